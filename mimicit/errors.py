@@ -1,0 +1,88 @@
+"""Every error that mimicit raises on purpose.
+
+::
+
+    MimicitError                 one line that names the file, the record and the mend
+    ├── UsageError               options that contradict each other or name nothing (exit 2)
+    ├── SourceError              an input file that cannot be read as a whole
+    ├── RejectedError            one record, picture or clip that is left out; carries the reason code
+    ├── SchemaError              a JSON value that does not match its schema
+    ├── BuildError               a build that cannot start or go on
+    │   └── ChangedInputError    the output folder belongs to another input or configuration
+    ├── ShardError               a shard folder that cannot be read
+    │   ├── UnfinishedError      no manifest.json: the build was interrupted
+    │   └── CorruptShardError    bytes that are not what the index or the checksum says
+    └── TrainError               raised by otter_train: data, model and checkpoint disagree
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BuildError",
+    "ChangedInputError",
+    "CorruptShardError",
+    "MimicitError",
+    "RejectedError",
+    "SchemaError",
+    "ShardError",
+    "SourceError",
+    "TrainError",
+    "UnfinishedError",
+    "UsageError",
+]
+
+
+class MimicitError(Exception):
+    """Base of all errors raised on purpose; ``str(error)`` is one line fit for a terminal."""
+
+
+class UsageError(MimicitError):
+    """The options contradict each other, or name something that does not exist."""
+
+
+class SourceError(MimicitError):
+    """An input file is unreadable as a whole (damaged parquet, no JSON at all, ...)."""
+
+
+class RejectedError(MimicitError):
+    """One record, picture or clip cannot be used.
+
+    ``reason`` is one of the codes in ``schemas/reject.json``; ``detail`` says what was found, in words.
+    The build turns it into a row of ``rejects.parquet``.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[type[RejectedError], tuple[str, str]]:
+        return type(self), (self.reason, self.detail)  # two arguments: crosses process borders whole
+
+
+class SchemaError(MimicitError):
+    """A JSON value does not match its schema; the message names the place inside the value."""
+
+
+class BuildError(MimicitError):
+    """A build cannot start or go on (output folder in use, disk full, no usable input, ...)."""
+
+
+class ChangedInputError(BuildError):
+    """The output folder was begun from another input or configuration."""
+
+
+class ShardError(MimicitError):
+    """A shard folder cannot be read."""
+
+
+class UnfinishedError(ShardError):
+    """The folder has no manifest.json, so its build was interrupted."""
+
+
+class CorruptShardError(ShardError):
+    """The bytes of a shard are not what the index or a checksum says."""
+
+
+class TrainError(MimicitError):
+    """Raised by ``otter_train``: data, model and checkpoint disagree."""

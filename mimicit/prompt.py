@@ -1,0 +1,84 @@
+"""From a `Sample` to the text that the model reads; pure strings, no tokenizer.
+
+One ``<image>`` stands for one medium: a picture, or all frames of a video. It comes right before the text of the
+triplet that shows it, so the order of ``<image>`` tokens is the order of `Sample.media`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from mimicit.errors import UsageError
+from mimicit.records import Sample, Triplet
+
+__all__ = [
+    "ANSWER",
+    "ENDOFCHUNK",
+    "IMAGE",
+    "SPECIAL_TOKENS",
+    "TEMPLATES",
+    "Template",
+    "chunk",
+    "render",
+    "template_named",
+]
+
+IMAGE: Final = "<image>"
+ANSWER: Final = "<answer>"
+ENDOFCHUNK: Final = "<|endofchunk|>"
+SPECIAL_TOKENS: Final = (ENDOFCHUNK, IMAGE, ANSWER)
+"""The tokens a model must know. No text of a sample may contain one of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Template:
+    """How one triplet becomes text: ``before`` + instruction + ``between`` + ``<answer>`` + answer.
+
+    ``version`` is stored in checkpoints; a template never changes under the same name and version.
+    """
+
+    name: str
+    version: int
+    before: str
+    between: str
+
+
+TEMPLATES: Final[dict[str, Template]] = {
+    # Otter's training prompt, as its paper and code write it.
+    "otter": Template(name="otter", version=1, before="User:", between=" GPT:"),
+    # The prompt of Otter's published demos: one more space.
+    "otter-demo": Template(name="otter-demo", version=1, before="User: ", between=" GPT:"),
+}
+
+
+def template_named(name: str) -> Template:
+    """The template called ``name``; `UsageError` lists the names there are."""
+    try:
+        return TEMPLATES[name]
+    except KeyError:
+        raise UsageError(f"no template {name!r}; there are: {', '.join(sorted(TEMPLATES))}") from None
+
+
+def chunk(triplet: Triplet, template: Template, *, with_answer: bool = True) -> str:
+    """The text of one triplet: its ``<image>`` tokens, its words, and ``<|endofchunk|>``.
+
+    Without the answer it ends at ``<answer>``, ready for a model to go on.
+    """
+    images = IMAGE * len(triplet.media)
+    if triplet.relation == "document":
+        return f"{images}{triplet.answer}{ENDOFCHUNK}" if with_answer else images
+    question = f"{images}{template.before}{triplet.instruction}{template.between}{ANSWER}"
+    return f"{question}{triplet.answer}{ENDOFCHUNK}" if with_answer else question
+
+
+def render(sample: Sample, template: str = "otter", *, with_answer: bool = True) -> str:
+    """The whole prompt of ``sample``: its context triplets and then the query.
+
+    ``with_answer=False`` leaves out the query's answer (the context keeps its answers). The beginning- and
+    end-of-text tokens belong to the tokenizer and are not part of this text.
+    """
+    chosen = template_named(template)
+    parts = [chunk(triplet, chosen) for triplet in sample.context]
+    parts.append(chunk(sample.query, chosen, with_answer=with_answer))
+    return "".join(parts)

@@ -1,0 +1,63 @@
+"""The only reader of ``schemas/``: the JSON Schemas that define every file format on disk."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+import orjson
+
+from mimicit.errors import SchemaError
+
+__all__ = ["canonical_json", "names", "schema", "validate"]
+
+
+def names() -> tuple[str, ...]:
+    """The names of the schemas there are, sorted (``"manifest"``, ``"reject"``, ``"sample"``, ...)."""
+    return tuple(sorted(path.name.removesuffix(".json") for path in _folder().iterdir() if path.name.endswith(".json")))
+
+
+@functools.cache
+def schema(name: str) -> dict[str, Any]:
+    """The JSON Schema called ``name`` as a value; it must not be changed."""
+    value: dict[str, Any] = orjson.loads((_folder() / f"{name}.json").read_bytes())
+    return value
+
+
+def validate(name: str, value: Any) -> None:
+    """Check ``value`` against the schema ``name``; `SchemaError` names the place and the fault."""
+    validator, error_type = _validator(name)
+    try:
+        validator(value)
+    except error_type as error:
+        place = "/".join(str(step) for step in error.instance_path) or "(top)"
+        raise SchemaError(f"{place}: {error.message[:300]}") from None
+
+
+def canonical_json(value: Any) -> bytes:
+    """The one spelling of a JSON value: sorted keys, UTF-8, no spaces, no NaN.
+
+    `SchemaError` on values that JSON cannot hold (NaN, infinities, lone surrogates).
+    """
+    try:
+        data = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except (TypeError, orjson.JSONEncodeError) as error:
+        raise SchemaError(f"not a JSON value: {error}") from None
+    return data
+
+
+def _folder() -> Any:
+    packaged = resources.files("mimicit") / "schemas"
+    if packaged.is_dir():
+        return packaged
+    return Path(__file__).parents[1] / "schemas"  # a source checkout: schemas/ lies beside the package
+
+
+@functools.cache
+def _validator(name: str) -> tuple[Callable[[Any], None], type[Exception]]:
+    validator = jsonschema_rs.validator_for(schema(name))
+    return validator.validate, jsonschema_rs.ValidationError
