@@ -1,0 +1,1 @@
+"""Looking at shards: counts, single samples, pictures."""

@@ -1,0 +1,1 @@
+"""The shard format: tar members, index, manifest, verification."""

@@ -1,0 +1,41 @@
+"""mimicit: build, inspect and load multi-modal in-context instruction data.
+
+The names below are loaded when they are first used, so that importing the package, and the command line's help, stay
+fast and free of heavy libraries.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mimicit.build import BuildConfig, build_shards
+    from mimicit.errors import MimicitError
+    from mimicit.loading import Samples, load
+    from mimicit.prompt import render
+    from mimicit.records import Media, Sample, Triplet
+
+__all__ = ["BuildConfig", "Media", "MimicitError", "Sample", "Samples", "Triplet", "build_shards", "load", "render"]
+
+_HOMES = {
+    "BuildConfig": "mimicit.build.config",
+    "Media": "mimicit.records",
+    "MimicitError": "mimicit.errors",
+    "Sample": "mimicit.records",
+    "Samples": "mimicit.loading.samples",
+    "Triplet": "mimicit.records",
+    "build_shards": "mimicit.build.run",
+    "load": "mimicit.loading.samples",
+    "render": "mimicit.prompt",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,253 @@
+"""The build's memory on disk: a SQLite file in the work folder that holds what has been imported and encoded.
+
+One process writes it, stage after stage; once the media are encoded it never changes again, and any number of workers
+read it without locks. Memory stays at SQLite's page cache whatever the number of triplets.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from mimicit.context.choose import Candidate
+from mimicit.sources.base import InFile, InJson, InParquet, Locator, MediaRef, Named, Reject
+
+__all__ = ["CATALOG_NAME", "Catalog", "locator_from_json", "locator_to_json", "ref_from_json", "ref_to_json"]
+
+CATALOG_NAME: Final = "catalog.sqlite"
+
+_TABLES: Final = """
+CREATE TABLE IF NOT EXISTS stage(name TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS source(
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, format TEXT NOT NULL, why TEXT NOT NULL,
+    records INTEGER          -- read from it, whatever became of them
+);
+-- Pictures that triplets name by id.
+CREATE TABLE IF NOT EXISTS picture(
+    source INTEGER NOT NULL, id TEXT NOT NULL, locator TEXT NOT NULL, PRIMARY KEY(source, id)
+) WITHOUT ROWID;
+-- The publisher's list of queries, where there is one.
+CREATE TABLE IF NOT EXISTS train(
+    source INTEGER NOT NULL, id TEXT NOT NULL, related TEXT NOT NULL, PRIMARY KEY(source, id)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS triplet(
+    seq INTEGER PRIMARY KEY,
+    source INTEGER NOT NULL,
+    id TEXT NOT NULL,
+    place TEXT NOT NULL,
+    instruction TEXT NOT NULL,
+    answer TEXT NOT NULL,
+    conversation TEXT,
+    turn INTEGER NOT NULL,
+    is_query INTEGER NOT NULL,
+    related TEXT NOT NULL,   -- JSON list of ids
+    meta BLOB NOT NULL,      -- JSON object
+    refs TEXT NOT NULL,      -- JSON list of media references, as imported
+    media TEXT,              -- JSON list of medium ids, once resolved; NULL: rejected
+    shown TEXT,              -- identifies the media by content, once they are encoded; NULL: rejected
+    rank INTEGER             -- place among the usable triplets of the source; NULL: rejected
+);
+CREATE UNIQUE INDEX IF NOT EXISTS triplet_id ON triplet(source, id);
+CREATE TABLE IF NOT EXISTS medium(
+    id INTEGER PRIMARY KEY,
+    ref TEXT NOT NULL UNIQUE,
+    kind TEXT NOT NULL,
+    done INTEGER NOT NULL DEFAULT 0,
+    content TEXT,            -- identifies the stored bytes; NULL: rejected
+    media BLOB,              -- the Media as JSON
+    blob INTEGER, offset INTEGER, sizes TEXT,
+    reason TEXT, detail TEXT
+);
+CREATE INDEX IF NOT EXISTS medium_todo ON medium(id) WHERE done = 0;
+CREATE TABLE IF NOT EXISTS reject(
+    id INTEGER PRIMARY KEY,
+    source INTEGER NOT NULL, scope TEXT NOT NULL, stage TEXT NOT NULL, reason TEXT NOT NULL,
+    locator TEXT NOT NULL, record TEXT NOT NULL, detail TEXT NOT NULL
+);
+"""
+_INDEXES_FOR_CHOOSING: Final = """
+CREATE INDEX IF NOT EXISTS triplet_talk ON triplet(source, conversation, turn) WHERE conversation IS NOT NULL;
+CREATE INDEX IF NOT EXISTS triplet_shown ON triplet(source, shown) WHERE shown <> '';
+CREATE UNIQUE INDEX IF NOT EXISTS triplet_rank ON triplet(source, rank) WHERE rank IS NOT NULL;
+"""
+_CANDIDATE_COLUMNS: Final = "seq, id, instruction, shown, conversation, turn"
+
+
+class Catalog:
+    """A connection to the catalog of one work folder; ``writable=False`` for workers, once it is frozen."""
+
+    def __init__(self, work: Path, *, writable: bool) -> None:
+        path = work / CATALOG_NAME
+        if writable:
+            self.db = sqlite3.connect(path, isolation_level=None)
+            self.db.execute("PRAGMA journal_mode = TRUNCATE")
+            self.db.execute("PRAGMA synchronous = NORMAL")
+            self.db.executescript(_TABLES)
+        else:
+            # immutable: nobody writes any more, so no locks are needed (and shared file systems work).
+            self.db = sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True, isolation_level=None)
+        self.db.execute("PRAGMA cache_size = -65536")  # 64 MiB
+        self.db.execute("PRAGMA temp_store = FILE")
+        self._names: dict[int, str] = {}
+        self._numbers: dict[str, int] = {}
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.db.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Everything inside becomes durable together, or not at all."""
+        self.db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self.db.execute("ROLLBACK")
+            raise
+        self.db.execute("COMMIT")
+
+    def is_done(self, stage: str) -> bool:
+        """Whether ``stage`` was completed, by this process or an earlier one."""
+        return self.db.execute("SELECT 1 FROM stage WHERE name = ?", (stage,)).fetchone() is not None
+
+    def mark_done(self, stage: str) -> None:
+        """Note inside a transaction that ``stage`` is complete."""
+        self.db.execute("INSERT OR IGNORE INTO stage VALUES (?)", (stage,))
+
+    def index_for_choosing(self) -> None:
+        """Create the indexes that the choice of context needs; after this the catalog is only read."""
+        self.db.executescript(_INDEXES_FOR_CHOOSING)
+
+    def source_name(self, number: int) -> str:
+        """The name of source ``number``."""
+        if number not in self._names:
+            self._names = dict(self.db.execute("SELECT id, name FROM source"))
+        return self._names[number]
+
+    def source_number(self, name: str) -> int:
+        """The number of the source called ``name``."""
+        if name not in self._numbers:
+            self._numbers = dict(self.db.execute("SELECT name, id FROM source"))
+        return self._numbers[name]
+
+    def add_reject(self, source: int, reject: Reject) -> None:
+        """Store one reject."""
+        self.db.execute(
+            "INSERT INTO reject(source, scope, stage, reason, locator, record, detail) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (source, reject.scope, reject.stage, reject.reason, reject.locator, reject.id, reject.detail),
+        )
+
+    # The pool of mimicit.context.choose, over usable triplets only.
+
+    def candidate(self, seq: int) -> Candidate:
+        """The usable triplet at ``seq``."""
+        row = self.db.execute(f"SELECT source, {_CANDIDATE_COLUMNS} FROM triplet WHERE seq = ?", (seq,)).fetchone()
+        return self._candidate(row[0], row[1:])
+
+    def related(self, query: Candidate) -> list[Candidate]:
+        """See `mimicit.context.choose.Pool`."""
+        source = self.source_number(query.source)
+        (text,) = self.db.execute("SELECT related FROM triplet WHERE seq = ?", (query.seq,)).fetchone()
+        sql = f"SELECT {_CANDIDATE_COLUMNS} FROM triplet WHERE source = ? AND id = ? AND rank IS NOT NULL"
+        rows = (self.db.execute(sql, (source, id)).fetchone() for id in orjson.loads(text))
+        return [self._candidate(source, row) for row in rows if row is not None]
+
+    def earlier_turns(self, query: Candidate, limit: int) -> list[Candidate]:
+        """See `mimicit.context.choose.Pool`."""
+        source = self.source_number(query.source)
+        rows = self.db.execute(
+            f"SELECT {_CANDIDATE_COLUMNS} FROM triplet WHERE source = ? AND conversation = ? AND turn < ?"
+            " AND rank IS NOT NULL ORDER BY turn DESC, seq DESC LIMIT ?",
+            (source, query.conversation, query.turn, limit),
+        )
+        return [self._candidate(source, row) for row in rows]
+
+    def same_media(self, query: Candidate, limit: int) -> list[Candidate]:
+        """See `mimicit.context.choose.Pool`."""
+        source = self.source_number(query.source)
+        rows = self.db.execute(
+            f"SELECT {_CANDIDATE_COLUMNS} FROM triplet WHERE source = ? AND shown = ? AND shown <> ''"
+            " AND seq <> ? ORDER BY seq LIMIT ?",
+            (source, query.media, query.seq, limit),
+        )
+        return [self._candidate(source, row) for row in rows]
+
+    def count(self, source: str) -> int:
+        """See `mimicit.context.choose.Pool`."""
+        (last,) = self.db.execute(
+            "SELECT max(rank) FROM triplet WHERE source = ? AND rank IS NOT NULL", (self.source_number(source),)
+        ).fetchone()
+        return 0 if last is None else int(last) + 1
+
+    def at(self, source: str, rank: int) -> Candidate:
+        """See `mimicit.context.choose.Pool`."""
+        number = self.source_number(source)
+        row = self.db.execute(
+            f"SELECT {_CANDIDATE_COLUMNS} FROM triplet WHERE source = ? AND rank = ?", (number, rank)
+        ).fetchone()
+        return self._candidate(number, row)
+
+    def _candidate(self, source: int, row: tuple[Any, ...]) -> Candidate:
+        seq, id, instruction, shown, conversation, turn = row
+        return Candidate(
+            seq=seq,
+            source=self.source_name(source),
+            id=id,
+            instruction=instruction,
+            media=shown,
+            conversation=conversation,
+            turn=turn,
+        )
+
+
+def locator_to_json(locator: Locator) -> list[Any]:
+    """A locator as a short JSON list that names its kind first."""
+    match locator:
+        case InFile(path):
+            return ["file", path]
+        case InJson(path, offset, length):
+            return ["json", path, offset, length]
+        case InParquet(path, row_group, row, column):
+            return ["parquet", path, row_group, row, column]
+        case Named(ids):
+            return ["named", list(ids)]
+
+
+def locator_from_json(value: list[Any]) -> Locator:
+    """The inverse of `locator_to_json`."""
+    match value:
+        case ["file", path]:
+            return InFile(path)
+        case ["json", path, offset, length]:
+            return InJson(path, offset, length)
+        case ["parquet", path, row_group, row, column]:
+            return InParquet(path, row_group, row, column)
+        case ["named", ids]:
+            return Named(tuple(ids))
+    raise AssertionError(f"no locator: {value!r}")
+
+
+def ref_to_json(ref: MediaRef) -> dict[str, Any]:
+    """A media reference as JSON."""
+    return {
+        "kind": ref.kind,
+        "parts": [locator_to_json(part) for part in ref.parts],
+        "origin": ref.origin,
+        "timestamps_s": None if ref.timestamps_s is None else list(ref.timestamps_s),
+    }
+
+
+def ref_from_json(value: dict[str, Any]) -> MediaRef:
+    """The inverse of `ref_to_json`."""
+    timestamps = value["timestamps_s"]
+    return MediaRef(
+        kind=value["kind"],
+        parts=tuple(locator_from_json(part) for part in value["parts"]),
+        origin=value["origin"],
+        timestamps_s=None if timestamps is None else tuple(timestamps),
+    )

@@ -1,0 +1,143 @@
+"""Pack the planned shards: each is one task that copies encoded media and JSON into a tar, checks it, and renames it.
+
+A shard counts as packed when its piece of the index exists; the piece is written after the shard has its final name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+import pyarrow.parquet as pq
+
+from mimicit.build.batches import batched
+from mimicit.build.engine import Engine
+from mimicit.build.plan import Plan, ShardPlan
+from mimicit.build.progress import Progress
+from mimicit.build.samples import SampleMaker
+from mimicit.errors import BuildError
+from mimicit.records import Sample, sample_to_json
+from mimicit.schema import canonical_json
+from mimicit.shards.files import publish, sha256_of
+from mimicit.shards.index import INDEX_SCHEMA, IndexRow, rows_to_table
+from mimicit.shards.tar import END_OF_ARCHIVE, PackedSample, pack_members
+
+__all__ = ["index_piece", "pack_shards", "shard_name"]
+
+_SHARD_INFO: Final = b"mimicit.shard"
+_INDEX_BATCH: Final = 2_000  # rows held before they are written
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Task:
+    work: Path
+    out: Path
+    shard: ShardPlan
+    name: str
+
+
+def shard_name(number: int, count: int) -> str:
+    """The file name of shard ``number`` of ``count``: zero-padded to the width of the plan, at least 3."""
+    return f"shard-{number:0{max(3, len(str(count - 1)))}d}.tar"
+
+
+def index_piece(work: Path, number: int) -> Path:
+    """The part of the index that belongs to shard ``number``."""
+    return work / "index" / f"{number:08d}.parquet"
+
+
+def pack_shards(work: Path, out: Path, engine: Engine, progress: Progress) -> list[dict[str, Any]]:
+    """Pack all shards that are not packed yet; returns the manifest's entry of every shard, in order."""
+    (work / "index").mkdir(exist_ok=True)
+    plan = Plan(work)
+    try:
+        shards = plan.shards()
+    finally:
+        plan.close()
+    names = [shard_name(shard.number, len(shards)) for shard in shards]
+    tasks = [
+        _Task(work=work, out=out, shard=shard, name=name)
+        for shard, name in zip(shards, names, strict=True)
+        if not _is_packed(work, out, shard, name)
+    ]
+    for _ in engine.run(_pack_task, tasks, label="pack", progress=progress):
+        pass
+    return [_shard_info(index_piece(work, shard.number)) for shard in shards]
+
+
+def _is_packed(work: Path, out: Path, shard: ShardPlan, name: str) -> bool:
+    path, piece = out / name, index_piece(work, shard.number)
+    return piece.exists() and path.exists() and path.stat().st_size == _shard_info(piece)["bytes"]
+
+
+def _shard_info(piece: Path) -> dict[str, Any]:
+    metadata = pq.read_schema(piece).metadata
+    info: dict[str, Any] = orjson.loads(metadata[_SHARD_INFO])
+    return info
+
+
+def _pack_task(task: _Task) -> None:
+    """Write one shard, and its piece of the index, which gets its name after the shard has; runs in a worker."""
+    maker = SampleMaker(task.work)
+    plan = Plan(task.work)
+    piece = index_piece(task.work, task.shard.number)
+    temporary = task.work / f"{task.name}.tmp"
+    digest = hashlib.sha256()
+    position = 0
+    try:
+        with (
+            publish(piece, piece.with_suffix(".tmp")) as piece_file,
+            pq.ParquetWriter(piece_file, INDEX_SCHEMA) as index,
+            publish(task.out / task.name, temporary) as file,
+        ):
+            for batch in batched(plan.samples(task.shard), _INDEX_BATCH):
+                rows: list[IndexRow] = []
+                for planned in batch:
+                    sample, media = maker.make(planned.seq, planned.context)
+                    packed = _pack(sample, [data for stored in media for data in maker.read(stored)])
+                    rows.append(_index_row(task.name, sample, packed, position))
+                    for chunk in packed.chunks:
+                        digest.update(chunk)
+                    file.writelines(packed.chunks)
+                    position += packed.size
+                index.write_table(rows_to_table(rows))
+            file.write(END_OF_ARCHIVE)
+            digest.update(END_OF_ARCHIVE)
+            position += len(END_OF_ARCHIVE)
+            file.flush()
+            if position != task.shard.bytes:
+                raise BuildError(f"{temporary}: {position} bytes where the plan says {task.shard.bytes}")
+            if sha256_of(temporary) != digest.hexdigest():
+                raise BuildError(f"{temporary}: what was written cannot be read back; check the disk")
+            info = {
+                "name": task.name,
+                "sha256": digest.hexdigest(),
+                "bytes": position,
+                "samples": task.shard.samples,
+            }
+            index.add_key_value_metadata({_SHARD_INFO: orjson.dumps(info)})
+    finally:
+        plan.close()
+        maker.close()
+
+
+def _pack(sample: Sample, payloads: list[bytes]) -> PackedSample:
+    files = [file for media in sample.media for file in media.files]
+    members = [(f"{sample.key}.json", canonical_json(sample_to_json(sample)))]
+    members += [(f"{sample.key}.{file}", data) for file, data in zip(files, payloads, strict=True)]
+    return pack_members(members)
+
+
+def _index_row(shard: str, sample: Sample, packed: PackedSample, position: int) -> IndexRow:
+    return IndexRow(
+        shard=shard,
+        key=sample.key,
+        offset=position,
+        size=packed.size,
+        member_offsets=[position + offset for offset in packed.member_offsets],
+        member_sizes=packed.member_sizes,
+        sample=sample,
+    )

@@ -1,0 +1,180 @@
+"""Choose the context of every query, and fix which sample goes to which shard before anything is packed.
+
+The plan is a second SQLite file, so the catalog stays frozen while workers read it. Samples keep the order of the
+input; a shard is closed before it would exceed its limits, so the cut depends on the samples alone.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import orjson
+
+from mimicit.build.catalog import Catalog
+from mimicit.build.config import BuildConfig
+from mimicit.build.engine import Engine
+from mimicit.build.progress import Progress
+from mimicit.build.samples import SampleMaker
+from mimicit.context.choose import Choice, choose, parse_strategies
+from mimicit.errors import BuildError
+from mimicit.records import sample_to_json
+from mimicit.schema import canonical_json
+from mimicit.shards.tar import END_OF_ARCHIVE, member_span
+
+__all__ = ["Plan", "PlannedSample", "ShardPlan", "make_plan"]
+
+PLAN_NAME: Final = "plan.sqlite"
+_TASK_QUERIES: Final = 1_000
+_TABLES: Final = """
+CREATE TABLE IF NOT EXISTS stage(name TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS sample(seq INTEGER PRIMARY KEY, context TEXT NOT NULL, size INTEGER NOT NULL, key TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS shard(
+    number INTEGER PRIMARY KEY, first INTEGER NOT NULL, last INTEGER NOT NULL, samples INTEGER NOT NULL, bytes INTEGER NOT NULL
+);
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardPlan:
+    """One shard: its number from 0, and the first and last query (catalog places, both included) it holds."""
+
+    number: int
+    first: int
+    last: int
+    samples: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedSample:
+    """One sample: the query's place in the catalog, and its context, nearest to the query first."""
+
+    seq: int
+    context: tuple[Choice, ...]
+
+
+class Plan:
+    """The plan of one work folder, for reading."""
+
+    def __init__(self, work: Path) -> None:
+        uri = f"{(work / PLAN_NAME).as_uri()}?mode=ro&immutable=1"
+        self._db = sqlite3.connect(uri, uri=True, isolation_level=None)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def shards(self) -> list[ShardPlan]:
+        """All shards in order."""
+        rows = self._db.execute("SELECT number, first, last, samples, bytes FROM shard ORDER BY number")
+        return [ShardPlan(number=n, first=f, last=l, samples=s, bytes=b) for n, f, l, s, b in rows]
+
+    def samples(self, shard: ShardPlan) -> Iterator[PlannedSample]:
+        """The samples of ``shard`` in order."""
+        rows = self._db.execute(
+            "SELECT seq, context FROM sample WHERE seq BETWEEN ? AND ? ORDER BY seq", (shard.first, shard.last)
+        )
+        for seq, context in rows:
+            yield PlannedSample(seq=seq, context=_choices_from_json(context))
+
+
+def make_plan(work: Path, config: BuildConfig, engine: Engine, progress: Progress) -> None:
+    """Choose the context of all queries of the frozen catalog and cut the samples into shards; resumable."""
+    db = sqlite3.connect(work / PLAN_NAME, isolation_level=None)
+    try:
+        db.execute("PRAGMA journal_mode = TRUNCATE")
+        db.execute("PRAGMA synchronous = NORMAL")
+        db.executescript(_TABLES)
+        if db.execute("SELECT 1 FROM stage WHERE name = 'plan'").fetchone() is None:
+            _choose_all(db, work, config, engine, progress)
+            _check_keys(db)
+            db.execute("BEGIN IMMEDIATE")
+            db.execute("DELETE FROM shard")
+            for shard in _cut(db, config):
+                row = (shard.number, shard.first, shard.last, shard.samples, shard.bytes)
+                db.execute("INSERT INTO shard VALUES (?, ?, ?, ?, ?)", row)
+            db.execute("INSERT INTO stage VALUES ('plan')")
+            db.execute("COMMIT")
+    finally:
+        db.close()
+
+
+def _choose_all(db: sqlite3.Connection, work: Path, config: BuildConfig, engine: Engine, progress: Progress) -> None:
+    tasks = [
+        (work, config, first, last)
+        for first, last in _query_ranges(work)
+        if db.execute("SELECT 1 FROM stage WHERE name = ?", (f"choose {first}",)).fetchone() is None
+    ]
+    for number, rows in engine.run(_choose_task, tasks, label="choose", progress=progress):
+        db.execute("BEGIN IMMEDIATE")
+        db.executemany("INSERT OR REPLACE INTO sample VALUES (?, ?, ?, ?)", rows)
+        db.execute("INSERT INTO stage VALUES (?)", (f"choose {tasks[number][2]}",))
+        db.execute("COMMIT")
+
+
+def _query_ranges(work: Path) -> list[tuple[int, int]]:
+    """Ranges of catalog places that hold about `_TASK_QUERIES` queries each."""
+    catalog = Catalog(work, writable=False)
+    try:
+        rows = catalog.db.execute("SELECT seq FROM triplet WHERE rank IS NOT NULL AND is_query ORDER BY seq")
+        ranges: list[tuple[int, int]] = []
+        while batch := rows.fetchmany(_TASK_QUERIES):
+            ranges.append((batch[0][0], batch[-1][0]))
+        return ranges
+    finally:
+        catalog.close()
+
+
+def _choose_task(task: tuple[Path, BuildConfig, int, int]) -> list[tuple[int, str, int, str]]:
+    """(query, context as JSON, bytes in the shard, key) for the queries of a range; runs in a worker."""
+    work, config, first, last = task
+    strategies = parse_strategies(config.context)
+    maker = SampleMaker(work)
+    try:
+        seqs = maker.catalog.db.execute(
+            "SELECT seq FROM triplet WHERE seq BETWEEN ? AND ? AND rank IS NOT NULL AND is_query ORDER BY seq",
+            (first, last),
+        ).fetchall()
+        rows = []
+        for (seq,) in seqs:
+            query = maker.catalog.candidate(seq)
+            context = choose(query, maker.catalog, strategies, config.shots, config.seed)
+            sample, media = maker.make(seq, context)
+            size = member_span(len(canonical_json(sample_to_json(sample))))
+            size += sum(member_span(length) for stored in media for length in stored.sizes)
+            rows.append((seq, _choices_to_json(context), size, sample.key))
+        return rows
+    finally:
+        maker.close()
+
+
+def _check_keys(db: sqlite3.Connection) -> None:
+    """Keys hold 64 bits of a hash, so two samples with one key are all but impossible; still, never write it."""
+    row = db.execute("SELECT key, count(*) FROM sample GROUP BY key HAVING count(*) > 1 LIMIT 1").fetchone()
+    if row is not None:
+        raise BuildError(f"{row[1]} samples have the same key {row[0]}; change one of their ids")
+
+
+def _cut(db: sqlite3.Connection, config: BuildConfig) -> Iterator[ShardPlan]:
+    number, first, last, samples, size = 0, -1, -1, 0, len(END_OF_ARCHIVE)
+    for seq, bytes_ in db.execute("SELECT seq, size FROM sample ORDER BY seq"):
+        if samples and (size + bytes_ > config.shard_bytes or samples >= config.shard_samples):
+            yield ShardPlan(number=number, first=first, last=last, samples=samples, bytes=size)
+            number, samples, size = number + 1, 0, len(END_OF_ARCHIVE)
+        if not samples:
+            first = seq
+        last, samples, size = seq, samples + 1, size + bytes_
+    if samples:
+        yield ShardPlan(number=number, first=first, last=last, samples=samples, bytes=size)
+
+
+def _choices_to_json(context: Sequence[Choice]) -> str:
+    return orjson.dumps([[choice.seq, choice.relation, choice.score] for choice in context]).decode()
+
+
+def _choices_from_json(text: str) -> tuple[Choice, ...]:
+    return tuple(Choice(seq=seq, relation=relation, score=score) for seq, relation, score in orjson.loads(text))

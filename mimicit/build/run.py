@@ -1,0 +1,228 @@
+"""Build shards: scan, import, encode, choose and plan, pack, publish.
+
+All state of an unfinished build lies in one work folder inside the output folder. Each stage notes there what it has
+finished, so the same command run again goes on where a killed one stopped, and ends with the same bytes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from mimicit.build.card import CARD_NAME, SHEET_NAME
+from mimicit.build.catalog import Catalog
+from mimicit.build.config import BuildConfig
+from mimicit.build.encode import encode_media
+from mimicit.build.engine import Engine, LocalEngine
+from mimicit.build.importing import import_sources
+from mimicit.build.pack import pack_shards
+from mimicit.build.plan import make_plan
+from mimicit.build.progress import Progress, Silent
+from mimicit.build.publish import REJECTS_NAME, publish_folder
+from mimicit.build.scan import InputScan, scan_input
+from mimicit.errors import BuildError, ChangedInputError, SourceError
+from mimicit.shards.files import sync_folder, write_atomically
+from mimicit.shards.index import INDEX_NAME
+from mimicit.shards.manifest import MANIFEST_NAME, WORK_NAME, read_manifest
+from mimicit.sources import detect
+from mimicit.sources.root import Root
+
+__all__ = ["BuildResult", "build_shards"]
+
+_STATE_NAME: Final = "build.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildResult:
+    """What a build did: its manifest, and whether the folder was finished before it began."""
+
+    manifest: dict[str, Any]
+    was_finished: bool
+
+
+def build_shards(
+    src: Path,
+    out: Path,
+    config: BuildConfig,
+    *,
+    engine: Engine | None = None,
+    progress: Progress | None = None,
+    overwrite: bool = False,
+    keep_going: bool = False,
+) -> BuildResult:
+    """Turn everything usable under ``src`` into a folder of shards at ``out``.
+
+    A finished folder of the same input and configuration is left as it is; an interrupted build goes on.
+    ``overwrite`` begins anew where input or configuration changed, ``keep_going`` leaves out unreadable sources.
+    Raises `SourceError` (input), `ChangedInputError` and `BuildError` (output folder, disk).
+    """
+    engine = engine or LocalEngine(os.cpu_count() or 1)
+    progress = progress or Silent()
+    root = Root(src, exclude=[out])
+    try:
+        with _locked(out):
+            return _build(root, out, config, engine, progress, overwrite=overwrite, keep_going=keep_going)
+    except OSError as error:
+        name = error.filename or out
+        raise BuildError(f"{name}: {error.strerror}; mend this and run the same command again to go on") from error
+    finally:
+        engine.close()
+
+
+def _build(
+    root: Root,
+    out: Path,
+    config: BuildConfig,
+    engine: Engine,
+    progress: Progress,
+    *,
+    overwrite: bool,
+    keep_going: bool,
+) -> BuildResult:
+    work = out / WORK_NAME
+    scan = scan_input(root, engine, progress)
+    state = {"config": config.to_json(), "input": scan.fingerprint, "mimicit_version": version("mimicit")}
+    finished = _finished_manifest(out, state, overwrite=overwrite)
+    if finished is not None:
+        _remove_work(work)
+        return BuildResult(manifest=finished, was_finished=True)
+    _begin_or_continue(work, state, progress, overwrite=overwrite)
+    unused = _import_and_encode(root, work, config, engine, progress, keep_going=keep_going)
+    make_plan(work, config, engine, progress)
+    shards = pack_shards(work, out, engine, progress)
+    progress.update("publish", 0, 1)
+    manifest = publish_folder(work, out, config, scan, unused, shards)
+    progress.update("publish", 1, 1)
+    _remove_work(work)
+    return BuildResult(manifest=manifest, was_finished=False)
+
+
+def _import_and_encode(
+    root: Root, work: Path, config: BuildConfig, engine: Engine, progress: Progress, *, keep_going: bool
+) -> int:
+    """The stages that fill the catalog; returns the number of files that no source uses."""
+    detection = detect(root, format=config.format)
+    for spec in detection.sources:
+        progress.note(f"{spec.name}: {spec.format} ({spec.why})")
+    if not detection.sources:
+        raise SourceError(
+            f"{root.folder}: nothing to build from; put a manifest.jsonl, a published data set, or pictures"
+            " with .txt files of the same name there"
+        )
+    catalog = Catalog(work, writable=True)
+    try:
+        if not catalog.is_done("frozen"):
+            import_sources(catalog, root, detection.sources, progress, keep_going=keep_going)
+            encode_media(catalog, root, work, config.media, engine, progress)
+            catalog.index_for_choosing()
+            with catalog.transaction():
+                catalog.mark_done("frozen")
+    finally:
+        catalog.close()
+    return len(detection.unused)
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Make the output folder and hold it against another build for the length of the block."""
+    if out.exists() and not out.is_dir():
+        raise BuildError(f"{out}: is a file; give --out a folder")
+    out.mkdir(parents=True, exist_ok=True)
+    _refuse_strangers(out)
+    descriptor = os.open(out, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BuildError(f"{out}: another mimicit build is writing there; wait for it to end") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _refuse_strangers(out: Path) -> None:
+    """Never mix shards into a folder that holds something else."""
+    ours = {WORK_NAME, MANIFEST_NAME, INDEX_NAME, REJECTS_NAME, CARD_NAME, SHEET_NAME}
+    names = sorted(path.name for path in out.iterdir())
+    strangers = [name for name in names if name not in ours and not _is_ours(name)]
+    if strangers or (names and WORK_NAME not in names and MANIFEST_NAME not in names):
+        raise BuildError(f"{out}: holds {(strangers or names)[0]!r}, which no build wrote; give --out an empty folder")
+
+
+def _is_ours(name: str) -> bool:
+    return (name.startswith("shard-") and name.endswith(".tar")) or (name.startswith(".") and name.endswith(".tmp"))
+
+
+def _finished_manifest(out: Path, state: dict[str, Any], *, overwrite: bool) -> dict[str, Any] | None:
+    """The manifest if the folder is finished and is what this build would make; clears it on ``overwrite``."""
+    if not (out / MANIFEST_NAME).exists():
+        return None
+    manifest = read_manifest(out)
+    then = {
+        "config": manifest["config"],
+        "input": manifest["input"]["fingerprint"],
+        "mimicit_version": manifest["mimicit_version"],
+    }
+    if _same(then, state):
+        return manifest
+    if not overwrite:
+        raise _changed(out, then, state)
+    _clear(out)
+    return None
+
+
+def _begin_or_continue(work: Path, state: dict[str, Any], progress: Progress, *, overwrite: bool) -> None:
+    path = work / _STATE_NAME
+    if path.exists():
+        then = orjson.loads(path.read_bytes())
+        if _same(then, state):
+            progress.note("continuing an interrupted build")
+            return
+        if not overwrite:
+            raise _changed(work.parent, then, state)
+    _clear(work.parent)  # what a changed build, or one that was killed while clearing, left behind
+    work.mkdir()
+    write_atomically(path, [orjson.dumps(state)])
+    sync_folder(work.parent)
+
+
+def _same(then: dict[str, Any], now: dict[str, Any]) -> bool:
+    return bool(orjson.loads(orjson.dumps(then)) == orjson.loads(orjson.dumps(now)))
+
+
+def _changed(out: Path, then: dict[str, Any], now: dict[str, Any]) -> ChangedInputError:
+    if then["input"] != now["input"]:
+        what = "another input"
+    elif then["mimicit_version"] != now["mimicit_version"]:
+        what = f"mimicit {then['mimicit_version']}"
+    else:
+        names = [name for name in now["config"] if then["config"].get(name) != now["config"][name]]
+        what = f"another value of {', '.join(names)}"
+    return ChangedInputError(f"{out}: was built from {what}; add --overwrite to build it anew, or give another --out")
+
+
+def _clear(out: Path) -> None:
+    """Remove what a build wrote; killed on the way, the folder is an unfinished build."""
+    (out / WORK_NAME).mkdir(exist_ok=True)
+    (out / WORK_NAME / _STATE_NAME).unlink(missing_ok=True)
+    (out / MANIFEST_NAME).unlink(missing_ok=True)
+    sync_folder(out)
+    for name in (INDEX_NAME, REJECTS_NAME, CARD_NAME, SHEET_NAME):
+        (out / name).unlink(missing_ok=True)
+    for path in [*out.glob("shard-*.tar"), *out.glob(".*.tmp")]:
+        path.unlink()
+    _remove_work(out / WORK_NAME)
+
+
+def _remove_work(work: Path) -> None:
+    if work.exists():
+        shutil.rmtree(work)

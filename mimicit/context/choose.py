@@ -1,0 +1,154 @@
+"""Which triplets become the context of a query: an ordered list of strategies over a `Pool`, nothing else.
+
+A strategy yields candidates, best first; `choose` walks the strategies in the order the user gave and keeps up to
+``shots`` distinct triplets. Every draw is keyed by the content of the query (seed, source, id), so the choice does not
+depend on workers, on the order of work, or on other sources. Cost: a few indexed look-ups per query.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from mimicit.errors import UsageError
+
+__all__ = ["AUTO", "STRATEGIES", "Candidate", "Choice", "Pool", "Strategy", "choose", "parse_strategies"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """What the choice needs to know of a usable triplet; ``media`` identifies what it shows by content ("" for none).
+
+    ``seq`` is its place in the build's catalog, ``conversation`` and ``turn`` as in `RawTriplet`.
+    """
+
+    seq: int
+    source: str
+    id: str
+    instruction: str
+    media: str
+    conversation: str | None
+    turn: int
+
+
+class Pool(Protocol):
+    """The usable triplets of the query's source."""
+
+    def related(self, query: Candidate) -> Sequence[Candidate]:
+        """The published related triplets, in published order; dangling ids are left out."""
+
+    def earlier_turns(self, query: Candidate, limit: int) -> Sequence[Candidate]:
+        """Up to ``limit`` earlier turns of the query's conversation, latest first."""
+
+    def same_media(self, query: Candidate, limit: int) -> Sequence[Candidate]:
+        """Up to ``limit`` triplets that show the same media, in the order of the catalog."""
+
+    def count(self, source: str) -> int:
+        """How many usable triplets the source has."""
+
+    def at(self, source: str, rank: int) -> Candidate:
+        """The ``rank``-th usable triplet of the source, ``0 <= rank < count``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """One chosen context triplet: its place in the catalog, why it was chosen, and its score where there is one."""
+
+    seq: int
+    relation: str
+    score: float | None = None
+
+
+Strategy = Callable[[Candidate, Pool, int, int], Iterator[Candidate]]
+"""(query, pool, shots, seed) to candidates, best first."""
+
+_SAME_MEDIA_WINDOW: Final = 64  # candidates looked at; a picture with more triplets is not searched further
+_RANDOM_DRAWS_PER_SHOT: Final = 8  # a draw can hit the query itself or its picture; small sources run dry
+
+
+def related(query: Candidate, pool: Pool, shots: int, seed: int) -> Iterator[Candidate]:
+    """The publisher's related triplets, except other turns of the same conversation (they have their own strategy)."""
+    for candidate in pool.related(query):
+        if candidate.conversation is None or candidate.conversation != query.conversation:
+            yield candidate
+
+
+def conversation(query: Candidate, pool: Pool, shots: int, seed: int) -> Iterator[Candidate]:
+    """The turns right before the query's."""
+    if query.conversation is not None:
+        yield from pool.earlier_turns(query, shots)
+
+
+def same_media(query: Candidate, pool: Pool, shots: int, seed: int) -> Iterator[Candidate]:
+    """Other questions about what the query shows; never the same question, whose answer would give it away."""
+    if not query.media:
+        return
+    candidates = [
+        candidate
+        for candidate in pool.same_media(query, _SAME_MEDIA_WINDOW)
+        if candidate.instruction != query.instruction
+        and (candidate.conversation is None or candidate.conversation != query.conversation)
+    ]
+    yield from sorted(candidates, key=lambda candidate: _draw(seed, query, "same_media", candidate.id))
+
+
+def random(query: Candidate, pool: Pool, shots: int, seed: int) -> Iterator[Candidate]:
+    """Triplets drawn from the query's source that neither show its media nor belong to its conversation."""
+    count = pool.count(query.source)
+    for draw in range(shots * _RANDOM_DRAWS_PER_SHOT):
+        candidate = pool.at(query.source, _draw(seed, query, "random", str(draw)) % count)
+        same_picture = bool(query.media) and candidate.media == query.media
+        same_talk = query.conversation is not None and candidate.conversation == query.conversation
+        if not same_picture and not same_talk:
+            yield candidate
+
+
+STRATEGIES: Final[dict[str, tuple[str, Strategy]]] = {
+    # name on the command line: (relation in the sample, strategy)
+    "conversation": ("conversation", conversation),
+    "random": ("random", random),
+    "related": ("related", related),
+    "same-media": ("same_media", same_media),
+}
+AUTO: Final = ("conversation", "related", "same-media", "random")
+"""What ``--context auto`` means. A talk comes first so that its turns stay right before the query."""
+
+
+def parse_strategies(text: str) -> tuple[str, ...]:
+    """The strategies named by ``--context``: ``auto``, ``none``, or names separated by commas, in order."""
+    if text == "auto":
+        return AUTO
+    if text == "none":
+        return ()
+    names = tuple(name.strip() for name in text.split(","))
+    for name in names:
+        if name not in STRATEGIES:
+            raise UsageError(f"--context: no strategy {name!r}; there are: auto, none, {', '.join(STRATEGIES)}")
+    if len(set(names)) != len(names):
+        raise UsageError(f"--context: {text!r} names a strategy twice")
+    return names
+
+
+def choose(query: Candidate, pool: Pool, strategies: Sequence[str], shots: int, seed: int) -> list[Choice]:
+    """Up to ``shots`` context triplets for ``query``, nearest to the query first; strategies are tried in order."""
+    chosen: list[Choice] = []
+    taken = {query.seq}
+    for name in strategies:
+        relation, strategy = STRATEGIES[name]
+        if len(chosen) >= shots:
+            break
+        for candidate in strategy(query, pool, shots - len(chosen), seed):
+            if candidate.seq not in taken:
+                taken.add(candidate.seq)
+                chosen.append(Choice(seq=candidate.seq, relation=relation))
+                if len(chosen) >= shots:
+                    break
+    return chosen
+
+
+def _draw(seed: int, query: Candidate, purpose: str, salt: str) -> int:
+    """64 random bits that depend on the content alone."""
+    text = "\0".join((str(seed), purpose, query.source, query.id, salt))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")

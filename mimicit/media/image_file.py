@@ -1,0 +1,159 @@
+"""Opening a picture with Pillow as if it were hostile: limits before decoding, one kind of error, no leaked warning.
+
+Pillow is lazy: `PIL.Image.open` reads the header alone, so a 30,000 x 30,000 PNG of 100 kB is refused here in
+a millisecond, without its 900 million pixels ever being allocated. Only the plugin that belongs to the first bytes
+is tried. Pillow's own limit (`PIL.Image.MAX_IMAGE_PIXELS` times two, 179 million pixels) stays on top of ours,
+and its global settings are read but never changed.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from PIL import ExifTags, Image
+
+from mimicit.errors import RejectedError
+from mimicit.media.options import MediaOptions
+from mimicit.media.sniff import HEAD_BYTES, kind_of, looks_like, sniff
+
+__all__ = ["PILLOW_ERRORS", "ImageHeader", "check_pixels", "open_image", "probe_image"]
+
+PILLOW_ERRORS: Final[tuple[type[Exception], ...]] = (
+    OSError,  # the documented one: unknown, truncated or damaged data (UnidentifiedImageError is one)
+    SyntaxError,  # how the plugins say "broken header", also while decoding
+    ValueError,  # impossible sizes, PNG text bombs, modes without a decoder
+    TypeError,  # header fields of another type than the plugin expects (TIFF, EXIF)
+    LookupError,  # IndexError, KeyError: fields that are absent or cut (TIFF, MPO, GIF)
+    ArithmeticError,  # OverflowError, ZeroDivisionError: sizes and rationals (TIFF, EXIF)
+    AttributeError,  # fields that the header left unset (TIFF, MPO)
+    AssertionError,  # Pillow's own checks of its state
+    EOFError,  # WebP and GIF frames that end early
+    NotImplementedError,  # variants that Pillow knows and cannot decode (a RuntimeError)
+    RuntimeError,  # decoder plugins that give up
+    MemoryError,  # sizes that cannot be allocated
+    struct.error,  # headers that are cut
+    zlib.error,  # compressed PNG chunks that are damaged
+    Image.DecompressionBombError,  # Pillow's own limit
+)
+"""All that Pillow has been seen to raise on damaged pictures. Each one is a fault of the data, none of the program."""
+
+_PILLOW_NAMES: Final = {
+    "bmp": "BMP",
+    "gif": "GIF",
+    "jpeg": "JPEG",
+    "png": "PNG",
+    "tiff": "TIFF",
+    "webp": "WEBP",
+}
+
+_ENDS_EARLY: Final = ("truncated", "cannot load this image")  # the latter: the file ends before its pixels begin
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageHeader:
+    """What the header of a picture says.
+
+    ``format`` is one of ``bmp gif jpeg png tiff webp``; ``width`` and ``height`` are pixels as stored, before
+    ``orientation`` (EXIF, 1 to 8; 1 is upright) is applied; ``mode`` is Pillow's; ``animated`` is true where there
+    is more than the one frame that is ever used.
+    """
+
+    format: str
+    width: int
+    height: int
+    mode: str
+    orientation: int
+    animated: bool
+
+
+def probe_image(data: bytes, options: MediaOptions) -> ImageHeader:
+    """The header of the picture ``data``; nothing is decoded.
+
+    `RejectedError` with reason ``empty_media``, ``unsupported_media`` (not one of the six formats),
+    ``too_many_pixels``, ``truncated_image`` or ``bad_media`` (a header that makes no sense).
+    """
+    with open_image(data, options) as (_, header):
+        return header
+
+
+@contextmanager
+def open_image(data: bytes, options: MediaOptions) -> Iterator[tuple[Image.Image, ImageHeader]]:
+    """The picture ``data``, opened but not decoded, within the limits of ``options``.
+
+    What Pillow raises inside the ``with`` block becomes `RejectedError` too; its warnings are dropped.
+    """
+    format = _format_of(data)
+    stream = io.BytesIO(data)
+    opened = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(stream, formats=[_PILLOW_NAMES[format]]) as picture:
+                header = _header(picture, format)
+                check_pixels(header.width, header.height, options)
+                opened = True
+                yield picture, header
+        except PILLOW_ERRORS as error:
+            ends_early = any(words in str(error) for words in _ENDS_EARLY) if opened else stream.tell() >= len(data)
+            raise _rejection(error, format, data, ends_early=ends_early) from None
+
+
+def check_pixels(width: int, height: int, options: MediaOptions) -> None:
+    """`RejectedError` where a picture or frame of this size is empty or above ``options.max_pixels``."""
+    if width < 1 or height < 1:
+        raise RejectedError("bad_media", f"the header says {width} x {height} pixels")
+    if width * height > options.max_pixels:
+        detail = f"{width} x {height} is {width * height:,} pixels; the limit is {options.max_pixels:,}"
+        raise RejectedError("too_many_pixels", detail)
+
+
+def _format_of(data: bytes) -> str:
+    if not data:
+        raise RejectedError("empty_media", "0 bytes")
+    head = data[:HEAD_BYTES]
+    format = sniff(head)
+    if format is None or kind_of(head) != "image":
+        detail = f"looks like {looks_like(head)}; pictures are JPEG, PNG, WebP, GIF, BMP or TIFF"
+        raise RejectedError("unsupported_media", detail)
+    return format
+
+
+def _header(picture: Image.Image, format: str) -> ImageHeader:
+    return ImageHeader(
+        format=format,
+        width=picture.width,
+        height=picture.height,
+        mode=picture.mode,
+        orientation=_orientation(picture, format),
+        animated=bool(getattr(picture, "is_animated", False)),
+    )
+
+
+def _orientation(picture: Image.Image, format: str) -> int:
+    if format == "tiff":
+        return 1  # Pillow itself turns TIFFs while it decodes them, and gives the size after the turn
+    try:
+        value = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    except PILLOW_ERRORS:
+        return 1  # viewers show a picture with damaged EXIF as it is stored; so do we
+    return value if value in range(1, 9) else 1
+
+
+def _rejection(error: Exception, format: str, data: bytes, *, ends_early: bool) -> RejectedError:
+    name = _PILLOW_NAMES[format]
+    if isinstance(error, Image.DecompressionBombError):
+        return RejectedError("too_many_pixels", f"{name}: {error}")
+    if format == "webp":  # its decoder does not say why it failed, but the file states its length
+        ends_early = len(data) < 8 + int.from_bytes(data[4:8], "little")
+    if ends_early:
+        return RejectedError("truncated_image", f"the {name} ends early, after {len(data):,} bytes")
+    if isinstance(error, Image.UnidentifiedImageError):
+        return RejectedError("bad_media", f"the {name} header makes no sense")  # its text is an object's address
+    return RejectedError("bad_media", f"the {name} cannot be decoded ({str(error) or type(error).__name__})")

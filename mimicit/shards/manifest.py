@@ -1,0 +1,36 @@
+"""``manifest.json``: written last, so a folder that has one is finished."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from mimicit.errors import CorruptShardError, SchemaError, ShardError, UnfinishedError
+from mimicit.schema import validate
+
+__all__ = ["MANIFEST_NAME", "WORK_NAME", "read_manifest"]
+
+MANIFEST_NAME: Final = "manifest.json"
+WORK_NAME: Final = ".mimicit-work"
+"""The folder in which an unfinished build keeps its state, inside the output folder."""
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a finished folder, checked against its schema.
+
+    `UnfinishedError` where a build was interrupted, `ShardError` where this is no shard folder at all,
+    `CorruptShardError` where the manifest itself is damaged.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        value: dict[str, Any] = orjson.loads(path.read_bytes())
+        validate("manifest", value)
+    except (FileNotFoundError, NotADirectoryError):
+        if (folder / WORK_NAME).is_dir():
+            raise UnfinishedError(f"{folder}: unfinished build; run the same mimicit build again to finish it") from None
+        raise ShardError(f"{folder}: no {MANIFEST_NAME}; give a folder that mimicit build has written") from None
+    except (orjson.JSONDecodeError, SchemaError) as error:
+        raise CorruptShardError(f"{path}: {error}; build the folder again") from None
+    return value

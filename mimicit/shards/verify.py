@@ -1,0 +1,139 @@
+"""Verify shards: every checksum, member, reference and schema; findings are collected, not raised."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mimicit.errors import CorruptShardError, ShardError
+from mimicit.prompt import IMAGE, SPECIAL_TOKENS, render
+from mimicit.records import Sample
+from mimicit.shards.files import sha256_of
+from mimicit.shards.index import INDEX_NAME, read_index, sample_costs
+from mimicit.shards.manifest import read_manifest
+from mimicit.shards.reader import StoredSample, iterate_shard
+
+__all__ = ["Finding", "sample_findings", "verify_folder", "verify_shard"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One fault: the file, the sample's key (or ""), and what is wrong in words."""
+
+    file: str
+    key: str
+    fault: str
+
+
+def verify_folder(folder: Path) -> Iterator[Finding]:
+    """All findings of a finished folder; a sound folder has none.
+
+    Raises `ShardError` where ``folder`` is no shard folder and `UnfinishedError` where its build was interrupted.
+    """
+    manifest = read_manifest(folder)
+    for name, checksum in manifest["files"].items():
+        yield from _check_file(folder, name, checksum)
+    names = [shard["name"] for shard in manifest["shards"]]
+    for path in sorted(folder.glob("*.tar")):
+        if path.name not in names:
+            yield Finding(file=path.name, key="", fault="is not in the manifest; remove it or build the folder again")
+    try:
+        index = {row["key"]: row for row in read_index(folder).to_pylist()}
+    except (CorruptShardError, ShardError) as error:
+        yield Finding(file=INDEX_NAME, key="", fault=str(error))
+        return
+    seen = 0
+    for shard in manifest["shards"]:
+        found = list(_check_file(folder, shard["name"], shard["sha256"]))
+        yield from found
+        if found:
+            continue  # its samples cannot be trusted; one finding says so
+        for stored in _stored(folder / shard["name"]):
+            if isinstance(stored, Finding):
+                yield stored
+                continue
+            seen += 1
+            yield from _against_index(shard["name"], stored, index.pop(stored.key, None))
+            yield from sample_findings(stored.sample, shard["name"], stored.key)
+    for key, row in index.items():
+        if not any(row["shard"] == shard["name"] for shard in manifest["shards"]):
+            yield Finding(file=INDEX_NAME, key=key, fault=f"names {row['shard']!r}, which the manifest does not")
+    if seen != manifest["totals"]["samples"] and not index:
+        yield Finding(
+            file="manifest.json", key="", fault=f"says {manifest['totals']['samples']} samples; {seen} were found"
+        )
+
+
+def verify_shard(path: Path) -> Iterator[Finding]:
+    """All findings of one shard file by itself."""
+    for stored in _stored(path):
+        if isinstance(stored, Finding):
+            yield stored
+        else:
+            yield from sample_findings(stored.sample, path.name, stored.key)
+
+
+def sample_findings(sample: Sample, file: str, key: str) -> Iterator[Finding]:
+    """What is wrong inside one sample: key, checksums, order of media, roles, special tokens."""
+
+    def finding(fault: str) -> Finding:
+        return Finding(file=file, key=key, fault=fault)
+
+    if key != sample.key:
+        yield finding(f"its key should be {sample.key!r}, by source and id")
+    if [triplet.role for triplet in sample.triplets] != ["context"] * len(sample.context) + ["query"]:
+        yield finding("the query must be the last triplet, and the only one")
+    used = [index for triplet in sample.triplets for index in triplet.media]
+    if used != list(range(len(sample.media))):
+        yield finding(f"its triplets show media {used}; each of the {len(sample.media)} media once, in order, is right")
+    for number, media in enumerate(sample.media):
+        if media.timestamps_s is not None and len(media.timestamps_s) != len(media.files):
+            yield finding(f"media[{number}] has {len(media.files)} frames and {len(media.timestamps_s)} timestamps")
+        for name, data, checksum in zip(media.files, media.data, media.sha256, strict=False):
+            if hashlib.sha256(data).hexdigest() != checksum:
+                yield finding(f"the bytes of {name} do not match their sha256")
+        if len(media.files) != len(media.sha256):
+            yield finding(f"media[{number}] has {len(media.files)} files and {len(media.sha256)} checksums")
+    for number, triplet in enumerate(sample.triplets):
+        text = triplet.instruction + triplet.answer
+        if any(token in text for token in SPECIAL_TOKENS):
+            yield finding(f"triplets[{number}] has a special token in its text")
+    if render(sample).count(IMAGE) != len(sample.media):
+        yield finding(f"its prompt has {render(sample).count(IMAGE)} {IMAGE} tokens for {len(sample.media)} media")
+
+
+def _stored(path: Path) -> Iterator[StoredSample | Finding]:
+    try:
+        yield from iterate_shard(path)
+    except CorruptShardError as error:
+        yield Finding(file=path.name, key="", fault=str(error).removeprefix(f"{path}: "))
+
+
+def _check_file(folder: Path, name: str, checksum: str) -> Iterator[Finding]:
+    try:
+        if sha256_of(folder / name) != checksum:
+            yield Finding(file=name, key="", fault="its sha256 is not the manifest's; the file was changed or damaged")
+    except OSError as error:
+        yield Finding(file=name, key="", fault=f"cannot be read: {error.strerror}")
+
+
+def _against_index(shard: str, stored: StoredSample, row: dict[str, object] | None) -> Iterator[Finding]:
+    if row is None:
+        yield Finding(file=INDEX_NAME, key=stored.key, fault=f"lacks this sample of {shard}, or has it twice")
+        return
+    truth: dict[str, object] = {
+        "shard": shard,
+        "key": stored.key,
+        "id": stored.sample.id,
+        "source": stored.sample.source,
+        "offset": stored.offset,
+        "size": stored.size,
+        "member_offsets": list(stored.member_offsets),
+        "member_sizes": list(stored.member_sizes),
+        **sample_costs(stored.sample),
+    }
+    for name, value in truth.items():
+        if row[name] != value:
+            yield Finding(file=INDEX_NAME, key=stored.key, fault=f"{name} is {row[name]!r}; the shard has {value!r}")

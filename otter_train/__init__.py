@@ -1,0 +1,1 @@
+"""Otter: training, generation and evaluation on the shards that mimicit builds."""

@@ -1,0 +1,90 @@
+"""From a configuration or a checkpoint to a model on its device, ready to train or to answer."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from mimicit.errors import TrainError
+from otter_train.config import Precision, RunConfig
+from otter_train.model import ModelConfig, Otter, TokenIds, build_model, freeze, preset, trainable_parameters
+from otter_train.model.presets import with_pretrained
+from otter_train.tokenizer import special_ids
+
+__all__ = ["assemble_model", "autocast", "load_trained", "model_config", "trained_weights"]
+
+_NAMED_AT_MOST = 5
+
+
+def model_config(config: RunConfig) -> ModelConfig:
+    """The architecture that ``config`` asks for."""
+    return with_pretrained(preset(config.preset), language=config.language_model, vision=config.vision_model)
+
+
+def assemble_model(
+    architecture: ModelConfig, config: RunConfig, tokenizer: PreTrainedTokenizerBase, device: torch.device
+) -> Otter:
+    """The model on ``device`` with its pretrained weights, and what ``config`` does not train frozen.
+
+    Frozen weights rest in the precision they are computed in; trained ones are float32, or small updates would be
+    rounded away.
+    """
+    ids = special_ids(tokenizer)
+    frozen_dtype = torch.bfloat16 if uses_bfloat16(device, config.precision) else torch.float32
+    model = build_model(
+        architecture,
+        vocab_size=len(tokenizer),
+        token_ids=TokenIds(image=ids.image, endofchunk=ids.endofchunk, answer=ids.answer, pad=ids.pad),
+        dtype=frozen_dtype,
+    )
+    from_scratch = trains_everything(config)
+    freeze(model, config.embeddings, train_vision=from_scratch, train_language=from_scratch)
+    for _, parameter in trainable_parameters(model):
+        parameter.data = parameter.data.float()
+    return model.to(device)
+
+
+def trains_everything(config: RunConfig) -> bool:
+    """True where no pretrained weights are named: then freezing random ones would be pointless."""
+    return config.language_model is None and config.vision_model is None
+
+
+def uses_bfloat16(device: torch.device, precision: Precision) -> bool:
+    """``auto`` means bfloat16 on a GPU that has it and float32 elsewhere."""
+    if precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return precision == "bfloat16"
+
+
+def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[Any]:
+    """The context of a forward pass in ``precision``."""
+    if not uses_bfloat16(device, precision):
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def trained_weights(model: Otter) -> dict[str, Tensor]:
+    """The trained parameters by name: what a checkpoint holds."""
+    return {name: parameter.detach() for name, parameter in trainable_parameters(model)}
+
+
+def load_trained(model: Otter, weights: Mapping[str, Tensor]) -> None:
+    """Copy the ``weights`` of a checkpoint into ``model``; `TrainError` names every key or shape that does not fit."""
+    own = trained_weights(model)
+    faults = [f"{name} is missing" for name in sorted(own.keys() - weights.keys())]
+    faults += [f"{name} is unknown" for name in sorted(weights.keys() - own.keys())]
+    faults += [
+        f"{name} has shape {tuple(weights[name].shape)}, not {tuple(own[name].shape)}"
+        for name in sorted(own.keys() & weights.keys())
+        if own[name].shape != weights[name].shape
+    ]
+    if faults:
+        more = f" and {len(faults) - _NAMED_AT_MOST} more" if len(faults) > _NAMED_AT_MOST else ""
+        raise TrainError(f"the checkpoint does not fit the model: {'; '.join(faults[:_NAMED_AT_MOST])}{more}")
+    for name, parameter in own.items():
+        parameter.copy_(weights[name])

@@ -1,0 +1,217 @@
+"""Checkpoints: ``run/checkpoint-{step:08d}/``, absent or complete, and the way back from them.
+
+A checkpoint stands alone: the trained parameters (``model.safetensors``), AdamW's state (``optimizer.pt``), the
+tokenizer, and ``meta.json`` with the checksum of each. Frozen weights are not repeated; the meta data names their
+folders. Everything is written into a hidden folder, synced, and renamed at the end. Cost: one sequential write and
+one SHA-256 of the files (about 1.4 GB/s).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from mimicit.errors import SchemaError, TrainError
+from mimicit.schema import canonical_json, validate
+from mimicit.shards.files import sha256_of, sync_folder
+
+__all__ = [
+    "FORMAT",
+    "Checkpoint",
+    "latest_checkpoint",
+    "load_optimizer_state",
+    "load_weights",
+    "open_checkpoint",
+    "save_checkpoint",
+]
+
+FORMAT: Final = "otter-checkpoint/1"
+_META: Final = "meta.json"
+_WEIGHTS: Final = "model.safetensors"
+_OPTIMIZER: Final = "optimizer.pt"
+_TOKENIZER: Final = "tokenizer"
+_NAME: Final = re.compile(r"checkpoint-(\d{8,})")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint folder whose files are all there; ``meta`` matches ``schemas/checkpoint.json``."""
+
+    folder: Path
+    meta: Mapping[str, Any]
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps that were done when it was written."""
+        return int(self.meta["step"])
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """Where its tokenizer lies, for `otter_train.tokenizer.load_tokenizer`."""
+        return self.folder / _TOKENIZER
+
+
+def save_checkpoint(
+    run: Path,
+    *,
+    meta: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    optimizer_state: Mapping[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    keep: int = 3,
+) -> Path:
+    """Write ``run/checkpoint-{step}`` and remove all but the last ``keep``; the path of the new one.
+
+    ``meta`` holds everything of ``schemas/checkpoint.json`` but ``format`` and ``files``. Interrupted at any
+    point it leaves the earlier checkpoints as they were.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    final = run / f"checkpoint-{meta['step']:08d}"
+    temporary = run / f".{final.name}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        _write(temporary, meta, weights, optimizer_state, tokenizer)
+        _replace_folder(final, temporary)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    for _, old in _folders(run)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def latest_checkpoint(run: Path) -> Checkpoint | None:
+    """The last undamaged checkpoint of a run folder, or None where there has never been one.
+
+    A damaged one is passed over with a warning that names it; `TrainError` if all of them are.
+    """
+    folders = _folders(run)
+    for step, folder in reversed(folders):
+        try:
+            return _verified(folder, step)
+        except TrainError as error:
+            _log.warning("%s; falling back to the checkpoint before it", error)
+    if folders:
+        raise TrainError(f"{run}: all {len(folders)} checkpoints are damaged; train into a new --out folder")
+    return None
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """The checkpoint ``path``, or the last one of the run folder ``path``; `TrainError` where there is none."""
+    if _NAME.fullmatch(path.name) or (path / _META).is_file():
+        return _verified(path, None)
+    checkpoint = latest_checkpoint(path)
+    if checkpoint is None:
+        raise TrainError(f"{path}: no checkpoint in it; give the --out folder of a training run, or a checkpoint-* in it")
+    return checkpoint
+
+
+def load_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The trained parameters by name, on the CPU."""
+    path = checkpoint.folder / _WEIGHTS
+    try:
+        weights: dict[str, Tensor] = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise TrainError(f"{path}: unreadable ({error}); use an earlier checkpoint") from None
+    return weights
+
+
+def load_optimizer_state(checkpoint: Checkpoint) -> dict[str, Any]:
+    """AdamW's state on the CPU, read without running any code of the file."""
+    path = checkpoint.folder / _OPTIMIZER
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise TrainError(f"{path}: unreadable ({error}); use an earlier checkpoint") from None
+    return state
+
+
+def _write(
+    folder: Path,
+    meta: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    optimizer_state: Mapping[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, folder / _WEIGHTS)
+    torch.save(optimizer_state, folder / _OPTIMIZER)
+    tokenizer.save_pretrained(folder / _TOKENIZER)
+    files = {}
+    for path in _files(folder):
+        _sync_file(path)
+        files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+    complete = {"format": FORMAT, **meta, "files": files}
+    validate("checkpoint", complete)
+    (folder / _META).write_bytes(canonical_json(complete))
+    _sync_file(folder / _META)
+    sync_folder(folder / _TOKENIZER)
+    sync_folder(folder)
+
+
+def _replace_folder(final: Path, temporary: Path) -> None:
+    replaced = final.with_name(f".{final.name}.old")
+    shutil.rmtree(replaced, ignore_errors=True)
+    if final.exists():  # a damaged one that the run fell back from; a rename needs its place empty
+        final.rename(replaced)
+    temporary.rename(final)
+    sync_folder(final.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _folders(run: Path) -> list[tuple[int, Path]]:
+    if not run.is_dir():
+        return []
+    matches = [(_NAME.fullmatch(path.name), path) for path in run.iterdir() if path.is_dir()]
+    return sorted((int(match[1]), path) for match, path in matches if match)
+
+
+def _verified(folder: Path, step: int | None) -> Checkpoint:
+    """The checkpoint in ``folder``, every file compared with its checksum."""
+    try:
+        meta = orjson.loads((folder / _META).read_bytes())
+        validate("checkpoint", meta)
+    except (OSError, orjson.JSONDecodeError, SchemaError) as error:
+        raise TrainError(f"{folder}: damaged checkpoint ({_META}: {error})") from None
+    if step is not None and meta["step"] != step:
+        raise TrainError(f"{folder}: damaged checkpoint ({_META} is that of step {meta['step']})")
+    for name, expected in _listed_files(folder, meta):
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != expected["bytes"] or sha256_of(path) != expected["sha256"]:
+            raise TrainError(f"{folder}: damaged checkpoint ({name} is not what was written)")
+    return Checkpoint(folder, meta)
+
+
+def _listed_files(folder: Path, meta: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    files: Mapping[str, Mapping[str, Any]] = meta["files"]
+    for name in (_WEIGHTS, _OPTIMIZER):
+        if name not in files:
+            raise TrainError(f"{folder}: damaged checkpoint ({_META} lists no {name})")
+    for name, expected in files.items():
+        if name.startswith("/") or ".." in Path(name).parts:
+            raise TrainError(f"{folder}: damaged checkpoint ({_META} names {name}, outside the folder)")
+        yield name, expected
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _sync_file(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())

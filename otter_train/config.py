@@ -1,0 +1,179 @@
+"""What a run is: `RunConfig`, the presets that fill it, and the rules it must obey. No torch here.
+
+The defaults of the ``otter-9b`` preset are the paper's: AdamW, learning rate 1e-5, batch 4, 6 epochs, cosine
+annealing, clipping at 1.0. ``tiny`` trains every weight from scratch on two CPU cores in minutes.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
+
+from mimicit.errors import UsageError
+from mimicit.prompt import template_named
+
+__all__ = [
+    "PRESETS",
+    "Embeddings",
+    "LabelMode",
+    "Precision",
+    "RunConfig",
+    "RunOptions",
+    "Schedule",
+    "difference",
+    "resolve",
+]
+
+Schedule = Literal["cosine", "linear", "constant"]
+LabelMode = Literal["span", "paper"]
+Embeddings = Literal["full", "input_only", "none"]
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """Everything that decides what a run computes; two equal configurations on equal shards give equal weights.
+
+    ``batch_size`` counts the samples of one optimiser step over all devices and forward passes. ``warmup`` is a
+    share of the steps. ``clip`` is the largest global gradient norm (0: no clipping). ``max_steps`` ends the run
+    before ``epochs`` do (0: it does not).
+    """
+
+    preset: str = "otter-9b"
+    language_model: str | None = None
+    vision_model: str | None = None
+    epochs: int = 6
+    batch_size: int = 4
+    lr: float = 1e-5
+    schedule: Schedule = "cosine"
+    warmup: float = 0.01
+    clip: float = 1.0
+    weight_decay: float = 0.1
+    max_tokens: int = 512
+    label_mode: LabelMode = "span"
+    embeddings: Embeddings = "full"
+    template: str = "otter"
+    seed: int = 0
+    max_steps: int = 0
+    precision: Precision = "auto"
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """The configuration as it is stored in checkpoints."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> RunConfig:
+        """Inverse of `to_json`; `UsageError` where a value breaks a rule."""
+        return cls(**value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """How a run is carried out; none of it changes what is computed, so all of it may change on resume.
+
+    ``accumulate`` splits the batch of a step into that many forward passes per device. ``workers`` prepare batches
+    (None: one per core but one, at most 8). ``save_every`` and ``log_every`` are in steps (``save_every`` 0: only at
+    the end). ``resume`` continues from the last checkpoint of the output folder; without it a folder that has one
+    is refused.
+    """
+
+    accumulate: int = 1
+    workers: int | None = None
+    save_every: int = 500
+    log_every: int = 10
+    device: str = "auto"
+    resume: bool = True
+
+    def __post_init__(self) -> None:
+        for name, least in {"accumulate": 1, "workers": 0, "save_every": 0, "log_every": 1}.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UsageError(f"{_option(name)} {value}: must be at least {least}")
+
+    @property
+    def worker_count(self) -> int:
+        """How many loader processes to start."""
+        return self.workers if self.workers is not None else min(8, (os.cpu_count() or 1) - 1)
+
+
+PRESETS: Final[dict[str, dict[str, Any]]] = {
+    "otter-9b": {},
+    "tiny": {
+        "epochs": 8,
+        "batch_size": 32,
+        "lr": 1e-3,
+        "warmup": 0.05,
+        "max_tokens": 256,
+        "max_steps": 1000,
+        "precision": "float32",
+    },
+}
+"""What each preset changes in the defaults of `RunConfig`."""
+
+
+def resolve(preset: str | None, **given: Any) -> RunConfig:
+    """The configuration of ``preset`` with the options that were ``given`` (those that are not None).
+
+    Without a preset, naming a language or a vision model means ``otter-9b`` and naming none means ``tiny``.
+    """
+    overrides = {name: value for name, value in given.items() if value is not None}
+    named = [name for name in ("language_model", "vision_model") if overrides.get(name)]
+    if preset is None:
+        preset = "otter-9b" if named else "tiny"
+    if preset not in PRESETS:
+        raise UsageError(f"no preset {preset!r}; there are: {', '.join(sorted(PRESETS))}")
+    return RunConfig(**{"preset": preset, **PRESETS[preset], **overrides})
+
+
+def difference(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """The fields that differ between two stored configurations, as ``"lr was 1e-05, is 0.001"``."""
+    names = sorted(set(then) | set(now))
+    return [f"{name} was {then.get(name)}, is {now.get(name)}" for name in names if then.get(name) != now.get(name)]
+
+
+def _check(config: RunConfig) -> None:
+    template_named(config.template)
+    if config.preset not in PRESETS:
+        raise UsageError(f"no preset {config.preset!r}; there are: {', '.join(sorted(PRESETS))}")
+    for name, kind in (
+        ("schedule", Schedule),
+        ("label_mode", LabelMode),
+        ("embeddings", Embeddings),
+        ("precision", Precision),
+    ):
+        if getattr(config, name) not in get_args(kind):
+            raise UsageError(f"{_option(name)} {getattr(config, name)}: there are {', '.join(get_args(kind))}")
+    lowest = {"epochs": 1, "batch_size": 1, "max_tokens": 8, "max_steps": 0, "seed": 0}
+    for name, least in lowest.items():
+        if getattr(config, name) < least:
+            raise UsageError(f"{_option(name)} {getattr(config, name)}: must be at least {least}")
+    if not 0 < config.lr < float("inf") or config.clip < 0 or config.weight_decay < 0 or not 0 <= config.warmup <= 1:
+        raise UsageError("--lr must be positive, --clip and --weight-decay not negative, --warmup between 0 and 1")
+    _check_models(config)
+
+
+def _check_models(config: RunConfig) -> None:
+    needed = ("language_model", "vision_model")
+    if config.preset == "tiny":
+        if any(getattr(config, name) for name in needed):
+            raise UsageError("--preset tiny brings its own small models; leave out --language-model and --vision-model")
+        return
+    for name in needed:
+        folder = getattr(config, name)
+        if not folder:
+            raise UsageError(
+                f"--preset {config.preset} needs {_option(name)} PATH, the folder of the pretrained weights; "
+                "--preset tiny trains a small model from scratch"
+            )
+        if not Path(folder).exists():
+            raise UsageError(f"{_option(name)} {folder}: no such folder")
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+

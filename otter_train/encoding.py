@@ -1,0 +1,210 @@
+"""From a `Sample` to token ids and labels: the prompt, what is learnt of it, and what is cut when it is too long.
+
+The prompt is ``<s>`` + `mimicit.prompt.render` + ``</s>``. Labels are the ids themselves where the model is to learn
+them and `IGNORED` elsewhere; the model compares position *t* with its prediction at *t - 1*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
+
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from mimicit.errors import TrainError
+from mimicit.prompt import ANSWER, ENDOFCHUNK, IMAGE, render
+from mimicit.records import Sample
+from otter_train.config import LabelMode
+from otter_train.tokenizer import SpecialIds, special_ids
+
+__all__ = ["IGNORED", "Cut", "Encoded", "PromptEncoder", "drop_context", "label_ids"]
+
+IGNORED: Final = -100
+
+
+class Cut(NamedTuple):
+    """How much did not fit into ``--max-tokens``: dropped context triplets, shortened instructions and answers."""
+
+    context_triplets: int = 0
+    instructions: int = 0
+    answers: int = 0
+
+    def plus(self, other: Cut) -> Cut:
+        """The sum, field by field."""
+        return Cut(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoded:
+    """One prompt. ``sample`` is what is left after cutting: its media are the pictures to show, in order."""
+
+    sample: Sample
+    ids: list[int]
+    labels: list[int]
+    cut: Cut
+
+
+class PromptEncoder:
+    """Turns samples into prompts of at most ``max_tokens`` tokens.
+
+    Too long a sample loses whole context triplets, farthest first, together with their media; then the beginning
+    of the query's instruction. Only an answer that is too long by itself loses its end.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        template: str = "otter",
+        max_tokens: int = 512,
+        label_mode: LabelMode = "span",
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.special: SpecialIds = special_ids(tokenizer)
+        self.template = template
+        self.max_tokens = max_tokens
+        self.label_mode: LabelMode = label_mode
+
+    def encode(self, sample: Sample, *, with_answer: bool = True) -> Encoded:
+        """The prompt of ``sample``; without the answer it ends at the query's ``<answer>``, ready to be answered.
+
+        `TrainError` names the sample where its text holds a special token, or its pictures alone are too many.
+        """
+        ids = self._tokens(sample, with_answer)
+        if len(ids) <= self.max_tokens:
+            return self._encoded(sample, ids, Cut())
+        shorter, ids = self._drop_what_does_not_fit(sample, ids, with_answer)
+        dropped = len(sample.context) - len(shorter.context)
+        full_query = shorter.query.instruction
+        shorter, ids = self._shorten_instruction(shorter, ids, with_answer)
+        cut = Cut(context_triplets=dropped, instructions=int(shorter.query.instruction != full_query))
+        if len(ids) > self.max_tokens:
+            ids = self._shorten_answer(shorter, ids, with_answer)
+            cut = cut._replace(answers=1)
+        return self._encoded(shorter, ids, cut)
+
+    def _encoded(self, sample: Sample, ids: list[int], cut: Cut) -> Encoded:
+        return Encoded(sample=sample, ids=ids, labels=label_ids(ids, self.special, self.label_mode), cut=cut)
+
+    def _tokens(self, sample: Sample, with_answer: bool) -> list[int]:
+        text = render(sample, self.template, with_answer=with_answer)
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
+        self._check_special_tokens(sample, ids, with_answer)
+        if self.special.bos is not None:
+            ids = [self.special.bos, *ids]
+        return [*ids, self.special.eos] if with_answer else ids
+
+    def _check_special_tokens(self, sample: Sample, ids: list[int], with_answer: bool) -> None:
+        expected = (
+            (IMAGE, self.special.image, len(sample.media)),
+            (ENDOFCHUNK, self.special.endofchunk, len(sample.triplets) - (not with_answer)),
+            (ANSWER, self.special.answer, sum(triplet.relation != "document" for triplet in sample.triplets)),
+        )
+        for token, id, count in expected:
+            if ids.count(id) != count:
+                raise TrainError(
+                    f"sample {sample.id!r} of {sample.source}: its prompt has {ids.count(id)} {token} where its media "
+                    f"and triplets call for {count}; its text may not contain {token}: build the shards again"
+                )
+
+    def _drop_what_does_not_fit(self, sample: Sample, ids: list[int], with_answer: bool) -> tuple[Sample, list[int]]:
+        shorter, drop = sample, 0
+        excess = len(ids) - self.max_tokens
+        for length in _chunk_lengths(ids, self.special.endofchunk)[: len(sample.context)]:
+            drop, excess = drop + 1, excess - length
+            if excess > 0:
+                continue
+            shorter = drop_context(sample, drop)
+            ids = self._tokens(shorter, with_answer)
+            excess = len(ids) - self.max_tokens  # a picture that had to stay may still make it too long
+            if excess <= 0:
+                return shorter, ids
+        shorter = drop_context(sample, len(sample.context))
+        return shorter, self._tokens(shorter, with_answer)
+
+    def _shorten_instruction(self, sample: Sample, ids: list[int], with_answer: bool) -> tuple[Sample, list[int]]:
+        while len(ids) > self.max_tokens and sample.query.instruction:
+            excess = len(ids) - self.max_tokens
+            instruction = sample.query.instruction
+            # In characters and a little too few: the loop closes in on the limit from above.
+            characters = max(1, excess * len(instruction) // len(ids))
+            query = replace(sample.query, instruction=instruction[characters:])
+            sample = replace(sample, triplets=(*sample.context, query))
+            ids = self._tokens(sample, with_answer)
+        return sample, ids
+
+    def _shorten_answer(self, sample: Sample, ids: list[int], with_answer: bool) -> list[int]:
+        shortened = ids[: self.max_tokens]
+        is_document = sample.query.relation == "document"
+        whole = shortened.count(self.special.image) == len(sample.media)
+        answered = is_document or self.special.answer in shortened[:-1]
+        if not (with_answer and whole and answered):
+            raise TrainError(
+                f"sample {sample.id!r} of {sample.source}: {len(sample.media)} pictures and the bare prompt do not fit "
+                f"into {self.max_tokens} tokens; raise --max-tokens"
+            )
+        return shortened
+
+
+def label_ids(ids: Sequence[int], special: SpecialIds, mode: LabelMode) -> list[int]:
+    """``ids`` where they are to be learnt, `IGNORED` elsewhere.
+
+    ``span``: in each chunk what follows ``<answer>`` up to and with ``<|endofchunk|>``, and the end of text; of a
+    chunk without ``<answer>`` (an interleaved document) everything but its pictures. ``paper``: everything after
+    the first ``<answer>`` except ``<answer>``, ``<image>`` and padding, so also the later instructions.
+    """
+    if mode == "paper" and special.answer in ids:
+        learnt = range(ids.index(special.answer) + 1, len(ids))
+        hidden = {special.answer, special.image, special.pad}
+    else:
+        learnt = _answer_spans(ids, special)
+        hidden = {special.image, special.pad}
+    labels = [IGNORED] * len(ids)
+    for position in learnt:
+        if ids[position] not in hidden:
+            labels[position] = ids[position]
+    return labels
+
+
+def drop_context(sample: Sample, count: int) -> Sample:
+    """``sample`` without its ``count`` farthest context triplets and the media that only they need.
+
+    Where the first triplet that stays shows nothing itself, it is about the media shown last before it; so these
+    move to it.
+    """
+    kept = sample.triplets[count:]
+    if not kept[0].media:
+        shown = [triplet.media for triplet in sample.triplets[:count] if triplet.media]
+        kept = (replace(kept[0], media=shown[-1] if shown else ()), *kept[1:])
+    order = [index for triplet in kept for index in triplet.media]
+    place = {index: place for place, index in enumerate(order)}
+    return replace(
+        sample,
+        media=tuple(sample.media[index] for index in order),
+        triplets=tuple(replace(triplet, media=tuple(place[index] for index in triplet.media)) for triplet in kept),
+    )
+
+
+def _chunk_lengths(ids: Sequence[int], endofchunk: int) -> list[int]:
+    ends = [position + 1 for position, id in enumerate(ids) if id == endofchunk]
+    return [end - start for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def _answer_spans(ids: Sequence[int], special: SpecialIds) -> list[int]:
+    """The positions that ``span`` learns: chunk by chunk; what follows the last chunk (end of text) is one more."""
+    positions: list[int] = []
+    start = 1 if ids and ids[0] == special.bos else 0
+    while start < len(ids):
+        end = _find(ids, special.endofchunk, start, len(ids) - 1) + 1
+        answer = _find(ids, special.answer, start, -1, before=end)
+        positions.extend(range(max(start, answer + 1), end))
+        start = end
+    return positions
+
+
+def _find(ids: Sequence[int], id: int, start: int, otherwise: int, *, before: int | None = None) -> int:
+    for position in range(start, len(ids) if before is None else before):
+        if ids[position] == id:
+            return position
+    return otherwise

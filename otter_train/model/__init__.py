@@ -1,0 +1,28 @@
+"""The Otter architecture: a vision tower, a perceiver, and a language model with gated cross-attention.
+
+::
+
+    vision_x (B, T_img, F, 3, H, W) ──> VisionTower ──> PerceiverResampler ──> media (B, T_img, n, d)
+                                                                                │ keys, values
+    lang_x (B, T) ──> embedding ──> [GatedCrossAttentionBlock ──> decoder layer] × L ──> logits
+"""
+
+from otter_train.model.convert import load_openflamingo, to_openflamingo
+from otter_train.model.otter import Otter, OtterOutput, TokenIds
+from otter_train.model.presets import PRESETS, ModelConfig, build_model, preset
+from otter_train.model.trainable import freeze, trainable_count, trainable_parameters
+
+__all__ = [
+    "PRESETS",
+    "ModelConfig",
+    "Otter",
+    "OtterOutput",
+    "TokenIds",
+    "build_model",
+    "freeze",
+    "load_openflamingo",
+    "preset",
+    "to_openflamingo",
+    "trainable_count",
+    "trainable_parameters",
+]

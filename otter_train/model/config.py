@@ -1,0 +1,80 @@
+"""The architecture of a model as JSON: what a checkpoint stores so that the same model can be built again.
+
+Nothing beyond `otter_train.model.presets` reads these classes: the modules take plain arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from otter_train.model.vision import VisionLayout
+
+__all__ = ["LanguageConfig", "ModelConfig", "PerceiverConfig", "VisionConfig"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VisionConfig:
+    """A CLIP vision transformer; the defaults are ViT-L/14 as OpenAI trained it.
+
+    ``layout`` chooses the implementation. ``pretrained`` is where the weights come from (None: random): for
+    ``transformers`` a local folder, for ``open_clip`` ``"ARCHITECTURE:TAG_OR_FILE"``, such as ``"ViT-L-14:openai"``.
+    """
+
+    layout: VisionLayout = "transformers"
+    pretrained: str | None = None
+    image_size: int = 224
+    patch_size: int = 14
+    width: int = 1024
+    layers: int = 24
+    heads: int = 16
+    mlp_ratio: int = 4
+    projection: int = 768
+    quick_gelu: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LanguageConfig:
+    """A LLaMA-family language model.
+
+    ``architecture`` is its configuration as transformers writes it (``model_type`` and what differs from the
+    defaults); ``pretrained`` a local folder with weights (None: random).
+    """
+
+    architecture: Mapping[str, Any]
+    pretrained: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PerceiverConfig:
+    """The arguments of `PerceiverResampler`; its width is that of the vision tower."""
+
+    depth: int = 6
+    dim_head: int = 64
+    heads: int = 8
+    num_latents: int = 64
+    ff_mult: int = 4
+    max_num_frames: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """A whole Otter but for its vocabulary, which comes from the tokenizer."""
+
+    language: LanguageConfig
+    vision: VisionConfig = field(default_factory=VisionConfig)
+    perceiver: PerceiverConfig = field(default_factory=PerceiverConfig)
+    cross_attention_every: int = 4
+    cross_attention_heads: int = 8
+    cross_attention_dim_head: int = 64
+
+    def to_json(self) -> dict[str, Any]:
+        """The configuration as it is stored in checkpoints."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> ModelConfig:
+        """Inverse of `to_json`."""
+        parts = {"language": LanguageConfig, "vision": VisionConfig, "perceiver": PerceiverConfig}
+        return cls(**{name: parts[name](**part) if name in parts else part for name, part in value.items()})

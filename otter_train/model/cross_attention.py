@@ -1,0 +1,91 @@
+"""Gated cross-attention from text to the tokens of the one medium that was shown last.
+
+Flamingo's rule (arXiv 2204.14198): a token looks at the immediately preceding medium only. ``text_time`` counts the
+``<image>`` tokens up to and including a token; the token sees medium ``text_time``, counted from 1, and at
+``text_time`` 0 it sees nothing: its attention output is exactly zero. Both gates start at zero, so a freshly inserted
+block changes nothing, bit for bit.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from otter_train.model.attention import attend, feed_forward, split_heads
+
+__all__ = ["GatedCrossAttentionBlock", "MediaKV", "Sight", "sight"]
+
+
+class MediaKV(NamedTuple):
+    """The keys and values of all media for one block, each (B, heads, T_img·n, dim_head)."""
+
+    keys: Tensor
+    values: Tensor
+
+
+class Sight(NamedTuple):
+    """What each text token may look at.
+
+    ``keys`` bool (B, 1, T, T_img·n) has no empty row: a token that sees nothing is let loose on everything there,
+    and ``seeing`` bool (B, T, 1) then takes its result away.
+    """
+
+    keys: Tensor
+    seeing: Tensor
+
+
+def sight(text_time: Tensor, *, media_count: int, latents: int) -> Sight:
+    """The `Sight` of tokens with ``text_time`` (B, T), over ``media_count`` media of ``latents`` tokens each."""
+    media = torch.arange(1, media_count + 1, device=text_time.device)
+    preceding = text_time[..., None] == media
+    seeing = preceding.any(dim=-1, keepdim=True)
+    keys = (preceding | ~seeing).repeat_interleave(latents, dim=-1)
+    return Sight(keys[:, None], seeing)
+
+
+class MaskedCrossAttention(nn.Module):
+    """Attention from text (width ``dim``) to media tokens (width ``vis_dim``); only the text is normalised."""
+
+    def __init__(self, dim: int, vis_dim: int, *, dim_head: int, heads: int) -> None:
+        super().__init__()
+        inner = dim_head * heads
+        self.heads = heads
+        self.norm = nn.LayerNorm(dim)
+        self.to_q = nn.Linear(dim, inner, bias=False)
+        self.to_kv = nn.Linear(vis_dim, inner * 2, bias=False)
+        self.to_out = nn.Linear(inner, dim, bias=False)
+
+    def project(self, media: Tensor) -> MediaKV:
+        """The keys and values of ``media`` (B, T_img·n, vis_dim); they do not depend on the text."""
+        keys, values = self.to_kv(media).chunk(2, dim=-1)
+        return MediaKV(split_heads(keys, self.heads), split_heads(values, self.heads))
+
+    def forward(self, x: Tensor, media: MediaKV, view: Sight) -> Tensor:
+        """``x`` (B, T, dim) to (B, T, dim); exactly zero for tokens that see nothing."""
+        queries = split_heads(self.to_q(self.norm(x)), self.heads)
+        out = self.to_out(attend(queries, media.keys, media.values, view.keys))
+        return out.masked_fill(~view.seeing, 0.0)
+
+
+class GatedCrossAttentionBlock(nn.Module):
+    """``x += tanh(attn_gate)·attention(x, media)``, then ``x += tanh(ff_gate)·feed_forward(x)``."""
+
+    def __init__(self, dim: int, vis_dim: int, *, dim_head: int = 64, heads: int = 8, ff_mult: int = 4) -> None:
+        super().__init__()
+        self.attn = MaskedCrossAttention(dim, vis_dim, dim_head=dim_head, heads=heads)
+        self.attn_gate = nn.Parameter(torch.zeros(1))
+        self.feed_forward = feed_forward(dim, ff_mult)
+        self.ff_gate = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor, media: Tensor | MediaKV, view: Sight) -> Tensor:
+        """``x`` (B, T, dim) to (B, T, dim), in the dtype of ``x``.
+
+        ``media`` are tokens (B, T_img·n, vis_dim), or their keys and values where those were computed before. The
+        feed-forward also works on tokens that see no medium, as in OpenFlamingo.
+        """
+        media_kv = media if isinstance(media, MediaKV) else self.attn.project(media)
+        out = x + self.attn_gate.tanh() * self.attn(x, media_kv, view)
+        out = out + self.ff_gate.tanh() * self.feed_forward(out)
+        return out.to(x.dtype)

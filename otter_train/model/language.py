@@ -1,0 +1,148 @@
+"""A LLaMA-family decoder of transformers that looks at media, without changing the decoder.
+
+A forward pre-hook on every ``every``-th decoder layer runs a `GatedCrossAttentionBlock` before it, so the decoder's
+own state-dict keys stay native. What the blocks look at travels as a keyword argument through transformers to the
+layers: nothing is stored between calls, so there is nothing to clear after an exception, and a layer that is
+recomputed during the backward pass sees what it saw in the forward pass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mimicit.errors import TrainError
+from otter_train.model.cross_attention import GatedCrossAttentionBlock, MediaKV, Sight
+
+if TYPE_CHECKING:
+    from transformers import Cache, PreTrainedModel
+
+__all__ = ["Conditioning", "ConditionedLanguage", "LanguageState"]
+
+_KEYWORD = "otter_conditioning"
+# A head that does more than a matrix product (Gemma 2, Cohere, Granite) would be left out without a word.
+_LOGIT_OPTIONS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+
+
+@dataclass(frozen=True, slots=True)
+class Conditioning:
+    """What the tokens of one forward pass look at.
+
+    ``media`` are the tokens of all media (B, T_img·n, vis_dim), or the keys and values made of them, one pair per
+    block (`ConditionedLanguage.project_media`). ``sight`` says which token sees which.
+    """
+
+    media: Tensor | tuple[MediaKV, ...]
+    sight: Sight
+
+    def media_for(self, block: int) -> Tensor | MediaKV:
+        """What block number ``block`` (from 0) looks at."""
+        return self.media if isinstance(self.media, Tensor) else self.media[block]
+
+
+class LanguageState(NamedTuple):
+    """The last hidden state (B, T, d), after the decoder's final norm, and the cache where one was asked for."""
+
+    hidden: Tensor
+    cache: Cache | None
+
+
+class ConditionedLanguage(nn.Module):
+    """``lm`` with a gated cross-attention block before each layer i where (i + 1) % ``every`` == 0.
+
+    ``lm`` is a causal language model of transformers (>= 5); its keys appear under ``lm.``, those of the block before
+    layer i under ``cross_attention.{i}.``. Activation checkpointing of ``lm`` covers the blocks as well.
+    """
+
+    def __init__(
+        self, lm: PreTrainedModel, *, vis_dim: int, every: int, dim_head: int = 64, heads: int = 8, ff_mult: int = 4
+    ) -> None:
+        super().__init__()
+        self.lm: Any = lm
+        self.dim: int = lm.config.hidden_size
+        changed = [name for name in _LOGIT_OPTIONS if getattr(lm.config, name, None) not in (None, 1)]
+        layers = getattr(self.lm.get_decoder(), "layers", None)
+        if layers is None or changed:
+            reason = f"it sets {', '.join(changed)}" if changed else "it has no decoder layers"
+            raise TrainError(f"{type(lm).__name__} is not of the LLaMA family: {reason}")
+        chosen = [index for index in range(len(layers)) if (index + 1) % every == 0]
+        if not chosen:
+            raise TrainError(
+                f"cross-attention before every {every} of {len(layers)} decoder layers means none at all;"
+                f" take at most {len(layers)}"
+            )
+        self.cross_attention = nn.ModuleDict(
+            {
+                str(index): GatedCrossAttentionBlock(
+                    self.dim, vis_dim, dim_head=dim_head, heads=heads, ff_mult=ff_mult
+                )
+                for index in chosen
+            }
+        )
+        for index, layer in enumerate(layers):
+            if index in chosen:
+                hook = partial(_look_before, self.cross_attention[str(index)], chosen.index(index))
+            else:
+                hook = _only_pass
+            layer.register_forward_pre_hook(hook, with_kwargs=True)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        conditioning: Conditioning,
+        *,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cache: Cache | None = None,
+        use_cache: bool = False,
+    ) -> LanguageState:
+        """Read ``input_ids`` (B, T); the masks and the cache are those of transformers."""
+        output = self.lm.get_decoder()(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=cache,
+            use_cache=use_cache,
+            **{_KEYWORD: conditioning},
+        )
+        return LanguageState(output.last_hidden_state, output.past_key_values if use_cache else None)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits (..., vocabulary) of hidden states (..., d)."""
+        logits: Tensor = self.lm.get_output_embeddings()(hidden)
+        return logits
+
+    def project_media(self, media: Tensor) -> tuple[MediaKV, ...]:
+        """Keys and values of ``media`` (B, T_img·n, vis_dim) for every block: what generation computes only once."""
+        return tuple(block.attn.project(media) for block in self.cross_attention.values())
+
+
+def _look_before(
+    block: GatedCrossAttentionBlock, number: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    conditioning, kwargs = _take_conditioning(layer, kwargs)
+    inputs = (args[0], conditioning.media_for(number), conditioning.sight)
+    # transformers recomputes ``layer.forward`` and not its hooks: the block must be checkpointed on its own.
+    if layer.training and getattr(layer, "gradient_checkpointing", False):
+        hidden = checkpoint(block, *inputs, use_reentrant=False)
+    else:
+        hidden = block(*inputs)
+    return (hidden, *args[1:]), kwargs
+
+
+def _only_pass(
+    layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return args, _take_conditioning(layer, kwargs)[1]  # attention kernels need not know our keyword
+
+
+def _take_conditioning(layer: nn.Module, kwargs: dict[str, Any]) -> tuple[Conditioning, dict[str, Any]]:
+    if _KEYWORD not in kwargs:
+        raise TrainError(
+            f"{type(layer).__name__} was called without its media; call Otter, not the language model inside it"
+        )
+    return kwargs[_KEYWORD], {name: value for name, value in kwargs.items() if name != _KEYWORD}

@@ -1,0 +1,221 @@
+"""Otter (arXiv 2305.03726): a frozen vision tower and language model, joined by what is trained between them.
+
+``vision_x`` is (B, T_img, F, 3, H, W): media of a prompt lie along T_img, the frames of one video along F. Row *b* of
+``lang_x`` holds one ``<image>`` token per medium of that row, and the *j*-th ``<image>`` stands for medium *j*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from mimicit.errors import TrainError
+from otter_train.model.cross_attention import sight
+from otter_train.model.decoding import PromptReader, decode
+from otter_train.model.language import ConditionedLanguage, Conditioning
+from otter_train.model.padding import padding_arguments
+from otter_train.model.perceiver import PerceiverResampler
+from otter_train.model.vision import VisionTower
+
+__all__ = ["IGNORED", "Otter", "OtterOutput", "TokenIds"]
+
+IGNORED = -100
+"""The label of a token that is not to be learned."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenIds:
+    """The ids of the special tokens in one tokenizer; published checkpoints differ in their order."""
+
+    image: int
+    endofchunk: int
+    answer: int
+    pad: int
+
+
+class OtterOutput(NamedTuple):
+    """``loss`` float32 () where labels were given; ``logits`` float32 (B, T, vocabulary) where they were kept.
+
+    A tuple, because sharded training finds the tensors of an output only inside of containers that it knows.
+    """
+
+    loss: Tensor | None
+    logits: Tensor | None
+
+
+class Otter(nn.Module):
+    """The whole model; every parameter is trainable until `otter_train.model.trainable.freeze` says otherwise.
+
+    ``language`` is a LLaMA-family causal language model of transformers; a gated cross-attention block is inserted
+    before each of its layers i where (i + 1) % ``cross_attention_every`` == 0.
+    """
+
+    def __init__(
+        self,
+        *,
+        vision: VisionTower,
+        perceiver: PerceiverResampler,
+        language: PreTrainedModel,
+        token_ids: TokenIds,
+        cross_attention_every: int,
+        cross_attention_heads: int = 8,
+        cross_attention_dim_head: int = 64,
+    ) -> None:
+        super().__init__()
+        if vision.dim != perceiver.dim:
+            raise TrainError(f"the vision tower gives tokens of width {vision.dim}, the perceiver takes {perceiver.dim}")
+        self.vision = vision
+        self.perceiver = perceiver
+        self.language = ConditionedLanguage(
+            language,
+            vis_dim=perceiver.dim,
+            every=cross_attention_every,
+            dim_head=cross_attention_dim_head,
+            heads=cross_attention_heads,
+        )
+        self.token_ids = token_ids
+
+    def forward(
+        self,
+        vision_x: Tensor,
+        lang_x: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        *,
+        vision_mask: Tensor | None = None,
+        keep_logits: bool = True,
+    ) -> OtterOutput:
+        """Logits of every position, and the mean cross-entropy of the labelled tokens.
+
+        ``vision_x`` float (B, T_img, F, 3, H, W), T_img may be 0; ``vision_mask`` bool (B, T_img, F) is True for the
+        frames that are there (None: all are). ``lang_x`` and ``labels`` are long (B, T), aligned with each other
+        (the shift to the next token happens here); ``attention_mask`` is (B, T), true for tokens that are not
+        padding. A batch without any label has loss 0, with gradients of 0. ``keep_logits=False`` computes logits
+        only where there are labels, and returns none.
+        `TrainError` where a row's ``<image>`` tokens are not as many as its media.
+        """
+        self._check(vision_x, lang_x, vision_mask)
+        media = self.encode_vision(vision_x, vision_mask)
+        view = sight(self._text_time(lang_x), media_count=media.shape[1], latents=media.shape[2])
+        mask, positions = padding_arguments(attention_mask)
+        hidden, _ = self.language(
+            lang_x, Conditioning(media.flatten(1, 2), view), attention_mask=mask, position_ids=positions
+        )
+        if labels is None:
+            return OtterOutput(None, self.language.logits(hidden).float())
+        targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED)
+        if keep_logits:
+            logits = self.language.logits(hidden).float()
+            return OtterOutput(_mean_loss(logits.flatten(0, 1), targets.flatten()), logits)
+        labelled = targets != IGNORED
+        return OtterOutput(_mean_loss(self.language.logits(hidden[labelled]).float(), targets[labelled]), None)
+
+    def encode_vision(self, vision_x: Tensor, vision_mask: Tensor | None = None) -> Tensor:
+        """``vision_x`` (B, T_img, F, 3, H, W) to media tokens (B, max(T_img, 1), num_latents, dim).
+
+        Only frames that are there go through the tower. Where there are none at all, one blank picture does, unseen:
+        so every parameter takes part in every step, which data-parallel training waits for.
+        """
+        if vision_mask is None:
+            vision_mask = vision_x.new_ones(vision_x.shape[:3], dtype=torch.bool)
+        shown = vision_mask
+        if not vision_mask.any():
+            batch, side = len(vision_x), self.vision.image_size
+            vision_x = vision_x.new_zeros(batch, 1, 1, 3, side, side)
+            vision_mask = vision_mask.new_zeros(batch, 1, 1)
+            shown = vision_mask.clone()
+            shown[0] = True
+        tokens = self.vision(vision_x[shown]).to(self.perceiver.latents.dtype)
+        features = tokens.new_zeros(*shown.shape, *tokens.shape[1:])
+        features[shown] = tokens
+        media: Tensor = self.perceiver(features, vision_mask)
+        return media
+
+    def generate(
+        self,
+        vision_x: Tensor,
+        lang_x: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        vision_mask: Tensor | None = None,
+        max_new_tokens: int,
+        eos_token_ids: Collection[int],
+        use_cache: bool = True,
+        temperature: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> list[list[int]]:
+        """The new tokens of each row, up to and without the first of ``eos_token_ids``.
+
+        The inputs are those of `forward`; padding must be on the left. ``temperature`` 0 takes the likeliest token,
+        above 0 it samples with ``generator``. New tokens go on looking at the last medium of the prompt, with
+        ``use_cache`` or without, and ``<image>`` is never generated: there would be no picture to it.
+        """
+        self._check(vision_x, lang_x, vision_mask)
+        training = [module for module in self.modules() if module.training]
+        self.eval()  # activation checkpointing, on while training, would drop the cache
+        try:
+            with torch.no_grad():
+                media = self.encode_vision(vision_x, vision_mask)
+                reader = PromptReader(
+                    self.language,
+                    self.language.project_media(media.flatten(1, 2)),
+                    text_time=self._text_time(lang_x),
+                    attention_mask=attention_mask,
+                    media_count=media.shape[1],
+                    latents=media.shape[2],
+                    use_cache=use_cache,
+                )
+                return decode(
+                    reader,
+                    lang_x,
+                    max_new_tokens=max_new_tokens,
+                    stop=eos_token_ids,
+                    never=self.token_ids.image,
+                    filler=self.token_ids.pad,
+                    temperature=temperature,
+                    generator=generator,
+                )
+        finally:
+            for module in training:
+                module.training = True
+
+    def _text_time(self, lang_x: Tensor) -> Tensor:
+        return (lang_x == self.token_ids.image).cumsum(dim=-1)
+
+    def _check(self, vision_x: Tensor, lang_x: Tensor, vision_mask: Tensor | None) -> None:
+        side = self.vision.image_size
+        if vision_x.ndim != 6 or (vision_x.numel() and vision_x.shape[3:] != (3, side, side)):
+            raise TrainError(
+                f"vision_x has shape {tuple(vision_x.shape)}; it must be (B, T_img, F, 3, {side}, {side}),"
+                " pictures along T_img and the frames of one video along F"
+            )
+        if len(vision_x) != len(lang_x):
+            raise TrainError(f"vision_x has {len(vision_x)} rows and lang_x {len(lang_x)}")
+        slots = vision_x.new_ones(vision_x.shape[:2], dtype=torch.bool)
+        if vision_mask is not None:
+            if vision_mask.shape != vision_x.shape[:3]:
+                raise TrainError(f"vision_mask has shape {tuple(vision_mask.shape)}, not {tuple(vision_x.shape[:3])}")
+            slots = vision_mask.any(dim=-1)
+        shown = slots.sum(dim=-1)
+        named = (lang_x == self.token_ids.image).sum(dim=-1)
+        # Media must come first in their row: a gap would shift every later picture by one.
+        gap = (slots[:, 1:] & ~slots[:, :-1]).any(dim=-1)
+        wrong = ((shown != named) | gap).nonzero().flatten()
+        if len(wrong):
+            row = int(wrong[0])
+            raise TrainError(
+                f"row {row} of the batch has {int(named[row])} <image> tokens and {int(shown[row])} media"
+                f"{', with a gap between them' if bool(gap[row]) else ''}; each medium needs one <image>, in order"
+            )
+
+
+def _mean_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy of (N, vocabulary) against (N,); 0, still tied to ``logits``, where nothing is labelled."""
+    total = F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
+    return total / (targets != IGNORED).sum().clamp(min=1)

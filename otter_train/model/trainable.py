@@ -1,0 +1,55 @@
+"""Which parameters are trained.
+
+The paper trains the perceiver, the cross-attention and the embeddings. Its "1.3 billion" is ``input_only``, its text
+("input and output embeddings") is ``full``; with LLaMA-7B, 32,004 tokens and ViT-L/14 that makes
+
+- ``input_only`` 1,309,923,344
+- ``full``       1,441,011,728
+- ``none``       1,178,834,960
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from torch import nn
+
+from mimicit.errors import UsageError
+from otter_train.model.otter import Otter
+
+__all__ = ["EmbeddingMode", "freeze", "trainable_count", "trainable_parameters"]
+
+EmbeddingMode = Literal["full", "input_only", "none"]
+
+
+def freeze(
+    model: Otter,
+    embeddings: EmbeddingMode = "input_only",
+    train_vision: bool = False,
+    train_language: bool = False,
+) -> None:
+    """Train the perceiver and the cross-attention, and besides them what is asked for.
+
+    ``embeddings`` decides about the two embedding matrices whatever ``train_language`` says; where they are tied,
+    ``input_only`` and ``full`` mean the same.
+    """
+    if embeddings not in get_args(EmbeddingMode):
+        raise UsageError(f"embeddings {embeddings!r}: there are {', '.join(get_args(EmbeddingMode))}")
+    lm = model.language.lm
+    model.perceiver.requires_grad_(True)
+    model.language.cross_attention.requires_grad_(True)
+    model.vision.set_trainable(train_vision)
+    lm.requires_grad_(train_language)
+    # The output first: where both are one matrix, the input decides.
+    lm.get_output_embeddings().requires_grad_(embeddings == "full")
+    lm.get_input_embeddings().requires_grad_(embeddings != "none")
+
+
+def trainable_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Name and parameter of everything that is trained, each parameter once."""
+    return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def trainable_count(model: nn.Module) -> int:
+    """How many numbers are trained."""
+    return sum(parameter.numel() for _, parameter in trainable_parameters(model))

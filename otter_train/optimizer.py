@@ -1,0 +1,65 @@
+"""AdamW over the trained parameters, and the learning rate as a pure function of the step.
+
+Weight decay reaches only the matrices of the cross-attention blocks: gates, norms, biases, embeddings and the
+perceiver are left alone, as in the published training code. Where the whole model is trained from scratch, the
+matrices of the language model and of the vision tower decay too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from torch import nn
+from torch.optim import AdamW
+
+from otter_train.config import Schedule
+from otter_train.model.cross_attention import GatedCrossAttentionBlock
+from otter_train.model.perceiver import PerceiverResampler
+
+__all__ = ["decayed", "make_optimizer", "rate_factor"]
+
+
+def make_optimizer(model: nn.Module, *, lr: float, weight_decay: float, whole_model: bool = False) -> AdamW:
+    """AdamW (fused) over the parameters of ``model`` that require gradients, in two groups: decayed and not.
+
+    ``whole_model`` says that every weight is trained from scratch; see the module docstring.
+    """
+    names = decayed(model, whole_model=whole_model)
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [parameter for name, parameter in trained if name in names], "weight_decay": weight_decay},
+        {"params": [parameter for name, parameter in trained if name not in names], "weight_decay": 0.0},
+    ]
+    return AdamW([group for group in groups if group["params"]], lr=lr, fused=True)
+
+
+def decayed(model: nn.Module, *, whole_model: bool = False) -> set[str]:
+    """The names of the parameters that weight decay applies to."""
+    roots = (nn.Module,) if whole_model else (GatedCrossAttentionBlock,)
+    matrices = {id(parameter) for root in _modules(model, roots) for parameter in root.parameters() if parameter.ndim > 1}
+    spared = {id(parameter) for kind in _modules(model, (PerceiverResampler, nn.Embedding)) for parameter in kind.parameters()}
+    return {
+        name
+        for name, parameter in model.named_parameters()
+        if id(parameter) in matrices - spared and not name.endswith(("lm_head.weight", "embedding", "embeddings"))
+    }
+
+
+def rate_factor(step: int, total: int, *, warmup: float = 0.01, schedule: Schedule = "cosine") -> float:
+    """What the learning rate is multiplied by in ``step`` (from 0) of ``total``; between 0 and 1.
+
+    It climbs linearly over the first ``warmup`` share of the steps (at least one), then falls to 0 at ``total``
+    as a half cosine or a line, or stays.
+    """
+    climb = max(1, round(total * warmup))
+    if step < climb:
+        return (step + 1) / climb
+    if schedule == "constant":
+        return 1.0
+    progress = min(1.0, (step - climb) / max(1, total - climb))
+    return 1 - progress if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _modules(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> Iterator[nn.Module]:
+    return (module for module in model.modules() if isinstance(module, kinds))
