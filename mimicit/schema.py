@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -47,7 +48,20 @@ def canonical_json(value: Any) -> bytes:
         data = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
     except (TypeError, orjson.JSONEncodeError) as error:
         raise SchemaError(f"not a JSON value: {error}") from None
+    if b"null" in data and _has_nan(value):  # orjson writes null for them, so only then it is worth a look
+        raise SchemaError("not a JSON value: NaN or infinity")
     return data
+
+
+def _has_nan(value: Any) -> bool:
+    match value:
+        case float():
+            return not math.isfinite(value)
+        case dict():
+            return any(_has_nan(part) for part in value.values())
+        case list() | tuple():
+            return any(_has_nan(part) for part in value)
+    return False
 
 
 def _folder() -> Any:

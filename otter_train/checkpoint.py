@@ -32,6 +32,7 @@ from mimicit.shards.files import sha256_of, sync_folder
 __all__ = [
     "FORMAT",
     "Checkpoint",
+    "checkpoint_name",
     "latest_checkpoint",
     "load_optimizer_state",
     "load_weights",
@@ -67,6 +68,11 @@ class Checkpoint:
         return self.folder / _TOKENIZER
 
 
+def checkpoint_name(step: int) -> str:
+    """The folder name of the checkpoint after ``step`` steps."""
+    return f"checkpoint-{step:08d}"
+
+
 def save_checkpoint(
     run: Path,
     *,
@@ -82,7 +88,7 @@ def save_checkpoint(
     point it leaves the earlier checkpoints as they were.
     """
     run.mkdir(parents=True, exist_ok=True)
-    final = run / f"checkpoint-{meta['step']:08d}"
+    final = run / checkpoint_name(meta["step"])
     temporary = run / f".{final.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()

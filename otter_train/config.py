@@ -6,7 +6,6 @@ annealing, clipping at 1.0. ``tiny`` trains every weight from scratch on two CPU
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
@@ -76,8 +75,8 @@ class RunConfig:
 class RunOptions:
     """How a run is carried out; none of it changes what is computed, so all of it may change on resume.
 
-    ``accumulate`` splits the batch of a step into that many forward passes per device. ``workers`` prepare batches
-    (None: one per core but one, at most 8). ``save_every`` and ``log_every`` are in steps (``save_every`` 0: only at
+    ``accumulate`` splits the batch of a step into that many forward passes per device. ``workers`` processes prepare
+    batches (None: up to 8 beside a GPU; none on the CPU, where they would compete with the model). ``save_every`` and ``log_every`` are in steps (``save_every`` 0: only at
     the end). ``resume`` continues from the last checkpoint of the output folder; without it a folder that has one
     is refused.
     """
@@ -94,11 +93,6 @@ class RunOptions:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UsageError(f"{_option(name)} {value}: must be at least {least}")
-
-    @property
-    def worker_count(self) -> int:
-        """How many loader processes to start."""
-        return self.workers if self.workers is not None else min(8, (os.cpu_count() or 1) - 1)
 
 
 PRESETS: Final[dict[str, dict[str, Any]]] = {

@@ -40,7 +40,7 @@ class OrderedSamples(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """``B`` samples, padded on the right to ``T`` tokens, ``T_img`` media and ``F`` frames.
+    """``B`` samples, padded to ``T`` tokens, ``T_img`` media and ``F`` frames.
 
     ``vision_x``: uint8[B, T_img, F, 3, H, W]; in-context pictures lie along T_img, the frames of one clip along F.
     ``vision_mask``: bool[B, T_img, F], True where there is a picture. ``lang_x``: int64[B, T] token ids;
@@ -71,8 +71,11 @@ class Batch:
         return replace(self, **{name: change(value) for name, value in tensors.items() if isinstance(value, Tensor)})
 
 
-def collate(prompts: Sequence[Encoded], *, pad: int, image_size: int) -> Batch:
-    """Decode the media of ``prompts`` to ``image_size`` and pad everything to one shape."""
+def collate(prompts: Sequence[Encoded], *, pad: int, image_size: int, pad_left: bool = False) -> Batch:
+    """Decode the media of ``prompts`` to ``image_size`` and pad everything to one shape.
+
+    Tokens are padded on the right to train, on the left to generate.
+    """
     media = [[decode_media(prompt.sample, medium, image_size) for medium in prompt.sample.media] for prompt in prompts]
     images = max(map(len, media))
     frames = max((len(medium) for sample in media for medium in sample), default=0)
@@ -82,15 +85,15 @@ def collate(prompts: Sequence[Encoded], *, pad: int, image_size: int) -> Batch:
         for place, medium in enumerate(sample):
             vision_x[row, place, : len(medium)] = medium
             vision_mask[row, place, : len(medium)] = True
-    lang_x = _pad([prompt.ids for prompt in prompts], pad)
-    labels = _pad([prompt.labels for prompt in prompts], IGNORED)
+    lang_x = _pad([prompt.ids for prompt in prompts], pad, pad_left)
+    labels = _pad([prompt.labels for prompt in prompts], IGNORED, pad_left)
     labels[:, 0] = IGNORED  # nothing comes before it that could predict it
-    lengths = torch.tensor([len(prompt.ids) for prompt in prompts])
+    attention_mask = _pad([[1] * len(prompt.ids) for prompt in prompts], 0, pad_left).bool()
     return Batch(
         vision_x=vision_x,
         vision_mask=vision_mask,
         lang_x=lang_x,
-        attention_mask=torch.arange(lang_x.shape[1]) < lengths[:, None],
+        attention_mask=attention_mask,
         labels=labels,
         ids=tuple(prompt.sample.id for prompt in prompts),
         sources=tuple(prompt.sample.source for prompt in prompts),
@@ -99,19 +102,15 @@ def collate(prompts: Sequence[Encoded], *, pad: int, image_size: int) -> Batch:
     )
 
 
-def micro_batches(
-    *, first_step: int, last_step: int, end: int, batch_size: int, accumulate: int = 1, rank: int = 0, world_size: int = 1
-) -> Iterator[list[int]]:
-    """The positions of each forward pass of one rank: step *s* owns positions [s·G, (s+1)·G), cut off at ``end``.
+def micro_batches(steps: Iterable[Sequence[int]], *, end: int, accumulate: int = 1) -> Iterator[list[int]]:
+    """The positions of each forward pass: those of each of ``steps`` that lie before ``end``, in ``accumulate`` parts.
 
-    Every step gives ``accumulate`` lists; ranks and forward passes share its positions as evenly as they can. A list
-    is empty where a step has fewer positions than forward passes.
+    The parts are as even as they can be; some are empty where a step has fewer positions than parts.
     """
-    parts = accumulate * world_size
-    for step in range(first_step, last_step):
-        positions = range(step * batch_size, min((step + 1) * batch_size, end))
-        for part in range(rank * accumulate, (rank + 1) * accumulate):
-            yield list(positions[len(positions) * part // parts : len(positions) * (part + 1) // parts])
+    for step in steps:
+        positions = [position for position in step if position < end]
+        for part in range(accumulate):
+            yield positions[len(positions) * part // accumulate : len(positions) * (part + 1) // accumulate]
 
 
 def batches(
@@ -168,11 +167,10 @@ class _Positions(Sampler[list[int]]):
         return iter(self.positions)
 
 
-def _pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
-    padded = torch.full((len(rows), max(map(len, rows))), value, dtype=torch.int64)
-    for place, row in enumerate(rows):
-        padded[place, : len(row)] = torch.tensor(row)
-    return padded
+def _pad(rows: Sequence[Sequence[int]], value: int, left: bool) -> Tensor:
+    longest = max(map(len, rows))
+    fill = [[value] * (longest - len(row)) for row in rows]
+    return torch.tensor([[*extra, *row] if left else [*row, *extra] for row, extra in zip(rows, fill, strict=True)])
 
 
 def _ignore_interrupts(worker: int) -> None:

@@ -56,19 +56,24 @@ class Console:
 
 
 class Table:
-    """``metrics.csv`` of a run folder, open at its end; one line per `append`."""
+    """The log of a run: ``rows``, and the same in the CSV file ``path`` (None: in memory only)."""
 
-    def __init__(self, path: Path, *, after_step: int = 0) -> None:
-        """Keep the lines up to ``after_step`` (what a killed session wrote beyond it is computed again)."""
+    def __init__(self, path: Path | None, *, after_step: int = 0) -> None:
+        """Keep the lines of ``path`` up to ``after_step``: what a killed session wrote beyond is computed again."""
         self.path = path
-        self.rows = [row for row in _read(path) if row.step <= after_step] if after_step else []
-        write_atomically(path, [_line([field.name for field in fields(Row)]), *(_line(astuple(row)) for row in self.rows)])
+        self.rows: list[Row] = []
+        if path is not None:
+            self.rows = [row for row in _read(path) if row.step <= after_step]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            header = _line([field.name for field in fields(Row)])
+            write_atomically(path, [header, *(_line(astuple(row)) for row in self.rows)])
 
     def append(self, row: Row) -> None:
         """Add one line; it is in the file when this returns."""
         self.rows.append(row)
-        with open(self.path, "ab") as file:
-            file.write(_line(astuple(row)))
+        if self.path is not None:
+            with open(self.path, "ab") as file:
+                file.write(_line(astuple(row)))
 
 
 def draw_loss(rows: Sequence[Row], path: Path) -> None:

@@ -90,7 +90,7 @@ class Catalog:
             self.db.executescript(_TABLES)
         else:
             # immutable: nobody writes any more, so no locks are needed (and shared file systems work).
-            self.db = sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True, isolation_level=None)
+            self.db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True, isolation_level=None)
         self.db.execute("PRAGMA cache_size = -65536")  # 64 MiB
         self.db.execute("PRAGMA temp_store = FILE")
         self._names: dict[int, str] = {}

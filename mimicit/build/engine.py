@@ -63,8 +63,10 @@ class LocalEngine:
 
     def __init__(self, workers: int) -> None:
         self.workers = max(1, workers)
-        self._context = multiprocessing.get_context("spawn")  # no threads or locks of this process are copied
-        self._pool: ProcessPoolExecutor | None = None  # lives through the stages: a process costs 0.3 s to start
+        # Workers are forked from a clean server process: no threads or locks of this one are copied.
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["mimicit.build.run"])
+        self._pool: ProcessPoolExecutor | None = None  # lives through all stages
 
     def close(self) -> None:
         """End the worker processes."""

@@ -74,7 +74,7 @@ def _is_packed(work: Path, out: Path, shard: ShardPlan, name: str) -> bool:
 
 
 def _shard_info(piece: Path) -> dict[str, Any]:
-    metadata = pq.read_schema(piece).metadata
+    metadata = pq.read_metadata(piece).metadata
     info: dict[str, Any] = orjson.loads(metadata[_SHARD_INFO])
     return info
 

@@ -61,7 +61,7 @@ class Plan:
     """The plan of one work folder, for reading."""
 
     def __init__(self, work: Path) -> None:
-        uri = f"{(work / PLAN_NAME).as_uri()}?mode=ro&immutable=1"
+        uri = f"{(work / PLAN_NAME).resolve().as_uri()}?mode=ro&immutable=1"
         self._db = sqlite3.connect(uri, uri=True, isolation_level=None)
 
     def close(self) -> None:

@@ -99,8 +99,8 @@ def _write_rejects(catalog: Catalog, work: Path, out: Path) -> int:
         pq.ParquetWriter(file, REJECTS_SCHEMA, compression="zstd") as writer,
     ):
         rows = catalog.db.execute(
-            "SELECT scope, stage, reason, source.name, locator, record, detail FROM reject"
-            " JOIN source ON source.id = reject.source ORDER BY reject.source, reject.id"
+            "SELECT scope, stage, reason, coalesce(source.name, ''), locator, record, detail FROM reject"
+            " LEFT JOIN source ON source.id = reject.source ORDER BY reject.source, reject.id"
         )
         for batch in batched(rows, _BATCH):
             columns = [pa.array(column, pa.string()) for column in zip(*batch, strict=True)]

@@ -33,7 +33,8 @@ from mimicit.errors import BuildError, ChangedInputError, SourceError
 from mimicit.shards.files import sync_folder, write_atomically
 from mimicit.shards.index import INDEX_NAME
 from mimicit.shards.manifest import MANIFEST_NAME, WORK_NAME, read_manifest
-from mimicit.sources import detect
+from mimicit.sources import Detection, detect
+from mimicit.sources.base import Reject
 from mimicit.sources.root import Root
 
 __all__ = ["BuildResult", "build_shards"]
@@ -89,6 +90,7 @@ def _build(
     keep_going: bool,
 ) -> BuildResult:
     work = out / WORK_NAME
+    detection = _detected(root, config, progress)
     scan = scan_input(root, engine, progress)
     state = {"config": config.to_json(), "input": scan.fingerprint, "mimicit_version": version("mimicit")}
     finished = _finished_manifest(out, state, overwrite=overwrite)
@@ -96,39 +98,84 @@ def _build(
         _remove_work(work)
         return BuildResult(manifest=finished, was_finished=True)
     _begin_or_continue(work, state, progress, overwrite=overwrite)
-    unused = _import_and_encode(root, work, config, engine, progress, keep_going=keep_going)
+    _import_and_encode(root, work, detection, config, engine, progress, keep_going=keep_going)
     make_plan(work, config, engine, progress)
     shards = pack_shards(work, out, engine, progress)
     progress.update("publish", 0, 1)
-    manifest = publish_folder(work, out, config, scan, unused, shards)
+    manifest = publish_folder(work, out, config, scan, len(detection.unused), shards)
     progress.update("publish", 1, 1)
     _remove_work(work)
     return BuildResult(manifest=manifest, was_finished=False)
 
 
-def _import_and_encode(
-    root: Root, work: Path, config: BuildConfig, engine: Engine, progress: Progress, *, keep_going: bool
-) -> int:
-    """The stages that fill the catalog; returns the number of files that no source uses."""
+def _detected(root: Root, config: BuildConfig, progress: Progress) -> Detection:
     detection = detect(root, format=config.format)
-    for spec in detection.sources:
-        progress.note(f"{spec.name}: {spec.format} ({spec.why})")
     if not detection.sources:
         raise SourceError(
             f"{root.folder}: nothing to build from; put a manifest.jsonl, a published data set, or pictures"
             " with .txt files of the same name there"
         )
+    for spec in detection.sources:
+        progress.note(f"{spec.name}: {spec.format} ({spec.why})")
+    return detection
+
+
+def _import_and_encode(
+    root: Root,
+    work: Path,
+    detection: Detection,
+    config: BuildConfig,
+    engine: Engine,
+    progress: Progress,
+    *,
+    keep_going: bool,
+) -> None:
+    """The stages that fill the catalog; afterwards it never changes."""
     catalog = Catalog(work, writable=True)
     try:
         if not catalog.is_done("frozen"):
+            _note_skipped(catalog, detection)
             import_sources(catalog, root, detection.sources, progress, keep_going=keep_going)
             encode_media(catalog, root, work, config.media, engine, progress)
             catalog.index_for_choosing()
             with catalog.transaction():
                 catalog.mark_done("frozen")
+        _refuse_nothing(catalog, root)
     finally:
         catalog.close()
-    return len(detection.unused)
+
+
+def _note_skipped(catalog: Catalog, detection: Detection) -> None:
+    """Links, special files and unreadable names are left out; say so once each."""
+    if catalog.is_done("scan"):
+        return
+    with catalog.transaction():
+        for path, why in detection.skipped:
+            reject = Reject(
+                scope="source", stage="scan", reason="unusable_file", source="", locator=path, id="", detail=why
+            )
+            catalog.add_reject(-1, reject)
+        catalog.mark_done("scan")
+
+
+def _refuse_nothing(catalog: Catalog, root: Root) -> None:
+    """An empty folder of shards helps nobody; say what became of the records instead."""
+    if catalog.db.execute("SELECT 1 FROM triplet WHERE rank IS NOT NULL AND is_query LIMIT 1").fetchone() is not None:
+        return
+    reasons = catalog.db.execute(
+        "SELECT reason, count(*) FROM reject WHERE scope IN ('record', 'source') GROUP BY reason ORDER BY reason"
+    ).fetchall()
+    if not reasons:
+        raise SourceError(f"{root.folder}: its sources hold no record")
+    first = catalog.db.execute(
+        "SELECT locator, reason, detail FROM reject WHERE scope IN ('record', 'source') ORDER BY id LIMIT 1"
+    ).fetchone()
+    counts = ", ".join(f"{count} as {reason}" for reason, count in reasons)
+    total = sum(count for _, count in reasons)
+    raise SourceError(
+        f"{root.folder}: no record is left: {total} records were rejected ({counts}); the first is"
+        f" {first[0]} ({first[1]}: {first[2]})"
+    )
 
 
 @contextmanager

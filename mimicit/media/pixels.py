@@ -19,7 +19,7 @@ from PIL import Image, ImageCms
 
 from mimicit.media.options import ImageFormat, MediaOptions
 
-__all__ = ["compress", "fit_within", "has_foreign_profile", "shrink", "to_rgb", "upright"]
+__all__ = ["REDUCING_GAP", "UPRIGHT_AXES", "compress", "fit_within", "has_foreign_profile", "shrink", "to_rgb", "upright"]
 
 REDUCING_GAP: Final = 2.0
 """Cheap halving goes no nearer to the target than this factor; a true filter does the rest (within 1/255 or so)."""
@@ -33,6 +33,9 @@ _TRANSPOSE: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+UPRIGHT_AXES: Final = frozenset((1, 2, 3, 4))
+"""The orientations that keep width as width."""
+
 _PROFILE_SPACE: Final = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK", "LAB": "Lab"}
 _SRGB: Final = ImageCms.createProfile("sRGB")
 
@@ -56,11 +59,8 @@ def shrink(picture: Image.Image, target: tuple[int, int]) -> Image.Image:
 def to_rgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
     """``picture`` (as `shrink` returns it) in mode RGB, over white, in sRGB."""
     opaque = _over_white(picture)
-    if profile:
-        managed = _managed(opaque, profile)
-        if managed is not None:
-            return managed
-    return opaque.convert("RGB")
+    managed = _managed(opaque, profile) if profile and has_foreign_profile(profile) else None
+    return managed or opaque.convert("RGB")
 
 
 def upright(picture: Image.Image, orientation: int) -> Image.Image:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 from mimicit.errors import CorruptShardError, ShardError
 from mimicit.records import Sample
 
-__all__ = ["INDEX_NAME", "INDEX_SCHEMA", "RELATIONS", "IndexRow", "read_index", "rows_to_table", "sample_costs"]
+__all__ = ["INDEX_NAME", "INDEX_SCHEMA", "RELATIONS", "IndexRow", "iterate_index", "read_index", "rows_to_table", "sample_costs"]
 
 INDEX_NAME: Final = "index.parquet"
 
@@ -100,14 +101,27 @@ def read_index(folder: Path, columns: Sequence[str] | None = None) -> pa.Table:
 
     `ShardError` where there is none, `CorruptShardError` where it is unreadable or lacks a column.
     """
+    with _opened(folder, columns) as file:
+        return file.read(columns=list(columns) if columns is not None else None)
+
+
+def iterate_index(folder: Path) -> Iterator[dict[str, Any]]:
+    """The rows of the index in order, a few thousand in memory at a time; errors as in `read_index`."""
+    with _opened(folder, None) as file:
+        for batch in file.iter_batches(batch_size=4096):
+            yield from batch.to_pylist()
+
+
+@contextmanager
+def _opened(folder: Path, columns: Sequence[str] | None) -> Iterator[pq.ParquetFile]:
     path = folder / INDEX_NAME
     if not path.is_file():
         raise ShardError(f"{path}: no index; is {folder} a finished folder of shards?")
     try:
-        file = pq.ParquetFile(path)
-        missing = set(columns or INDEX_SCHEMA.names) - set(file.schema_arrow.names)
-        if missing:
-            raise CorruptShardError(f"{path}: column {', '.join(sorted(missing))} is missing; build the folder again")
-        return file.read(columns=list(columns) if columns is not None else None)
+        with pq.ParquetFile(path) as file:
+            missing = set(columns or INDEX_SCHEMA.names) - set(file.schema_arrow.names)
+            if missing:
+                raise CorruptShardError(f"{path}: column {', '.join(sorted(missing))} is missing; build the folder again")
+            yield file
     except (pa.ArrowException, OSError) as error:
         raise CorruptShardError(f"{path}: unreadable ({error}); build the folder again") from None

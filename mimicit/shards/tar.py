@@ -23,7 +23,7 @@ _MAX_MEMBER_BYTES: Final = 8**11 - 1  # eleven octal digits
 # name | mode, uid, gid | size | mtime | checksum as spaces | type, link | magic, version | owner names, devices, prefix
 _AFTER_NAME: Final = b"0000644\0" + b"0000000\0" * 2
 _AFTER_SIZE: Final = b"0" * 11 + b"\0"
-_AFTER_CHECKSUM: Final = b"0" + bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\0" * 2 + bytes(167)
+_AFTER_CHECKSUM: Final = b"0" + bytes(100) + b"ustar\x0000" + bytes(247)
 _CONSTANT_SUM: Final = sum(_AFTER_NAME) + sum(_AFTER_SIZE) + 8 * ord(" ") + sum(_AFTER_CHECKSUM)
 
 

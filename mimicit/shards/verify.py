@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from mimicit.errors import CorruptShardError, ShardError
 from mimicit.prompt import IMAGE, SPECIAL_TOKENS, render
 from mimicit.records import Sample
 from mimicit.shards.files import sha256_of
-from mimicit.shards.index import INDEX_NAME, read_index, sample_costs
+from mimicit.shards.index import INDEX_NAME, iterate_index, sample_costs
 from mimicit.shards.manifest import read_manifest
 from mimicit.shards.reader import StoredSample, iterate_shard
 
@@ -28,7 +30,7 @@ class Finding:
 
 
 def verify_folder(folder: Path) -> Iterator[Finding]:
-    """All findings of a finished folder; a sound folder has none.
+    """All findings of a finished folder; a sound folder has none. Holds one sample and one index row at a time.
 
     Raises `ShardError` where ``folder`` is no shard folder and `UnfinishedError` where its build was interrupted.
     """
@@ -40,30 +42,39 @@ def verify_folder(folder: Path) -> Iterator[Finding]:
         if path.name not in names:
             yield Finding(file=path.name, key="", fault="is not in the manifest; remove it or build the folder again")
     try:
-        index = {row["key"]: row for row in read_index(folder).to_pylist()}
-    except (CorruptShardError, ShardError) as error:
+        grouped = groupby(iterate_index(folder), key=lambda row: row["shard"])
+        by_shard = next(grouped, None)
+        for shard in manifest["shards"]:
+            rows: Iterator[dict[str, Any]] = iter(())
+            if by_shard is not None and by_shard[0] == shard["name"]:
+                rows = by_shard[1]
+            yield from _check_shard(folder, shard, rows)
+            if by_shard is not None and by_shard[0] == shard["name"]:
+                by_shard = next(grouped, None)
+        if by_shard is not None:
+            yield Finding(file=INDEX_NAME, key="", fault=f"names {by_shard[0]!r} where the manifest has no such shard")
+    except ShardError as error:
         yield Finding(file=INDEX_NAME, key="", fault=str(error))
-        return
-    seen = 0
-    for shard in manifest["shards"]:
-        found = list(_check_file(folder, shard["name"], shard["sha256"]))
-        yield from found
-        if found:
-            continue  # its samples cannot be trusted; one finding says so
-        for stored in _stored(folder / shard["name"]):
-            if isinstance(stored, Finding):
-                yield stored
-                continue
-            seen += 1
-            yield from _against_index(shard["name"], stored, index.pop(stored.key, None))
-            yield from sample_findings(stored.sample, shard["name"], stored.key)
-    for key, row in index.items():
-        if not any(row["shard"] == shard["name"] for shard in manifest["shards"]):
-            yield Finding(file=INDEX_NAME, key=key, fault=f"names {row['shard']!r}, which the manifest does not")
-    if seen != manifest["totals"]["samples"] and not index:
-        yield Finding(
-            file="manifest.json", key="", fault=f"says {manifest['totals']['samples']} samples; {seen} were found"
-        )
+
+
+def _check_shard(folder: Path, shard: dict[str, Any], rows: Iterator[dict[str, Any]]) -> Iterator[Finding]:
+    name = shard["name"]
+    found = list(_check_file(folder, name, shard["sha256"]))
+    yield from found
+    if found:
+        return  # its samples cannot be trusted; one finding says so
+    count = 0
+    for stored in _stored(folder / name):
+        if isinstance(stored, Finding):
+            yield stored
+            continue
+        count += 1
+        yield from _against_index(name, stored, next(rows, None))
+        yield from sample_findings(stored.sample, name, stored.key)
+    for row in rows:
+        yield Finding(file=INDEX_NAME, key=row["key"], fault=f"is listed in {name}, which does not hold it")
+    if count != shard["samples"]:
+        yield Finding(file=name, key="", fault=f"holds {count} samples; the manifest says {shard['samples']}")
 
 
 def verify_shard(path: Path) -> Iterator[Finding]:
@@ -119,9 +130,9 @@ def _check_file(folder: Path, name: str, checksum: str) -> Iterator[Finding]:
         yield Finding(file=name, key="", fault=f"cannot be read: {error.strerror}")
 
 
-def _against_index(shard: str, stored: StoredSample, row: dict[str, object] | None) -> Iterator[Finding]:
+def _against_index(shard: str, stored: StoredSample, row: dict[str, Any] | None) -> Iterator[Finding]:
     if row is None:
-        yield Finding(file=INDEX_NAME, key=stored.key, fault=f"lacks this sample of {shard}, or has it twice")
+        yield Finding(file=INDEX_NAME, key=stored.key, fault=f"lacks this sample of {shard}")
         return
     truth: dict[str, object] = {
         "shard": shard,

@@ -1,4 +1,4 @@
-"""What every importer speaks: where bytes lie (`Locator`), what a record is (`RawTriplet`), what was left out (`Reject`).
+"""What every importer speaks: where bytes lie (`Locator`), a record (`RawTriplet`), what was left out (`Reject`).
 
 An importer is two functions behind a `SourceFormat`: ``claim`` finds the sources of its format among the files under
 ``--src``; ``read`` streams one source as `Item`s and holds no more than one record at a time in memory. Pictures
@@ -7,16 +7,19 @@ that a format names by id are announced as `Picture`; the build joins them with 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from mimicit.errors import RejectedError
 from mimicit.records import MediaKind
 
 if TYPE_CHECKING:
     from mimicit.sources.root import Root
+    from mimicit.sources.sniff import Head
 
 __all__ = [
+    "Claim",
     "InFile",
     "InJson",
     "InParquet",
@@ -27,8 +30,10 @@ __all__ = [
     "Picture",
     "RawTriplet",
     "Reject",
+    "Row",
     "SourceFormat",
     "SourceSpec",
+    "TrainEntry",
 ]
 
 
@@ -98,6 +103,9 @@ class RawTriplet:
     ``place`` says where it stands (``file:line``, ``file#id``, ``file[index]``). ``related`` are ids in the same
     source, in published order. ``conversation`` and ``turn`` (from 0) tie the turns of one talk together.
     ``is_query`` is false for a record that the publisher lists only as context for others.
+
+    Every turn names the media it is about, those that were shown last in its talk; a sample shows them once. So
+    each turn can stand alone, and is rejected by itself when its picture is broken.
     """
 
     id: str
@@ -112,11 +120,24 @@ class RawTriplet:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class TrainEntry:
+    """The publisher's choice for one query: ``id`` is asked about, and ``related`` are its context, in this order.
+
+    Comes after all triplets of its source. Where a source has any entries, they override `RawTriplet.related`, and
+    triplets without an entry are context only (``is_query`` false). Either id may name no triplet.
+    """
+
+    id: str
+    related: tuple[str, ...]
+    place: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reject:
     """Something that was left out; the fields are those of ``schemas/reject.json``."""
 
-    scope: Literal["record", "media", "reference"]
+    scope: Literal["record", "media", "reference", "source"]
     stage: Literal["scan", "import", "media", "choose"]
     reason: str
     source: str
@@ -125,14 +146,18 @@ class Reject:
     detail: str
 
 
-Item = Picture | RawTriplet | Reject
+Item = Picture | RawTriplet | TrainEntry | Reject
+
+Row = tuple[str, dict[str, Any] | RejectedError]
+"""One record of a text or table file, before its format is looked at: its place, and its fields or why it has none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceSpec:
     """One detected source: a unique ``name`` (``[a-z0-9_-]{1,80}``), its ``format``, and the files it is made of.
 
-    ``files`` are the text and table files in a fixed order; ``why`` says in words what gave the format away.
+    ``files`` are the text and table files in a fixed order (of a ``folder`` source: the sidecars and the media);
+    ``why`` says in words what gave the format away.
     """
 
     name: str
@@ -140,18 +165,38 @@ class SourceSpec:
     files: tuple[str, ...]
     why: str
 
-    def reject(self, reason: str, *, place: str, id: str = "", detail: str, scope: Literal["record", "media", "reference"] = "record") -> Reject:
+    def reject(
+        self,
+        reason: str,
+        *,
+        place: str,
+        id: str = "",
+        detail: str,
+        scope: Literal["record", "media", "reference", "source"] = "record",
+    ) -> Reject:
         """A `Reject` of this source at the import stage."""
         return Reject(scope=scope, stage="import", reason=reason, source=self.name, locator=place, id=id, detail=detail)
+
+
+class Claim(Protocol):
+    """Finds the sources of one format among files that no earlier format has claimed.
+
+    ``heads`` tells what every file is made of (see `sniff`), so that no format opens it again. The ``name`` of a
+    returned spec is the path it should be called after, such as ``easy_vqa/train``; `detect` makes it a unique slug.
+    ``force`` is true where the user has named the format: then every file that could be of it is taken.
+    """
+
+    def __call__(self, root: Root, heads: Mapping[str, Head], *, force: bool = False) -> list[SourceSpec]:
+        """The sources found, in an order that depends on the paths alone."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceFormat:
     """How one published format is found and read.
 
-    ``claim(root, paths)`` returns the sources found among ``paths`` (files that no earlier format has claimed).
     ``read(spec, root)`` streams the items; it raises `SourceError` where a file is unreadable as a whole.
     """
 
-    claim: Callable[[Root, Collection[str]], list[SourceSpec]]
+    claim: Claim
     read: Callable[[SourceSpec, Root], Iterator[Item]]

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from mimicit.errors import RejectedError, SourceError
 
@@ -28,35 +28,60 @@ class Root:
         if not self.folder.is_dir():
             raise SourceError(f"{folder}: no such folder; give --src the folder that holds the raw data")
 
-    def walk(self) -> Iterator[tuple[str, int]]:
-        """All regular files as (relative POSIX path, bytes), in an order that depends on the names alone."""
-        yield from self._walk(self.folder, "")
+    def walk(self, on_skip: Callable[[str, str], None] | None = None) -> Iterator[tuple[str, int]]:
+        """All regular files as (relative POSIX path, bytes), in an order that depends on the names alone.
 
-    def resolve(self, path: str) -> str:
+        ``on_skip(path, why)`` is told of links, special files, and names that are not UTF-8 (which no JSON file can
+        write, with the odd bytes escaped). Hidden files and the excluded folders are passed over without a word.
+        """
+        folders = [""]
+        while folders:
+            prefix = folders.pop()
+            inner: list[str] = []
+            for name, size, why in self._listed(prefix):
+                path = prefix + name
+                if name.startswith(".") or self.folder / path in self._exclude:
+                    continue
+                if why:
+                    if on_skip is not None:
+                        on_skip(path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"), why)
+                elif size is None:
+                    inner.append(f"{path}/")
+                else:
+                    yield path, size
+            folders.extend(reversed(inner))
+
+    def resolve(self, path: str, *, beside: Sequence[str] = ("",)) -> str:
         """``path``, as written in an input file, as a relative POSIX path of a regular file under the root.
 
+        It is taken relative to each folder of ``beside`` in turn (folders under the root; ``""`` is the root); the
+        first that holds such a file wins, and if none does, the fault found beside the first is reported.
+
         `RejectedError` with reason ``outside_root`` (absolute, ``..`` past the root, any symbolic link),
-        ``missing_file`` (absent, a folder, a device) or ``malformed`` (a name no file can have).
+        ``missing_file`` (absent, a folder, a device, a URL) or ``malformed`` (a name no file can have).
         """
-        if not path or len(path) > _MAX_PATH_CHARACTERS or "\0" in path:
-            raise RejectedError("malformed", f"{path[:80]!r} is no file name")
-        steps: list[str] = []
-        for step in path.replace("\\", "/").split("/"):
-            if step == "..":
-                if not steps:
-                    raise RejectedError("outside_root", f"{path!r} leads out of the source folder")
-                steps.pop()
-            elif step not in ("", "."):
-                steps.append(step)
-        if path.startswith(("/", "\\")) or (len(path) > 1 and path[1] == ":" and path[0].isalpha()):
-            raise RejectedError("outside_root", f"{path!r} is absolute; write it relative to the source folder")
-        clean = "/".join(steps)
-        self.open(clean).close()
-        return clean
+        _check_name(path)
+        faults: list[RejectedError] = []
+        for folder in dict.fromkeys(beside):
+            try:
+                clean = _joined(folder, path)
+                self.open(clean).close()
+            except RejectedError as fault:
+                faults.append(fault)
+            else:
+                return clean
+        raise faults[0]
 
     def open(self, path: str) -> BinaryIO:
         """The file at the relative POSIX ``path`` for reading bytes; errors as in `resolve`."""
         return os.fdopen(self._open_descriptor(path), "rb")
+
+    def open_input(self, path: str) -> BinaryIO:
+        """The file at ``path`` that a source is made of: like `open`, but its absence is a `SourceError`."""
+        try:
+            return self.open(path)
+        except RejectedError as error:
+            raise SourceError(f"{path}: cannot be opened: {error.detail}") from None
 
     def size(self, path: str) -> int:
         """Bytes of the file at ``path``; errors as in `resolve`."""
@@ -64,7 +89,7 @@ class Root:
             return os.fstat(file.fileno()).st_size
 
     def _open_descriptor(self, path: str) -> int:
-        *folders, name = path.split("/") if path else [""]
+        *folders, name = path.split("/")
         descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             for step in folders:
@@ -100,15 +125,72 @@ class Root:
                 return False
         return False
 
-    def _walk(self, folder: Path, prefix: str) -> Iterator[tuple[str, int]]:
+    def _listed(self, prefix: str) -> list[_Entry]:
+        # Opened like a file, so that a folder swapped for a link between listing and descending is not followed.
         try:
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+            descriptor = self._open_folder(prefix)
+            try:
+                with os.scandir(descriptor) as entries:
+                    return sorted(map(_entry, entries))
+            finally:
+                os.close(descriptor)
         except OSError as error:
-            raise SourceError(f"{folder}: cannot be listed ({error.strerror})") from None
-        for entry in entries:
-            if entry.name.startswith(".") or Path(entry.path) in self._exclude:
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                yield from self._walk(Path(entry.path), f"{prefix}{entry.name}/")
-            elif entry.is_file(follow_symlinks=False):
-                yield f"{prefix}{entry.name}", entry.stat(follow_symlinks=False).st_size
+            raise SourceError(f"{self.folder / prefix}: cannot be listed ({error.strerror})") from None
+
+    def _open_folder(self, prefix: str) -> int:
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(self.folder, flags)
+        for step in prefix.split("/")[:-1]:
+            try:
+                inner = os.open(step, flags, dir_fd=descriptor)
+            finally:
+                os.close(descriptor)
+            descriptor = inner
+        return descriptor
+
+
+class _Entry(NamedTuple):
+    name: str
+    size: int | None  # bytes; None: a folder
+    why: str  # why it is skipped, else empty
+
+
+def _entry(entry: os.DirEntry[str]) -> _Entry:
+    if not _is_utf8(entry.name):
+        return _Entry(entry.name, 0, "the name is not UTF-8")
+    if entry.is_symlink():
+        return _Entry(entry.name, 0, "symbolic links are not followed")
+    if entry.is_dir(follow_symlinks=False):
+        return _Entry(entry.name, None, "")
+    if not entry.is_file(follow_symlinks=False):
+        return _Entry(entry.name, 0, "not a regular file")
+    return _Entry(entry.name, entry.stat(follow_symlinks=False).st_size, "")
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _check_name(path: str) -> None:
+    if not path or len(path) > _MAX_PATH_CHARACTERS or "\0" in path or not _is_utf8(path):
+        raise RejectedError("malformed", f"{path[:80]!r} is no file name")
+    if "://" in path[:16]:
+        raise RejectedError("missing_file", f"{path[:200]!r} is a URL; nothing is fetched, download it beforehand")
+    if path.startswith(("/", "\\")) or (len(path) > 1 and path[1] == ":" and path[0].isalpha()):
+        raise RejectedError("outside_root", f"{path!r} is absolute; write it relative to the source folder")
+
+
+def _joined(folder: str, path: str) -> str:
+    steps = folder.split("/") if folder else []
+    for step in path.replace("\\", "/").split("/"):
+        if step == "..":
+            if not steps:
+                raise RejectedError("outside_root", f"{path!r} leads out of the source folder")
+            steps.pop()
+        elif step not in ("", "."):
+            steps.append(step)
+    return "/".join(steps)

@@ -1,0 +1,51 @@
+# make demo       set up; raw data -> shards -> a look -> a short training -> answers to held-out questions
+# make test       set up; the tests                make test-all     also the slow ones
+# make check      format, lint, types              make bench        the benchmarks
+# make constraints  renew the exact versions in constraints.txt
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DEMO := .demo
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test test-all check format bench constraints clean
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train,dev]'
+	touch $(READY)
+
+demo: $(READY)
+	$(BIN)/python tools/demo.py --folder $(DEMO)
+
+test: $(READY)
+	$(BIN)/python -m pytest -n 2 -m 'not slow and not gpu'
+
+test-all: $(READY)
+	$(BIN)/python -m pytest -n 2
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY)
+	@for script in tools/bench_*.py; do [ ! -e "$$script" ] || $(BIN)/python "$$script"; done
+
+constraints:
+	rm -rf $(VENV)-new
+	$(PYTHON) -m venv $(VENV)-new
+	$(VENV)-new/bin/pip install --quiet '.[train,dev]'
+	(echo '# Exact versions that are tested together; made by make constraints.'; \
+	 $(VENV)-new/bin/pip freeze --exclude mimicit --exclude pip --exclude setuptools) > constraints.txt
+	rm -rf $(VENV)-new
+
+clean:
+	rm -rf $(VENV) $(VENV)-new $(DEMO) dist build

@@ -1,0 +1,45 @@
+"""What a finished build says on the terminal: one row per source, where the records went, what to do next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mimicit.build.run import BuildResult
+
+__all__ = ["build_report"]
+
+_HEADER = ("source", "format", "in", "out", "context only", "rejected")
+
+
+def build_report(result: BuildResult, out: Path) -> str:
+    """The report as text."""
+    manifest = result.manifest
+    totals = manifest["totals"]
+    if result.was_finished:
+        return f"{out}: already finished from this input with these options; nothing to do"
+    rows = [_HEADER, *(_row(source) for source in manifest["sources"])]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
+    lines = ["  ".join(_cell(row, column, widths) for column in range(len(_HEADER))).rstrip() for row in rows]
+    for source in manifest["sources"]:
+        for reason, count in sorted(source["rejected"].items()):
+            lines.append(f"  {source['name']}: {count:,} rejected as {reason}")
+    lines.append(
+        f"{totals['samples']:,} samples, {totals['triplets']:,} triplets, {totals['media']:,} media in"
+        f" {len(manifest['shards'])} shard(s), {totals['bytes']:,} bytes: {out}"
+    )
+    if totals["rejects"]:
+        lines.append(f"{totals['rejects']:,} rejects are listed with their reasons in {out / 'rejects.parquet'}")
+    if unused := manifest["input"]["unused"]:
+        lines.append(f"{unused:,} files were not used by any source")
+    lines.append(f"next: mimicit inspect {out}")
+    return "\n".join(lines)
+
+
+def _row(source: dict[str, Any]) -> tuple[str, ...]:
+    counts = (source["in"], source["out"], source["merged"], sum(source["rejected"].values()))
+    return (source["name"], source["format"], *(f"{count:,}" for count in counts))
+
+
+def _cell(row: tuple[str, ...], column: int, widths: list[int]) -> str:
+    return row[column].ljust(widths[column]) if column < 2 else row[column].rjust(widths[column])

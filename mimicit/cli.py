@@ -1,0 +1,223 @@
+"""The command line: parse, one call, print. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mimicit.errors import BuildError, MimicitError, UsageError
+
+__all__ = ["main"]
+
+_EXIT_FAILED = 1
+_EXIT_USAGE = 2
+
+
+class _Group(click.Group):
+    """Commands that end with one line and an exit code whatever goes wrong on purpose."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UsageError as error:
+            _fail(str(error), _EXIT_USAGE)
+        except MimicitError as error:
+            _fail(str(error), _EXIT_FAILED)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of our output went away
+            sys.exit(_EXIT_FAILED)
+
+
+def _fail(message: str, code: int) -> None:
+    line = " ".join(message.split())
+    click.echo(f"mimicit: {line}", err=True)
+    sys.exit(code)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="mimicit")
+def main() -> None:
+    """Build, inspect and verify multi-modal in-context instruction data.
+
+    \b
+    mimicit build --src raw/ --out shards/     raw files or published data sets to shards
+    mimicit inspect shards/shard-000.tar       what is inside
+    mimicit verify shards/                     every checksum, every reference
+
+    Exit codes: 0 fine, 1 findings or a failed job, 2 wrong usage.
+    """
+
+
+@main.command()
+@click.option("--src", required=True, type=click.Path(path_type=Path), help="Folder with the raw data.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the shards.")
+@click.option("--shots", default=2, show_default=True, help="Context triplets per sample, at most.")
+@click.option(
+    "--context",
+    default="auto",
+    show_default=True,
+    help="Strategies in order: related, conversation, same-media, random; or auto, none.",
+)
+@click.option("--seed", default=0, show_default=True, help="Changes which context is drawn.")
+@click.option("--frames", default=8, show_default=True, help="Frames per clip, evenly spaced.")
+@click.option("--size", default=336, show_default=True, help="Longest side of a picture in pixels; 0 keeps all.")
+@click.option("--image-format", type=click.Choice(["jpg", "png", "webp"]), default="jpg", show_default=True)
+@click.option("--quality", default=90, show_default=True, help="Of JPEG and WebP, 1 to 100.")
+@click.option("--max-pixels", default=100_000_000, show_default=True, help="Refuse larger pictures unread.")
+@click.option("--format", "format_", default=None, help="Read every text and table file as this format.")
+@click.option("--license", "license_", default="unknown", show_default=True, help="Stated in the dataset card.")
+@click.option("--shard-size", default=512, show_default=True, help="MiB per shard, at most.")
+@click.option("--shard-samples", default=100_000, show_default=True, help="Samples per shard, at most.")
+@click.option("--workers", default=os.cpu_count() or 1, show_default="all cores", help="Processes.")
+@click.option("--overwrite", is_flag=True, help="Build anew where input or options have changed.")
+@click.option("--keep-going", is_flag=True, help="Leave out sources that are unreadable as a whole.")
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest.")
+def build(
+    src: Path,
+    out: Path,
+    shots: int,
+    context: str,
+    seed: int,
+    frames: int,
+    size: int,
+    image_format: Any,
+    quality: int,
+    max_pixels: int,
+    format_: str | None,
+    license_: str,
+    shard_size: int,
+    shard_samples: int,
+    workers: int,
+    overwrite: bool,
+    keep_going: bool,
+    as_json: bool,
+) -> None:
+    """Turn raw files or published data sets into shards.
+
+    \b
+    mimicit build --src raw/ --out shards/
+    mimicit build --src raw/ --out shards/ --shots 4 --context related,random --size 224
+
+    Run again after an interruption, the same command goes on where it stopped.
+    """
+    from mimicit.build import BuildConfig, build_shards
+    from mimicit.build.engine import LocalEngine
+    from mimicit.build.report import build_report
+    from mimicit.media.options import MediaOptions
+    from mimicit.terminal import progress_display
+
+    media = MediaOptions(
+        size=size, frames=frames, image_format=image_format, quality=quality, max_pixels=max_pixels
+    )
+    config = BuildConfig(
+        shots=shots,
+        context=context,
+        seed=seed,
+        format=format_,
+        shard_bytes=shard_size * 1024**2,
+        shard_samples=shard_samples,
+        license=license_,
+        media=media,
+    )
+    if workers < 1:
+        raise UsageError(f"--workers: {workers} is too small; the least is 1")
+    try:
+        with progress_display() as progress:
+            result = build_shards(
+                src,
+                out,
+                config,
+                engine=LocalEngine(workers),
+                progress=progress,
+                overwrite=overwrite,
+                keep_going=keep_going,
+            )
+    except KeyboardInterrupt:
+        raise BuildError(f"interrupted; what is done is kept in {out}, and the same command goes on from there") from None
+    if as_json:
+        _print_json(result.manifest)
+    else:
+        click.echo(build_report(result, out))
+
+
+@main.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--sample", "wanted", metavar="KEY", help="Print one sample in full, by key or id.")
+@click.option("--png", type=click.Path(path_type=Path), help="Where --sample writes its pictures [default: KEY.png].")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def inspect(path: Path, wanted: str | None, png: Path | None, as_json: bool) -> None:
+    """Show what is inside a shard or a folder of shards.
+
+    \b
+    mimicit inspect shards/shard-000.tar
+    mimicit inspect shards/ --sample 000000033471-8c7e... --png look.png
+    """
+    from mimicit.inspecting.summary import find_sample, summarise
+    from mimicit.inspecting.text import sample_text, summary_text
+
+    if wanted is None:
+        if png is not None:
+            raise UsageError("--png goes with --sample")
+        summary = summarise(path)
+        if as_json:
+            _print_json(summary.to_json())
+        else:
+            click.echo(summary_text(summary))
+        return
+
+    from mimicit.inspecting.sheet import write_sheet
+    from mimicit.prompt import render
+    from mimicit.records import sample_to_json
+
+    sample = find_sample(path, wanted)
+    target = png or Path(f"{sample.key}.png")
+    if sample.media:
+        write_sheet(sample, target)
+    if as_json:
+        _print_json({**sample_to_json(sample), "prompt": render(sample), "png": str(target) if sample.media else None})
+    else:
+        click.echo(sample_text(sample))
+        click.echo(f"\npictures: {target}" if sample.media else "\nno pictures")
+
+
+@main.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def verify(path: Path, as_json: bool) -> None:
+    """Check every checksum, member, reference and schema; exit 1 with findings.
+
+    \b
+    mimicit verify shards/
+    mimicit verify shards/shard-000.tar
+    """
+    from dataclasses import asdict
+
+    from mimicit.errors import ShardError
+    from mimicit.inspecting.text import printable
+    from mimicit.shards.verify import verify_folder, verify_shard
+
+    if not path.exists():
+        raise ShardError(f"{path}: no such file or folder")
+    count = 0
+    findings = []
+    for finding in verify_folder(path) if path.is_dir() else verify_shard(path):
+        count += 1
+        if as_json:
+            findings.append(asdict(finding))
+        else:
+            click.echo(printable(f"{finding.file}: {f'{finding.key}: ' if finding.key else ''}{finding.fault}"))
+    if as_json:
+        _print_json({"path": str(path), "findings": findings})
+    else:
+        click.echo(f"{path}: {count} finding(s)" if count else f"{path}: sound")
+    sys.exit(_EXIT_FAILED if count else 0)
+
+
+def _print_json(value: Any) -> None:
+    import orjson
+
+    click.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())

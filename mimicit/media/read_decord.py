@@ -1,0 +1,53 @@
+"""Frames of a plain clip through decord; what is plain is told in `mimicit.media.video`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from PIL import Image
+
+from mimicit.media.packets import PacketTable
+
+__all__ = ["read_with_decord"]
+
+_T = TypeVar("_T")
+_TOLERANCE_S = 0.01  # decord gives times as float32, which is no finer than 2 ms after five hours
+
+
+def read_with_decord(
+    path: Path, table: PacketTable, indices: Sequence[int], store: Callable[[Image.Image], _T]
+) -> list[_T] | None:
+    """``store`` of the frames ``indices`` (ascending) of the clip, RGB as stored; None where decord fails or disagrees.
+
+    Disagreement: another number of frames, other times or another size than the packets say, or a frame that it
+    could not decode and would replace by its neighbour.
+    """
+    try:
+        import decord
+    except ImportError:  # no wheels for some platforms; the other reader gives the same pixels
+        return None
+    decord.logging.set_level(decord.logging.QUIET)
+    try:
+        reader = decord.VideoReader(os.path.abspath(path), ctx=decord.cpu(0), num_threads=1, fault_tol=1)
+        if len(reader) != len(table.pts) or not _same_times(reader, table, indices):
+            return None
+        stored = []
+        for index in indices:  # one at a time: a batch would hold all of them at full size
+            frame = reader[index].asnumpy()
+            if frame.shape != (table.height, table.width, 3):
+                return None
+            stored.append(store(Image.fromarray(frame)))
+        return stored
+    except (decord.DECORDError, decord.DECORDLimitReachedError, AssertionError, LookupError, RuntimeError, StopIteration, ValueError):
+        return None
+
+
+def _same_times(reader: Any, table: PacketTable, indices: Sequence[int]) -> bool:
+    starts_s = reader.get_frame_timestamp(range(len(table.pts)))[:, 0]
+    offset_s = table.pts[0] * table.time_base_s - starts_s[0]
+    return all(
+        abs(starts_s[index] + offset_s - table.pts[index] * table.time_base_s) < _TOLERANCE_S for index in indices
+    )

@@ -1,0 +1,110 @@
+"""Which sources a folder holds. Each format in turn claims what it recognises by content; the order is `SOURCES`.
+
+Costs one look at the beginning of every file that is no picture, clip or caption, and a few hundred bytes of memory
+per file. The result depends on the files alone, not on where the folder lies or in which order it is listed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from mimicit.errors import RejectedError, UsageError
+from mimicit.sources.base import SourceSpec
+from mimicit.sources.registry import SOURCES
+from mimicit.sources.root import Root
+from mimicit.sources.sniff import Head, sniff
+
+__all__ = ["Detection", "detect"]
+
+_MAX_NAME = 80
+_NOT_IN_NAME = re.compile(r"[^a-z0-9_-]+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detection:
+    """What was found beneath the root; all sorted.
+
+    ``unused`` are the files that no source is made of. Pictures and clips are not among them: whether a record uses
+    them is known only once the records have been read; ``loose_media`` is the number of those that no ``folder``
+    source holds. ``skipped`` are (path, why) of links, special files and files that cannot be opened or named.
+    """
+
+    sources: tuple[SourceSpec, ...]
+    unused: tuple[str, ...]
+    loose_media: int
+    skipped: tuple[tuple[str, str], ...]
+
+
+def detect(root: Root, *, format: str | None = None) -> Detection:
+    """Find the sources beneath ``root``.
+
+    With a ``format``, every text and table file that can be read as that format at all is taken for it, whatever it
+    looks like. `UsageError` if there is no such format.
+    """
+    if format is not None and format not in SOURCES:
+        raise UsageError(f"--format: no format {format!r}; there are: {', '.join(sorted(SOURCES))}")
+    skipped: list[tuple[str, str]] = []
+    heads = _heads(root, skipped)
+    sources: list[SourceSpec] = []
+    for name, source_format in SOURCES.items():
+        if format in (None, name):
+            found = source_format.claim(root, heads, force=format is not None)
+            for spec in found:
+                for path in spec.files:
+                    heads.pop(path, None)
+            sources.extend(found)
+    unused = [path for path, head in heads.items() if head.kind not in ("image", "video")]
+    return Detection(
+        sources=tuple(sorted(_named(sources), key=lambda spec: spec.name)),
+        unused=tuple(unused),
+        loose_media=len(heads) - len(unused),
+        skipped=tuple(sorted(skipped)),
+    )
+
+
+def _heads(root: Root, skipped: list[tuple[str, str]]) -> dict[str, Head]:
+    """The head of every file, sorted by path. Equal heads are one object: a million sidecars look alike."""
+    heads: dict[str, Head] = {}
+    known: dict[tuple[object, ...], Head] = {}
+    paths = sorted(path for path, _ in root.walk(lambda path, why: skipped.append((path, why))))
+    for path in paths:
+        try:
+            head = sniff(root, path)
+        except RejectedError as error:
+            skipped.append((path, error.detail))
+        else:
+            heads[path] = known.setdefault((head.kind, *head.fields.items()), head)
+    return heads
+
+
+def _named(specs: Sequence[SourceSpec]) -> list[SourceSpec]:
+    """The specs with unique slugs.
+
+    A slug is the last step of the path that a spec is called after, with as many of the folders above it as it takes
+    to tell it from the others, and with a hash where even the whole path is not enough.
+    """
+    steps = [1] * len(specs)
+    names = [_slug(spec.name, 1) for spec in specs]
+    for _ in range(max((spec.name.count("/") for spec in specs), default=0)):
+        count = Counter(names)
+        steps = [taken + (count[name] > 1) for taken, name in zip(steps, names, strict=True)]
+        names = [_slug(spec.name, taken) for spec, taken in zip(specs, steps, strict=True)]
+    count = Counter(names)
+    return [
+        replace(spec, name=name if count[name] == 1 else _with_hash(name, spec))
+        for spec, name in zip(specs, names, strict=True)
+    ]
+
+
+def _with_hash(name: str, spec: SourceSpec) -> str:
+    digest = hashlib.blake2b("\0".join((spec.format, *spec.files)).encode(), digest_size=4).hexdigest()
+    return f"{name[: _MAX_NAME - len(digest) - 1]}-{digest}"
+
+
+def _slug(path: str, steps: int) -> str:
+    joined = "-".join(path.split("/")[-steps:]).lower()
+    return _NOT_IN_NAME.sub("-", joined).strip("-")[:_MAX_NAME] or "source"

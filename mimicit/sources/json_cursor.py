@@ -1,0 +1,231 @@
+"""A cursor through a JSON file of any size, in constant memory.
+
+It finds where values begin and end without decoding them: strings are passed with ``bytes.find``, nested values with
+one regular expression that runs from bracket to bracket. What a caller wants to keep is copied out up to a limit
+that the caller sets, so neither a string of 10 GB nor a million open brackets costs memory. Between the values the
+grammar is checked, and a fault names its byte. The inside of a value is checked when the caller parses it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, Final
+
+from mimicit.errors import SourceError
+
+__all__ = ["JsonCursor", "Span"]
+
+_BLOCK_BYTES: Final = 1 << 20
+_SPACE: Final = re.compile(rb"[ \t\r\n]*+")
+_SCALAR: Final = re.compile(rb'[^ \t\r\n,:"\[\]{}]*+')
+# Everything up to the next bracket, strings included. The first kind of string (no backslash before its closing
+# quote) is the common one, and much faster to pass. Stops at a quote whose string does not end in the window.
+_UP_TO_BRACKET: Final = re.compile(rb'(?:[^"\[\]{}]++|"[^"]*+"(?<!\\")|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)
+_BOM: Final = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Where a value lies: ``length`` bytes at ``offset`` (a string: without its quotes).
+
+    ``raw`` are these bytes as written, or None where they are more than the caller wanted to keep.
+    """
+
+    offset: int
+    length: int
+    raw: bytes | None
+
+
+class JsonCursor:
+    """Walks through the one JSON value of ``file``; ``path`` is what messages call it.
+
+    `members` and `elements` step into an object or an array: after each key or index they yield, the caller passes
+    the value with `value`, or steps into it in turn.
+    """
+
+    def __init__(self, file: BinaryIO, path: str, *, block_bytes: int = _BLOCK_BYTES) -> None:
+        self._file = file
+        self._path = path
+        self._block_bytes = block_bytes
+        self._window = b""
+        self._window_offset = 0
+        self._at = 0
+        self._kept: list[bytes] = []
+        self._kept_from = -1  # index in the window from which bytes are kept; -1: they are not
+        self._kept_room = 0
+        for byte in _BOM:
+            if not self._more() or self._window[self._at] != byte:
+                break
+            self._at += 1
+        if self.offset not in (0, len(_BOM)):
+            raise self.fault("neither JSON nor a byte order mark")
+
+    @property
+    def offset(self) -> int:
+        """The byte of the file at which the cursor stands."""
+        return self._window_offset + self._at
+
+    def peek(self) -> bytes:
+        """The next byte that is not white space, left in place; empty at the end of the file."""
+        while self._more():
+            match = _SPACE.match(self._window, self._at)
+            self._at = match.end() if match else self._at
+            if self._at < len(self._window):
+                return self._window[self._at : self._at + 1]
+        return b""
+
+    def take(self, byte: bytes) -> None:
+        """Pass ``byte``, after any white space; `SourceError` if something else is there."""
+        found = self.peek()
+        if found != byte:
+            raise self.fault(f"expected {byte.decode()!r}, found {_shown(found)}")
+        self._at += 1
+
+    def members(self) -> Iterator[Span]:
+        """Step into an object: its keys one by one, with the cursor before the value."""
+        self.take(b"{")
+        if self.peek() != b"}":
+            yield self._key()
+            while self.peek() == b",":
+                self._at += 1
+                yield self._key()
+        self.take(b"}")
+
+    def elements(self) -> Iterator[int]:
+        """Step into an array: its indices one by one, with the cursor before the element."""
+        self.take(b"[")
+        if self.peek() != b"]":
+            index = 0
+            yield index
+            while self.peek() == b",":
+                self._at += 1
+                index += 1
+                yield index
+        self.take(b"]")
+
+    def value(self, *, keep_bytes: int) -> Span:
+        """Pass one value, and keep what is written there if it is at most ``keep_bytes`` long."""
+        first = self.peek()
+        if first == b'"':
+            return self._string(keep_bytes)
+        start = self.offset
+        self._start_keeping(keep_bytes)
+        if first and first in b"{[":
+            self._pass_nested()
+        else:
+            self._pass_scalar()
+        return Span(start, self.offset - start, self._kept_bytes(self._at))
+
+    def finish(self) -> None:
+        """`SourceError` unless only white space is left."""
+        found = self.peek()
+        if found:
+            raise self.fault(f"expected the end of the file, found {_shown(found)}")
+
+    def fault(self, what: str) -> SourceError:
+        """An error that names the file and the byte at which the cursor stands."""
+        return SourceError(f"{self._path}: not valid JSON at byte {self.offset}: {what}")
+
+    def _key(self) -> Span:
+        if self.peek() != b'"':
+            raise self.fault(f"expected a quoted name, found {_shown(self.peek())}")
+        key = self._string(1 << 16)
+        self.take(b":")
+        return key
+
+    def _string(self, keep_bytes: int) -> Span:
+        self.take(b'"')
+        start = self.offset
+        self._start_keeping(keep_bytes)
+        self._pass_rest_of_string()
+        return Span(start, self.offset - 1 - start, self._kept_bytes(self._at - 1))
+
+    def _pass_rest_of_string(self) -> None:
+        escaped = False  # whether the first byte here is escaped by a backslash in the window before
+        while self._more():
+            start = self._at + escaped
+            quote = self._window.find(b'"', start)
+            while quote >= 0 and _ends_in_escape(self._window, start, quote):
+                quote = self._window.find(b'"', quote + 1)
+            if quote >= 0:
+                self._at = quote + 1
+                return
+            escaped = _ends_in_escape(self._window, start, len(self._window))
+            self._at = len(self._window)
+        raise self.fault("the file ends inside a string")
+
+    def _pass_nested(self) -> None:
+        depth = 0
+        while self._more():
+            match = _UP_TO_BRACKET.match(self._window, self._at)
+            self._at = match.end() if match else self._at
+            if self._at == len(self._window):
+                continue
+            byte = self._window[self._at]
+            self._at += 1
+            if byte == ord('"'):
+                self._pass_rest_of_string()
+            elif byte in b"{[":
+                depth += 1
+            else:
+                depth -= 1
+                if depth == 0:
+                    return
+        raise self.fault("the file ends inside a value")
+
+    def _pass_scalar(self) -> None:
+        start = self.offset
+        while self._more():
+            match = _SCALAR.match(self._window, self._at)
+            self._at = match.end() if match else self._at
+            if self._at < len(self._window):
+                break
+        if self.offset == start:
+            raise self.fault(f"expected a value, found {_shown(self.peek())}")
+
+    def _more(self) -> bool:
+        # Makes sure that the window holds a byte at the cursor; false at the end of the file.
+        while self._at == len(self._window):
+            block = self._file.read(self._block_bytes)
+            if not block:
+                return False
+            if self._kept_from >= 0:
+                self._keep(len(self._window))
+                self._kept_from = min(self._kept_from, 0)
+            self._window_offset += len(self._window)
+            self._window, self._at = block, 0
+        return True
+
+    def _start_keeping(self, limit: int) -> None:
+        self._kept.clear()
+        self._kept_from, self._kept_room = self._at, limit
+
+    def _keep(self, end: int) -> None:
+        self._kept_room -= end - self._kept_from
+        if self._kept_room < 0:
+            self._kept.clear()
+            self._kept_from = -1
+        else:
+            self._kept.append(self._window[self._kept_from : end])
+
+    def _kept_bytes(self, end: int) -> bytes | None:
+        if self._kept_from >= 0:
+            self._keep(end)
+        whole = b"".join(self._kept) if self._kept_from >= 0 else None
+        self._kept.clear()
+        self._kept_from = -1
+        return whole
+
+
+def _ends_in_escape(window: bytes, start: int, end: int) -> bool:
+    """Whether an odd number of backslashes stands before ``end``, in a string that goes on at ``start``."""
+    place = end
+    while place > start and window[place - 1] == ord("\\"):
+        place -= 1
+    return (end - place) % 2 == 1
+
+
+def _shown(byte: bytes) -> str:
+    return repr(byte)[1:] if byte else "the end of the file"

@@ -1,0 +1,78 @@
+"""The records of a JSON file: an array of them, or one on each line (JSON Lines), told apart by the first byte.
+
+Records come one by one, whatever the size of the file. A record that cannot be parsed costs only itself. An array
+that breaks between its records cannot be followed any further: that is a `SourceError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, BinaryIO, Final
+
+import orjson
+
+from mimicit.errors import RejectedError
+from mimicit.sources.base import Row
+from mimicit.sources.json_cursor import JsonCursor
+from mimicit.sources.root import Root
+
+__all__ = ["MAX_RECORD_BYTES", "json_rows", "parsed"]
+
+MAX_RECORD_BYTES: Final = 64 << 20
+_NO_OBJECT: Final = "a record must be a JSON object"
+_BOM: Final = b"\xef\xbb\xbf"
+
+
+def json_rows(root: Root, path: str) -> Iterator[Row]:
+    """The records of the JSON file at ``path``, each an object, or the reason why it is none.
+
+    Places are ``path[index]`` in an array, ``path:line`` in JSON Lines, counted from 0 and from 1.
+    """
+    with root.open_input(path) as file:
+        is_array = JsonCursor(file, path).peek() == b"["
+        file.seek(0)
+        yield from _array(file, path) if is_array else _lines(file, path)
+
+
+def parsed(raw: bytes | None) -> Any:
+    """The JSON value written as ``raw``; `RejectedError` ``malformed``, or ``too_long`` if it was not kept (None)."""
+    if raw is None:
+        raise RejectedError("too_long", f"the record takes more than {MAX_RECORD_BYTES} bytes")
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise RejectedError("malformed", f"not valid JSON: {error}") from None
+
+
+def _array(file: BinaryIO, path: str) -> Iterator[Row]:
+    cursor = JsonCursor(file, path)
+    for index in cursor.elements():
+        is_object = cursor.peek() == b"{"
+        span = cursor.value(keep_bytes=MAX_RECORD_BYTES if is_object else 0)
+        yield f"{path}[{index}]", _record(span.raw) if is_object else RejectedError("malformed", _NO_OBJECT)
+    cursor.finish()
+
+
+def _lines(file: BinaryIO, path: str) -> Iterator[Row]:
+    number = 0
+    while line := file.readline(MAX_RECORD_BYTES + 1):
+        number += 1
+        place = f"{path}:{number}"
+        if len(line) > MAX_RECORD_BYTES:
+            while line and not line.endswith(b"\n"):
+                line = file.readline(1 << 20)
+            yield place, _record(None)
+            continue
+        text = line.removeprefix(_BOM).strip() if number == 1 else line.strip()
+        if text:
+            yield place, _record(text)
+
+
+def _record(raw: bytes | None) -> dict[str, Any] | RejectedError:
+    try:
+        value = parsed(raw)
+    except RejectedError as error:
+        return error
+    if not isinstance(value, dict):
+        return RejectedError("malformed", _NO_OBJECT)
+    return value

@@ -1,0 +1,152 @@
+"""The manifest: a table of triplets, as a user with their own data writes it.
+
+``manifest.jsonl`` (or a JSON array), ``manifest.csv``, ``manifest.parquet``, or any other name with these columns:
+
+- ``instruction`` and ``answer``: text. Without an instruction, the answer is taken for a caption.
+- ``media``: a path or a list of paths; ``image``, ``images`` and ``video`` are accepted in its place. Paths are
+  relative to the folder of the manifest, else to ``--src``. Absent or empty: the triplet is text only.
+- ``id``: text or a whole number; without it, a hash of the record.
+- ``related``: ids of triplets of the same manifest that belong together with this one.
+- ``meta``: free fields. All other columns go there too.
+
+A CSV cell holds several paths or ids as a JSON list (``["a.jpg", "b.jpg"]``), or between ``;``, or between ``|``; a
+name that itself holds one of these needs the JSON list. ``meta`` may be a JSON object in a CSV cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
+from typing import Any, Final
+
+import orjson
+
+from mimicit.errors import RejectedError
+from mimicit.records import MediaKind
+from mimicit.sources.base import Item, MediaRef, RawTriplet, Row, SourceFormat, SourceSpec
+from mimicit.sources.csv_rows import csv_rows
+from mimicit.sources.json_rows import json_rows
+from mimicit.sources.media_names import folder_of, media_refs
+from mimicit.sources.parquet import parquet_columns, parquet_rows
+from mimicit.sources.root import Root
+from mimicit.sources.sniff import Head, sniff
+from mimicit.sources.text import checked_id, derived_id
+from mimicit.sources.triplet_rows import triplet_from_row
+
+__all__ = ["MANIFEST"]
+
+_MEDIA_COLUMNS: Final[dict[str, MediaKind | None]] = {"media": None, "image": None, "images": None, "video": "video"}
+_NAMES: Final = frozenset({"manifest.jsonl", "manifest.ndjson", "manifest.csv", "manifest.tsv", "manifest.parquet"})
+_TABLES: Final = frozenset({"array", "lines", "csv", "parquet"})
+
+
+def _claim(root: Root, heads: Mapping[str, Head], *, force: bool = False) -> list[SourceSpec]:
+    return [
+        SourceSpec(
+            name=_called_after(path),
+            format="manifest",
+            files=(path,),
+            why=f"a table with the columns {', '.join(sorted(_known_columns(head))) or '(named by --format)'}",
+        )
+        for path, head in sorted(heads.items())
+        if head.kind in _TABLES and (force or _fits(path, head))
+    ]
+
+
+def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
+    for path in spec.files:
+        is_csv = sniff(root, path).kind == "csv"
+        for place, row in _rows(root, path):
+            id = ""
+            try:
+                if isinstance(row, RejectedError):
+                    raise row
+                row = _uncelled(row) if is_csv else row
+                id = checked_id(row["id"]) if row.get("id") is not None else derived_id(row)
+                yield _triplet(root, row, id=id, place=place, folder=folder_of(path))
+            except RejectedError as error:
+                yield spec.reject(error.reason, place=place, id=id, detail=error.detail)
+
+
+MANIFEST: Final = SourceFormat(claim=_claim, read=_read)
+
+
+def _rows(root: Root, path: str) -> Iterator[Row]:
+    kind = sniff(root, path).kind
+    if kind == "csv":
+        return csv_rows(root, path)
+    return _parquet_rows(root, path) if kind == "parquet" else json_rows(root, path)
+
+
+def _parquet_rows(root: Root, path: str) -> Iterator[Row]:
+    # Columns of bytes are no text of ours and could be pictures of any size.
+    columns = [name for name, kind in parquet_columns(root, path).items() if "binary" not in kind]
+    for number, (_, _, values) in enumerate(parquet_rows(root, path, columns)):
+        yield f"{path}[{number}]", {name: _json_value(value) for name, value in values.items()}
+
+
+def _triplet(root: Root, row: Mapping[str, Any], *, id: str, place: str, folder: str) -> RawTriplet:
+    media: tuple[MediaRef, ...] = ()
+    for column, kind in _MEDIA_COLUMNS.items():
+        media += media_refs(root, _listed(row.get(column)), beside=(folder, ""), kind=kind)
+    fields = {name: value for name, value in row.items() if name not in _MEDIA_COLUMNS}
+    return triplet_from_row(fields, id=id, place=place, media=media)
+
+
+def _known_columns(head: Head) -> set[str]:
+    return {"id", "instruction", "answer", "related", *_MEDIA_COLUMNS} & head.fields.keys()
+
+
+def _fits(path: str, head: Head) -> bool:
+    columns = _known_columns(head)
+    if any("binary" in head.fields[column] for column in columns):
+        return False  # pictures inside the table: another format
+    return {"instruction", "answer"} <= columns or PurePosixPath(path).name.lower() in _NAMES
+
+
+def _called_after(path: str) -> str:
+    return folder_of(path) or "manifest" if _stem(path) == "manifest" else path.rpartition(".")[0] or path
+
+
+def _stem(path: str) -> str:
+    return path.rpartition("/")[2].partition(".")[0].lower()
+
+
+def _listed(value: object) -> list[object]:
+    if value is None or value == "" or value != value:
+        return []
+    return value if isinstance(value, list) else [value]
+
+
+def _uncelled(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with the CSV cells that stand for lists and objects taken apart."""
+    fields = dict(row)
+    for column in ("related", *_MEDIA_COLUMNS):
+        if isinstance(row.get(column), str):
+            fields[column] = _split(row[column], column)
+    meta = row.get("meta")
+    if isinstance(meta, str) and meta.lstrip().startswith("{"):
+        fields["meta"] = _json_cell(meta, "meta")
+    return fields
+
+
+def _split(cell: str, column: str) -> list[str]:
+    is_json = cell.lstrip().startswith("[")
+    entries = _json_cell(cell, column) if is_json else cell.split(";" if ";" in cell else "|")
+    return [entry.strip() if isinstance(entry, str) else entry for entry in entries if entry != ""]
+
+
+def _json_cell(cell: str, column: str) -> Any:
+    try:
+        return orjson.loads(cell)
+    except orjson.JSONDecodeError as error:
+        raise RejectedError("malformed", f"{column} is no JSON: {error}") from None
+
+
+def _json_value(value: Any) -> Any:
+    """``value`` as JSON can hold it; dates, decimals and the like as the text they print."""
+    if isinstance(value, dict):
+        return {str(key): _json_value(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_value(entry) for entry in value]
+    return value if value is None or isinstance(value, str | int | float) else str(value)

@@ -1,0 +1,199 @@
+"""MIMIC-IT as released: ``XX_instructions.json``, the pictures beside it, and the optional ``XX_train.json``.
+
+- ``XX_instructions.json``: ``{"meta": {...}, "data": {id: {"instruction", "answer", "image_ids", "rel_ins_ids"}}}``.
+  One source for each; ``image_ids`` may be absent, empty, or a bare id. Other keys go to ``meta``.
+- Pictures: ``XX.json`` (``{id: base64}``), ``XX.parquet``, or a folder of parquet parts (column ``base64``, the id in
+  the pandas index). Found by what they hold; matched by name, as ``XX``, else as the longest beginning of it
+  (``LA.json`` serves ``LACONV_instructions.json``), in the same folder first.
+- ``XX_train.json``: ``{id: [related ids]}``; selects the queries and overrides ``rel_ins_ids``.
+
+The files reach hundreds of gigabytes and are streamed. A picture is announced by id and place; ids are matched with
+their aliases (see `mimicit_ids`) by the build.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, Literal
+
+from mimicit.errors import RejectedError, SourceError
+from mimicit.sources.base import InParquet, Item, Picture, RawTriplet, Reject, SourceFormat, SourceSpec, TrainEntry
+from mimicit.sources.captions import instruction_or_caption
+from mimicit.sources.json_cursor import JsonCursor, Span
+from mimicit.sources.json_pictures import decoded_key, json_pictures
+from mimicit.sources.json_rows import MAX_RECORD_BYTES, parsed
+from mimicit.sources.media_names import folder_of
+from mimicit.sources.mimicit_ids import conversation_of, media_of
+from mimicit.sources.parquet import parquet_columns, parquet_rows
+from mimicit.sources.root import Root
+from mimicit.sources.sniff import Head, first_member, sniff
+from mimicit.sources.text import answer_of, checked_id, checked_ids, checked_meta, shown
+
+__all__ = ["MIMICIT"]
+
+_Role = Literal["instructions", "train", "json pictures", "parquet pictures"]
+_PICTURE_COLUMN: Final = "base64"
+_ID_COLUMNS: Final = ("__index_level_0__", "index", "__null_dask_index__")
+_KNOWN_KEYS: Final = frozenset({"instruction", "answer", "image_ids", "rel_ins_ids"})
+_INSTRUCTIONS: Final = "_instructions"
+_TRAIN: Final = "_train"
+
+
+def _role(path: str, head: Head) -> _Role | None:
+    """What the file is to MIMIC-IT, by its content; the name decides only where the content is empty."""
+    fields = head.fields
+    if head.kind == "parquet":
+        return "parquet pictures" if _PICTURE_COLUMN in fields and not fields.keys().isdisjoint(_ID_COLUMNS) else None
+    if head.kind not in ("object", "lines"):
+        return None
+    named = path.rpartition("/")[2].rpartition(".")[0]
+    if fields.get("data") == "object":
+        first = first_member(head, "data")
+        if f"{first}.answer" in fields or (not first and named.endswith(_INSTRUCTIONS)):
+            return "instructions"
+    first = first_member(head)
+    if fields.get(first) == "base64" or fields.get(f"{first}[]") == "base64":
+        return "json pictures"
+    return "train" if named.endswith(_TRAIN) and (not first or fields[first] in ("array", "text")) else None
+
+
+def _claim(root: Root, heads: Mapping[str, Head], *, force: bool = False) -> list[SourceSpec]:
+    roles = {path: _role(path, head) for path, head in sorted(heads.items())}
+    pictures = _picture_sets(roles)
+    sources = []
+    for path, role in roles.items():
+        if role == "instructions":
+            name = path.rpartition(".")[0].removesuffix(_INSTRUCTIONS)
+            train = tuple(other for other in (f"{name}{_TRAIN}.json",) if roles.get(other) == "train")
+            found = _pictures_of(name, pictures)
+            why = f"instructions by id; {len(train)} training list, {len(found)} files of pictures"
+            sources.append(SourceSpec(name=name, format="mimicit", files=(path, *train, *found), why=why))
+    return sources
+
+
+def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
+    for path in spec.files:
+        match _role(path, sniff(root, path)):
+            case "instructions":
+                yield from _instructions(spec, root, path)
+            case "train":
+                yield from _train_entries(spec, root, path)
+            case "json pictures":
+                yield from json_pictures(spec, root, path)
+            case "parquet pictures":
+                yield from _parquet_pictures(spec, root, path)
+            case None:
+                raise SourceError(f"{path}: has changed since it was found; start the build again")
+
+
+MIMICIT: Final = SourceFormat(claim=_claim, read=_read)
+
+
+def _picture_sets(roles: Mapping[str, _Role | None]) -> dict[tuple[str, str], tuple[str, ...]]:
+    """The files of each set of pictures, by (folder, name); the parts of a parquet folder are one set named after it.
+
+    Where a set was published both as JSON and as parquet, the JSON file is taken.
+    """
+    sets: dict[tuple[str, str], tuple[str, ...]] = {}
+    for wanted in ("json pictures", "parquet pictures"):
+        found: dict[tuple[str, str], tuple[str, ...]] = {}
+        for path, role in roles.items():
+            if role == wanted:
+                folder, _, name = path.rpartition("/")
+                is_part = folder.endswith(".parquet") or name.startswith("part")
+                outer, _, stem = folder.rpartition("/") if is_part else (folder, "", name)
+                key = (outer, stem.removesuffix(".json").removesuffix(".parquet"))
+                found[key] = (*found.get(key, ()), path)
+        sets = found | sets
+    return sets
+
+
+def _pictures_of(name: str, sets: Mapping[tuple[str, str], tuple[str, ...]]) -> tuple[str, ...]:
+    """The set of pictures that the instructions ``name`` (folder and all) speak about; empty if there is none."""
+    folder, stem = folder_of(name), name.rpartition("/")[2]
+    fitting = [key for key in sets if key[1] and stem.startswith(key[1])]
+    if not fitting:
+        return ()
+    return sets[min(fitting, key=lambda key: (key[0] != folder, -len(key[1]), key))]
+
+
+def _instructions(spec: SourceSpec, root: Root, path: str) -> Iterator[RawTriplet | Reject]:
+    with root.open_input(path) as file:
+        cursor = JsonCursor(file, path)
+        has_data = False
+        for key in cursor.members():
+            if key.raw != b"data":
+                cursor.value(keep_bytes=0)
+                continue
+            has_data = True
+            for id_key in cursor.members():
+                span = _object_at(cursor)
+                place, id = f"{path}#byte {id_key.offset}", ""
+                try:
+                    id = decoded_key(id_key)
+                    place = f"{path}#{id}"
+                    yield _triplet(id, _parsed_object(span), place)
+                except RejectedError as error:
+                    yield spec.reject(error.reason, place=place, id=id, detail=error.detail)
+        cursor.finish()
+    if not has_data:
+        raise SourceError(f'{path}: has no \'data\'; a file of instructions is {{"meta": ..., "data": ...}}')
+
+
+def _object_at(cursor: JsonCursor) -> Span | None:
+    """Pass the value at ``cursor``; its span if it is an object, else None."""
+    is_object = cursor.peek() == b"{"
+    span = cursor.value(keep_bytes=MAX_RECORD_BYTES if is_object else 0)
+    return span if is_object else None
+
+
+def _parsed_object(span: Span | None) -> dict[str, Any]:
+    if span is None:
+        raise RejectedError("malformed", "an instruction must be an object")
+    value: dict[str, Any] = parsed(span.raw)
+    return value
+
+
+def _triplet(id: str, record: Mapping[str, Any], place: str) -> RawTriplet:
+    media = media_of(checked_ids(record.get("image_ids"), "image_ids"))
+    talk = conversation_of(id)
+    return RawTriplet(
+        id=id,
+        place=place,
+        media=media,
+        instruction=instruction_or_caption(record.get("instruction"), id, media),
+        answer=answer_of(record),
+        related=checked_ids(record.get("rel_ins_ids"), "rel_ins_ids"),
+        conversation=talk[0] if talk else None,
+        turn=talk[1] if talk else 0,
+        meta=checked_meta({key: value for key, value in record.items() if key not in _KNOWN_KEYS}),
+    )
+
+
+def _train_entries(spec: SourceSpec, root: Root, path: str) -> Iterator[TrainEntry | Reject]:
+    with root.open_input(path) as file:
+        cursor = JsonCursor(file, path)
+        for key in cursor.members():
+            is_text = cursor.peek() == b'"'
+            span = cursor.value(keep_bytes=MAX_RECORD_BYTES)
+            place, id = f"{path}#byte {key.offset}", ""
+            try:
+                id = decoded_key(key)
+                place = f"{path}#{id}"
+                related = parsed(b'"' + span.raw + b'"' if is_text and span.raw is not None else span.raw)
+                if not isinstance(related, list | str):
+                    raise RejectedError("malformed", f"related ids must be a list, not {shown(related)}")
+                yield TrainEntry(id, checked_ids(related, "related"), place)
+            except RejectedError as error:
+                yield spec.reject(error.reason, place=place, id=id, detail=error.detail, scope="reference")
+        cursor.finish()
+
+
+def _parquet_pictures(spec: SourceSpec, root: Root, path: str) -> Iterator[Picture | Reject]:
+    column = next(name for name in _ID_COLUMNS if name in parquet_columns(root, path))
+    for number, (group, row, values) in enumerate(parquet_rows(root, path, [column])):
+        place = f"{path}[{number}]"
+        try:
+            yield Picture(checked_id(values[column]), InParquet(path, group, row, _PICTURE_COLUMN), place)
+        except RejectedError as error:
+            yield spec.reject(error.reason, place=place, detail=error.detail, scope="media")

@@ -1,0 +1,69 @@
+"""The picture ids of MIMIC-IT: which belong to clips, and under which other names a picture may have been published.
+
+The released instructions and pictures do not always agree on ids: zeros, an infix ``00_``, a doubled clip name. The
+aliases here are those that users of the data report; they are tried after the id itself, in the order given.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from mimicit.sources.base import MediaRef, Named
+
+__all__ = ["aliases", "conversation_of", "media_of"]
+
+_FRAMES_PER_S: Final = 1.0  # DC, TVC and E4D publish their clips as pictures at one frame a second
+_CLIP_SETS: Final = ("DC_", "E4D_", "TVC_")
+
+_LA: Final = re.compile(r"(?:LA_(?:00_)?IMG_)?(\d{1,12})", re.ASCII)
+_CGD: Final = re.compile(r"CGD_IMG_(\d{1,16})", re.ASCII)
+_TVC: Final = re.compile(r"TVC_IMG_(.+)_(\d+)", re.ASCII | re.DOTALL)
+_SN: Final = re.compile(r"SN_(?:00_)?IMG_(scene\d+)_(?:00_)?(.+)", re.ASCII | re.DOTALL)
+_LACONV: Final = re.compile(r"(LACONV_\d+_INS_.+)_(\d{1,9})", re.ASCII | re.DOTALL)
+
+
+def aliases(id: str) -> tuple[str, ...]:
+    """``id`` and then its known aliases, each once.
+
+    >>> aliases("CGD_IMG_000000377944")
+    ('CGD_IMG_000000377944', 'CGD_IMG_0000000000377944')
+    """
+    names = [id]
+    if match := _LA.fullmatch(id):
+        number = f"{int(match[1]):012d}"
+        names += [f"LA_00_IMG_{number}", f"LA_IMG_{number}", number, match[1], str(int(number))]
+    elif match := _CGD.fullmatch(id):
+        names += [f"CGD_IMG_{int(match[1]):012d}", f"CGD_IMG_{int(match[1]):016d}"]
+    elif match := _TVC.fullmatch(id):
+        clip, frame = match[1], match[2]
+        half = len(clip) // 2
+        if clip == f"{clip[:half]}_{clip[:half]}":
+            names.append(f"TVC_IMG_{clip[:half]}_{frame}")
+        else:
+            names.append(f"TVC_IMG_{clip}_{clip}_{frame}")
+    elif match := _SN.fullmatch(id):
+        scene, rest = match[1], match[2]
+        names += [f"SN_{outer}IMG_{scene}_{inner}{rest}" for outer in ("", "00_") for inner in ("", "00_")]
+    return tuple(dict.fromkeys(names))
+
+
+def media_of(ids: Sequence[str]) -> tuple[MediaRef, ...]:
+    """The media that the ``image_ids`` of one instruction name, in their order.
+
+    Several ids of DC, E4D or TVC are the frames of one clip, a second apart; a single one is a picture. All other
+    ids are pictures: the left and the right one (SD, CGD), those of a story (VST), the views of a room (SN).
+    """
+    if len(ids) > 1 and all(id.startswith(_CLIP_SETS) for id in ids):
+        times_s = tuple(index / _FRAMES_PER_S for index in range(len(ids)))
+        clip = ids[0].rpartition("_")[0]
+        parts = tuple(Named(aliases(id)) for id in ids)
+        return (MediaRef(kind="video", parts=parts, origin=clip, timestamps_s=times_s),)
+    return tuple(MediaRef(kind="image", parts=(Named(aliases(id)),), origin=id) for id in ids)
+
+
+def conversation_of(id: str) -> tuple[str, int] | None:
+    """(conversation, round from 0) of an instruction of LACONV, or None for all others."""
+    match = _LACONV.fullmatch(id)
+    return (match[1], int(match[2])) if match else None

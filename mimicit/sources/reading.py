@@ -1,0 +1,138 @@
+"""From a `Locator` to the bytes it stands for. Reading checks sizes before it allocates, and decodes no picture."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Final, Self
+
+import orjson
+
+from mimicit.errors import RejectedError
+from mimicit.sources.base import InFile, InJson, InParquet, Locator
+from mimicit.sources.base64_text import decode_base64
+from mimicit.sources.parquet import ParquetCells
+from mimicit.sources.root import Root
+
+__all__ = ["MAX_BASE64_BYTES", "MAX_FILE_BYTES", "Reader"]
+
+MAX_FILE_BYTES: Final = 1 << 30
+MAX_BASE64_BYTES: Final = 256 << 20
+_OPEN_FILES: Final = 16
+
+
+class Reader:
+    """Reads media beneath ``root``, and keeps a few big files open between reads. One per process; not thread-safe.
+
+    ``max_file_bytes`` limits a medium that is a file of its own, ``max_base64_bytes`` the text of one inside a file.
+    """
+
+    def __init__(
+        self, root: Root, *, max_file_bytes: int = MAX_FILE_BYTES, max_base64_bytes: int = MAX_BASE64_BYTES
+    ) -> None:
+        self._root = root
+        self._max_file_bytes = max_file_bytes
+        self._max_base64_bytes = max_base64_bytes
+        self._files: OrderedDict[str, BinaryIO] = OrderedDict()
+        self._cells = ParquetCells(root)
+
+    def read(self, locator: Locator) -> bytes:
+        """The bytes of the medium, never empty.
+
+        `RejectedError` with reason ``missing_file`` or ``outside_root`` (see `Root.resolve`), ``empty_media``,
+        ``bad_base64``, or ``bad_media`` (too large, or not what the importer saw). A `Named` locator must have been
+        resolved to one of the others before.
+        """
+        match locator:
+            case InFile():
+                return self._in_file(locator)
+            case InJson():
+                return self._in_json(locator)
+            case InParquet():
+                return self._in_parquet(locator)
+            case _:
+                raise TypeError(f"{locator!r} names a picture; resolve it to its place first")
+
+    def path(self, locator: Locator) -> Path:
+        """The real path of a medium that is a file of its own, for decoders that open it themselves.
+
+        It has been checked to lie beneath the root without passing a link; `RejectedError` as in `read`.
+        """
+        if not isinstance(locator, InFile):
+            raise RejectedError("unsupported_media", "a clip must be a file of its own")
+        with self._root.open(locator.path) as file:
+            self._check_file(locator.path, file)
+        return self._root.folder / locator.path
+
+    def close(self) -> None:
+        """Close all files."""
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+        self._cells.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _in_file(self, locator: InFile) -> bytes:
+        with self._root.open(locator.path) as file:
+            self._check_file(locator.path, file)
+            # The limit holds even if the file grows meanwhile.
+            return file.read(self._max_file_bytes)
+
+    def _in_json(self, locator: InJson) -> bytes:
+        self._check_base64(locator.path, locator.length)
+        file = self._opened(locator.path)
+        quoted = os.pread(file.fileno(), locator.length + 2, locator.offset - 1)
+        if len(quoted) != locator.length + 2 or quoted[:1] != b'"' or quoted[-1:] != b'"':
+            raise RejectedError("bad_media", f"{locator.path}: no text at byte {locator.offset}; the file has changed")
+        return decode_base64(_unescaped(quoted))
+
+    def _in_parquet(self, locator: InParquet) -> bytes:
+        value = self._cells.read(locator)
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]
+        if isinstance(value, str):
+            self._check_base64(locator.path, len(value))
+            return decode_base64(value.encode("utf-8", "replace"))
+        if not isinstance(value, bytes):
+            raise RejectedError("bad_media", f"{locator.path}: column {locator.column!r} holds no bytes and no text")
+        if not value:
+            raise RejectedError("empty_media", f"{locator.path}: the cell is empty")
+        return value
+
+    def _opened(self, path: str) -> BinaryIO:
+        file = self._files.pop(path, None) or self._root.open(path)
+        self._files[path] = file
+        if len(self._files) > _OPEN_FILES:
+            self._files.popitem(last=False)[1].close()
+        return file
+
+    def _check_file(self, path: str, file: BinaryIO) -> None:
+        size = os.fstat(file.fileno()).st_size
+        if size == 0:
+            raise RejectedError("empty_media", f"{path} is empty")
+        if size > self._max_file_bytes:
+            raise RejectedError("bad_media", f"{path} has {size} bytes, more than {self._max_file_bytes}")
+
+    def _check_base64(self, path: str, length: int) -> None:
+        if length > self._max_base64_bytes:
+            raise RejectedError("bad_media", f"{path}: {length} bytes of base64, more than {self._max_base64_bytes}")
+
+
+def _unescaped(quoted: bytes) -> bytes:
+    """The text that the JSON string ``quoted`` spells; bytes that stand for themselves are not copied twice."""
+    if b"\\" not in quoted:
+        return quoted[1:-1]
+    try:
+        text: str = orjson.loads(quoted)
+    except orjson.JSONDecodeError as error:
+        raise RejectedError("bad_base64", f"not a JSON string: {error}") from None
+    return text.encode()

@@ -1,0 +1,134 @@
+"""What a file is made of, from its beginning alone: the kind of file, and the fields of its first record.
+
+Formats claim files by these heads. Pictures and clips are known by their names, and ``.txt`` is a caption by its
+name; neither is opened. Everything else is read up to 256 KiB, so a first look at a million files stays cheap.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Final, Literal
+
+import orjson
+
+from mimicit.errors import SourceError
+from mimicit.sources.csv_rows import csv_columns
+from mimicit.sources.json_cursor import JsonCursor
+from mimicit.sources.media_names import named_kind
+from mimicit.sources.parquet import parquet_columns
+from mimicit.sources.root import Root
+
+__all__ = ["Head", "HeadKind", "first_member", "sniff"]
+
+HeadKind = Literal["image", "video", "text", "array", "lines", "object", "csv", "parquet", "other"]
+"""``array``, ``lines`` and ``object`` are JSON: an array of records, a record per line, and one big object."""
+
+_HEAD_BYTES: Final = 256 << 10
+_MAX_DEPTH: Final = 4
+_MAX_MEMBERS: Final = 32
+_MAX_LINES: Final = 16
+_MAX_KEY_BYTES: Final = 200
+_MIN_BASE64: Final = 64
+_BASE64: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_=\\\r\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The beginning of one file.
+
+    ``fields`` describes the first record (of an ``object``: the object itself), as far as it was seen: from path,
+    such as ``conversations[].from``, to ``object``, ``array``, ``text``, ``base64`` (long text of that alphabet)
+    or ``other``. Of an array only the first element is described. Tables have their columns, with Arrow's type names.
+    """
+
+    kind: HeadKind
+    fields: Mapping[str, str] = field(default_factory=dict)
+
+
+def sniff(root: Root, path: str) -> Head:
+    """The head of the file at ``path``; `RejectedError` where it cannot be opened."""
+    medium = named_kind(path)
+    if medium is not None:
+        return Head(medium)
+    suffix = PurePosixPath(path).suffix.lower()
+    if suffix == ".txt":
+        return Head("text")
+    with root.open(path) as file:
+        head = file.read(_HEAD_BYTES)
+    if head.startswith(b"PAR1"):
+        return _parquet_head(root, path)
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if start[:1] in (b"{", b"["):
+        return _json_head(start, has_lines_suffix=suffix in (".jsonl", ".ndjson"))
+    if suffix in (".csv", ".tsv"):
+        return Head("csv", dict.fromkeys(csv_columns(head.partition(b"\n")[0]), "text"))
+    return Head("other")
+
+
+def first_member(head: Head, path: str = "") -> str:
+    """The path of the first member of the object at ``path`` (empty: the record itself); empty if it has none."""
+    start = f"{path}." if path else ""
+    return next((name for name in head.fields if name and name.startswith(start)), "")
+
+
+def _parquet_head(root: Root, path: str) -> Head:
+    try:
+        return Head("parquet", parquet_columns(root, path))
+    except SourceError:
+        return Head("parquet")  # a name may still give it away, and then reading it says what is wrong
+
+
+def _json_head(head: bytes, *, has_lines_suffix: bool) -> Head:
+    if head[:1] == b"[":
+        return Head("array", _fields(head[1:]))
+    lines = head.split(b"\n", _MAX_LINES)[:_MAX_LINES]
+    record = next((line for line in lines if _is_object(line)), None)
+    if record is not None and (has_lines_suffix or record is lines[0]):
+        return Head("lines", _fields(record))
+    return Head("lines" if has_lines_suffix else "object", _fields(head))
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(orjson.loads(line), dict)
+    except orjson.JSONDecodeError:
+        return False
+
+
+def _fields(record: bytes) -> dict[str, str]:
+    fields: dict[str, str] = {}
+    # A fault is the end of what was read, or one that reading the file will name.
+    with contextlib.suppress(SourceError):
+        _survey(JsonCursor(io.BytesIO(record), ""), "", fields, 0)
+    return fields
+
+
+def _survey(cursor: JsonCursor, path: str, fields: dict[str, str], depth: int) -> None:
+    """Pass the value at ``cursor`` and describe it in ``fields``, which stays useful if a fault ends it half-way."""
+    first = cursor.peek()
+    if first == b"{" and depth < _MAX_DEPTH:
+        fields[path] = "object"
+        for number, key in enumerate(cursor.members()):
+            if number >= _MAX_MEMBERS or key.raw is None or len(key.raw) > _MAX_KEY_BYTES:
+                cursor.value(keep_bytes=0)
+                continue
+            name = key.raw.decode("utf-8", "replace")
+            _survey(cursor, f"{path}.{name}" if path else name, fields, depth + 1)
+    elif first == b"[" and depth < _MAX_DEPTH:
+        fields[path] = "array"
+        for index in cursor.elements():
+            if index == 0:
+                _survey(cursor, f"{path}[]", fields, depth + 1)
+            else:
+                cursor.value(keep_bytes=0)
+    elif first == b'"':
+        fields[path] = "base64"  # true of the one text that may be longer than what was read
+        text = cursor.value(keep_bytes=_HEAD_BYTES).raw or b""
+        fields[path] = "base64" if len(text) >= _MIN_BASE64 and _BASE64.issuperset(text) else "text"
+    else:
+        fields[path] = {b"{": "object", b"[": "array"}.get(first, "other")
+        cursor.value(keep_bytes=0)

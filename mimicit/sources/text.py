@@ -1,0 +1,139 @@
+"""The checks that every text, id and free field passes on its way in, whatever the format.
+
+After these, a text has no NUL, no lone surrogate, no special token of the prompt and no white space at its ends, so
+the prompt of a sample holds exactly the tokens that `mimicit.prompt` puts there. All errors are `RejectedError`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+from mimicit.errors import RejectedError, SchemaError
+from mimicit.prompt import SPECIAL_TOKENS
+from mimicit.schema import canonical_json
+
+__all__ = [
+    "MAX_TEXT_CHARACTERS",
+    "answer_of",
+    "checked_answer",
+    "checked_id",
+    "checked_ids",
+    "checked_meta",
+    "checked_text",
+    "derived_id",
+    "is_unicode",
+    "shown",
+]
+
+MAX_TEXT_CHARACTERS: Final = 1_000_000
+_MAX_ID_CHARACTERS: Final = 4096
+_MAX_META_BYTES: Final = 1_000_000
+
+
+def checked_text(value: object, field: str) -> str:
+    """``value`` without white space at its ends.
+
+    Reasons: ``malformed`` (not text, NUL, lone surrogates), ``too_long`` (more than `MAX_TEXT_CHARACTERS`),
+    ``special_token``.
+    """
+    if not isinstance(value, str):
+        raise RejectedError("malformed", f"{field} must be text, not {shown(value)}")
+    if len(value) > MAX_TEXT_CHARACTERS:
+        raise RejectedError("too_long", f"{field} has {len(value)} characters, more than {MAX_TEXT_CHARACTERS}")
+    if "\0" in value or not is_unicode(value):
+        raise RejectedError("malformed", f"{field} holds a NUL or half a surrogate pair")
+    for token in SPECIAL_TOKENS:
+        if token in value:
+            raise RejectedError("special_token", f"{field} holds the special token {token}")
+    return value.strip()
+
+
+def checked_answer(value: object) -> str:
+    """``value`` as the text of an answer; numbers and booleans become the text that JSON writes for them.
+
+    A whole float becomes an integer (``2.0`` is ``"2"``: tables turn a column of integers with a hole into floats).
+    Reasons: those of `checked_text`, and ``empty_answer`` (null, or nothing but white space).
+    """
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float) and math.isfinite(value):
+        return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
+    if value is None or value != value:  # NaN is how tables write a missing cell
+        raise RejectedError("empty_answer", "there is no answer")
+    text = checked_text(value, "answer")
+    if not text:
+        raise RejectedError("empty_answer", "the answer is empty")
+    return text
+
+
+def answer_of(record: Mapping[str, Any]) -> str:
+    """The field ``answer`` of ``record`` through `checked_answer`; ``malformed`` where there is no such field."""
+    if "answer" not in record:
+        raise RejectedError("malformed", "the record has no field 'answer'")
+    return checked_answer(record["answer"])
+
+
+def checked_id(value: object, field: str = "id") -> str:
+    """``value`` as an id: text of 1 to 4096 characters, or a whole number. Reason: ``malformed``."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str) or not 0 < len(value) <= _MAX_ID_CHARACTERS:
+        limits = f"text of 1 to {_MAX_ID_CHARACTERS} characters or a whole number"
+        raise RejectedError("malformed", f"{field} must be {limits}, not {shown(value)}")
+    if "\0" in value or not is_unicode(value):
+        raise RejectedError("malformed", f"{field} holds a NUL or half a surrogate pair")
+    return value
+
+
+def checked_ids(value: object, field: str) -> tuple[str, ...]:
+    """``value`` as several ids: a list, one bare id, or nothing (absent, null, empty). Reason: ``malformed``."""
+    if value is None or value == "":
+        return ()
+    if not isinstance(value, list):
+        return (checked_id(value, field),)
+    return tuple(checked_id(entry, f"{field}[{index}]") for index, entry in enumerate(value))
+
+
+def checked_meta(value: Mapping[str, Any]) -> dict[str, Any]:
+    """``value`` as free fields that JSON can hold. Reasons: ``malformed``, ``too_long`` (a megabyte)."""
+    meta = dict(value)
+    if meta and len(_canonical(meta, "meta")) > _MAX_META_BYTES:
+        raise RejectedError("too_long", f"the free fields take more than {_MAX_META_BYTES} bytes")
+    return meta
+
+
+def derived_id(record: Mapping[str, Any]) -> str:
+    """The id of a record that has none: 96 bits of a hash of its content, so it does not depend on the order."""
+    return hashlib.blake2b(_canonical(dict(record), "record"), digest_size=12).hexdigest()
+
+
+def shown(value: object) -> str:
+    """``value`` for a message: its type and its beginning, printable whatever it holds."""
+    if value is None:
+        return "null"
+    return f"{type(value).__name__} {value!a:.60}" if isinstance(value, str | int | float) else type(value).__name__
+
+
+def is_unicode(text: str) -> bool:
+    """Whether ``text`` can be written as UTF-8: it holds no half of a surrogate pair."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _canonical(value: dict[str, Any], field: str) -> bytes:
+    try:
+        return canonical_json(value)
+    except SchemaError as error:
+        raise RejectedError("malformed", f"{field}: {error}") from None

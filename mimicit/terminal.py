@@ -1,0 +1,92 @@
+"""Progress on a terminal as one bar with rate and time left; plain lines where the output is piped."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol, TextIO
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+__all__ = ["progress_display"]
+
+_SECONDS_BETWEEN_LINES = 5.0
+
+
+class _Display(Protocol):
+    def update(self, stage: str, done: int, total: int | None) -> None: ...
+    def note(self, message: str) -> None: ...
+
+
+@contextmanager
+def progress_display() -> Iterator[_Display]:
+    """A display on standard error that suits where it goes."""
+    if not sys.stderr.isatty():
+        yield _Lines(sys.stderr)
+        return
+    with _Bar() as bar:
+        yield bar
+
+
+class _Lines:
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._stage = ""
+        self._started = 0.0
+        self._last = 0.0
+
+    def update(self, stage: str, done: int, total: int | None) -> None:
+        now = time.monotonic()
+        if stage != self._stage:
+            self._stage, self._started, self._last = stage, now, now
+        if total == done or now - self._last >= _SECONDS_BETWEEN_LINES:
+            self._last = now
+            rate = done / max(now - self._started, 1e-3)
+            of = "" if total is None else f"/{total:,}"
+            self._stream.write(f"{stage}: {done:,}{of} ({rate:,.0f}/s)\n")
+            self._stream.flush()
+
+    def note(self, message: str) -> None:
+        self._stream.write(f"{message}\n")
+        self._stream.flush()
+
+
+class _Bar:
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}", markup=False),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._task: TaskID | None = None
+        self._stage = ""
+        self._started = 0.0
+
+    def __enter__(self) -> _Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def update(self, stage: str, done: int, total: int | None) -> None:
+        if stage != self._stage or self._task is None:
+            if self._task is not None:
+                self._progress.remove_task(self._task)
+            self._stage, self._started = stage, time.monotonic()
+            self._task = self._progress.add_task(stage, total=total, rate="")
+        rate = done / max(time.monotonic() - self._started, 1e-3)
+        self._progress.update(self._task, completed=done, total=total, rate=f"{rate:,.0f}/s")
+
+    def note(self, message: str) -> None:
+        self._progress.console.print(message, markup=False, highlight=False)

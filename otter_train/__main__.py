@@ -1,0 +1,110 @@
+"""``python -m otter_train``: train a model from a folder of shards."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, get_args
+
+import click
+
+from mimicit.prompt import TEMPLATES
+from otter_train.command_line import HELP, calm_threads, errors_on_one_line
+from otter_train.config import PRESETS, Embeddings, LabelMode, Precision, RunConfig, RunOptions, Schedule, resolve
+
+__all__ = ["main"]
+
+_ABOUT_PRESETS = (
+    "Training the tiny preset: a small model, from scratch, on the CPU if need be. For Otter-9B: "
+    "--preset otter-9b --language-model PATH --vision-model PATH"
+)
+
+
+@click.command(context_settings=HELP)
+@click.option("--shards", type=click.Path(path_type=Path), required=True, help="Folder that mimicit build has written.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("run"), help="Run folder: checkpoints, log, curve.")
+@click.option("--preset", type=click.Choice(sorted(PRESETS)), help="Model and recipe.  [default: otter-9b if weights are named, else tiny]")
+@click.option("--language-model", help="Folder of a pretrained LLaMA-family model (transformers format).")
+@click.option("--vision-model", help="Folder of a pretrained CLIP model (transformers format).")
+@click.option("--epochs", type=int, help="Passes over the samples.")
+@click.option("--batch-size", type=int, help="Samples per optimiser step, over all devices.")
+@click.option("--accumulate", type=int, default=1, help="Forward passes that a step is split into, per device.")
+@click.option("--lr", type=float, help="Highest learning rate of AdamW.")
+@click.option("--schedule", type=click.Choice(get_args(Schedule)), help="Course of the learning rate after warm-up.")
+@click.option("--warmup", type=float, help="Share of the steps in which the learning rate climbs.")
+@click.option("--clip", type=float, help="Largest gradient norm; 0 for no clipping.")
+@click.option("--weight-decay", type=float, help="Of the cross-attention matrices.")
+@click.option("--max-tokens", type=int, help="Longest prompt; longer ones lose context, farthest first.")
+@click.option("--label-mode", type=click.Choice(get_args(LabelMode)), help="Learn answers only, or as the paper's code.")
+@click.option("--embeddings", type=click.Choice(get_args(Embeddings)), help="Which embedding matrices are trained.")
+@click.option("--template", type=click.Choice(sorted(TEMPLATES)), help="Prompt template.")
+@click.option("--seed", type=int, help="Order of the samples and random weights.")
+@click.option("--workers", type=int, help="Processes that prepare batches.  [default: 0 on the CPU, up to 8 beside a GPU]")
+@click.option("--max-steps", type=int, help="End after this many steps, if the epochs do not end before; 0 for no limit.")
+@click.option("--save-every", type=int, default=500, help="Steps between checkpoints; 0 for one at the end.")
+@click.option("--log-every", type=int, default=10, help="Steps between lines of the log.")
+@click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+@click.option("--precision", type=click.Choice(get_args(Precision)), help="auto: bfloat16 on a GPU, else float32.")
+@click.option("--resume/--no-resume", default=True, help="Go on from the last checkpoint in --out; else refuse if there is one.")
+def main(shards: Path, out: Path, preset: str | None, **given: Any) -> None:
+    """Train a vision-language model on the in-context samples of SHARDS.
+
+    Options without a default come from the preset; those of otter-9b are the paper's: learning rate 1e-5, batches of
+    4, 6 epochs, cosine schedule with 1% warm-up, clipping at 1.0. Start it with torchrun to use many GPUs. Ctrl-C
+    writes a checkpoint; the same command goes on from it.
+    """
+    options = RunOptions(**{name: given.pop(name) for name in RunOptions.__dataclass_fields__})
+    with errors_on_one_line():
+        sys.exit(_train(resolve(preset, **given), options, shards, out, chosen=preset is not None))
+
+
+def _train(config: RunConfig, options: RunOptions, shards: Path, out: Path, *, chosen: bool) -> int:
+    calm_threads()
+    from mimicit.loading import load  # seconds of imports, not needed for --help
+    from otter_train.metrics import Console
+    from otter_train.train import train
+
+    is_first = os.environ.get("RANK", "0") == "0"
+    console = Console(sys.stdout if is_first else open(os.devnull, "w"))
+    if config.preset == "tiny" and not chosen:
+        console.say(_ABOUT_PRESETS)
+    samples = load(shards, shuffle="full", seed=config.seed)
+    with _stop_signals() as received:
+        outcome = train(
+            config, samples, out, options=options, console=console, should_stop=lambda: bool(received)
+        )
+    if not outcome.finished:
+        console.say(
+            f"Stopped after step {outcome.step} of {outcome.total}; {outcome.checkpoint} holds it, "
+            "the same command goes on from there."
+        )
+        return 1
+    console.say(f"Trained: {outcome.checkpoint}, loss curve in {out / 'loss.png'}, numbers in {out / 'metrics.csv'}.")
+    console.say(f'Next: python -m otter_train.generate --checkpoint {out} --image a.jpg --prompt "What is this?"')
+    return 0
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """The stop signals received so far; the second one of a kind acts as usual, for those who will not wait."""
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        signal.signal(number, before[number])
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+if __name__ == "__main__":
+    main()

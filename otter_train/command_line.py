@@ -1,0 +1,35 @@
+"""What the three programs of this package share: errors on one line, exit codes, and calm threads."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+
+from mimicit.errors import MimicitError, UsageError
+
+__all__ = ["HELP", "calm_threads", "errors_on_one_line"]
+
+HELP = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
+
+
+@contextmanager
+def errors_on_one_line() -> Iterator[None]:
+    """End the program with one line and exit code 2 (`UsageError`) or 1 (any other `MimicitError`)."""
+    try:
+        yield
+    except MimicitError as error:
+        click.echo(f"otter_train: {' '.join(str(error).split())}", err=True)
+        sys.exit(2 if isinstance(error, UsageError) else 1)
+
+
+def calm_threads() -> None:
+    """Let OpenMP threads sleep while they wait; call it before torch is imported.
+
+    By default they spin, and then a second busy process on the machine makes a step ten times slower.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

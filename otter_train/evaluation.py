@@ -1,0 +1,203 @@
+"""How often a model's greedy answer is the true one, next to what a model that never looks could reach.
+
+All of it is computed from the evaluated samples: the two text baselines know the answers, so they are ceilings, and
+only what lies above them was seen in a picture. The same model on other samples' pictures says so once more.
+Samples are read when they are asked, one batch at a time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from mimicit.records import Sample
+from otter_train.encoding import drop_context
+
+__all__ = [
+    "AnswerEach",
+    "Answered",
+    "Report",
+    "evaluate",
+    "is_right",
+    "other_pictures",
+    "question_accuracy",
+    "with_shots",
+]
+
+AnswerEach = Callable[[Iterable[Sample]], Iterator[tuple[Sample, str]]]
+"""Gives each sample back with the answer to its query, in order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """One query, what the model said and what is true.
+
+    ``media`` are the kinds and hashes of everything shown, ``origin`` names what was shown last.
+    """
+
+    position: int
+    id: str
+    source: str
+    origin: str
+    media: tuple[tuple[str, tuple[str, ...]], ...]
+    question: str
+    answer: str
+    truth: str
+
+    @property
+    def is_right(self) -> bool:
+        """True where the answer is the true one."""
+        return is_right(self.answer, self.truth)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Accuracies between 0 and 1; a baseline is None where it was not asked for or cannot be computed.
+
+    ``majority``: always the most frequent answer. ``question_only``: for each question text its most frequent
+    answer. ``swapped_pictures``: the same model, each query with the pictures of another sample. ``skipped`` counts
+    interleaved documents, which ask nothing.
+    """
+
+    shots: int
+    answered: tuple[Answered, ...]
+    skipped: int
+    majority: float | None = None
+    question_only: float | None = None
+    swapped_pictures: float | None = None
+
+    @property
+    def accuracy(self) -> float:
+        """The share of queries with the true answer."""
+        return _accuracy(self.answered)
+
+    @property
+    def by_source(self) -> dict[str, tuple[int, float]]:
+        """Queries and accuracy of each source."""
+        groups: dict[str, list[Answered]] = defaultdict(list)
+        for answered in self.answered:
+            groups[answered.source].append(answered)
+        return {source: (len(group), _accuracy(group)) for source, group in sorted(groups.items())}
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as a JSON value."""
+        return {
+            "accuracy": self.accuracy,
+            "queries": len(self.answered),
+            "skipped": self.skipped,
+            "shots": self.shots,
+            "by_source": {name: {"queries": n, "accuracy": rate} for name, (n, rate) in self.by_source.items()},
+            "baselines": {
+                "majority": self.majority,
+                "question_only": self.question_only,
+                "swapped_pictures": self.swapped_pictures,
+            },
+            "answers": [{**asdict(answered), "is_right": answered.is_right} for answered in self.answered],
+        }
+
+
+def evaluate(
+    samples: Sequence[Sample],
+    answer_each: AnswerEach,
+    *,
+    shots: int = 0,
+    limit: int | None = None,
+    baselines: bool = False,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Report:
+    """Ask the queries of the first ``limit`` samples with at most their ``shots`` nearest context triplets.
+
+    ``progress`` hears how many are answered.
+    """
+    count = min(limit or len(samples), len(samples))
+    positions: list[int] = []
+
+    def asked() -> Iterator[Sample]:
+        for position in range(count):
+            sample = samples[position]
+            if sample.query.relation != "document":
+                positions.append(position)
+                yield with_shots(sample, shots)
+
+    answered: list[Answered] = []
+    for sample, answer in answer_each(asked()):
+        answered.append(_answered(positions[len(answered)], sample, answer))
+        progress(len(answered))
+    report = Report(shots=shots, answered=tuple(answered), skipped=count - len(positions))
+    if not baselines:
+        return report
+    pairs = other_pictures(report.answered)
+    swapped = (_with_media_of(samples, shots, mine, other) for mine, other in pairs)
+    fooled = [_answered(0, sample, answer) for sample, answer in answer_each(swapped)]
+    truths = [one.truth for one in answered]
+    return replace(
+        report,
+        majority=question_accuracy([""] * len(truths), truths),
+        question_only=question_accuracy([one.question for one in answered], truths),
+        swapped_pictures=_accuracy(fooled) if fooled else None,
+    )
+
+
+def is_right(answer: str, truth: str) -> bool:
+    """Equal but for capitals, outer spaces and a final full stop."""
+    return _plain(answer) == _plain(truth)
+
+
+def question_accuracy(questions: Sequence[str], truths: Sequence[str]) -> float:
+    """The accuracy of giving each question its own most frequent answer: no model that never looks does better."""
+    answers: dict[str, Counter[str]] = defaultdict(Counter)
+    for question, truth in zip(questions, truths, strict=True):
+        answers[question][_plain(truth)] += 1
+    return sum(max(counts.values()) for counts in answers.values()) / max(1, len(truths))
+
+
+def with_shots(sample: Sample, shots: int) -> Sample:
+    """``sample`` with its ``shots`` nearest context triplets; the query keeps the picture it is about."""
+    return drop_context(sample, max(0, len(sample.context) - shots))
+
+
+def other_pictures(answered: Sequence[Answered]) -> list[tuple[int, int]]:
+    """Pairs of positions: a sample, and one that shows the same kinds of media with another content.
+
+    Samples without such a partner are left out. Sorted by content, equal media lie together; turning the circle by
+    the size of the largest such block gives every sample media that are not its own.
+    """
+    alike: dict[tuple[str, ...], list[Answered]] = defaultdict(list)
+    for one in answered:
+        if one.media:
+            alike[tuple(kind for kind, _ in one.media)].append(one)
+    pairs: list[tuple[int, int]] = []
+    for group in alike.values():
+        ordered = sorted(group, key=lambda one: one.media)
+        turn = max(Counter(one.media for one in ordered).values())
+        if 2 * turn <= len(ordered):
+            others = ordered[turn:] + ordered[:turn]
+            pairs.extend((mine.position, other.position) for mine, other in zip(ordered, others, strict=True))
+    return pairs
+
+
+def _with_media_of(samples: Sequence[Sample], shots: int, mine: int, other: int) -> Sample:
+    return replace(with_shots(samples[mine], shots), media=with_shots(samples[other], shots).media)
+
+
+def _answered(position: int, sample: Sample, answer: str) -> Answered:
+    return Answered(
+        position=position,
+        id=sample.id,
+        source=sample.source,
+        origin=sample.media[-1].origin if sample.media else "",
+        media=tuple((media.kind, media.sha256) for media in sample.media),
+        question=sample.query.instruction,
+        answer=answer,
+        truth=sample.query.answer,
+    )
+
+
+def _accuracy(answered: Sequence[Answered]) -> float:
+    return sum(one.is_right for one in answered) / max(1, len(answered))
+
+
+def _plain(text: str) -> str:
+    return text.strip().removesuffix(".").casefold()

@@ -1,0 +1,71 @@
+"""``python -m otter_train.generate``: ask a trained model about a picture or a clip."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mimicit.schema import canonical_json
+from otter_train.command_line import HELP, calm_threads, errors_on_one_line
+
+__all__ = ["main"]
+
+_FILE = click.Path(path_type=Path)
+
+
+@click.command(context_settings=HELP)
+@click.option("--checkpoint", type=_FILE, required=True, help="Run folder, or one checkpoint of it.")
+@click.option("--image", type=_FILE, help="Picture that the question is about.")
+@click.option("--video", type=_FILE, help="Clip that the question is about, instead of a picture.")
+@click.option("--prompt", required=True, help="The question.")
+@click.option("--context-image", type=_FILE, multiple=True, help="Picture of an example; once per example.")
+@click.option("--context-prompt", multiple=True, help="Question of an example.")
+@click.option("--context-answer", multiple=True, help="Answer of an example.")
+@click.option("--max-new-tokens", type=click.IntRange(min=1), default=128, help="Longest answer, in tokens.")
+@click.option("--frames", type=click.IntRange(min=1), default=8, help="Frames taken from a clip.")
+@click.option("--language-model", help="Where the frozen language model lies now, if it was moved.")
+@click.option("--vision-model", help="Where the frozen vision model lies now, if it was moved.")
+@click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def main(
+    checkpoint: Path,
+    image: Path | None,
+    video: Path | None,
+    prompt: str,
+    context_image: tuple[Path, ...],
+    context_prompt: tuple[str, ...],
+    context_answer: tuple[str, ...],
+    max_new_tokens: int,
+    frames: int,
+    language_model: str | None,
+    vision_model: str | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Answer a question about a picture, after as many in-context examples as you give.
+
+    \b
+    python -m otter_train.generate --checkpoint run/ --image a.jpg --prompt "What is this?" \\
+        --context-image x.jpg --context-prompt "What is this?" --context-answer "a cat"
+    """
+    with errors_on_one_line():
+        calm_threads()
+        from otter_train.inference import answer_each, load_trained_model
+        from otter_train.question import pair_examples, question_sample
+
+        examples = pair_examples(context_image, context_prompt, context_answer)
+        sample = question_sample(prompt, image=image, video=video, examples=examples, frames=frames)
+        trained = load_trained_model(
+            checkpoint, device=device, language_model=language_model, vision_model=vision_model
+        )
+        ((_, answer),) = answer_each(trained, [sample], max_new_tokens=max_new_tokens)
+    if as_json:
+        asked = {"checkpoint": str(trained.checkpoint.folder), "step": trained.checkpoint.step, "prompt": prompt}
+        click.echo(canonical_json({**asked, "answer": answer}))
+    else:
+        click.echo(answer)
+
+
+if __name__ == "__main__":
+    main()

