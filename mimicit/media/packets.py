@@ -121,19 +121,17 @@ class _Scan:
                 self._first_frame = _first_frame(packet)  # the flush at the end
             return  # in AVI also: "show the last frame again"
         self._packets += 1
-        pts = packet.pts
+        self._has_times &= packet.pts is not None
+        pts = packet.pts if packet.pts is not None else packet.dts
         if pts is None:
-            self._has_times = False
-            pts = packet.dts
-        if pts is None:
-            raise RejectedError("undecodable_video", "the clip stores frames without a time")
+            return  # such as a picture from before the cut
         if packet.is_keyframe:
             is_clean = _starts_afresh(bytes(packet), self._clip)
             self._keys.append(KeyPoint(pts, pts if packet.dts is None else packet.dts, is_clean))
         if self._is_plain:
             self._is_plain = self._is_plain_packet(packet, pts)
-        if not self._keys:
-            return  # what comes before the first key frame cannot be decoded
+        if not self._keys or (pts < self._keys[0].pts and not self._keys[0].is_clean):
+            return  # made from frames before the first key frame, so it cannot be decoded
         if self._first_frame is None:
             self._first_frame = _first_frame(packet)
         if not (packet.is_discard or packet.is_corrupt):

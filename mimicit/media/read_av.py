@@ -71,15 +71,18 @@ def read_in_order(
     """Decode the clip from its first key frame to its end, and choose among the frames that really come out.
 
     The packets' count is the first guess of how many there are; where it is wrong, a second pass takes the true one.
-    `RejectedError` (``undecodable_video``) where a chosen frame is damaged or the times run backwards.
+    Damaged frames at either end (a recording that was cut anywhere) are left out. `RejectedError`
+    (``undecodable_video``) where one between is damaged, or the times run backwards.
     """
-    count = len(table.pts)
-    while True:
-        indices = evenly_spaced(count, options.frames)
-        stored, pts = _decode_all(path, options, table, set(indices), store)
-        if len(pts) == count:
-            return AllFrames(stored, indices, _ascending(pts, table))
-        count = len(pts)
+    indices = evenly_spaced(len(table.pts), options.frames)
+    for _ in range(2):
+        stored, times, damaged = _decode_all(path, options, set(indices), store)
+        whole = _whole_span(len(times), damaged)
+        indices = [whole.start + index for index in evenly_spaced(len(whole), options.frames)]
+        if all(index in stored for index in indices):
+            pts = _ascending(times, table)[whole.start : whole.stop]
+            return AllFrames([stored[index] for index in indices], [index - whole.start for index in indices], pts)
+    raise RejectedError("undecodable_video", "two passes over the clip give different frames")
 
 
 def _decode_from(clip: Clip, key: KeyPoint, wanted: set[int]) -> Iterator[VideoFrame]:
@@ -108,24 +111,35 @@ def _decode_from(clip: Clip, key: KeyPoint, wanted: set[int]) -> Iterator[VideoF
 
 
 def _decode_all(
-    path: Path, options: MediaOptions, table: PacketTable, wanted: set[int], store: Callable[[Image.Image], _T]
-) -> tuple[list[_T], list[int]]:
-    stored: list[_T] = []
-    pts: list[int] = []
+    path: Path, options: MediaOptions, wanted: set[int], store: Callable[[Image.Image], _T]
+) -> tuple[dict[int, _T], list[int], set[int]]:
+    """``store`` of the frames with the indices ``wanted``; the times of all frames; the indices of damaged ones."""
+    stored: dict[int, _T] = {}
+    times: list[int] = []
+    damaged: set[int] = set()
     with open_clip(path, options) as clip:
-        for frame in _frames_in_order(clip):
+        for index, frame in enumerate(_frames_in_order(clip)):
             time = frame.pts if frame.pts is not None else frame.dts
-            if time is None or len(pts) >= options.max_video_frames:
-                fault = "undecodable_video" if time is None else "too_many_frames"
-                raise RejectedError(fault, f"frame {len(pts)} has no time" if time is None else "too many frames")
-            if len(pts) in wanted:
-                if frame.is_corrupt:
-                    raise RejectedError("undecodable_video", f"frame {len(pts)} is damaged")
-                stored.append(store(_picture(frame)))
-            pts.append(time)
-    if not pts:
-        raise RejectedError("undecodable_video", "no frame can be decoded")
-    return stored, pts
+            if time is None:
+                raise RejectedError("undecodable_video", f"frame {index} has no time")
+            if index >= options.max_video_frames:
+                raise RejectedError("too_many_frames", f"more than {options.max_video_frames:,} frames")
+            times.append(time)
+            if frame.is_corrupt:
+                damaged.add(index)
+            elif index in wanted:
+                stored[index] = store(_picture(frame))
+    return stored, times, damaged
+
+
+def _whole_span(count: int, damaged: set[int]) -> range:
+    whole = [index for index in range(count) if index not in damaged]
+    if not whole:
+        raise RejectedError("undecodable_video", "no frame can be decoded whole")
+    span = range(whole[0], whole[-1] + 1)
+    if len(whole) < len(span):
+        raise RejectedError("undecodable_video", f"frame {min(damaged.intersection(span))} is damaged")
+    return span
 
 
 def _frames_in_order(clip: Clip) -> Iterator[VideoFrame]:

@@ -7,9 +7,11 @@
     lang_x (B, T) ──> embedding ──> [GatedCrossAttentionBlock ──> decoder layer] × L ──> logits
 """
 
+from otter_train.model.build import build_model
+from otter_train.model.config import ModelConfig
 from otter_train.model.convert import load_openflamingo, to_openflamingo
 from otter_train.model.otter import Otter, OtterOutput, TokenIds
-from otter_train.model.presets import PRESETS, ModelConfig, build_model, preset
+from otter_train.model.presets import PRESETS, preset, with_pretrained
 from otter_train.model.trainable import freeze, trainable_count, trainable_parameters
 
 __all__ = [
@@ -25,4 +27,5 @@ __all__ = [
     "to_openflamingo",
     "trainable_count",
     "trainable_parameters",
+    "with_pretrained",
 ]

@@ -13,7 +13,7 @@ __all__ = ["attend", "feed_forward", "split_heads"]
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """(B, N, heads·dim_head) to (B, heads, N, dim_head)."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return x.view(*x.shape[:-1], heads, -1).transpose(1, 2)
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:

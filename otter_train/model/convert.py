@@ -25,7 +25,10 @@ _WRAPPERS: Final = ("model_state_dict", "state_dict", "model")
 _WRAPPER_STEPS: Final = re.compile(r"(^module\.|_orig_mod\.|_checkpoint_wrapped_module\.|_fsdp_wrapped_module\.)")
 _NO_WEIGHT: Final = re.compile(r"(^|\.)(inv_freq|position_ids)$")
 _COPIES: Final = (
-    (re.compile(r"^lang_encoder\.gated_cross_attn_layers\.(\d+)\."), r"lang_encoder.model.layers.\1.gated_cross_attn_layer."),
+    (
+        re.compile(r"^lang_encoder\.gated_cross_attn_layers\.(\d+)\."),
+        r"lang_encoder.model.layers.\1.gated_cross_attn_layer.",
+    ),
     (re.compile(r"^lang_encoder\.old_decoder_blocks\.(\d+)\."), r"lang_encoder.model.layers.\1.decoder_layer."),
 )
 _NOT_IN_TRANSFORMERS: Final = "vision_encoder.proj"  # CLIP's projection of the class token, which Otter does not use
@@ -59,8 +62,14 @@ _RENAMES: Final = tuple(
             r"vision_encoder.transformer.resblocks.\1.attn.out_proj.\2",
         ),
         (r"vision\.model\.encoder\.layers\.(\d+)\.layer_norm(.+)", r"vision_encoder.transformer.resblocks.\1.ln_\2"),
-        (r"vision\.model\.encoder\.layers\.(\d+)\.mlp\.fc1\.(.+)", r"vision_encoder.transformer.resblocks.\1.mlp.c_fc.\2"),
-        (r"vision\.model\.encoder\.layers\.(\d+)\.mlp\.fc2\.(.+)", r"vision_encoder.transformer.resblocks.\1.mlp.c_proj.\2"),
+        (
+            r"vision\.model\.encoder\.layers\.(\d+)\.mlp\.fc1\.(.+)",
+            r"vision_encoder.transformer.resblocks.\1.mlp.c_fc.\2",
+        ),
+        (
+            r"vision\.model\.encoder\.layers\.(\d+)\.mlp\.fc2\.(.+)",
+            r"vision_encoder.transformer.resblocks.\1.mlp.c_proj.\2",
+        ),
     )
 )
 _FUSED: Final = re.compile(r"^vision\.model\..*\.self_attn\.([qkv])_proj\.")
@@ -119,7 +128,9 @@ def to_openflamingo(model: Otter) -> dict[str, Tensor]:
     for key, tensor in model.state_dict().items():
         place = openflamingo_place(key)
         thirds.setdefault(place.key, {})[place.third or 0] = tensor
-    return {key: parts[0] if len(parts) == 1 else torch.cat([parts[0], parts[1], parts[2]]) for key, parts in thirds.items()}
+    return {
+        key: parts[0] if len(parts) == 1 else torch.cat([parts[0], parts[1], parts[2]]) for key, parts in thirds.items()
+    }
 
 
 def _part(tensor: Tensor, place: Place) -> Tensor:

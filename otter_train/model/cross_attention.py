@@ -65,7 +65,7 @@ class MaskedCrossAttention(nn.Module):
     def forward(self, x: Tensor, media: MediaKV, view: Sight) -> Tensor:
         """``x`` (B, T, dim) to (B, T, dim); exactly zero for tokens that see nothing."""
         queries = split_heads(self.to_q(self.norm(x)), self.heads)
-        out = self.to_out(attend(queries, media.keys, media.values, view.keys))
+        out: Tensor = self.to_out(attend(queries, media.keys, media.values, view.keys))
         return out.masked_fill(~view.seeing, 0.0)
 
 
@@ -86,6 +86,6 @@ class GatedCrossAttentionBlock(nn.Module):
         feed-forward also works on tokens that see no medium, as in OpenFlamingo.
         """
         media_kv = media if isinstance(media, MediaKV) else self.attn.project(media)
-        out = x + self.attn_gate.tanh() * self.attn(x, media_kv, view)
+        out: Tensor = x + self.attn_gate.tanh() * self.attn(x, media_kv, view)
         out = out + self.ff_gate.tanh() * self.feed_forward(out)
         return out.to(x.dtype)

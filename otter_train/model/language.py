@@ -8,9 +8,10 @@ recomputed during the backward pass sees what it saw in the forward pass.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -21,7 +22,7 @@ from otter_train.model.cross_attention import GatedCrossAttentionBlock, MediaKV,
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
 
-__all__ = ["Conditioning", "ConditionedLanguage", "LanguageState"]
+__all__ = ["ConditionedLanguage", "Conditioning", "LanguageState"]
 
 _KEYWORD = "otter_conditioning"
 # A head that does more than a matrix product (Gemma 2, Cohere, Granite) would be left out without a word.
@@ -75,20 +76,19 @@ class ConditionedLanguage(nn.Module):
                 f"cross-attention before every {every} of {len(layers)} decoder layers means none at all;"
                 f" take at most {len(layers)}"
             )
-        self.cross_attention = nn.ModuleDict(
-            {
-                str(index): GatedCrossAttentionBlock(
-                    self.dim, vis_dim, dim_head=dim_head, heads=heads, ff_mult=ff_mult
-                )
-                for index in chosen
-            }
-        )
+        blocks = {
+            index: GatedCrossAttentionBlock(self.dim, vis_dim, dim_head=dim_head, heads=heads, ff_mult=ff_mult)
+            for index in chosen
+        }
+        self.cross_attention = nn.ModuleDict({str(index): block for index, block in blocks.items()})
         for index, layer in enumerate(layers):
-            if index in chosen:
-                hook = partial(_look_before, self.cross_attention[str(index)], chosen.index(index))
-            else:
-                hook = _only_pass
+            hook = partial(_look_before, blocks[index], chosen.index(index)) if index in blocks else _only_pass
             layer.register_forward_pre_hook(hook, with_kwargs=True)
+
+    @property
+    def blocks(self) -> list[GatedCrossAttentionBlock]:
+        """The cross-attention blocks, in the order of the layers they stand before."""
+        return list(cast("Iterable[GatedCrossAttentionBlock]", self.cross_attention.values()))
 
     def forward(
         self,
@@ -118,7 +118,7 @@ class ConditionedLanguage(nn.Module):
 
     def project_media(self, media: Tensor) -> tuple[MediaKV, ...]:
         """Keys and values of ``media`` (B, T_img·n, vis_dim) for every block: what generation computes only once."""
-        return tuple(block.attn.project(media) for block in self.cross_attention.values())
+        return tuple(block.attn.project(media) for block in self.blocks)
 
 
 def _look_before(

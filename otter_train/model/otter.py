@@ -69,7 +69,9 @@ class Otter(nn.Module):
     ) -> None:
         super().__init__()
         if vision.dim != perceiver.dim:
-            raise TrainError(f"the vision tower gives tokens of width {vision.dim}, the perceiver takes {perceiver.dim}")
+            raise TrainError(
+                f"the vision tower gives tokens of width {vision.dim}, the perceiver takes {perceiver.dim}"
+            )
         self.vision = vision
         self.perceiver = perceiver
         self.language = ConditionedLanguage(

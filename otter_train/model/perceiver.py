@@ -42,7 +42,8 @@ class PerceiverLayer(nn.Module):
             mask,
         )
         latents = latents + self.to_out(out)
-        return latents + self.feed_forward(latents)
+        grown: Tensor = latents + self.feed_forward(latents)
+        return grown
 
 
 class PerceiverResampler(nn.Module):

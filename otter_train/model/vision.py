@@ -7,7 +7,7 @@ when a tower of its layout is built.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mimicit.errors import TrainError
 
 if TYPE_CHECKING:
+    from open_clip.transformer import VisionTransformer
     from transformers import CLIPVisionModel
 
 __all__ = ["CLIP_MEAN", "CLIP_STD", "OpenClipTower", "TransformersTower", "VisionLayout", "VisionTower"]
@@ -93,11 +94,13 @@ class OpenClipTower(VisionTower):
 
     layout = "open_clip"
 
-    def __init__(self, visual: nn.Module) -> None:
+    def __init__(self, visual: VisionTransformer) -> None:
         if getattr(visual, "ln_post", None) is None or getattr(visual, "attn_pool", None) is not None:
-            raise TrainError(f"{type(visual).__name__} of open_clip has no plain patch tokens; take a ViT such as ViT-L-14")
+            raise TrainError(
+                f"{type(visual).__name__} of open_clip has no plain patch tokens; take a ViT such as ViT-L-14"
+            )
         super().__init__(dim=visual.conv1.out_channels, image_size=_side(visual.image_size))
-        self.visual = visual
+        self.visual: Any = visual
         self.visual.output_tokens = True
         self.visual.final_ln_after_pool = True  # else the tokens come back normalised by ln_post
         self.set_trainable(True)
