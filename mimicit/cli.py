@@ -41,7 +41,7 @@ def _fail(message: str, code: int) -> None:
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="mimicit")
 def main() -> None:
-    """Build, inspect and verify multi-modal in-context instruction data.
+    r"""Build, inspect and verify multi-modal in-context instruction data.
 
     \b
     mimicit build --src raw/ --out shards/     raw files or published data sets to shards
@@ -96,7 +96,7 @@ def build(
     keep_going: bool,
     as_json: bool,
 ) -> None:
-    """Turn raw files or published data sets into shards.
+    r"""Turn raw files or published data sets into shards.
 
     \b
     mimicit build --src raw/ --out shards/
@@ -110,9 +110,7 @@ def build(
     from mimicit.media.options import MediaOptions
     from mimicit.terminal import progress_display
 
-    media = MediaOptions(
-        size=size, frames=frames, image_format=image_format, quality=quality, max_pixels=max_pixels
-    )
+    media = MediaOptions(size=size, frames=frames, image_format=image_format, quality=quality, max_pixels=max_pixels)
     config = BuildConfig(
         shots=shots,
         context=context,
@@ -137,7 +135,9 @@ def build(
                 keep_going=keep_going,
             )
     except KeyboardInterrupt:
-        raise BuildError(f"interrupted; what is done is kept in {out}, and the same command goes on from there") from None
+        raise BuildError(
+            f"interrupted; what is done is kept in {out}, and the same command goes on from there"
+        ) from None
     if as_json:
         _print_json(result.manifest)
     else:
@@ -150,7 +150,7 @@ def build(
 @click.option("--png", type=click.Path(path_type=Path), help="Where --sample writes its pictures [default: KEY.png].")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def inspect(path: Path, wanted: str | None, png: Path | None, as_json: bool) -> None:
-    """Show what is inside a shard or a folder of shards.
+    r"""Show what is inside a shard or a folder of shards.
 
     \b
     mimicit inspect shards/shard-000.tar
@@ -188,7 +188,7 @@ def inspect(path: Path, wanted: str | None, png: Path | None, as_json: bool) -> 
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def verify(path: Path, as_json: bool) -> None:
-    """Check every checksum, member, reference and schema; exit 1 with findings.
+    r"""Check every checksum, member, reference and schema; exit 1 with findings.
 
     \b
     mimicit verify shards/

@@ -31,10 +31,9 @@ def schema(name: str) -> dict[str, Any]:
 
 def validate(name: str, value: Any) -> None:
     """Check ``value`` against the schema ``name``; `SchemaError` names the place and the fault."""
-    validator, error_type = _validator(name)
     try:
-        validator(value)
-    except error_type as error:
+        _validator(name)(value)
+    except jsonschema_rs.ValidationError as error:
         place = "/".join(str(step) for step in error.instance_path) or "(top)"
         raise SchemaError(f"{place}: {error.message[:300]}") from None
 
@@ -72,6 +71,5 @@ def _folder() -> Any:
 
 
 @functools.cache
-def _validator(name: str) -> tuple[Callable[[Any], None], type[Exception]]:
-    validator = jsonschema_rs.validator_for(schema(name))
-    return validator.validate, jsonschema_rs.ValidationError
+def _validator(name: str) -> Callable[[Any], None]:
+    return jsonschema_rs.validator_for(schema(name)).validate

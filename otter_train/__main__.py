@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -27,8 +28,14 @@ _ABOUT_PRESETS = (
 
 @click.command(context_settings=HELP)
 @click.option("--shards", type=click.Path(path_type=Path), required=True, help="Folder that mimicit build has written.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("run"), help="Run folder: checkpoints, log, curve.")
-@click.option("--preset", type=click.Choice(sorted(PRESETS)), help="Model and recipe.  [default: otter-9b if weights are named, else tiny]")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("run"), help="Run folder: checkpoints, log, curve."
+)
+@click.option(
+    "--preset",
+    type=click.Choice(sorted(PRESETS)),
+    help="Model and recipe.  [default: otter-9b if weights are named, else tiny]",
+)
 @click.option("--language-model", help="Folder of a pretrained LLaMA-family model (transformers format).")
 @click.option("--vision-model", help="Folder of a pretrained CLIP model (transformers format).")
 @click.option("--epochs", type=int, help="Passes over the samples.")
@@ -40,17 +47,25 @@ _ABOUT_PRESETS = (
 @click.option("--clip", type=float, help="Largest gradient norm; 0 for no clipping.")
 @click.option("--weight-decay", type=float, help="Of the cross-attention matrices.")
 @click.option("--max-tokens", type=int, help="Longest prompt; longer ones lose context, farthest first.")
-@click.option("--label-mode", type=click.Choice(get_args(LabelMode)), help="Learn answers only, or as the paper's code.")
+@click.option(
+    "--label-mode", type=click.Choice(get_args(LabelMode)), help="Learn answers only, or as the paper's code."
+)
 @click.option("--embeddings", type=click.Choice(get_args(Embeddings)), help="Which embedding matrices are trained.")
 @click.option("--template", type=click.Choice(sorted(TEMPLATES)), help="Prompt template.")
 @click.option("--seed", type=int, help="Order of the samples and random weights.")
-@click.option("--workers", type=int, help="Processes that prepare batches.  [default: 0 on the CPU, up to 8 beside a GPU]")
-@click.option("--max-steps", type=int, help="End after this many steps, if the epochs do not end before; 0 for no limit.")
+@click.option(
+    "--workers", type=int, help="Processes that prepare batches.  [default: 0 on the CPU, up to 8 beside a GPU]"
+)
+@click.option(
+    "--max-steps", type=int, help="End after this many steps, if the epochs do not end before; 0 for no limit."
+)
 @click.option("--save-every", type=int, default=500, help="Steps between checkpoints; 0 for one at the end.")
 @click.option("--log-every", type=int, default=10, help="Steps between lines of the log.")
 @click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--precision", type=click.Choice(get_args(Precision)), help="auto: bfloat16 on a GPU, else float32.")
-@click.option("--resume/--no-resume", default=True, help="Go on from the last checkpoint in --out; else refuse if there is one.")
+@click.option(
+    "--resume/--no-resume", default=True, help="Go on from the last checkpoint in --out; else refuse if there is one."
+)
 def main(shards: Path, out: Path, preset: str | None, **given: Any) -> None:
     """Train a vision-language model on the in-context samples of SHARDS.
 
@@ -70,14 +85,12 @@ def _train(config: RunConfig, options: RunOptions, shards: Path, out: Path, *, c
     from otter_train.train import train
 
     is_first = os.environ.get("RANK", "0") == "0"
-    console = Console(sys.stdout if is_first else open(os.devnull, "w"))
+    console = Console(sys.stdout if is_first else io.StringIO())
     if config.preset == "tiny" and not chosen:
         console.say(_ABOUT_PRESETS)
     samples = load(shards, shuffle="full", seed=config.seed)
     with _stop_signals() as received:
-        outcome = train(
-            config, samples, out, options=options, console=console, should_stop=lambda: bool(received)
-        )
+        outcome = train(config, samples, out, options=options, console=console, should_stop=lambda: bool(received))
     if not outcome.finished:
         console.say(
             f"Stopped after step {outcome.step} of {outcome.total}; {outcome.checkpoint} holds it, "
@@ -90,13 +103,13 @@ def _train(config: RunConfig, options: RunOptions, shards: Path, out: Path, *, c
 
 
 @contextmanager
-def _stop_signals() -> Iterator[list[int]]:
+def _stop_signals() -> Iterator[list[signal.Signals]]:
     """The stop signals received so far; the second one of a kind acts as usual, for those who will not wait."""
-    received: list[int] = []
+    received: list[signal.Signals] = []
 
     def note(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        signal.signal(number, before[number])
+        received.append(signal.Signals(number))
+        signal.signal(number, before[signal.Signals(number)])
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -12,11 +12,27 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from mimicit.errors import TrainError
 from otter_train.config import Precision, RunConfig
-from otter_train.model import ModelConfig, Otter, TokenIds, build_model, freeze, preset, trainable_parameters
-from otter_train.model.presets import with_pretrained
+from otter_train.model import (
+    ModelConfig,
+    Otter,
+    TokenIds,
+    build_model,
+    freeze,
+    preset,
+    trainable_parameters,
+    with_pretrained,
+)
 from otter_train.tokenizer import special_ids
 
-__all__ = ["assemble_model", "autocast", "load_trained", "model_config", "trained_weights"]
+__all__ = [
+    "assemble_model",
+    "autocast",
+    "load_trained",
+    "model_config",
+    "trained_weights",
+    "trains_everything",
+    "uses_bfloat16",
+]
 
 _NAMED_AT_MOST = 5
 

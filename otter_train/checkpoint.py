@@ -124,7 +124,9 @@ def open_checkpoint(path: Path) -> Checkpoint:
         return _verified(path, None)
     checkpoint = latest_checkpoint(path)
     if checkpoint is None:
-        raise TrainError(f"{path}: no checkpoint in it; give the --out folder of a training run, or a checkpoint-* in it")
+        raise TrainError(
+            f"{path}: no checkpoint in it; give the --out folder of a training run, or a checkpoint-* in it"
+        )
     return checkpoint
 
 

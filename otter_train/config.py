@@ -73,12 +73,12 @@ class RunConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """How a run is carried out; none of it changes what is computed, so all of it may change on resume.
+    """How a run is carried out: nothing of it changes what is computed, so all of it may change on resume.
 
     ``accumulate`` splits the batch of a step into that many forward passes per device. ``workers`` processes prepare
-    batches (None: up to 8 beside a GPU; none on the CPU, where they would compete with the model). ``save_every`` and ``log_every`` are in steps (``save_every`` 0: only at
-    the end). ``resume`` continues from the last checkpoint of the output folder; without it a folder that has one
-    is refused.
+    batches (None: up to 8 beside a GPU; none on the CPU, where they would compete with the model). ``save_every``
+    and ``log_every`` are in steps (``save_every`` 0: only at the end). ``resume`` continues from the last checkpoint
+    of the output folder; without it a folder that has one is refused.
     """
 
     accumulate: int = 1
@@ -170,4 +170,3 @@ def _check_models(config: RunConfig) -> None:
 
 def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
-

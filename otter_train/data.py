@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import reduce
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -67,8 +67,11 @@ class Batch:
         return self._map(Tensor.pin_memory)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: change(value) for name, value in tensors.items() if isinstance(value, Tensor)})
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                values[name] = change(value)
+        return Batch(**values)
 
 
 def collate(prompts: Sequence[Encoded], *, pad: int, image_size: int, pad_left: bool = False) -> Batch:
@@ -127,7 +130,7 @@ def batches(
     ``workers`` processes prepare them ahead of time (0: this process does). `MimicitError` of a worker is raised
     here as it was raised there.
     """
-    loader: DataLoader[Batch | None | MimicitError] = DataLoader(
+    loader: DataLoader[Batch | MimicitError | None] = DataLoader(
         _Batches(samples, encoder, image_size),
         sampler=_Positions(positions),
         batch_size=None,
@@ -141,13 +144,13 @@ def batches(
         yield batch
 
 
-class _Batches(Dataset["Batch | None | MimicitError"]):
+class _Batches(Dataset["Batch | MimicitError | None"]):
     def __init__(self, samples: OrderedSamples, encoder: PromptEncoder, image_size: int) -> None:
         self.samples = samples
         self.encoder = encoder
         self.image_size = image_size
 
-    def __getitem__(self, positions: list[int]) -> Batch | None | MimicitError:
+    def __getitem__(self, positions: list[int]) -> Batch | MimicitError | None:
         if not positions:
             return None
         try:

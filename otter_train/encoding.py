@@ -6,7 +6,7 @@ them and `IGNORED` elsewhere; the model compares position *t* with its predictio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
@@ -155,7 +155,7 @@ def label_ids(ids: Sequence[int], special: SpecialIds, mode: LabelMode) -> list[
     the first ``<answer>`` except ``<answer>``, ``<image>`` and padding, so also the later instructions.
     """
     if mode == "paper" and special.answer in ids:
-        learnt = range(ids.index(special.answer) + 1, len(ids))
+        learnt: Iterable[int] = range(ids.index(special.answer) + 1, len(ids))
         hidden = {special.answer, special.image, special.pad}
     else:
         learnt = _answer_spans(ids, special)

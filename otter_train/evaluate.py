@@ -78,7 +78,10 @@ def _lines(report: Report) -> Iterator[str]:
     if len(report.by_source) > 1:
         yield from (f"{rate:6.1%}    {source} ({count:,})" for source, (count, rate) in report.by_source.items())
     for rate, meaning in (
-        (report.question_only, "ceiling of a model that never looks: the best answer per question text, from these samples"),
+        (
+            report.question_only,
+            "ceiling of a model that never looks: the best answer per question text, from these samples",
+        ),
         (report.majority, "always the most frequent answer of these samples"),
         (report.swapped_pictures, "this model when each query gets the pictures of another sample"),
     ):

@@ -131,6 +131,8 @@ def _read(path: Path) -> list[Row]:
             try:
                 values = {field.name: float(line[field.name]) for field in fields(Row)}
             except (KeyError, TypeError, ValueError):
-                raise TrainError(f"{path}:{number}: not a line of metrics; move the file away to go on without it") from None
+                raise TrainError(
+                    f"{path}:{number}: not a line of metrics; move the file away to go on without it"
+                ) from None
             rows.append(Row(**{**values, "step": int(values["step"]), "samples": int(values["samples"])}))  # type: ignore[arg-type]
     return rows

@@ -8,19 +8,19 @@ matrices of the language model and of the vision tower decay too.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 from torch import nn
 from torch.optim import AdamW
 
 from otter_train.config import Schedule
+from otter_train.model import Otter
 from otter_train.model.cross_attention import GatedCrossAttentionBlock
 from otter_train.model.perceiver import PerceiverResampler
 
 __all__ = ["decayed", "make_optimizer", "rate_factor"]
 
 
-def make_optimizer(model: nn.Module, *, lr: float, weight_decay: float, whole_model: bool = False) -> AdamW:
+def make_optimizer(model: Otter, *, lr: float, weight_decay: float, whole_model: bool = False) -> AdamW:
     """AdamW (fused) over the parameters of ``model`` that require gradients, in two groups: decayed and not.
 
     ``whole_model`` says that every weight is trained from scratch; see the module docstring.
@@ -34,15 +34,13 @@ def make_optimizer(model: nn.Module, *, lr: float, weight_decay: float, whole_mo
     return AdamW([group for group in groups if group["params"]], lr=lr, fused=True)
 
 
-def decayed(model: nn.Module, *, whole_model: bool = False) -> set[str]:
+def decayed(model: Otter, *, whole_model: bool = False) -> set[str]:
     """The names of the parameters that weight decay applies to."""
-    roots = (nn.Module,) if whole_model else (GatedCrossAttentionBlock,)
-    matrices = {id(parameter) for root in _modules(model, roots) for parameter in root.parameters() if parameter.ndim > 1}
-    spared = {id(parameter) for kind in _modules(model, (PerceiverResampler, nn.Embedding)) for parameter in kind.parameters()}
+    within = _parameters_of(model, nn.Module if whole_model else GatedCrossAttentionBlock)
+    spared = _parameters_of(model, PerceiverResampler) | _parameters_of(model, nn.Embedding)
+    spared |= {id(parameter) for parameter in model.language.lm.get_output_embeddings().parameters()}
     return {
-        name
-        for name, parameter in model.named_parameters()
-        if id(parameter) in matrices - spared and not name.endswith(("lm_head.weight", "embedding", "embeddings"))
+        name for name, parameter in model.named_parameters() if parameter.ndim > 1 and id(parameter) in within - spared
     }
 
 
@@ -61,5 +59,6 @@ def rate_factor(step: int, total: int, *, warmup: float = 0.01, schedule: Schedu
     return 1 - progress if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def _modules(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> Iterator[nn.Module]:
-    return (module for module in model.modules() if isinstance(module, kinds))
+def _parameters_of(model: nn.Module, kind: type[nn.Module]) -> set[int]:
+    modules = (module for module in model.modules() if isinstance(module, kind))
+    return {id(parameter) for module in modules for parameter in module.parameters()}

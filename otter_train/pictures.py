@@ -40,7 +40,7 @@ def decode_media(sample: Sample, media: Media, size: int) -> Tensor:
             frames.append(fit(_decode(data, media), size))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise TrainError(
-                f"sample {sample.id!r} of {sample.source}: {file} is damaged ({error}); run mimicit verify on the shards"
+                f"sample {sample.id!r} of {sample.source}: {file} is damaged ({error}); run mimicit verify"
             ) from None
     return torch.stack(frames)
 

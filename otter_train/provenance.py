@@ -44,11 +44,10 @@ def describe(config: RunConfig, model: ModelConfig, tokenizer: PreTrainedTokeniz
 
 def check_tokens(meta: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> None:
     """`TrainError` where ``tokenizer`` gives a special token another id than the checkpoint was trained with."""
+    trained: Mapping[str, int | None] = meta["special_tokens"]
     for name, id in special_ids(tokenizer).by_name().items():
-        if meta["special_tokens"][name] != id:
-            raise TrainError(
-                f"the tokenizer gives {name} the id {id}, the checkpoint was trained with {meta['special_tokens'][name]}"
-            )
+        if trained[name] != id:
+            raise TrainError(f"the tokenizer gives {name} the id {id}, the checkpoint was trained with {trained[name]}")
 
 
 def generator_states(device: torch.device) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def question_sample(
         raise UsageError("give --image or --video, not both")
     for text in (prompt, *(words for _, question, answer in examples for words in (question, answer))):
         if any(token in text for token in SPECIAL_TOKENS):
-            raise UsageError(f"{text[:60]!r} holds one of {', '.join(SPECIAL_TOKENS)}; leave it out, pictures come by option")
+            raise UsageError(f"{text[:60]!r} holds one of {', '.join(SPECIAL_TOKENS)}; leave it out")
     options = MediaOptions(frames=frames)
     media = [_media(path, "image", options) for path, _, _ in examples]
     triplets = [

@@ -1,4 +1,4 @@
-"""One optimiser step: forward and backward passes, one global mean, clipping, AdamW. Nothing here waits for the device."""
+"""One optimiser step: forward and backward passes, one global mean, clipping, AdamW."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def take_step(
         if batch is None or batch.labelled == 0:
             continue
         share = _mean_loss(model, batch.to(device), precision) * (batch.labelled / labelled)
-        share.backward()
+        share.backward()  # type: ignore[no-untyped-call]
         loss += share.detach()
     parameters = [parameter for pool in optimizer.param_groups for parameter in pool["params"]]
     if world.size > 1:

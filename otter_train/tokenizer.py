@@ -90,7 +90,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     missing = [token for token in SPECIAL_TOKENS if token not in tokenizer.get_vocab()]
     if missing:
         tokenizer.add_special_tokens({"extra_special_tokens": missing}, replace_extra_special_tokens=False)
-    if tokenizer.pad_token_id is None:
+    if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):  # padding is never learnt, the end of text is
         tokenizer.add_special_tokens({"pad_token": PAD})
     return tokenizer
 

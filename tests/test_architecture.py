@@ -78,7 +78,9 @@ def test_otter_train_uses_only_what_it_may() -> None:
 
 
 def test_torch_is_imported_in_one_place_of_mimicit() -> None:
-    users = [module for module, path in modules("mimicit").items() if any(i.split(".")[0] == "torch" for i in imports(path))]
+    users = [
+        module for module, path in modules("mimicit").items() if any(i.split(".")[0] == "torch" for i in imports(path))
+    ]
     assert users == ["mimicit.loading.torch"]
 
 

@@ -105,7 +105,7 @@ def test_stock_webdataset_reads_every_sample(shards: Path) -> None:
     for item in wds.WebDataset(urls, shardshuffle=False):
         value = orjson.loads(item["json"])
         files = [name for media in value["media"] for name in media["files"]]
-        assert sorted(name for name in item if name not in ("json",) and not name.startswith("__")) == sorted(files)
+        assert sorted(name for name in item if name != "json" and not name.startswith("__")) == sorted(files)
         seen[item["__key__"]] = value["id"]
     gc.collect()
     assert seen == {sample.key: sample.id for sample in load(shards)}

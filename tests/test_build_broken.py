@@ -62,7 +62,9 @@ def png_header(width: int, height: int) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", header) + part(b"IDAT", zlib.compress(b"\0" * 1000)) + part(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + part(b"IHDR", header) + part(b"IDAT", zlib.compress(b"\0" * 1000)) + part(b"IEND", b"")
+    )
 
 
 def symlink_out(folder: Path) -> None:
@@ -75,7 +77,11 @@ NOTHING: Callable[[Path], None] = lambda folder: None  # noqa: E731
 CASES = {
     "truncated JPEG": (put("t.jpg", make.picture(1, 640, 480)[:-400]), record(media="images/t.jpg"), "truncated_image"),
     "30,000 x 30,000 PNG": (put("b.png", png_header(30000, 30000)), record(media="images/b.png"), "too_many_pixels"),
-    "text named .jpg": (put("n.jpg", b"I am a poem, not a picture.\n"), record(media="images/n.jpg"), "unsupported_media"),
+    "text named .jpg": (
+        put("n.jpg", b"I am a poem, not a picture.\n"),
+        record(media="images/n.jpg"),
+        "unsupported_media",
+    ),
     "empty file": (put("e.jpg", b""), record(media="images/e.jpg"), "empty_media"),
     "missing file": (NOTHING, record(media="images/none.jpg"), "missing_file"),
     "path out of the root": (NOTHING, record(media="../secret.jpg"), "outside_root"),

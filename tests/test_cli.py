@@ -75,7 +75,9 @@ def test_inspect_one_sample_writes_its_pictures(place: Path) -> None:
     assert "video 64x48, 8 frames" in result.stdout
     with Image.open(place / "look.png") as sheet:
         assert sheet.width >= 8 * 64
-    value = json.loads(mimicit("inspect", "shards", "--sample", "photos/c.mp4", "--json", "--png", "look.png", cwd=place).stdout)
+    value = json.loads(
+        mimicit("inspect", "shards", "--sample", "photos/c.mp4", "--json", "--png", "look.png", cwd=place).stdout
+    )
     assert value["prompt"].count("<image>") == len(value["media"])
 
 

@@ -45,18 +45,6 @@ def test_walk_leaves_out_excluded_folders(folder: Path) -> None:
     assert [path for path, _ in Root(folder, exclude=[folder / "b"]).walk()] == ["a.txt"]
 
 
-def test_walk_goes_deeper_than_python_recurses(tmp_path: Path) -> None:
-    folder = os.open(tmp_path, os.O_RDONLY)
-    for _ in range(1500):
-        os.mkdir("d", dir_fd=folder)
-        inner = os.open("d", os.O_RDONLY, dir_fd=folder)
-        os.close(folder)
-        folder = inner
-    os.close(os.open("f", os.O_CREAT | os.O_WRONLY, dir_fd=folder))
-    os.close(folder)
-    assert list(Root(tmp_path).walk()) == [("d/" * 1500 + "f", 0)]
-
-
 def test_no_folder_is_a_source_error(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no such folder"):
         Root(tmp_path / "none")

@@ -107,7 +107,9 @@ def write_questions(wheel: zipfile.ZipFile, part: str, target: Path) -> None:
 
 def questions(wheel: zipfile.ZipFile, part: str) -> Iterator[dict[str, str]]:
     """The triplets of one part: the published file lists [question, answer, picture number]."""
-    for number, (question, answer, picture) in enumerate(json.loads(wheel.read(f"easy_vqa/data/{part}/questions.json"))):
+    for number, (question, answer, picture) in enumerate(
+        json.loads(wheel.read(f"easy_vqa/data/{part}/questions.json"))
+    ):
         yield {
             "id": f"{part}_{number:05d}",
             "media": f"images/{picture}.png",

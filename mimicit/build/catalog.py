@@ -48,6 +48,7 @@ CREATE TABLE IF NOT EXISTS triplet(
     related TEXT NOT NULL,   -- JSON list of ids
     meta BLOB NOT NULL,      -- JSON object
     refs TEXT NOT NULL,      -- JSON list of media references, as imported
+    parts TEXT NOT NULL,     -- JSON list of [media shown, text] of an interleaved document, else []
     media TEXT,              -- JSON list of medium ids, once resolved; NULL: rejected
     shown TEXT,              -- identifies the media by content, once they are encoded; NULL: rejected
     rank INTEGER             -- place among the usable triplets of the source; NULL: rejected
@@ -141,6 +142,11 @@ class Catalog:
             "INSERT INTO reject(source, scope, stage, reason, locator, record, detail) VALUES (?, ?, ?, ?, ?, ?, ?)",
             (source, reject.scope, reject.stage, reject.reason, reject.locator, reject.id, reject.detail),
         )
+
+    def is_document(self, seq: int) -> bool:
+        """Whether the record at ``seq`` is an interleaved document, which has no context."""
+        (parts,) = self.db.execute("SELECT parts FROM triplet WHERE seq = ?", (seq,)).fetchone()
+        return bool(parts != "[]")
 
     # The pool of mimicit.context.choose, over usable triplets only.
 

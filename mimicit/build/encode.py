@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +17,7 @@ from typing import Any, Final
 import orjson
 
 from mimicit.build.catalog import Catalog, ref_from_json
-from mimicit.build.engine import Died, Engine
+from mimicit.build.engine import WorkerDiedError, Engine
 from mimicit.build.progress import Progress, Silent
 from mimicit.errors import BuildError, RejectedError
 from mimicit.media import EncodedMedia, MediaOptions, encode_frames, encode_image, encode_video
@@ -145,10 +145,10 @@ class _Deadline:
         signal.alarm(0)
 
 
-def _without_culprit(engine: Engine) -> Callable[[_Task, Died], list[_Stored]]:
+def _without_culprit(engine: Engine) -> Callable[[_Task, WorkerDiedError], list[_Stored]]:
     """For a task whose process died: the medium it was at becomes a reject, and the task is run again without it."""
 
-    def on_death(task: _Task, died: Died) -> list[_Stored]:
+    def on_death(task: _Task, died: WorkerDiedError) -> list[_Stored]:
         culprit = _Marker(task).read()
         if culprit is None or culprit in task.broken:
             raise BuildError(f"{died}; run the same command again to go on") from died
@@ -214,30 +214,61 @@ def _describe(number: int, ref: MediaRef, encoded: EncodedMedia, offset: int) ->
 def _settle_triplets(catalog: Catalog) -> None:
     """Reject the triplets whose media cannot be used; rank the others within their source."""
     ranks: dict[int, int] = {}
-    rows = catalog.db.execute("SELECT seq, source, id, place, media FROM triplet WHERE media IS NOT NULL ORDER BY seq")
-    for seq, source, id, place, media in rows:
-        contents: list[str] = []
-        for number in orjson.loads(media):
-            content, reason, detail, ref = catalog.db.execute(
-                "SELECT content, reason, detail, ref FROM medium WHERE id = ?", (number,)
-            ).fetchone()
-            if content is None:
-                origin = orjson.loads(ref)["origin"]
-                catalog.add_reject(
-                    source,
-                    Reject(
-                        scope="record",
-                        stage="media",
-                        reason=reason,
-                        source=catalog.source_name(source),
-                        locator=place,
-                        id=id,
-                        detail=f"{origin}: {detail}",
-                    ),
-                )
-                break
-            contents.append(content)
-        else:
-            ranks[source] = ranks.get(source, -1) + 1
-            shown = contents[0] if len(contents) == 1 else ",".join(contents)
-            catalog.db.execute("UPDATE triplet SET shown = ?, rank = ? WHERE seq = ?", (shown, ranks[source], seq))
+    rows = catalog.db.execute(
+        "SELECT seq, source, id, place, media, parts FROM triplet WHERE media IS NOT NULL ORDER BY seq"
+    )
+    for seq, source, id, place, media, texts in rows:
+        numbers: list[int] = orjson.loads(media)
+        outcomes = [_outcome(catalog, number) for number in numbers]
+        broken = [outcome for outcome in outcomes if isinstance(outcome, RejectedError)]
+        contents = [outcome for outcome in outcomes if isinstance(outcome, str)]
+        reject = Reject(
+            scope="record",
+            stage="media",
+            reason="",
+            source=catalog.source_name(source),
+            locator=place,
+            id=id,
+            detail="",
+        )
+        if broken and texts != "[]" and contents:
+            _drop_from_document(catalog, seq, numbers, orjson.loads(texts), outcomes)
+            for fault in broken:
+                lost = replace(reject, scope="media", reason=fault.reason, detail=fault.detail)
+                catalog.add_reject(source, lost)
+        elif broken:
+            catalog.add_reject(source, replace(reject, reason=broken[0].reason, detail=broken[0].detail))
+            continue
+        ranks[source] = ranks.get(source, -1) + 1
+        shown = ",".join(contents)
+        catalog.db.execute("UPDATE triplet SET shown = ?, rank = ? WHERE seq = ?", (shown, ranks[source], seq))
+
+
+def _outcome(catalog: Catalog, number: int) -> str | RejectedError:
+    """What identifies the stored bytes of a medium, or why there are none."""
+    content, reason, detail, ref = catalog.db.execute(
+        "SELECT content, reason, detail, ref FROM medium WHERE id = ?", (number,)
+    ).fetchone()
+    if content is None:
+        return RejectedError(reason, f"{orjson.loads(ref)['origin']}: {detail}")
+    return str(content)
+
+
+def _drop_from_document(
+    catalog: Catalog,
+    seq: int,
+    numbers: Sequence[int],
+    texts: Sequence[tuple[int, str]],
+    outcomes: Sequence[str | RejectedError],
+) -> None:
+    """A document goes on without its broken pictures, as long as one is left."""
+    kept: list[int] = []
+    parts: list[tuple[int, str]] = []
+    start = 0
+    for count, text in texts:
+        fine = [n for n, o in zip(numbers[start:], outcomes[start : start + count], strict=False) if isinstance(o, str)]
+        kept += fine
+        parts.append((len(fine), text))
+        start += count
+    row = (orjson.dumps(kept).decode(), orjson.dumps(parts).decode(), seq)
+    catalog.db.execute("UPDATE triplet SET media = ?, parts = ? WHERE seq = ?", row)

@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 from mimicit.build.progress import Progress
 from mimicit.errors import BuildError, MimicitError
 
-__all__ = ["Died", "Engine", "LocalEngine"]
+__all__ = ["WorkerDiedError", "Engine", "LocalEngine"]
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -28,7 +28,7 @@ Result = TypeVar("Result")
 _AHEAD_PER_WORKER = 4  # tasks handed out before their turn: bounds memory, hides the cost of handing out
 
 
-class Died(MimicitError):
+class WorkerDiedError(MimicitError):
     """The process that ran a task ended without a result; ``signal`` is what ended it, where one did."""
 
     def __init__(self, message: str, signal: int | None) -> None:
@@ -46,7 +46,7 @@ class Engine(Protocol):
         *,
         label: str,
         progress: Progress,
-        on_death: Callable[[Task, Died], Result] | None = None,
+        on_death: Callable[[Task, WorkerDiedError], Result] | None = None,
     ) -> Iterator[tuple[int, Result]]:
         """Yield (number of the task, its result) in any order.
 
@@ -81,7 +81,7 @@ class LocalEngine:
         *,
         label: str,
         progress: Progress,
-        on_death: Callable[[Task, Died], Result] | None = None,
+        on_death: Callable[[Task, WorkerDiedError], Result] | None = None,
     ) -> Iterator[tuple[int, Result]]:
         """See `Engine.run`."""
         todo = list(range(len(tasks)))
@@ -135,7 +135,7 @@ class LocalEngine:
         function: Callable[[Task], Result],
         task: Task,
         label: str,
-        on_death: Callable[[Task, Died], Result] | None,
+        on_death: Callable[[Task, WorkerDiedError], Result] | None,
     ) -> Result:
         receiver, sender = self._context.Pipe(duplex=False)
         process = self._context.Process(target=_call, args=(sender, function, task), daemon=True)
@@ -146,7 +146,7 @@ class LocalEngine:
         except EOFError:
             process.join()
             code = process.exitcode or 0
-            died = Died(f"{label}: a worker process ended ({_exit_in_words(code)})", -code if code < 0 else None)
+            died = WorkerDiedError(f"{label}: a worker process ended ({_exit_in_words(code)})", -code if code < 0 else None)
             if on_death is None:
                 raise BuildError(f"{died}; run the same command again to go on") from None
             return on_death(task, died)

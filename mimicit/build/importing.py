@@ -99,8 +99,8 @@ def _add_triplet(catalog: Catalog, source: int, spec: SourceSpec, triplet: RawTr
         return
     try:
         catalog.db.execute(
-            "INSERT INTO triplet(source, id, place, instruction, answer, conversation, turn, is_query, related, meta, refs)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO triplet(source, id, place, instruction, answer, conversation, turn, is_query, related, meta, refs,"
+            " parts) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 source,
                 triplet.id,
@@ -113,6 +113,7 @@ def _add_triplet(catalog: Catalog, source: int, spec: SourceSpec, triplet: RawTr
                 orjson.dumps(triplet.related).decode(),
                 canonical_json(dict(triplet.meta)),
                 canonical_json([ref_to_json(ref) for ref in triplet.media]).decode(),
+                canonical_json(triplet.parts).decode(),
             ),
         )
     except sqlite3.IntegrityError:
@@ -168,16 +169,15 @@ def _settle_media(catalog: Catalog, source: int, spec: SourceSpec, progress: Pro
     """Give every distinct media reference a medium number, with ids of pictures replaced by places."""
     rows = catalog.db.execute("SELECT seq, id, place, refs FROM triplet WHERE source = ? ORDER BY seq", (source,))
     for count, (seq, id, place, refs) in enumerate(rows):
-        media: list[int] | None = []
+        media: list[int] = []
         for ref in orjson.loads(refs):
             missing = _name_to_place(catalog, source, ref)
             if missing is not None:
                 detail = f"picture {missing!r} is in none of the picture files of this source"
                 catalog.add_reject(source, spec.reject("dangling_reference", place=place, id=id, detail=detail))
-                media = None
                 break
             media.append(_medium_number(catalog, ref))
-        if media is not None:
+        else:
             catalog.db.execute("UPDATE triplet SET media = ? WHERE seq = ?", (orjson.dumps(media).decode(), seq))
         if count % _BATCH == 0:
             progress.update(f"resolve {spec.name}", count, None)

@@ -71,7 +71,7 @@ class Plan:
     def shards(self) -> list[ShardPlan]:
         """All shards in order."""
         rows = self._db.execute("SELECT number, first, last, samples, bytes FROM shard ORDER BY number")
-        return [ShardPlan(number=n, first=f, last=l, samples=s, bytes=b) for n, f, l, s, b in rows]
+        return [ShardPlan(number=n, first=a, last=z, samples=s, bytes=b) for n, a, z, s, b in rows]
 
     def samples(self, shard: ShardPlan) -> Iterator[PlannedSample]:
         """The samples of ``shard`` in order."""
@@ -141,8 +141,10 @@ def _choose_task(task: tuple[Path, BuildConfig, int, int]) -> list[tuple[int, st
         ).fetchall()
         rows = []
         for (seq,) in seqs:
-            query = maker.catalog.candidate(seq)
-            context = choose(query, maker.catalog, strategies, config.shots, config.seed)
+            context: list[Choice] = []
+            if not maker.catalog.is_document(seq):
+                query = maker.catalog.candidate(seq)
+                context = choose(query, maker.catalog, strategies, config.shots, config.seed)
             sample, media = maker.make(seq, context)
             size = member_span(len(canonical_json(sample_to_json(sample))))
             size += sum(member_span(length) for stored in media for length in stored.sizes)

@@ -86,7 +86,9 @@ def _source_table(catalog: Catalog) -> list[dict[str, Any]]:
             )
         )
         if records != out + merged + sum(rejected.values()):
-            raise BuildError(f"{name}: {records} records in, {out} out, {merged} merged, {rejected} rejected: unbalanced")
+            raise BuildError(
+                f"{name}: {records} records in, {out} out, {merged} merged, {rejected} rejected: unbalanced"
+            )
         row = {"name": name, "format": format, "why": why, "in": records, "out": out, "merged": merged}
         table.append({**row, "rejected": rejected})
     return table

@@ -28,7 +28,7 @@ from mimicit.build.pack import pack_shards
 from mimicit.build.plan import make_plan
 from mimicit.build.progress import Progress, Silent
 from mimicit.build.publish import REJECTS_NAME, publish_folder
-from mimicit.build.scan import InputScan, scan_input
+from mimicit.build.scan import scan_input
 from mimicit.errors import BuildError, ChangedInputError, SourceError
 from mimicit.shards.files import sync_folder, write_atomically
 from mimicit.shards.index import INDEX_NAME

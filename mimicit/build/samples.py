@@ -49,14 +49,15 @@ class SampleMaker:
         """The sample whose query is the triplet ``seq`` with the chosen ``context`` (nearest to the query first)."""
         media: dict[int, Media] = {}
         stored: dict[int, StoredMedia] = {}
-        parts = [self._part(choice.seq, media, stored, choice) for choice in reversed(context)]
-        parts.append(self._part(seq, media, stored, None))
-        source, id, meta = self.catalog.db.execute(
-            "SELECT source, id, meta FROM triplet WHERE seq = ?", (seq,)
+        source, id, meta, numbers, texts = self.catalog.db.execute(
+            "SELECT source, id, meta, media, parts FROM triplet WHERE seq = ?", (seq,)
         ).fetchone()
-        sample, shown = assemble(
-            parts, media, id=id, source=self.catalog.source_name(source), meta=orjson.loads(meta)
-        )
+        if texts != "[]":
+            parts = self._document(id, orjson.loads(numbers), orjson.loads(texts), media, stored)
+        else:
+            parts = [self._part(choice.seq, media, stored, choice) for choice in reversed(context)]
+            parts.append(self._part(seq, media, stored, None))
+        sample, shown = assemble(parts, media, id=id, source=self.catalog.source_name(source), meta=orjson.loads(meta))
         return sample, [stored[number] for number in shown]
 
     def read(self, media: StoredMedia) -> list[bytes]:
@@ -65,9 +66,7 @@ class SampleMaker:
         blob.seek(media.offset)
         return [blob.read(size) for size in media.sizes]
 
-    def _part(
-        self, seq: int, media: dict[int, Media], stored: dict[int, StoredMedia], choice: Choice | None
-    ) -> Part:
+    def _part(self, seq: int, media: dict[int, Media], stored: dict[int, StoredMedia], choice: Choice | None) -> Part:
         id, instruction, answer, numbers = self.catalog.db.execute(
             "SELECT id, instruction, answer, media FROM triplet WHERE seq = ?", (seq,)
         ).fetchone()
@@ -83,6 +82,26 @@ class SampleMaker:
             relation=None if choice is None else choice.relation,
             score=None if choice is None else choice.score,
         )
+
+    def _document(
+        self,
+        id: str,
+        numbers: Sequence[int],
+        texts: Sequence[tuple[int, str]],
+        media: dict[int, Media],
+        stored: dict[int, StoredMedia],
+    ) -> list[Part]:
+        """The parts of an interleaved document: its media in order, each run of them before its text."""
+        for number in numbers:
+            media[number], stored[number] = self._medium(number)
+        parts: list[Part] = []
+        start = 0
+        for place, (count, text) in enumerate(texts):
+            shown = tuple(numbers[start : start + count])
+            part_id = id if place == len(texts) - 1 else f"{id}#{place}"
+            parts.append(Part(id=part_id, media=shown, instruction="", answer=text, relation="document"))
+            start += count
+        return parts
 
     def _medium(self, number: int) -> tuple[Media, StoredMedia]:
         text, blob, offset, sizes = self.catalog.db.execute(

@@ -14,6 +14,7 @@ from mimicit.sources.root import Root
 __all__ = ["InputScan", "scan_input"]
 
 _BATCH_BYTES = 64 * 1024**2
+_BLOCK_BYTES = 1024**2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +60,12 @@ def _hash_files(task: tuple[Root, list[str]]) -> list[tuple[str, int, str]]:
     for path in paths:
         try:
             with root.open(path) as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-                rows.append((path, file.tell(), digest))
+                digest = hashlib.sha256()
+                size = 0
+                while block := file.read(_BLOCK_BYTES):
+                    digest.update(block)
+                    size += len(block)
+                rows.append((path, size, digest.hexdigest()))
         except (RejectedError, OSError) as error:
             raise BuildError(f"{path}: cannot be read ({error}); mend or remove it") from None
     return rows

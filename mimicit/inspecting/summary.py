@@ -24,8 +24,11 @@ _PREVIEW_CHARACTERS: Final = 2000
 
 @dataclass(kw_only=True)
 class Summary:
-    """Counts over samples. ``sizes`` counts pictures and frames by ``WIDTHxHEIGHT``; ``text_lengths`` counts triplets
-    by the lower end of the class of their characters; ``previews`` are the first prompts with their keys."""
+    """Counts over samples.
+
+    ``sizes`` counts pictures and frames by ``WIDTHxHEIGHT``; ``text_lengths`` counts triplets by the lower end of the
+    class of their characters; ``previews`` are the first prompts with their keys.
+    """
 
     path: str
     shards: int

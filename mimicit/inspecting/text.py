@@ -33,7 +33,9 @@ def summary_text(summary: Summary) -> str:
     lines += _block("context relation", summary.relations.most_common())
     lines += _block("context triplets", ((str(n), summary.context[n]) for n in sorted(summary.context)))
     classes = sorted(summary.text_lengths)
-    lines += _block("characters per triplet", ((f"{least:,} and more", summary.text_lengths[least]) for least in classes))
+    lines += _block(
+        "characters per triplet", ((f"{least:,} and more", summary.text_lengths[least]) for least in classes)
+    )
     for key, prompt in summary.previews:
         lines += ["", f"sample {key}", *(f"  {line}" for line in printable(prompt).splitlines())]
     return "\n".join(lines)
@@ -47,7 +49,11 @@ def sample_text(sample: Sample) -> str:
         frames = f", {len(media.files)} frames of {media.duration_s:g} s" if media.duration_s is not None else ""
         lines.append(f"media[{number}]  {media.kind} {media.width}x{media.height}{frames}{times}  {media.origin}")
     for triplet in sample.triplets:
-        why = f" ({triplet.relation}{'' if triplet.score is None else f', {triplet.score:.3f}'})" if triplet.relation else ""
+        why = (
+            f" ({triplet.relation}{'' if triplet.score is None else f', {triplet.score:.3f}'})"
+            if triplet.relation
+            else ""
+        )
         shown = f", shows media {list(triplet.media)}" if triplet.media else ""
         lines += ["", f"{triplet.role}{why} {triplet.id}{shown}"]
         lines += [f"  instruction: {triplet.instruction}", f"  answer:      {triplet.answer}"]

@@ -38,9 +38,7 @@ class PositionSampler(torch.utils.data.Sampler[list[int]]):
     ``start_step`` on and lets the tail of an epoch flow into the next; every rank sees the same number of steps.
     """
 
-    def __init__(
-        self, *, batch_size: int, steps: int, start_step: int = 0, rank: int = 0, world_size: int = 1
-    ) -> None:
+    def __init__(self, *, batch_size: int, steps: int, start_step: int = 0, rank: int = 0, world_size: int = 1) -> None:
         if batch_size < 1 or world_size < 1 or batch_size % world_size:
             raise UsageError(f"the global batch of {batch_size} cannot be split evenly over {world_size} processes")
         if not 0 <= rank < world_size:

@@ -78,24 +78,28 @@ def probe_video(path: Path, options: MediaOptions) -> VideoHeader:
 
 
 @contextmanager
-def open_clip(path: Path, options: MediaOptions) -> Iterator[Clip]:
+def open_clip(path: Path, options: MediaOptions, *, conceal: bool = True) -> Iterator[Clip]:
     """The clip at ``path``, opened and within the limits of ``options``, to be decoded by one thread.
 
-    What ffmpeg raises inside the ``with`` block becomes `RejectedError` (``undecodable_video``), too.
+    Where data are damaged, the decoder makes something up as players do (``conceal``), or raises; what it makes up
+    depends on where decoding began. What ffmpeg raises inside the ``with`` block becomes `RejectedError`
+    (``undecodable_video``), too.
     """
     import av  # 0.1 s, and only needed where there are clips
 
     format = _format_of(path)
+    limits = {"max_pixels": str(options.max_pixels)}  # frames can be larger than the container says
     try:
         with av.open(
             os.path.abspath(path),  # a plain path: never read as ``protocol:...``
             format=_DEMUXERS[format],
-            options={"max_pixels": str(options.max_pixels), "threads": "1", "protocol_whitelist": "file"},
+            options={**limits, "threads": "1", "protocol_whitelist": "file"},
             metadata_errors="replace",
         ) as container:
             stream = _moving_pictures(container)
             header = _header(container, stream, format)
             _check_limits(header, options)
+            stream.codec_context.options = limits if conceal else {**limits, "err_detect": "explode"}
             stream.codec_context.thread_count = 1
             stream.codec_context.thread_type = "NONE"
             yield Clip(container, stream, header)
@@ -128,7 +132,9 @@ def _moving_pictures(container: InputContainer) -> VideoStream:
             if stream.codec_context is None:
                 raise RejectedError("undecodable_video", "the video stream has a codec without a decoder")
             return stream
-    kinds = ", ".join(sorted({"cover picture" if stream.type == "video" else stream.type for stream in container.streams}))
+    kinds = ", ".join(
+        sorted({"cover picture" if stream.type == "video" else stream.type for stream in container.streams})
+    )
     raise RejectedError("undecodable_video", f"no video stream, only: {kinds or 'nothing'}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Final
 
 from mimicit.errors import RejectedError
 from mimicit.media.image import encode_image
@@ -12,7 +13,7 @@ from mimicit.media.options import EncodedMedia, MediaOptions
 
 __all__ = ["SECONDS_DIGITS", "encode_frames", "evenly_spaced"]
 
-SECONDS_DIGITS = 6
+SECONDS_DIGITS: Final = 6
 """Times are stored in whole microseconds."""
 
 

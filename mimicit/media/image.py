@@ -7,6 +7,8 @@ full decode. A picture that needs no change is decoded once at the smallest scal
 
 from __future__ import annotations
 
+from typing import Final
+
 from PIL import Image, JpegImagePlugin
 
 from mimicit.errors import RejectedError
@@ -16,8 +18,8 @@ from mimicit.media.pixels import REDUCING_GAP, compress, fit_within, has_foreign
 
 __all__ = ["encode_image"]
 
-_STORED_AS = {"jpeg": "jpg", "png": "png", "webp": "webp"}
-_PNG_BIT_DEPTH_OFFSET = 24
+_STORED_AS: Final = {"jpeg": "jpg", "png": "png", "webp": "webp"}
+_PNG_BIT_DEPTH_OFFSET: Final = 24
 
 
 def encode_image(data: bytes, options: MediaOptions) -> EncodedMedia:
@@ -31,7 +33,8 @@ def encode_image(data: bytes, options: MediaOptions) -> EncodedMedia:
     with open_image(data, options) as (picture, header):
         target = fit_within(header.width, header.height, options.size)
         if _is_compliant(picture, header, data, options):
-            _check_whole(picture)
+            _draft(picture, (1, 1))
+            picture.load()  # only to know that it is whole
             stored = data
         else:
             _draft(picture, target)
@@ -39,6 +42,7 @@ def encode_image(data: bytes, options: MediaOptions) -> EncodedMedia:
             profile = picture.info.get("icc_profile")
             rgb = upright(to_rgb(shrink(picture, target), profile), header.orientation)
             target, stored = rgb.size, compress(rgb, options)
+        _check_end(header, data)
     width, height = target
     return EncodedMedia(kind="image", extension=options.image_format, files=(stored,), width=width, height=height)
 
@@ -56,9 +60,9 @@ def _is_compliant(picture: Image.Image, header: ImageHeader, data: bytes, option
     )
 
 
-def _check_whole(picture: Image.Image) -> None:
-    _draft(picture, (1, 1))
-    picture.load()
+def _check_end(header: ImageHeader, data: bytes) -> None:
+    if header.format == "png" and data.rfind(b"IEND") < 0:  # the one format that Pillow does not read to its end
+        raise RejectedError("truncated_image", f"the PNG ends early, after {len(data):,} bytes")
 
 
 def _draft(picture: Image.Image, target: tuple[int, int]) -> None:

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from mimicit.errors import RejectedError
 from mimicit.media.options import MediaOptions
@@ -154,6 +154,6 @@ def _rejection(error: Exception, format: str, data: bytes, *, ends_early: bool) 
         ends_early = len(data) < 8 + int.from_bytes(data[4:8], "little")
     if ends_early:
         return RejectedError("truncated_image", f"the {name} ends early, after {len(data):,} bytes")
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return RejectedError("bad_media", f"the {name} header makes no sense")  # its text is an object's address
     return RejectedError("bad_media", f"the {name} cannot be decoded ({str(error) or type(error).__name__})")

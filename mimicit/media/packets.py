@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.frame import VideoFrame
 
-__all__ = ["KeyPoint", "PacketTable", "key_before", "scan_packets"]
+__all__ = ["KeyPoint", "PacketTable", "keys_before", "scan_packets"]
 
 _DECORD_FORMATS: Final = frozenset(("matroska", "mp4"))
-_DECORD_CODECS: Final = frozenset(("h264", "hevc", "vp8", "vp9"))
+_DECORD_CODECS: Final = frozenset(("h264", "vp8", "vp9"))
 _ORIENTATIONS: Final = {
     # (a, b, c, d) of the display matrix: the stored point (p, q) is shown at (a p + c q, b p + d q), y downwards.
     (1, 0, 0, 1): 1,
@@ -90,9 +90,10 @@ def scan_packets(path: Path, options: MediaOptions) -> PacketTable:
         return scan.table()
 
 
-def key_before(table: PacketTable, pts: int) -> KeyPoint:
-    """The last key point that is shown at or before ``pts`` (the first one, where there is none)."""
-    return table.keys[max(0, bisect_right(table.keys, pts, key=lambda key: key.pts) - 1)]
+def keys_before(table: PacketTable, pts: int, most: int) -> tuple[KeyPoint, ...]:
+    """Up to ``most`` key points that are shown at or before ``pts``, the nearest first; there may be none."""
+    place = bisect_right(table.keys, pts, key=lambda key: key.pts)
+    return table.keys[max(0, place - most) : place][::-1]
 
 
 class _Scan:
@@ -184,7 +185,9 @@ class _Scan:
         """An MP4 whose index comes first lists its frames even where the file ends early."""
         listed = len(self._clip.stream.index_entries) if self._clip.header.format == "mp4" else 0
         if self._packets < listed:
-            raise RejectedError("undecodable_video", f"the file ends early: {self._packets} of {listed} frames are there")
+            raise RejectedError(
+                "undecodable_video", f"the file ends early: {self._packets} of {listed} frames are there"
+            )
 
     def _usual_duration(self, pts: list[int]) -> int:
         if len(pts) > 1:
@@ -205,7 +208,7 @@ def _first_frame(packet: Packet[Any]) -> VideoFrame | None:
 
 def _orientation(frame: VideoFrame) -> int:
     """The display matrix of ``frame`` as an EXIF orientation; free angles are taken to the nearest right angle."""
-    side_data = frame.side_data.get("DISPLAYMATRIX")
+    side_data: Any = frame.side_data.get("DISPLAYMATRIX")
     if side_data is None:
         return 1
     a, b, _, c, d, *_ = struct.unpack("=9i", bytes(side_data)[:36])

@@ -19,7 +19,16 @@ from PIL import Image, ImageCms
 
 from mimicit.media.options import ImageFormat, MediaOptions
 
-__all__ = ["REDUCING_GAP", "UPRIGHT_AXES", "compress", "fit_within", "has_foreign_profile", "shrink", "to_rgb", "upright"]
+__all__ = [
+    "REDUCING_GAP",
+    "UPRIGHT_AXES",
+    "compress",
+    "fit_within",
+    "has_foreign_profile",
+    "shrink",
+    "to_rgb",
+    "upright",
+]
 
 REDUCING_GAP: Final = 2.0
 """Cheap halving goes no nearer to the target than this factor; a true filter does the rest (within 1/255 or so)."""
@@ -49,7 +58,10 @@ def fit_within(width: int, height: int, size: int) -> tuple[int, int]:
 
 
 def shrink(picture: Image.Image, target: tuple[int, int]) -> Image.Image:
-    """``picture`` with ``target`` pixels, by an antialiased bicubic filter; modes that cannot be filtered are expanded."""
+    """``picture`` with ``target`` pixels, by an antialiased bicubic filter.
+
+    Modes that cannot be filtered are expanded: the result is L, LAB, RGB, RGBA or CMYK.
+    """
     flat = _filterable(picture)
     if flat.size == target:
         return flat

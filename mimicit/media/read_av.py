@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from PIL import Image
 
@@ -18,16 +18,27 @@ from mimicit.errors import RejectedError
 from mimicit.media.clip_file import Clip, open_clip
 from mimicit.media.frames import evenly_spaced
 from mimicit.media.options import MediaOptions
-from mimicit.media.packets import KeyPoint, PacketTable, key_before
+from mimicit.media.packets import KeyPoint, PacketTable, keys_before
 
 if TYPE_CHECKING:
+    from av.packet import Packet
     from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
 
-__all__ = ["AllFrames", "read_by_seeking", "read_in_order"]
+__all__ = ["ChosenFrames", "read_by_seeking", "read_in_order"]
 
 _T = TypeVar("_T")
-_PREDICTED = (2, 3)  # P and B pictures, as ffmpeg numbers them
-_NO_CONCEALMENT = {"err_detect": "explode"}  # what is made up for damaged data depends on where decoding began
+_PREDICTED: Final = (2, 3)  # P and B pictures, as ffmpeg numbers them
+_TRIES: Final = 4  # key points to start from, before all is decoded in order
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenFrames(Generic[_T]):
+    """The chosen frames, their indices, and the times of all frames (ascending, in the stream's units)."""
+
+    stored: Sequence[_T]
+    indices: Sequence[int]
+    pts: Sequence[int]
 
 
 def read_by_seeking(
@@ -37,37 +48,26 @@ def read_by_seeking(
 
     A frame counts only when it comes out of the decoder with exactly the time that its packet announced.
     """
-    stored: dict[int | None, _T] = {}
+    stored: dict[int, _T] = {}
     wanted = [table.pts[index] for index in indices]
     try:
-        with open_clip(path, options) as clip:
-            clip.stream.codec_context.options = _NO_CONCEALMENT
-            for key, group in groupby(wanted, key=lambda pts: key_before(table, pts)):
+        with open_clip(path, options, conceal=False) as clip:
+            for keys, group in groupby(wanted, key=lambda pts: keys_before(table, pts, _TRIES)):
                 times = set(group)
-                for frame in _decode_from(clip, key, times):
-                    stored[frame.pts] = store(_picture(frame))
-                if times:
+                for key in keys:
+                    stored.update((time, store(picture)) for time, picture in _decode_from(clip, key, times))
+                    if not times:
+                        break
+                else:
                     return None
     except RejectedError:
         return None  # it may be the seeking that the file does not bear
     return [stored[pts] for pts in wanted]
 
 
-@dataclass(frozen=True, slots=True)
-class AllFrames(Generic[_T]):
-    """The chosen frames, their indices, and the times of all frames (ascending, in the stream's units)."""
-
-    stored: Sequence[_T]
-    indices: Sequence[int]
-    pts: Sequence[int]
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter((self.stored, self.indices, self.pts))
-
-
 def read_in_order(
     path: Path, options: MediaOptions, table: PacketTable, store: Callable[[Image.Image], _T]
-) -> AllFrames[_T]:
+) -> ChosenFrames[_T]:
     """Decode the clip from its first key frame to its end, and choose among the frames that really come out.
 
     The packets' count is the first guess of how many there are; where it is wrong, a second pass takes the true one.
@@ -81,33 +81,43 @@ def read_in_order(
         indices = [whole.start + index for index in evenly_spaced(len(whole), options.frames)]
         if all(index in stored for index in indices):
             pts = _ascending(times, table)[whole.start : whole.stop]
-            return AllFrames([stored[index] for index in indices], [index - whole.start for index in indices], pts)
+            return ChosenFrames([stored[index] for index in indices], [index - whole.start for index in indices], pts)
     raise RejectedError("undecodable_video", "two passes over the clip give different frames")
 
 
-def _decode_from(clip: Clip, key: KeyPoint, wanted: set[int]) -> Iterator[VideoFrame]:
-    """The frames with the times ``wanted``, decoded from ``key`` on; those that came are taken out of ``wanted``."""
+def _decode_from(clip: Clip, key: KeyPoint, wanted: set[int]) -> Iterator[tuple[int, Image.Image]]:
+    """The frames with the times ``wanted``, decoded from ``key`` on; those that come are taken out of ``wanted``."""
+    from av.error import InvalidDataError
+
     context = clip.stream.codec_context
-    clip.container.seek(key.dts, stream=clip.stream)  # lands on the key packet or before it
-    started, is_sure = False, key.is_clean
-    for packet in clip.container.demux(clip.stream):
-        started = started or (packet.is_keyframe and packet.pts == key.pts)
-        if not started:
-            if packet.dts is not None and packet.dts > key.dts:
-                return  # some containers are sought by guessing
-            continue
-        if packet.pts is not None and packet.pts < key.pts:
-            continue  # shown before the key frame, and made from frames before it
+    is_sure = key.is_clean
+    for packet in _packets_from(clip, key):
         if context.name == "h264":  # "not referred to" is sure there; in HEVC it holds within a temporal layer only
             context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
-        for frame in packet.decode():
+        try:
+            frames = packet.decode()
+        except InvalidDataError:
+            return  # damage, or something that was referred to across an unclean start
+        for frame in frames:
             # A gradual refresh is called a key frame, too, but decoding from there gives other pixels.
             is_sure = is_sure or (frame.pts == key.pts and frame.pict_type not in _PREDICTED)
             if is_sure and frame.pts in wanted and not frame.is_corrupt:
                 wanted.remove(frame.pts)
-                yield frame
+                yield frame.pts, _picture(frame)
         if not wanted:
             return
+
+
+def _packets_from(clip: Clip, key: KeyPoint) -> Iterator[Packet[VideoStream]]:
+    """The packets from ``key`` on, without those that are shown before it and made from frames before it."""
+    clip.container.seek(key.dts, stream=clip.stream)  # lands on the key packet or before it
+    started = False
+    for packet in clip.container.demux(clip.stream):
+        started = started or (packet.is_keyframe and packet.pts == key.pts)
+        if not started and packet.dts is not None and packet.dts > key.dts:
+            return  # some containers are sought by guessing
+        if started and (packet.pts is None or packet.pts >= key.pts):
+            yield packet
 
 
 def _decode_all(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from PIL import Image
 
@@ -14,7 +14,7 @@ from mimicit.media.packets import PacketTable
 __all__ = ["read_with_decord"]
 
 _T = TypeVar("_T")
-_TOLERANCE_S = 0.01  # decord gives times as float32, which is no finer than 2 ms after five hours
+_TOLERANCE_S: Final = 0.01  # decord gives times as float32, which is no finer than 2 ms after five hours
 
 
 def read_with_decord(
@@ -22,16 +22,15 @@ def read_with_decord(
 ) -> list[_T] | None:
     """``store`` of the frames ``indices`` (ascending) of the clip, RGB as stored; None where decord fails or disagrees.
 
-    Disagreement: another number of frames, other times or another size than the packets say, or a frame that it
-    could not decode and would replace by its neighbour.
+    Disagreement: another number of frames, other times, or another size than the packets say.
     """
     try:
         import decord
-    except ImportError:  # no wheels for some platforms; the other reader gives the same pixels
+    except ImportError:  # there are no wheels for some platforms; the other readers give the same pixels
         return None
     decord.logging.set_level(decord.logging.QUIET)
     try:
-        reader = decord.VideoReader(os.path.abspath(path), ctx=decord.cpu(0), num_threads=1, fault_tol=1)
+        reader = decord.VideoReader(os.path.abspath(path), ctx=decord.cpu(0), num_threads=1)
         if len(reader) != len(table.pts) or not _same_times(reader, table, indices):
             return None
         stored = []
@@ -41,7 +40,7 @@ def read_with_decord(
                 return None
             stored.append(store(Image.fromarray(frame)))
         return stored
-    except (decord.DECORDError, decord.DECORDLimitReachedError, AssertionError, LookupError, RuntimeError, StopIteration, ValueError):
+    except (decord.DECORDError, AssertionError, LookupError, RuntimeError, StopIteration, ValueError):
         return None
 
 

@@ -17,7 +17,9 @@ __all__ = ["HEAD_BYTES", "IMAGE_EXTENSIONS", "VIDEO_EXTENSIONS", "kind_of", "loo
 HEAD_BYTES: Final = 4096
 """How much of a file `sniff` and `looks_like` want to see; less is fine for a shorter file."""
 
-IMAGE_EXTENSIONS: Final = frozenset((".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
+IMAGE_EXTENSIONS: Final = frozenset(
+    (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+)
 
 VIDEO_EXTENSIONS: Final = frozenset(
     (

@@ -15,7 +15,16 @@ import pyarrow.parquet as pq
 from mimicit.errors import CorruptShardError, ShardError
 from mimicit.records import Sample
 
-__all__ = ["INDEX_NAME", "INDEX_SCHEMA", "RELATIONS", "IndexRow", "iterate_index", "read_index", "rows_to_table", "sample_costs"]
+__all__ = [
+    "INDEX_NAME",
+    "INDEX_SCHEMA",
+    "RELATIONS",
+    "IndexRow",
+    "iterate_index",
+    "read_index",
+    "rows_to_table",
+    "sample_costs",
+]
 
 INDEX_NAME: Final = "index.parquet"
 
@@ -121,7 +130,9 @@ def _opened(folder: Path, columns: Sequence[str] | None) -> Iterator[pq.ParquetF
         with pq.ParquetFile(path) as file:
             missing = set(columns or INDEX_SCHEMA.names) - set(file.schema_arrow.names)
             if missing:
-                raise CorruptShardError(f"{path}: column {', '.join(sorted(missing))} is missing; build the folder again")
+                raise CorruptShardError(
+                    f"{path}: column {', '.join(sorted(missing))} is missing; build the folder again"
+                )
             yield file
     except (pa.ArrowException, OSError) as error:
         raise CorruptShardError(f"{path}: unreadable ({error}); build the folder again") from None

@@ -29,7 +29,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         validate("manifest", value)
     except (FileNotFoundError, NotADirectoryError):
         if (folder / WORK_NAME).is_dir():
-            raise UnfinishedError(f"{folder}: unfinished build; run the same mimicit build again to finish it") from None
+            raise UnfinishedError(
+                f"{folder}: unfinished build; run the same mimicit build again to finish it"
+            ) from None
         raise ShardError(f"{folder}: no {MANIFEST_NAME}; give a folder that mimicit build has written") from None
     except (orjson.JSONDecodeError, SchemaError) as error:
         raise CorruptShardError(f"{path}: {error}; build the folder again") from None

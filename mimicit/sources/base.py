@@ -106,6 +106,10 @@ class RawTriplet:
 
     Every turn names the media it is about, those that were shown last in its talk; a sample shows them once. So
     each turn can stand alone, and is rejected by itself when its picture is broken.
+
+    An interleaved web document is one record with ``parts``: pairs of how many of the ``media`` are shown and the text
+    that follows them, in order. Its ``instruction`` and ``answer`` are empty, and it has no context: it becomes a
+    sample by itself, with a triplet of relation ``document`` for each part.
     """
 
     id: str
@@ -118,6 +122,7 @@ class RawTriplet:
     turn: int = 0
     is_query: bool = True
     meta: Mapping[str, Any] = field(default_factory=dict)
+    parts: tuple[tuple[int, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

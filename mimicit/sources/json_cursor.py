@@ -19,10 +19,12 @@ __all__ = ["JsonCursor", "Span"]
 
 _BLOCK_BYTES: Final = 1 << 20
 _SPACE: Final = re.compile(rb"[ \t\r\n]*+")
+_IN_STRING: Final = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
 _SCALAR: Final = re.compile(rb'[^ \t\r\n,:"\[\]{}]*+')
 # Everything up to the next bracket, strings included. The first kind of string (no backslash before its closing
 # quote) is the common one, and much faster to pass. Stops at a quote whose string does not end in the window.
 _UP_TO_BRACKET: Final = re.compile(rb'(?:[^"\[\]{}]++|"[^"]*+"(?<!\\")|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)
+_MAX_DEPTH: Final = 10_000  # no JSON parser follows so far; a fault here ends a file of nothing but brackets
 _BOM: Final = b"\xef\xbb\xbf"
 
 
@@ -146,13 +148,11 @@ class JsonCursor:
         escaped = False  # whether the first byte here is escaped by a backslash in the window before
         while self._more():
             start = self._at + escaped
-            quote = self._window.find(b'"', start)
-            while quote >= 0 and _ends_in_escape(self._window, start, quote):
-                quote = self._window.find(b'"', quote + 1)
+            quote = _closing_quote(self._window, start)
             if quote >= 0:
                 self._at = quote + 1
                 return
-            escaped = _ends_in_escape(self._window, start, len(self._window))
+            escaped = _ends_in_escape(self._window, start)
             self._at = len(self._window)
         raise self.fault("the file ends inside a string")
 
@@ -169,6 +169,8 @@ class JsonCursor:
                 self._pass_rest_of_string()
             elif byte in b"{[":
                 depth += 1
+                if depth > _MAX_DEPTH:
+                    raise self.fault(f"nested deeper than {_MAX_DEPTH} levels")
             else:
                 depth -= 1
                 if depth == 0:
@@ -219,12 +221,21 @@ class JsonCursor:
         return whole
 
 
-def _ends_in_escape(window: bytes, start: int, end: int) -> bool:
-    """Whether an odd number of backslashes stands before ``end``, in a string that goes on at ``start``."""
-    place = end
-    while place > start and window[place - 1] == ord("\\"):
-        place -= 1
-    return (end - place) % 2 == 1
+def _closing_quote(window: bytes, start: int) -> int:
+    """Where the string that goes on at ``start`` ends, or -1 if not in this window."""
+    quote = window.find(b'"', start)
+    if quote <= start or window[quote - 1] != ord("\\"):
+        return quote
+    match = _IN_STRING.match(window, start)
+    end = match.end() if match else start
+    return end if window[end : end + 1] == b'"' else -1
+
+
+def _ends_in_escape(window: bytes, start: int) -> bool:
+    """Whether the window ends in an odd number of backslashes, in a string that goes on at ``start``."""
+    if not window.endswith(b"\\"):
+        return False
+    return min(len(window) - len(window.rstrip(b"\\")), len(window) - start) % 2 == 1
 
 
 def _shown(byte: bytes) -> str:

@@ -55,10 +55,10 @@ def _array(file: BinaryIO, path: str) -> Iterator[Row]:
 
 def _lines(file: BinaryIO, path: str) -> Iterator[Row]:
     number = 0
-    while line := file.readline(MAX_RECORD_BYTES + 1):
+    while line := file.readline(MAX_RECORD_BYTES + len(b"\r\n")):
         number += 1
         place = f"{path}:{number}"
-        if len(line) > MAX_RECORD_BYTES:
+        if len(line.rstrip(b"\r\n")) > MAX_RECORD_BYTES:
             while line and not line.endswith(b"\n"):
                 line = file.readline(1 << 20)
             yield place, _record(None)

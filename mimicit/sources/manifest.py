@@ -15,6 +15,7 @@ name that itself holds one of these needs the JSON list. ``meta`` may be a JSON 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any, Final
@@ -144,7 +145,9 @@ def _json_cell(cell: str, column: str) -> Any:
 
 
 def _json_value(value: Any) -> Any:
-    """``value`` as JSON can hold it; dates, decimals and the like as the text they print."""
+    """``value`` as JSON can hold it: dates, decimals and infinities as they print, a missing number as null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
     if isinstance(value, dict):
         return {str(key): _json_value(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):

@@ -130,5 +130,5 @@ def _survey(cursor: JsonCursor, path: str, fields: dict[str, str], depth: int) -
         text = cursor.value(keep_bytes=_HEAD_BYTES).raw or b""
         fields[path] = "base64" if len(text) >= _MIN_BASE64 and _BASE64.issuperset(text) else "text"
     else:
-        fields[path] = {b"{": "object", b"[": "array"}.get(first, "other")
         cursor.value(keep_bytes=0)
+        fields[path] = {b"{": "object", b"[": "array"}.get(first, "other")

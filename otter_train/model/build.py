@@ -86,10 +86,11 @@ def _language(config: LanguageConfig, vocab_size: int, dtype: torch.dtype, load_
         lm = _from_folder(AutoModelForCausalLM, config.pretrained, dtype)
         if lm.get_input_embeddings().num_embeddings < vocab_size:
             lm.resize_token_embeddings(vocab_size, mean_resizing=False)
+        lm.get_input_embeddings().padding_idx = None  # it would keep one row, maybe a new token's, from being trained
         return lm
     architecture = dict(config.architecture)
     rows = max(vocab_size, architecture.get("vocab_size", 0))
-    # Random weights know no special tokens, and a padding id would freeze a row of the embedding.
+    # These ids concern transformers' own generation; a padding id would keep a row of the embedding from training.
     unknown = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
     lm_config = AutoConfig.for_model(**{**architecture, **unknown, "vocab_size": rows})
     return AutoModelForCausalLM.from_config(lm_config, dtype=dtype)

@@ -1,6 +1,6 @@
 """The architecture of a model as JSON: what a checkpoint stores so that the same model can be built again.
 
-Nothing beyond `otter_train.model.presets` reads these classes: the modules take plain arguments.
+Only `otter_train.model.build` reads these classes: the modules take plain arguments.
 """
 
 from __future__ import annotations

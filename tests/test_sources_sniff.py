@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mimicit.sources.root import Root
+from mimicit.sources.sniff import Head, first_member, sniff
+from tests.factories.sources import base64_jpeg, json_values, put, put_lines
+
+TALK = {"id": "1", "conversations": [{"from": "human", "value": "Hi."}, {"from": "gpt", "value": "Hello."}]}
+TALK_FIELDS = {
+    "": "object",
+    "id": "text",
+    "conversations": "array",
+    "conversations[]": "object",
+    "conversations[].from": "text",
+    "conversations[].value": "text",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("sniff")
+
+
+def head_of(folder: Path, content: bytes | str | Any, name: str = "f.json") -> Head:
+    put(folder, name, content)
+    return sniff(Root(folder), name)
+
+
+@pytest.mark.parametrize("name", ["f.json", "f.jsonl", "f", "f.log"])
+def test_json_is_known_by_its_content(folder: Path, name: str) -> None:
+    assert head_of(folder, [TALK, 7], name) == Head("array", TALK_FIELDS)
+    put_lines(folder, name, [TALK, TALK])
+    assert sniff(Root(folder), name) == Head("lines", TALK_FIELDS)
+
+
+def test_a_big_object_on_one_line_is_an_object(folder: Path) -> None:
+    pictures = {f"LA_IMG_{number:012d}": base64_jpeg() for number in range(1000)}
+    head = head_of(folder, pictures)
+    assert head.kind == "object"
+    assert first_member(head) == "LA_IMG_000000000000"
+    assert head.fields["LA_IMG_000000000000"] == "base64"
+
+
+def test_a_picture_longer_than_what_is_read_is_still_base64(folder: Path) -> None:
+    assert head_of(folder, {"LA_IMG_1": "A" * 1_000_000}).fields["LA_IMG_1"] == "base64"
+
+
+def test_a_first_line_that_is_broken_does_not_hide_the_others(folder: Path) -> None:
+    content = '{"answer": \n{"instruction": "What?", "answer": "This."}\n'
+    assert head_of(folder, content, "f.jsonl").fields.keys() == {"", "instruction", "answer"}
+
+
+def test_tables_have_their_columns(folder: Path) -> None:
+    assert head_of(folder, "\ufeffid,answer\n1,a\n", "f.csv") == Head("csv", {"id": "text", "answer": "text"})
+    pq.write_table(pa.table({"id": ["a"], "image": [b"x"]}), folder / "f.bin")
+    assert sniff(Root(folder), "f.bin") == Head("parquet", {"id": "string", "image": "binary"})
+    assert head_of(folder, b"PAR1 damaged PAR1", "f.parquet") == Head("parquet", {})
+
+
+def test_media_and_captions_are_known_by_name_alone(tmp_path: Path) -> None:
+    assert [sniff(Root(tmp_path), name).kind for name in ("a.JPG", "b.mp4", "c.txt")] == ["image", "video", "text"]
+
+
+@given(st.binary(max_size=60) | json_values, st.sampled_from(["f.json", "f.jsonl", "f.csv", "f.parquet"]))
+def test_no_content_is_too_odd_to_look_at(folder: Path, content: Any, name: str) -> None:
+    assert head_of(folder, content if isinstance(content, bytes) else [content], name).kind not in ("image", "video")
+
+
+@settings(max_examples=25)
+@given(json_values)
+def test_where_a_file_is_cut_does_not_change_what_comes_before(folder: Path, value: Any) -> None:
+    whole = head_of(folder, [{"record": value}])
+    text = (folder / "f.json").read_bytes()
+    for end in range(1, len(text), 7):
+        cut = head_of(folder, text[:end])
+        assert cut.kind == "array"
+        assert list(cut.fields) == list(whole.fields)[: len(cut.fields)]

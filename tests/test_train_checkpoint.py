@@ -1,0 +1,215 @@
+"""Checkpoints: absent or complete, damaged ones passed over by name, and nothing lost on the way back."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+pytest.importorskip("torch", reason="comes with the extra 'train'")
+
+import torch
+from torch.optim import AdamW
+
+import otter_train.checkpoint
+from mimicit.errors import SchemaError, TrainError
+from mimicit.schema import validate
+from otter_train.assembly import load_trained, trained_weights
+from otter_train.checkpoint import latest_checkpoint, load_optimizer_state, load_weights, open_checkpoint, save_checkpoint
+from otter_train.config import resolve
+from otter_train.model import freeze
+from otter_train.optimizer import make_optimizer
+from otter_train.provenance import check_tokens, describe, generator_states, restore_generators
+from tests.factories.otter import otter
+from tests.factories.train import MINUTE_MODEL, TOKENIZER
+
+WEIGHTS = {"perceiver.latents": torch.arange(6.0).view(2, 3), "language.gate": torch.tensor([0.5])}
+CPU = torch.device("cpu")
+
+
+def meta(step: int) -> dict[str, Any]:
+    return {
+        **describe(resolve("tiny"), MINUTE_MODEL, TOKENIZER),
+        "step": step,
+        "total_steps": 100,
+        "samples_seen": step * 4,
+        "loader_fingerprint": "f" * 64,
+        "rng": generator_states(CPU),
+    }
+
+
+def save(run: Path, step: int, *, keep: int = 3, weights: dict[str, torch.Tensor] = WEIGHTS) -> Path:
+    return save_checkpoint(
+        run, meta=meta(step), weights=weights, optimizer_state={"state": {}}, tokenizer=TOKENIZER, keep=keep
+    )
+
+
+def test_files_and_keys_are_pinned(tmp_path: Path) -> None:
+    folder = save(tmp_path, 5)
+    assert folder.name == "checkpoint-00000005"
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert names == {
+        *("meta.json", "model.safetensors", "optimizer.pt"),
+        *("tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"),
+    }
+    value = orjson.loads((folder / "meta.json").read_bytes())
+    assert set(value) == {
+        *("config", "files", "format", "loader_fingerprint", "model", "rng", "samples_seen", "seed"),
+        *("special_tokens", "step", "template", "tokenizer", "total_steps", "versions"),
+    }
+    assert value["format"] == "otter-checkpoint/1"
+    assert set(value["special_tokens"]) == {"bos", "eos", "<|endofchunk|>", "<image>", "<answer>", "<PAD>"}
+    assert value["template"] == {"name": "otter", "version": 1, "before": "User:", "between": " GPT:"}
+    assert set(value["files"]) == names - {"meta.json"}
+
+
+def test_the_names_of_the_trained_weights_are_pinned() -> None:
+    model = otter()
+    freeze(model, "full")
+    parts = {".".join(name.split(".")[:2]) for name in trained_weights(model)}
+    assert parts == {
+        *("language.cross_attention", "language.lm"),
+        *("perceiver.latents", "perceiver.layers", "perceiver.norm"),
+    }
+    lm = {name for name in trained_weights(model) if name.startswith("language.lm")}
+    assert lm == {"language.lm.lm_head.weight", "language.lm.model.embed_tokens.weight"}
+    block = {name for name in trained_weights(model) if name.startswith("language.cross_attention.1.")}
+    assert {name.removeprefix("language.cross_attention.1.") for name in block} == {
+        *("attn_gate", "ff_gate", "attn.norm.weight", "attn.norm.bias", "attn.to_q.weight", "attn.to_kv.weight"),
+        *("attn.to_out.weight", "feed_forward.0.weight", "feed_forward.0.bias"),
+        *("feed_forward.1.weight", "feed_forward.3.weight"),
+    }
+
+
+def test_weights_and_optimizer_come_back(tmp_path: Path) -> None:
+    parameter = torch.nn.Parameter(torch.randn(3, 2))
+    optimizer = AdamW([parameter], lr=0.1)
+    parameter.sum().backward()
+    optimizer.step()
+    save_checkpoint(
+        tmp_path, meta=meta(1), weights=WEIGHTS, optimizer_state=optimizer.state_dict(), tokenizer=TOKENIZER
+    )
+    checkpoint = latest_checkpoint(tmp_path)
+    assert checkpoint is not None and checkpoint.step == 1
+    loaded = load_weights(checkpoint)
+    assert loaded.keys() == WEIGHTS.keys() and all(torch.equal(loaded[name], WEIGHTS[name]) for name in WEIGHTS)
+    state = load_optimizer_state(checkpoint)["state"][0]
+    assert torch.equal(state["exp_avg"], optimizer.state[parameter]["exp_avg"])
+
+
+def test_only_the_last_ones_are_kept(tmp_path: Path) -> None:
+    for step in (9, 10, 11, 100):
+        save(tmp_path, step, keep=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-00000011", "checkpoint-00000100"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "missing", "meta", "empty"])
+def test_a_damaged_checkpoint_is_passed_over_by_name(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    save(tmp_path, 10)
+    last = save(tmp_path, 20)
+    weights = last / "model.safetensors"
+    if damage == "cut":
+        weights.write_bytes(weights.read_bytes()[:-1])
+    elif damage == "flipped":
+        data = bytearray(weights.read_bytes())
+        data[-1] ^= 1
+        weights.write_bytes(data)
+    elif damage == "missing":
+        (last / "optimizer.pt").unlink()
+    elif damage == "meta":
+        (last / "meta.json").write_text('{"format": "otter-checkpoint/1", "step": 20}')
+    else:
+        shutil.rmtree(last)
+        last.mkdir()
+    with caplog.at_level(logging.WARNING):
+        checkpoint = latest_checkpoint(tmp_path)
+    assert checkpoint is not None and checkpoint.step == 10
+    assert last.name in caplog.text
+    save(tmp_path, 20)  # the resumed run gets there again
+    checkpoint = latest_checkpoint(tmp_path)
+    assert checkpoint is not None and checkpoint.step == 20
+
+
+def test_when_all_are_damaged_it_is_an_error(tmp_path: Path) -> None:
+    (save(tmp_path, 10) / "meta.json").unlink()
+    with pytest.raises(TrainError, match="damaged"):
+        latest_checkpoint(tmp_path)
+
+
+def test_what_a_killed_process_left_is_not_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path, 10)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(otter_train.checkpoint, "_replace_folder", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save(tmp_path, 20)
+    (tmp_path / ".checkpoint-00000030.tmp").mkdir()
+    monkeypatch.undo()
+    checkpoint = latest_checkpoint(tmp_path)
+    assert checkpoint is not None and checkpoint.step == 10
+    assert open_checkpoint(tmp_path).step == open_checkpoint(tmp_path / "checkpoint-00000010").step == 10
+
+
+def test_no_checkpoint_is_none_to_resume_and_an_error_to_open(tmp_path: Path) -> None:
+    assert latest_checkpoint(tmp_path) is None
+    assert latest_checkpoint(tmp_path / "nowhere") is None
+    with pytest.raises(TrainError, match="no checkpoint in it"):
+        open_checkpoint(tmp_path)
+
+
+def test_meta_data_may_not_name_files_outside(tmp_path: Path) -> None:
+    folder = save(tmp_path, 10)
+    value = orjson.loads((folder / "meta.json").read_bytes())
+    value["files"]["../../secret"] = {"bytes": 1, "sha256": "0" * 64}
+    (folder / "meta.json").write_bytes(orjson.dumps(value))
+    with pytest.raises(TrainError, match="outside"):
+        open_checkpoint(folder)
+
+
+def test_the_schema_refuses_what_is_not_a_checkpoint() -> None:
+    with pytest.raises(SchemaError):
+        validate("checkpoint", {**meta(1), "format": "otter-checkpoint/2", "files": {}})
+
+
+def test_weights_that_do_not_fit_are_named() -> None:
+    model = otter()
+    freeze(model, "none")
+    weights = trained_weights(model)
+    load_trained(model, {name: value.clone() for name, value in weights.items()})
+    wrong = {**weights, "perceiver.latents": torch.zeros(1, 1), "stranger": torch.zeros(1)}
+    del wrong["perceiver.norm.weight"]
+    with pytest.raises(TrainError, match=r"perceiver\.norm\.weight is missing; stranger is unknown; .*latents has shape"):
+        load_trained(model, wrong)
+
+
+def test_another_order_of_the_special_tokens_is_noticed() -> None:
+    value = meta(1)
+    check_tokens(value, TOKENIZER)
+    value["special_tokens"]["<image>"] += 1
+    with pytest.raises(TrainError, match="<image>"):
+        check_tokens(value, TOKENIZER)
+
+
+def test_random_generators_come_back() -> None:
+    states = generator_states(CPU)
+    first = torch.rand(3)
+    restore_generators(states, CPU)
+    assert torch.equal(torch.rand(3), first)
+
+
+def test_an_optimizer_state_runs_no_code(tmp_path: Path) -> None:
+    folder = save(tmp_path, 10)
+    torch.save({"state": Path("/")}, folder / "optimizer.pt")  # any class of its own would have to be imported
+    checkpoint = otter_train.checkpoint.Checkpoint(folder, meta(10))
+    with pytest.raises(TrainError, match="unreadable"):
+        load_optimizer_state(checkpoint)
+
+

@@ -1,0 +1,118 @@
+"""Presets are the paper's recipe and a small one; contradictions are refused before anything heavy is loaded."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from click.testing import CliRunner
+
+pytest.importorskip("torch", reason="comes with the extra 'train'")
+
+from mimicit.errors import UsageError
+from otter_train import evaluate, generate
+from otter_train.__main__ import main
+from otter_train.config import PRESETS, Embeddings, RunConfig, RunOptions, difference, resolve
+from otter_train.model import PRESETS as MODELS
+from otter_train.model.trainable import EmbeddingMode
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> dict[str, str]:
+    return {"language_model": str(tmp_path), "vision_model": str(tmp_path)}
+
+
+def test_the_defaults_are_those_of_the_paper(weights: dict[str, str]) -> None:
+    config = resolve(None, **weights)
+    assert config.preset == "otter-9b"
+    assert (config.lr, config.batch_size, config.epochs, config.clip) == (1e-5, 4, 6, 1.0)
+    assert (config.schedule, config.warmup, config.weight_decay) == ("cosine", 0.01, 0.1)
+    assert (config.label_mode, config.embeddings, config.max_steps) == ("span", "full", 0)
+
+
+def test_without_weights_the_preset_is_tiny_and_options_win_over_it() -> None:
+    assert resolve(None).preset == "tiny"
+    assert resolve("tiny", lr=0.5, epochs=None).lr == 0.5
+    assert resolve("tiny", epochs=None).epochs == PRESETS["tiny"].get("epochs", RunConfig.epochs)
+
+
+def test_every_preset_is_a_model_and_names_real_fields() -> None:
+    assert set(PRESETS) == set(MODELS)
+    assert {name for recipe in PRESETS.values() for name in recipe} <= {field.name for field in fields(RunConfig)}
+    assert get_args(Embeddings) == get_args(EmbeddingMode)
+
+
+@pytest.mark.parametrize(
+    ("preset", "given", "message"),
+    [
+        ("otter-9b", {}, "--language-model PATH"),
+        ("otter-9b", {"language_model": "/nowhere/at/all"}, "no such folder"),
+        ("tiny", {"language_model": "/"}, "leave out --language-model"),
+        ("huge", {}, "there are: otter-9b, tiny"),
+        ("tiny", {"lr": 0.0}, "--lr"),
+        ("tiny", {"lr": float("nan")}, "--lr"),
+        ("tiny", {"epochs": 0}, "--epochs 0"),
+        ("tiny", {"warmup": 1.5}, "--warmup"),
+        ("tiny", {"clip": -1.0}, "--clip"),
+        ("tiny", {"schedule": "square"}, "--schedule square: there are cosine"),
+        ("tiny", {"template": "none"}, "no template"),
+    ],
+)
+def test_contradictions_are_refused_with_the_mend(preset: str, given: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        resolve(preset, **given)
+
+
+@pytest.mark.parametrize("wrong", [{"workers": -1}, {"accumulate": 0}, {"log_every": 0}, {"save_every": -5}])
+def test_options_have_limits(wrong: dict[str, int]) -> None:
+    with pytest.raises(UsageError, match="must be at least"):
+        RunOptions(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_stored_configuration_comes_back_and_differences_are_named() -> None:
+    config = resolve("tiny", seed=3)
+    assert RunConfig.from_json(config.to_json()) == config
+    assert difference(config.to_json(), resolve("tiny", seed=4, lr=0.5).to_json()) == [
+        f"lr was {config.lr}, is 0.5",
+        "seed was 3, is 4",
+    ]
+
+
+def test_options_of_the_programs_are_pinned() -> None:
+    def options(command: object) -> set[str]:
+        return {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}  # type: ignore[attr-defined]
+
+    shared = {"--checkpoint", "--device", "--language-model", "--max-new-tokens", "--vision-model", "--json"}
+    assert options(main) == {
+        *("--shards", "--out", "--preset", "--language-model", "--vision-model", "--epochs", "--batch-size"),
+        *("--accumulate", "--lr", "--schedule", "--warmup", "--clip", "--weight-decay", "--max-tokens"),
+        *("--label-mode", "--embeddings", "--template", "--seed", "--workers", "--max-steps", "--save-every"),
+        *("--log-every", "--device", "--precision", "--resume", "--no-resume"),
+    }
+    assert options(generate.main) == shared | {
+        *("--image", "--video", "--prompt", "--context-image", "--context-prompt", "--context-answer", "--frames"),
+    }
+    assert options(evaluate.main) == shared | {"--shards", "--shots", "--baselines", "--limit", "--batch-size"}
+
+
+def test_help_does_not_load_torch() -> None:
+    code = (
+        "import sys\n"
+        "import otter_train.__main__, otter_train.generate, otter_train.evaluate\n"
+        "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'matplotlib')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+    for command in (main, generate.main, evaluate.main):
+        result = CliRunner().invoke(command, ["--help"])
+        assert result.exit_code == 0
+
+
+def test_wrong_use_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["--shards", str(tmp_path), "--preset", "otter-9b"])
+    assert result.exit_code == 2
+    assert result.output.count("\n") == 1
+    assert "--language-model PATH" in result.output

@@ -1,0 +1,85 @@
+"""The tokenizer of a run: repeatable, lossless, and asked for its special tokens by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="comes with the extra 'train'")
+
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import PreTrainedTokenizerFast
+
+from mimicit.errors import TrainError
+from mimicit.prompt import SPECIAL_TOKENS
+from otter_train.tokenizer import PAD, load_tokenizer, special_ids, train_tokenizer
+
+from tests.factories.train import TOKENIZER
+
+TEXTS = [f"what is the {colour} shape? {colour}" for colour in ("red", "green", "blue")] * 5
+
+
+def test_the_same_texts_give_the_same_tokens() -> None:
+    first, second = train_tokenizer(TEXTS), train_tokenizer(iter(TEXTS))
+    assert first.backend_tokenizer.to_str() == second.backend_tokenizer.to_str()
+
+
+def test_the_vocabulary_is_bounded() -> None:
+    assert len(train_tokenizer((f"word{n}" for n in range(3000)), vocab_size=300)) <= 300
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])).filter(lambda text: "<" not in text))
+def test_any_text_survives(text: str) -> None:
+    assert TOKENIZER.decode(TOKENIZER.encode(text, add_special_tokens=False)) == text
+
+
+def test_special_tokens_are_single_and_kept_when_stored(tmp_path: Path) -> None:
+    tokenizer = train_tokenizer(TEXTS)
+    tokenizer.save_pretrained(tmp_path)
+    loaded = load_tokenizer(tmp_path)
+    assert special_ids(loaded) == special_ids(tokenizer)
+    ids = special_ids(loaded)
+    text = "<image>User:red? GPT:<answer>red<|endofchunk|>"
+    tokens = loaded.encode(text, add_special_tokens=False)
+    assert tokens == tokenizer.encode(text, add_special_tokens=False)
+    assert [tokens.count(id) for id in (ids.image, ids.answer, ids.endofchunk)] == [1, 1, 1]
+    assert len({ids.bos, ids.eos, ids.image, ids.answer, ids.endofchunk, ids.pad}) == 6
+
+
+def word_level(tmp_path: Path, words: list[str], **special: str) -> Path:
+    """A language model's folder whose tokenizer knows ``words``."""
+    backend = Tokenizer(WordLevel({word: id for id, word in enumerate(words)}, unk_token="<unk>"))
+    backend.pre_tokenizer = Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=backend, **special).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_what_a_language_model_lacks_is_appended(tmp_path: Path) -> None:
+    folder = word_level(tmp_path, ["<unk>", "<s>", "</s>", "red"], bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    tokenizer = load_tokenizer(folder)
+    names = [tokenizer.convert_ids_to_tokens(id) for id in range(4, len(tokenizer))]
+    assert names == [*SPECIAL_TOKENS, PAD]
+    assert special_ids(tokenizer).bos == 1
+
+
+def test_ids_follow_the_names_in_any_order(tmp_path: Path) -> None:
+    words = ["<unk>", "</s>", "<answer>", "<PAD>", "<image>", "<|endofchunk|>"]
+    folder = word_level(tmp_path, words, eos_token="</s>", pad_token="<PAD>", unk_token="<unk>")
+    ids = special_ids(load_tokenizer(folder))
+    assert (ids.answer, ids.image, ids.endofchunk, ids.pad, ids.bos) == (2, 4, 5, 3, None)
+
+
+def test_padding_that_is_also_the_end_of_text_is_replaced(tmp_path: Path) -> None:
+    folder = word_level(tmp_path, ["<unk>", "</s>"], eos_token="</s>", pad_token="</s>", unk_token="<unk>")
+    ids = special_ids(load_tokenizer(folder))
+    assert ids.pad != ids.eos  # else no end of text would ever be learnt
+
+
+def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TrainError, match=str(tmp_path)):
+        load_tokenizer(tmp_path)
