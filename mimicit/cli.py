@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from mimicit.errors import BuildError, MimicitError, UsageError
 
@@ -47,6 +48,8 @@ def main() -> None:
     mimicit build --src raw/ --out shards/     raw files or published data sets to shards
     mimicit inspect shards/shard-000.tar       what is inside
     mimicit verify shards/                     every checksum, every reference
+    mimicit rejects shards/                    what was left out, and why
+    mimicit export shards/ --to files --out x/ samples in another format
 
     Exit codes: 0 fine, 1 findings or a failed job, 2 wrong usage.
     """
@@ -62,7 +65,7 @@ def main() -> None:
     show_default=True,
     help="Strategies in order: related, conversation, same-media, random; or auto, none.",
 )
-@click.option("--seed", default=0, show_default=True, help="Changes which context is drawn.")
+@click.option("--seed", default=0, show_default=True, help="Changes which context and queries are drawn.")
 @click.option("--frames", default=8, show_default=True, help="Frames per clip, evenly spaced.")
 @click.option("--size", default=336, show_default=True, help="Longest side of a picture in pixels; 0 keeps all.")
 @click.option("--image-format", type=click.Choice(["jpg", "png", "webp"]), default="jpg", show_default=True)
@@ -72,59 +75,69 @@ def main() -> None:
 @click.option("--license", "license_", default="unknown", show_default=True, help="Stated in the dataset card.")
 @click.option("--shard-size", default=512, show_default=True, help="MiB per shard, at most.")
 @click.option("--shard-samples", default=100_000, show_default=True, help="Samples per shard, at most.")
+@click.option("--limit", type=int, help="Queries drawn from each source, at most; the others are context only.")
+@click.option("--min-side", default=0, show_default=True, help="Leave out pictures with a shorter side, in pixels.")
+@click.option(
+    "--max-aspect",
+    default=0.0,
+    help="Leave out pictures whose longer side is more than so many times the shorter; 0 keeps all.",
+)
+@click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path),
+    help="More options and a mixture of sources [default: mimicit.toml in --src, if there is one].",
+)
 @click.option("--workers", default=os.cpu_count() or 1, show_default="all cores", help="Processes.")
 @click.option("--overwrite", is_flag=True, help="Build anew where input or options have changed.")
+@click.option("--retry-rejects", is_flag=True, help="Build anew where the input was mended; count what is in now.")
 @click.option("--keep-going", is_flag=True, help="Leave out sources that are unreadable as a whole.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest.")
+@click.pass_context
 def build(
+    ctx: click.Context,
+    /,
     src: Path,
     out: Path,
-    shots: int,
-    context: str,
-    seed: int,
-    frames: int,
-    size: int,
-    image_format: Any,
-    quality: int,
-    max_pixels: int,
-    format_: str | None,
-    license_: str,
-    shard_size: int,
-    shard_samples: int,
+    config_path: Path | None,
     workers: int,
     overwrite: bool,
+    retry_rejects: bool,
     keep_going: bool,
     as_json: bool,
+    **options: Any,
 ) -> None:
     r"""Turn raw files or published data sets into shards.
 
     \b
     mimicit build --src raw/ --out shards/
     mimicit build --src raw/ --out shards/ --shots 4 --context related,random --size 224
+    mimicit build --src raw/ --out shards/ --config mimicit.toml
 
+    Options given here win over those of mimicit.toml, and those of one of its sources win over both.
     Run again after an interruption, the same command goes on where it stopped.
     """
-    from mimicit.build import BuildConfig, build_shards
+    from mimicit.build import build_shards
     from mimicit.build.engine import LocalEngine
+    from mimicit.build.mixture import MIXTURE_NAME, build_config, read_mixture
     from mimicit.build.report import build_report
-    from mimicit.media.options import MediaOptions
     from mimicit.terminal import progress_display
 
-    media = MediaOptions(size=size, frames=frames, image_format=image_format, quality=quality, max_pixels=max_pixels)
-    config = BuildConfig(
-        shots=shots,
-        context=context,
-        seed=seed,
-        format=format_,
-        shard_bytes=shard_size * 1024**2,
-        shard_samples=shard_samples,
-        license=license_,
-        media=media,
-    )
+    beside = src / MIXTURE_NAME
+    if config_path is None and beside.is_file() and not beside.is_symlink():
+        config_path = beside
+    given = {
+        name.removesuffix("_"): value
+        for name, value in options.items()
+        if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
+    }
+    config = build_config({**(read_mixture(config_path) if config_path else {}), **given})
     if workers < 1:
         raise UsageError(f"--workers: {workers} is too small; the least is 1")
     try:
         with progress_display() as progress:
+            if config_path is not None:
+                progress.note(f"options from {config_path}")
             result = build_shards(
                 src,
                 out,
@@ -132,6 +145,7 @@ def build(
                 engine=LocalEngine(workers),
                 progress=progress,
                 overwrite=overwrite,
+                retry_rejects=retry_rejects,
                 keep_going=keep_going,
             )
     except KeyboardInterrupt:
@@ -215,6 +229,63 @@ def verify(path: Path, as_json: bool) -> None:
     else:
         click.echo(f"{path}: {count} finding(s)" if count else f"{path}: sound")
     sys.exit(_EXIT_FAILED if count else 0)
+
+
+@main.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option(
+    "--to",
+    required=True,
+    type=click.Choice(["datasets", "files", "llava", "mimicit", "mmc4"]),
+    help="datasets: parquet; files: a manifest with pictures beside it, to build again.",
+)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="New or empty folder to write.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def export(path: Path, to: str, out: Path, as_json: bool) -> None:
+    r"""Write the samples of a shard or a folder of shards in a format that other tools read.
+
+    \b
+    mimicit export shards/ --to files --out raw-again/
+    mimicit export shards/ --to datasets --out table/
+
+    Only datasets holds all of a sample; what the other formats cannot hold is counted.
+    """
+    from dataclasses import asdict
+
+    from mimicit.exporting import export_shards
+    from mimicit.terminal import progress_display
+
+    with progress_display() as progress:
+        report = export_shards(path, out, to, on_progress=lambda samples: progress.update("export", samples, None))
+    if as_json:
+        _print_json(asdict(report))
+        return
+    click.echo(f"{report.samples:,} samples as {report.records:,} records with {report.media:,} media files: {out}")
+    for what, count in report.lost.items():
+        click.echo(f"  not in {to}: {what} ({count:,})")
+
+
+@main.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--by", type=click.Choice(["reason", "source", "file"]), default="reason", show_default=True)
+@click.option("--source", default=None, help="Only of this source.")
+@click.option("--reason", default=None, help="Only of this reason.")
+@click.option("--limit", type=click.IntRange(min=0), default=3, show_default=True, help="Rejects shown of each group.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def rejects(path: Path, by: Any, source: str | None, reason: str | None, limit: int, as_json: bool) -> None:
+    r"""Say why records, media and references were left out of a folder of shards.
+
+    \b
+    mimicit rejects shards/
+    mimicit rejects shards/ --by file --reason missing_file --limit 10
+    """
+    from mimicit.inspecting.rejects import group_rejects, rejects_text
+
+    groups = group_rejects(path, by=by, source=source, reason=reason, limit=limit)
+    if as_json:
+        _print_json(groups.to_json())
+    else:
+        click.echo(rejects_text(groups))
 
 
 def _print_json(value: Any) -> None:

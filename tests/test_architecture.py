@@ -16,13 +16,17 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     {"mimicit.__main__"},
     {"mimicit.cli"},
-    {"mimicit.build", "mimicit.loading", "mimicit.inspecting", "mimicit.terminal"},
+    {"mimicit.build", "mimicit.loading", "mimicit.inspecting", "mimicit.exporting", "mimicit.terminal"},
     {"mimicit.shards", "mimicit.context", "mimicit.sources", "mimicit.media"},
     {"mimicit.prompt", "mimicit.schema"},
     {"mimicit.records"},
     {"mimicit.errors"},
 )
-BESIDE = {("mimicit.build", "mimicit.loading"), ("mimicit.sources", "mimicit.media")}
+BESIDE = {
+    ("mimicit.build", "mimicit.loading"),
+    ("mimicit.exporting", "mimicit.inspecting"),
+    ("mimicit.sources", "mimicit.media"),
+}
 
 
 def modules(package: str) -> dict[str, Path]:

@@ -29,7 +29,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make.make_raw(folder / "raw")
     result = mimicit("build", "--src", "raw/", "--out", "shards/", cwd=folder)
     assert result.returncode == 0, result.stderr
-    assert "own             manifest  18   18             0         0" in result.stdout
+    assert "own             manifest  18   18       0         0" in result.stdout
     assert result.stdout.splitlines()[-1] == "next: mimicit inspect shards"
     return folder
 
@@ -43,11 +43,13 @@ def test_options_are_pinned() -> None:
     }
     assert options == {
         "build": [
-            "--context", "--format", "--frames", "--image-format", "--json", "--keep-going", "--license", "--max-pixels",
-            "--out", "--overwrite", "--quality", "--seed", "--shard-samples", "--shard-size", "--shots", "--size",
-            "--src", "--workers",
+            "--config", "--context", "--format", "--frames", "--image-format", "--json", "--keep-going", "--license",
+            "--limit", "--max-aspect", "--max-pixels", "--min-side", "--out", "--overwrite", "--quality",
+            "--retry-rejects", "--seed", "--shard-samples", "--shard-size", "--shots", "--size", "--src", "--workers",
         ],
+        "export": ["--json", "--out", "--to", "path"],
         "inspect": ["--json", "--png", "--sample", "path"],
+        "rejects": ["--by", "--json", "--limit", "--reason", "--source", "path"],
         "verify": ["--json", "path"],
     }  # fmt: skip
 

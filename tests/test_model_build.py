@@ -8,9 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import CLIPVisionModel
 
 from mimicit.errors import TrainError, UsageError
 from otter_train.model import PRESETS, ModelConfig, build_model, preset, with_pretrained
+from otter_train.model.build import clip_config
 from otter_train.model.config import VisionConfig
 from otter_train.model.vision import OpenClipTower
 from tests.factories.otter import CONFIG, IDS, VOCABULARY, inputs, otter
@@ -27,7 +29,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     ids = replace(IDS, image=31, endofchunk=30, answer=29)
     model = build_model(CONFIG, vocab_size=32, token_ids=ids)
     model.language.lm.save_pretrained(top / "language")
-    model.vision.model.save_pretrained(top / "vision")
+    CLIPVisionModel(clip_config(CONFIG.vision)).save_pretrained(top / "vision")
     return str(top / "language"), str(top / "vision")
 
 
@@ -47,6 +49,27 @@ def test_the_tiny_preset_runs_on_its_own_picture_size() -> None:
     output = model(torch.zeros(1, 1, 1, 3, 64, 64), inputs([[1]]).lang_x)
     assert output.logits.shape == (1, 7, VOCABULARY)
     assert sum(p.numel() for p in model.parameters()) < 3_000_000
+
+
+def test_gates_are_closed_on_a_trained_language_model_and_open_on_a_random_one() -> None:
+    model = build_model(preset("tiny"), vocab_size=VOCABULARY, token_ids=IDS)
+    assert {p.item() for name, p in model.named_parameters() if name.endswith("_gate")} == {1.0}
+    assert preset("otter-9b").cross_attention_gate == 0.0
+
+
+def test_positions_of_a_random_tower_are_as_loud_as_patches() -> None:
+    torch.manual_seed(0)
+    config = replace(CONFIG, vision=replace(CONFIG.vision, image_size=64, width=96, heads=4))
+    embeddings = build_model(config, vocab_size=VOCABULARY, token_ids=IDS).vision.model.embeddings
+    patches = embeddings.patch_embedding(torch.randn(8, 3, 64, 64)).std()
+    assert 0.5 < embeddings.position_embedding.weight.std() / patches < 2
+
+
+@pytest.mark.parametrize("change", [{"layout": "open_clip"}, {"pretrained": "a folder"}])
+def test_a_convolutional_stem_fits_random_transformers_towers_only(change: dict[str, str]) -> None:
+    config = replace(CONFIG, vision=replace(CONFIG.vision, stem="conv", **change))
+    with pytest.raises(UsageError, match="stem"):
+        build_model(config, vocab_size=VOCABULARY, token_ids=IDS)
 
 
 def test_a_seed_gives_one_model_and_another_seed_another() -> None:

@@ -174,6 +174,14 @@ def test_files_of_another_kind_raise() -> None:
         load_openflamingo(otter(), {"optimizer": "adam"})
 
 
+def test_a_tower_that_openflamingo_does_not_know_raises() -> None:
+    model = otter(replace(CONFIG, vision=replace(CONFIG.vision, stem="conv")))
+    with pytest.raises(
+        TrainError, match=r"vision\.model\.embeddings\.patch_embedding\.layers\.0\.weight: no such weight"
+    ):
+        to_openflamingo(model)
+
+
 def test_a_key_without_a_place_raises() -> None:
     with pytest.raises(TrainError, match=r"optimizer\.state: no such weight"):
         openflamingo_place("optimizer.state")

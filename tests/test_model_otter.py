@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from mimicit.errors import TrainError
 from otter_train.model import Otter, TokenIds, freeze, trainable_parameters
+from otter_train.model.perceiver import PerceiverResampler
 from tests.factories.otter import IDS, Inputs, inputs, otter
 
 MIXED = [[1, 1, 1, 1, 1], [], [3], [1]]
@@ -205,8 +206,6 @@ def test_wrong_shapes_raise(model: Otter, change: dict[str, Tensor], message: st
 
 
 def test_towers_and_perceivers_of_different_widths_raise(model: Otter) -> None:
-    from otter_train.model.perceiver import PerceiverResampler
-
     with pytest.raises(TrainError, match="width 24, the perceiver takes 16"):
         Otter(
             vision=model.vision,

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from mimicit.errors import TrainError
-from otter_train.model.vision import CLIP_MEAN, CLIP_STD, OpenClipTower, TransformersTower, VisionTower
+from otter_train.model.vision import CLIP_MEAN, CLIP_STD, ConvStem, OpenClipTower, TransformersTower, VisionTower
 
 
 def open_clip_visual(**changes: Any) -> Any:
@@ -32,9 +32,11 @@ def clip_model() -> CLIPVisionModel:
     )
 
 
-@pytest.fixture(params=["transformers", "open_clip"])
+@pytest.fixture(params=["transformers", "conv stem", "open_clip"])
 def tower(request: pytest.FixtureRequest) -> VisionTower:
-    return TransformersTower(clip_model()) if request.param == "transformers" else OpenClipTower(open_clip_visual())
+    if request.param == "open_clip":
+        return OpenClipTower(open_clip_visual())
+    return TransformersTower(clip_model(), conv_stem=request.param == "conv stem")
 
 
 @pytest.fixture
@@ -100,6 +102,11 @@ def test_every_trainable_parameter_gets_a_gradient(tower: VisionTower, pictures:
 
 def test_the_tower_says_what_it_takes_and_gives(tower: VisionTower) -> None:
     assert (tower.dim, tower.image_size, tower.mean, tower.std) == (24, 16, CLIP_MEAN, CLIP_STD)
+
+
+def test_a_convolutional_stem_needs_a_patch_that_can_be_halved_down() -> None:
+    with pytest.raises(TrainError, match="a patch of 6 pixels"):
+        ConvStem(24, 6)
 
 
 def test_towers_without_plain_patch_tokens_raise() -> None:

@@ -147,6 +147,7 @@ def test_pictures_are_looked_for_beside_the_file_then_at_the_root_then_in_images
         ({"conversations": [{"from": ["human"], "value": "<image>Hi."}]}, ["malformed"]),
         ({"conversations": [*talk("<image>A?", "B."), {"from": "judge", "value": "Good."}]}, ["malformed"]),
         ({"id": []}, ["malformed"]),
+        ({"audios": ["a.mp3"]}, ["unsupported_media"]),
         ({"note": "x" * 1_000_001}, ["too_long"]),
     ],
 )

@@ -74,7 +74,7 @@ def write_card(folder: Path, manifest: dict[str, Any]) -> None:
         "",
         "## Sources",
         "",
-        "| source | format | in | out | context only | rejected |",
+        "| source | format | in | out | merged | rejected |",
         "| --- | --- | ---: | ---: | ---: | ---: |",
     ]
     lines += [
@@ -82,6 +82,7 @@ def write_card(folder: Path, manifest: dict[str, Any]) -> None:
         f" | {sum(source['rejected'].values()):,} |"
         for source in manifest["sources"]
     ]
+    lines += ["", "Merged: context only, or the same as another record."]
     lines += ["", "Each source keeps its own licence; `license` above is what the builder of this folder stated.", ""]
     lines += ["## Context", "", "| relation | triplets |", "| --- | ---: |"]
     lines += [f"| {name} | {count:,} |" for name, count in totals["relations"].items()] or ["| none | 0 |"]

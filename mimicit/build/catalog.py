@@ -15,7 +15,7 @@ from typing import Any, Final
 import orjson
 
 from mimicit.context.choose import Candidate
-from mimicit.sources.base import InFile, InJson, InParquet, Locator, MediaRef, Named, Reject
+from mimicit.sources.base import InArrow, InFile, InJson, InParquet, InTar, Locator, MediaRef, Named, Reject
 
 __all__ = ["CATALOG_NAME", "Catalog", "locator_from_json", "locator_to_json", "ref_from_json", "ref_to_json"]
 
@@ -51,7 +51,8 @@ CREATE TABLE IF NOT EXISTS triplet(
     parts TEXT NOT NULL,     -- JSON list of [media shown, text] of an interleaved document, else []
     media TEXT,              -- JSON list of medium ids, once resolved; NULL: rejected
     shown TEXT,              -- identifies the media by content, once they are encoded; NULL: rejected
-    rank INTEGER             -- place among the usable triplets of the source; NULL: rejected
+    rank INTEGER,            -- place among the usable triplets of the source; NULL: rejected or merged
+    merged_into INTEGER      -- the triplet that shows and says the same and stands for this one
 );
 CREATE UNIQUE INDEX IF NOT EXISTS triplet_id ON triplet(source, id);
 CREATE TABLE IF NOT EXISTS medium(
@@ -62,9 +63,12 @@ CREATE TABLE IF NOT EXISTS medium(
     content TEXT,            -- identifies the stored bytes; NULL: rejected
     media BLOB,              -- the Media as JSON
     blob INTEGER, offset INTEGER, sizes TEXT,
+    width INTEGER, height INTEGER, bytes INTEGER,  -- of the original
+    fingerprint BLOB,        -- of how it looks, where pictures are compared
     reason TEXT, detail TEXT
 );
 CREATE INDEX IF NOT EXISTS medium_todo ON medium(id) WHERE done = 0;
+CREATE INDEX IF NOT EXISTS medium_content ON medium(content, id) WHERE content IS NOT NULL;
 CREATE TABLE IF NOT EXISTS reject(
     id INTEGER PRIMARY KEY,
     source INTEGER NOT NULL, scope TEXT NOT NULL, stage TEXT NOT NULL, reason TEXT NOT NULL,
@@ -159,9 +163,12 @@ class Catalog:
         """See `mimicit.context.choose.Pool`."""
         source = self.source_number(query.source)
         (text,) = self.db.execute("SELECT related FROM triplet WHERE seq = ?", (query.seq,)).fetchone()
-        sql = f"SELECT {_CANDIDATE_COLUMNS} FROM triplet WHERE source = ? AND id = ? AND rank IS NOT NULL"
+        sql = (
+            "SELECT coalesce(merged_into, seq) FROM triplet WHERE source = ? AND id = ?"
+            " AND (rank IS NOT NULL OR merged_into IS NOT NULL)"
+        )
         rows = (self.db.execute(sql, (source, id)).fetchone() for id in orjson.loads(text))
-        return [self._candidate(source, row) for row in rows if row is not None]
+        return [self.candidate(row[0]) for row in rows if row is not None]
 
     def earlier_turns(self, query: Candidate, limit: int) -> list[Candidate]:
         """See `mimicit.context.choose.Pool`."""
@@ -220,6 +227,10 @@ def locator_to_json(locator: Locator) -> list[Any]:
             return ["json", path, offset, length]
         case InParquet(path, row_group, row, column):
             return ["parquet", path, row_group, row, column]
+        case InArrow(path, batch, row, column, item):
+            return ["arrow", path, batch, row, column, item]
+        case InTar(path, offset, size):
+            return ["tar", path, offset, size]
         case Named(ids):
             return ["named", list(ids)]
 
@@ -233,6 +244,10 @@ def locator_from_json(value: list[Any]) -> Locator:
             return InJson(path, offset, length)
         case ["parquet", path, row_group, row, column]:
             return InParquet(path, row_group, row, column)
+        case ["arrow", path, batch, row, column, item]:
+            return InArrow(path, batch, row, column, item)
+        case ["tar", path, offset, size]:
+            return InTar(path, offset, size)
         case ["named", ids]:
             return Named(tuple(ids))
     raise AssertionError(f"no locator: {value!r}")

@@ -1,15 +1,15 @@
 """Encode every distinct medium once, before any context is chosen.
 
 So a picture that stands in many samples is decoded once, and a record whose picture is broken is known to be a reject
-before it could become somebody's context. The bytes go to blob files in the work folder, one per task; tasks are cut
-by number and kind of media, never by worker, and a finished task is not run again.
+before it could become somebody's context (see `mimicit.build.settle`). The bytes go to blob files in the work folder,
+one per task; tasks are cut by number and kind of media, never by worker, and a finished task is not run again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -17,13 +17,15 @@ from typing import Any, Final
 import orjson
 
 from mimicit.build.catalog import Catalog, ref_from_json
-from mimicit.build.engine import WorkerDiedError, Engine
+from mimicit.build.engine import Engine, WorkerDiedError
+from mimicit.build.filters import MediaFacts
 from mimicit.build.progress import Progress, Silent
 from mimicit.errors import BuildError, RejectedError
 from mimicit.media import EncodedMedia, MediaOptions, encode_frames, encode_image, encode_video
+from mimicit.media.fingerprint import fingerprint
 from mimicit.schema import canonical_json
 from mimicit.shards.files import publish
-from mimicit.sources.base import InFile, MediaRef, Reject
+from mimicit.sources.base import InFile, MediaRef
 from mimicit.sources.reading import Reader
 from mimicit.sources.root import Root
 
@@ -41,19 +43,22 @@ class _Task:
     root: Root
     work: Path
     options: MediaOptions
+    compare: bool
     media: tuple[tuple[int, str], ...]
     broken: Mapping[int, tuple[str, str]] = field(default_factory=dict)  # (reason, detail) of what kills a worker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Stored:
-    """What became of one medium: ``media`` describes it as JSON and ``content`` identifies it, or why it was rejected."""
+    """What became of one medium: ``media`` describes it as JSON, ``content`` identifies it; or why it was rejected."""
 
     medium: int
     content: str | None = None
     media: bytes | None = None
     offset: int = 0
     sizes: tuple[int, ...] = ()
+    facts: MediaFacts | None = None
+    fingerprint: bytes | None = None
     reason: str | None = None
     detail: str | None = None
 
@@ -64,30 +69,38 @@ def blob_path(work: Path, number: int) -> Path:
 
 
 def encode_media(
-    catalog: Catalog, root: Root, work: Path, options: MediaOptions, engine: Engine, progress: Progress
+    catalog: Catalog,
+    root: Root,
+    work: Path,
+    options: MediaOptions,
+    engine: Engine,
+    progress: Progress,
+    *,
+    compare: bool = False,
 ) -> None:
-    """Encode all media that are not encoded yet, note the results, and reject the triplets of broken media."""
+    """Encode all media that are not encoded yet, and note the results; ``compare`` also notes how pictures look."""
     (work / "media").mkdir(exist_ok=True)
-    tasks = list(_tasks(catalog, root, work, options))
+    tasks = list(_tasks(catalog, root, work, options, compare))
     results = engine.run(_encode_task, tasks, label="encode", progress=progress, on_death=_without_culprit(engine))
     for number, stored in results:
         blob = tasks[number].media[0][0]
         with catalog.transaction():
             catalog.db.executemany(
-                "UPDATE medium SET done = 1, content = ?, media = ?, blob = ?, offset = ?, sizes = ?, reason = ?, detail = ?"
-                " WHERE id = ?",
-                [
-                    (r.content, r.media, blob, r.offset, orjson.dumps(r.sizes).decode(), r.reason, r.detail, r.medium)
-                    for r in stored
-                ],
+                "UPDATE medium SET done = 1, content = ?, media = ?, blob = ?, offset = ?, sizes = ?,"
+                " width = ?, height = ?, bytes = ?, fingerprint = ?, reason = ?, detail = ? WHERE id = ?",
+                [_row(result, blob) for result in stored],
             )
-    if not catalog.is_done("media"):
-        with catalog.transaction():
-            _settle_triplets(catalog)
-            catalog.mark_done("media")
 
 
-def _tasks(catalog: Catalog, root: Root, work: Path, options: MediaOptions) -> Iterator[_Task]:
+def _row(stored: _Stored, blob: int) -> tuple[Any, ...]:
+    facts = stored.facts or (None, None, None)
+    sizes = orjson.dumps(stored.sizes).decode()
+    fault = (stored.reason, stored.detail)
+    place = (blob, stored.offset, sizes)
+    return (stored.content, stored.media, *place, *facts, stored.fingerprint, *fault, stored.medium)
+
+
+def _tasks(catalog: Catalog, root: Root, work: Path, options: MediaOptions, compare: bool) -> Iterator[_Task]:
     """Cut all media into tasks by their order alone, and keep those with something left to do."""
     media: list[tuple[int, str]] = []
     cost = 0
@@ -98,10 +111,10 @@ def _tasks(catalog: Catalog, root: Root, work: Path, options: MediaOptions) -> I
         todo = todo or not done
         if cost >= _TASK_COST:
             if todo:
-                yield _Task(root=root, work=work, options=options, media=tuple(media))
+                yield _Task(root=root, work=work, options=options, compare=compare, media=tuple(media))
             media, cost, todo = [], 0, False
     if media and todo:
-        yield _Task(root=root, work=work, options=options, media=tuple(media))
+        yield _Task(root=root, work=work, options=options, compare=compare, media=tuple(media))
 
 
 def _encode_task(task: _Task) -> list[_Stored]:
@@ -120,13 +133,15 @@ def _encode_task(task: _Task) -> list[_Stored]:
             try:
                 with _Deadline(_SECONDS_PER_MEDIUM):
                     ref = ref_from_json(orjson.loads(text))
-                    encoded = _encode(ref, reader, task.options)
+                    encoded, size = _encode(ref, reader, task.options)
+                    look = _look(encoded) if task.compare else None
             except RejectedError as error:
                 stored.append(_Stored(medium=number, reason=error.reason, detail=error.detail))
                 continue
             offset = blob.tell()
             blob.writelines(encoded.files)
-            stored.append(_describe(number, ref, encoded, offset))
+            facts = MediaFacts(encoded.original_width, encoded.original_height, size)
+            stored.append(replace(_describe(number, ref, encoded, offset), facts=facts, fingerprint=look))
     marker.remove()
     return stored
 
@@ -179,15 +194,25 @@ class _Marker:
         self._path.unlink(missing_ok=True)
 
 
-def _encode(ref: MediaRef, reader: Reader, options: MediaOptions) -> EncodedMedia:
+def _encode(ref: MediaRef, reader: Reader, options: MediaOptions) -> tuple[EncodedMedia, int]:
+    """The medium as it is stored, and the bytes of its original."""
     if ref.timestamps_s is not None:
-        return encode_frames([reader.read(part) for part in ref.parts], ref.timestamps_s, options)
+        pictures = [reader.read(part) for part in ref.parts]
+        return encode_frames(pictures, ref.timestamps_s, options), sum(map(len, pictures))
     (part,) = ref.parts
     if ref.kind == "video":
         if not isinstance(part, InFile):
             raise RejectedError("unsupported_media", "a clip inside a table is not supported; store it as a file")
-        return encode_video(reader.path(part), options)
-    return encode_image(reader.read(part), options)
+        path = reader.path(part)
+        return encode_video(path, options), path.stat().st_size
+    data = reader.read(part)
+    return encode_image(data, options), len(data)
+
+
+def _look(encoded: EncodedMedia) -> bytes | None:
+    """The fingerprint of a picture as 8 bytes; clips are not compared by their looks."""
+    bits = fingerprint(encoded.files[0]) if encoded.kind == "image" else None
+    return None if bits is None else bits.to_bytes(8, "big")
 
 
 def _describe(number: int, ref: MediaRef, encoded: EncodedMedia, offset: int) -> _Stored:
@@ -202,73 +227,12 @@ def _describe(number: int, ref: MediaRef, encoded: EncodedMedia, offset: int) ->
         "timestamps_s": encoded.timestamps_s,
         "duration_s": encoded.duration_s,
     }
+    times = [hashes, encoded.timestamps_s, encoded.duration_s]
     return _Stored(
         medium=number,
-        content=hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest(),
+        # Two clips of equal frames at other times are two clips, and a clip of one frame is no picture.
+        content=hashes[0] if encoded.kind == "image" else hashlib.sha256(canonical_json(times)).hexdigest(),
         media=canonical_json(value),
         offset=offset,
         sizes=tuple(len(data) for data in encoded.files),
     )
-
-
-def _settle_triplets(catalog: Catalog) -> None:
-    """Reject the triplets whose media cannot be used; rank the others within their source."""
-    ranks: dict[int, int] = {}
-    rows = catalog.db.execute(
-        "SELECT seq, source, id, place, media, parts FROM triplet WHERE media IS NOT NULL ORDER BY seq"
-    )
-    for seq, source, id, place, media, texts in rows:
-        numbers: list[int] = orjson.loads(media)
-        outcomes = [_outcome(catalog, number) for number in numbers]
-        broken = [outcome for outcome in outcomes if isinstance(outcome, RejectedError)]
-        contents = [outcome for outcome in outcomes if isinstance(outcome, str)]
-        reject = Reject(
-            scope="record",
-            stage="media",
-            reason="",
-            source=catalog.source_name(source),
-            locator=place,
-            id=id,
-            detail="",
-        )
-        if broken and texts != "[]" and contents:
-            _drop_from_document(catalog, seq, numbers, orjson.loads(texts), outcomes)
-            for fault in broken:
-                lost = replace(reject, scope="media", reason=fault.reason, detail=fault.detail)
-                catalog.add_reject(source, lost)
-        elif broken:
-            catalog.add_reject(source, replace(reject, reason=broken[0].reason, detail=broken[0].detail))
-            continue
-        ranks[source] = ranks.get(source, -1) + 1
-        shown = ",".join(contents)
-        catalog.db.execute("UPDATE triplet SET shown = ?, rank = ? WHERE seq = ?", (shown, ranks[source], seq))
-
-
-def _outcome(catalog: Catalog, number: int) -> str | RejectedError:
-    """What identifies the stored bytes of a medium, or why there are none."""
-    content, reason, detail, ref = catalog.db.execute(
-        "SELECT content, reason, detail, ref FROM medium WHERE id = ?", (number,)
-    ).fetchone()
-    if content is None:
-        return RejectedError(reason, f"{orjson.loads(ref)['origin']}: {detail}")
-    return str(content)
-
-
-def _drop_from_document(
-    catalog: Catalog,
-    seq: int,
-    numbers: Sequence[int],
-    texts: Sequence[tuple[int, str]],
-    outcomes: Sequence[str | RejectedError],
-) -> None:
-    """A document goes on without its broken pictures, as long as one is left."""
-    kept: list[int] = []
-    parts: list[tuple[int, str]] = []
-    start = 0
-    for count, text in texts:
-        fine = [n for n, o in zip(numbers[start:], outcomes[start : start + count], strict=False) if isinstance(o, str)]
-        kept += fine
-        parts.append((len(fine), text))
-        start += count
-    row = (orjson.dumps(kept).decode(), orjson.dumps(parts).decode(), seq)
-    catalog.db.execute("UPDATE triplet SET media = ?, parts = ? WHERE seq = ?", row)

@@ -146,7 +146,9 @@ class LocalEngine:
         except EOFError:
             process.join()
             code = process.exitcode or 0
-            died = WorkerDiedError(f"{label}: a worker process ended ({_exit_in_words(code)})", -code if code < 0 else None)
+            died = WorkerDiedError(
+                f"{label}: a worker process ended ({_exit_in_words(code)})", -code if code < 0 else None
+            )
             if on_death is None:
                 raise BuildError(f"{died}; run the same command again to go on") from None
             return on_death(task, died)

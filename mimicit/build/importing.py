@@ -1,4 +1,4 @@
-"""Import: stream every source into the catalog, then settle what its records refer to.
+"""Import: stream every source into the catalog, then filter its texts and settle what its records refer to.
 
 A source is imported whole or not at all: a build that was killed in the middle begins that source again. Nothing is
 held in memory but one batch of rows.
@@ -7,13 +7,16 @@ held in memory but one batch of rows.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 import orjson
 
 from mimicit.build.batches import batched
 from mimicit.build.catalog import Catalog, locator_to_json, ref_to_json
+from mimicit.build.config import SourceRules
+from mimicit.build.filters import FilterConfig, text_fault
 from mimicit.build.progress import Progress
 from mimicit.errors import SchemaError, SourceError
 from mimicit.schema import canonical_json
@@ -28,9 +31,18 @@ _MAX_ID_CHARACTERS: Final = 4096  # as in schemas/sample.json
 
 
 def import_sources(
-    catalog: Catalog, root: Root, specs: Sequence[SourceSpec], progress: Progress, *, keep_going: bool = False
+    catalog: Catalog,
+    root: Root,
+    specs: Sequence[SourceSpec],
+    rules: Mapping[str, SourceRules],
+    progress: Progress,
+    *,
+    keep_going: bool = False,
 ) -> None:
     """Read all ``specs`` into the catalog and settle their references; finished sources are not read again.
+
+    A record whose texts do not pass the filters in ``rules`` (by name of the source) is rejected, and its media are
+    not even looked for.
 
     `SourceError` where a source is unreadable as a whole, or, with ``keep_going``, one reject for it.
     """
@@ -56,7 +68,7 @@ def import_sources(
         if not catalog.is_done(stage):
             with catalog.transaction():
                 _apply_train_list(catalog, number, spec)
-                _settle_media(catalog, number, spec, progress)
+                _settle_media(catalog, number, spec, rules[spec.name].filters, progress)
                 _report_dangling(catalog, number, spec)
                 catalog.mark_done(stage)
 
@@ -99,8 +111,8 @@ def _add_triplet(catalog: Catalog, source: int, spec: SourceSpec, triplet: RawTr
         return
     try:
         catalog.db.execute(
-            "INSERT INTO triplet(source, id, place, instruction, answer, conversation, turn, is_query, related, meta, refs,"
-            " parts) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO triplet(source, id, place, instruction, answer, conversation, turn, is_query, related, meta,"
+            " refs, parts) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 source,
                 triplet.id,
@@ -165,10 +177,18 @@ def _apply_train_list(catalog: Catalog, source: int, spec: SourceSpec) -> None:
     )
 
 
-def _settle_media(catalog: Catalog, source: int, spec: SourceSpec, progress: Progress) -> None:
+def _settle_media(catalog: Catalog, source: int, spec: SourceSpec, filters: FilterConfig, progress: Progress) -> None:
     """Give every distinct media reference a medium number, with ids of pictures replaced by places."""
-    rows = catalog.db.execute("SELECT seq, id, place, refs FROM triplet WHERE source = ? ORDER BY seq", (source,))
-    for count, (seq, id, place, refs) in enumerate(rows):
+    rows = catalog.db.execute(
+        "SELECT seq, id, place, refs, instruction, answer, parts FROM triplet WHERE source = ? ORDER BY seq", (source,)
+    )
+    for count, (seq, id, place, refs, instruction, answer, parts) in enumerate(rows):
+        texts = (instruction, answer, *(text for _, text in orjson.loads(parts)))
+        fault = text_fault(texts, filters)
+        if fault is not None:
+            reject = spec.reject(fault.reason, place=place, id=id, detail=fault.detail)
+            catalog.add_reject(source, replace(reject, stage="filter"))
+            continue
         media: list[int] = []
         for ref in orjson.loads(refs):
             missing = _name_to_place(catalog, source, ref)

@@ -7,7 +7,7 @@ input; a shard is closed before it would exceed its limits, so the cut depends o
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,7 +15,7 @@ from typing import Final
 import orjson
 
 from mimicit.build.catalog import Catalog
-from mimicit.build.config import BuildConfig
+from mimicit.build.config import BuildConfig, SourceRules
 from mimicit.build.engine import Engine
 from mimicit.build.progress import Progress
 from mimicit.build.samples import SampleMaker
@@ -31,9 +31,12 @@ PLAN_NAME: Final = "plan.sqlite"
 _TASK_QUERIES: Final = 1_000
 _TABLES: Final = """
 CREATE TABLE IF NOT EXISTS stage(name TEXT PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS sample(seq INTEGER PRIMARY KEY, context TEXT NOT NULL, size INTEGER NOT NULL, key TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS sample(
+    seq INTEGER PRIMARY KEY, context TEXT NOT NULL, size INTEGER NOT NULL, key TEXT NOT NULL
+);
 CREATE TABLE IF NOT EXISTS shard(
-    number INTEGER PRIMARY KEY, first INTEGER NOT NULL, last INTEGER NOT NULL, samples INTEGER NOT NULL, bytes INTEGER NOT NULL
+    number INTEGER PRIMARY KEY, first INTEGER NOT NULL, last INTEGER NOT NULL,
+    samples INTEGER NOT NULL, bytes INTEGER NOT NULL
 );
 """
 
@@ -82,15 +85,20 @@ class Plan:
             yield PlannedSample(seq=seq, context=_choices_from_json(context))
 
 
-def make_plan(work: Path, config: BuildConfig, engine: Engine, progress: Progress) -> None:
-    """Choose the context of all queries of the frozen catalog and cut the samples into shards; resumable."""
+def make_plan(
+    work: Path, config: BuildConfig, rules: Mapping[str, SourceRules], engine: Engine, progress: Progress
+) -> None:
+    """Choose the context of all queries of the frozen catalog and cut the samples into shards; resumable.
+
+    ``rules`` holds for every source, by its name, how many triplets of context it gets and by which strategies.
+    """
     db = sqlite3.connect(work / PLAN_NAME, isolation_level=None)
     try:
         db.execute("PRAGMA journal_mode = TRUNCATE")
         db.execute("PRAGMA synchronous = NORMAL")
         db.executescript(_TABLES)
         if db.execute("SELECT 1 FROM stage WHERE name = 'plan'").fetchone() is None:
-            _choose_all(db, work, config, engine, progress)
+            _choose_all(db, work, rules, config.seed, engine, progress)
             _check_keys(db)
             db.execute("BEGIN IMMEDIATE")
             db.execute("DELETE FROM shard")
@@ -103,16 +111,23 @@ def make_plan(work: Path, config: BuildConfig, engine: Engine, progress: Progres
         db.close()
 
 
-def _choose_all(db: sqlite3.Connection, work: Path, config: BuildConfig, engine: Engine, progress: Progress) -> None:
+def _choose_all(
+    db: sqlite3.Connection,
+    work: Path,
+    rules: Mapping[str, SourceRules],
+    seed: int,
+    engine: Engine,
+    progress: Progress,
+) -> None:
     tasks = [
-        (work, config, first, last)
+        (work, rules, seed, first, last)
         for first, last in _query_ranges(work)
         if db.execute("SELECT 1 FROM stage WHERE name = ?", (f"choose {first}",)).fetchone() is None
     ]
     for number, rows in engine.run(_choose_task, tasks, label="choose", progress=progress):
         db.execute("BEGIN IMMEDIATE")
         db.executemany("INSERT OR REPLACE INTO sample VALUES (?, ?, ?, ?)", rows)
-        db.execute("INSERT INTO stage VALUES (?)", (f"choose {tasks[number][2]}",))
+        db.execute("INSERT INTO stage VALUES (?)", (f"choose {tasks[number][3]}",))
         db.execute("COMMIT")
 
 
@@ -129,10 +144,10 @@ def _query_ranges(work: Path) -> list[tuple[int, int]]:
         catalog.close()
 
 
-def _choose_task(task: tuple[Path, BuildConfig, int, int]) -> list[tuple[int, str, int, str]]:
+def _choose_task(task: tuple[Path, Mapping[str, SourceRules], int, int, int]) -> list[tuple[int, str, int, str]]:
     """(query, context as JSON, bytes in the shard, key) for the queries of a range; runs in a worker."""
-    work, config, first, last = task
-    strategies = parse_strategies(config.context)
+    work, rules, seed, first, last = task
+    strategies = {source: parse_strategies(rule.context) for source, rule in rules.items()}
     maker = SampleMaker(work)
     try:
         seqs = maker.catalog.db.execute(
@@ -144,7 +159,8 @@ def _choose_task(task: tuple[Path, BuildConfig, int, int]) -> list[tuple[int, st
             context: list[Choice] = []
             if not maker.catalog.is_document(seq):
                 query = maker.catalog.candidate(seq)
-                context = choose(query, maker.catalog, strategies, config.shots, config.seed)
+                shots = rules[query.source].shots
+                context = choose(query, maker.catalog, strategies[query.source], shots, seed)
             sample, media = maker.make(seq, context)
             size = member_span(len(canonical_json(sample_to_json(sample))))
             size += sum(member_span(length) for stored in media for length in stored.sizes)

@@ -76,12 +76,13 @@ def _source_table(catalog: Catalog) -> list[dict[str, Any]]:
     ).fetchall():
         out, merged = catalog.db.execute(
             "SELECT coalesce(sum(is_query), 0), coalesce(sum(NOT is_query), 0) FROM triplet"
-            " WHERE source = ? AND rank IS NOT NULL",
+            " WHERE source = ? AND (rank IS NOT NULL OR merged_into IS NOT NULL)",
             (number,),
         ).fetchone()
         rejected = dict(
             catalog.db.execute(
-                "SELECT reason, count(*) FROM reject WHERE source = ? AND scope = 'record' GROUP BY reason ORDER BY reason",
+                "SELECT reason, count(*) FROM reject WHERE source = ? AND scope = 'record'"
+                " GROUP BY reason ORDER BY reason",
                 (number,),
             )
         )

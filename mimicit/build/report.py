@@ -9,7 +9,7 @@ from mimicit.build.run import BuildResult
 
 __all__ = ["build_report"]
 
-_HEADER = ("source", "format", "in", "out", "context only", "rejected")
+_HEADER = ("source", "format", "in", "out", "merged", "rejected")
 
 
 def build_report(result: BuildResult, out: Path) -> str:
@@ -28,6 +28,8 @@ def build_report(result: BuildResult, out: Path) -> str:
         f"{totals['samples']:,} samples, {totals['triplets']:,} triplets, {totals['media']:,} media in"
         f" {len(manifest['shards'])} shard(s), {totals['bytes']:,} bytes: {out}"
     )
+    if result.retried is not None:
+        lines.append(f"{result.retried.mended:,} of {result.retried.former:,} former rejects are now in")
     if totals["rejects"]:
         lines.append(f"{totals['rejects']:,} rejects are listed with their reasons in {out / 'rejects.parquet'}")
     if unused := manifest["input"]["unused"]:

@@ -1,4 +1,4 @@
-"""Build shards: scan, import, encode, choose and plan, pack, publish.
+"""Build shards: scan, import, encode, settle, choose and plan, pack, publish.
 
 All state of an unfinished build lies in one work folder inside the output folder. Each stage notes there what it has
 finished, so the same command run again goes on where a killed one stopped, and ends with the same bytes.
@@ -7,6 +7,7 @@ finished, so the same command run again goes on where a killed one stopped, and 
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import shutil
 from collections.abc import Iterator
@@ -24,16 +25,20 @@ from mimicit.build.config import BuildConfig
 from mimicit.build.encode import encode_media
 from mimicit.build.engine import Engine, LocalEngine
 from mimicit.build.importing import import_sources
+from mimicit.build.mixture import MIXTURE_NAME
 from mimicit.build.pack import pack_shards
 from mimicit.build.plan import make_plan
 from mimicit.build.progress import Progress, Silent
 from mimicit.build.publish import REJECTS_NAME, publish_folder
+from mimicit.build.retry import Retried, count_retried, keep_former_rejects
 from mimicit.build.scan import scan_input
+from mimicit.build.selection import Selection, select_sources
+from mimicit.build.settle import settle_triplets
 from mimicit.errors import BuildError, ChangedInputError, SourceError
 from mimicit.shards.files import sync_folder, write_atomically
 from mimicit.shards.index import INDEX_NAME
 from mimicit.shards.manifest import MANIFEST_NAME, WORK_NAME, read_manifest
-from mimicit.sources import Detection, detect
+from mimicit.sources import detect
 from mimicit.sources.base import Reject
 from mimicit.sources.root import Root
 
@@ -44,10 +49,14 @@ _STATE_NAME: Final = "build.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildResult:
-    """What a build did: its manifest, and whether the folder was finished before it began."""
+    """What a build did: its manifest, and whether the folder was finished before it began.
+
+    ``retried`` says, where ``retry_rejects`` began the folder anew, what became of the records that were rejected.
+    """
 
     manifest: dict[str, Any]
     was_finished: bool
+    retried: Retried | None = None
 
 
 def build_shards(
@@ -58,20 +67,31 @@ def build_shards(
     engine: Engine | None = None,
     progress: Progress | None = None,
     overwrite: bool = False,
+    retry_rejects: bool = False,
     keep_going: bool = False,
 ) -> BuildResult:
     """Turn everything usable under ``src`` into a folder of shards at ``out``.
 
     A finished folder of the same input and configuration is left as it is; an interrupted build goes on.
-    ``overwrite`` begins anew where input or configuration changed, ``keep_going`` leaves out unreadable sources.
+    ``overwrite`` begins anew where input or configuration changed, ``retry_rejects`` where the input alone did (it
+    was mended) and counts the former rejects that are in now, ``keep_going`` leaves out unreadable sources.
     Raises `SourceError` (input), `ChangedInputError` and `BuildError` (output folder, disk).
     """
     engine = engine or LocalEngine(os.cpu_count() or 1)
     progress = progress or Silent()
-    root = Root(src, exclude=[out])
+    root = Root(src, exclude=[out, src / MIXTURE_NAME])  # what the mixture says is part of config
     try:
         with _locked(out):
-            return _build(root, out, config, engine, progress, overwrite=overwrite, keep_going=keep_going)
+            return _build(
+                root,
+                out,
+                config,
+                engine,
+                progress,
+                overwrite=overwrite,
+                retry_rejects=retry_rejects,
+                keep_going=keep_going,
+            )
     except OSError as error:
         name = error.filename or out
         raise BuildError(f"{name}: {error.strerror}; mend this and run the same command again to go on") from error
@@ -87,43 +107,50 @@ def _build(
     progress: Progress,
     *,
     overwrite: bool,
+    retry_rejects: bool,
     keep_going: bool,
 ) -> BuildResult:
     work = out / WORK_NAME
-    detection = _detected(root, config, progress)
+    selection = _selected(root, config, progress)
     scan = scan_input(root, engine, progress)
     state = {"config": config.to_json(), "input": scan.fingerprint, "mimicit_version": version("mimicit")}
-    finished = _finished_manifest(out, state, overwrite=overwrite)
+    former = _former_rejects(out, state) if retry_rejects else None
+    finished = _finished_manifest(out, state, overwrite=overwrite or former is not None)
     if finished is not None:
         _remove_work(work)
         return BuildResult(manifest=finished, was_finished=True)
     _begin_or_continue(work, state, progress, overwrite=overwrite)
-    _import_and_encode(root, work, detection, config, engine, progress, keep_going=keep_going)
-    make_plan(work, config, engine, progress)
+    if former is not None:
+        keep_former_rejects(work, former)
+    _import_and_encode(root, work, selection, config, engine, progress, keep_going=keep_going)
+    retried = count_retried(work)
+    make_plan(work, config, selection.rules, engine, progress)
     shards = pack_shards(work, out, engine, progress)
     progress.update("publish", 0, 1)
-    manifest = publish_folder(work, out, config, scan, len(detection.unused), shards)
+    manifest = publish_folder(work, out, config, scan, len(selection.unused), shards)
     progress.update("publish", 1, 1)
     _remove_work(work)
-    return BuildResult(manifest=manifest, was_finished=False)
+    return BuildResult(manifest=manifest, was_finished=False, retried=retried)
 
 
-def _detected(root: Root, config: BuildConfig, progress: Progress) -> Detection:
-    detection = detect(root, format=config.format)
-    if not detection.sources:
+def _selected(root: Root, config: BuildConfig, progress: Progress) -> Selection:
+    selection = select_sources(config, functools.cache(lambda format: detect(root, format=format)))
+    if not selection.specs:
         raise SourceError(
             f"{root.folder}: nothing to build from; put a manifest.jsonl, a published data set, or pictures"
             " with .txt files of the same name there"
         )
-    for spec in detection.sources:
+    for spec in selection.specs:
         progress.note(f"{spec.name}: {spec.format} ({spec.why})")
-    return detection
+    for spec in selection.left_out:
+        progress.note(f"{spec.name}: left out, for the mixture does not list {spec.files[0]}")
+    return selection
 
 
 def _import_and_encode(
     root: Root,
     work: Path,
-    detection: Detection,
+    selection: Selection,
     config: BuildConfig,
     engine: Engine,
     progress: Progress,
@@ -134,9 +161,18 @@ def _import_and_encode(
     catalog = Catalog(work, writable=True)
     try:
         if not catalog.is_done("frozen"):
-            _note_skipped(catalog, detection)
-            import_sources(catalog, root, detection.sources, progress, keep_going=keep_going)
-            encode_media(catalog, root, work, config.media, engine, progress)
+            _note_skipped(catalog, selection)
+            import_sources(catalog, root, selection.specs, selection.rules, progress, keep_going=keep_going)
+            compare = config.near_duplicates is not None
+            encode_media(catalog, root, work, config.media, engine, progress, compare=compare)
+            settle_triplets(
+                catalog,
+                selection.rules,
+                progress,
+                near_duplicates=config.near_duplicates,
+                duplicate_triplets=config.duplicate_triplets,
+                seed=config.seed,
+            )
             catalog.index_for_choosing()
             with catalog.transaction():
                 catalog.mark_done("frozen")
@@ -145,12 +181,12 @@ def _import_and_encode(
         catalog.close()
 
 
-def _note_skipped(catalog: Catalog, detection: Detection) -> None:
+def _note_skipped(catalog: Catalog, selection: Selection) -> None:
     """Links, special files and unreadable names are left out; say so once each."""
     if catalog.is_done("scan"):
         return
     with catalog.transaction():
-        for path, why in detection.skipped:
+        for path, why in selection.skipped:
             reject = Reject(
                 scope="source", stage="scan", reason="unusable_file", source="", locator=path, id="", detail=why
             )
@@ -227,6 +263,16 @@ def _finished_manifest(out: Path, state: dict[str, Any], *, overwrite: bool) -> 
     return None
 
 
+def _former_rejects(out: Path, state: dict[str, Any]) -> bytes | None:
+    """The table of rejects of a finished folder of this configuration and another input; else ``None``."""
+    if not (out / MANIFEST_NAME).exists():
+        return None
+    then = read_manifest(out)
+    if then["mimicit_version"] != state["mimicit_version"] or not _same(then["config"], state["config"]):
+        return None
+    return None if then["input"]["fingerprint"] == state["input"] else (out / REJECTS_NAME).read_bytes()
+
+
 def _begin_or_continue(work: Path, state: dict[str, Any], progress: Progress, *, overwrite: bool) -> None:
     path = work / _STATE_NAME
     if path.exists():
@@ -247,13 +293,15 @@ def _same(then: dict[str, Any], now: dict[str, Any]) -> bool:
 
 
 def _changed(out: Path, then: dict[str, Any], now: dict[str, Any]) -> ChangedInputError:
+    changes = []
     if then["input"] != now["input"]:
-        what = "another input"
-    elif then["mimicit_version"] != now["mimicit_version"]:
-        what = f"mimicit {then['mimicit_version']}"
-    else:
-        names = [name for name in now["config"] if then["config"].get(name) != now["config"][name]]
-        what = f"another value of {', '.join(names)}"
+        changes.append("another input")
+    if then["mimicit_version"] != now["mimicit_version"]:
+        changes.append(f"mimicit {then['mimicit_version']}")
+    config = orjson.loads(orjson.dumps(now["config"]))
+    if names := [name for name in config if then["config"].get(name) != config[name]]:
+        changes.append(f"another value of {', '.join(names)}")
+    what = " and ".join(changes)
     return ChangedInputError(f"{out}: was built from {what}; add --overwrite to build it anew, or give another --out")
 
 

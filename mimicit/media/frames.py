@@ -54,6 +54,8 @@ def encode_frames(pictures: Sequence[bytes], timestamps_s: Sequence[float], opti
         files=tuple(frame.files[0] for frame in stored),
         width=stored[0].width,
         height=stored[0].height,
+        original_width=stored[0].original_width,
+        original_height=stored[0].original_height,
         timestamps_s=tuple(round(timestamps_s[index], SECONDS_DIGITS) for index in chosen),
         duration_s=round(_duration_s(timestamps_s), SECONDS_DIGITS),
     )

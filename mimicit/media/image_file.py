@@ -53,7 +53,10 @@ _PILLOW_NAMES: Final = {
     "webp": "WEBP",
 }
 
-_ENDS_EARLY: Final = ("truncated", "cannot load this image")  # the latter: the file ends before its pixels begin
+_ENDS_EARLY: Final = (
+    "truncated",
+    "cannot load this image",  # a file that ends before its pixels begin
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +64,8 @@ class ImageHeader:
     """What the header of a picture says.
 
     ``format`` is one of ``bmp gif jpeg png tiff webp``; ``width`` and ``height`` are pixels as stored, before
-    ``orientation`` (EXIF, 1 to 8; 1 is upright) is applied; ``mode`` is Pillow's; ``animated`` is true where there
-    is more than the one frame that is ever used.
+    ``orientation`` (EXIF, 1 to 8) is applied; it is 1, upright, for every TIFF, which Pillow turns by itself. ``mode``
+    is Pillow's; ``animated`` is true where there is more than the one frame that is ever used.
     """
 
     format: str
@@ -101,7 +104,8 @@ def open_image(data: bytes, options: MediaOptions) -> Iterator[tuple[Image.Image
                 opened = True
                 yield picture, header
         except PILLOW_ERRORS as error:
-            ends_early = any(words in str(error) for words in _ENDS_EARLY) if opened else stream.tell() >= len(data)
+            words = str(error).lower()
+            ends_early = any(sign in words for sign in _ENDS_EARLY) if opened else stream.tell() >= len(data)
             raise _rejection(error, format, data, ends_early=ends_early) from None
 
 
@@ -152,6 +156,8 @@ def _rejection(error: Exception, format: str, data: bytes, *, ends_early: bool) 
         return RejectedError("too_many_pixels", f"{name}: {error}")
     if format == "webp":  # its decoder does not say why it failed, but the file states its length
         ends_early = len(data) < 8 + int.from_bytes(data[4:8], "little")
+    elif format == "png":
+        ends_early = ends_early or b"IEND" not in data
     if ends_early:
         return RejectedError("truncated_image", f"the {name} ends early, after {len(data):,} bytes")
     if isinstance(error, UnidentifiedImageError):

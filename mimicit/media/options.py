@@ -31,12 +31,18 @@ class MediaOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedMedia:
-    """One medium as it is stored: the bytes of each file, all of one size in pixels and one format."""
+    """One medium as it is stored: the bytes of each file, all of one size in pixels and one format.
+
+    ``original_width`` and ``original_height`` are pixels in the input, before it was shrunk or turned upright (of
+    a video made of pictures, those of its first frame).
+    """
 
     kind: MediaKind
     extension: ImageFormat
     files: tuple[bytes, ...]
     width: int
     height: int
+    original_width: int
+    original_height: int
     timestamps_s: tuple[float, ...] | None = None
     duration_s: float | None = None

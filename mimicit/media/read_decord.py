@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -30,7 +31,8 @@ def read_with_decord(
         return None
     decord.logging.set_level(decord.logging.QUIET)
     try:
-        reader = decord.VideoReader(os.path.abspath(path), ctx=decord.cpu(0), num_threads=1)
+        with _stderr_closed():
+            reader = decord.VideoReader(os.path.abspath(path), ctx=decord.cpu(0), num_threads=1)
         if len(reader) != len(table.pts) or not _same_times(reader, table, indices):
             return None
         stored = []
@@ -40,8 +42,21 @@ def read_with_decord(
                 return None
             stored.append(store(Image.fromarray(frame)))
         return stored
-    except (decord.DECORDError, AssertionError, LookupError, RuntimeError, StopIteration, ValueError):
+    except (decord.DECORDError, AssertionError, LookupError, OSError, RuntimeError, StopIteration, ValueError):
         return None
+
+
+@contextmanager
+def _stderr_closed() -> Iterator[None]:
+    """Drop what is written to the process's stderr: decord prints why it cannot open a file, at any level."""
+    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
 
 
 def _same_times(reader: Any, table: PacketTable, indices: Sequence[int]) -> bool:

@@ -64,6 +64,8 @@ def encode_video(path: Path, options: MediaOptions) -> EncodedMedia:
         files=tuple(frames.stored),
         width=width,
         height=height,
+        original_width=table.width,
+        original_height=table.height,
         timestamps_s=tuple(_seconds(frames.pts[index] - start, table) for index in frames.indices),
         duration_s=_seconds(last - start + last_frame, table),
     )

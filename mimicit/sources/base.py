@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Claim",
+    "InArrow",
     "InFile",
     "InJson",
     "InParquet",
+    "InTar",
     "Item",
     "Locator",
     "MediaRef",
@@ -64,13 +66,36 @@ class InParquet:
 
 
 @dataclass(frozen=True, slots=True)
+class InArrow:
+    """A picture in a column of pictures of the Arrow or parquet file ``path``: the ``item``-th of a cell.
+
+    ``batch`` is a record batch of an Arrow file, or a row group of a parquet file, and ``row`` counts from its start.
+    """
+
+    path: str
+    batch: int
+    row: int
+    column: str
+    item: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class InTar:
+    """A member of the tar file ``path``: its ``size`` bytes at ``offset``, right behind its header."""
+
+    path: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Named:
     """The picture of the same source announced as `Picture` under ``ids[0]``, else ``ids[1]``, ... (known aliases)."""
 
     ids: tuple[str, ...]
 
 
-Locator = InFile | InJson | InParquet | Named
+Locator = InFile | InJson | InParquet | InArrow | InTar | Named
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +168,7 @@ class Reject:
     """Something that was left out; the fields are those of ``schemas/reject.json``."""
 
     scope: Literal["record", "media", "reference", "source"]
-    stage: Literal["scan", "import", "media", "choose"]
+    stage: Literal["scan", "import", "media", "filter", "choose"]
     reason: str
     source: str
     locator: str

@@ -6,7 +6,8 @@ holds several. A record's media belong to the turns whose questions hold the pla
 
 Accepted beside the documented form: whole numbers as ids and no id at all, no picture, a list of pictures (``image``
 or ``images``), ``video`` and ``videos``, a placeholder at the end, a first turn that is not a question (skipped), the
-names ``messages``, ``role`` and ``content`` of chat files, and extra keys, which go to ``meta``.
+names ``messages``, ``role`` and ``content`` of chat files, and extra keys, which go to ``meta``. A record with sound is
+rejected: without it, its questions would be about nothing.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ __all__ = ["LLAVA"]
 
 _VIDEO: Final = "<video>"
 _MEDIA_KEYS: Final[dict[str, MediaKind | None]] = {"image": None, "images": None, "video": "video", "videos": "video"}
+_SOUND_KEYS: Final = ("audio", "audios")
 _TALK_KEYS: Final = ("conversations", "messages")
 _KNOWN_KEYS: Final = frozenset({"id", *_TALK_KEYS, *_MEDIA_KEYS})
 _ASKS: Final = frozenset({"human", "user"})
@@ -153,6 +155,8 @@ def _said(entry: object, number: int) -> tuple[str, object]:
 
 
 def _media(root: Root, record: Mapping[str, Any], folder: str) -> tuple[MediaRef, ...]:
+    if any(record.get(key) for key in _SOUND_KEYS):
+        raise RejectedError("unsupported_media", "the record is about sound, which no sample can hold")
     beside = (folder, "", f"{folder}/images" if folder else "images")
     media: tuple[MediaRef, ...] = ()
     for key, kind in _MEDIA_KEYS.items():

@@ -4,10 +4,13 @@
 
 - ``instruction`` and ``answer``: text. Without an instruction, the answer is taken for a caption.
 - ``media``: a path or a list of paths; ``image``, ``images`` and ``video`` are accepted in its place. Paths are
-  relative to the folder of the manifest, else to ``--src``. Absent or empty: the triplet is text only.
+  relative to the folder of the manifest, else to ``--src``. Absent or empty: the triplet is text only. A clip may be
+  given by its frames: ``{"frames": ["0.jpg", "1.jpg"], "timestamps_s": [0.0, 1.0]}``.
 - ``id``: text or a whole number; without it, a hash of the record.
 - ``related``: ids of triplets of the same manifest that belong together with this one.
+- ``query``: false for a triplet that only ever serves as context of others.
 - ``meta``: free fields. All other columns go there too.
+- ``document``, instead of ``instruction`` and ``answer``: an interleaved document (see `document_rows`).
 
 A CSV cell holds several paths or ids as a JSON list (``["a.jpg", "b.jpg"]``), or between ``;``, or between ``|``; a
 name that itself holds one of these needs the JSON list. ``meta`` may be a JSON object in a CSV cell.
@@ -26,6 +29,7 @@ from mimicit.errors import RejectedError
 from mimicit.records import MediaKind
 from mimicit.sources.base import Item, MediaRef, RawTriplet, Row, SourceFormat, SourceSpec
 from mimicit.sources.csv_rows import csv_rows
+from mimicit.sources.document_rows import document_from_row, is_document_row
 from mimicit.sources.json_rows import json_rows
 from mimicit.sources.media_names import folder_of, media_refs
 from mimicit.sources.parquet import parquet_columns, parquet_rows
@@ -38,6 +42,7 @@ __all__ = ["MANIFEST"]
 
 _MEDIA_COLUMNS: Final[dict[str, MediaKind | None]] = {"media": None, "image": None, "images": None, "video": "video"}
 _NAMES: Final = frozenset({"manifest.jsonl", "manifest.ndjson", "manifest.csv", "manifest.tsv", "manifest.parquet"})
+_FLAGS: Final = {"true": True, "false": False}
 _TABLES: Final = frozenset({"array", "lines", "csv", "parquet"})
 
 
@@ -87,6 +92,8 @@ def _parquet_rows(root: Root, path: str) -> Iterator[Row]:
 
 
 def _triplet(root: Root, row: Mapping[str, Any], *, id: str, place: str, folder: str) -> RawTriplet:
+    if is_document_row(row):
+        return document_from_row(root, row, id=id, place=place, beside=(folder, ""))
     media: tuple[MediaRef, ...] = ()
     for column, kind in _MEDIA_COLUMNS.items():
         media += media_refs(root, _listed(row.get(column)), beside=(folder, ""), kind=kind)
@@ -128,6 +135,9 @@ def _uncelled(row: Mapping[str, Any]) -> dict[str, Any]:
     meta = row.get("meta")
     if isinstance(meta, str) and meta.lstrip().startswith("{"):
         fields["meta"] = _json_cell(meta, "meta")
+    query = row.get("query")
+    if isinstance(query, str):
+        fields["query"] = _FLAGS.get(query.strip().lower(), query)
     return fields
 
 

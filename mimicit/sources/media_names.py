@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Final
 
@@ -75,13 +76,31 @@ def media_refs(
 ) -> tuple[MediaRef, ...]:
     """The media that a record names by ``paths``, relative to the folders ``beside`` (see `Root.resolve`).
 
-    Without a ``kind``, a name that does not say it is a clip is taken for a picture. `RejectedError` as `Root.resolve`,
-    or ``malformed`` where a path is not text.
+    Without a ``kind``, a name that does not say it is a clip is taken for a picture. A clip may also be given by
+    its frames, as ``{"frames": [paths], "timestamps_s": [seconds]}``. `RejectedError` as `Root.resolve`, or
+    ``malformed`` where a path is not text.
     """
     refs = []
     for path in paths:
+        if isinstance(path, dict):
+            refs.append(_frames_ref(root, path, beside))
+            continue
         if not isinstance(path, str):
             raise RejectedError("malformed", f"a medium must be named by its path, not {shown(path)}")
         clean = root.resolve(path, beside=beside)
         refs.append(MediaRef(kind=kind or named_kind(clean) or "image", parts=(InFile(clean),), origin=clean))
     return tuple(refs)
+
+
+def _frames_ref(root: Root, clip: Mapping[str, object], beside: Sequence[str]) -> MediaRef:
+    frames, times = clip.get("frames"), clip.get("timestamps_s")
+    if not isinstance(frames, list) or not frames or not all(isinstance(frame, str) for frame in frames):
+        raise RejectedError("malformed", f"the frames of a clip must be a list of paths, not {shown(frames)}")
+    if not isinstance(times, list) or len(times) != len(frames) or not all(map(_is_time, times)):
+        raise RejectedError("malformed", f"a clip of {len(frames)} frames needs as many timestamps_s, in seconds")
+    parts = tuple(InFile(root.resolve(frame, beside=beside)) for frame in frames)
+    return MediaRef(kind="video", parts=parts, origin=parts[0].path, timestamps_s=tuple(map(float, times)))
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf

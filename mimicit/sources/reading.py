@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from pathlib import Path
+from tarfile import BLOCKSIZE
 from types import TracebackType
 from typing import BinaryIO, Final, Self
 
 import orjson
 
 from mimicit.errors import RejectedError
-from mimicit.sources.base import InFile, InJson, InParquet, Locator
+from mimicit.sources.base import InFile, InJson, InParquet, InTar, Locator
 from mimicit.sources.base64_text import decode_base64
 from mimicit.sources.parquet import ParquetCells
 from mimicit.sources.root import Root
+from mimicit.sources.tar_members import regular_size
 
 __all__ = ["MAX_BASE64_BYTES", "MAX_FILE_BYTES", "Reader"]
 
@@ -52,6 +54,8 @@ class Reader:
                 return self._in_json(locator)
             case InParquet():
                 return self._in_parquet(locator)
+            case InTar():
+                return self._in_tar(locator)
             case _:
                 raise TypeError(f"{locator!r} names a picture; resolve it to its place first")
 
@@ -94,6 +98,20 @@ class Reader:
         if len(quoted) != locator.length + 2 or quoted[:1] != b'"' or quoted[-1:] != b'"':
             raise RejectedError("bad_media", f"{locator.path}: no text at byte {locator.offset}; the file has changed")
         return decode_base64(_unescaped(quoted))
+
+    def _in_tar(self, locator: InTar) -> bytes:
+        place = f"{locator.path}: the member at byte {locator.offset}"
+        if locator.size == 0:
+            raise RejectedError("empty_media", f"{place} is empty")
+        if locator.size > self._max_file_bytes:
+            raise RejectedError("bad_media", f"{place} has {locator.size} bytes, more than {self._max_file_bytes}")
+        descriptor = self._opened(locator.path).fileno()
+        if locator.offset < BLOCKSIZE:
+            raise RejectedError("bad_media", f"{place} has no header")
+        data = os.pread(descriptor, BLOCKSIZE + locator.size, locator.offset - BLOCKSIZE)
+        if regular_size(data[:BLOCKSIZE]) != locator.size or len(data) != BLOCKSIZE + locator.size:
+            raise RejectedError("bad_media", f"{place} is not a file of {locator.size} bytes; the archive has changed")
+        return data[BLOCKSIZE:]
 
     def _in_parquet(self, locator: InParquet) -> bytes:
         value = self._cells.read(locator)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -63,6 +64,7 @@ def build_model(
             cross_attention_every=config.cross_attention_every,
             cross_attention_heads=config.cross_attention_heads,
             cross_attention_dim_head=config.cross_attention_dim_head,
+            cross_attention_gate=config.cross_attention_gate,
         )
     return model.to(place)
 
@@ -98,19 +100,34 @@ def _language(config: LanguageConfig, vocab_size: int, dtype: torch.dtype, load_
 
 def _vision(config: VisionConfig, dtype: torch.dtype, load_weights: bool) -> VisionTower:
     source = config.pretrained if load_weights else None
+    if config.stem == "conv" and (config.layout == "open_clip" or config.pretrained is not None):
+        raise UsageError("a vision tower with a convolutional stem starts from random weights, in transformers' layout")
     tower: VisionTower
     if config.layout == "open_clip":
         tower = OpenClipTower(_open_clip_visual(config, source))
     elif source is not None:
         tower = TransformersTower(_from_folder(CLIPVisionModel, source, dtype))
     else:
-        tower = TransformersTower(CLIPVisionModel(clip_config(config)))
+        tower = TransformersTower(_random_clip(config), conv_stem=config.stem == "conv")
     if (tower.dim, tower.image_size) != (config.width, config.image_size):
         raise TrainError(
             f"{source}: a vision tower of width {tower.dim} for {tower.image_size} pixels, but the configuration"
             f" says {config.width} and {config.image_size}"
         )
     return tower.to(dtype)
+
+
+def _random_clip(config: VisionConfig) -> CLIPVisionModel:
+    """A CLIP tower of random weights whose position vectors are about as long as what it makes of a patch.
+
+    transformers draws the weights of both with one standard deviation, which leaves positions so faint that a small
+    model needs many times the steps to learn where things are.
+    """
+    model = CLIPVisionModel(clip_config(config))
+    pixels = model.get_input_embeddings().weight[0].numel()
+    positions = next(module for module in model.modules() if isinstance(module, nn.Embedding))
+    nn.init.normal_(positions.weight, std=model.config.initializer_range * math.sqrt(pixels))
+    return model
 
 
 def _open_clip_visual(config: VisionConfig, source: str | None) -> VisionTransformer:

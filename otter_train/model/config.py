@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from otter_train.model.vision import VisionLayout
 
@@ -20,6 +20,9 @@ class VisionConfig:
 
     ``layout`` chooses the implementation. ``pretrained`` is where the weights come from (None: random): for
     ``transformers`` a local folder, for ``open_clip`` ``"ARCHITECTURE:TAG_OR_FILE"``, such as ``"ViT-L-14:openai"``.
+    ``stem`` is what turns pixels into patch tokens: one linear map per patch, as CLIP has it, or ``conv``, a few small
+    convolutions, with which a tower that is trained from scratch sees shapes after thousands of pictures instead of
+    millions (Xiao et al., arXiv 2106.14881). Only a random ``transformers`` tower can have the latter.
     """
 
     layout: VisionLayout = "transformers"
@@ -32,6 +35,7 @@ class VisionConfig:
     mlp_ratio: int = 4
     projection: int = 768
     quick_gelu: bool = True
+    stem: Literal["patch", "conv"] = "patch"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +72,7 @@ class ModelConfig:
     cross_attention_every: int = 4
     cross_attention_heads: int = 8
     cross_attention_dim_head: int = 64
+    cross_attention_gate: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as it is stored in checkpoints."""

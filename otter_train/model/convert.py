@@ -49,7 +49,7 @@ _RENAMES: Final = tuple(
         (r"language\.lm\.(.+)", r"lang_encoder.\1"),
         (r"vision\.visual\.(.+)", r"vision_encoder.\1"),
         (r"vision\.model\.embeddings\.class_embedding", r"vision_encoder.class_embedding"),
-        (r"vision\.model\.embeddings\.patch_embedding\.(.+)", r"vision_encoder.conv1.\1"),
+        (r"vision\.model\.embeddings\.patch_embedding\.weight", r"vision_encoder.conv1.weight"),
         (r"vision\.model\.embeddings\.position_embedding\.weight", r"vision_encoder.positional_embedding"),
         (r"vision\.model\.pre_layrnorm\.(.+)", r"vision_encoder.ln_pre.\1"),
         (r"vision\.model\.post_layernorm\.(.+)", r"vision_encoder.ln_post.\1"),

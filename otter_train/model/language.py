@@ -60,7 +60,14 @@ class ConditionedLanguage(nn.Module):
     """
 
     def __init__(
-        self, lm: PreTrainedModel, *, vis_dim: int, every: int, dim_head: int = 64, heads: int = 8, ff_mult: int = 4
+        self,
+        lm: PreTrainedModel,
+        *,
+        vis_dim: int,
+        every: int,
+        dim_head: int = 64,
+        heads: int = 8,
+        gate: float = 0.0,
     ) -> None:
         super().__init__()
         self.lm: Any = lm
@@ -77,7 +84,7 @@ class ConditionedLanguage(nn.Module):
                 f" take at most {len(layers)}"
             )
         blocks = {
-            index: GatedCrossAttentionBlock(self.dim, vis_dim, dim_head=dim_head, heads=heads, ff_mult=ff_mult)
+            index: GatedCrossAttentionBlock(self.dim, vis_dim, dim_head=dim_head, heads=heads, gate=gate)
             for index in chosen
         }
         self.cross_attention = nn.ModuleDict({str(index): block for index, block in blocks.items()})

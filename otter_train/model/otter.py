@@ -53,7 +53,7 @@ class Otter(nn.Module):
     """The whole model; every parameter is trainable until `otter_train.model.trainable.freeze` says otherwise.
 
     ``language`` is a LLaMA-family causal language model of transformers; a gated cross-attention block is inserted
-    before each of its layers i where (i + 1) % ``cross_attention_every`` == 0.
+    before each of its layers i where (i + 1) % ``cross_attention_every`` == 0, its gates at ``cross_attention_gate``.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class Otter(nn.Module):
         cross_attention_every: int,
         cross_attention_heads: int = 8,
         cross_attention_dim_head: int = 64,
+        cross_attention_gate: float = 0.0,
     ) -> None:
         super().__init__()
         if vision.dim != perceiver.dim:
@@ -80,6 +81,7 @@ class Otter(nn.Module):
             every=cross_attention_every,
             dim_head=cross_attention_dim_head,
             heads=cross_attention_heads,
+            gate=cross_attention_gate,
         )
         self.token_ids = token_ids
 

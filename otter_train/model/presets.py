@@ -55,11 +55,12 @@ PRESETS: Final[dict[str, ModelConfig]] = {
                 "max_position_embeddings": 2048,
             }
         ),
-        vision=VisionConfig(image_size=64, patch_size=8, width=96, layers=2, heads=4),
+        vision=VisionConfig(image_size=64, patch_size=8, width=96, layers=2, heads=4, stem="conv"),
         perceiver=PerceiverConfig(depth=1, dim_head=32, heads=4, num_latents=16),
         cross_attention_every=2,
         cross_attention_heads=4,
         cross_attention_dim_head=32,
+        cross_attention_gate=1.0,
     ),
 }
 

@@ -7,6 +7,7 @@ when a tower of its layout is built.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 import torch
@@ -69,14 +70,43 @@ class VisionTower(nn.Module):
         raise NotImplementedError
 
 
+class ConvStem(nn.Module):
+    """3x3 convolutions of stride 2 in the place of CLIP's one linear map per patch; ``patch`` is a power of two."""
+
+    def __init__(self, dim: int, patch: int) -> None:
+        super().__init__()
+        halvings = patch.bit_length() - 1
+        if patch != 1 << halvings or halvings < 1:
+            raise TrainError(f"a convolutional stem halves the picture, so a patch of {patch} pixels is not possible")
+        widths = [3, *(dim >> (halvings - 1 - number) for number in range(halvings))]
+        layers: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(1, after), nn.GELU()]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(dim, dim, 1))
+
+    @property
+    def weight(self) -> Tensor:
+        """The first weight; transformers casts pictures to its dtype."""
+        first: Tensor = self.layers[0].weight  # type: ignore[assignment]
+        return first
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """``pictures`` (N, 3, H, W) to (N, dim, H / patch, W / patch)."""
+        grid: Tensor = self.layers(pictures)
+        return grid
+
+
 class TransformersTower(VisionTower):
     """The vision half of CLIP from transformers."""
 
     layout = "transformers"
 
-    def __init__(self, model: CLIPVisionModel) -> None:
+    def __init__(self, model: CLIPVisionModel, *, conv_stem: bool = False) -> None:
         super().__init__(dim=model.config.hidden_size, image_size=_side(model.config.image_size))
-        self.model = model
+        # Early releases of transformers 5 hold the transformer in an attribute; weights are named the same either way.
+        self.model: Any = getattr(model, "vision_model", model)
+        if conv_stem:
+            self.model.embeddings.patch_embedding = ConvStem(self.dim, model.config.patch_size)
         self.set_trainable(True)
 
     def patch_tokens(self, pictures: Tensor) -> Tensor:

@@ -176,10 +176,26 @@ def hide_start(path: Path, ticks: int) -> Path:
     return path
 
 
+def copy_from_key(source: Path, target: Path, number: int) -> Path:
+    """What a cut without re-encoding at the key frame ``number`` leaves, in a container without edit lists."""
+    with av.open(str(source)) as old, av.open(str(target), "w") as new:
+        stream = old.streams.video[0]
+        copy = new.add_stream_from_template(stream)
+        keys = 0
+        for packet in old.demux(stream):
+            keys += packet.is_keyframe
+            if keys > number and packet.size:
+                packet.stream = copy
+                new.mux(packet)
+    return target
+
+
 def all_frames(path: Path) -> list[tuple[float, Array]]:
-    """Every frame of a full sequential decode: seconds since the first one, and its pixels as stored."""
-    with av.open(str(path)) as container:
+    """Every whole frame of a full sequential decode: seconds since the first one, and its pixels as stored."""
+    with av.open(str(path), metadata_errors="ignore") as container:
         stream = container.streams.video[0]
         stream.thread_count = 1
-        decoded = [(frame.pts, frame.to_ndarray(format="rgb24")) for frame in container.decode(stream)]
+        decoded = [
+            (frame.pts, frame.to_ndarray(format="rgb24")) for frame in container.decode(stream) if not frame.is_corrupt
+        ]
         return [(round(float((pts - decoded[0][0]) * stream.time_base), 6), picture) for pts, picture in decoded]

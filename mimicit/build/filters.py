@@ -1,0 +1,119 @@
+"""Filters: pure predicates that say why a text or a medium is not wanted, or ``None``.
+
+They know no language: a rule counts characters, pixels and bytes. A limit of 0 is off, as is a share of 1; so the only
+filter that works unasked is the one against control characters, which no honest text holds (they come from damaged
+files and from terminals, and no tokenizer was trained on them).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+__all__ = ["Fault", "FilterConfig", "MediaFacts", "media_fault", "repetition", "text_fault"]
+
+# C0 controls except tab and the two characters that end lines. (A NUL is malformed anyway.)
+_CONTROL: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")
+_PIECE: Final = 16  # characters; shorter pieces come back in honest text, too
+_EXAMINED: Final = 100_000  # characters; bounds the memory that one record takes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilterConfig:
+    """What is left out of a source.
+
+    ``min_side`` and ``max_side`` limit the shortest and the longest side of the original picture or clip in pixels,
+    ``max_aspect`` the longest side over the shortest, ``min_bytes`` and ``max_bytes`` the original file (the sum of its
+    files, for a video published as pictures). ``min_characters`` and ``max_characters`` limit instruction and answer
+    together; ``max_repetition`` limits `repetition` of either. ``control_characters`` allows them.
+    """
+
+    min_side: int = 0
+    max_side: int = 0
+    max_aspect: float = 0.0
+    min_bytes: int = 0
+    max_bytes: int = 0
+    min_characters: int = 0
+    max_characters: int = 0
+    max_repetition: float = 1.0
+    control_characters: bool = False
+
+
+class MediaFacts(NamedTuple):
+    """The original of a medium: pixels before it was shrunk, and bytes as read."""
+
+    width: int
+    height: int
+    bytes: int
+
+
+class Fault(NamedTuple):
+    """Why something is left out: a reason of ``schemas/reject.json``, and what was found, in words."""
+
+    reason: str
+    detail: str
+
+
+def media_fault(facts: MediaFacts, filters: FilterConfig) -> Fault | None:
+    """The first filter that a medium does not pass.
+
+    Reasons: ``small_picture``, ``large_picture``, ``aspect_ratio``, ``file_size``.
+    """
+    short, long = sorted((facts.width, facts.height))
+    size = f"{facts.width} x {facts.height} pixels"
+    if short < filters.min_side:
+        return Fault("small_picture", f"{size}; min_side is {filters.min_side}")
+    if filters.max_side and long > filters.max_side:
+        return Fault("large_picture", f"{size}; max_side is {filters.max_side}")
+    if filters.max_aspect and long > filters.max_aspect * short:
+        return Fault("aspect_ratio", f"{size}, a ratio of {long / short:.2f}; max_aspect is {filters.max_aspect:g}")
+    if facts.bytes < filters.min_bytes:
+        return Fault("file_size", f"{facts.bytes:,} bytes; min_bytes is {filters.min_bytes:,}")
+    if filters.max_bytes and facts.bytes > filters.max_bytes:
+        return Fault("file_size", f"{facts.bytes:,} bytes; max_bytes is {filters.max_bytes:,}")
+    return None
+
+
+def text_fault(texts: Sequence[str], filters: FilterConfig) -> Fault | None:
+    """The first filter that a record's texts do not pass: ``control_characters``, ``text_length``, ``repeated_text``.
+
+    ``texts`` are instruction and answer, or the texts of a document.
+    """
+    if not filters.control_characters:
+        for text in texts:
+            if found := _CONTROL.search(text):
+                where = f"at character {found.start()} of {text[:40]!a}"
+                return Fault("control_characters", f"U+{ord(found[0]):04X} {where}")
+    characters = sum(map(len, texts))
+    if characters < filters.min_characters:
+        return Fault("text_length", f"{characters:,} characters; min_characters is {filters.min_characters:,}")
+    if filters.max_characters and characters > filters.max_characters:
+        return Fault("text_length", f"{characters:,} characters; max_characters is {filters.max_characters:,}")
+    if filters.max_repetition < 1:
+        share, text = max(((repetition(text), text) for text in texts), default=(0.0, ""))
+        if share > filters.max_repetition:
+            detail = f"{share:.0%} of {text[:40]!a} was said before; max_repetition is {filters.max_repetition:.0%}"
+            return Fault("repeated_text", detail)
+    return None
+
+
+def repetition(text: str) -> float:
+    """The share of characters, 0 to 1, that lie in a piece of 16 characters which stands earlier in ``text``, too.
+
+    The share of the *most frequent* piece, the usual measure, misses a loop that is longer than the piece; this one
+    tends to 1 for a loop of any length. Only the first 100,000 characters are looked at.
+    """
+    examined = text[:_EXAMINED]
+    seen: set[str] = set()
+    repeated = covered = 0  # characters before `covered` are counted already
+    for start in range(len(examined) - _PIECE + 1):
+        piece = examined[start : start + _PIECE]
+        if piece in seen:
+            end = start + _PIECE
+            repeated += end - max(start, covered)
+            covered = end
+        else:
+            seen.add(piece)
+    return repeated / len(examined) if examined else 0.0

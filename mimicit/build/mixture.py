@@ -1,0 +1,118 @@
+"""``mimicit.toml``: the options of a build and the sources that it mixes, as ``schemas/mixture.json`` defines them.
+
+::
+
+    shots = 3
+    [filters]
+    min_side = 64
+
+    [[source]]
+    path = "LA"
+    limit = 100_000
+
+    [[source]]
+    path = "own/manifest.jsonl"
+    weight = 0.5
+    context = "same-media,random"
+    filters = { max_aspect = 4 }
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from mimicit.build.config import BuildConfig, SourceOptions
+from mimicit.build.filters import FilterConfig
+from mimicit.errors import SchemaError, UsageError
+from mimicit.media.options import MediaOptions
+from mimicit.schema import schema, validate
+
+__all__ = ["MIXTURE_NAME", "build_config", "read_mixture"]
+
+MIXTURE_NAME: Final = "mimicit.toml"
+_MIB: Final = 1024**2
+_MEDIA_KEYS: Final = frozenset(field.name for field in fields(MediaOptions))
+_FILTERS: Final = asdict(FilterConfig())  # the defaults by name
+
+
+def read_mixture(path: Path) -> dict[str, Any]:
+    """The options in the TOML file ``path``, checked against the schema; `UsageError` names the file and the fault."""
+    try:
+        value = tomllib.loads(path.read_bytes().decode())
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{path}: no TOML: {error}") from None
+    try:
+        plain = orjson.loads(orjson.dumps(value))  # dates become text, and infinities null: both fail the schema
+        _refuse_unknown_keys(plain, schema("mixture"), "")
+        validate("mixture", plain)
+    except (SchemaError, TypeError) as error:
+        raise UsageError(f"{path}: {error}") from None
+    options: dict[str, Any] = _whole_numbers(plain)
+    return options
+
+
+def build_config(options: Mapping[str, Any]) -> BuildConfig:
+    """The `BuildConfig` of options as `read_mixture` returns them; what is absent takes its default.
+
+    Filters may also be given directly, by the name that they have in ``filters``, and then win.
+    """
+    filters = {**options.get("filters", {}), **{key: options[key] for key in _FILTERS.keys() & options.keys()}}
+    media = {key: options[key] for key in _MEDIA_KEYS & options.keys()}
+    rest = {
+        key: value
+        for key, value in options.items()
+        if key not in {*_MEDIA_KEYS, *_FILTERS, "filters", "source", "shard_size"}
+    }
+    if "shard_size" in options:
+        rest["shard_bytes"] = options["shard_size"] * _MIB
+    return BuildConfig(
+        **rest,
+        media=MediaOptions(**media),
+        filters=_filter_config(filters),
+        sources=tuple(_source_options(entry, filters) for entry in options.get("source", ())),
+    )
+
+
+def _source_options(entry: Mapping[str, Any], defaults: Mapping[str, Any]) -> SourceOptions:
+    filters = _filter_config({**defaults, **entry["filters"]}) if "filters" in entry else None
+    return SourceOptions(**{**entry, "filters": filters, "weight": float(entry.get("weight", 1))})
+
+
+def _filter_config(values: Mapping[str, Any]) -> FilterConfig:
+    # A ratio written as 4 or 4.0 is one ratio, and must not look like another configuration.
+    return FilterConfig(**{name: type(_FILTERS[name])(value) for name, value in values.items()})
+
+
+def _refuse_unknown_keys(value: Any, definition: Mapping[str, Any], place: str) -> None:
+    """`SchemaError` with the known keys for one that the schema does not know: most likely a slip of the pen."""
+    if "$ref" in definition:
+        definition = schema("mixture")["$defs"][definition["$ref"].rpartition("/")[2]]
+    if isinstance(value, list):
+        for number, entry in enumerate(value):
+            _refuse_unknown_keys(entry, definition.get("items", {}), f"{place}[{number}]")
+    elif isinstance(value, dict) and "properties" in definition:
+        known = definition["properties"]
+        for key, part in value.items():
+            if key not in known:
+                raise SchemaError(f"{place}: no key {key!r}; there are: {', '.join(sorted(known))}".removeprefix(": "))
+            _refuse_unknown_keys(part, known[key], f"{place}.{key}".removeprefix("."))
+
+
+def _whole_numbers(value: Any) -> Any:
+    """``value`` with 5.0 as 5: JSON Schema takes both for an integer."""
+    match value:
+        case dict():
+            return {key: _whole_numbers(part) for key, part in value.items()}
+        case list():
+            return [_whole_numbers(part) for part in value]
+        case float() if value.is_integer():
+            return int(value)
+    return value

@@ -1,0 +1,126 @@
+"""One export from start to end: shards in, a folder that appears under its name only when it is whole."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from mimicit.errors import BuildError, CorruptShardError, UsageError
+from mimicit.exporting.registry import EXPORTERS
+from mimicit.inspecting.summary import iterate_samples
+from mimicit.records import Sample
+from mimicit.shards.files import sync_folder
+from mimicit.shards.verify import sample_findings
+
+__all__ = ["ExportReport", "export_shards"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportReport:
+    """What an export did: samples read, records and media written, and counts of what the format cannot hold."""
+
+    path: str
+    format: str
+    samples: int
+    records: int
+    media: int
+    lost: dict[str, int]
+
+
+def export_shards(
+    shards: Path, out: Path, to: str, *, on_progress: Callable[[int], None] = lambda samples: None
+) -> ExportReport:
+    """Write the samples of ``shards`` (a folder or one shard file) as the format ``to`` into the folder ``out``.
+
+    The same shards give the same bytes. ``on_progress`` is told how many samples have been read. Raises `UsageError`
+    (no such format), `ShardError` (the shards), `BuildError` (``out`` is not empty, nothing to export, the disk).
+    """
+    if to not in EXPORTERS:
+        raise UsageError(f"--to: no format {to!r}; there are: {', '.join(EXPORTERS)}")
+    _refuse_occupied(out)
+    counter = _Counter(on_progress)
+    samples = counter.count(_sound_samples(shards))
+    try:
+        with _workplace(out) as (folder, scratch):
+            written = EXPORTERS[to](samples, folder, scratch)
+            if not written.records:
+                raise BuildError(f"{shards}: the format {to} can hold none of its {counter.samples} samples")
+            _publish(folder, out)
+    except OSError as error:
+        raise BuildError(f"{error.filename or out}: {error.strerror}; mend this and export again") from error
+    except sqlite3.Error as error:  # of the notes beside the result
+        raise BuildError(f"{out.absolute().parent}: {error}; make room there and export again") from error
+    return ExportReport(
+        path=str(out),
+        format=to,
+        samples=counter.samples,
+        records=written.records,
+        media=written.media,
+        lost=dict(sorted(written.lost.items())),
+    )
+
+
+def _sound_samples(shards: Path) -> Iterator[Sample]:
+    """All samples in order; `CorruptShardError` at the first that is not what the format promises.
+
+    The exporters rely on it: names of files are checksums, and media are shown in order.
+    """
+    for key, sample in iterate_samples(shards):
+        for finding in sample_findings(sample, str(shards), key):
+            raise CorruptShardError(f"{finding.file}: {key}: {finding.fault}; mimicit verify tells all that is wrong")
+        yield sample
+
+
+class _Counter:
+    """Counts the samples that pass, and tells."""
+
+    def __init__(self, on_progress: Callable[[int], None]) -> None:
+        self._on_progress = on_progress
+        self.samples = 0
+
+    def count(self, samples: Iterable[Sample]) -> Iterator[Sample]:
+        for sample in samples:
+            self.samples += 1
+            self._on_progress(self.samples)
+            yield sample
+
+
+def _refuse_occupied(out: Path) -> None:
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise BuildError(f"{out}: is no folder; give --out a new or an empty one")
+    if out.exists() and any(out.iterdir()):
+        raise BuildError(f"{out}: is not empty; give --out a new or an empty folder")
+
+
+@contextmanager
+def _workplace(out: Path) -> Iterator[tuple[Path, Path]]:
+    """Two empty folders beside ``out``, for the result and for notes; removed in the end, or next time after a kill."""
+    work = out.absolute().with_name(f".{out.absolute().name}.tmp")
+    work.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(work, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BuildError(f"{out}: another mimicit export is writing there; wait for it to end") from None
+        try:
+            for name in ("folder", "scratch"):
+                shutil.rmtree(work / name, ignore_errors=True)
+                (work / name).mkdir()
+            yield work / "folder", work / "scratch"
+        finally:
+            shutil.rmtree(work)
+    finally:
+        os.close(descriptor)
+
+
+def _publish(folder: Path, out: Path) -> None:
+    os.sync()  # one for all files: an export may hold millions of small ones
+    os.replace(folder, out)  # fails where `out` has been filled meanwhile
+    sync_folder(out.absolute().parent)
