@@ -42,7 +42,7 @@ def _fail(message: str, code: int) -> None:
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="mimicit")
 def main() -> None:
-    r"""Build, inspect and verify multi-modal in-context instruction data.
+    """Build, inspect and verify multi-modal in-context instruction data.
 
     \b
     mimicit build --src raw/ --out shards/     raw files or published data sets to shards
@@ -107,7 +107,7 @@ def build(
     as_json: bool,
     **options: Any,
 ) -> None:
-    r"""Turn raw files or published data sets into shards.
+    """Turn raw files or published data sets into shards.
 
     \b
     mimicit build --src raw/ --out shards/
@@ -164,7 +164,7 @@ def build(
 @click.option("--png", type=click.Path(path_type=Path), help="Where --sample writes its pictures [default: KEY.png].")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def inspect(path: Path, wanted: str | None, png: Path | None, as_json: bool) -> None:
-    r"""Show what is inside a shard or a folder of shards.
+    """Show what is inside a shard or a folder of shards.
 
     \b
     mimicit inspect shards/shard-000.tar
@@ -202,7 +202,7 @@ def inspect(path: Path, wanted: str | None, png: Path | None, as_json: bool) -> 
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def verify(path: Path, as_json: bool) -> None:
-    r"""Check every checksum, member, reference and schema; exit 1 with findings.
+    """Check every checksum, member, reference and schema; exit 1 with findings.
 
     \b
     mimicit verify shards/
@@ -242,7 +242,7 @@ def verify(path: Path, as_json: bool) -> None:
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="New or empty folder to write.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def export(path: Path, to: str, out: Path, as_json: bool) -> None:
-    r"""Write the samples of a shard or a folder of shards in a format that other tools read.
+    """Write the samples of a shard or a folder of shards in a format that other tools read.
 
     \b
     mimicit export shards/ --to files --out raw-again/
@@ -273,7 +273,7 @@ def export(path: Path, to: str, out: Path, as_json: bool) -> None:
 @click.option("--limit", type=click.IntRange(min=0), default=3, show_default=True, help="Rejects shown of each group.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def rejects(path: Path, by: Any, source: str | None, reason: str | None, limit: int, as_json: bool) -> None:
-    r"""Say why records, media and references were left out of a folder of shards.
+    """Say why records, media and references were left out of a folder of shards.
 
     \b
     mimicit rejects shards/

@@ -130,7 +130,8 @@ def test_no_command_imports_torch(place: Path) -> None:
         subprocess.run([sys.executable, "-c", code, *arguments], check=True, cwd=place, capture_output=True)
 
 
-def test_help_is_light(place: Path) -> None:
+def test_help_is_light_and_clean(place: Path) -> None:
+    assert "\\b" not in mimicit("build", "--help").stdout
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert mimicit("--help").returncode == 0
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -22,9 +22,9 @@ from mimicit.context.assemble import Part
 from mimicit.errors import BuildError, CorruptShardError, ShardError, UsageError
 from mimicit.exporting import EXPORTERS, export_shards
 from mimicit.exporting.base import Written
-from mimicit.exporting.shown_media import About, media_of_triplets, settle
 from mimicit.inspecting.summary import iterate_samples
 from mimicit.records import Sample
+from mimicit.sources.shown_media import About, media_of_triplets, settle
 from tests.factories import raw as make
 from tests.factories.exporting import MEDIA, SerialEngine, built_again, exported, make_sample, meaning, write_shard
 

@@ -19,10 +19,15 @@ import otter_train.checkpoint
 from mimicit.errors import SchemaError, TrainError
 from mimicit.schema import validate
 from otter_train.assembly import load_trained, trained_weights
-from otter_train.checkpoint import latest_checkpoint, load_optimizer_state, load_weights, open_checkpoint, save_checkpoint
+from otter_train.checkpoint import (
+    latest_checkpoint,
+    load_optimizer_state,
+    load_weights,
+    open_checkpoint,
+    save_checkpoint,
+)
 from otter_train.config import resolve
 from otter_train.model import freeze
-from otter_train.optimizer import make_optimizer
 from otter_train.provenance import check_tokens, describe, generator_states, restore_generators
 from tests.factories.otter import otter
 from tests.factories.train import MINUTE_MODEL, TOKENIZER
@@ -186,7 +191,9 @@ def test_weights_that_do_not_fit_are_named() -> None:
     load_trained(model, {name: value.clone() for name, value in weights.items()})
     wrong = {**weights, "perceiver.latents": torch.zeros(1, 1), "stranger": torch.zeros(1)}
     del wrong["perceiver.norm.weight"]
-    with pytest.raises(TrainError, match=r"perceiver\.norm\.weight is missing; stranger is unknown; .*latents has shape"):
+    with pytest.raises(
+        TrainError, match=r"perceiver\.norm\.weight is missing; stranger is unknown; .*latents has shape"
+    ):
         load_trained(model, wrong)
 
 
@@ -211,5 +218,3 @@ def test_an_optimizer_state_runs_no_code(tmp_path: Path) -> None:
     checkpoint = otter_train.checkpoint.Checkpoint(folder, meta(10))
     with pytest.raises(TrainError, match="unreadable"):
         load_optimizer_state(checkpoint)
-
-

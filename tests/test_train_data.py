@@ -22,7 +22,9 @@ RED, GREEN, BLUE = png((255, 0, 0)), png((0, 255, 0)), png((0, 0, 255))
 
 def mixed(pad_left: bool = False) -> Batch:
     """Two pictures; one clip of three frames; no media at all."""
-    pictures = sample(triplet(media=[0]), triplet("longer question?", media=[1]), media=[image(RED), image(GREEN)], id="a")
+    pictures = sample(
+        triplet(media=[0]), triplet("longer question?", media=[1]), media=[image(RED), image(GREEN)], id="a"
+    )
     clip = sample(triplet(media=[0]), media=[image(RED, GREEN, BLUE, kind="video")], id="b")
     text = sample(triplet("no picture"), id="c")
     prompts = [ENCODER.encode(one) for one in (pictures, clip, text)]

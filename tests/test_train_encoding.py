@@ -39,7 +39,9 @@ def test_the_labels_of_the_published_example() -> None:
 @pytest.mark.parametrize("mode", ["span", "paper"])
 def test_all_text_of_a_document_is_learnt_but_not_its_pictures(mode: str) -> None:
     document = sample(
-        triplet("", "yes red", media=[0], relation="document"), triplet("", "blue", relation="document"), media=[image(RED)]
+        triplet("", "yes red", media=[0], relation="document"),
+        triplet("", "blue", relation="document"),
+        media=[image(RED)],
     )
     encoded = PromptEncoder(TOKENIZER, label_mode=mode).encode(document)  # type: ignore[arg-type]
     learnt = [encoded.ids[position] for position in sorted(kept(encoded.labels))]

@@ -84,7 +84,9 @@ def gif() -> bytes:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"no picture", png((1, 2, 3))[:50], png((1, 2, 3), (17, 16)), gif()], ids=["empty", "text", "cut", "size", "gif"]
+    "data",
+    [b"", b"no picture", png((1, 2, 3))[:50], png((1, 2, 3), (17, 16)), gif()],
+    ids=["empty", "text", "cut", "size", "gif"],
 )
 def test_bad_bytes_name_the_sample_and_the_file(data: bytes) -> None:
     medium = image(data)

@@ -18,7 +18,6 @@ from transformers import PreTrainedTokenizerFast
 from mimicit.errors import TrainError
 from mimicit.prompt import SPECIAL_TOKENS
 from otter_train.tokenizer import PAD, load_tokenizer, special_ids, train_tokenizer
-
 from tests.factories.train import TOKENIZER
 
 TEXTS = [f"what is the {colour} shape? {colour}" for colour in ("red", "green", "blue")] * 5

@@ -225,8 +225,8 @@ def locator_to_json(locator: Locator) -> list[Any]:
             return ["file", path]
         case InJson(path, offset, length):
             return ["json", path, offset, length]
-        case InParquet(path, row_group, row, column):
-            return ["parquet", path, row_group, row, column]
+        case InParquet(path, row_group, row, column, item):
+            return ["parquet", path, row_group, row, column, item]
         case InArrow(path, batch, row, column, item):
             return ["arrow", path, batch, row, column, item]
         case InTar(path, offset, size):
@@ -242,8 +242,8 @@ def locator_from_json(value: list[Any]) -> Locator:
             return InFile(path)
         case ["json", path, offset, length]:
             return InJson(path, offset, length)
-        case ["parquet", path, row_group, row, column]:
-            return InParquet(path, row_group, row, column)
+        case ["parquet", path, row_group, row, column, item]:
+            return InParquet(path, row_group, row, column, item)
         case ["arrow", path, batch, row, column, item]:
             return InArrow(path, batch, row, column, item)
         case ["tar", path, offset, size]:

@@ -119,11 +119,10 @@ def _tasks(catalog: Catalog, root: Root, work: Path, options: MediaOptions, comp
 
 def _encode_task(task: _Task) -> list[_Stored]:
     """Encode the media of one task into its blob file; runs in a worker."""
-    reader = Reader(task.root)
     path = blob_path(task.work, task.media[0][0])
     marker = _Marker(task)
     stored: list[_Stored] = []
-    with publish(path, path.with_suffix(".tmp")) as blob:
+    with Reader(task.root) as reader, publish(path, path.with_suffix(".tmp")) as blob:
         for number, text in task.media:
             if number in task.broken:
                 reason, detail = task.broken[number]

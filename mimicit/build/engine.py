@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 from mimicit.build.progress import Progress
 from mimicit.errors import BuildError, MimicitError
 
-__all__ = ["WorkerDiedError", "Engine", "LocalEngine"]
+__all__ = ["Engine", "LocalEngine", "WorkerDiedError"]
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

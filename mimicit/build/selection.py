@@ -38,7 +38,7 @@ def select_sources(config: BuildConfig, detected: Callable[[str | None], Detecti
     if not config.sources:
         return Selection(
             specs=detection.sources,
-            rules={spec.name: config.rules() for spec in detection.sources},
+            rules={spec.name: _rules(config, spec) for spec in detection.sources},
             left_out=(),
             unused=detection.unused,
             skipped=detection.skipped,
@@ -53,7 +53,7 @@ def select_sources(config: BuildConfig, detected: Callable[[str | None], Detecti
             if spec.name in rules:
                 raise UsageError(f"two sources are called {spec.name!r}; give the one at {entry.path!r} another name")
             specs.append(spec)
-            rules[spec.name] = config.rules(entry)
+            rules[spec.name] = _rules(config, spec, entry)
             taken.add(spec.files[0])  # the other files may be pictures that two sources share
     left_out = tuple(spec for spec in detection.sources if spec.files[0] not in taken)
     unused = {*detection.unused, *_files(left_out)} - _files(specs)
@@ -64,6 +64,12 @@ def select_sources(config: BuildConfig, detected: Callable[[str | None], Detecti
         unused=tuple(sorted(unused)),
         skipped=detection.skipped,
     )
+
+
+def _rules(config: BuildConfig, spec: SourceSpec, entry: SourceOptions | None = None) -> SourceRules:
+    """What holds for ``spec``; where nobody sets a limit, the publisher's holds."""
+    rules = config.rules(entry)
+    return rules if rules.limit is not None else replace(rules, limit=spec.limit)
 
 
 def _files(specs: Iterable[SourceSpec]) -> set[str]:

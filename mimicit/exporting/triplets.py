@@ -18,8 +18,8 @@ import orjson
 from mimicit.errors import CorruptShardError
 from mimicit.exporting.base import is_document
 from mimicit.exporting.media_files import file_names
-from mimicit.exporting.shown_media import About, media_of_triplets, settle
 from mimicit.records import Media, MediaKind, Sample, Triplet
+from mimicit.sources.shown_media import About, media_of_triplets, settle
 
 __all__ = ["GatheredTriplet", "Shown", "TripletStore"]
 

@@ -84,7 +84,7 @@ class Order:
 
 
 def permute(values: NDArray[np.int64], length: int, key: int) -> NDArray[np.int64]:
-    """The images of ``values`` (each in ``range(length)``) under a permutation of ``range(length)`` keyed by ``key``."""
+    """The images of ``values``, each in ``range(length)``, under the permutation of that range keyed by ``key``."""
     if length <= 1:
         return values.copy()
     half = max(1, -(-(length - 1).bit_length() // 2))

@@ -57,26 +57,27 @@ class InJson:
 
 @dataclass(frozen=True, slots=True)
 class InParquet:
-    """One cell of the parquet file ``path``: bytes, or base64 text."""
+    """One cell of the parquet file ``path``: bytes, base64 text, or a picture of `datasets` (``{bytes, path}``).
+
+    ``item`` counts within a cell that holds a list; ``None`` is the cell itself, or the only entry of its list.
+    """
 
     path: str
     row_group: int
     row: int
     column: str
+    item: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class InArrow:
-    """A picture in a column of pictures of the Arrow or parquet file ``path``: the ``item``-th of a cell.
-
-    ``batch`` is a record batch of an Arrow file, or a row group of a parquet file, and ``row`` counts from its start.
-    """
+    """One cell of a record batch of the Arrow file ``path`` (stream or file format); otherwise as `InParquet`."""
 
     path: str
     batch: int
     row: int
     column: str
-    item: int = 0
+    item: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,13 +188,16 @@ class SourceSpec:
     """One detected source: a unique ``name`` (``[a-z0-9_-]{1,80}``), its ``format``, and the files it is made of.
 
     ``files`` are the text and table files in a fixed order (of a ``folder`` source: the sidecars and the media);
-    ``why`` says in words what gave the format away.
+    ``why`` says in words what gave the format away. ``part`` is what the format calls this source, where it makes
+    several of the same files. ``limit`` is the number of queries that the publisher would draw at most.
     """
 
     name: str
     format: str
     files: tuple[str, ...]
     why: str
+    part: str = ""
+    limit: int | None = None
 
     def reject(
         self,

@@ -7,7 +7,7 @@ that breaks between its records cannot be followed any further: that is a `Sourc
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, NamedTuple
 
 import orjson
 
@@ -16,11 +16,22 @@ from mimicit.sources.base import Row
 from mimicit.sources.json_cursor import JsonCursor
 from mimicit.sources.root import Root
 
-__all__ = ["MAX_RECORD_BYTES", "json_rows", "parsed"]
+__all__ = ["MAX_RECORD_BYTES", "Line", "element", "json_lines", "json_rows", "parsed", "record_of"]
 
 MAX_RECORD_BYTES: Final = 64 << 20
 _NO_OBJECT: Final = "a record must be a JSON object"
 _BOM: Final = b"\xef\xbb\xbf"
+
+
+class Line(NamedTuple):
+    """A line of JSON Lines: ``raw`` without white space at its ends, which begins ``offset`` bytes into the file.
+
+    ``raw`` is None where the line is longer than `MAX_RECORD_BYTES`.
+    """
+
+    place: str
+    offset: int
+    raw: bytes | None
 
 
 def json_rows(root: Root, path: str) -> Iterator[Row]:
@@ -44,31 +55,33 @@ def parsed(raw: bytes | None) -> Any:
         raise RejectedError("malformed", f"not valid JSON: {error}") from None
 
 
-def _array(file: BinaryIO, path: str) -> Iterator[Row]:
-    cursor = JsonCursor(file, path)
-    for index in cursor.elements():
-        is_object = cursor.peek() == b"{"
-        span = cursor.value(keep_bytes=MAX_RECORD_BYTES if is_object else 0)
-        yield f"{path}[{index}]", _record(span.raw) if is_object else RejectedError("malformed", _NO_OBJECT)
-    cursor.finish()
+def element(cursor: JsonCursor) -> dict[str, Any] | RejectedError:
+    """Pass the value at ``cursor``: the object, or the reason why it is none that can be taken for a record."""
+    is_object = cursor.peek() == b"{"
+    span = cursor.value(keep_bytes=MAX_RECORD_BYTES if is_object else 0)
+    return record_of(span.raw) if is_object else RejectedError("malformed", _NO_OBJECT)
 
 
-def _lines(file: BinaryIO, path: str) -> Iterator[Row]:
-    number = 0
+def json_lines(file: BinaryIO, path: str) -> Iterator[Line]:
+    """The lines of ``file`` that are not blank; ``path`` is what their places begin with."""
+    number, end = 0, 0
     while line := file.readline(MAX_RECORD_BYTES + len(b"\r\n")):
         number += 1
+        start, end = end, end + len(line)
         place = f"{path}:{number}"
         if len(line.rstrip(b"\r\n")) > MAX_RECORD_BYTES:
             while line and not line.endswith(b"\n"):
                 line = file.readline(1 << 20)
-            yield place, _record(None)
+                end += len(line)
+            yield Line(place, start, None)
             continue
-        text = line.removeprefix(_BOM).strip() if number == 1 else line.strip()
+        text = line.removeprefix(_BOM).lstrip() if number == 1 else line.lstrip()
         if text:
-            yield place, _record(text)
+            yield Line(place, end - len(text), text.rstrip())
 
 
-def _record(raw: bytes | None) -> dict[str, Any] | RejectedError:
+def record_of(raw: bytes | None) -> dict[str, Any] | RejectedError:
+    """The object written as ``raw``, or why it is none; ``raw`` is None where it was too long to keep."""
     try:
         value = parsed(raw)
     except RejectedError as error:
@@ -76,3 +89,15 @@ def _record(raw: bytes | None) -> dict[str, Any] | RejectedError:
     if not isinstance(value, dict):
         return RejectedError("malformed", _NO_OBJECT)
     return value
+
+
+def _array(file: BinaryIO, path: str) -> Iterator[Row]:
+    cursor = JsonCursor(file, path)
+    for index in cursor.elements():
+        yield f"{path}[{index}]", element(cursor)
+    cursor.finish()
+
+
+def _lines(file: BinaryIO, path: str) -> Iterator[Row]:
+    for line in json_lines(file, path):
+        yield line.place, record_of(line.raw)

@@ -13,38 +13,23 @@ rejected: without it, its questions would be about nothing.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any, Final
 
 from mimicit.errors import RejectedError
-from mimicit.prompt import IMAGE
 from mimicit.records import MediaKind
 from mimicit.sources.base import Item, MediaRef, RawTriplet, Reject, SourceFormat, SourceSpec
-from mimicit.sources.captions import instruction_or_caption
 from mimicit.sources.json_rows import json_rows
 from mimicit.sources.media_names import folder_of, media_refs
 from mimicit.sources.root import Root
 from mimicit.sources.sniff import Head
-from mimicit.sources.text import checked_answer, checked_id, checked_meta, derived_id, shown
+from mimicit.sources.talk import TALK_KEYS, Turn, rejected_turns, talk_triplets, turns_of
+from mimicit.sources.text import checked_id, checked_meta, derived_id
 
 __all__ = ["LLAVA"]
 
-_VIDEO: Final = "<video>"
 _MEDIA_KEYS: Final[dict[str, MediaKind | None]] = {"image": None, "images": None, "video": "video", "videos": "video"}
 _SOUND_KEYS: Final = ("audio", "audios")
-_TALK_KEYS: Final = ("conversations", "messages")
-_KNOWN_KEYS: Final = frozenset({"id", *_TALK_KEYS, *_MEDIA_KEYS})
-_ASKS: Final = frozenset({"human", "user"})
-_ANSWERS: Final = frozenset({"gpt", "assistant"})
-
-
-@dataclass(frozen=True, slots=True)
-class _Turn:
-    """A question and its answer, as written; either is None where it is absent."""
-
-    question: object
-    answer: object
+_KNOWN_KEYS: Final = frozenset({"id", *TALK_KEYS, *_MEDIA_KEYS})
 
 
 def _claim(root: Root, heads: Mapping[str, Head], *, force: bool = False) -> list[SourceSpec]:
@@ -56,7 +41,7 @@ def _claim(root: Root, heads: Mapping[str, Head], *, force: bool = False) -> lis
             why="JSON records with conversations" + (" (named by --format)" if force else ""),
         )
         for path, head in sorted(heads.items())
-        if (head.kind in ("array", "lines") and any(_is_talk(head, key) for key in _TALK_KEYS))
+        if (head.kind in ("array", "lines") and any(_is_talk(head, key) for key in TALK_KEYS))
         or (force and head.kind in ("array", "lines", "text"))
     ]
 
@@ -74,7 +59,7 @@ def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
                 if isinstance(record, RejectedError):
                     raise record
                 id = checked_id(record["id"]) if record.get("id") is not None else derived_id(record)
-                turns = _turns(record)
+                turns = turns_of(record)
             except RejectedError as error:
                 yield spec.reject(error.reason, place=place, id=id, detail=error.detail)
             else:
@@ -85,73 +70,16 @@ LLAVA: Final = SourceFormat(claim=_claim, read=_read)
 
 
 def _triplets(
-    spec: SourceSpec, root: Root, record: Mapping[str, Any], turns: Sequence[_Turn], *, id: str, place: str, folder: str
+    spec: SourceSpec, root: Root, record: Mapping[str, Any], turns: Sequence[Turn], *, id: str, place: str, folder: str
 ) -> Iterator[RawTriplet | Reject]:
     """One triplet or reject for each turn; a fault of the whole record rejects every turn."""
-    ids = [id] if len(turns) == 1 else [f"{id}_{number}" for number in range(len(turns))]
     try:
         media = _media(root, record, folder)
-        new_media = _new_media(turns, media)
         meta = checked_meta({key: value for key, value in record.items() if key not in _KNOWN_KEYS})
     except RejectedError as error:
-        for turn_id in ids:
-            yield spec.reject(error.reason, place=place, id=turn_id, detail=error.detail)
-        return
-    shown_last: tuple[MediaRef, ...] = ()
-    for number, (turn, turn_id, new) in enumerate(zip(turns, ids, new_media, strict=True)):
-        shown_last = new or shown_last
-        try:
-            question = _without_placeholders(turn.question, media)
-            yield RawTriplet(
-                id=checked_id(turn_id),
-                place=place,
-                media=shown_last,
-                instruction=instruction_or_caption(question, turn_id, new),
-                answer=checked_answer(turn.answer),
-                conversation=id,
-                turn=number,
-                meta=meta,
-            )
-        except RejectedError as error:
-            yield spec.reject(error.reason, place=place, id=turn_id, detail=error.detail)
-
-
-def _turns(record: Mapping[str, Any]) -> list[_Turn]:
-    """The questions with their answers, in order.
-
-    What is said before the first question is skipped; an answer that follows an answer is a turn without a question.
-    """
-    talk = next((record[key] for key in _TALK_KEYS if key in record), None)
-    if not isinstance(talk, list):
-        raise RejectedError("malformed", f"conversations must be a list, not {shown(talk)}")
-    turns: list[_Turn] = []
-    open_question: object = None
-    asked = False
-    for number, entry in enumerate(talk):
-        speaker, text = _said(entry, number)
-        if speaker in _ASKS:
-            if asked:
-                turns.append(_Turn(open_question, None))
-            open_question, asked = text, True
-        elif speaker in _ANSWERS and (asked or turns):
-            turns.append(_Turn(open_question if asked else None, text))
-            asked = False
-        elif asked or turns:
-            raise RejectedError("malformed", f"conversations[{number}] is from {shown(speaker)}, not from human or gpt")
-    if asked:
-        turns.append(_Turn(open_question, None))
-    if not turns:
-        raise RejectedError("malformed", "the conversation has no question")
-    return turns
-
-
-def _said(entry: object, number: int) -> tuple[str, object]:
-    if not isinstance(entry, dict):
-        raise RejectedError("malformed", f"conversations[{number}] must be an object, not {shown(entry)}")
-    speaker = entry.get("from", entry.get("role"))
-    if not isinstance(speaker, str):
-        raise RejectedError("malformed", f"conversations[{number}].from must be text, not {shown(speaker)}")
-    return speaker, entry.get("value", entry.get("content"))
+        yield from rejected_turns(spec, turns, error, id=id, place=place)
+    else:
+        yield from talk_triplets(spec, turns, media=media, meta=meta, id=id, place=place)
 
 
 def _media(root: Root, record: Mapping[str, Any], folder: str) -> tuple[MediaRef, ...]:
@@ -164,27 +92,3 @@ def _media(root: Root, record: Mapping[str, Any], folder: str) -> tuple[MediaRef
         if value is not None and value != "":
             media += media_refs(root, value if isinstance(value, list) else [value], beside=beside, kind=kind)
     return media
-
-
-def _new_media(turns: Sequence[_Turn], media: tuple[MediaRef, ...]) -> list[tuple[MediaRef, ...]]:
-    """The media that each turn shows anew: as many as its question has placeholders."""
-    counts = [len(_pieces(turn.question, media)) - 1 for turn in turns]
-    if sum(counts) != len(media):
-        raise RejectedError("placeholder_mismatch", f"{sum(counts)} placeholders for {len(media)} pictures or clips")
-    return [media[end - count : end] for end, count in zip(accumulate(counts), counts, strict=True)]
-
-
-def _without_placeholders(question: object, media: Sequence[MediaRef]) -> object:
-    if question is None:
-        raise RejectedError("malformed", "the answer follows no question")
-    if not isinstance(question, str):
-        return question
-    return " ".join(piece.strip() for piece in _pieces(question, media) if piece.strip())
-
-
-def _pieces(question: object, media: Sequence[MediaRef]) -> list[str]:
-    """The text between the placeholders of ``question``. ``<video>`` is a placeholder only where there is a clip."""
-    text = question if isinstance(question, str) else ""
-    if any(medium.kind == "video" for medium in media):
-        text = text.replace(_VIDEO, IMAGE)
-    return text.split(IMAGE)

@@ -18,7 +18,6 @@ name that itself holds one of these needs the JSON list. ``meta`` may be a JSON 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any, Final
@@ -31,6 +30,7 @@ from mimicit.sources.base import Item, MediaRef, RawTriplet, Row, SourceFormat, 
 from mimicit.sources.csv_rows import csv_rows
 from mimicit.sources.document_rows import document_from_row, is_document_row
 from mimicit.sources.json_rows import json_rows
+from mimicit.sources.json_values import json_value
 from mimicit.sources.media_names import folder_of, media_refs
 from mimicit.sources.parquet import parquet_columns, parquet_rows
 from mimicit.sources.root import Root
@@ -88,7 +88,7 @@ def _parquet_rows(root: Root, path: str) -> Iterator[Row]:
     # Columns of bytes are no text of ours and could be pictures of any size.
     columns = [name for name, kind in parquet_columns(root, path).items() if "binary" not in kind]
     for number, (_, _, values) in enumerate(parquet_rows(root, path, columns)):
-        yield f"{path}[{number}]", {name: _json_value(value) for name, value in values.items()}
+        yield f"{path}[{number}]", {name: json_value(value) for name, value in values.items()}
 
 
 def _triplet(root: Root, row: Mapping[str, Any], *, id: str, place: str, folder: str) -> RawTriplet:
@@ -152,14 +152,3 @@ def _json_cell(cell: str, column: str) -> Any:
         return orjson.loads(cell)
     except orjson.JSONDecodeError as error:
         raise RejectedError("malformed", f"{column} is no JSON: {error}") from None
-
-
-def _json_value(value: Any) -> Any:
-    """``value`` as JSON can hold it: dates, decimals and infinities as they print, a missing number as null."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else str(value)
-    if isinstance(value, dict):
-        return {str(key): _json_value(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_json_value(entry) for entry in value]
-    return value if value is None or isinstance(value, str | int | float) else str(value)

@@ -6,6 +6,8 @@
   the pandas index). Found by what they hold; matched by name, as ``XX``, else as the longest beginning of it
   (``LA.json`` serves ``LACONV_instructions.json``), in the same folder first.
 - ``XX_train.json``: ``{id: [related ids]}``; selects the queries and overrides ``rel_ins_ids``.
+- A training list in YAML names the files of each set itself (see `mimicit_list`). Sets that it does not name are
+  sources all the same.
 
 The files reach hundreds of gigabytes and are streamed. A picture is announced by id and place; ids are matched with
 their aliases (see `mimicit_ids`) by the build.
@@ -13,17 +15,29 @@ their aliases (see `mimicit_ids`) by the build.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, Literal
 
 from mimicit.errors import RejectedError, SourceError
-from mimicit.sources.base import InParquet, Item, Picture, RawTriplet, Reject, SourceFormat, SourceSpec, TrainEntry
+from mimicit.sources.base import (
+    InParquet,
+    Item,
+    MediaRef,
+    Picture,
+    RawTriplet,
+    Reject,
+    SourceFormat,
+    SourceSpec,
+    TrainEntry,
+)
 from mimicit.sources.captions import instruction_or_caption
 from mimicit.sources.json_cursor import JsonCursor, Span
 from mimicit.sources.json_pictures import decoded_key, json_pictures
 from mimicit.sources.json_rows import MAX_RECORD_BYTES, parsed
 from mimicit.sources.media_names import folder_of
 from mimicit.sources.mimicit_ids import conversation_of, media_of
+from mimicit.sources.mimicit_list import is_list, listed_sets
 from mimicit.sources.parquet import parquet_columns, parquet_rows
 from mimicit.sources.root import Root
 from mimicit.sources.sniff import Head, first_member, sniff
@@ -37,6 +51,13 @@ _ID_COLUMNS: Final = ("__index_level_0__", "index", "__null_dask_index__")
 _KNOWN_KEYS: Final = frozenset({"instruction", "answer", "image_ids", "rel_ins_ids"})
 _INSTRUCTIONS: Final = "_instructions"
 _TRAIN: Final = "_train"
+_MEDIA_OF_GROUP: Final[dict[str, Callable[[Sequence[str]], tuple[MediaRef, ...]]]] = {
+    "IMAGE_TEXT": partial(media_of, is_clip=False),
+    "IMAGE_TEXT_IN_CONTEXT": partial(media_of, is_clip=False),
+    "TEXT_ONLY": lambda ids: (),
+    "VIDEO_TEXT": partial(media_of, is_clip=True),
+}
+"""What the groups of a training list make of the pictures of a record; without one, their ids say it."""
 
 
 def _role(path: str, head: Head) -> _Role | None:
@@ -59,10 +80,11 @@ def _role(path: str, head: Head) -> _Role | None:
 
 def _claim(root: Root, heads: Mapping[str, Head], *, force: bool = False) -> list[SourceSpec]:
     roles = {path: _role(path, head) for path, head in sorted(heads.items())}
+    sources = [spec for path, head in sorted(heads.items()) if is_list(head) for spec in _listed(root, path, roles)]
+    listed = {path for spec in sources for path in spec.files}
     pictures = _picture_sets(roles)
-    sources = []
     for path, role in roles.items():
-        if role == "instructions":
+        if role == "instructions" and path not in listed:
             name = path.rpartition(".")[0].removesuffix(_INSTRUCTIONS)
             train = tuple(other for other in (f"{name}{_TRAIN}.json",) if roles.get(other) == "train")
             found = _pictures_of(name, pictures)
@@ -71,9 +93,38 @@ def _claim(root: Root, heads: Mapping[str, Head], *, force: bool = False) -> lis
     return sources
 
 
+def _listed(root: Root, path: str, roles: Mapping[str, _Role | None]) -> Iterator[SourceSpec]:
+    """The sources of a training list; one whose files are not there is the list alone, for reading it to say why."""
+    try:
+        sets = listed_sets(root, path, roles)
+    except SourceError as error:
+        yield SourceSpec(name=path.rpartition(".")[0], format="mimicit", files=(path,), why=str(error))
+        return
+    folder = folder_of(path)
+    for entry in sets:
+        fault = entry.fault
+        wrong = [file for file in entry.files if roles[file] is None]
+        if wrong and not fault:
+            fault = f"{wrong[0]} is no file of MIMIC-IT"
+        why = f"{path}: {entry.name}: {fault}" if fault else f"listed in {path} as {entry.group}"
+        yield SourceSpec(
+            name=f"{folder}/{entry.name}".lstrip("/"),
+            format="mimicit",
+            files=(path,) if fault else (*entry.files, path),
+            why=why,
+            part=entry.group,
+            limit=entry.limit,
+        )
+
+
 def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
     for path in spec.files:
-        match _role(path, sniff(root, path)):
+        head = sniff(root, path)
+        if is_list(head):
+            if len(spec.files) == 1:
+                raise SourceError(spec.why)
+            continue
+        match _role(path, head):
             case "instructions":
                 yield from _instructions(spec, root, path)
             case "train":
@@ -132,7 +183,7 @@ def _instructions(spec: SourceSpec, root: Root, path: str) -> Iterator[RawTriple
                 try:
                     id = decoded_key(id_key)
                     place = f"{path}#{id}"
-                    yield _triplet(id, _parsed_object(span), place)
+                    yield _triplet(id, _parsed_object(span), place, _MEDIA_OF_GROUP.get(spec.part, media_of))
                 except RejectedError as error:
                     yield spec.reject(error.reason, place=place, id=id, detail=error.detail)
         cursor.finish()
@@ -154,7 +205,9 @@ def _parsed_object(span: Span | None) -> dict[str, Any]:
     return value
 
 
-def _triplet(id: str, record: Mapping[str, Any], place: str) -> RawTriplet:
+def _triplet(
+    id: str, record: Mapping[str, Any], place: str, media_of: Callable[[Sequence[str]], tuple[MediaRef, ...]]
+) -> RawTriplet:
     media = media_of(checked_ids(record.get("image_ids"), "image_ids"))
     talk = conversation_of(id)
     return RawTriplet(

@@ -12,7 +12,7 @@ from typing import Final
 
 from mimicit.sources.base import MediaRef, Named
 
-__all__ = ["aliases", "conversation_of", "media_of"]
+__all__ = ["aliases", "clip_of", "conversation_of", "media_of", "names_clip"]
 
 _FRAMES_PER_S: Final = 1.0  # DC, TVC and E4D publish their clips as pictures at one frame a second
 _CLIP_SETS: Final = ("DC_", "E4D_", "TVC_")
@@ -49,18 +49,29 @@ def aliases(id: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def media_of(ids: Sequence[str]) -> tuple[MediaRef, ...]:
+def media_of(ids: Sequence[str], *, is_clip: bool | None = None) -> tuple[MediaRef, ...]:
     """The media that the ``image_ids`` of one instruction name, in their order.
 
     Several ids of DC, E4D or TVC are the frames of one clip, a second apart; a single one is a picture. All other
     ids are pictures: the left and the right one (SD, CGD), those of a story (VST), the views of a room (SN).
+    ``is_clip`` says it where the publisher does, whatever the ids.
     """
-    if len(ids) > 1 and all(id.startswith(_CLIP_SETS) for id in ids):
-        times_s = tuple(index / _FRAMES_PER_S for index in range(len(ids)))
-        clip = ids[0].rpartition("_")[0]
-        parts = tuple(Named(aliases(id)) for id in ids)
-        return (MediaRef(kind="video", parts=parts, origin=clip, timestamps_s=times_s),)
-    return tuple(MediaRef(kind="image", parts=(Named(aliases(id)),), origin=id) for id in ids)
+    pictures = [MediaRef(kind="image", parts=(Named(aliases(id)),), origin=id) for id in ids]
+    if len(ids) > 1 and (all(map(names_clip, ids)) if is_clip is None else is_clip):
+        return (clip_of(pictures, origin=ids[0].rpartition("_")[0] or ids[0]),)
+    return tuple(pictures)
+
+
+def names_clip(id: str) -> bool:
+    """Whether the id, of a picture or an instruction, is one of the sets that publish clips as pictures."""
+    return id.startswith(_CLIP_SETS)
+
+
+def clip_of(pictures: Sequence[MediaRef], *, origin: str) -> MediaRef:
+    """The clip whose frames are ``pictures``, a second apart."""
+    times_s = tuple(index / _FRAMES_PER_S for index in range(len(pictures)))
+    parts = tuple(picture.parts[0] for picture in pictures)
+    return MediaRef(kind="video", parts=parts, origin=origin, timestamps_s=times_s)
 
 
 def conversation_of(id: str) -> tuple[str, int] | None:

@@ -7,11 +7,12 @@ Memory is bounded by a file's pages and not by its row groups: pages are read th
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from mimicit.errors import RejectedError, SourceError
+from mimicit.sources.arrow import picked
 from mimicit.sources.base import InParquet
 from mimicit.sources.root import Root
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-__all__ = ["ParquetCells", "parquet_columns", "parquet_rows"]
+__all__ = ["ParquetCells", "parquet_batches", "parquet_columns", "parquet_rows"]
 
 _BUFFER_BYTES: Final = 1 << 20
 _TEXT_ROWS: Final = 1024
@@ -31,6 +32,23 @@ def parquet_columns(root: Root, path: str) -> dict[str, str]:
     """The type of each column, as Arrow names it (``string``, ``list<element: string>``, ...)."""
     with root.open(path) as file, _damage(path):
         return {field.name: str(field.type) for field in _opened(file).schema_arrow}
+
+
+def parquet_batches(root: Root, path: str, wanted: Callable[[str], bool]) -> Iterator[tuple[int, int, pa.RecordBatch]]:
+    """(row group, its first row, rows) of small batches of the leaf columns whose dotted names are ``wanted``.
+
+    A leaf of a nested column, such as ``image.path``, is read without its neighbours.
+    """
+    with root.open_input(path) as file:
+        with _damage(path):
+            parquet = _opened(file)
+            leaves = [parquet.schema.column(number).path for number in range(len(parquet.schema))]
+            groups = parquet.num_row_groups
+        for group in range(groups):
+            row = 0
+            for batch in _batches(file, path, group, list(filter(wanted, leaves)), _TEXT_ROWS):
+                yield group, row, batch
+                row += len(batch)
 
 
 def parquet_rows(root: Root, path: str, columns: Sequence[str]) -> Iterator[tuple[int, int, dict[str, Any]]]:
@@ -63,7 +81,7 @@ class ParquetCells:
         try:
             column = column or _OpenColumn(self._root, place)
             self._columns[key] = column
-            value = column.value(place.row)
+            value = column.value(place.row, place.item)
         except SourceError as error:
             raise RejectedError("bad_media", str(error)) from None
         if len(self._columns) > _OPEN_COLUMNS:
@@ -87,7 +105,7 @@ class _OpenColumn:
         self._values: pa.Array | None = None
         self.first_row = 0
 
-    def value(self, row: int) -> Any:
+    def value(self, row: int, item: int | None) -> Any:
         while self._values is None or row >= self.first_row + len(self._values):
             self.first_row += 0 if self._values is None else len(self._values)
             self._values = None
@@ -95,7 +113,8 @@ class _OpenColumn:
             if batch is None:
                 raise SourceError(f"{self._path}: the row group has {self.first_row} rows, and no row {row}")
             self._values = batch.column(0)
-        return self._values[row - self.first_row].as_py()
+        with _damage(self._path):
+            return picked(self._values, row - self.first_row, item)
 
     def close(self) -> None:
         self._file.close()
@@ -110,7 +129,8 @@ def _opened(file: BinaryIO) -> pq.ParquetFile:
 def _batches(file: BinaryIO, path: str, row_group: int, columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
     with _damage(path):
         parquet = _opened(file)
-        absent = [column for column in columns if column not in parquet.schema_arrow.names]
+        leaves = {parquet.schema.column(number).path for number in range(len(parquet.schema))}
+        absent = [column for column in columns if column not in leaves and column not in parquet.schema_arrow.names]
         if absent or row_group >= parquet.num_row_groups:
             raise SourceError(f"{path}: no column {absent[0]!r}" if absent else f"{path}: no row group {row_group}")
         yield from parquet.iter_batches(rows, row_groups=[row_group], columns=list(columns), use_threads=False)

@@ -12,8 +12,10 @@ from typing import BinaryIO, Final, Self
 import orjson
 
 from mimicit.errors import RejectedError
-from mimicit.sources.base import InFile, InJson, InParquet, InTar, Locator
+from mimicit.sources.arrow import ArrowCells
+from mimicit.sources.base import InArrow, InFile, InJson, InParquet, InTar, Locator
 from mimicit.sources.base64_text import decode_base64
+from mimicit.sources.media_names import folder_of
 from mimicit.sources.parquet import ParquetCells
 from mimicit.sources.root import Root
 from mimicit.sources.tar_members import regular_size
@@ -39,6 +41,7 @@ class Reader:
         self._max_base64_bytes = max_base64_bytes
         self._files: OrderedDict[str, BinaryIO] = OrderedDict()
         self._cells = ParquetCells(root)
+        self._arrow_cells = ArrowCells(root)
 
     def read(self, locator: Locator) -> bytes:
         """The bytes of the medium, never empty.
@@ -53,7 +56,9 @@ class Reader:
             case InJson():
                 return self._in_json(locator)
             case InParquet():
-                return self._in_parquet(locator)
+                return self._in_table(locator, self._cells.read(locator))
+            case InArrow():
+                return self._in_table(locator, self._arrow_cells.read(locator))
             case InTar():
                 return self._in_tar(locator)
             case _:
@@ -76,6 +81,7 @@ class Reader:
             file.close()
         self._files.clear()
         self._cells.close()
+        self._arrow_cells.close()
 
     def __enter__(self) -> Self:
         return self
@@ -113,10 +119,15 @@ class Reader:
             raise RejectedError("bad_media", f"{place} is not a file of {locator.size} bytes; the archive has changed")
         return data[BLOCKSIZE:]
 
-    def _in_parquet(self, locator: InParquet) -> bytes:
-        value = self._cells.read(locator)
+    def _in_table(self, locator: InParquet | InArrow, value: object) -> bytes:
+        """The picture in a cell: bytes, base64 text, or a picture of `datasets`, whose bytes win over its path."""
         if isinstance(value, list) and len(value) == 1:
             value = value[0]
+        if isinstance(value, dict):
+            path = value.get("path")
+            value = value.get("bytes")
+            if value is None and isinstance(path, str):
+                return self._in_file(InFile(self._root.resolve(path, beside=(folder_of(locator.path), ""))))
         if isinstance(value, str):
             self._check_base64(locator.path, len(value))
             return decode_base64(value.encode("utf-8", "replace"))

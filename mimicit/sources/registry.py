@@ -4,19 +4,46 @@ from __future__ import annotations
 
 from typing import Final
 
+from mimicit.sources.alpaca import ALPACA
 from mimicit.sources.base import SourceFormat
+from mimicit.sources.caption_list import CAPTION_LIST
+from mimicit.sources.coco_captions import COCO_CAPTIONS
+from mimicit.sources.datasets import DATASETS
 from mimicit.sources.folder import FOLDER
 from mimicit.sources.llava import LLAVA
 from mimicit.sources.manifest import MANIFEST
 from mimicit.sources.mimicit import MIMICIT
+from mimicit.sources.minigpt4 import MINIGPT4
+from mimicit.sources.mmc4 import MMC4
+from mimicit.sources.obelics import OBELICS
+from mimicit.sources.shards import SHARDS
+from mimicit.sources.video_chatgpt import VIDEO_CHATGPT
+from mimicit.sources.videochat2 import VIDEOCHAT2
+from mimicit.sources.vqav2 import VQAV2
+from mimicit.sources.webdataset import WEBDATASET
 
 __all__ = ["SOURCES"]
 
 SOURCES: Final[dict[str, SourceFormat]] = {
+    # Before the others that read tars: these also hold pictures and JSON.
+    "shards": SHARDS,
+    # Before the tars of samples: the pictures of these documents may lie in tars, with files that describe them.
+    "obelics": OBELICS,
+    "mmc4": MMC4,
+    "webdataset": WEBDATASET,
     "mimicit": MIMICIT,
+    "datasets": DATASETS,
     "llava": LLAVA,
     # Before the manifest: a list of triplets named like the picture beside it is that picture's sidecar.
     "folder": FOLDER,
+    # Of the files with annotations, those that also list the pictures are COCO's.
+    "vqav2": VQAV2,
+    "coco-captions": COCO_CAPTIONS,
+    "minigpt4": MINIGPT4,
+    "captions": CAPTION_LIST,
+    "video-chatgpt": VIDEO_CHATGPT,
+    "videochat2": VIDEOCHAT2,
+    "alpaca": ALPACA,
     "manifest": MANIFEST,
 }
 """The formats by name, in the order in which they are asked for the files of ``--src``; the most telling first."""

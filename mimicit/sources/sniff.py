@@ -8,23 +8,31 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import Final, Literal
 
 import orjson
 
-from mimicit.errors import SourceError
+from mimicit.errors import RejectedError, SourceError
+from mimicit.sources.arrow import arrow_columns, is_arrow
 from mimicit.sources.csv_rows import csv_columns
 from mimicit.sources.json_cursor import JsonCursor
 from mimicit.sources.media_names import named_kind
 from mimicit.sources.parquet import parquet_columns
 from mimicit.sources.root import Root
+from mimicit.sources.tar_members import is_tar
+from mimicit.sources.tar_samples import TarSample, tar_samples
+from mimicit.sources.zipped import open_zipped
 
 __all__ = ["Head", "HeadKind", "first_member", "sniff"]
 
-HeadKind = Literal["image", "video", "text", "array", "lines", "object", "csv", "parquet", "other"]
+HeadKind = Literal[
+    "image", "video", "text", "array", "lines", "object", "csv", "parquet", "arrow", "tar", "yaml", "zip", "other"
+]
 """``array``, ``lines`` and ``object`` are JSON: an array of records, a record per line, and one big object."""
 
 _HEAD_BYTES: Final = 256 << 10
@@ -33,6 +41,9 @@ _MAX_MEMBERS: Final = 32
 _MAX_LINES: Final = 16
 _MAX_KEY_BYTES: Final = 200
 _MIN_BASE64: Final = 64
+_MAX_SAMPLES: Final = 64
+_PACKED_TARS: Final = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
+_YAML_KEY: Final = re.compile(rb"^[ -]*([A-Za-z0-9_]{1,64})[ ]*:", re.MULTILINE)
 _BASE64: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_=\\\r\n")
 
 
@@ -42,7 +53,8 @@ class Head:
 
     ``fields`` describes the first record (of an ``object``: the object itself), as far as it was seen: from path,
     such as ``conversations[].from``, to ``object``, ``array``, ``text``, ``base64`` (long text of that alphabet)
-    or ``other``. Of an array only the first element is described. Tables have their columns, with Arrow's type names.
+    or ``other``. Of an array only the first element is described. Tables have their columns, with Arrow's type names;
+    a ``tar`` has the suffixes of its first sample with more than one file, and the fields of its ``json``.
     """
 
     kind: HeadKind
@@ -60,7 +72,17 @@ def sniff(root: Root, path: str) -> Head:
     with root.open(path) as file:
         head = file.read(_HEAD_BYTES)
     if head.startswith(b"PAR1"):
-        return _parquet_head(root, path)
+        return _table_head("parquet", parquet_columns, root, path)
+    if is_arrow(path, head):
+        return _table_head("arrow", arrow_columns, root, path)
+    if is_tar(head):
+        return _tar_head(root, path)
+    if path.lower().endswith(_PACKED_TARS):
+        raise RejectedError("unusable_file", "a compressed archive cannot be read by places; unpack it")
+    if suffix in (".yaml", ".yml"):
+        return Head("yaml", dict.fromkeys((key.decode() for key in _YAML_KEY.findall(head)[:_MAX_MEMBERS]), "other"))
+    if head.startswith(b"PK\x03\x04"):
+        return _zip_head(root, path)
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if start[:1] in (b"{", b"["):
         return _json_head(start, has_lines_suffix=suffix in (".jsonl", ".ndjson"))
@@ -75,11 +97,46 @@ def first_member(head: Head, path: str = "") -> str:
     return next((name for name in head.fields if name and name.startswith(start)), "")
 
 
-def _parquet_head(root: Root, path: str) -> Head:
+def _table_head(
+    kind: Literal["arrow", "parquet"], columns: Callable[[Root, str], dict[str, str]], root: Root, path: str
+) -> Head:
     try:
-        return Head("parquet", parquet_columns(root, path))
+        return Head(kind, columns(root, path))
     except SourceError:
-        return Head("parquet")  # a name may still give it away, and then reading it says what is wrong
+        return Head(kind)  # a name may still give it away, and then reading it says what is wrong
+
+
+def _tar_head(root: Root, path: str) -> Head:
+    """The first sample of several files, or the very first file: what the suffixes are, and the fields of its JSON."""
+    found: TarSample | None = None
+    # A damaged archive is a fault for whoever reads it; until then its first samples are as good as any.
+    with contextlib.suppress(SourceError):
+        samples = (sample for sample in tar_samples(root, path) if isinstance(sample, TarSample))
+        for sample in islice(samples, _MAX_SAMPLES):
+            found = found or sample
+            if len(sample.files) > 1:
+                found = sample
+                break
+    fields: dict[str, str] = {}
+    for suffix, member in found.files[:_MAX_MEMBERS] if found else ():
+        fields[suffix] = named_kind(f"x.{suffix}") or ("text" if suffix == "txt" else "other")
+        if suffix == "json":
+            with root.open(path) as file:
+                file.seek(member.offset)
+                head = file.read(min(member.size, _HEAD_BYTES))
+            with contextlib.suppress(SourceError):
+                _survey(JsonCursor(io.BytesIO(head), ""), suffix, fields, 0)
+    return Head("tar", fields)
+
+
+def _zip_head(root: Root, path: str) -> Head:
+    """``fields`` are those of the first record, where the archive holds JSON Lines and nothing else."""
+    try:
+        with open_zipped(root, path) as file:
+            head = _json_head(file.read(_HEAD_BYTES).removeprefix(b"\xef\xbb\xbf").lstrip(), has_lines_suffix=True)
+    except SourceError:
+        return Head("zip")
+    return Head("zip", head.fields if head.kind == "lines" else {})
 
 
 def _json_head(head: bytes, *, has_lines_suffix: bool) -> Head:

@@ -93,10 +93,9 @@ def tar_members(root: Root, path: str, *, max_members: int = MAX_MEMBERS) -> Ite
 
 def _header(block: bytes) -> tarfile.TarInfo | None:
     """The header in ``block``, or None where it is the mark of the end; `tarfile.HeaderError` where it is neither."""
-    try:
-        return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-    except tarfile.EOFHeaderError:
+    if block == bytes(_BLOCK):
         return None
+    return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
 
 
 def _next_header(file: BinaryIO, path: str, position: int, size: int) -> tarfile.TarInfo | None:

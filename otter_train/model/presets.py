@@ -53,6 +53,7 @@ PRESETS: Final[dict[str, ModelConfig]] = {
                 "num_attention_heads": 4,
                 "num_key_value_heads": 4,
                 "max_position_embeddings": 2048,
+                "initializer_range": 0.08,  # about 1 / sqrt(width); transformers' 0.02 suits wide models
             }
         ),
         vision=VisionConfig(image_size=64, patch_size=8, width=96, layers=2, heads=4, stem="conv"),

@@ -88,8 +88,12 @@ def check_items(items: Iterable[Item], spec: SourceSpec) -> None:
             assert item.detail
         elif isinstance(item, RawTriplet):
             assert 0 < len(item.id) <= 4096
-            assert item.answer.strip() == item.answer != ""
-            for text in (item.instruction, item.answer):
+            texts = [text for _, text in item.parts] or [item.answer]
+            assert all(text.strip() == text != "" for text in texts)
+            if item.parts:  # a document
+                assert item.instruction == item.answer == ""
+                assert sum(count for count, _ in item.parts) == len(item.media)
+            for text in (item.instruction, *texts):
                 text.encode()
                 assert not any(token in text for token in (*SPECIAL_TOKENS, "\0"))
             assert item.place.startswith(spec.files)

@@ -1,0 +1,68 @@
+"""Alpaca: text alone, ``[{"instruction": "...", "input": "...", "output": "...", "history": [["...", "..."]]}]``.
+
+The instruction of a triplet is ``instruction`` and, on the next line, ``input``. ``history`` are earlier rounds of the
+same conversation, each a triplet of its own. Other fields (``system``, the prompt in ``text``) go to ``meta``. A record
+with a picture or clip is rejected; such data have the form of LLaVA.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from mimicit.errors import RejectedError
+from mimicit.sources.base import Item, SourceFormat, SourceSpec
+from mimicit.sources.claiming import claim_files
+from mimicit.sources.json_rows import json_rows
+from mimicit.sources.root import Root
+from mimicit.sources.sniff import Head
+from mimicit.sources.talk import Turn, rejected_turns, talk_triplets
+from mimicit.sources.text import checked_id, checked_meta, derived_id, shown
+
+__all__ = ["ALPACA"]
+
+_MEDIA_KEYS: Final = ("image", "images", "video", "videos", "audio", "audios")
+_KNOWN_KEYS: Final = frozenset({"id", "instruction", "input", "output", "history", *_MEDIA_KEYS})
+
+
+def _fits(root: Root, path: str, head: Head) -> bool:
+    return {"instruction", "output"} <= head.fields.keys() and "answer" not in head.fields
+
+
+def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
+    for path in spec.files:
+        for place, row in json_rows(root, path):
+            id = ""
+            try:
+                if isinstance(row, RejectedError):
+                    raise row
+                id = checked_id(row["id"]) if row.get("id") is not None else derived_id(row)
+                turns = [*_history(row.get("history")), Turn(_question(row), row.get("output"))]
+            except RejectedError as error:
+                yield spec.reject(error.reason, place=place, id=id, detail=error.detail)
+                continue
+            try:
+                if any(row.get(key) for key in _MEDIA_KEYS):
+                    raise RejectedError("unsupported_media", "the record shows something; write it in LLaVA's form")
+                meta = checked_meta({key: value for key, value in row.items() if key not in _KNOWN_KEYS})
+            except RejectedError as error:
+                yield from rejected_turns(spec, turns, error, id=id, place=place)
+            else:
+                yield from talk_triplets(spec, turns, media=(), meta=meta, id=id, place=place)
+
+
+ALPACA: Final = SourceFormat(claim=claim_files("alpaca", "JSON records with instruction and output", _fits), read=_read)
+
+
+def _history(rounds: object) -> list[Turn]:
+    if rounds is None:
+        return []
+    if not isinstance(rounds, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in rounds):
+        raise RejectedError("malformed", f"history must be a list of pairs, not {shown(rounds)}")
+    return [Turn(question, answer) for question, answer in rounds]
+
+
+def _question(row: Mapping[str, Any]) -> object:
+    """``instruction`` and ``input`` as one text; what is no text is handed on as it is, to be refused."""
+    parts = [row[key] for key in ("instruction", "input") if row.get(key) not in (None, "")]
+    return next((part for part in parts if not isinstance(part, str)), "\n".join(map(str, parts)))

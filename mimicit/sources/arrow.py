@@ -1,0 +1,147 @@
+"""Arrow files, as `datasets` keeps them: their columns, their record batches, and single cells.
+
+A file is mapped into memory rather than read, so a batch of pictures costs only the pages that are looked at. Both the
+stream and the file format are read. Every column is checked before it is used: offsets that point outside a damaged
+file would be followed otherwise.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+from mimicit.errors import RejectedError, SourceError
+from mimicit.sources.base import InArrow
+from mimicit.sources.root import Root
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["ArrowCells", "arrow_batches", "arrow_columns", "arrow_damage", "is_arrow", "picked"]
+
+_FILE_MAGIC: Final = b"ARROW1"
+_STREAM_MARK: Final = b"\xff\xff\xff\xff"
+_STREAM_END: Final = _STREAM_MARK + bytes(4)
+_OPEN_FILES: Final = 8
+
+
+def is_arrow(path: str, head: bytes) -> bool:
+    """Whether a file that begins with ``head`` is one of Arrow's; the mark of a stream alone would say too little."""
+    return head.startswith(_FILE_MAGIC) or (path.lower().endswith(".arrow") and head.startswith(_STREAM_MARK))
+
+
+def arrow_columns(root: Root, path: str) -> dict[str, str]:
+    """The type of each column, as Arrow names it."""
+    with arrow_damage(path):
+        return {field.name: str(field.type) for field in _opened(root, path).schema}
+
+
+def arrow_batches(root: Root, path: str) -> Iterator[pa.RecordBatch]:
+    """The record batches in order; `SourceError` where the file is damaged. Cells are mapped, not yet checked."""
+    with arrow_damage(path):
+        reader = _opened(root, path)
+        if hasattr(reader, "num_record_batches"):
+            for number in range(reader.num_record_batches):
+                yield reader.get_batch(number)
+        else:
+            yield from reader
+            _check_end(root, path)
+
+
+class ArrowCells:
+    """Reads single cells. Rising batches cost one pass over the headers of a stream; a step back starts it again."""
+
+    def __init__(self, root: Root) -> None:
+        self._root = root
+        self._files: OrderedDict[str, _OpenFile] = OrderedDict()
+
+    def read(self, place: InArrow) -> Any:
+        """The value of the cell; `RejectedError` where the file has no such cell or is damaged there."""
+        file = self._files.pop(place.path, None)
+        try:
+            if file is None or place.batch < file.number:
+                file = _OpenFile(self._root, place.path)
+            self._files[place.path] = file
+            if len(self._files) > _OPEN_FILES:
+                self._files.popitem(last=False)
+            return picked(file.column(place.batch, place.column), place.row, place.item)
+        except SourceError as error:
+            raise RejectedError("bad_media", str(error)) from None
+
+    def close(self) -> None:
+        """Let go of all files."""
+        self._files.clear()
+
+
+class _OpenFile:
+    """The batches of one file, read forwards; ``number`` is the batch at hand."""
+
+    def __init__(self, root: Root, path: str) -> None:
+        self._path = path
+        self._batches = arrow_batches(root, path)
+        self._batch: pa.RecordBatch | None = None
+        self._columns: dict[str, pa.Array] = {}
+        self.number = -1
+
+    def column(self, batch: int, name: str) -> pa.Array:
+        while self.number < batch:
+            self._batch = next(self._batches, None)
+            self._columns.clear()
+            self.number += 1
+            if self._batch is None:
+                raise SourceError(f"{self._path}: has {self.number} record batches, and no batch {batch}")
+        if name not in self._columns:
+            if self._batch is None or name not in self._batch.schema.names:
+                raise SourceError(f"{self._path}: no column {name!r}")
+            with arrow_damage(self._path):
+                column = self._batch.column(name)
+                column.validate(full=True)
+            self._columns[name] = column
+        return self._columns[name]
+
+
+def picked(column: pa.Array, row: int, item: int | None) -> Any:
+    """The value at ``row``, or entry ``item`` of the list there; `SourceError` where there is none."""
+    if row >= len(column):
+        raise SourceError(f"there are {len(column)} rows, and no row {row}")
+    cell = column[row]
+    if item is None:
+        return cell.as_py()
+    entries = getattr(cell, "values", None)
+    if entries is None or item >= len(entries):
+        raise SourceError(f"row {row} has no entry {item}")
+    return entries[item].as_py()
+
+
+def _opened(root: Root, path: str) -> pa.RecordBatchStreamReader | pa.RecordBatchFileReader:
+    import pyarrow as pa
+
+    with root.open_input(path) as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    source = pa.BufferReader(pa.py_buffer(mapped))
+    if mapped[: len(_FILE_MAGIC)] == _FILE_MAGIC:
+        return pa.ipc.open_file(source)
+    return pa.ipc.open_stream(source)
+
+
+def _check_end(root: Root, path: str) -> None:
+    """A stream that was cut between two batches still looks whole to pyarrow; the mark of its end tells."""
+    with root.open_input(path) as file:
+        file.seek(-len(_STREAM_END), os.SEEK_END)
+        if file.read() != _STREAM_END:
+            raise SourceError(f"{path}: no end-of-stream mark; the file was cut, fetch or save it again")
+
+
+@contextmanager
+def arrow_damage(path: str) -> Iterator[None]:
+    """Turn whatever pyarrow raises on damaged bytes into a `SourceError` that names the file."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
+        raise SourceError(f"{path}: damaged Arrow data: {str(error)[:300]}") from None

@@ -1,0 +1,31 @@
+"""The claim of formats whose sources are single JSON files that are known by the fields of their first record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+
+from mimicit.sources.base import Claim, SourceSpec
+from mimicit.sources.root import Root
+from mimicit.sources.sniff import Head, HeadKind
+
+__all__ = ["claim_files"]
+
+
+def claim_files(
+    format: str, why: str, fits: Callable[[Root, str, Head], bool], kinds: Collection[HeadKind] = ("array", "lines")
+) -> Claim:
+    """A claim that takes every file of one of the ``kinds`` for a source if it ``fits``, or if the format is named."""
+
+    def claim(root: Root, heads: Mapping[str, Head], *, force: bool = False) -> list[SourceSpec]:
+        return [
+            SourceSpec(
+                name=path.rpartition(".")[0] or path,
+                format=format,
+                files=(path,),
+                why=why + (" (named by --format)" if force else ""),
+            )
+            for path, head in sorted(heads.items())
+            if (head.kind in kinds and (force or fits(root, path, head))) or (force and head.kind == "text")
+        ]
+
+    return claim

@@ -1,0 +1,93 @@
+"""COCO captions: one JSON object with ``images`` (id, file name) and ``annotations`` (picture id, caption).
+
+Every caption is one triplet with the id of its annotation; its instruction comes from a fixed pool, picked by a hash of
+that id. Pictures are looked for in the folder of the file, the one above, and the root; there, or in ``images``, in
+the folder called like the split (``train2017`` of ``captions_train2017.json``), or in that inside ``images``. File
+names wait in a table on disk. Files of the same shape without captions (instances, keypoints) are left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from mimicit.errors import RejectedError
+from mimicit.sources.base import Item, RawTriplet, Reject, SourceFormat, SourceSpec
+from mimicit.sources.captioned import captioned
+from mimicit.sources.claiming import claim_files
+from mimicit.sources.disk_table import DiskTable
+from mimicit.sources.json_members import first_of_members, member_rows
+from mimicit.sources.media_names import media_refs
+from mimicit.sources.probing import usual_folders
+from mimicit.sources.root import Root
+from mimicit.sources.sniff import Head
+from mimicit.sources.text import checked_id, shown
+
+__all__ = ["COCO_CAPTIONS"]
+
+_KNOWN_KEYS: Final = frozenset({"id", "caption"})
+
+
+def _fits(root: Root, path: str, head: Head) -> bool:
+    # The pictures alone are longer than the head; only a pass over the file tells captions from other annotations.
+    if "images[].file_name" not in head.fields and "annotations[].caption" not in head.fields:
+        return False
+    first = first_of_members(root, path)
+    picture, annotation = first.get("images"), first.get("annotations")
+    return (
+        isinstance(picture, dict)
+        and "file_name" in picture
+        and isinstance(annotation, dict)
+        and {"image_id", "caption"} <= annotation.keys()
+    )
+
+
+def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
+    for path in spec.files:
+        split = path.rpartition("/")[2].partition(".")[0].rpartition("_")[2]
+        folders = usual_folders(root, path, "images", split, f"images/{split}")
+        with DiskTable() as names:
+            yield from _read_names(spec, root, path, names)
+            for place, row in member_rows(root, path, "annotations"):
+                id = ""
+                try:
+                    if isinstance(row, RejectedError):
+                        raise row
+                    id = checked_id(row.get("id"))
+                    yield _triplet(root, row, names, folders, id=id, place=place)
+                except RejectedError as error:
+                    yield spec.reject(error.reason, place=place, id=id, detail=error.detail)
+
+
+COCO_CAPTIONS: Final = SourceFormat(
+    claim=claim_files("coco-captions", "annotations with captions, and images by id", _fits, ("object", "lines")),
+    read=_read,
+)
+
+
+def _read_names(spec: SourceSpec, root: Root, path: str, names: DiskTable) -> Iterator[Reject]:
+    for place, row in member_rows(root, path, "images"):
+        id = ""
+        try:
+            if isinstance(row, RejectedError):
+                raise row
+            id = checked_id(row.get("id"))
+            name = row.get("file_name")
+            if not isinstance(name, str):
+                raise RejectedError("malformed", f"file_name must be text, not {shown(name)}")
+            if not names.add(id, name):
+                raise RejectedError("duplicate_id", "this picture id was used before; the first file keeps it")
+        except RejectedError as error:
+            yield spec.reject(error.reason, place=place, id=id, detail=error.detail, scope="media")
+
+
+def _triplet(
+    root: Root, row: Mapping[str, Any], names: DiskTable, folders: tuple[str, ...], *, id: str, place: str
+) -> RawTriplet:
+    picture = checked_id(row.get("image_id"), "image_id")
+    name = names.get(picture)
+    if name is None:
+        raise RejectedError("dangling_reference", f"image_id {picture} is none of the images of the file")
+    (media,) = media_refs(root, [name], beside=folders, kind="image")
+    meta = {key: value for key, value in row.items() if key not in _KNOWN_KEYS}
+    return captioned(row.get("caption"), id=id, place=place, media=media, meta=meta)

@@ -1,0 +1,75 @@
+"""JSON files that are one object around big lists, such as ``{"info": ..., "images": [...], "annotations": [...]}``.
+
+The lists are streamed; what stands around them is passed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from mimicit.errors import RejectedError, SourceError
+from mimicit.sources.base import Row
+from mimicit.sources.json_cursor import JsonCursor
+from mimicit.sources.json_rows import element, parsed
+from mimicit.sources.root import Root
+
+__all__ = ["first_of_members", "member_rows"]
+
+_MAX_TEXT_BYTES: Final = 1 << 16
+
+
+def member_rows(root: Root, path: str, name: str) -> Iterator[Row]:
+    """The records of the list called ``name`` in the object at ``path``; places are ``path#name[index]``.
+
+    `SourceError` where the file is not one JSON object with such a list.
+    """
+    found = False
+    with root.open_input(path) as file:
+        cursor = JsonCursor(file, path)
+        for key in cursor.members():
+            if key.raw != name.encode() or cursor.peek() != b"[":
+                cursor.value(keep_bytes=0)
+                continue
+            found = True
+            for index in cursor.elements():
+                yield f"{path}#{name}[{index}]", element(cursor)
+        cursor.finish()
+    if not found:
+        raise SourceError(f"{path}: has no list {name!r}")
+
+
+def first_of_members(root: Root, path: str) -> dict[str, Any]:
+    """What each member of the object at ``path`` is, at a glance: of a list its first record, of a text the text.
+
+    Anything else is None. Costs one pass over the file. Where the file is damaged, the members before the damage.
+    """
+    found: dict[str, Any] = {}
+    try:
+        with root.open_input(path) as file:
+            cursor = JsonCursor(file, path)
+            for key in cursor.members():
+                name = (key.raw or b"").decode("utf-8", "replace")
+                found[name] = None
+                if cursor.peek() != b"[":
+                    found[name] = _text(cursor)
+                    continue
+                for index in cursor.elements():
+                    if index == 0:
+                        record = element(cursor)
+                        found[name] = None if isinstance(record, RejectedError) else record
+                    else:
+                        cursor.value(keep_bytes=0)
+    except SourceError:
+        return found  # reading the file will say what is wrong
+    return found
+
+
+def _text(cursor: JsonCursor) -> str | None:
+    """Pass the value at ``cursor``; what it spells if it is a text of modest length."""
+    is_text = cursor.peek() == b'"'
+    span = cursor.value(keep_bytes=_MAX_TEXT_BYTES if is_text else 0)
+    try:
+        return str(parsed(b'"' + span.raw + b'"')) if is_text and span.raw is not None else None
+    except RejectedError:
+        return None

@@ -1,0 +1,50 @@
+"""MiniGPT-4's aligned captions: ``{"annotations": [{"image_id": "2", "caption": "..."}]}``, pictures in ``image/``.
+
+``image_id`` is the name of the picture without its extension, and the id of the triplet. The instruction comes from a
+fixed pool, picked by a hash of the id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from mimicit.errors import RejectedError
+from mimicit.sources.base import Item, SourceFormat, SourceSpec
+from mimicit.sources.captioned import captioned
+from mimicit.sources.claiming import claim_files
+from mimicit.sources.json_members import first_of_members, member_rows
+from mimicit.sources.probing import PICTURE_EXTENSIONS, media_of_stem, usual_folders
+from mimicit.sources.root import Root
+from mimicit.sources.sniff import Head
+from mimicit.sources.text import checked_id
+
+__all__ = ["MINIGPT4"]
+
+_KNOWN_KEYS: Final = frozenset({"image_id", "caption"})
+
+
+def _fits(root: Root, path: str, head: Head) -> bool:
+    known = {f"annotations[].{key}" for key in _KNOWN_KEYS} <= head.fields.keys()
+    return known and "images" not in first_of_members(root, path)  # with images by id, it is COCO's
+
+
+def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
+    for path in spec.files:
+        folders = usual_folders(root, path, "image", "images")
+        for place, row in member_rows(root, path, "annotations"):
+            id = ""
+            try:
+                if isinstance(row, RejectedError):
+                    raise row
+                id = checked_id(row.get("image_id"), "image_id")
+                medium = media_of_stem(root, id, PICTURE_EXTENSIONS, beside=folders, kind="image")
+                meta = {key: value for key, value in row.items() if key not in _KNOWN_KEYS}
+                yield captioned(row.get("caption"), id=id, place=place, media=medium, meta=meta)
+            except RejectedError as error:
+                yield spec.reject(error.reason, place=place, id=id, detail=error.detail)
+
+
+MINIGPT4: Final = SourceFormat(
+    claim=claim_files("minigpt4", "annotations with captions by picture name", _fits, ("object", "lines")), read=_read
+)

@@ -1,0 +1,242 @@
+"""MMC4: web pages as JSON Lines, one document a line, plain or as the one member of a ``.jsonl.zip``.
+
+The documents of one folder are one source. ``text_list`` are the sentences; each entry of ``image_info`` belongs to
+the sentence ``matched_text_index`` and is shown right before it, several in their published order. Pictures lie in a
+file called ``image_name`` (beside the documents, in ``images/``, or at the root), in an uncompressed tar of
+pictures beside the documents, or inline as ``image_base64`` (of a file that is not zipped).
+
+The usual policy holds: a picture is shown if its ``matched_sim`` is at least 0.24 and its file has more than 10 kB,
+and at most five of a document. Every other picture is counted as a reject of scope ``media``. The similarity matrix is
+not kept; ``url`` and unknown fields go to ``meta``.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from mimicit.errors import RejectedError
+from mimicit.sources.base import (
+    InFile,
+    InJson,
+    InTar,
+    Item,
+    Locator,
+    MediaRef,
+    RawTriplet,
+    Reject,
+    SourceFormat,
+    SourceSpec,
+)
+from mimicit.sources.disk_table import DiskTable
+from mimicit.sources.json_cursor import JsonCursor, Span
+from mimicit.sources.json_rows import Line, json_lines, record_of
+from mimicit.sources.media_names import folder_of
+from mimicit.sources.picture_tars import TAR, index_tar, picture_tars, tarred_picture
+from mimicit.sources.root import Root
+from mimicit.sources.sniff import Head, sniff
+from mimicit.sources.text import checked_id, checked_meta, checked_text, derived_id, shown
+from mimicit.sources.web_documents import document_items
+from mimicit.sources.zipped import open_zipped
+
+__all__ = ["MAX_PICTURES", "MIN_BYTES", "MIN_SIMILARITY", "MMC4"]
+
+MIN_SIMILARITY: Final = 0.24
+MIN_BYTES: Final = 10_000  # a picture has more
+MAX_PICTURES: Final = 5
+_KNOWN_KEYS: Final = frozenset({"id", "text_list", "image_info", "similarity_matrix"})
+_INLINE: Final = "image_base64"
+
+
+@dataclass(frozen=True, slots=True)
+class _Pictures:
+    """Where the pictures of one file of documents are looked for; ``is_zipped``: none of them can be inline."""
+
+    root: Root
+    path: str
+    folders: tuple[str, ...]
+    tarred: DiskTable
+    is_zipped: bool
+
+
+def _claim(root: Root, heads: Mapping[str, Head], *, force: bool = False) -> list[SourceSpec]:
+    folders: dict[str, list[str]] = {}
+    for path, head in sorted(heads.items()):
+        if _is_documents(path, head) or (force and head.kind in ("lines", "zip", "text")):
+            folders.setdefault(folder_of(path), []).append(path)
+    return [
+        SourceSpec(
+            name=folder or "mmc4" if len(paths) > 1 else _stem(paths[0]),
+            format="mmc4",
+            files=(*paths, *_tars(root, heads, folder, paths)),
+            why="lines with text_list and image_info" + (" (named by --format)" if force else ""),
+        )
+        for folder, paths in folders.items()
+    ]
+
+
+def _is_documents(path: str, head: Head) -> bool:
+    fields = head.fields
+    if head.kind == "zip" and not fields:  # cannot be looked into; the name is as published, and reading says why
+        name = path.rpartition("/")[2]
+        return name.startswith("docs_") and name.endswith(".jsonl.zip")
+    if head.kind not in ("lines", "zip") or fields.get("image_info") != "array":
+        return False
+    return fields.get("text_list") == "array" or f"image_info[].{_INLINE}" in fields
+
+
+def _tars(root: Root, heads: Mapping[str, Head], folder: str, documents: list[str]) -> list[str]:
+    """The tars called like the documents, then those in their folder, or in its ``images``, that hold pictures."""
+    namesakes = [path for path in (_stem(document) + TAR for document in documents) if path in heads]
+    found = picture_tars(root, heads, (folder, f"{folder}/images".lstrip("/")))
+    return list(dict.fromkeys((*namesakes, *found)))
+
+
+def _stem(path: str) -> str:
+    return path.removesuffix(".zip").removesuffix(".jsonl")
+
+
+def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
+    with DiskTable() as tarred:
+        tars = [path for path in spec.files if path.lower().endswith(TAR)]
+        for path in tars:
+            yield from index_tar(spec, root, path, tarred)
+        for path in spec.files:
+            if path in tars:
+                continue
+            folder = folder_of(path)
+            folders = (folder, f"{folder}/images".lstrip("/"), "")
+            is_zipped = sniff(root, path).kind == "zip"
+            pictures = _Pictures(root, path, folders, tarred, is_zipped)
+            with open_zipped(root, path) if is_zipped else root.open_input(path) as file:
+                for line in json_lines(file, path):
+                    yield from _document(spec, line, pictures)
+
+
+MMC4: Final = SourceFormat(claim=_claim, read=_read)
+
+
+def _document(spec: SourceSpec, line: Line, pictures: _Pictures) -> Iterator[RawTriplet | Reject]:
+    id = ""
+    try:
+        record = record_of(line.raw)
+        if isinstance(record, RejectedError):
+            raise record
+        id = checked_id(record["id"]) if record.get("id") is not None else derived_id(record)
+        texts = [checked_text(text, f"text_list[{place}]") for place, text in enumerate(_list(record, "text_list"))]
+        infos = _list(record, "image_info")
+        meta = checked_meta({key: value for key, value in record.items() if key not in _KNOWN_KEYS})
+    except RejectedError as error:
+        yield spec.reject(error.reason, place=line.place, id=id, detail=error.detail)
+        return
+    shown_at, lost = _placed(infos, line, pictures, sentences=len(texts))
+    pieces = [*lost, *(piece for place, text in enumerate(texts) for piece in (*shown_at.get(place, ()), text))]
+    yield from document_items(spec, pieces, id=id, place=line.place, between=" ", meta=meta)
+
+
+def _list(record: Mapping[str, Any], key: str) -> list[Any]:
+    value = record.get(key)
+    if not isinstance(value, list):
+        raise RejectedError("malformed", f"{key} must be a list, not {shown(value)}")
+    return value
+
+
+def _placed(
+    infos: list[Any], line: Line, pictures: _Pictures, *, sentences: int
+) -> tuple[dict[int, list[MediaRef]], list[RejectedError]]:
+    """The pictures to show by the sentence that they belong to, and why the others are not shown."""
+    shown_at: dict[int, list[MediaRef]] = {}
+    lost: list[RejectedError] = []
+    spans = _inline_spans(line)
+    for number, info in enumerate(infos):
+        name = info.get("image_name") if isinstance(info, dict) else None
+        try:
+            place = _place(info, sentences)
+            locator, size = _located(info, spans.get(number), line, pictures)
+            if size <= MIN_BYTES:
+                raise RejectedError("file_size", f"{size} bytes; a picture must have more than {MIN_BYTES}")
+            if sum(map(len, shown_at.values())) == MAX_PICTURES:
+                raise RejectedError("too_many_pictures", f"the document shows {MAX_PICTURES} pictures before this one")
+        except RejectedError as error:
+            lost.append(RejectedError(error.reason, f"image_info[{number}] {name!a:.80}: {error.detail}"))
+        else:
+            origin = _origin(locator, line, number, name)
+            shown_at.setdefault(place, []).append(MediaRef(kind="image", parts=(locator,), origin=origin))
+    return shown_at, lost
+
+
+def _place(info: object, sentences: int) -> int:
+    """The sentence that the picture belongs to; `RejectedError` where it belongs to none closely enough."""
+    if not isinstance(info, dict):
+        raise RejectedError("malformed", f"must be an object, not {shown(info)}")
+    place, similarity = info.get("matched_text_index"), info.get("matched_sim")
+    if not isinstance(place, int) or isinstance(place, bool) or not 0 <= place < sentences:
+        raise RejectedError("malformed", f"matched_text_index {shown(place)} is none of {sentences} sentences")
+    if not isinstance(similarity, int | float) or isinstance(similarity, bool) or not math.isfinite(similarity):
+        raise RejectedError("malformed", f"matched_sim must be a number, not {shown(similarity)}")
+    if similarity < MIN_SIMILARITY:
+        raise RejectedError("low_similarity", f"matched_sim {similarity} is below {MIN_SIMILARITY}")
+    return place
+
+
+def _located(info: Mapping[str, Any], span: Span | None, line: Line, pictures: _Pictures) -> tuple[Locator, int]:
+    """Where the picture lies, and its size in bytes (about, where it is inline)."""
+    if info.get(_INLINE):
+        if span is None:
+            raise RejectedError("malformed", f"{_INLINE} must be text, not {shown(info[_INLINE])}")
+        if pictures.is_zipped:
+            raise RejectedError("unsupported_media", "a picture inside a zipped file has no place; unpack the file")
+        return InJson(pictures.path, line.offset + span.offset, span.length), span.length * 3 // 4
+    name = info.get("image_name")
+    if not isinstance(name, str):
+        raise RejectedError("malformed", f"image_name must be text, not {shown(name)}")
+    tarred = tarred_picture(pictures.tarred, name)
+    if tarred is not None:
+        return tarred, tarred.size
+    path = pictures.root.resolve(name, beside=pictures.folders)
+    return InFile(path), pictures.root.size(path)
+
+
+def _origin(locator: Locator, line: Line, number: int, name: object) -> str:
+    match locator:
+        case InFile(path):
+            return path
+        case InTar(path):
+            return f"{path}#{name}"
+    return f"{line.place}#image_info[{number}]"
+
+
+def _inline_spans(line: Line) -> dict[int, Span]:
+    """Where the inline pictures of a document stand in its line, by their number in ``image_info``."""
+    if line.raw is None or _INLINE.encode() not in line.raw:
+        return {}
+    spans: dict[int, Span] = {}
+    cursor = JsonCursor(io.BytesIO(line.raw), line.place)
+    for key in cursor.members():
+        if key.raw != b"image_info" or cursor.peek() != b"[":
+            cursor.value(keep_bytes=0)
+            continue
+        spans.clear()  # of several members of one name, the last one counts, here as in the parser
+        for number in cursor.elements():
+            span = _inline_span(cursor)
+            if span is not None:
+                spans[number] = span
+    return spans
+
+
+def _inline_span(cursor: JsonCursor) -> Span | None:
+    """Pass one entry of ``image_info``; where its inline picture stands, if it has one."""
+    found: Span | None = None
+    if cursor.peek() != b"{":
+        cursor.value(keep_bytes=0)
+        return found
+    for name in cursor.members():
+        is_inline = name.raw == _INLINE.encode()
+        is_text = cursor.peek() == b'"'
+        span = cursor.value(keep_bytes=0)
+        if is_inline:
+            found = span if is_text else None
+    return found

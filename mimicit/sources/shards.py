@@ -1,0 +1,180 @@
+"""Shards of our own: a folder that a build has finished, or single shard files, to be built again with other options.
+
+Every triplet of the samples is one record, however many samples it stands in; the first that shows it tells what it
+is, and its own sample tells more where it is a query. ``related`` are the ids of a query's context, nearest first, so
+``--context related`` gives the same samples again. A triplet that is never a query is context only (``is_query``
+false). A clip is its stored frames with their times; a document is a record with parts.
+
+Each source of a finished folder is a source again, by the same name. Shard files without a manifest are one source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import orjson
+
+from mimicit.errors import RejectedError, SchemaError, SourceError
+from mimicit.records import Media, Sample, sample_from_json
+from mimicit.schema import validate
+from mimicit.sources.base import InTar, Item, MediaRef, RawTriplet, Reject, SourceFormat, SourceSpec
+from mimicit.sources.json_rows import MAX_RECORD_BYTES, parsed
+from mimicit.sources.media_names import folder_of
+from mimicit.sources.root import Root
+from mimicit.sources.shard_triplets import ShardTriplets, StoredTriplet
+from mimicit.sources.sniff import Head
+from mimicit.sources.tar_samples import TarSample, read_member, tar_samples
+from mimicit.sources.text import checked_answer, checked_id, checked_meta, checked_text
+
+__all__ = ["SHARDS"]
+
+_MANIFEST: Final = "manifest.json"
+_BESIDE: Final = (_MANIFEST, "index.parquet", "rejects.parquet", "README.md")
+_MAX_MANIFEST_BYTES: Final = 256 << 20
+
+
+def _claim(root: Root, heads: Mapping[str, Head], *, force: bool = False) -> list[SourceSpec]:
+    folders: dict[str, list[str]] = {}
+    for path, head in sorted(heads.items()):
+        if head.kind == "tar" and (force or _fits(head)):
+            folders.setdefault(folder_of(path), []).append(path)
+    sources: list[SourceSpec] = []
+    for folder, tars in folders.items():
+        manifest = f"{folder}/{_MANIFEST}".lstrip("/")
+        if manifest not in heads or not {"config", "format"} <= heads[manifest].fields.keys():
+            name = folder or (tars[0].rpartition(".")[0] if len(tars) == 1 else "shards")
+            sources.append(SourceSpec(name=name, format="shards", files=tuple(tars), why=f"{len(tars)} shard files"))
+            continue
+        beside = [path for name in _BESIDE if (path := f"{folder}/{name}".lstrip("/")) in heads]
+        for part in _sources_in(root, manifest):
+            name = f"{folder}/{part}".strip("/") or "shards"
+            why = f"a folder of {len(tars)} shards; its source {part!r}"
+            sources.append(SourceSpec(name=name, format="shards", files=(*tars, *beside), why=why, part=part))
+    return sources
+
+
+def _fits(head: Head) -> bool:
+    return {"json.format", "json.media", "json.triplets"} <= head.fields.keys()
+
+
+def _sources_in(root: Root, path: str) -> list[str]:
+    """The sources that the samples of a finished folder came from; one without a name where its manifest is damaged."""
+    try:
+        return [source["name"] for source in _manifest(root, path)["sources"] if source["out"]] or [""]
+    except SourceError:
+        return [""]
+
+
+def _manifest(root: Root, path: str) -> dict[str, Any]:
+    try:
+        with root.open_input(path) as file:
+            value: dict[str, Any] = orjson.loads(file.read(_MAX_MANIFEST_BYTES))
+        validate("manifest", value)
+    except (orjson.JSONDecodeError, SchemaError) as error:
+        raise SourceError(f"{path}: no manifest of shards: {error}; remove it to read the shards as they are") from None
+    return value
+
+
+def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
+    manifest = next((path for path in spec.files if path.rpartition("/")[2] == _MANIFEST), None)
+    if manifest is not None:
+        _check_complete(spec, root, manifest)
+    # What cannot be read says nothing of its source, so one of them answers for it.
+    answers = manifest is None or _sources_in(root, manifest)[0] == spec.part
+    with ShardTriplets() as triplets:
+        for path in spec.files:
+            if path.rpartition("/")[2] not in _BESIDE:
+                yield from _gather(spec, root, path, triplets, answers=answers)
+        for triplet in triplets:
+            try:
+                yield _checked(triplet)
+            except RejectedError as error:
+                yield spec.reject(error.reason, place=triplet.place, id=triplet.id, detail=error.detail)
+
+
+SHARDS: Final = SourceFormat(claim=_claim, read=_read)
+
+
+def _gather(spec: SourceSpec, root: Root, path: str, triplets: ShardTriplets, *, answers: bool) -> Iterator[Reject]:
+    """Add the samples of one shard that belong to ``spec``; what cannot be added is a reject.
+
+    ``answers`` says whether this includes what cannot be read so far as to tell its source.
+    """
+    for sample in tar_samples(root, path):
+        if isinstance(sample, RejectedError):
+            if answers:
+                yield spec.reject(sample.reason, place=path, detail=sample.detail, scope="media")
+            continue
+        is_mine = answers
+        place = f"{path}#{sample.key}"
+        try:
+            value = _parsed_sample(root, path, sample)
+            is_mine = spec.part in ("", value.source)
+            if is_mine:
+                triplets.add(value, _refs(path, sample, value), place)
+        except RejectedError as error:
+            if is_mine:
+                yield spec.reject(error.reason, place=place, id=sample.key, detail=error.detail)
+
+
+def _check_complete(spec: SourceSpec, root: Root, path: str) -> None:
+    folder = folder_of(path)
+    for shard in _manifest(root, path)["shards"]:
+        if f"{folder}/{shard['name']}".lstrip("/") not in spec.files:
+            raise SourceError(
+                f"{path}: lists {shard['name']}, which is absent or no shard; fetch it, or remove the list"
+            )
+
+
+def _parsed_sample(root: Root, path: str, sample: TarSample) -> Sample:
+    member = sample.file("json")
+    if member is None:
+        raise RejectedError("missing_sidecar", f"the sample {sample.key!r} has no {sample.key}.json")
+    value = parsed(read_member(root, path, member, most=MAX_RECORD_BYTES))
+    try:
+        validate("sample", value)
+    except SchemaError as error:
+        raise RejectedError("schema", f"{member.name!r}: {error}") from None
+    found = sample_from_json(value)
+    shown = [index for triplet in found.triplets for index in triplet.media]
+    if shown != list(range(len(found.media))):
+        raise RejectedError("schema", f"{member.name!r}: its triplets do not show each of its media once, in order")
+    return found
+
+
+def _refs(path: str, sample: TarSample, value: Sample) -> list[MediaRef]:
+    files = dict(sample.files)
+    return [_ref(path, sample.key, files, media) for media in value.media]
+
+
+def _ref(path: str, key: str, files: Mapping[str, Any], media: Media) -> MediaRef:
+    absent = [name for name in media.files if name not in files]
+    if absent:
+        raise RejectedError("missing_file", f"the sample {key!r} has no {key}.{absent[0]}")
+    if len(media.sha256) != len(media.files) or len(media.timestamps_s or media.files) != len(media.files):
+        raise RejectedError(
+            "schema", f"the sample {key!r}: a medium of {len(media.files)} files has other numbers of sums or times"
+        )
+    parts = tuple(InTar(path, files[name].offset, files[name].size) for name in media.files)
+    return MediaRef(kind=media.kind, parts=parts, origin=media.origin, timestamps_s=media.timestamps_s)
+
+
+def _checked(triplet: StoredTriplet) -> RawTriplet:
+    """The record of ``triplet``, whose texts and fields are as little to be trusted as those of any other file."""
+    parts = tuple((count, checked_answer(text)) for count, text in triplet.parts)
+    return RawTriplet(
+        id=checked_id(triplet.id),
+        place=triplet.place,
+        media=triplet.media,
+        instruction=checked_text(triplet.instruction, "instruction"),
+        answer="" if parts else checked_answer(triplet.answer),
+        related=_ids(triplet.related),
+        is_query=triplet.is_query,
+        meta=checked_meta(triplet.meta),
+        parts=parts,
+    )
+
+
+def _ids(ids: Sequence[str]) -> tuple[str, ...]:
+    return tuple(checked_id(id, "related") for id in ids)

@@ -1,0 +1,117 @@
+"""The rows of an Arrow or parquet table with pictures inside: their values, and where their pictures lie.
+
+The bytes of pictures are not read here, of parquet not even from the disk: a picture is known by its path alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from mimicit.sources.arrow import arrow_batches, arrow_columns, arrow_damage
+from mimicit.sources.base import InArrow, InParquet, MediaRef
+from mimicit.sources.json_values import json_value
+from mimicit.sources.parquet import parquet_batches, parquet_columns
+from mimicit.sources.root import Root
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["TableRow", "is_pictures", "table_rows"]
+
+TableRow = tuple[dict[str, Any], tuple[MediaRef, ...]]
+"""The values of one row that JSON can hold, by column, and its pictures in the order of the columns."""
+
+_PICTURES: Final = re.compile(
+    r"(?:(?:large_)?list<\w+: )?struct<bytes: (?:large_)?binary, path: (?:large_)?string>(?: not null)?>?"
+)
+_CHUNK_ROWS: Final = 256
+_MAX_ORIGIN: Final = 1024
+
+_Locate = Callable[[int, str, int | None], InArrow | InParquet]
+"""(row, column, entry of its list) to the place of a picture."""
+
+
+def is_pictures(kind: str) -> bool:
+    """Whether a column whose type Arrow calls ``kind`` holds pictures of `datasets`, or lists of them."""
+    return _PICTURES.fullmatch(kind) is not None
+
+
+def table_rows(root: Root, path: str, *, is_arrow: bool) -> Iterator[TableRow]:
+    """The rows of the table at ``path`` in order; `SourceError` where it is damaged.
+
+    Columns of other bytes than pictures are left out. A picture that is null counts where it is an entry of a list.
+    """
+    return _arrow_rows(root, path) if is_arrow else _parquet_rows(root, path)
+
+
+def _arrow_rows(root: Root, path: str) -> Iterator[TableRow]:
+    pictures = _picture_columns(arrow_columns(root, path))
+    for number, batch in enumerate(arrow_batches(root, path)):
+        yield from _rows(path, batch, partial(InArrow, path, number), pictures)
+
+
+def _parquet_rows(root: Root, path: str) -> Iterator[TableRow]:
+    kinds = parquet_columns(root, path)
+    pictures = _picture_columns(kinds)
+
+    def is_light(leaf: str) -> bool:
+        column = next((name for name in kinds if leaf == name or leaf.startswith(f"{name}.")), "")
+        return not leaf.endswith(".bytes") if column in pictures else "binary" not in kinds.get(column, "")
+
+    for group, first, batch in parquet_batches(root, path, is_light):
+        yield from _rows(path, batch, partial(_in_parquet, path, group, first), pictures)
+
+
+def _in_parquet(path: str, group: int, first: int, row: int, column: str, item: int | None) -> InParquet:
+    return InParquet(path, group, first + row, column, item)
+
+
+def _picture_columns(kinds: Mapping[str, str]) -> frozenset[str]:
+    return frozenset(name for name, kind in kinds.items() if is_pictures(kind))
+
+
+def _rows(path: str, batch: pa.RecordBatch, locate: _Locate, pictures: frozenset[str]) -> Iterator[TableRow]:
+    kinds = {field.name: str(field.type) for field in batch.schema}
+    columns = {name: batch.column(name) for name, kind in kinds.items() if name in pictures or "binary" not in kind}
+    with arrow_damage(path):
+        for column in columns.values():
+            column.validate(full=True)
+    for start in range(0, len(batch), _CHUNK_ROWS):
+        with arrow_damage(path):
+            chunk = {name: column.slice(start, _CHUNK_ROWS) for name, column in columns.items()}
+            paths = {name: _paths(cells) for name, cells in chunk.items() if name in pictures}
+            values = {name: cells.to_pylist() for name, cells in chunk.items() if name not in pictures}
+        for row in range(min(_CHUNK_ROWS, len(batch) - start)):
+            named = {name: cells[row] for name, cells in paths.items()}
+            media = _media(path, named, partial(locate, start + row))
+            yield {name: json_value(cells[row]) for name, cells in values.items()}, media
+
+
+def _paths(cells: pa.Array) -> list[str | list[str | None] | None]:
+    """What each cell says of its picture's path; a list for a list of pictures, and an empty one for no picture."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(cells.type):
+        paths = cells.field("path").to_pylist()
+        return [path if valid else [] for path, valid in zip(paths, cells.is_valid().to_pylist(), strict=True)]
+    entries = (cell.values for cell in cells)
+    return [[] if entry is None else entry.field("path").to_pylist() for entry in entries]
+
+
+def _media(
+    table: str,
+    columns: Mapping[str, str | list[str | None] | None],
+    locate: Callable[[str, int | None], InArrow | InParquet],
+) -> tuple[MediaRef, ...]:
+    media: list[MediaRef] = []
+    for column, paths in columns.items():
+        items: list[tuple[int | None, str | None]] = (
+            list(enumerate(paths)) if isinstance(paths, list) else [(None, paths)]
+        )
+        for item, path in items:
+            origin = (path or f"{table}#{column}")[:_MAX_ORIGIN]
+            media.append(MediaRef(kind="image", parts=(locate(column, item),), origin=origin))
+    return tuple(media)

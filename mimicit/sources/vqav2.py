@@ -1,0 +1,162 @@
+"""VQAv2: a file of questions, and a file with their answers, joined by ``question_id``.
+
+The answers are those of the same ``data_subtype``, in the folder of the questions first, then the file with the most
+similar name; a test split has none, and each of its questions is a reject. The answer of a triplet is
+``multiple_choice_answer``; ``answers`` (those of all ten people), ``question_type`` and ``answer_type`` go to ``meta``.
+
+Pictures are ``COCO_{data_subtype}_{image_id:012d}.jpg``, or without the prefix as COCO 2017 has it, in the folder of
+the questions, the one above, or the root; there, or in ``images``, ``{data_subtype}`` or ``images/{data_subtype}``. The
+answers wait in a table on disk for their questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import takewhile
+from typing import Any, Final
+
+import orjson
+
+from mimicit.errors import RejectedError
+from mimicit.schema import canonical_json
+from mimicit.sources.base import InFile, Item, MediaRef, RawTriplet, Reject, SourceFormat, SourceSpec
+from mimicit.sources.disk_table import DiskTable
+from mimicit.sources.json_members import first_of_members, member_rows
+from mimicit.sources.media_names import folder_of
+from mimicit.sources.probing import usual_folders
+from mimicit.sources.root import Root
+from mimicit.sources.sniff import Head
+from mimicit.sources.text import checked_answer, checked_id, checked_meta, checked_text, shown
+
+__all__ = ["VQAV2"]
+
+_OBJECTS: Final = frozenset({"object", "lines"})  # a small object fits on one line
+_KNOWN_KEYS: Final = frozenset({"question_id", "image_id", "question"})
+_SUBTYPE: Final = "data_subtype"
+
+
+def _claim(root: Root, heads: Mapping[str, Head], *, force: bool = False) -> list[SourceSpec]:
+    answers = [path for path, head in sorted(heads.items()) if _is_about(head, "annotations")]
+    subtypes = {path: _subtype(root, path) for path in answers}
+    sources = []
+    for path, head in sorted(heads.items()):
+        if _is_about(head, "questions") or (force and head.kind in _OBJECTS and path not in answers):
+            found = _answers_of(path, _subtype(root, path), subtypes)
+            why = f"questions by question_id; {len(found)} file with their answers"
+            name = path.rpartition(".")[0] or path
+            sources.append(SourceSpec(name=name, format="vqav2", files=(path, *found), why=why))
+    return sources
+
+
+def _is_about(head: Head, name: str) -> bool:
+    return head.kind in _OBJECTS and {f"{name}[].question_id", f"{name}[].image_id"} <= head.fields.keys()
+
+
+def _subtype(root: Root, path: str) -> str:
+    value = first_of_members(root, path).get(_SUBTYPE)
+    return value if isinstance(value, str) else ""
+
+
+def _answers_of(path: str, subtype: str, subtypes: Mapping[str, str]) -> list[str]:
+    """The file with the answers to the questions at ``path``, if there is one."""
+    fitting = [other for other, known in subtypes.items() if known == subtype]
+    if not fitting:
+        return []
+    return [min(fitting, key=lambda other: (folder_of(other) != folder_of(path), -_alike(path, other), other))]
+
+
+def _alike(path: str, other: str) -> int:
+    """How many characters the names of two files have in common at their beginning."""
+    names = zip(path.rpartition("/")[2], other.rpartition("/")[2], strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], names))
+
+
+def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
+    questions, *annotations = spec.files
+    subtype = _subtype(root, questions)
+    folders = usual_folders(root, questions, "images", subtype, f"images/{subtype}")
+    with DiskTable() as answers:
+        for path in annotations:
+            yield from _read_answers(spec, root, path, answers)
+        for place, row in member_rows(root, questions, "questions"):
+            id = ""
+            try:
+                if isinstance(row, RejectedError):
+                    raise row
+                id = checked_id(row.get("question_id"), "question_id")
+                answer = answers.use(id)
+                if answer is None:
+                    raise RejectedError("empty_answer", "no annotation answers this question, as in a test split")
+                picture = _picture(root, row.get("image_id"), subtype, folders)
+                yield _triplet(row, orjson.loads(answer), picture, id=id, place=place)
+            except RejectedError as error:
+                yield spec.reject(error.reason, place=place, id=id, detail=error.detail)
+        for id, answer in answers.unused():
+            detail = "no question has the question_id of this answer"
+            place = orjson.loads(answer)["place"]
+            yield spec.reject("dangling_reference", place=place, id=id, detail=detail, scope="reference")
+
+
+VQAV2: Final = SourceFormat(claim=_claim, read=_read)
+
+
+def _read_answers(spec: SourceSpec, root: Root, path: str, answers: DiskTable) -> Iterator[Reject]:
+    for place, row in member_rows(root, path, "annotations"):
+        id = ""
+        try:
+            if isinstance(row, RejectedError):
+                raise row
+            id = checked_id(row.get("question_id"), "question_id")
+            if not answers.add(id, canonical_json({"place": place, **_answer(row)}).decode()):
+                raise RejectedError("duplicate_id", "this question was answered before; the first annotation counts")
+        except RejectedError as error:
+            yield spec.reject(error.reason, place=place, id=id, detail=error.detail, scope="reference")
+
+
+def _answer(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What is kept of one annotation."""
+    people = row.get("answers", [])
+    if not isinstance(people, list) or not all(isinstance(person, dict) for person in people):
+        raise RejectedError("malformed", f"answers must be a list of objects, not {shown(people)}")
+    kept = {key: row[key] for key in ("question_type", "answer_type") if key in row}
+    meta = checked_meta({"answers": [person.get("answer") for person in people], **kept})
+    return {"image_id": row.get("image_id"), "answer": row.get("multiple_choice_answer"), "meta": meta}
+
+
+def _triplet(
+    question: Mapping[str, Any], answer: Mapping[str, Any], picture: MediaRef, *, id: str, place: str
+) -> RawTriplet:
+    if answer["image_id"] != question.get("image_id"):
+        pictures = f"{shown(question.get('image_id'))}, but the annotation about {shown(answer['image_id'])}"
+        raise RejectedError("malformed", f"the question is about picture {pictures}")
+    text = checked_text(question.get("question"), "question")
+    if not text:
+        raise RejectedError("malformed", "the question is empty")
+    others = {key: value for key, value in question.items() if key not in _KNOWN_KEYS}
+    return RawTriplet(
+        id=id,
+        place=place,
+        media=(picture,),
+        instruction=text,
+        answer=checked_answer(answer["answer"]),
+        meta=checked_meta({**others, **answer["meta"]}),
+    )
+
+
+def _picture(root: Root, image_id: object, subtype: str, folders: tuple[str, ...]) -> MediaRef:
+    if not isinstance(image_id, int) or isinstance(image_id, bool):
+        raise RejectedError("malformed", f"image_id must be a whole number, not {shown(image_id)}")
+    try:
+        path = root.resolve(f"COCO_{subtype}_{image_id:012d}.jpg", beside=folders)
+    except RejectedError as error:
+        if error.reason != "missing_file":
+            raise
+        path = _without_prefix(root, image_id, folders, error)
+    return MediaRef(kind="image", parts=(InFile(path),), origin=path)
+
+
+def _without_prefix(root: Root, image_id: int, folders: tuple[str, ...], absent: RejectedError) -> str:
+    try:
+        return root.resolve(f"{image_id:012d}.jpg", beside=folders)
+    except RejectedError:
+        raise absent from None

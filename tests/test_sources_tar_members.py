@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import gzip
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mimicit.errors import RejectedError, SourceError
+from mimicit.sources import detect
+from mimicit.sources.base import InTar
+from mimicit.sources.reading import Reader
+from mimicit.sources.root import Root
+from mimicit.sources.tar_members import TarMember, tar_members
+from tests.factories.sources import jpeg, put
+from tests.factories.tars import packed
+
+FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
+
+
+def special(**fields: object) -> bytes:
+    """An archive of one odd member between two good ones."""
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        for name in ("first.jpg", "odd.jpg", "last.jpg"):
+            info = tarfile.TarInfo(name)
+            for field, value in fields.items() if name == "odd.jpg" else ():
+                setattr(info, field, value)
+            archive.addfile(info)
+    return data.getvalue()
+
+
+def members_of(root: Path, content: bytes) -> list[TarMember | RejectedError]:
+    put(root, "a.tar", content)
+    return list(tar_members(Root(root), "a.tar"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("tar")
+
+
+names = st.text(st.characters(codec="utf-8", exclude_characters="\0/"), min_size=1, max_size=40).filter(
+    lambda name: name not in (".", "..")
+)
+
+
+@given(st.lists(st.tuples(names, st.binary(max_size=1500)), max_size=5), st.sampled_from(FORMATS[1:]))
+def test_every_member_is_found_where_tarfile_finds_it(
+    folder: Path, members: list[tuple[str, bytes]], format: int
+) -> None:
+    content = packed([(name * 5, payload) for name, payload in members], format)  # long names need extensions
+    found = members_of(folder, content)
+    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+        truth = [TarMember(info.name, info.offset_data, info.size) for info in archive]
+    assert found == truth
+    assert [content[m.offset :][: m.size] for m in found if isinstance(m, TarMember)] == [data for _, data in members]
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"type": tarfile.SYMTYPE, "linkname": "/etc/passwd"}, "unsupported_media"),
+        ({"type": tarfile.LNKTYPE, "linkname": "first.jpg"}, "unsupported_media"),
+        ({"type": tarfile.CHRTYPE}, "unsupported_media"),
+        ({"type": tarfile.FIFOTYPE}, "unsupported_media"),
+        ({"name": "/etc/passwd"}, "outside_root"),
+        ({"name": "a/../../b.jpg"}, "outside_root"),
+        ({"name": "x" * 5000}, "malformed"),
+    ],
+)
+def test_an_odd_member_is_refused_and_the_next_one_is_found(
+    tmp_path: Path, fields: dict[str, object], reason: str
+) -> None:
+    first, odd, last = members_of(tmp_path, special(**fields))
+    assert isinstance(first, TarMember) and isinstance(last, TarMember)
+    assert (first.name, last.name) == ("first.jpg", "last.jpg")
+    assert isinstance(odd, RejectedError)
+    assert odd.reason == reason
+
+
+def test_folders_are_passed_over_and_a_sparse_file_is_refused(tmp_path: Path) -> None:
+    assert [type(member) for member in members_of(tmp_path, special(type=tarfile.DIRTYPE))] == [TarMember] * 2
+    refused = members_of(tmp_path, special(pax_headers={"GNU.sparse.major": "1"}))
+    assert len(refused) == 3  # GNU archives have no pax headers: nothing odd was written
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        info = tarfile.TarInfo("a.jpg")
+        info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.size": "9"}
+        archive.addfile(info)
+    (fault,) = members_of(tmp_path, data.getvalue())
+    assert isinstance(fault, RejectedError)
+    assert "sparse" in fault.detail
+
+
+def test_a_cut_archive_is_noticed_wherever_it_is_cut(tmp_path: Path) -> None:
+    whole = packed([("a.jpg", b"x" * 700), ("b.jpg", b"y")])
+    end = len(whole.rstrip(b"\0")) + 511
+    for length in range(1, end - 511, 128):
+        with pytest.raises(SourceError, match=r"^a\.tar: "):
+            members_of(tmp_path, whole[:length])
+    with pytest.raises(SourceError, match="cut"):
+        members_of(tmp_path, whole[: 3 * 512])  # between two members: only the missing end tells
+
+
+def test_limits(tmp_path: Path) -> None:
+    put(tmp_path, "a.tar", packed([(f"{number}.jpg", b"") for number in range(5)]))
+    assert len(list(tar_members(Root(tmp_path), "a.tar", max_members=5))) == 5
+    with pytest.raises(SourceError, match="more than 4 members"):
+        list(tar_members(Root(tmp_path), "a.tar", max_members=4))
+    huge = tarfile.TarInfo("pax")
+    huge.type, huge.size = tarfile.XHDTYPE, 2 << 20
+    with pytest.raises(SourceError, match="extended header"):
+        members_of(tmp_path, huge.tobuf() + bytes(3 << 20))
+
+
+def test_a_compressed_archive_is_named_and_left_out(tmp_path: Path) -> None:
+    put(tmp_path, "a.tar.gz", gzip.compress(packed([("a.jpg", jpeg())])))
+    with pytest.raises(SourceError, match=r"a\.tar\.gz: no tar file; unpack"):
+        list(tar_members(Root(tmp_path), "a.tar.gz"))
+    ((path, why),) = detect(Root(tmp_path)).skipped
+    assert path == "a.tar.gz"
+    assert "unpack it" in why
+
+
+def test_a_member_is_read_by_its_place_and_only_while_it_is_there(tmp_path: Path) -> None:
+    (member,) = members_of(tmp_path, packed([("a.jpg", jpeg(5))]))
+    assert isinstance(member, TarMember)
+    place = InTar("a.tar", member.offset, member.size)
+    with Reader(Root(tmp_path)) as reader:
+        assert reader.read(place) == jpeg(5)
+    wrong = [
+        (InTar("a.tar", member.offset, member.size + 1), "bad_media"),
+        (InTar("a.tar", member.offset + 512, member.size), "bad_media"),
+        (InTar("a.tar", 0, member.size), "bad_media"),
+        (InTar("a.tar", member.offset, 0), "empty_media"),
+        (InTar("b.tar", member.offset, member.size), "missing_file"),
+    ]
+    for other, reason in wrong:
+        with Reader(Root(tmp_path)) as reader, pytest.raises(RejectedError) as caught:
+            reader.read(other)
+        assert caught.value.reason == reason
+    with Reader(Root(tmp_path), max_file_bytes=100) as reader, pytest.raises(RejectedError, match="more than 100"):
+        reader.read(place)

@@ -1,0 +1,96 @@
+"""Accuracy and the baselines beside it: each can be computed by hand here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+import pytest
+
+pytest.importorskip("torch", reason="comes with the extra 'train'")
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mimicit.records import Sample
+from otter_train.evaluation import Answered, evaluate, is_right, other_pictures, question_accuracy, with_shots
+from tests.factories.train import COLOURS, Colours, image, png, sample, triplet
+
+
+def looking(samples: Iterable[Sample]) -> Iterator[tuple[Sample, str]]:
+    """A model that names the colour of the picture it is shown."""
+    names = {image(png(value)).sha256: name for name, value in COLOURS.items()}
+    for one in samples:
+        yield one, names[one.media[-1].sha256]
+
+
+def blind(samples: Iterable[Sample]) -> Iterator[tuple[Sample, str]]:
+    """A model that always says the same."""
+    for one in samples:
+        yield one, " Red. "
+
+
+def test_one_who_looks_is_told_from_one_who_does_not() -> None:
+    samples = Colours(count=12)
+    seeing = evaluate(samples, looking, baselines=True)
+    assert (seeing.accuracy, seeing.swapped_pictures) == (1.0, 0.0)
+    assert seeing.majority == seeing.question_only == 0.25
+    unseeing = evaluate(samples, blind, baselines=True)
+    assert unseeing.accuracy == unseeing.swapped_pictures == 0.25
+    assert seeing.by_source == {"test": (12, 1.0)}
+
+
+def test_the_ceilings_know_the_answers() -> None:
+    assert question_accuracy(["a", "a", "a", "b"], ["x", "X ", "y", "y"]) == 0.75
+    assert question_accuracy([""] * 4, ["x", "X ", "y", "z"]) == 0.5
+    assert question_accuracy([], []) == 0.0
+
+
+def test_no_baseline_unless_asked_and_a_limit() -> None:
+    report = evaluate(Colours(count=12), looking, limit=5)
+    assert len(report.answered) == 5
+    assert report.majority is report.question_only is report.swapped_pictures is None
+
+
+@pytest.mark.parametrize("shots", [0, 1, 5])
+def test_context_is_cut_to_the_shots_and_the_picture_stays(shots: int) -> None:
+    whole = Colours().get(0)
+    left = with_shots(whole, shots)
+    assert len(left.context) == min(shots, 1)
+    assert left.media == whole.media and left.triplets[0].media == (0,)
+
+
+def test_documents_ask_nothing_and_are_counted() -> None:
+    document = sample(triplet("", "some text", relation="document"))
+    report = evaluate([document, Colours().get(0)], looking)
+    assert (report.skipped, len(report.answered)) == (1, 1)
+    assert report.answered[0].position == 1
+
+
+@pytest.mark.parametrize(("answer", "truth", "right"), [("Yes.", "yes", True), (" no", "no", True), ("n", "no", False)])
+def test_capitals_and_a_final_stop_do_not_matter(answer: str, truth: str, right: bool) -> None:
+    assert is_right(answer, truth) is right
+
+
+def answered(position: int, kinds: str, content: int) -> Answered:
+    media = tuple((kind, (f"{content}",)) for kind in kinds)
+    return Answered(position=position, id="", source="", origin="", media=media, question="", answer="", truth="")
+
+
+@given(st.lists(st.tuples(st.sampled_from(["", "i", "ii", "v"]), st.integers(0, 6)), max_size=40))
+def test_swapped_pictures_are_never_ones_own(drawn: list[tuple[str, int]]) -> None:
+    every = [answered(position, kinds, content) for position, (kinds, content) in enumerate(drawn)]
+    pairs = other_pictures(every)
+    for mine, other in pairs:
+        assert drawn[mine][0] == drawn[other][0] != ""
+        assert drawn[mine][1] != drawn[other][1]
+    assert len({mine for mine, _ in pairs}) == len({other for _, other in pairs}) == len(pairs)
+    for kinds in ("i", "ii", "v"):
+        contents = [content for kind, content in drawn if kind == kinds]
+        if contents and 2 * max(map(contents.count, contents)) <= len(contents):
+            assert sum(drawn[mine][0] == kinds for mine, _ in pairs) == len(contents)
+
+
+def test_without_any_other_picture_there_is_no_such_baseline() -> None:
+    same = [replace(Colours().get(0), id=str(number)) for number in range(4)]
+    assert evaluate(same, looking, baselines=True).swapped_pictures is None

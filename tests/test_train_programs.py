@@ -1,0 +1,149 @@
+"""The three programs as a user runs them: train, stop, go on, ask, evaluate; on shards that mimicit built."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import orjson
+import pytest
+
+pytest.importorskip("torch", reason="comes with the extra 'train'")
+
+from click.testing import CliRunner, Result
+
+from mimicit.build import BuildConfig, build_shards
+from mimicit.build.engine import LocalEngine
+from otter_train.__main__ import main
+from otter_train.evaluate import main as evaluate
+from otter_train.generate import main as generate
+from tests.factories import raw as make
+
+FAST = ["--max-steps", "3", "--batch-size", "2", "--max-tokens", "64", "--log-every", "1", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Raw data, shards, and a finished run of three steps."""
+    place = tmp_path_factory.mktemp("programs")
+    make.add_manifest(place / "raw", pictures=4)
+    make.clip(place / "clip.mp4")
+    build_shards(place / "raw", place / "shards", BuildConfig(), engine=LocalEngine(1))
+    result = CliRunner().invoke(main, ["--shards", str(place / "shards"), "--out", str(place / "run"), *FAST])
+    assert result.exit_code == 0, result.output
+    (place / "output.txt").write_text(result.output)
+    return place
+
+
+def picture(place: Path) -> Path:
+    return next(path for path in sorted((place / "raw").rglob("*")) if path.suffix in (".jpg", ".png"))
+
+
+def run(command: object, *arguments: object) -> Result:
+    return CliRunner().invoke(command, [str(argument) for argument in arguments])  # type: ignore[arg-type]
+
+
+def test_it_says_first_what_it_trains_and_last_what_to_do_next(place: Path) -> None:
+    lines = (place / "output.txt").read_text().splitlines()
+    assert "tiny preset" in lines[0] and "--preset otter-9b --language-model PATH --vision-model PATH" in lines[0]
+    assert [line.split()[1] for line in lines if line.startswith("step ")] == ["1/3", "2/3", "3/3"]
+    assert "python -m otter_train.generate --checkpoint" in lines[-1]
+    names = sorted(path.name for path in (place / "run").iterdir())
+    assert names == ["checkpoint-00000003", "loss.png", "metrics.csv"]
+
+
+def test_the_same_command_again_has_nothing_to_do(place: Path) -> None:
+    result = run(main, "--shards", place / "shards", "--out", place / "run", *FAST)
+    assert result.exit_code == 0 and "step 3 of 3" in result.output
+
+
+def test_other_options_are_refused_by_name(place: Path) -> None:
+    result = run(main, "--shards", place / "shards", "--out", place / "run", *FAST, "--lr", "0.5")
+    assert result.exit_code == 2 and "lr was" in result.output and result.output.count("\n") == 1
+
+
+def test_shards_that_are_none_are_refused(place: Path) -> None:
+    result = run(main, "--shards", place / "raw", "--out", place / "never", *FAST)
+    assert result.exit_code == 1 and "manifest.json" in result.output
+
+
+@pytest.mark.parametrize("where", ["run", "run/checkpoint-00000003"])
+def test_a_question_about_a_picture_is_answered(place: Path, where: str) -> None:
+    asked = ["--image", picture(place), "--prompt", "What is this?", "--max-new-tokens", 4]
+    examples = ["--context-image", picture(place), "--context-prompt", "What?", "--context-answer", "a thing"]
+    result = run(generate, "--checkpoint", place / where, *asked, *examples, "--json")
+    assert result.exit_code == 0, result.output
+    value = orjson.loads(result.output)
+    assert set(value) == {"answer", "checkpoint", "prompt", "step"} and value["step"] == 3
+
+
+def test_a_question_about_a_clip_is_answered(place: Path) -> None:
+    arguments = ["--checkpoint", place / "run", "--video", place / "clip.mp4", "--prompt", "What moves?"]
+    result = run(generate, *arguments, "--frames", 3, "--max-new-tokens", 2)
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--image", "nowhere.jpg"], "nowhere.jpg"),
+        (["--image", "a", "--video", "b"], "not both"),
+        (["--context-image", "a.jpg"], "each example needs one of each"),
+        (["--context-prompt", "q", "--context-answer", "a"], "each example needs one of each"),
+    ],
+)
+def test_a_question_that_cannot_be_asked_is_one_line(place: Path, arguments: list[str], message: str) -> None:
+    result = run(generate, "--checkpoint", place / "run", "--prompt", "q", *arguments)
+    assert result.exit_code == 2 and message in result.output and result.output.count("\n") == 1
+
+
+def test_a_special_token_in_a_question_is_refused(place: Path) -> None:
+    result = run(generate, "--checkpoint", place / "run", "--prompt", "<image>?")
+    assert result.exit_code == 2 and "<image>" in result.output
+
+
+def test_evaluation_prints_a_table_and_json(place: Path) -> None:
+    common = ["--checkpoint", place / "run", "--shards", place / "shards", "--shots", 0, "--max-new-tokens", 2]
+    text = run(evaluate, *common, "--baselines", "--limit", 6)
+    assert text.exit_code == 0, text.output
+    assert "exact answers to 6 queries with 0 shots" in text.output and "never looks" in text.output
+    value = orjson.loads(run(evaluate, *common, "--json").output)
+    assert value["queries"] == len(value["answers"]) == 12
+    assert value["accuracy"] == sum(one["is_right"] for one in value["answers"]) / 12
+    assert value["baselines"] == {"majority": None, "question_only": None, "swapped_pictures": None}
+
+
+def test_a_signal_writes_a_checkpoint_and_the_same_command_goes_on(place: Path) -> None:
+    command = [sys.executable, "-m", "otter_train", "--shards", str(place / "shards"), "--out", str(place / "stopped")]
+    command += ["--batch-size", "2", "--max-tokens", "64", "--log-every", "1", "--device", "cpu"]
+    command += ["--max-steps", "400", "--epochs", "1000", "--workers", "1"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith("step "):
+            os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: the loader's workers get it too
+            break
+    lines += process.stdout.readlines()
+    assert process.wait(timeout=60) == 1
+    assert "the same command goes on from there" in lines[-1]
+    (checkpoint,) = (place / "stopped").glob("checkpoint-*")
+    step = int(checkpoint.name.split("-")[1])
+    assert 1 <= step < 400
+    started = time.monotonic()
+    again = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert again.stdout is not None
+    for line in again.stdout:
+        if line.startswith("step "):
+            again.send_signal(signal.SIGTERM)
+            break
+    assert line.startswith(f"step {step + 1}/400")
+    again.communicate(timeout=60)
+    assert again.returncode == 1 and time.monotonic() - started < 120

@@ -1,0 +1,183 @@
+"""The loop: resuming, splitting a batch and preparing it elsewhere change nothing; and it learns."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch", reason="comes with the extra 'train'")
+
+import torch
+import torch.multiprocessing
+
+from mimicit.errors import TrainError, UsageError
+from otter_train.checkpoint import latest_checkpoint, load_weights
+from otter_train.config import RunOptions, resolve
+from otter_train.data import OrderedSamples
+from otter_train.metrics import Console
+from otter_train.model import PRESETS
+from otter_train.train import Outcome, total_steps, train
+from tests.factories.train import COLOURS, MINUTE_MODEL, Colours
+
+
+@pytest.fixture(autouse=True)
+def minute_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PRESETS, "tiny", MINUTE_MODEL)
+
+
+RECIPE: dict[str, Any] = {"batch_size": 4, "epochs": 100, "max_steps": 20, "lr": 3e-3, "warmup": 0.1}
+
+
+def run(
+    folder: Path,
+    *,
+    samples: OrderedSamples | None = None,
+    stop_after: int | None = None,
+    workers: int = 0,
+    accumulate: int = 1,
+    resume: bool = True,
+    log_every: int = 1,
+    **recipe: Any,
+) -> Outcome:
+    """Train on coloured squares; ``stop_after`` asks it to stop after so many steps, as a signal would."""
+    steps = iter(range(1, 1_000_000))
+    return train(
+        resolve("tiny", **{**RECIPE, **recipe}),
+        Colours() if samples is None else samples,
+        folder,
+        options=RunOptions(
+            workers=workers, accumulate=accumulate, resume=resume, save_every=0, log_every=log_every, device="cpu"
+        ),
+        console=Console(io.StringIO()),
+        should_stop=lambda: next(steps) == stop_after,
+    )
+
+
+def losses(outcome: Outcome) -> list[float]:
+    return [row.loss for row in outcome.rows]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    checkpoint = latest_checkpoint(folder)
+    assert checkpoint is not None
+    return load_weights(checkpoint)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path, workers: int) -> None:
+    whole = run(tmp_path / "whole")
+    stopped = run(tmp_path / "parts", stop_after=10, workers=workers)
+    assert (stopped.step, stopped.finished) == (10, False)
+    torch.manual_seed(123)  # whatever else this process does in between
+    resumed = run(tmp_path / "parts", workers=workers)
+    assert resumed.finished and len(resumed.rows) == 20
+    assert losses(resumed) == losses(whole)
+    first, second = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_resuming_at_any_step_gives_the_same_end(tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole", max_steps=6)
+    for step in range(1, 6):
+        folder = tmp_path / f"stopped-{step}"
+        run(folder, max_steps=6, stop_after=step)
+        assert losses(run(folder, max_steps=6)) == losses(whole)
+
+
+def test_lines_of_the_log_do_not_depend_on_how_often_they_are_written(tmp_path: Path) -> None:
+    each = losses(run(tmp_path / "each", max_steps=6))
+    rarely = run(tmp_path / "rarely", max_steps=6, log_every=4)
+    assert [row.step for row in rarely.rows] == [4, 6]
+    assert rarely.rows[0].loss == pytest.approx(sum(each[:4]) / 4, rel=0.2)
+    assert min(each[:4]) <= rarely.rows[0].loss <= max(each[:4])
+
+
+@pytest.mark.parametrize("accumulate", [2, 3, 4])
+def test_forward_passes_share_a_batch_without_changing_its_gradient(tmp_path: Path, accumulate: int) -> None:
+    whole = run(tmp_path / "whole", max_steps=4)
+    split = run(tmp_path / "split", max_steps=4, accumulate=accumulate)
+    assert losses(split) == pytest.approx(losses(whole), rel=1e-4)
+
+
+def test_it_learns_what_colour_a_square_has(tmp_path: Path) -> None:
+    outcome = run(tmp_path, max_steps=120, batch_size=8, log_every=20)
+    without_looking = math.log(len(COLOURS)) / 5  # of the five labels of a sample only the colour is left to guess
+    assert losses(outcome)[-1] < 0.6 * without_looking
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 1 + len(outcome.rows)
+
+
+def test_another_seed_is_another_run(tmp_path: Path) -> None:
+    assert losses(run(tmp_path / "0", max_steps=2)) != losses(run(tmp_path / "1", max_steps=2, seed=1))
+
+
+def test_the_last_step_takes_what_is_left_of_the_epochs(tmp_path: Path) -> None:
+    config = resolve("tiny", batch_size=5, epochs=1, max_steps=0)
+    assert total_steps(config, 12) == 3
+    outcome = run(tmp_path, batch_size=5, epochs=1, max_steps=0, accumulate=4)
+    assert (outcome.step, outcome.rows[-1].samples) == (3, 12)
+
+
+def test_a_finished_run_stays_as_it_is(tmp_path: Path) -> None:
+    first = run(tmp_path, max_steps=2)
+    before = {path.name: path.stat().st_mtime_ns for path in first.checkpoint.iterdir()}
+    again = run(tmp_path, max_steps=2)
+    assert again.finished and again.checkpoint == first.checkpoint
+    assert {path.name: path.stat().st_mtime_ns for path in first.checkpoint.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lr": 0.5}, "lr was 0.003, is 0.5"),
+        ({"max_tokens": 99, "seed": 7}, "max_tokens was 256, is 99; seed was 0, is 7"),
+        ({"samples": Colours(fingerprint="other")}, "other shards"),
+        ({"resume": False}, "checkpoint-00000002"),
+    ],
+)
+def test_what_does_not_belong_to_the_run_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    run(tmp_path, max_steps=2)
+    with pytest.raises(UsageError, match=re.escape(message)):
+        run(tmp_path, max_steps=2, **change)
+
+
+def test_a_loss_that_is_no_number_ends_the_run_before_it_is_saved(tmp_path: Path) -> None:
+    with pytest.raises(TrainError, match="loss is nan"):
+        run(tmp_path, lr=1e30, clip=0.0, max_steps=10)
+    assert latest_checkpoint(tmp_path) is None
+
+
+def test_a_damaged_picture_names_its_sample(tmp_path: Path) -> None:
+    with pytest.raises(TrainError, match="sample-3"):
+        run(tmp_path, samples=Colours(broken=3))
+
+
+def test_no_sample_at_all_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no sample"):
+        run(tmp_path, samples=Colours(count=0))
+
+
+def _one_of_two(rank: int, folder: str, port: int) -> None:
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+    run(Path(folder), max_steps=3)
+
+
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    port = 20_000 + os.getpid() % 20_000
+    torch.multiprocessing.start_processes(  # type: ignore[no-untyped-call]
+        _one_of_two, (str(tmp_path / "two"), port), nprocs=2, start_method="fork"
+    )
+    alone = run(tmp_path / "one", max_steps=3)
+    lines = (tmp_path / "two" / "metrics.csv").read_text().splitlines()[1:]
+    assert [float(line.split(",")[2]) for line in lines] == pytest.approx(losses(alone), rel=1e-4)
+    together, single = weights(tmp_path / "two"), weights(tmp_path / "one")
+    for name, value in single.items():
+        torch.testing.assert_close(together[name], value, rtol=1e-3, atol=1e-4)
