@@ -8,6 +8,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := .demo
+# open_clip needs torchvision, which loads only beside the torch that it was built for; raise both together.
+TORCH := torch==2.14.1 torchvision==0.29.2
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -42,7 +44,7 @@ bench: $(READY)
 constraints:
 	rm -rf $(VENV)-new
 	$(PYTHON) -m venv $(VENV)-new
-	$(VENV)-new/bin/pip install --quiet '.[train,dev]'
+	$(VENV)-new/bin/pip install --quiet '.[train,dev]' $(TORCH)
 	(echo '# Exact versions that are tested together; made by make constraints.'; \
 	 $(VENV)-new/bin/pip freeze --exclude mimicit --exclude pip --exclude setuptools) > constraints.txt
 	rm -rf $(VENV)-new

@@ -103,7 +103,7 @@ PRESETS: Final[dict[str, dict[str, Any]]] = {
         "lr": 5e-4,  # at 1e-3 it learns to see colours but never to compare them with the question
         "warmup": 0.05,
         "max_tokens": 256,
-        "max_steps": 1800,
+        "max_steps": 1400,
         "precision": "float32",
     },
 }

@@ -136,7 +136,7 @@ def batches(
         batch_size=None,
         num_workers=workers,
         pin_memory=pin_memory,
-        worker_init_fn=_ignore_interrupts,
+        worker_init_fn=_leave_signals_to_the_trainer,
     )
     for batch in loader:
         if isinstance(batch, MimicitError):
@@ -176,6 +176,7 @@ def _pad(rows: Sequence[Sequence[int]], value: int, left: bool) -> Tensor:
     return torch.tensor([[*extra, *row] if left else [*row, *extra] for row, extra in zip(rows, fill, strict=True)])
 
 
-def _ignore_interrupts(worker: int) -> None:
-    """Ctrl-C reaches the whole process group; only the trainer may act on it, or the last checkpoint has no data."""
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    """Ctrl-C and batch systems signal all processes at once; without its workers the trainer could not end in order."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -77,7 +77,7 @@ def test_a_cut_prompt_fits_and_keeps_its_answer_and_its_pictures_in_step(drawn: 
     try:
         encoded = encoder.encode(drawn)
     except TrainError as error:
-        assert "--max-tokens" in str(error)
+        assert "--max-tokens" in str(error)  # noqa: PT017 - whether it fits at all depends on the sample
         return
     assert len(encoded.ids) <= max_tokens
     assert encoded.ids.count(SPECIAL.image) == len(encoded.sample.media)
