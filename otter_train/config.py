@@ -6,7 +6,7 @@ annealing, clipping at 1.0. ``tiny`` trains every weight from scratch on two CPU
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
@@ -67,7 +67,10 @@ class RunConfig:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> RunConfig:
-        """Inverse of `to_json`; `UsageError` where a value breaks a rule."""
+        """Inverse of `to_json`; `UsageError` where a value breaks a rule, or a field is unknown here."""
+        unknown = value.keys() - {field.name for field in fields(cls)}
+        if unknown:
+            raise UsageError(f"the run was configured by another version, with {', '.join(sorted(unknown))}")
         return cls(**value)
 
 

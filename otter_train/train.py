@@ -101,11 +101,14 @@ def train(
     """
     checkpoint = _checkpoint_to_resume(config, samples, run, options)
     session = _begin(config, samples, run, options, console, checkpoint)
-    step, window, cut = session.first, _Window(session.device), Cut()
+    step, window = session.first, _Window(session.device)
+    cut, unlabelled = Cut(), 0
     saved = checkpoint.folder if checkpoint else run
     for group in _groups(session):
+        result = _step(session, step, group)
+        window.add(result)
         cut = reduce(Cut.plus, (batch.cut for batch in group if batch is not None), cut)
-        window.add(_step(session, step, group))
+        unlabelled += result.labelled == 0
         step += 1
         (stopping,) = session.world.sum_numbers(int(should_stop()))
         saving = bool(stopping) or step == session.total or _is_multiple(step, options.save_every)
@@ -116,11 +119,7 @@ def train(
             saved = _save(session, step)
         if stopping:
             break
-    if any(cut):
-        session.console.say(
-            f"cut to fit --max-tokens {config.max_tokens}: {cut.context_triplets} context triplets, "
-            f"{cut.instructions} instructions, {cut.answers} answers"
-        )
+    _say_what_was_left_out(session, Cut(*session.world.sum_numbers(*cut)), unlabelled)
     return Outcome(step=step, total=session.total, checkpoint=saved, rows=tuple(session.table.rows))
 
 
@@ -324,6 +323,16 @@ def _save(session: _Session, step: int) -> Path:
         draw_loss(session.table.rows, run / "loss.png")
     session.world.wait()
     return saved
+
+
+def _say_what_was_left_out(session: _Session, cut: Cut, unlabelled: int) -> None:
+    if any(cut):
+        session.console.say(
+            f"cut to fit --max-tokens {session.config.max_tokens}: {cut.context_triplets} context triplets, "
+            f"{cut.instructions} instructions, {cut.answers} answers"
+        )
+    if unlabelled:
+        session.console.say(f"{unlabelled} steps had nothing to learn from and changed nothing")
 
 
 def _is_multiple(step: int, every: int) -> bool:

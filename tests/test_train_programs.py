@@ -116,25 +116,13 @@ def test_evaluation_prints_a_table_and_json(place: Path) -> None:
     assert value["baselines"] == {"majority": None, "question_only": None, "swapped_pictures": None}
 
 
-def test_a_signal_writes_a_checkpoint_and_the_same_command_goes_on(place: Path) -> None:
-    command = [sys.executable, "-m", "otter_train", "--shards", str(place / "shards"), "--out", str(place / "stopped")]
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_a_signal_writes_a_checkpoint(place: Path, number: signal.Signals) -> None:
+    out = place / number.name
+    command = [sys.executable, "-m", "otter_train", "--shards", str(place / "shards"), "--out", str(out)]
     command += ["--batch-size", "2", "--max-tokens", "64", "--log-every", "1", "--device", "cpu"]
     command += ["--max-steps", "400", "--epochs", "1000", "--workers", "1"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    code, lines = stopped_at_its_first_step(command, environment, signal.SIGINT)
-    assert code == 1 and "the same command goes on from there" in lines[-1]
-    (checkpoint,) = (place / "stopped").glob("checkpoint-*")
-    step = int(checkpoint.name.split("-")[1])
-    assert 1 <= step < 400
-    code, lines = stopped_at_its_first_step(command, environment, signal.SIGTERM)
-    assert code == 1
-    assert next(line for line in lines if line.startswith("step ")).startswith(f"step {step + 1}/400")
-
-
-def stopped_at_its_first_step(
-    command: list[str], environment: dict[str, str], number: signal.Signals
-) -> tuple[int, list[str]]:
-    """Send the signal to the whole process group, as Ctrl-C does: the loader's workers get it too."""
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, start_new_session=True, env=environment
     ) as process:
@@ -143,7 +131,10 @@ def stopped_at_its_first_step(
         for line in process.stdout:
             lines.append(line)
             if line.startswith("step "):
-                os.killpg(process.pid, number)
+                os.killpg(process.pid, number)  # as Ctrl-C does: the loader's worker gets it too
                 break
         lines += process.stdout.readlines()
-        return process.wait(timeout=60), lines
+        assert process.wait(timeout=60) == 1
+    assert "the same command goes on from there" in lines[-1]
+    (checkpoint,) = out.glob("checkpoint-*")
+    assert 1 <= int(checkpoint.name.split("-")[1]) < 400
