@@ -18,6 +18,7 @@ import pytest
 from mimicit.build import BuildConfig, build_shards
 from mimicit.build.engine import LocalEngine
 from mimicit.errors import SourceError
+from mimicit.loading import load
 from mimicit.schema import validate
 from mimicit.shards.verify import verify_folder
 from tests.factories import raw as make
@@ -143,6 +144,23 @@ def test_an_image_count_mismatch_is_a_reject(tmp_path: Path) -> None:
     source, _ = build(tmp_path)
     assert source["rejected"]["placeholder_mismatch"] >= 1
     assert source["out"] == 1
+
+
+def test_llava_s_ids_name_the_picture_and_may_repeat(tmp_path: Path) -> None:
+    """LLaVA-Instruct-150K has three talks about one picture, all with the id of the picture."""
+    folder = tmp_path / "raw"
+    make.add_llava(folder, talks=2)
+    path = folder / "llava_tiny" / "llava_instruct.json"
+    rows = json.loads(path.read_text())
+    rows[1]["id"], rows[1]["image"] = rows[0]["id"], rows[0]["image"]
+    path.write_text(json.dumps([*rows, rows[0]]))
+    source, rejects = build(tmp_path)
+    assert (source["in"], source["out"], source["rejected"]) == (10, 7, {"duplicate_id": 3})
+    assert all(reject["locator"].endswith("[3]") for reject in rejects)
+    by_id = {sample.id: sample for sample in load(tmp_path / "out")}
+    again = by_id["000000000000_2~2"]
+    assert [triplet.id for triplet in again.triplets] == [f"000000000000_{turn}~2" for turn in range(3)]
+    assert [triplet.instruction for triplet in again.triplets] == [f"Question 1.{turn}?" for turn in range(3)]
 
 
 def test_an_unknown_picture_id_is_a_reject(tmp_path: Path) -> None:

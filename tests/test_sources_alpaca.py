@@ -47,10 +47,10 @@ def test_the_published_record(tmp_path: Path, as_lines: bool) -> None:
 
 def test_the_history_is_the_same_conversation(tmp_path: Path) -> None:
     found = triplets_of(read(tmp_path, RECORD | {"id": 7, "history": [["Hi.", "Hello."], ["Well?", "Yes."]]}))
-    assert [(t.id, t.instruction, t.conversation, t.turn) for t in found] == [
-        ("7_0", "Hi.", "7", 0),
-        ("7_1", "Well?", "7", 1),
-        ("7_2", "Add the numbers.\n1 and 2", "7", 2),
+    assert [(t.id, t.instruction, t.conversation == t.place, t.turn) for t in found] == [
+        ("7_0", "Hi.", True, 0),
+        ("7_1", "Well?", True, 1),
+        ("7_2", "Add the numbers.\n1 and 2", True, 2),
     ]
 
 

@@ -62,8 +62,8 @@ def test_the_published_record(root: Path, as_lines: bool) -> None:
     first, second = triplets_of(items_of(root))
     place = "llava_instruct_150k.json:1" if as_lines else "llava_instruct_150k.json[0]"
     assert [(t.id, t.place, t.conversation, t.turn) for t in (first, second)] == [
-        ("000000033471_0", place, "000000033471", 0),
-        ("000000033471_1", place, "000000033471", 1),
+        ("000000033471_0", place, place, 0),
+        ("000000033471_1", place, place, 1),
     ]
     assert first.instruction == "What are the colors of the bus in the image?"
     assert first.answer == "The bus in the image is white and red."

@@ -71,9 +71,9 @@ def test_videochat2_is_a_conversation_about_one_clip(root: Path, as_lines: bool)
     (put_lines if as_lines else put)(root, "train.json", [TALK | {"id": "t", "source": "x"}])
     assert one_source(root).format == "videochat2"
     first, second = triplets_of(items_of(root))
-    assert [(t.id, t.instruction, t.answer, t.conversation, t.turn) for t in (first, second)] == [
-        ("t_0", "Look closely.\nWhat?", "A cat.", "t", 0),
-        ("t_1", "Then?", "No.", "t", 1),
+    assert [(t.id, t.instruction, t.answer, t.conversation == t.place, t.turn) for t in (first, second)] == [
+        ("t_0", "Look closely.\nWhat?", "A cat.", True, 0),
+        ("t_1", "Then?", "No.", True, 1),
     ]
     assert first.media == second.media
     assert (first.media[0].kind, first.media[0].origin) == ("video", "a b.mp4")

@@ -100,9 +100,11 @@ def test_where_the_text_may_be(tmp_path: Path) -> None:
     assert found["described"].meta == {"answer_type": "x"}
     assert (found["asked"].instruction, found["asked"].related) == ("What?", ("text",))
     assert found["asked"].meta == {"license": "CC0"}
-    assert [(t.instruction, t.conversation, t.turn, len(t.media)) for id, t in found.items() if "told" in id] == [
-        ("What is it?", "told", 0, 1),
-        ("Where?", "told", 1, 1),
+    assert [
+        (t.instruction, t.conversation == t.place, t.turn, len(t.media)) for id, t in found.items() if "told" in id
+    ] == [
+        ("What is it?", True, 0, 1),
+        ("Where?", True, 1, 1),
     ]
     assert found["told_0"].meta == {"split": "x"}
 

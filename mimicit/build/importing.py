@@ -6,6 +6,7 @@ held in memory but one batch of rows.
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -110,12 +111,30 @@ def _add_triplet(catalog: Catalog, source: int, spec: SourceSpec, triplet: RawTr
         catalog.add_reject(source, reject)
         return
     try:
+        if _insert(catalog, source, triplet, triplet.id):
+            return
+        if SOURCES[spec.format].ids_repeat and not _says_the_same(catalog, source, triplet, triplet.id):
+            for number in itertools.count(2):
+                id = f"{triplet.id}~{number}"
+                if _insert(catalog, source, triplet, id):
+                    return
+                if _says_the_same(catalog, source, triplet, id):
+                    break
+        detail = "this id was used before in the source; the first record keeps it"
+        catalog.add_reject(source, spec.reject("duplicate_id", place=triplet.place, id=triplet.id, detail=detail))
+    except SchemaError as error:
+        catalog.add_reject(source, spec.reject("malformed", place=triplet.place, id=triplet.id, detail=str(error)))
+
+
+def _insert(catalog: Catalog, source: int, triplet: RawTriplet, id: str) -> bool:
+    """Store ``triplet`` under ``id``; false where the id is taken."""
+    try:
         catalog.db.execute(
             "INSERT INTO triplet(source, id, place, instruction, answer, conversation, turn, is_query, related, meta,"
             " refs, parts) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 source,
-                triplet.id,
+                id,
                 triplet.place,
                 triplet.instruction,
                 triplet.answer,
@@ -124,15 +143,24 @@ def _add_triplet(catalog: Catalog, source: int, spec: SourceSpec, triplet: RawTr
                 triplet.is_query,
                 orjson.dumps(triplet.related).decode(),
                 canonical_json(dict(triplet.meta)),
-                canonical_json([ref_to_json(ref) for ref in triplet.media]).decode(),
+                _refs_json(triplet),
                 canonical_json(triplet.parts).decode(),
             ),
         )
     except sqlite3.IntegrityError:
-        detail = "this id was used before in the source; the first record keeps it"
-        catalog.add_reject(source, spec.reject("duplicate_id", place=triplet.place, id=triplet.id, detail=detail))
-    except SchemaError as error:
-        catalog.add_reject(source, spec.reject("malformed", place=triplet.place, id=triplet.id, detail=str(error)))
+        return False
+    return True
+
+
+def _says_the_same(catalog: Catalog, source: int, triplet: RawTriplet, id: str) -> bool:
+    row = catalog.db.execute(
+        "SELECT instruction, answer, refs FROM triplet WHERE source = ? AND id = ?", (source, id)
+    ).fetchone()
+    return bool(row == (triplet.instruction, triplet.answer, _refs_json(triplet)))
+
+
+def _refs_json(triplet: RawTriplet) -> str:
+    return canonical_json([ref_to_json(ref) for ref in triplet.media]).decode()
 
 
 def _add_picture(catalog: Catalog, source: int, spec: SourceSpec, picture: Picture) -> None:

@@ -230,7 +230,10 @@ class SourceFormat:
     """How one published format is found and read.
 
     ``read(spec, root)`` streams the items; it raises `SourceError` where a file is unreadable as a whole.
+    With ``ids_repeat``, published ids name the picture and not the record: equal ids of different records are then told
+    apart by a number (``x``, ``x~2``, ...), and only a record that says the same again is a duplicate.
     """
 
     claim: Claim
     read: Callable[[SourceSpec, Root], Iterator[Item]]
+    ids_repeat: bool = False

@@ -66,7 +66,7 @@ def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
                 yield from _triplets(spec, root, record, turns, id=id, place=place, folder=folder_of(path))
 
 
-LLAVA: Final = SourceFormat(claim=_claim, read=_read)
+LLAVA: Final = SourceFormat(claim=_claim, read=_read, ids_repeat=True)
 
 
 def _triplets(

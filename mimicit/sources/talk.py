@@ -96,7 +96,7 @@ def talk_triplets(
                 media=shown_last,
                 instruction=instruction_or_caption(question, turn_id, new),
                 answer=checked_answer(turn.answer),
-                conversation=id,
+                conversation=place,  # ids of talks repeat: LLaVA's name the picture
                 turn=number,
                 meta=meta,
             )
