@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from types import FrameType
 from typing import Any, get_args
@@ -73,8 +74,8 @@ def main(shards: Path, out: Path, preset: str | None, **given: Any) -> None:
     4, 6 epochs, cosine schedule with 1% warm-up, clipping at 1.0. Start it with torchrun to use many GPUs. Ctrl-C
     writes a checkpoint; the same command goes on from it.
     """
-    options = RunOptions(**{name: given.pop(name) for name in RunOptions.__dataclass_fields__})
     with errors_on_one_line():
+        options = RunOptions(**{field.name: given.pop(field.name) for field in fields(RunOptions)})
         sys.exit(_train(resolve(preset, **given), options, shards, out, chosen=preset is not None))
 
 

@@ -111,8 +111,16 @@ def test_help_does_not_load_torch() -> None:
         assert result.exit_code == 0
 
 
-def test_wrong_use_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
-    result = CliRunner().invoke(main, ["--shards", str(tmp_path), "--preset", "otter-9b"])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--preset", "otter-9b"], "--language-model PATH"),
+        (["--workers", "-1"], "--workers -1"),
+        (["--lr", "0"], "--lr"),
+    ],
+)
+def test_wrong_use_is_one_line_and_exit_code_2(tmp_path: Path, arguments: list[str], message: str) -> None:
+    result = CliRunner().invoke(main, ["--shards", str(tmp_path), *arguments])
     assert result.exit_code == 2
     assert result.output.count("\n") == 1
-    assert "--language-model PATH" in result.output
+    assert message in result.output
