@@ -46,7 +46,7 @@ SMALL = BuildConfig(shard_bytes=64 * 1024)  # several shards from little data
 
 def test_the_folder_is_complete_sound_and_balanced(shards: Path) -> None:
     manifest = read_manifest(shards)
-    names = {"index.parquet", "rejects.parquet", "manifest.json", "README.md", "contact-sheet.jpg"}
+    names = {"index.parquet", "media.parquet", "rejects.parquet", "manifest.json", "README.md", "contact-sheet.jpg"}
     assert {path.name for path in shards.iterdir()} == names | {shard["name"] for shard in manifest["shards"]}
     assert list(verify_folder(shards)) == []
     assert len(manifest["shards"]) > 1

@@ -62,7 +62,7 @@ CREATE TABLE IF NOT EXISTS medium(
     done INTEGER NOT NULL DEFAULT 0,
     content TEXT,            -- identifies the stored bytes; NULL: rejected
     media BLOB,              -- the Media as JSON
-    blob INTEGER, offset INTEGER, sizes TEXT,
+    file TEXT, offsets TEXT, sizes TEXT,  -- where its stored files lie, relative to the work folder
     width INTEGER, height INTEGER, bytes INTEGER,  -- of the original
     fingerprint BLOB,        -- of how it looks, where pictures are compared
     reason TEXT, detail TEXT

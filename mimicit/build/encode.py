@@ -2,12 +2,13 @@
 
 So a picture that stands in many samples is decoded once, and a record whose picture is broken is known to be a reject
 before it could become somebody's context (see `mimicit.build.settle`). The bytes go to blob files in the work folder,
-one per task; tasks are cut by number and kind of media, never by worker, and a finished task is not run again.
+one per task, and a finished task is not run again.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -25,11 +26,11 @@ from mimicit.media import EncodedMedia, MediaOptions, encode_frames, encode_imag
 from mimicit.media.fingerprint import fingerprint
 from mimicit.schema import canonical_json
 from mimicit.shards.files import publish
-from mimicit.sources.base import InFile, MediaRef
+from mimicit.sources.base import MediaRef
 from mimicit.sources.reading import Reader
 from mimicit.sources.root import Root
 
-__all__ = ["blob_path", "encode_media"]
+__all__ = ["encode_media"]
 
 _TASK_COST: Final = 128  # pictures per task
 _VIDEO_COST: Final = 8
@@ -45,6 +46,7 @@ class _Task:
     options: MediaOptions
     compare: bool
     media: tuple[tuple[int, str], ...]
+    blob: str  # the file's name, relative to ``work``
     broken: Mapping[int, tuple[str, str]] = field(default_factory=dict)  # (reason, detail) of what kills a worker
 
 
@@ -63,11 +65,6 @@ class _Stored:
     detail: str | None = None
 
 
-def blob_path(work: Path, number: int) -> Path:
-    """The blob file whose first medium is ``number``."""
-    return work / "media" / f"{number:012d}.bin"
-
-
 def encode_media(
     catalog: Catalog,
     root: Root,
@@ -80,49 +77,60 @@ def encode_media(
 ) -> None:
     """Encode all media that are not encoded yet, and note the results; ``compare`` also notes how pictures look."""
     (work / "media").mkdir(exist_ok=True)
-    tasks = list(_tasks(catalog, root, work, options, compare))
+    tasks = _tasks(catalog, root, work, options, compare)
     results = engine.run(_encode_task, tasks, label="encode", progress=progress, on_death=_without_culprit(engine))
-    for number, stored in results:
-        blob = tasks[number].media[0][0]
+    for task, stored in results:
         with catalog.transaction():
             catalog.db.executemany(
-                "UPDATE medium SET done = 1, content = ?, media = ?, blob = ?, offset = ?, sizes = ?,"
+                "UPDATE medium SET done = 1, content = ?, media = ?, file = ?, offsets = ?, sizes = ?,"
                 " width = ?, height = ?, bytes = ?, fingerprint = ?, reason = ?, detail = ? WHERE id = ?",
-                [_row(result, blob) for result in stored],
+                [_row(result, task.blob) for result in stored],
             )
 
 
-def _row(stored: _Stored, blob: int) -> tuple[Any, ...]:
+def _row(stored: _Stored, blob: str) -> tuple[Any, ...]:
     facts = stored.facts or (None, None, None)
-    sizes = orjson.dumps(stored.sizes).decode()
+    offsets = list(itertools.accumulate(stored.sizes, initial=stored.offset))[:-1]
     fault = (stored.reason, stored.detail)
-    place = (blob, stored.offset, sizes)
+    place = (blob, orjson.dumps(offsets).decode(), orjson.dumps(stored.sizes).decode())
     return (stored.content, stored.media, *place, *facts, stored.fingerprint, *fault, stored.medium)
 
 
 def _tasks(catalog: Catalog, root: Root, work: Path, options: MediaOptions, compare: bool) -> Iterator[_Task]:
-    """Cut all media into tasks by their order alone, and keep those with something left to do."""
+    """Cut the media that are left to do into tasks, in their order."""
+
+    def task(media: list[tuple[int, str]]) -> _Task:
+        blob = f"media/{media[0][0]:012d}.bin"
+        return _Task(root=root, work=work, options=options, compare=compare, media=tuple(media), blob=blob)
+
     media: list[tuple[int, str]] = []
     cost = 0
-    todo = False
-    for number, ref, kind, done in catalog.db.execute("SELECT id, ref, kind, done FROM medium ORDER BY id"):
+    for number, ref, kind in _todo(catalog):
         media.append((number, ref))
         cost += _VIDEO_COST if kind == "video" else 1
-        todo = todo or not done
         if cost >= _TASK_COST:
-            if todo:
-                yield _Task(root=root, work=work, options=options, compare=compare, media=tuple(media))
-            media, cost, todo = [], 0, False
-    if media and todo:
-        yield _Task(root=root, work=work, options=options, compare=compare, media=tuple(media))
+            yield task(media)
+            media, cost = [], 0
+    if media:
+        yield task(media)
+
+
+def _todo(catalog: Catalog) -> Iterator[tuple[int, str, str]]:
+    """(number, reference, kind) of the media to encode, in order; the catalog may be written to in between."""
+    last = 0
+    while rows := catalog.db.execute(
+        "SELECT id, ref, kind FROM medium WHERE done = 0 AND id > ? ORDER BY id LIMIT ?", (last, _TASK_COST)
+    ).fetchall():
+        yield from rows
+        last = rows[-1][0]
 
 
 def _encode_task(task: _Task) -> list[_Stored]:
     """Encode the media of one task into its blob file; runs in a worker."""
-    path = blob_path(task.work, task.media[0][0])
+    path = _blob_path(task)
     marker = _Marker(task)
     stored: list[_Stored] = []
-    with Reader(task.root) as reader, publish(path, path.with_suffix(".tmp")) as blob:
+    with Reader(task.root, scratch=path.parent) as reader, publish(path, path.with_suffix(".tmp")) as blob:
         for number, text in task.media:
             if number in task.broken:
                 reason, detail = task.broken[number]
@@ -143,6 +151,11 @@ def _encode_task(task: _Task) -> list[_Stored]:
             stored.append(replace(_describe(number, ref, encoded, offset), facts=facts, fingerprint=look))
     marker.remove()
     return stored
+
+
+def _blob_path(task: _Task) -> Path:
+    """The file that receives the media of ``task``."""
+    return task.work / task.blob
 
 
 class _Deadline:
@@ -181,7 +194,7 @@ class _Marker:
     """A small file that says which medium a worker is at, for the case that it does not come back."""
 
     def __init__(self, task: _Task) -> None:
-        self._path = blob_path(task.work, task.media[0][0]).with_suffix(".at")
+        self._path = _blob_path(task).with_suffix(".at")
 
     def write(self, medium: int) -> None:
         self._path.write_text(str(medium))
@@ -197,13 +210,12 @@ def _encode(ref: MediaRef, reader: Reader, options: MediaOptions) -> tuple[Encod
     """The medium as it is stored, and the bytes of its original."""
     if ref.timestamps_s is not None:
         pictures = [reader.read(part) for part in ref.parts]
-        return encode_frames(pictures, ref.timestamps_s, options), sum(map(len, pictures))
+        encoded = encode_frames(pictures, ref.timestamps_s, options, duration_s=ref.duration_s)
+        return encoded, sum(map(len, pictures))
     (part,) = ref.parts
     if ref.kind == "video":
-        if not isinstance(part, InFile):
-            raise RejectedError("unsupported_media", "a clip inside a table is not supported; store it as a file")
-        path = reader.path(part)
-        return encode_video(path, options), path.stat().st_size
+        with reader.as_file(part) as path:
+            return encode_video(path, options), path.stat().st_size
     data = reader.read(part)
     return encode_image(data, options), len(data)
 

@@ -1,17 +1,19 @@
 """Run the tasks of a stage on local processes; results do not depend on how many.
 
-A task is a picklable value for a module-level function, and running it twice must do no harm. A worker that dies (a
-decoder crashed, the system took its memory) does not end the build: the tasks it may have held are run again one by
-one, each in a process of its own, and only a task that kills its own process is given up, by name.
+A task is a picklable value for a module-level function, and running it twice must do no harm. Tasks are drawn when
+there is room for them, so a stage may have any number. A worker that dies (a decoder crashed, the system took its
+memory) does not end the build: the tasks it may have held are run again one by one, each in a process of its own, and
+only a task that kills its own process is given up, by name.
 """
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
@@ -42,13 +44,14 @@ class Engine(Protocol):
     def run(
         self,
         function: Callable[[Task], Result],
-        tasks: Sequence[Task],
+        tasks: Iterable[Task],
         *,
         label: str,
         progress: Progress,
+        total: int | None = None,
         on_death: Callable[[Task, WorkerDiedError], Result] | None = None,
-    ) -> Iterator[tuple[int, Result]]:
-        """Yield (number of the task, its result) in any order.
+    ) -> Iterator[tuple[Task, Result]]:
+        """Yield (task, its result) in any order; ``total`` is the number of tasks, where it is known beforehand.
 
         An error of ``function`` is raised here. ``on_death`` gives the result of a task whose process died; without
         it that is a `BuildError`.
@@ -77,54 +80,61 @@ class LocalEngine:
     def run(
         self,
         function: Callable[[Task], Result],
-        tasks: Sequence[Task],
+        tasks: Iterable[Task],
         *,
         label: str,
         progress: Progress,
+        total: int | None = None,
         on_death: Callable[[Task, WorkerDiedError], Result] | None = None,
-    ) -> Iterator[tuple[int, Result]]:
+    ) -> Iterator[tuple[Task, Result]]:
         """See `Engine.run`."""
-        todo = list(range(len(tasks)))
+        todo = iter(tasks)
         done = 0
-        progress.update(label, 0, len(tasks))
-        while todo:
-            finished: set[int] = set()
-            suspects: list[int] = []
-            for number, result in self._run_pool(function, tasks, todo, suspects):
-                finished.add(number)
-                done += 1
-                progress.update(label, done, len(tasks))
-                yield number, result
-            for number in suspects:
-                finished.add(number)
-                done += 1
-                result = self._run_alone(function, tasks[number], label, on_death)
-                progress.update(label, done, len(tasks))
-                yield number, result
-            todo = [number for number in todo if number not in finished]
+        progress.update(label, done, total)
+        for task, result in self._survived(function, todo, label, on_death):
+            done += 1
+            progress.update(label, done, total)
+            yield task, result
+
+    def _survived(
+        self,
+        function: Callable[[Task], Result],
+        todo: Iterator[Task],
+        label: str,
+        on_death: Callable[[Task, WorkerDiedError], Result] | None,
+    ) -> Iterator[tuple[Task, Result]]:
+        """All results, with a new pool after each that a worker's death has broken."""
+        while True:
+            suspects: list[Task] = []
+            yield from self._run_pool(function, todo, suspects)
+            if not suspects:
+                return
+            for task in suspects:
+                yield task, self._run_alone(function, task, label, on_death)
 
     def _run_pool(
-        self, function: Callable[[Task], Result], tasks: Sequence[Task], todo: Sequence[int], suspects: list[int]
-    ) -> Iterator[tuple[int, Result]]:
+        self, function: Callable[[Task], Result], todo: Iterator[Task], suspects: list[Task]
+    ) -> Iterator[tuple[Task, Result]]:
         """Results from a pool; when a worker dies, ``suspects`` receives the tasks that were handed out."""
-        waiting = iter(todo)
-        pending: dict[Future[Result], int] = {}
+        pending: dict[Future[Result], Task] = {}  # in the order in which they were handed out
         if self._pool is None:
             self._pool = ProcessPoolExecutor(self.workers, mp_context=self._context, initializer=_end_with_parent)
         pool = self._pool
         try:
             while True:
-                while len(pending) < self.workers * _AHEAD_PER_WORKER and (number := next(waiting, None)) is not None:
-                    pending[pool.submit(function, tasks[number])] = number
+                for task in itertools.islice(todo, self.workers * _AHEAD_PER_WORKER - len(pending)):
+                    suspects.append(task)  # until it is known to be handed out
+                    pending[pool.submit(function, task)] = task
+                    suspects.pop()
                 if not pending:
                     return
                 for future in wait(pending, return_when=FIRST_COMPLETED).done:
-                    number = pending[future]
+                    task = pending[future]
                     result = future.result()  # raises BrokenProcessPool for every task that was handed out
                     del pending[future]
-                    yield number, result
+                    yield task, result
         except BrokenProcessPool:
-            suspects.extend(sorted(pending.values()))
+            suspects[:0] = pending.values()
             self.close()
         finally:
             for future in pending:

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import orjson
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mimicit.build.batches import batched
 from mimicit.build.engine import Engine
+from mimicit.build.former import FormerShard, adopt_shard, former_index, former_shards
 from mimicit.build.plan import Plan, ShardPlan
 from mimicit.build.progress import Progress
 from mimicit.build.samples import SampleMaker
@@ -37,6 +39,7 @@ class _Task:
     out: Path
     shard: ShardPlan
     name: str
+    former: FormerShard | None  # of the same content
 
 
 def shard_name(number: int, count: int) -> str:
@@ -58,13 +61,15 @@ def pack_shards(work: Path, out: Path, engine: Engine, progress: Progress) -> li
     finally:
         plan.close()
     names = [shard_name(shard.number, len(shards)) for shard in shards]
+    former = former_shards(work)
     tasks = [
-        _Task(work=work, out=out, shard=shard, name=name)
+        _Task(work=work, out=out, shard=shard, name=name, former=former.get(shard.content))
         for shard, name in zip(shards, names, strict=True)
         if not _is_packed(work, out, shard, name)
     ]
-    for _ in engine.run(_pack_task, tasks, label="pack", progress=progress):
-        pass
+    kept = sum(kept for _, kept in engine.run(_pack_task, tasks, label="pack", progress=progress, total=len(tasks)))
+    if kept:
+        progress.note(f"{kept} of {len(shards)} shards are those that were there")
     return [_shard_info(index_piece(work, shard.number)) for shard in shards]
 
 
@@ -79,8 +84,32 @@ def _shard_info(piece: Path) -> dict[str, Any]:
     return info
 
 
-def _pack_task(task: _Task) -> None:
-    """Write one shard, and its piece of the index, which gets its name after the shard has; runs in a worker."""
+def _pack_task(task: _Task) -> bool:
+    """Make one shard, and its piece of the index; whether it was there before; runs in a worker."""
+    if task.former is not None and _keep(task, task.former):
+        return True
+    _write(task)
+    return False
+
+
+def _keep(task: _Task, former: FormerShard) -> bool:
+    """Take over a shard of the same content, if it is still sound."""
+    if not adopt_shard(former, task.out / task.name, task.work / f"{task.name}.tmp"):
+        return False
+    rows = former_index(task.work, former)
+    names = pa.array([task.name] * rows.num_rows, pa.string())
+    piece = index_piece(task.work, task.shard.number)
+    with (
+        publish(piece, piece.with_suffix(".tmp")) as file,
+        pq.ParquetWriter(file, INDEX_SCHEMA) as index,
+    ):
+        index.write_table(rows.set_column(0, "shard", names).cast(INDEX_SCHEMA))
+        index.add_key_value_metadata({_SHARD_INFO: orjson.dumps({**former.info, "name": task.name})})
+    return True
+
+
+def _write(task: _Task) -> None:
+    """Write one shard; its piece of the index gets its name after the shard has."""
     maker = SampleMaker(task.work)
     plan = Plan(task.work)
     piece = index_piece(task.work, task.shard.number)
@@ -117,6 +146,7 @@ def _pack_task(task: _Task) -> None:
                 "sha256": digest.hexdigest(),
                 "bytes": position,
                 "samples": task.shard.samples,
+                "content": task.shard.content,
             }
             index.add_key_value_metadata({_SHARD_INFO: orjson.dumps(info)})
     finally:

@@ -6,6 +6,7 @@ input; a shard is closed before it would exceed its limits, so the cut depends o
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,24 +33,30 @@ _TASK_QUERIES: Final = 1_000
 _TABLES: Final = """
 CREATE TABLE IF NOT EXISTS stage(name TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS sample(
-    seq INTEGER PRIMARY KEY, context TEXT NOT NULL, size INTEGER NOT NULL, key TEXT NOT NULL
+    seq INTEGER PRIMARY KEY, context TEXT NOT NULL, size INTEGER NOT NULL, key TEXT NOT NULL,
+    digest BLOB NOT NULL     -- of the sample's JSON
 );
 CREATE TABLE IF NOT EXISTS shard(
     number INTEGER PRIMARY KEY, first INTEGER NOT NULL, last INTEGER NOT NULL,
-    samples INTEGER NOT NULL, bytes INTEGER NOT NULL
+    samples INTEGER NOT NULL, bytes INTEGER NOT NULL, content TEXT NOT NULL
 );
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardPlan:
-    """One shard: its number from 0, and the first and last query (catalog places, both included) it holds."""
+    """One shard: its number from 0, and the first and last query (catalog places, both included) it holds.
+
+    ``content`` is a SHA-256 over the SHA-256s of its samples' JSON, in order. The JSON names the media by checksum,
+    so shards of equal content have equal bytes.
+    """
 
     number: int
     first: int
     last: int
     samples: int
     bytes: int
+    content: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,8 +80,8 @@ class Plan:
 
     def shards(self) -> list[ShardPlan]:
         """All shards in order."""
-        rows = self._db.execute("SELECT number, first, last, samples, bytes FROM shard ORDER BY number")
-        return [ShardPlan(number=n, first=a, last=z, samples=s, bytes=b) for n, a, z, s, b in rows]
+        rows = self._db.execute("SELECT number, first, last, samples, bytes, content FROM shard ORDER BY number")
+        return [ShardPlan(number=n, first=a, last=z, samples=s, bytes=b, content=c) for n, a, z, s, b, c in rows]
 
     def samples(self, shard: ShardPlan) -> Iterator[PlannedSample]:
         """The samples of ``shard`` in order."""
@@ -103,8 +110,8 @@ def make_plan(
             db.execute("BEGIN IMMEDIATE")
             db.execute("DELETE FROM shard")
             for shard in _cut(db, config):
-                row = (shard.number, shard.first, shard.last, shard.samples, shard.bytes)
-                db.execute("INSERT INTO shard VALUES (?, ?, ?, ?, ?)", row)
+                row = (shard.number, shard.first, shard.last, shard.samples, shard.bytes, shard.content)
+                db.execute("INSERT INTO shard VALUES (?, ?, ?, ?, ?, ?)", row)
             db.execute("INSERT INTO stage VALUES ('plan')")
             db.execute("COMMIT")
     finally:
@@ -124,10 +131,10 @@ def _choose_all(
         for first, last in _query_ranges(work)
         if db.execute("SELECT 1 FROM stage WHERE name = ?", (f"choose {first}",)).fetchone() is None
     ]
-    for number, rows in engine.run(_choose_task, tasks, label="choose", progress=progress):
+    for task, rows in engine.run(_choose_task, tasks, label="choose", progress=progress, total=len(tasks)):
         db.execute("BEGIN IMMEDIATE")
-        db.executemany("INSERT OR REPLACE INTO sample VALUES (?, ?, ?, ?)", rows)
-        db.execute("INSERT INTO stage VALUES (?)", (f"choose {tasks[number][3]}",))
+        db.executemany("INSERT OR REPLACE INTO sample VALUES (?, ?, ?, ?, ?)", rows)
+        db.execute("INSERT INTO stage VALUES (?)", (f"choose {task[3]}",))
         db.execute("COMMIT")
 
 
@@ -144,8 +151,10 @@ def _query_ranges(work: Path) -> list[tuple[int, int]]:
         catalog.close()
 
 
-def _choose_task(task: tuple[Path, Mapping[str, SourceRules], int, int, int]) -> list[tuple[int, str, int, str]]:
-    """(query, context as JSON, bytes in the shard, key) for the queries of a range; runs in a worker."""
+def _choose_task(
+    task: tuple[Path, Mapping[str, SourceRules], int, int, int],
+) -> list[tuple[int, str, int, str, bytes]]:
+    """(query, context as JSON, bytes in the shard, key, digest) for the queries of a range; runs in a worker."""
     work, rules, seed, first, last = task
     strategies = {source: parse_strategies(rule.context) for source, rule in rules.items()}
     maker = SampleMaker(work)
@@ -162,9 +171,10 @@ def _choose_task(task: tuple[Path, Mapping[str, SourceRules], int, int, int]) ->
                 shots = rules[query.source].shots
                 context = choose(query, maker.catalog, strategies[query.source], shots, seed)
             sample, media = maker.make(seq, context)
-            size = member_span(len(canonical_json(sample_to_json(sample))))
+            text = canonical_json(sample_to_json(sample))
+            size = member_span(len(text))
             size += sum(member_span(length) for stored in media for length in stored.sizes)
-            rows.append((seq, _choices_to_json(context), size, sample.key))
+            rows.append((seq, _choices_to_json(context), size, sample.key, hashlib.sha256(text).digest()))
         return rows
     finally:
         maker.close()
@@ -179,15 +189,23 @@ def _check_keys(db: sqlite3.Connection) -> None:
 
 def _cut(db: sqlite3.Connection, config: BuildConfig) -> Iterator[ShardPlan]:
     number, first, last, samples, size = 0, -1, -1, 0, len(END_OF_ARCHIVE)
-    for seq, bytes_ in db.execute("SELECT seq, size FROM sample ORDER BY seq"):
+    content = hashlib.sha256()
+
+    def shard() -> ShardPlan:
+        return ShardPlan(
+            number=number, first=first, last=last, samples=samples, bytes=size, content=content.hexdigest()
+        )
+
+    for seq, bytes_, digest in db.execute("SELECT seq, size, digest FROM sample ORDER BY seq"):
         if samples and (size + bytes_ > config.shard_bytes or samples >= config.shard_samples):
-            yield ShardPlan(number=number, first=first, last=last, samples=samples, bytes=size)
-            number, samples, size = number + 1, 0, len(END_OF_ARCHIVE)
+            yield shard()
+            number, samples, size, content = number + 1, 0, len(END_OF_ARCHIVE), hashlib.sha256()
         if not samples:
             first = seq
         last, samples, size = seq, samples + 1, size + bytes_
+        content.update(digest)
     if samples:
-        yield ShardPlan(number=number, first=first, last=last, samples=samples, bytes=size)
+        yield shard()
 
 
 def _choices_to_json(context: Sequence[Choice]) -> str:

@@ -16,8 +16,9 @@ from mimicit.build.batches import batched
 from mimicit.build.card import CARD_NAME, SHEET_NAME, write_card, write_contact_sheet
 from mimicit.build.catalog import Catalog
 from mimicit.build.config import BuildConfig
+from mimicit.build.media_table import LIBRARIES, MEDIA_NAME, write_media_table
 from mimicit.build.pack import index_piece
-from mimicit.build.scan import InputScan
+from mimicit.build.scan import InputScan, ScannedFiles
 from mimicit.errors import BuildError
 from mimicit.records import FORMAT
 from mimicit.schema import canonical_json, validate
@@ -25,18 +26,26 @@ from mimicit.shards.files import publish, sha256_of, write_atomically
 from mimicit.shards.index import INDEX_NAME, INDEX_SCHEMA, RELATIONS
 from mimicit.shards.manifest import MANIFEST_NAME
 
-__all__ = ["REJECTS_NAME", "REJECTS_SCHEMA", "publish_folder"]
+__all__ = ["BESIDE_SHARDS", "REJECTS_NAME", "REJECTS_SCHEMA", "publish_folder"]
 
 REJECTS_NAME: Final = "rejects.parquet"
+BESIDE_SHARDS: Final = (INDEX_NAME, MEDIA_NAME, REJECTS_NAME, CARD_NAME, SHEET_NAME)
+"""The files of a finished folder, without the shards and the manifest."""
+
 REJECTS_SCHEMA: Final = pa.schema(
     [(name, pa.string()) for name in ("scope", "stage", "reason", "source", "locator", "id", "detail")]
 )
-_LIBRARIES: Final = ("decord", "numpy", "orjson", "pillow", "pyarrow")  # those that can change a byte
 _BATCH: Final = 10_000
 
 
 def publish_folder(
-    work: Path, out: Path, config: BuildConfig, scan: InputScan, unused: int, shards: Sequence[dict[str, Any]]
+    work: Path,
+    out: Path,
+    config: BuildConfig,
+    scan: InputScan,
+    scanned: ScannedFiles,
+    unused: int,
+    shards: Sequence[dict[str, Any]],
 ) -> dict[str, Any]:
     """Write everything beside the shards, the manifest last; returns the manifest."""
     catalog = Catalog(work, writable=False)
@@ -44,6 +53,7 @@ def publish_folder(
         sources = _source_table(catalog)
         rejects = _write_rejects(catalog, work, out)
         totals = _write_index(work, out, len(shards))
+        write_media_table(catalog, scanned, work, out)
     finally:
         catalog.close()
     totals["bytes"] = sum(shard["bytes"] for shard in shards)
@@ -54,7 +64,7 @@ def publish_folder(
         "mimicit_version": version("mimicit"),
         "config": config.to_json(),
         "input": {"fingerprint": scan.fingerprint, "files": scan.files, "bytes": scan.bytes, "unused": unused},
-        "libraries": {name: version(name) for name in _LIBRARIES},
+        "libraries": {name: version(name) for name in LIBRARIES},
         "shards": list(shards),
         "sources": sources,
         "totals": totals,
@@ -62,7 +72,7 @@ def publish_folder(
     }
     write_contact_sheet(out)
     write_card(out, manifest)
-    manifest["files"] = {name: sha256_of(out / name) for name in (INDEX_NAME, REJECTS_NAME, CARD_NAME, SHEET_NAME)}
+    manifest["files"] = {name: sha256_of(out / name) for name in BESIDE_SHARDS}
     validate("manifest", manifest)
     write_atomically(out / MANIFEST_NAME, [canonical_json(manifest), b"\n"])
     return manifest

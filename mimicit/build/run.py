@@ -19,24 +19,23 @@ from typing import Any, Final
 
 import orjson
 
-from mimicit.build.card import CARD_NAME, SHEET_NAME
 from mimicit.build.catalog import Catalog
 from mimicit.build.config import BuildConfig
 from mimicit.build.encode import encode_media
 from mimicit.build.engine import Engine, LocalEngine
+from mimicit.build.former import FORMER_NAME, reuse_media, set_aside
 from mimicit.build.importing import import_sources
 from mimicit.build.mixture import MIXTURE_NAME
 from mimicit.build.pack import pack_shards
 from mimicit.build.plan import make_plan
 from mimicit.build.progress import Progress, Silent
-from mimicit.build.publish import REJECTS_NAME, publish_folder
+from mimicit.build.publish import BESIDE_SHARDS, REJECTS_NAME, publish_folder
 from mimicit.build.retry import Retried, count_retried, keep_former_rejects
-from mimicit.build.scan import scan_input
+from mimicit.build.scan import ScannedFiles, scan_input
 from mimicit.build.selection import Selection, select_sources
 from mimicit.build.settle import settle_triplets
 from mimicit.errors import BuildError, ChangedInputError, SourceError
 from mimicit.shards.files import sync_folder, write_atomically
-from mimicit.shards.index import INDEX_NAME
 from mimicit.shards.manifest import MANIFEST_NAME, WORK_NAME, read_manifest
 from mimicit.sources import detect
 from mimicit.sources.base import Reject
@@ -45,6 +44,7 @@ from mimicit.sources.root import Root
 __all__ = ["BuildResult", "build_shards"]
 
 _STATE_NAME: Final = "build.json"
+_SCAN_NAME: Final = ".scan.tmp"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +74,8 @@ def build_shards(
 
     A finished folder of the same input and configuration is left as it is; an interrupted build goes on.
     ``overwrite`` begins anew where input or configuration changed, ``retry_rejects`` where the input alone did (it
-    was mended) and counts the former rejects that are in now, ``keep_going`` leaves out unreadable sources.
+    was mended) and counts the former rejects that are in now; both use again what is still the same. ``keep_going``
+    leaves out unreadable sources.
     Raises `SourceError` (input), `ChangedInputError` and `BuildError` (output folder, disk).
     """
     engine = engine or LocalEngine(os.cpu_count() or 1)
@@ -112,23 +113,29 @@ def _build(
 ) -> BuildResult:
     work = out / WORK_NAME
     selection = _selected(root, config, progress)
-    scan = scan_input(root, engine, progress)
+    scan = scan_input(root, out / _SCAN_NAME, engine, progress)
     state = {"config": config.to_json(), "input": scan.fingerprint, "mimicit_version": version("mimicit")}
     former = _former_rejects(out, state) if retry_rejects else None
     finished = _finished_manifest(out, state, overwrite=overwrite or former is not None)
     if finished is not None:
+        (out / _SCAN_NAME).unlink()
         _remove_work(work)
         return BuildResult(manifest=finished, was_finished=True)
     _begin_or_continue(work, state, progress, overwrite=overwrite)
     if former is not None:
         keep_former_rejects(work, former)
-    _import_and_encode(root, work, selection, config, engine, progress, keep_going=keep_going)
-    retried = count_retried(work)
-    make_plan(work, config, selection.rules, engine, progress)
-    shards = pack_shards(work, out, engine, progress)
-    progress.update("publish", 0, 1)
-    manifest = publish_folder(work, out, config, scan, len(selection.unused), shards)
-    progress.update("publish", 1, 1)
+    scanned = ScannedFiles(out / _SCAN_NAME)
+    try:
+        _import_and_encode(root, work, selection, config, scanned, engine, progress, keep_going=keep_going)
+        retried = count_retried(work)
+        make_plan(work, config, selection.rules, engine, progress)
+        shards = pack_shards(work, out, engine, progress)
+        progress.update("publish", 0, 1)
+        manifest = publish_folder(work, out, config, scan, scanned, len(selection.unused), shards)
+        progress.update("publish", 1, 1)
+    finally:
+        scanned.close()
+    (out / _SCAN_NAME).unlink()
     _remove_work(work)
     return BuildResult(manifest=manifest, was_finished=False, retried=retried)
 
@@ -152,6 +159,7 @@ def _import_and_encode(
     work: Path,
     selection: Selection,
     config: BuildConfig,
+    scanned: ScannedFiles,
     engine: Engine,
     progress: Progress,
     *,
@@ -163,6 +171,7 @@ def _import_and_encode(
         if not catalog.is_done("frozen"):
             _note_skipped(catalog, selection)
             import_sources(catalog, root, selection.specs, selection.rules, progress, keep_going=keep_going)
+            reuse_media(catalog, work, scanned, config, engine, progress)
             compare = config.near_duplicates is not None
             encode_media(catalog, root, work, config.media, engine, progress, compare=compare)
             settle_triplets(
@@ -234,7 +243,7 @@ def _locked(out: Path) -> Iterator[None]:
 
 def _refuse_strangers(out: Path) -> None:
     """Never mix shards into a folder that holds something else."""
-    ours = {WORK_NAME, MANIFEST_NAME, INDEX_NAME, REJECTS_NAME, CARD_NAME, SHEET_NAME}
+    ours = {WORK_NAME, MANIFEST_NAME, *BESIDE_SHARDS}
     names = sorted(path.name for path in out.iterdir())
     strangers = [name for name in names if name not in ours and not _is_ours(name)]
     if strangers or (names and WORK_NAME not in names and MANIFEST_NAME not in names):
@@ -246,7 +255,7 @@ def _is_ours(name: str) -> bool:
 
 
 def _finished_manifest(out: Path, state: dict[str, Any], *, overwrite: bool) -> dict[str, Any] | None:
-    """The manifest if the folder is finished and is what this build would make; clears it on ``overwrite``."""
+    """The manifest if the folder is finished and is what this build would make; sets it aside on ``overwrite``."""
     if not (out / MANIFEST_NAME).exists():
         return None
     manifest = read_manifest(out)
@@ -283,7 +292,6 @@ def _begin_or_continue(work: Path, state: dict[str, Any], progress: Progress, *,
         if not overwrite:
             raise _changed(work.parent, then, state)
     _clear(work.parent)  # what a changed build, or one that was killed while clearing, left behind
-    work.mkdir()
     write_atomically(path, [orjson.dumps(state)])
     sync_folder(work.parent)
 
@@ -302,20 +310,31 @@ def _changed(out: Path, then: dict[str, Any], now: dict[str, Any]) -> ChangedInp
     if names := [name for name in config if then["config"].get(name) != config[name]]:
         changes.append(f"another value of {', '.join(names)}")
     what = " and ".join(changes)
-    return ChangedInputError(f"{out}: was built from {what}; add --overwrite to build it anew, or give another --out")
+    return ChangedInputError(
+        f"{out}: was built from {what}; add --overwrite to build it anew (what is still the same is used"
+        " again), or give another --out"
+    )
 
 
 def _clear(out: Path) -> None:
-    """Remove what a build wrote; killed on the way, the folder is an unfinished build."""
-    (out / WORK_NAME).mkdir(exist_ok=True)
-    (out / WORK_NAME / _STATE_NAME).unlink(missing_ok=True)
-    (out / MANIFEST_NAME).unlink(missing_ok=True)
-    sync_folder(out)
-    for name in (INDEX_NAME, REJECTS_NAME, CARD_NAME, SHEET_NAME):
-        (out / name).unlink(missing_ok=True)
-    for path in [*out.glob("shard-*.tar"), *out.glob(".*.tmp")]:
-        path.unlink()
-    _remove_work(out / WORK_NAME)
+    """Set a finished build aside, and remove what an unfinished one wrote; killed on the way, it can be called again.
+
+    The manifest goes first, so from then on the folder is an unfinished build.
+    """
+    work = out / WORK_NAME
+    work.mkdir(exist_ok=True)
+    (work / _STATE_NAME).unlink(missing_ok=True)
+    set_aside(out, work)
+    temporary = [path for path in out.glob(".*.tmp") if path.name != _SCAN_NAME]
+    for path in [*out.glob("shard-*.tar"), *(out / name for name in BESIDE_SHARDS), *temporary]:
+        path.unlink(missing_ok=True)
+    for path in work.iterdir():
+        if path.name == FORMER_NAME:
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _remove_work(work: Path) -> None:

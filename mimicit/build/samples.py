@@ -11,7 +11,6 @@ from typing import Any, BinaryIO, Final
 import orjson
 
 from mimicit.build.catalog import Catalog
-from mimicit.build.encode import blob_path
 from mimicit.context.assemble import Part, assemble
 from mimicit.context.choose import Choice
 from mimicit.records import Media, Sample
@@ -23,10 +22,10 @@ _OPEN_BLOBS: Final = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredMedia:
-    """Where the encoded files of one medium lie: consecutive bytes of a blob file."""
+    """Where the encoded files of one medium lie: in one file of the work folder, each at an offset (bytes)."""
 
-    blob: int
-    offset: int
+    file: str
+    offsets: tuple[int, ...]
     sizes: tuple[int, ...]
 
 
@@ -36,7 +35,7 @@ class SampleMaker:
     def __init__(self, work: Path) -> None:
         self.catalog = Catalog(work, writable=False)
         self._work = work
-        self._blobs: OrderedDict[int, BinaryIO] = OrderedDict()
+        self._blobs: OrderedDict[str, BinaryIO] = OrderedDict()
 
     def close(self) -> None:
         """Close the catalog and all blob files."""
@@ -62,9 +61,12 @@ class SampleMaker:
 
     def read(self, media: StoredMedia) -> list[bytes]:
         """The bytes of the files of one medium."""
-        blob = self._blob(media.blob)
-        blob.seek(media.offset)
-        return [blob.read(size) for size in media.sizes]
+        blob = self._blob(media.file)
+        payloads: list[bytes] = []
+        for offset, size in zip(media.offsets, media.sizes, strict=True):
+            blob.seek(offset)
+            payloads.append(blob.read(size))
+        return payloads
 
     def _part(self, seq: int, media: dict[int, Media], stored: dict[int, StoredMedia], choice: Choice | None) -> Part:
         id, instruction, answer, numbers = self.catalog.db.execute(
@@ -104,8 +106,8 @@ class SampleMaker:
         return parts
 
     def _medium(self, number: int) -> tuple[Media, StoredMedia]:
-        text, blob, offset, sizes = self.catalog.db.execute(
-            "SELECT media, blob, offset, sizes FROM medium WHERE id = ?", (number,)
+        text, file, offsets, sizes = self.catalog.db.execute(
+            "SELECT media, file, offsets, sizes FROM medium WHERE id = ?", (number,)
         ).fetchone()
         value: dict[str, Any] = orjson.loads(text)
         timestamps = value["timestamps_s"]
@@ -119,13 +121,13 @@ class SampleMaker:
             timestamps_s=None if timestamps is None else tuple(timestamps),
             duration_s=value["duration_s"],
         )
-        return media, StoredMedia(blob=blob, offset=offset, sizes=tuple(orjson.loads(sizes)))
+        return media, StoredMedia(file=file, offsets=tuple(orjson.loads(offsets)), sizes=tuple(orjson.loads(sizes)))
 
-    def _blob(self, number: int) -> BinaryIO:
-        if number in self._blobs:
-            self._blobs.move_to_end(number)
+    def _blob(self, name: str) -> BinaryIO:
+        if name in self._blobs:
+            self._blobs.move_to_end(name)
         else:
             if len(self._blobs) >= _OPEN_BLOBS:
                 self._blobs.popitem(last=False)[1].close()
-            self._blobs[number] = open(blob_path(self._work, number), "rb")  # noqa: SIM115 - closed by close()
-        return self._blobs[number]
+            self._blobs[name] = open(self._work / name, "rb")  # noqa: SIM115 - closed by close()
+        return self._blobs[name]

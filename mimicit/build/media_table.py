@@ -1,0 +1,76 @@
+"""``media.parquet``: where every encoded medium came from, so that a later build need not encode it again.
+
+One row per distinct reference of the input whose medium was encoded, in the order of the input.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mimicit.build.batches import batched
+from mimicit.build.catalog import Catalog
+from mimicit.build.scan import ScannedFiles
+from mimicit.shards.files import publish
+
+__all__ = ["LIBRARIES", "MEDIA_NAME", "input_digest", "write_media_table"]
+
+MEDIA_NAME: Final = "media.parquet"
+LIBRARIES: Final = ("av", "decord", "numpy", "orjson", "pillow", "pyarrow")
+"""The libraries that can change a byte of a shard."""
+
+_BATCH: Final = 10_000
+_SCHEMA: Final = pa.schema(
+    [
+        ("ref", pa.string()),  # the reference as JSON: kind, places of its parts, origin, timestamps
+        ("input", pa.string()),  # SHA-256 over the contents of the files that it points into
+        ("content", pa.string()),  # identifies the stored files and their times
+        ("media", pa.binary()),  # the stored medium as JSON
+        ("sizes", pa.list_(pa.int64())),  # bytes of the stored files
+        ("width", pa.int32()),  # of the original, in pixels
+        ("height", pa.int32()),
+        ("bytes", pa.int64()),  # of the original
+        ("fingerprint", pa.binary()),  # of how the picture looks, where the build compared pictures
+    ]
+)
+
+
+def input_digest(ref: str, scanned: ScannedFiles) -> str | None:
+    """One SHA-256 over the contents of the files that the reference ``ref`` (JSON) points into.
+
+    A part is a list of its kind and the path of its file, and more. ``None`` where a file was not found.
+    """
+    paths = dict.fromkeys(part[1] for part in orjson.loads(ref)["parts"])
+    return scanned.digest(list(paths))
+
+
+def write_media_table(catalog: Catalog, scanned: ScannedFiles, work: Path, out: Path) -> None:
+    """Write `MEDIA_NAME` into ``out`` from the settled catalog."""
+    rows = catalog.db.execute(
+        "SELECT ref, content, media, sizes, width, height, bytes, fingerprint FROM medium"
+        " WHERE content IS NOT NULL ORDER BY id"
+    )
+    with (
+        publish(out / MEDIA_NAME, work / "media.tmp") as file,
+        pq.ParquetWriter(file, _SCHEMA, compression="zstd") as writer,
+    ):
+        for batch in batched(rows, _BATCH):
+            records = [
+                {
+                    "ref": ref,
+                    "input": input_digest(ref, scanned),
+                    "content": content,
+                    "media": media,
+                    "sizes": orjson.loads(sizes),
+                    "width": width,
+                    "height": height,
+                    "bytes": size,
+                    "fingerprint": look,
+                }
+                for ref, content, media, sizes, width, height, size, look in batch
+            ]
+            writer.write_table(pa.Table.from_pylist(records, schema=_SCHEMA))

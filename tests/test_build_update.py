@@ -1,0 +1,179 @@
+"""Building a finished folder anew: only what changed is done again, and the bytes are those of a build from nothing."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mimicit.build import BuildConfig, build_shards
+from mimicit.build.engine import LocalEngine
+from mimicit.media import MediaOptions
+from mimicit.shards.verify import verify_folder
+from tests.factories import raw as make
+
+SMALL = BuildConfig(shard_samples=8)
+
+
+class Recording(LocalEngine):
+    """An engine that remembers what it was asked to do."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.tasks: dict[str, list[Any]] = {}
+        self.results: dict[str, list[Any]] = {}
+
+    def run(self, function: Callable[..., Any], tasks: Iterable[Any], *, label: str, **options: Any) -> Iterator[Any]:
+        for task, result in super().run(function, tasks, label=label, **options):
+            self.tasks.setdefault(label, []).append(task)
+            self.results.setdefault(label, []).append(result)
+            yield task, result
+
+    @property
+    def encoded(self) -> list[str]:
+        """The references of the media that were decoded."""
+        return [ref for task in self.tasks.get("encode", []) for _, ref in task.media]
+
+    @property
+    def kept(self) -> int:
+        """How many shards were taken over."""
+        return sum(self.results["pack"])
+
+
+def rebuild(raw: Path, out: Path, config: BuildConfig = SMALL, **options: Any) -> Recording:
+    """Build ``out`` anew, and check it against a build from nothing."""
+    engine = Recording()
+    assert not build_shards(raw, out, config, engine=engine, **options or {"overwrite": True}).was_finished
+    fresh = out.with_name("fresh")
+    shutil.rmtree(fresh, ignore_errors=True)
+    build_shards(raw, fresh, config, engine=LocalEngine(1))
+    assert make.hashes(out) == make.hashes(fresh)
+    assert list(verify_folder(out)) == []
+    assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in fresh.iterdir())
+    return engine
+
+
+@pytest.fixture
+def built(tmp_path: Path) -> tuple[Path, Path]:
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    make.add_manifest(raw, "first", pictures=12, questions=2)
+    make.add_llava(raw, "llava_tiny")
+    build_shards(raw, out, SMALL, engine=LocalEngine(1))
+    return raw, out
+
+
+def test_a_source_that_comes_last_costs_only_itself(built: tuple[Path, Path]) -> None:
+    raw, out = built
+    make.add_manifest(raw, "second", pictures=20, questions=1)
+    shards = len(list(out.glob("shard-*.tar")))
+    engine = rebuild(raw, out)
+    assert len(engine.encoded) == 20
+    assert all("second/images" in ref for ref in engine.encoded)
+    assert engine.kept >= shards - 1  # the last one need not have been full
+
+
+def test_a_source_that_comes_first_is_the_only_one_encoded(built: tuple[Path, Path]) -> None:
+    raw, out = built
+    make.add_manifest(raw, "a", pictures=5, questions=1)
+    engine = rebuild(raw, out)
+    assert all("a/images" in ref for ref in engine.encoded)
+    assert len(engine.encoded) == 5
+
+
+def test_a_changed_picture_is_encoded_again_and_no_other(built: tuple[Path, Path]) -> None:
+    raw, out = built
+    (raw / "first" / "images" / "3.jpg").write_bytes(make.picture(999))
+    engine = rebuild(raw, out)
+    assert [ref for ref in engine.encoded if "first/images/3.jpg" not in ref] == []
+    assert len(engine.encoded) == 1
+    assert engine.kept > 0
+
+
+def test_a_mended_picture_with_retry_rejects(tmp_path: Path) -> None:
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    make.add_manifest(raw, "first", pictures=12, questions=2)
+    whole = (raw / "first" / "images" / "7.jpg").read_bytes()
+    (raw / "first" / "images" / "7.jpg").write_bytes(whole[:200])
+    build_shards(raw, out, SMALL, engine=LocalEngine(1))
+    (raw / "first" / "images" / "7.jpg").write_bytes(whole)
+    assert len(rebuild(raw, out, retry_rejects=True).encoded) == 1
+
+
+def test_other_texts_need_no_picture_again(built: tuple[Path, Path]) -> None:
+    raw, out = built
+    path = raw / "first" / "manifest.jsonl"
+    path.write_text(path.read_text().replace("thing 0", "something"))
+    assert rebuild(raw, out).encoded == []
+
+
+@pytest.mark.parametrize("config", [BuildConfig(shard_samples=8, shots=1), BuildConfig(shard_samples=5, seed=3)])
+def test_other_context_or_shards_need_no_picture_again(built: tuple[Path, Path], config: BuildConfig) -> None:
+    assert rebuild(*built, config).encoded == []
+
+
+@pytest.mark.parametrize(
+    "config",
+    [BuildConfig(shard_samples=8, media=MediaOptions(size=24)), BuildConfig(shard_samples=8, near_duplicates=1)],
+)
+def test_other_pictures_are_encoded_again(built: tuple[Path, Path], config: BuildConfig) -> None:
+    assert len(rebuild(*built, config).encoded) == 16
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
+def test_a_damaged_shard_is_not_used_again(tmp_path: Path, damage: str) -> None:
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    alone = BuildConfig(shard_samples=8, shots=0)  # every picture stands in one shard
+    make.add_manifest(raw, "first", pictures=12, questions=2)
+    build_shards(raw, out, alone, engine=LocalEngine(1))
+    path = out / "shard-000.tar"
+    data = bytearray(path.read_bytes())
+    if damage == "flip":
+        data[3000] ^= 1
+    path.write_bytes(data if damage == "flip" else data[:1000])
+    if damage == "remove":
+        path.unlink()
+    make.add_manifest(raw, "second", pictures=2, questions=1)
+    engine = rebuild(raw, out, alone)
+    assert len(engine.encoded) == 4 + 2  # 8 samples ask about 4 pictures
+    assert engine.kept == 2
+
+
+def test_killed_while_building_anew_it_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    make.add_manifest(raw, "first", pictures=120, questions=2)
+    first, whole = tmp_path / "first", tmp_path / "whole"
+    arguments = ["--src", str(raw), "--shard-samples", "20", "--workers", "2", "--overwrite"]
+    _run(first, arguments)
+    make.add_manifest(raw, "second", pictures=80, questions=2)
+    (raw / "first" / "images" / "3.jpg").write_bytes(make.picture(999))
+    started = time.monotonic()
+    _run(whole, arguments)
+    seconds = time.monotonic() - started
+    rng = random.Random(7)
+    for kill in range(4):
+        out = tmp_path / f"killed-{kill}"
+        shutil.copytree(first, out)
+        for _ in range(2):
+            process = _start(out, arguments)
+            time.sleep(rng.uniform(0.05, 0.9) * seconds)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        _run(out, arguments)
+        assert make.hashes(out) == make.hashes(whole)
+
+
+def _start(out: Path, arguments: list[str]) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "mimicit", "build", "--out", str(out), *arguments]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def _run(out: Path, arguments: list[str]) -> None:
+    assert _start(out, arguments).wait() == 0
