@@ -39,7 +39,7 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 bench: $(READY)
-	@for script in tools/bench_*.py; do [ ! -e "$$script" ] || $(BIN)/python "$$script"; done
+	@for script in tools/bench_*.py; do $(BIN)/python -m tools.$$(basename $$script .py); done
 
 constraints:
 	rm -rf $(VENV)-new

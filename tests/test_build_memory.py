@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mimicit.shards.manifest import read_manifest
-from tests.factories.memory import run_measured
+from tools.measured import run_measured
 from tests.factories.raw import picture
 
 GIGABYTE = 10**9

@@ -1,7 +1,8 @@
-"""The largest memory of any process of a command, read from /proc while it runs."""
+"""Time and largest memory of a command with all its processes, read from /proc while it runs."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from collections.abc import Sequence
@@ -11,10 +12,14 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """Exit code, wall seconds, and the peak resident set (bytes) of the largest process of the command."""
+    """Exit code, wall seconds, CPU seconds, and the peak resident set (bytes) of the largest process.
+
+    The CPU seconds are those of processes that were seen; one that ends within a tenth of a second is counted in part.
+    """
 
     returncode: int
     seconds: float
+    cpu_seconds: float
     peak_rss: int
     stderr: str
 
@@ -26,19 +31,24 @@ def run_measured(command: Sequence[str]) -> Measured:
         command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
     peak = 0
+    cpu: dict[str, float] = {}
     while process.poll() is None:
-        peak = max(peak, *(_peak(path) for path in _session(process.pid)), 0)
+        for path, seconds in _session(process.pid):
+            peak = max(peak, _peak(path))
+            cpu[path.name] = seconds
         time.sleep(0.1)
     _, stderr = process.communicate()
     return Measured(
         returncode=process.returncode,
         seconds=time.monotonic() - started,
+        cpu_seconds=sum(cpu.values()),
         peak_rss=peak,
         stderr=stderr,
     )
 
 
-def _session(leader: int) -> list[Path]:
+def _session(leader: int) -> list[tuple[Path, float]]:
+    """The processes of the session of ``leader``, and the CPU seconds of each so far."""
     found = []
     for path in Path("/proc").iterdir():
         if path.name.isdigit():
@@ -47,7 +57,7 @@ def _session(leader: int) -> list[Path]:
             except OSError:
                 continue  # it has ended
             if int(fields[3]) == leader:
-                found.append(path)
+                found.append((path, (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")))
     return found
 
 

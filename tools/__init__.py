@@ -1,0 +1,1 @@
+"""Scripts that a person runs by hand: the demo, benchmarks, the fuzzer."""
