@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import orjson
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from mimicit.shards.files import write_atomically
-from mimicit.shards.index import read_index
+from mimicit.shards.index import index_batches
 
 __all__ = ["CARD_NAME", "SHEET_NAME", "write_card", "write_contact_sheet"]
 
@@ -24,16 +28,11 @@ _BARS: Final = 8
 
 def write_contact_sheet(folder: Path) -> None:
     """A sheet of the first pictures of samples spread evenly through the shards."""
-    index = read_index(folder, ["shard", "media", "member_offsets", "member_sizes"])
-    with_media = [row for row, media in enumerate(index.column("media").to_pylist()) if media]
-    step = max(1, len(with_media) // (_COLUMNS * _ROWS))
-    rows = with_media[::step][: _COLUMNS * _ROWS]
+    rows = _spread_pictures(folder, _COLUMNS * _ROWS)
     lines = max(1, -(-len(rows) // _COLUMNS))
     sheet = Image.new("RGB", (_COLUMNS * _CELL, lines * _CELL), "white")
-    for place, row in enumerate(rows):
-        offset = index.column("member_offsets")[row][1].as_py()
-        size = index.column("member_sizes")[row][1].as_py()
-        with open(folder / index.column("shard")[row].as_py(), "rb") as shard:
+    for place, (name, offset, size) in enumerate(rows):
+        with open(folder / name, "rb") as shard:
             shard.seek(offset)
             picture = Image.open(io.BytesIO(shard.read(size)))
         cell = ImageOps.contain(picture.convert("RGB"), (_CELL - 4, _CELL - 4))
@@ -45,11 +44,25 @@ def write_contact_sheet(folder: Path) -> None:
     write_atomically(folder / SHEET_NAME, [data.getvalue()])
 
 
+def _spread_pictures(folder: Path, most: int) -> list[tuple[str, int, int]]:
+    """(shard, offset, size) of the first picture of up to ``most`` samples, spread evenly over those that have one."""
+    total = sum(pc.sum(pc.greater(batch.column("media"), 0)).as_py() for batch in index_batches(folder, ["media"]))
+    step = max(1, total // most)
+    places: list[tuple[str, int, int]] = []
+    seen = 0
+    for batch in index_batches(folder, ["shard", "media", "member_offsets", "member_sizes"]):
+        shown = np.flatnonzero(batch.column("media").to_numpy())
+        for row in shown[(np.arange(len(shown)) + seen) % step == 0].tolist():
+            members = (batch.column(name)[row][1].as_py() for name in ("member_offsets", "member_sizes"))
+            places.append((batch.column("shard")[row].as_py(), *members))
+        seen += len(shown)
+    return places[:most]
+
+
 def write_card(folder: Path, manifest: dict[str, Any]) -> None:
     """The dataset card: licence fields, how to load, counts per source, relations and text lengths."""
     totals = manifest["totals"]
     config = manifest["config"]
-    lengths = read_index(folder, ["characters"]).column("characters").to_pylist()
     lines = [
         "---",
         f"license: {orjson.dumps(config['license']).decode()}",
@@ -86,18 +99,22 @@ def write_card(folder: Path, manifest: dict[str, Any]) -> None:
     lines += ["", "Each source keeps its own licence; `license` above is what the builder of this folder stated.", ""]
     lines += ["## Context", "", "| relation | triplets |", "| --- | ---: |"]
     lines += [f"| {name} | {count:,} |" for name, count in totals["relations"].items()] or ["| none | 0 |"]
-    lines += ["", "## Characters of text per sample", "", "```", *_histogram(lengths), "```", ""]
+    lines += ["", "## Characters of text per sample", "", "```", *_histogram(folder), "```", ""]
     write_atomically(folder / CARD_NAME, ["\n".join(lines).encode()])
 
 
-def _histogram(values: list[int]) -> list[str]:
-    """Bars over `_BARS` equal classes from 0 to the largest value."""
-    width = max(values, default=0) // _BARS + 1
-    counts = [0] * _BARS
-    for value in values:
-        counts[value // width] += 1
-    most = max(max(counts), 1)
+def _histogram(folder: Path) -> list[str]:
+    """Bars over `_BARS` equal classes of the characters per sample, from 0 to the largest value."""
+
+    def lengths() -> Iterator[NDArray[np.int64]]:
+        return (batch.column("characters").to_numpy() for batch in index_batches(folder, ["characters"]))
+
+    width = max((int(values.max()) for values in lengths()), default=0) // _BARS + 1
+    counts = np.zeros(_BARS, np.int64)
+    for values in lengths():
+        counts += np.bincount(values // width, minlength=_BARS)
+    most = max(int(counts.max()), 1)
     return [
         f"{place * width:>8,} to {(place + 1) * width - 1:>8,}  {count:>10,}  {'#' * (40 * count // most)}".rstrip()
-        for place, count in enumerate(counts)
+        for place, count in enumerate(counts.tolist())
     ]
