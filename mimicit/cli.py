@@ -75,6 +75,7 @@ def main() -> None:
 @click.option("--license", "license_", default="unknown", show_default=True, help="Stated in the dataset card.")
 @click.option("--shard-size", default=512, show_default=True, help="MiB per shard, at most.")
 @click.option("--shard-samples", default=100_000, show_default=True, help="Samples per shard, at most.")
+@click.option("--dedupe", is_flag=True, help="Hold each file once per shard, and hard links for the rest.")
 @click.option("--limit", type=int, help="Queries drawn from each source, at most; the others are context only.")
 @click.option("--min-side", default=0, show_default=True, help="Leave out pictures with a shorter side, in pixels.")
 @click.option(

@@ -71,7 +71,8 @@ class BuildConfig:
 
     ``shots`` is the largest number of context triplets; ``context`` names the strategies in order (see
     `mimicit.context.choose.parse_strategies`); a shard is closed before it exceeds ``shard_bytes`` or
-    ``shard_samples``; ``license`` is stated in the card.
+    ``shard_samples``; with ``dedupe`` it holds each file once, and hard links for the rest; ``license`` is stated in
+    the card.
 
     ``limit`` is the largest number of queries drawn from each source. ``near_duplicates`` is the distance in bits (of
     64) up to which pictures count as the same, and ``None`` compares no pictures. ``duplicate_triplets`` that show and
@@ -85,6 +86,7 @@ class BuildConfig:
     format: str | None = None
     shard_bytes: int = 512 * 1024**2
     shard_samples: int = 100_000
+    dedupe: bool = False
     license: str = "unknown"
     media: MediaOptions = field(default_factory=MediaOptions)
     limit: int | None = None

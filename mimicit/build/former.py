@@ -66,11 +66,11 @@ def set_aside(out: Path, work: Path) -> None:
             os.replace(path, former / path.name)
 
 
-def former_shards(work: Path) -> dict[str, FormerShard]:
-    """The shards that were set aside and can stand in this version's folders, by what they hold."""
+def former_shards(work: Path, *, dedupe: bool) -> dict[str, FormerShard]:
+    """The shards that were set aside and can stand in this version's folders of that layout, by what they hold."""
     folder = work / FORMER_NAME
     manifest = _manifest(folder)
-    if manifest is None:
+    if manifest is None or manifest["config"]["dedupe"] != dedupe:
         return {}
     return {shard["content"]: FormerShard(path=folder / shard["name"], info=shard) for shard in manifest["shards"]}
 

@@ -25,7 +25,7 @@ from mimicit.records import Sample, sample_to_json
 from mimicit.schema import canonical_json
 from mimicit.shards.files import publish, sha256_of
 from mimicit.shards.index import INDEX_SCHEMA, IndexRow, rows_to_table
-from mimicit.shards.tar import END_OF_ARCHIVE, PackedSample, pack_members
+from mimicit.shards.tar import BLOCK, END_OF_ARCHIVE, Link, PackedSample, member_span, pack_members
 
 __all__ = ["index_piece", "pack_shards", "shard_name"]
 
@@ -39,6 +39,7 @@ class _Task:
     out: Path
     shard: ShardPlan
     name: str
+    dedupe: bool
     former: FormerShard | None  # of the same content
 
 
@@ -52,8 +53,11 @@ def index_piece(work: Path, number: int) -> Path:
     return work / "index" / f"{number:08d}.parquet"
 
 
-def pack_shards(work: Path, out: Path, engine: Engine, progress: Progress) -> list[dict[str, Any]]:
-    """Pack all shards that are not packed yet; returns the manifest's entry of every shard, in order."""
+def pack_shards(work: Path, out: Path, engine: Engine, progress: Progress, *, dedupe: bool) -> list[dict[str, Any]]:
+    """Pack all shards that are not packed yet; returns the manifest's entry of every shard, in order.
+
+    With ``dedupe``, a file that a shard holds already becomes a hard link to its first member.
+    """
     (work / "index").mkdir(exist_ok=True)
     plan = Plan(work)
     try:
@@ -61,9 +65,9 @@ def pack_shards(work: Path, out: Path, engine: Engine, progress: Progress) -> li
     finally:
         plan.close()
     names = [shard_name(shard.number, len(shards)) for shard in shards]
-    former = former_shards(work)
+    former = former_shards(work, dedupe=dedupe)
     tasks = [
-        _Task(work=work, out=out, shard=shard, name=name, former=former.get(shard.content))
+        _Task(work=work, out=out, shard=shard, name=name, dedupe=dedupe, former=former.get(shard.content))
         for shard, name in zip(shards, names, strict=True)
         if not _is_packed(work, out, shard, name)
     ]
@@ -116,6 +120,7 @@ def _write(task: _Task) -> None:
     temporary = task.work / f"{task.name}.tmp"
     digest = hashlib.sha256()
     position = 0
+    held: dict[str, tuple[str, int]] | None = {} if task.dedupe else None
     try:
         with (
             publish(piece, piece.with_suffix(".tmp")) as piece_file,
@@ -126,7 +131,7 @@ def _write(task: _Task) -> None:
                 rows: list[IndexRow] = []
                 for planned in batch:
                     sample, media = maker.make(planned.seq, planned.context)
-                    packed = _pack(sample, [data for stored in media for data in maker.read(stored)])
+                    packed = _pack(sample, [data for stored in media for data in maker.read(stored)], position, held)
                     rows.append(_index_row(task.name, sample, packed, position))
                     for chunk in packed.chunks:
                         digest.update(chunk)
@@ -154,10 +159,31 @@ def _write(task: _Task) -> None:
         maker.close()
 
 
-def _pack(sample: Sample, payloads: list[bytes]) -> PackedSample:
-    files = [file for media in sample.media for file in media.files]
-    members = [(f"{sample.key}.json", canonical_json(sample_to_json(sample)))]
-    members += [(f"{sample.key}.{file}", data) for file, data in zip(files, payloads, strict=True)]
+def _pack(
+    sample: Sample, payloads: list[bytes], position: int, held: dict[str, tuple[str, int]] | None
+) -> PackedSample:
+    """The members of ``sample``, which starts at ``position`` of its shard.
+
+    ``held`` has the member and its place in the shard of every file so far, by checksum, and receives those of this
+    sample; ``None`` writes every file itself.
+    """
+    text = canonical_json(sample_to_json(sample))
+    members: list[tuple[str, bytes | Link]] = [(f"{sample.key}.json", text)]
+    end = position + member_span(len(text))
+    files = [
+        (file, checksum) for media in sample.media for file, checksum in zip(media.files, media.sha256, strict=True)
+    ]
+    for (file, checksum), data in zip(files, payloads, strict=True):
+        name = f"{sample.key}.{file}"
+        if held is not None and checksum in held:
+            target, offset = held[checksum]
+            members.append((name, Link(target=target, offset=offset - position, size=len(data))))
+            end += BLOCK
+            continue
+        if held is not None:
+            held[checksum] = (name, end + BLOCK)
+        members.append((name, data))
+        end += member_span(len(data))
     return pack_members(members)
 
 

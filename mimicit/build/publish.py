@@ -60,7 +60,7 @@ def publish_folder(
     totals["rejects"] = rejects
     manifest: dict[str, Any] = {
         "format": FORMAT,
-        "layout": "inline",
+        "layout": "dedupe" if config.dedupe else "inline",
         "mimicit_version": version("mimicit"),
         "config": config.to_json(),
         "input": {"fingerprint": scan.fingerprint, "files": scan.files, "bytes": scan.bytes, "unused": unused},

@@ -129,7 +129,7 @@ def _build(
         _import_and_encode(root, work, selection, config, scanned, engine, progress, keep_going=keep_going)
         retried = count_retried(work)
         make_plan(work, config, selection.rules, engine, progress)
-        shards = pack_shards(work, out, engine, progress)
+        shards = pack_shards(work, out, engine, progress, dedupe=config.dedupe)
         progress.update("publish", 0, 1)
         manifest = publish_folder(work, out, config, scan, scanned, len(selection.unused), shards)
         progress.update("publish", 1, 1)

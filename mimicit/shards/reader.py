@@ -6,7 +6,7 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -61,49 +61,78 @@ def iterate_shard(path: Path) -> Iterator[StoredSample]:
     """
     try:
         with tarfile.open(path, "r:") as archive:
-            group: list[tuple[tarfile.TarInfo, bytes]] = []
-            for member in archive:
-                key = member.name.partition(".")[0]
-                if group and key != group[0][0].name.partition(".")[0]:
-                    yield _stored(path, group)
+            places: dict[str, _Member] = {}  # of the files, which later members may link to
+            group: list[_Member] = []
+            while (info := archive.next()) is not None:
+                archive.members.clear()  # tarfile would keep every header
+                member = _member(info, places, path)
+                if group and member.key != group[0].key:
+                    yield _stored(path, archive, group)
                     group = []
-                group.append((member, _payload(archive, member, path)))
+                group.append(member)
             if group:
-                yield _stored(path, group)
+                yield _stored(path, archive, group)
             _check_end(path, archive)
     except (tarfile.TarError, EOFError, OSError) as error:
         raise CorruptShardError(f"{path}: not a whole tar file ({error})") from None
 
 
-def _payload(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> bytes:
-    file = archive.extractfile(member) if member.isfile() or member.islnk() else None
-    payload = file.read() if file is not None else None
-    if payload is None:
-        raise CorruptShardError(f"{path}: member {member.name!r} is not a regular file")
-    if member.isfile() and len(payload) != member.size:
-        raise CorruptShardError(f"{path}: the shard ends inside member {member.name!r}")
-    return payload
+class _Member(NamedTuple):
+    """A member: where its header stands and the next one follows, and where its payload lies, maybe that of another."""
+
+    name: str
+    header: int
+    end: int
+    offset: int
+    size: int
+
+    @property
+    def key(self) -> str:
+        return self.name.partition(".")[0]
 
 
-def _stored(path: Path, group: list[tuple[tarfile.TarInfo, bytes]]) -> StoredSample:
-    first, last = group[0][0], group[-1][0]
-    key = first.name.partition(".")[0]
-    where = f"{path}: sample {key}"
-    if first.name != f"{key}.json":
-        raise CorruptShardError(f"{where}: starts with member {first.name!r}, not with {key}.json")
-    sample = decode_sample([payload for _, payload in group], where)
-    names = [f"{key}.{file}" for media in sample.media for file in media.files]
-    if names != [member.name for member, _ in group[1:]]:
+def _member(info: tarfile.TarInfo, places: dict[str, _Member], path: Path) -> _Member:
+    if info.islnk():
+        target = places.get(info.linkname)
+        if target is None:
+            raise CorruptShardError(f"{path}: member {info.name!r} links to {info.linkname!r}, which is not before it")
+        return _Member(info.name, info.offset, info.offset_data, target.offset, target.size)
+    if not info.isfile():
+        raise CorruptShardError(f"{path}: member {info.name!r} is not a regular file")
+    end = info.offset_data + info.size + (-info.size % tarfile.BLOCKSIZE)
+    member = _Member(info.name, info.offset, end, info.offset_data, info.size)
+    if not info.name.endswith(".json"):
+        places[info.name] = member
+    return member
+
+
+def _stored(path: Path, archive: tarfile.TarFile, group: list[_Member]) -> StoredSample:
+    first, last = group[0], group[-1]
+    where = f"{path}: sample {first.key}"
+    if first.name != f"{first.key}.json":
+        raise CorruptShardError(f"{where}: starts with member {first.name!r}, not with {first.key}.json")
+    sample = decode_sample([_payload(path, archive, member) for member in group], where)
+    names = [f"{first.key}.{file}" for media in sample.media for file in media.files]
+    if names != [member.name for member in group[1:]]:
         raise CorruptShardError(f"{where}: its members are not the files that its JSON names")
-    end = last.offset_data + (0 if last.islnk() else last.size + (-last.size % tarfile.BLOCKSIZE))
     return StoredSample(
-        key=key,
+        key=first.key,
         sample=sample,
-        offset=first.offset,
-        size=end - first.offset,
-        member_offsets=tuple(member.offset_data for member, _ in group),
-        member_sizes=tuple(len(payload) for _, payload in group),
+        offset=first.header,
+        size=last.end - first.header,
+        member_offsets=tuple(member.offset for member in group),
+        member_sizes=tuple(member.size for member in group),
     )
+
+
+def _payload(path: Path, archive: tarfile.TarFile, member: _Member) -> bytes:
+    file = archive.fileobj
+    assert file is not None  # an open archive has one
+    file.seek(member.offset)
+    payload = file.read(member.size)
+    if len(payload) != member.size:
+        raise CorruptShardError(f"{path}: the shard ends inside member {member.name!r}")
+    return bytes(payload)
 
 
 def _check_end(path: Path, archive: tarfile.TarFile) -> None:

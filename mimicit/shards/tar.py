@@ -13,23 +13,37 @@ from typing import Final
 
 from mimicit.errors import ShardError
 
-__all__ = ["BLOCK", "END_OF_ARCHIVE", "PackedSample", "member_header", "member_span", "pack_members"]
+__all__ = ["BLOCK", "END_OF_ARCHIVE", "Link", "PackedSample", "member_header", "member_span", "pack_members"]
 
 BLOCK: Final = 512
 END_OF_ARCHIVE: Final = bytes(2 * BLOCK)
 _MAX_NAME_BYTES: Final = 100
 _MAX_MEMBER_BYTES: Final = 8**11 - 1  # eleven octal digits
 
-# name | mode, uid, gid | size | mtime | checksum as spaces | type, link | magic, version | owner names, devices, prefix
+# name | mode, uid, gid | size | mtime | checksum as spaces | type | link | magic, version, owner names, devices, prefix
 _AFTER_NAME: Final = b"0000644\0" + b"0000000\0" * 2
 _AFTER_SIZE: Final = b"0" * 11 + b"\0"
-_AFTER_CHECKSUM: Final = b"0" + bytes(100) + b"ustar\x0000" + bytes(247)
-_CONSTANT_SUM: Final = sum(_AFTER_NAME) + sum(_AFTER_SIZE) + 8 * ord(" ") + sum(_AFTER_CHECKSUM)
+_REGULAR: Final = b"0"
+_HARD_LINK: Final = b"1"
+_AFTER_LINK: Final = b"ustar\x0000" + bytes(247)
+_CONSTANT_SUM: Final = sum(_AFTER_NAME) + sum(_AFTER_SIZE) + 8 * ord(" ") + sum(_AFTER_LINK)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """A hard link: the same bytes as the earlier member ``target``, whose payload of ``size`` bytes is at ``offset``.
+
+    ``offset`` counts from the start of the sample that holds the link; it is negative where an earlier one holds them.
+    """
+
+    target: str
+    offset: int
+    size: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackedSample:
-    """The tar bytes of one sample, and where the payload of each member starts inside them (bytes)."""
+    """The tar bytes of one sample, and where the payload of each member starts (bytes from the sample's start)."""
 
     chunks: tuple[bytes, ...]
     size: int
@@ -37,15 +51,19 @@ class PackedSample:
     member_sizes: tuple[int, ...]
 
 
-def member_header(name: str, size: int) -> bytes:
-    """The 512-byte ustar header of a regular file; `ShardError` where ustar cannot hold name or size."""
-    raw = name.encode("ascii", "replace")
-    if len(raw) > _MAX_NAME_BYTES or not name.isascii():
+def member_header(name: str, size: int, target: str = "") -> bytes:
+    """The 512-byte ustar header of a regular file, or of a hard link to the member ``target``.
+
+    `ShardError` where ustar cannot hold a name or the size.
+    """
+    raw, link = name.encode("ascii", "replace"), target.encode("ascii", "replace")
+    if max(len(raw), len(link)) > _MAX_NAME_BYTES or not (name.isascii() and target.isascii()):
         raise ShardError(f"{name!r}: member names are at most {_MAX_NAME_BYTES} ASCII characters")
     if size > _MAX_MEMBER_BYTES:
         raise ShardError(f"{name!r}: {size} bytes are more than a ustar member can hold; lower --size or --frames")
     octal = b"%011o\0" % size
-    checksum = sum(raw) + sum(octal) + _CONSTANT_SUM
+    kind = _HARD_LINK if target else _REGULAR
+    checksum = sum(raw) + sum(octal) + sum(kind) + sum(link) + _CONSTANT_SUM
     return b"".join(
         (
             raw.ljust(_MAX_NAME_BYTES, b"\0"),
@@ -53,7 +71,9 @@ def member_header(name: str, size: int) -> bytes:
             octal,
             _AFTER_SIZE,
             b"%06o\0 " % checksum,
-            _AFTER_CHECKSUM,
+            kind,
+            link.ljust(_MAX_NAME_BYTES, b"\0"),
+            _AFTER_LINK,
         )
     )
 
@@ -63,20 +83,28 @@ def member_span(size: int) -> int:
     return BLOCK + size + (-size % BLOCK)
 
 
-def pack_members(members: Sequence[tuple[str, bytes]]) -> PackedSample:
-    """The tar bytes of consecutive members given as (name, payload)."""
+def pack_members(members: Sequence[tuple[str, bytes | Link]]) -> PackedSample:
+    """The tar bytes of consecutive members given as (name, payload or link)."""
     chunks: list[bytes] = []
     offsets: list[int] = []
     position = 0
+    sizes: list[int] = []
     for name, payload in members:
+        if isinstance(payload, Link):
+            chunks.append(member_header(name, 0, payload.target))
+            offsets.append(payload.offset)
+            sizes.append(payload.size)
+            position += BLOCK
+            continue
         chunks.append(member_header(name, len(payload)))
         chunks.append(payload)
         chunks.append(bytes(-len(payload) % BLOCK))
         offsets.append(position + BLOCK)
+        sizes.append(len(payload))
         position += member_span(len(payload))
     return PackedSample(
         chunks=tuple(chunks),
         size=position,
         member_offsets=tuple(offsets),
-        member_sizes=tuple(len(payload) for _, payload in members),
+        member_sizes=tuple(sizes),
     )
