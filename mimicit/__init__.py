@@ -12,21 +12,39 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mimicit.build import BuildConfig, build_shards
     from mimicit.errors import MimicitError
-    from mimicit.loading import Samples, load
+    from mimicit.loading import Quarantine, Samples, Where, load, load_mixture, pack
     from mimicit.prompt import render
     from mimicit.records import Media, Sample, Triplet
 
-__all__ = ["BuildConfig", "Media", "MimicitError", "Sample", "Samples", "Triplet", "build_shards", "load", "render"]
+__all__ = [
+    "BuildConfig",
+    "Media",
+    "MimicitError",
+    "Quarantine",
+    "Sample",
+    "Samples",
+    "Triplet",
+    "Where",
+    "build_shards",
+    "load",
+    "load_mixture",
+    "pack",
+    "render",
+]
 
 _HOMES = {
     "BuildConfig": "mimicit.build.config",
     "Media": "mimicit.records",
     "MimicitError": "mimicit.errors",
+    "Quarantine": "mimicit.loading.quarantine",
     "Sample": "mimicit.records",
     "Samples": "mimicit.loading.samples",
     "Triplet": "mimicit.records",
+    "Where": "mimicit.loading.selection",
     "build_shards": "mimicit.build.run",
     "load": "mimicit.loading.samples",
+    "load_mixture": "mimicit.loading.mixture",
+    "pack": "mimicit.loading.packing",
     "render": "mimicit.prompt",
 }
 

@@ -17,7 +17,7 @@ LAYERS = (
     {"mimicit.__main__"},
     {"mimicit.cli"},
     {"mimicit.build", "mimicit.loading", "mimicit.inspecting", "mimicit.exporting", "mimicit.terminal"},
-    {"mimicit.shards", "mimicit.context", "mimicit.sources", "mimicit.media"},
+    {"mimicit.shards", "mimicit.context", "mimicit.embedding", "mimicit.sources", "mimicit.media"},
     {"mimicit.prompt", "mimicit.schema"},
     {"mimicit.records"},
     {"mimicit.errors"},
@@ -81,16 +81,21 @@ def test_otter_train_uses_only_what_it_may() -> None:
         assert used <= allowed | {"mimicit"}, f"{module} imports {used - allowed}"
 
 
-def test_torch_is_imported_in_one_place_of_mimicit() -> None:
+def test_torch_is_imported_by_the_adapter_and_the_models_of_embedders_alone() -> None:
     users = [
         module for module, path in modules("mimicit").items() if any(i.split(".")[0] == "torch" for i in imports(path))
     ]
-    assert users == ["mimicit.loading.torch"]
+    assert users == [
+        "mimicit.embedding.open_clip_model",
+        "mimicit.embedding.transformers_model",
+        "mimicit.loading.torch",
+    ]
 
 
 def test_public_names_are_pinned_and_load() -> None:
     assert mimicit.__all__ == [
-        "BuildConfig", "Media", "MimicitError", "Sample", "Samples", "Triplet", "build_shards", "load", "render",
+        "BuildConfig", "Media", "MimicitError", "Quarantine", "Sample", "Samples", "Triplet", "Where", "build_shards",
+        "load", "load_mixture", "pack", "render",
     ]  # fmt: skip
     for name in mimicit.__all__:
         assert getattr(mimicit, name).__name__ == name

@@ -42,6 +42,47 @@ def test_beyond_32_bits_is_injective_and_in_range() -> None:
     assert abs(image.mean() / length - 0.5) < 0.01
 
 
+@pytest.mark.parametrize("length", [2**32 + 1, 3 * 2**40 + 17])
+def test_window_order_beyond_32_bits(length: int) -> None:
+    """Whole windows of positions are windows of blocks: as many samples, none twice, in range."""
+    order = Order(length=length, shuffle="window", seed=5)
+    last = np.arange(length - 40_000, length)  # the short window and the tail of the blocks
+    shown = order.at(np.concatenate([np.arange(40_000), last, length + last]))
+    assert shown.min() >= 0 and shown.max() < length
+    assert np.unique(shown[:80_000]).size == 80_000
+    assert np.unique(shown[80_000:]).size == 40_000
+
+
+@pytest.mark.parametrize("length", range(2, 9))
+def test_small_permutations_are_unbiased(length: int) -> None:
+    """Every value goes to every place equally often: chi-squared of its table over 1,000 keys stays near its mean."""
+    table = np.zeros((length, length))
+    for key in range(1000):
+        table[np.arange(length), permute(np.arange(length), length, key)] += 1
+    expected = 1000 / length
+    freedom = (length - 1) ** 2
+    assert ((table - expected) ** 2 / expected).sum() < freedom + 7 * (2 * freedom) ** 0.5
+
+
+@pytest.mark.parametrize(("length", "per_shard"), [(500_000, 5_000), (1_000_000, 1_000), (30_000, 300)])
+def test_window_order_mixes_shards_nearly_as_well_as_chance(length: int, per_shard: int) -> None:
+    """Distinct shards in a batch of 64: within 10% of 64 independent draws."""
+    shards = length // per_shard
+    ideal = shards * (1 - (1 - 1 / shards) ** 64)
+    shown = Order(length=length, shuffle="window", seed=1).at(np.arange(length // 64 * 64)) // per_shard
+    batches = np.sort(shown.reshape(-1, 64), axis=1)
+    distinct = 1 + (np.diff(batches, axis=1) > 0).sum(axis=1)
+    assert distinct.mean() > 0.9 * ideal
+
+
+def test_window_order_keeps_reads_near_one_another() -> None:
+    """The samples of a window lie in runs of whole blocks, so what is read ahead is used."""
+    shown = np.sort(Order(length=1_000_000, shuffle="window").at(np.arange(505 * 32)))  # the first of 62 windows
+    runs = np.split(shown, np.flatnonzero(np.diff(shown) > 1) + 1)
+    assert len(runs) <= 506  # one block may lie across the end of the folder
+    assert sorted({len(run) % 32 for run in runs if run[0] != 0 and run[-1] != 999_999}) == [0]
+
+
 def test_seeds_and_epochs_give_other_orders() -> None:
     orders = [Order(length=1000, seed=seed).at(np.arange(2000)).reshape(2, 1000) for seed in range(2)]
     rows = [tuple(row) for order in orders for row in order]
@@ -55,6 +96,11 @@ def test_the_order_is_pinned() -> None:
     assert window.at(list(range(20))).tolist() == GOLDEN_WINDOW
 
 
+@pytest.mark.parametrize("shuffle", ["full", "window", None])
+def test_no_positions_give_no_indices(shuffle: str | None) -> None:
+    assert Order(length=5, shuffle=shuffle).at([]).shape == (0,)  # type: ignore[arg-type]
+
+
 def test_wrong_use_is_named() -> None:
     with pytest.raises(UsageError, match="no sample"):
         Order(length=0)
@@ -62,5 +108,5 @@ def test_wrong_use_is_named() -> None:
         Order(length=3).at([-1])
 
 
-GOLDEN_FULL = [5, 3, 9, 1, 8, 4, 7, 6, 2, 0]
-GOLDEN_WINDOW = [13, 12, 8, 9, 14, 17, 16, 15, 4, 19, 18, 5, 10, 3, 11, 2, 6, 7, 1, 0]
+GOLDEN_FULL = [0, 1, 5, 6, 2, 9, 7, 3, 4, 8]
+GOLDEN_WINDOW = [8, 9, 4, 5, 0, 2, 3, 1, 6, 7, 15, 14, 11, 10, 18, 19, 17, 13, 16, 12]

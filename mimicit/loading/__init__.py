@@ -1,6 +1,24 @@
 """Loading: shards in, `Sample`s out, in an order that is a pure function of folder, seed and position."""
 
+from mimicit.loading.costs import Cost, token_cost
+from mimicit.loading.mixture import Mixture, load_mixture
 from mimicit.loading.order import Order
+from mimicit.loading.packing import Pack, PackedSamples, pack
+from mimicit.loading.quarantine import Quarantine
 from mimicit.loading.samples import Samples, load
+from mimicit.loading.selection import Where
 
-__all__ = ["Order", "Samples", "load"]
+__all__ = [
+    "Cost",
+    "Mixture",
+    "Order",
+    "Pack",
+    "PackedSamples",
+    "Quarantine",
+    "Samples",
+    "Where",
+    "load",
+    "load_mixture",
+    "pack",
+    "token_cost",
+]

@@ -10,7 +10,7 @@ import orjson
 from mimicit.errors import CorruptShardError, SchemaError, ShardError, UnfinishedError
 from mimicit.schema import validate
 
-__all__ = ["MANIFEST_NAME", "WORK_NAME", "read_manifest"]
+__all__ = ["MANIFEST_NAME", "WORK_NAME", "parse_manifest", "read_manifest"]
 
 MANIFEST_NAME: Final = "manifest.json"
 WORK_NAME: Final = ".mimicit-work"
@@ -25,14 +25,21 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST_NAME
     try:
-        value: dict[str, Any] = orjson.loads(path.read_bytes())
-        validate("manifest", value)
+        data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         if (folder / WORK_NAME).is_dir():
             raise UnfinishedError(
                 f"{folder}: unfinished build; run the same mimicit build again to finish it"
             ) from None
         raise ShardError(f"{folder}: no {MANIFEST_NAME}; give a folder that mimicit build has written") from None
+    return parse_manifest(data, str(path))
+
+
+def parse_manifest(data: bytes, where: str) -> dict[str, Any]:
+    """The manifest in ``data``, checked against its schema; `CorruptShardError` names ``where``."""
+    try:
+        value: dict[str, Any] = orjson.loads(data)
+        validate("manifest", value)
     except (orjson.JSONDecodeError, SchemaError) as error:
-        raise CorruptShardError(f"{path}: {error}; build the folder again") from None
+        raise CorruptShardError(f"{where}: {error}; build the folder again") from None
     return value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,9 +13,10 @@ import orjson
 from mimicit.errors import CorruptShardError, SchemaError
 from mimicit.records import Sample, sample_from_json
 from mimicit.schema import validate
+from mimicit.shards.index import JSON_COLUMN
 from mimicit.shards.tar import END_OF_ARCHIVE
 
-__all__ = ["StoredSample", "decode_sample", "iterate_shard", "parse_sample_json"]
+__all__ = ["StoredSample", "decode_sample", "iterate_indexed", "iterate_shard", "parse_sample_json"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +65,7 @@ def iterate_shard(path: Path) -> Iterator[StoredSample]:
             places: dict[str, _Member] = {}  # of the files, which later members may link to
             group: list[_Member] = []
             while (info := archive.next()) is not None:
-                archive.members.clear()  # tarfile would keep every header
+                archive.members.clear()  # type: ignore[attr-defined]  # tarfile would keep every header
                 member = _member(info, places, path)
                 if group and member.key != group[0].key:
                     yield _stored(path, archive, group)
@@ -75,6 +76,30 @@ def iterate_shard(path: Path) -> Iterator[StoredSample]:
             _check_end(path, archive)
     except (tarfile.TarError, EOFError, OSError) as error:
         raise CorruptShardError(f"{path}: not a whole tar file ({error})") from None
+
+
+def iterate_indexed(path: Path, rows: Iterable[Mapping[str, Any]]) -> Iterator[StoredSample]:
+    """The samples of a tar that others made, by its ``rows`` of an index that holds their JSON; errors as above."""
+    try:
+        with open(path, "rb") as file:
+            for row in rows:
+                where = f"{path}: sample {row['key']}"
+                payloads = [bytes(row[JSON_COLUMN])]
+                for offset, size in zip(row["member_offsets"], row["member_sizes"], strict=True):
+                    file.seek(offset)
+                    payloads.append(file.read(size))
+                    if len(payloads[-1]) != size:
+                        raise CorruptShardError(f"{where}: the shard ends inside it")
+                yield StoredSample(
+                    key=row["key"],
+                    sample=decode_sample(payloads, where),
+                    offset=row["offset"],
+                    size=row["size"],
+                    member_offsets=tuple(row["member_offsets"]),
+                    member_sizes=tuple(row["member_sizes"]),
+                )
+    except (OSError, ValueError) as error:
+        raise CorruptShardError(f"{path}: cannot be read as its index says ({error})") from None
 
 
 class _Member(NamedTuple):

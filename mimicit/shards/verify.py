@@ -15,7 +15,7 @@ from mimicit.records import Sample
 from mimicit.shards.files import sha256_of
 from mimicit.shards.index import INDEX_NAME, iterate_index, sample_costs
 from mimicit.shards.manifest import read_manifest
-from mimicit.shards.reader import StoredSample, iterate_shard
+from mimicit.shards.reader import StoredSample, iterate_indexed, iterate_shard
 
 __all__ = ["Finding", "sample_findings", "verify_folder", "verify_shard"]
 
@@ -48,7 +48,7 @@ def verify_folder(folder: Path) -> Iterator[Finding]:
             rows: Iterator[dict[str, Any]] = iter(())
             if by_shard is not None and by_shard[0] == shard["name"]:
                 rows = by_shard[1]
-            yield from _check_shard(folder, shard, rows)
+            yield from _check_shard(folder, shard, rows, is_foreign=manifest["layout"] == "foreign")
             if by_shard is not None and by_shard[0] == shard["name"]:
                 by_shard = next(grouped, None)
         if by_shard is not None:
@@ -57,12 +57,17 @@ def verify_folder(folder: Path) -> Iterator[Finding]:
         yield Finding(file=INDEX_NAME, key="", fault=str(error))
 
 
-def _check_shard(folder: Path, shard: dict[str, Any], rows: Iterator[dict[str, Any]]) -> Iterator[Finding]:
+def _check_shard(
+    folder: Path, shard: dict[str, Any], rows: Iterator[dict[str, Any]], *, is_foreign: bool
+) -> Iterator[Finding]:
     name = shard["name"]
     found = list(_check_file(folder, name, shard["sha256"]))
     yield from found
     if found:
         return  # its samples cannot be trusted; one finding says so
+    if is_foreign:
+        yield from _check_foreign(folder / name, shard["samples"], rows)
+        return
     count = 0
     for stored in _stored(folder / name):
         if isinstance(stored, Finding):
@@ -77,6 +82,22 @@ def _check_shard(folder: Path, shard: dict[str, Any], rows: Iterator[dict[str, A
         yield Finding(file=name, key="", fault=f"holds {count} samples; the manifest says {shard['samples']}")
 
 
+def _check_foreign(path: Path, samples: int, rows: Iterator[dict[str, Any]]) -> Iterator[Finding]:
+    """Of a tar that others made: the pictures lie where the index says, and are those of the JSON beside it."""
+    count = 0
+    try:
+        for stored in iterate_indexed(path, rows):
+            count += 1
+            yield from _content_findings(stored.sample, path.name, stored.key)
+    except CorruptShardError as error:
+        yield Finding(file=path.name, key="", fault=str(error).removeprefix(f"{path}: "))
+        return
+    if count != samples:
+        yield Finding(
+            file=INDEX_NAME, key="", fault=f"lists {count} samples of {path.name}; the manifest says {samples}"
+        )
+
+
 def verify_shard(path: Path) -> Iterator[Finding]:
     """All findings of one shard file by itself."""
     for stored in _stored(path):
@@ -88,12 +109,15 @@ def verify_shard(path: Path) -> Iterator[Finding]:
 
 def sample_findings(sample: Sample, file: str, key: str) -> Iterator[Finding]:
     """What is wrong inside one sample: key, checksums, order of media, roles, special tokens."""
+    if key != sample.key:
+        yield Finding(file=file, key=key, fault=f"its key should be {sample.key!r}, by source and id")
+    yield from _content_findings(sample, file, key)
 
+
+def _content_findings(sample: Sample, file: str, key: str) -> Iterator[Finding]:
     def finding(fault: str) -> Finding:
         return Finding(file=file, key=key, fault=fault)
 
-    if key != sample.key:
-        yield finding(f"its key should be {sample.key!r}, by source and id")
     if [triplet.role for triplet in sample.triplets] != ["context"] * len(sample.context) + ["query"]:
         yield finding("the query must be the last triplet, and the only one")
     used = [index for triplet in sample.triplets for index in triplet.media]

@@ -1,0 +1,71 @@
+"""Shards for the pipelines of `webdataset`, and what such a pipeline yields back to `Sample`s."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mimicit.errors import CorruptShardError, ShardError
+from mimicit.loading.store import Check, Store
+from mimicit.records import Sample
+from mimicit.shards.reader import decode_sample, parse_sample_json
+
+__all__ = ["from_webdataset", "to_webdataset"]
+
+
+def to_webdataset(
+    shards: str | Path,
+    *,
+    cache_dir: str | Path | None = None,
+    cache_bytes: int | None = None,
+    check: Check = "size",
+) -> Any:
+    """A `webdataset.DataPipeline` of the samples of a finished folder, for code that is built on webdataset.
+
+    Shards are split over nodes and workers by webdataset's own stages; add more with ``pipeline.compose(...)``, such
+    as ``webdataset.shuffle(1000)``. Samples come through `Store`: hard links (``--dedupe``) and URLs are resolved, and
+    a cut shard raises instead of ending early. The options are those of `Store`. Whoever needs equal steps on all
+    ranks, or to resume, uses `mimicit.load`.
+    """
+    try:
+        import webdataset
+    except ImportError:
+        raise ShardError("to_webdataset needs webdataset; pip install 'mimicit[train]'") from None
+    limits = {} if cache_bytes is None else {"cache_bytes": cache_bytes}
+    store = Store(shards, cache_dir=cache_dir, check=check, **limits)
+    return webdataset.DataPipeline(
+        webdataset.SimpleShardList([str(number) for number in range(len(store.manifest["shards"]))]),
+        webdataset.split_by_node,
+        webdataset.split_by_worker,
+        _ShardSamples(store),
+    )
+
+
+def from_webdataset(item: Mapping[str, Any]) -> Sample:
+    """The `Sample` of what a stock pipeline yields, before any decoding: ``WebDataset(urls).map(from_webdataset)``.
+
+    `CorruptShardError` names the key where a member is missing, as in folders with hard links, which webdataset skips.
+    """
+    key = str(item.get("__key__", ""))
+    where = f"{item.get('__url__', '')}: sample {key}"
+    data = item.get("json")
+    if not isinstance(data, bytes):
+        raise CorruptShardError(f"{where}: has no undecoded .json; map from_webdataset before any decoding")
+    files = [file for media in parse_sample_json(data, where)["media"] for file in media["files"]]
+    missing = [file for file in files if not isinstance(item.get(file), bytes)]
+    if missing:
+        raise CorruptShardError(f"{where}: {missing[0]} did not come along; hard links are read by to_webdataset")
+    return decode_sample([data, *(item[file] for file in files)], where)
+
+
+class _ShardSamples:
+    """A stage of a pipeline: numbers of shards in, their samples out."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def __call__(self, shards: Iterable[Mapping[str, str]]) -> Iterator[Sample]:
+        for shard in shards:
+            for row in self.store.rows_of_shard(int(shard["url"])):
+                yield self.store.read(row)

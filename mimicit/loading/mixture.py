@@ -1,0 +1,181 @@
+"""Several folders shown together in fixed proportions, each in an order of its own.
+
+Position p lies in window ``p // window``. The quotas of that window (see `Quotas`) say how many of its positions each
+part gets, a keyed permutation says which, and the quotas before it say where each part goes on. So any position is
+found without those before it, and every part shows each of its samples once per epoch of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimicit.errors import UsageError
+from mimicit.loading.order import Shuffle, grouped, permutation_key, permute
+from mimicit.loading.ordered import PARTS, Address, Ordered, digest
+from mimicit.loading.quarantine import OnError, Quarantine
+from mimicit.loading.quotas import Quotas, whole_units
+from mimicit.loading.samples import load
+from mimicit.loading.selection import Condition
+from mimicit.records import Sample
+
+__all__ = ["Change", "Mixture", "load_mixture"]
+
+Value = TypeVar("Value")
+Change = tuple[int, tuple[int, ...]]
+"""From this window on, these units (see `mimicit.loading.quotas`)."""
+
+
+def load_mixture(
+    folders: Sequence[tuple[str | Path, float]],
+    *,
+    shuffle: Shuffle = None,
+    seed: int = 0,
+    where: Condition | None = None,
+    on_error: OnError | Quarantine = "raise",
+    window: int = 1024,
+) -> Mixture[Sample]:
+    """The samples of several ``(folder, weight)``, so many of each in every ``window`` positions.
+
+    Weights are relative: 2 and 1 show two samples of the first folder for one of the second. ``shuffle``, ``seed``,
+    ``where`` and ``on_error`` are those of `load`, for each folder; where folders differ in more, give `Mixture` what
+    `load` or `pack` made of each.
+    """
+    parts = [load(folder, shuffle=shuffle, seed=seed, where=where, on_error=on_error) for folder, _ in folders]
+    return Mixture(parts, [weight for _, weight in folders], seed=seed, window=window)
+
+
+class Mixture(Generic[Value]):
+    """``parts`` mixed by ``weights``; an `Ordered` of what its parts give (samples, or packs).
+
+    Its epoch is nominal: as many positions as the parts have together. ``changes`` are those of `reweighted`.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Ordered[Value]],
+        weights: Sequence[float],
+        *,
+        seed: int = 0,
+        window: int = 1024,
+        changes: Sequence[Change] = (),
+    ) -> None:
+        if len(parts) != len(weights) or not parts:
+            raise UsageError(f"{len(parts)} parts and {len(weights)} weights; give each part a weight")
+        if window < 1:
+            raise UsageError(f"window={window}: give at least 1")
+        self.parts = tuple(parts)
+        self.weights = tuple(weights)
+        self.seed = seed
+        self.window = window
+        self.changes = tuple(changes)
+        self._segments = _segments(((0, whole_units(weights, window)), *self.changes), window)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    @property
+    def fingerprints(self) -> Mapping[str, str]:
+        """See `Ordered.fingerprints`. Changes of weights are no part of it: they belong to the state of a run."""
+        own = (self._segments[0].units, self.window, self.seed)
+        return {
+            part: digest(*(each.fingerprints[part] for each in self.parts), *(own if part == "mixture" else ()))
+            for part in PARTS
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the content of a part does."""
+        return self.fingerprints["content"]
+
+    @property
+    def fetch(self) -> Callable[[Address], Value | None]:
+        """See `Ordered.fetch`; an address is the number of a part and an address of that part."""
+        return _FetchPart(tuple(part.fetch for part in self.parts))
+
+    def addresses(self, positions: Sequence[int]) -> list[tuple[int, Address]]:
+        """The part and the address in it at each of ``positions``."""
+        numbers, places = self.places(positions)
+        result: list[tuple[int, Address]] = [(0, None)] * len(positions)
+        for number, chosen in grouped(numbers):
+            found = self.parts[number].addresses(places[chosen].tolist())
+            for index, address in zip(chosen.tolist(), found, strict=True):
+                result[index] = (number, address)
+        return result
+
+    def get(self, position: int) -> Value | None:
+        """The value at ``position``; None where it is damaged and damage is masked."""
+        return self.fetch(self.addresses([position])[0])
+
+    def places(self, positions: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """For each of ``positions`` the number of the part, and the position in the endless order of that part."""
+        wanted = np.asarray(positions, dtype=np.int64)
+        if wanted.size and wanted.min() < 0:
+            raise UsageError("positions start at 0")
+        windows, slots = np.divmod(wanted, self.window)
+        numbers, places = np.empty_like(wanted), np.empty_like(wanted)
+        for window, chosen in grouped(windows):
+            pattern, before = self._pattern(window)
+            numbers[chosen] = pattern[slots[chosen]]
+            places[chosen] = before[slots[chosen]]
+        return numbers, places
+
+    def reweighted(self, weights: Sequence[float], position: int) -> Mixture[Value]:
+        """The same up to the first window that begins at or after ``position``, and ``weights`` from there on."""
+        if len(weights) != len(self.parts):
+            raise UsageError(f"{len(self.parts)} parts and {len(weights)} weights; give each part a weight")
+        start = -(-position // self.window)
+        kept = [change for change in self.changes if change[0] < start]
+        return self.with_changes([*kept, (start, whole_units(weights, self.window))])
+
+    def with_changes(self, changes: Sequence[Change]) -> Mixture[Value]:
+        """The same parts, first weights and seed with other ``changes`` (those of a state)."""
+        return Mixture(self.parts, self.weights, seed=self.seed, window=self.window, changes=changes)
+
+    def _pattern(self, window: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """For every slot of ``window`` its part, and the position in that part."""
+        segment = next(segment for segment in reversed(self._segments) if segment.start <= window)
+        quota = segment.quotas.within(window - segment.start)
+        key = permutation_key(self.seed, 0, "mixture", window)
+        pattern = np.repeat(np.arange(len(quota)), quota)[permute(np.arange(self.window), self.window, key)]
+        in_turn = np.argsort(pattern, kind="stable")
+        rank = np.empty_like(pattern)
+        rank[in_turn] = np.arange(self.window) - np.repeat(np.cumsum(quota) - quota, quota)
+        return pattern, (segment.base + segment.quotas.before(window - segment.start))[pattern] + rank
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Segment:
+    """Windows from ``start`` on under the same weights; ``base`` positions of each part lie before it."""
+
+    start: int
+    units: tuple[int, ...]
+    quotas: Quotas
+    base: NDArray[np.int64]
+
+
+def _segments(changes: Sequence[Change], window: int) -> list[_Segment]:
+    segments: list[_Segment] = []
+    for start, units in changes:
+        base = np.zeros(len(units), dtype=np.int64)
+        if segments:
+            last = segments[-1]
+            if start < last.start or len(units) != len(last.units):
+                raise UsageError(f"weights from window {start} on: they do not fit those before")
+            base = last.base + last.quotas.before(start - last.start)
+        segments.append(_Segment(start=start, units=tuple(units), quotas=Quotas(units, window), base=base))
+    return segments
+
+
+@dataclass(frozen=True, slots=True)
+class _FetchPart(Generic[Value]):
+    fetches: tuple[Callable[[Address], Value | None], ...]
+
+    def __call__(self, address: tuple[int, Address]) -> Value | None:
+        number, inner = address
+        return self.fetches[number](inner)

@@ -1,0 +1,123 @@
+"""The resize and centre crop of CLIP for one picture, in NumPy: antialiased bicubic as two banded matrix products.
+
+The filter is Pillow's (Catmull-Rom, a = -0.5, widened by the scale when it shrinks), so results agree with
+``PIL.Image.resize`` within 1 of 255. Only the pixels of the crop are computed. The weights of eight neighbouring
+outputs form one small dense block, which BLAS multiplies several times faster than Pillow filters (640x480 to 224:
+0.7 ms against 2.5), and which stays below the size at which OpenBLAS starts threads.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimicit.loading.scratch import scratch
+
+__all__ = ["CropBox", "crop_box", "resize_centre"]
+
+_BLOCK: Final = 8
+_A: Final = -0.5
+
+Pixels = NDArray[np.uint8]
+
+
+class CropBox(NamedTuple):
+    """A picture scaled to ``height`` x ``width``, of which a square that starts at ``top``, ``left`` is kept."""
+
+    height: int
+    width: int
+    top: int
+    left: int
+
+
+class _Band(NamedTuple):
+    """Outputs ``[start, stop)`` are the product of ``weights`` and the inputs ``[first, last)``."""
+
+    start: int
+    stop: int
+    first: int
+    last: int
+    weights: NDArray[np.float32]
+
+
+def crop_box(height: int, width: int, size: int) -> CropBox:
+    """How CLIP (torchvision's ``Resize`` and ``CenterCrop``) fits a picture into a square of ``size``."""
+    if height <= width:
+        scaled_height, scaled_width = size, int(size * width / height)
+    else:
+        scaled_height, scaled_width = int(size * height / width), size
+    return CropBox(scaled_height, scaled_width, round((scaled_height - size) / 2.0), round((scaled_width - size) / 2.0))
+
+
+def resize_centre(pixels: Pixels, size: int, *, original: tuple[int, int] | None = None, factor: float = 1.0) -> Pixels:
+    """uint8[H, W, 3] to uint8[size, size, 3]: the shortest side to ``size``, bicubic, then the centre.
+
+    Pixels that were shrunk by ``factor`` while they were decoded come with their ``original`` (height, width): H and W
+    are rounded, so the picture ends somewhere inside the last row and column.
+    """
+    height, width, _ = pixels.shape
+    true_height, true_width = original or (height, width)
+    box = crop_box(true_height, true_width, size)
+    rows = _bands(height, true_height * factor / box.height, box.top, size)
+    across = (width, true_width * factor / box.width, box.left, size)
+    columns = _bands(*across)
+    top, bottom, left, right = rows[0].first, rows[-1].last, columns[0].first, columns[-1].last
+    part = pixels[top:bottom, left:right]
+    needed = scratch("needed", (bottom - top, (right - left) * 3), np.float32)
+    needed.reshape(part.shape)[...] = part
+    # Pillow rounds and clips between the passes, so at sharp edges the order of the passes counts.
+    narrow = scratch("narrow", (bottom - top, size * 3), np.float32)
+    for band in _per_channel(*across):
+        inputs = needed[:, (band.first - left) * 3 : (band.last - left) * 3]
+        np.matmul(inputs, band.weights, out=narrow[:, band.start * 3 : band.stop * 3])
+    _round(narrow)
+    result = scratch("result", (size, size * 3), np.float32)
+    for band in rows:
+        np.matmul(band.weights, narrow[band.first - top : band.last - top], out=result[band.start : band.stop])
+    return _round(result).astype(np.uint8).reshape(size, size, 3)
+
+
+def _round(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """To whole numbers of a byte, in place."""
+    values += 0.5
+    np.floor(values, out=values)
+    return np.clip(values, 0, 255, out=values)
+
+
+@functools.lru_cache(maxsize=256)
+def _bands(size: int, scale: float, offset: int, count: int) -> tuple[_Band, ...]:
+    """The weights from ``size`` inputs, ``scale`` for each output, to the outputs ``[offset, offset + count)``."""
+    width = max(scale, 1.0)
+    centres = (np.arange(offset, offset + count) + 0.5) * scale
+    first = np.maximum((centres - 2 * width + 0.5).astype(np.int64), 0)
+    last = np.minimum((centres + 2 * width + 0.5).astype(np.int64), size)
+    bands = []
+    for start in range(0, count, _BLOCK):
+        stop = min(start + _BLOCK, count)
+        inputs = np.arange(first[start], last[stop - 1])
+        weights = _cubic((inputs + 0.5 - centres[start:stop, None]) / width)
+        weights[(inputs < first[start:stop, None]) | (inputs >= last[start:stop, None])] = 0
+        weights /= weights.sum(1, keepdims=True)
+        bands.append(_Band(start, stop, int(first[start]), int(last[stop - 1]), weights.astype(np.float32)))
+    return tuple(bands)
+
+
+@functools.lru_cache(maxsize=256)
+def _per_channel(size: int, scale: float, offset: int, count: int) -> tuple[_Band, ...]:
+    """As `_bands`, for rows of interleaved RGB, multiplied from the right."""
+    each = np.eye(3, dtype=np.float32)
+    return tuple(
+        band._replace(weights=np.ascontiguousarray(np.kron(band.weights, each).T))
+        for band in _bands(size, scale, offset, count)
+    )
+
+
+def _cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The kernel of Keys (1981)."""
+    x = np.abs(x)
+    near = ((_A + 2) * x - (_A + 3)) * x * x + 1
+    far = ((x - 5) * x + 8) * x * _A - 4 * _A
+    return np.where(x < 1, near, np.where(x < 2, far, 0.0))
