@@ -49,7 +49,16 @@ TEMPLATES: Final[dict[str, Template]] = {
     "otter": Template(name="otter", version=1, before="User:", between=" GPT:"),
     # The prompt of Otter's published demos: one more space.
     "otter-demo": Template(name="otter-demo", version=1, before="User: ", between=" GPT:"),
+    # ChatML, which Qwen, SmolLM and MPT-chat were tuned with; `<|endofchunk|>` ends the answer in their stead.
+    "chat": Template(
+        name="chat", version=1, before="<|im_start|>user\n", between="<|im_end|>\n<|im_start|>assistant\n"
+    ),
+    # The prompt of LLaMA 2's chat models.
+    "llama2": Template(name="llama2", version=1, before="[INST] ", between=" [/INST] "),
+    # Nothing but the words: for base models, captions and examples that speak for themselves.
+    "plain": Template(name="plain", version=1, before="", between=" "),
 }
+"""Every template ends an answer with ``<|endofchunk|>`` and puts ``<image>`` before its own words."""
 
 
 def template_named(name: str) -> Template:

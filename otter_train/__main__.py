@@ -17,7 +17,18 @@ import click
 
 from mimicit.prompt import TEMPLATES
 from otter_train.command_line import HELP, calm_threads, errors_on_one_line
-from otter_train.config import PRESETS, Embeddings, LabelMode, Precision, RunConfig, RunOptions, Schedule, resolve
+from otter_train.config import (
+    PRESETS,
+    ContextOrder,
+    Embeddings,
+    LabelMode,
+    Precision,
+    RunConfig,
+    RunOptions,
+    Schedule,
+    resolve,
+)
+from otter_train.config_file import config_option
 
 __all__ = ["main"]
 
@@ -28,6 +39,7 @@ _ABOUT_PRESETS = (
 
 
 @click.command(context_settings=HELP)
+@config_option()
 @click.option("--shards", type=click.Path(path_type=Path), required=True, help="Folder that mimicit build has written.")
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("run"), help="Run folder: checkpoints, log, curve."
@@ -53,6 +65,11 @@ _ABOUT_PRESETS = (
 )
 @click.option("--embeddings", type=click.Choice(get_args(Embeddings)), help="Which embedding matrices are trained.")
 @click.option("--template", type=click.Choice(sorted(TEMPLATES)), help="Prompt template.")
+@click.option(
+    "--context-order",
+    type=click.Choice(get_args(ContextOrder)),
+    help="Show the context in its own order, or in one drawn by the seed.",
+)
 @click.option("--seed", type=int, help="Order of the samples and random weights.")
 @click.option(
     "--workers", type=int, help="Processes that prepare batches.  [default: 0 on the CPU, up to 8 beside a GPU]"
@@ -62,6 +79,9 @@ _ABOUT_PRESETS = (
 )
 @click.option("--save-every", type=int, default=500, help="Steps between checkpoints; 0 for one at the end.")
 @click.option("--log-every", type=int, default=10, help="Steps between lines of the log.")
+@click.option("--eval-shards", type=click.Path(path_type=Path), help="Held-out shards to measure the loss on.")
+@click.option("--eval-every", type=int, default=500, help="Steps between such measurements; 0 for one at the end.")
+@click.option("--eval-limit", type=int, default=512, help="Measure on this many of the held-out samples.")
 @click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--precision", type=click.Choice(get_args(Precision)), help="auto: bfloat16 on a GPU, else float32.")
 @click.option(
@@ -72,7 +92,8 @@ def main(shards: Path, out: Path, preset: str | None, **given: Any) -> None:
 
     Options without a default come from the preset; those of otter-9b are the paper's: learning rate 1e-5, batches of
     4, 6 epochs, cosine schedule with 1% warm-up, clipping at 1.0. Start it with torchrun to use many GPUs. Ctrl-C
-    writes a checkpoint; the same command goes on from it.
+    writes a checkpoint; the same command goes on from it. All options of a run are kept in its config.json, which
+    can be given again as --config.
     """
     with errors_on_one_line():
         options = RunOptions(**{field.name: given.pop(field.name) for field in fields(RunOptions)})
@@ -90,8 +111,18 @@ def _train(config: RunConfig, options: RunOptions, shards: Path, out: Path, *, c
     if config.preset == "tiny" and not chosen:
         console.say(_ABOUT_PRESETS)
     samples = load(shards, shuffle="full", seed=config.seed)
+    held_out = load(options.eval_shards, shuffle="full") if options.eval_shards else None
     with _stop_signals() as received:
-        outcome = train(config, samples, out, options=options, console=console, should_stop=lambda: bool(received))
+        outcome = train(
+            config,
+            samples,
+            out,
+            options=options,
+            console=console,
+            held_out=held_out,
+            shards=shards,
+            should_stop=lambda: bool(received),
+        )
     if not outcome.finished:
         console.say(
             f"Stopped after step {outcome.step} of {outcome.total}; {outcome.checkpoint} holds it, "

@@ -22,7 +22,7 @@ from otter_train.model import (
     trainable_parameters,
     with_pretrained,
 )
-from otter_train.tokenizer import special_ids
+from otter_train.tokenizer import added_ids, special_ids
 
 __all__ = [
     "assemble_model",
@@ -59,7 +59,13 @@ def assemble_model(
         dtype=frozen_dtype,
     )
     from_scratch = trains_everything(config)
-    freeze(model, config.embeddings, train_vision=from_scratch, train_language=from_scratch)
+    freeze(
+        model,
+        config.embeddings,
+        train_vision=from_scratch,
+        train_language=from_scratch,
+        added_ids=added_ids(tokenizer),
+    )
     for _, parameter in trainable_parameters(model):
         parameter.data = parameter.data.float()
     return model.to(device)

@@ -6,6 +6,7 @@ annealing, clipping at 1.0. ``tiny`` trains every weight from scratch on two CPU
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
@@ -15,6 +16,7 @@ from mimicit.prompt import template_named
 
 __all__ = [
     "PRESETS",
+    "ContextOrder",
     "Embeddings",
     "LabelMode",
     "Precision",
@@ -27,8 +29,11 @@ __all__ = [
 
 Schedule = Literal["cosine", "linear", "constant"]
 LabelMode = Literal["span", "paper"]
-Embeddings = Literal["full", "input_only", "none"]
+ContextOrder = Literal["as-is", "shuffled"]
+Embeddings = Literal["full", "input_only", "new_rows", "none"]
 Precision = Literal["auto", "float32", "bfloat16"]
+
+_MODEL_NAME: Final = re.compile(r"\w[\w.-]*/[\w.-]+|[\w-]+:.+")  # of the Hub, or of open_clip with its weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +59,7 @@ class RunConfig:
     label_mode: LabelMode = "span"
     embeddings: Embeddings = "full"
     template: str = "otter"
+    context_order: ContextOrder = "as-is"
     seed: int = 0
     max_steps: int = 0
     precision: Precision = "auto"
@@ -81,7 +87,8 @@ class RunOptions:
     ``accumulate`` splits the batch of a step into that many forward passes per device. ``workers`` processes prepare
     batches (None: up to 8 beside a GPU; none on the CPU, where they would compete with the model). ``save_every``
     and ``log_every`` are in steps (``save_every`` 0: only at the end). ``resume`` continues from the last checkpoint
-    of the output folder; without it a folder that has one is refused.
+    of the output folder; without it a folder that has one is refused. The loss on the first ``eval_limit`` samples
+    of the folder ``eval_shards`` is measured every ``eval_every`` steps, and at the end.
     """
 
     accumulate: int = 1
@@ -90,9 +97,13 @@ class RunOptions:
     log_every: int = 10
     device: str = "auto"
     resume: bool = True
+    eval_shards: Path | None = None
+    eval_every: int = 500
+    eval_limit: int = 512
 
     def __post_init__(self) -> None:
-        for name, least in {"accumulate": 1, "workers": 0, "save_every": 0, "log_every": 1}.items():
+        lowest = {"accumulate": 1, "workers": 0, "save_every": 0, "log_every": 1, "eval_every": 0, "eval_limit": 1}
+        for name, least in lowest.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UsageError(f"{_option(name)} {value}: must be at least {least}")
@@ -141,6 +152,7 @@ def _check(config: RunConfig) -> None:
         ("schedule", Schedule),
         ("label_mode", LabelMode),
         ("embeddings", Embeddings),
+        ("context_order", ContextOrder),
         ("precision", Precision),
     ):
         if getattr(config, name) not in get_args(kind):
@@ -167,7 +179,7 @@ def _check_models(config: RunConfig) -> None:
                 f"--preset {config.preset} needs {_option(name)} PATH, the folder of the pretrained weights; "
                 "--preset tiny trains a small model from scratch"
             )
-        if not Path(folder).exists():
+        if not Path(folder).exists() and not _MODEL_NAME.fullmatch(folder):
             raise UsageError(f"{_option(name)} {folder}: no such folder")
 
 

@@ -15,16 +15,21 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from mimicit.errors import TrainError
 from mimicit.prompt import ANSWER, ENDOFCHUNK, IMAGE, render
 from mimicit.records import Sample
-from otter_train.config import LabelMode
+from otter_train.config import ContextOrder, LabelMode
+from otter_train.context import drop_context, shuffle_context
 from otter_train.tokenizer import SpecialIds, special_ids
 
-__all__ = ["IGNORED", "Cut", "Encoded", "PromptEncoder", "drop_context", "label_ids"]
+__all__ = ["IGNORED", "Cut", "Encoded", "PromptEncoder", "label_ids"]
 
 IGNORED: Final = -100
 
 
 class Cut(NamedTuple):
-    """How much did not fit into ``--max-tokens``: dropped context triplets, shortened instructions and answers."""
+    """How much did not fit into ``--max-tokens``.
+
+    Dropped context triplets, shortened instructions, and answers that are too long by themselves: nothing is learnt
+    from these, for half an answer would teach the model to stop there. The last text of a document loses its end.
+    """
 
     context_triplets: int = 0
     instructions: int = 0
@@ -49,7 +54,8 @@ class PromptEncoder:
     """Turns samples into prompts of at most ``max_tokens`` tokens.
 
     Too long a sample loses whole context triplets, farthest first, together with their media; then the beginning
-    of the query's instruction. Only an answer that is too long by itself loses its end.
+    of the query's instruction. An answer that is too long by itself is not learnt (see `Cut`). The context is shown
+    in its own order or, ``shuffled``, in one that ``seed`` and the sample decide.
     """
 
     def __init__(
@@ -59,18 +65,24 @@ class PromptEncoder:
         template: str = "otter",
         max_tokens: int = 512,
         label_mode: LabelMode = "span",
+        context_order: ContextOrder = "as-is",
+        seed: int = 0,
     ) -> None:
         self.tokenizer = tokenizer
         self.special: SpecialIds = special_ids(tokenizer)
         self.template = template
         self.max_tokens = max_tokens
         self.label_mode: LabelMode = label_mode
+        self.context_order: ContextOrder = context_order
+        self.seed = seed
 
     def encode(self, sample: Sample, *, with_answer: bool = True) -> Encoded:
         """The prompt of ``sample``; without the answer it ends at the query's ``<answer>``, ready to be answered.
 
         `TrainError` names the sample where its text holds a special token, or its pictures alone are too many.
         """
+        if self.context_order == "shuffled":
+            sample = shuffle_context(sample, self.seed)
         ids = self._tokens(sample, with_answer)
         if len(ids) <= self.max_tokens:
             return self._encoded(sample, ids, Cut())
@@ -85,6 +97,8 @@ class PromptEncoder:
         return self._encoded(shorter, ids, cut)
 
     def _encoded(self, sample: Sample, ids: list[int], cut: Cut) -> Encoded:
+        if cut.answers and sample.query.relation != "document":
+            return Encoded(sample=sample, ids=ids, labels=[IGNORED] * len(ids), cut=cut)
         return Encoded(sample=sample, ids=ids, labels=label_ids(ids, self.special, self.label_mode), cut=cut)
 
     def _tokens(self, sample: Sample, with_answer: bool) -> list[int]:
@@ -165,25 +179,6 @@ def label_ids(ids: Sequence[int], special: SpecialIds, mode: LabelMode) -> list[
         if ids[position] not in hidden:
             labels[position] = ids[position]
     return labels
-
-
-def drop_context(sample: Sample, count: int) -> Sample:
-    """``sample`` without its ``count`` farthest context triplets and the media that only they need.
-
-    Where the first triplet that stays shows nothing itself, it is about the media shown last before it; so these
-    move to it.
-    """
-    kept = sample.triplets[count:]
-    if not kept[0].media:
-        shown = [triplet.media for triplet in sample.triplets[:count] if triplet.media]
-        kept = (replace(kept[0], media=shown[-1] if shown else ()), *kept[1:])
-    order = [index for triplet in kept for index in triplet.media]
-    place = {index: place for place, index in enumerate(order)}
-    return replace(
-        sample,
-        media=tuple(sample.media[index] for index in order),
-        triplets=tuple(replace(triplet, media=tuple(place[index] for index in triplet.media)) for triplet in kept),
-    )
 
 
 def _chunk_lengths(ids: Sequence[int], endofchunk: int) -> list[int]:

@@ -3,33 +3,42 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from mimicit.schema import canonical_json
 from otter_train.command_line import HELP, calm_threads, errors_on_one_line
 
-if TYPE_CHECKING:
-    from otter_train.evaluation import Report
-
 __all__ = ["main"]
 
 _FOLDER = click.Path(path_type=Path)
-_EXAMPLES = 6
 _PROGRESS_EVERY = 500
+_MAX_SHOTS = 1000
+
+
+class _Shots(click.ParamType[tuple[int, ...]]):
+    name = "numbers"
+
+    def convert(self, value: str | tuple[int, ...], param: object, context: object) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        parts = [part.strip() for part in value.split(",")]
+        if not all(part.isascii() and part.isdigit() and int(part) <= _MAX_SHOTS for part in parts):
+            self.fail(f"{value!r} is no list of numbers of shots such as 0,1,2,4,8")
+        return tuple(sorted({int(part) for part in parts}))
 
 
 @click.command(context_settings=HELP)
 @click.option("--checkpoint", type=_FOLDER, required=True, help="Run folder, or one checkpoint of it.")
 @click.option("--shards", type=_FOLDER, required=True, help="Shards whose queries are asked; not those of training.")
-@click.option("--shots", type=click.IntRange(min=0), default=0, help="Context triplets shown before each query.")
+@click.option("--shots", type=_Shots(), default="0", help="Context triplets shown before each query: 0,1,2,4,8.")
 @click.option("--baselines", is_flag=True, help="Also what a model that never looks could reach.")
 @click.option("--limit", type=click.IntRange(min=1), help="Ask only this many queries, drawn at random.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=64, help="Queries per forward pass.")
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=32, help="Longest answer, in tokens.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Of the resamples that give the intervals.")
+@click.option("--out", type=_FOLDER, help="Folder for evaluation.json, evaluation.txt and evaluation.png.")
 @click.option("--language-model", help="Where the frozen language model lies now, if it was moved.")
 @click.option("--vision-model", help="Where the frozen vision model lies now, if it was moved.")
 @click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
@@ -37,22 +46,34 @@ _PROGRESS_EVERY = 500
 def main(
     checkpoint: Path,
     shards: Path,
-    shots: int,
+    shots: tuple[int, ...],
     baselines: bool,
     limit: int | None,
     batch_size: int,
     max_new_tokens: int,
+    seed: int,
+    out: Path | None,
     language_model: str | None,
     vision_model: str | None,
     device: str,
     as_json: bool,
 ) -> None:
-    """Greedy answers to the queries of SHARDS, compared with the true ones (capitals and a final stop aside)."""
+    r"""Ask the queries of SHARDS, and compare greedy answers with the true ones (capitals and a final stop aside).
+
+    \b
+    python -m otter_train.evaluate --checkpoint run/ --shards held-out/ --shots 0,1,2,4,8 --out evaluation/
+
+    The loss is that of the true answers. Where a sample's meta holds the answers of ten people, as that of VQAv2
+    does, the VQA accuracy compares with all of them.
+    """
     with errors_on_one_line():
         calm_threads()
         from mimicit.loading import load
+        from otter_train.answer_options import AnswerOptions
         from otter_train.evaluation import evaluate
-        from otter_train.inference import answer_each, load_trained_model
+        from otter_train.evaluation_report import draw, lines, summarise, to_json, write_report
+        from otter_train.examining import attempt_each
+        from otter_train.inference import load_trained_model
         from otter_train.metrics import Console
 
         samples = load(shards, shuffle="full", seed=0)
@@ -60,36 +81,25 @@ def main(
             checkpoint, device=device, language_model=language_model, vision_model=vision_model
         )
         console = Console(sys.stderr)
-        report = evaluate(
-            samples,
-            lambda asked: answer_each(trained, asked, max_new_tokens=max_new_tokens, batch_size=batch_size),
-            shots=shots,
-            limit=limit,
-            baselines=baselines,
-            progress=lambda done: console.progress(f"{done:,} answered") if done % _PROGRESS_EVERY == 0 else None,
-        )
-    click.echo(canonical_json(report.to_json()) if as_json else "\n".join(_lines(report)))
-
-
-def _lines(report: Report) -> Iterator[str]:
-    yield f"{report.accuracy:6.1%}  exact answers to {len(report.answered):,} queries with {report.shots} shots"
-    if report.skipped:
-        yield f"        ({report.skipped:,} interleaved documents ask nothing and were skipped)"
-    if len(report.by_source) > 1:
-        yield from (f"{rate:6.1%}    {source} ({count:,})" for source, (count, rate) in report.by_source.items())
-    for rate, meaning in (
-        (
-            report.question_only,
-            "ceiling of a model that never looks: the best answer per question text, from these samples",
-        ),
-        (report.majority, "always the most frequent answer of these samples"),
-        (report.swapped_pictures, "this model when each query gets the pictures of another sample"),
-    ):
-        if rate is not None:
-            yield f"{rate:6.1%}  {meaning}"
-    for one in report.answered[:_EXAMPLES]:
-        verdict = "right" if one.is_right else f"truth: {one.truth}"
-        yield f"  {one.origin or 'no picture'}  {one.question!r}  ->  {one.answer!r}  ({verdict})"
+        options = AnswerOptions(max_new_tokens=max_new_tokens)
+        reports = [
+            evaluate(
+                samples,
+                lambda asked: attempt_each(trained, asked, options, batch_size=batch_size),
+                shots=count,
+                limit=limit,
+                baselines=baselines,
+                progress=lambda done: console.progress(f"{done:,} answered") if done % _PROGRESS_EVERY == 0 else None,
+            )
+            for count in shots
+        ]
+        summaries = [summarise(report, seed=seed) for report in reports]
+        text = "\n".join(lines(reports, summaries))
+        asked = {"checkpoint": str(trained.checkpoint.folder), "step": trained.checkpoint.step, "shards": str(shards)}
+        value = {**asked, "seed": seed, "results": to_json(reports, summaries)}
+        if out is not None:
+            write_report(out, value, text, draw(reports, summaries))
+    click.echo(canonical_json(value) if as_json else text)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How often a model's greedy answer is the true one, next to what a model that never looks could reach.
+"""What a model answers to the queries of some samples, next to what a model that never looks could reach.
 
 All of it is computed from the evaluated samples: the two text baselines know the answers, so they are ceilings, and
 only what lies above them was seen in a picture. The same model on other samples' pictures says so once more.
@@ -10,14 +10,16 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from mimicit.records import Sample
-from otter_train.encoding import drop_context
+from otter_train.context import drop_context
+from otter_train.vqa import human_answers, vqa_accuracy
 
 __all__ = [
-    "AnswerEach",
     "Answered",
+    "Attempt",
+    "AttemptEach",
     "Report",
     "evaluate",
     "is_right",
@@ -26,15 +28,27 @@ __all__ = [
     "with_shots",
 ]
 
-AnswerEach = Callable[[Iterable[Sample]], Iterator[tuple[Sample, str]]]
-"""Gives each sample back with the answer to its query, in order."""
+
+class Attempt(NamedTuple):
+    """What a model made of a sample's query: its own answer, and the loss (nats) of the ``tokens`` of the true one."""
+
+    sample: Sample
+    answer: str
+    nats: float
+    tokens: int
+
+
+AttemptEach = Callable[[Iterable[Sample]], Iterator[Attempt]]
+"""Attempts each sample, in order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answered:
     """One query, what the model said and what is true.
 
-    ``media`` are the kinds and hashes of everything shown, ``origin`` names what was shown last.
+    ``media`` are the kinds and hashes of everything shown, ``origin`` names what was shown last, ``shots`` counts the
+    context triplets. ``nats`` and ``tokens`` are those of `Attempt`; ``humans`` counts the people whose answers
+    ``vqa`` (0 to 1) compares with, 0 where only the true answer is known.
     """
 
     position: int
@@ -42,9 +56,14 @@ class Answered:
     source: str
     origin: str
     media: tuple[tuple[str, tuple[str, ...]], ...]
+    shots: int
     question: str
     answer: str
     truth: str
+    nats: float
+    tokens: int
+    vqa: float
+    humans: int
 
     @property
     def is_right(self) -> bool:
@@ -54,11 +73,11 @@ class Answered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """Accuracies between 0 and 1; a baseline is None where it was not asked for or cannot be computed.
+    """The answers with at most ``shots`` context triplets, and baselines between 0 and 1.
 
-    ``majority``: always the most frequent answer. ``question_only``: for each question text its most frequent
-    answer. ``swapped_pictures``: the same model, each query with the pictures of another sample. ``skipped`` counts
-    interleaved documents, which ask nothing.
+    A baseline is None where it was not asked for or cannot be computed. ``majority``: always the most frequent
+    answer. ``question_only``: for each question text its most frequent answer. ``swapped_pictures``: the same model,
+    each query with the pictures of another sample. ``skipped`` counts interleaved documents, which ask nothing.
     """
 
     shots: int
@@ -69,26 +88,18 @@ class Report:
     swapped_pictures: float | None = None
 
     @property
-    def accuracy(self) -> float:
-        """The share of queries with the true answer."""
-        return _accuracy(self.answered)
-
-    @property
-    def by_source(self) -> dict[str, tuple[int, float]]:
-        """Queries and accuracy of each source."""
+    def by_source(self) -> dict[str, list[Answered]]:
+        """The answers of each source, by its name in order."""
         groups: dict[str, list[Answered]] = defaultdict(list)
         for answered in self.answered:
             groups[answered.source].append(answered)
-        return {source: (len(group), _accuracy(group)) for source, group in sorted(groups.items())}
+        return dict(sorted(groups.items()))
 
     def to_json(self) -> dict[str, Any]:
         """The report as a JSON value."""
         return {
-            "accuracy": self.accuracy,
-            "queries": len(self.answered),
-            "skipped": self.skipped,
             "shots": self.shots,
-            "by_source": {name: {"queries": n, "accuracy": rate} for name, (n, rate) in self.by_source.items()},
+            "skipped": self.skipped,
             "baselines": {
                 "majority": self.majority,
                 "question_only": self.question_only,
@@ -100,7 +111,7 @@ class Report:
 
 def evaluate(
     samples: Sequence[Sample],
-    answer_each: AnswerEach,
+    attempt_each: AttemptEach,
     *,
     shots: int = 0,
     limit: int | None = None,
@@ -122,21 +133,21 @@ def evaluate(
                 yield with_shots(sample, shots)
 
     answered: list[Answered] = []
-    for sample, answer in answer_each(asked()):
-        answered.append(_answered(positions[len(answered)], sample, answer))
+    for attempt in attempt_each(asked()):
+        answered.append(_answered(positions[len(answered)], attempt))
         progress(len(answered))
     report = Report(shots=shots, answered=tuple(answered), skipped=count - len(positions))
     if not baselines:
         return report
     pairs = other_pictures(report.answered)
     swapped = (_with_media_of(samples, shots, mine, other) for mine, other in pairs)
-    fooled = [_answered(0, sample, answer) for sample, answer in answer_each(swapped)]
+    fooled = [_answered(0, attempt) for attempt in attempt_each(swapped)]
     truths = [one.truth for one in answered]
     return replace(
         report,
         majority=question_accuracy([""] * len(truths), truths),
         question_only=question_accuracy([one.question for one in answered], truths),
-        swapped_pictures=_accuracy(fooled) if fooled else None,
+        swapped_pictures=sum(one.is_right for one in fooled) / len(fooled) if fooled else None,
     )
 
 
@@ -182,21 +193,24 @@ def _with_media_of(samples: Sequence[Sample], shots: int, mine: int, other: int)
     return replace(with_shots(samples[mine], shots), media=with_shots(samples[other], shots).media)
 
 
-def _answered(position: int, sample: Sample, answer: str) -> Answered:
+def _answered(position: int, attempt: Attempt) -> Answered:
+    sample, humans = attempt.sample, human_answers(attempt.sample)
+    exact = float(is_right(attempt.answer, sample.query.answer))
     return Answered(
         position=position,
         id=sample.id,
         source=sample.source,
         origin=sample.media[-1].origin if sample.media else "",
         media=tuple((media.kind, media.sha256) for media in sample.media),
+        shots=len(sample.context),
         question=sample.query.instruction,
-        answer=answer,
+        answer=attempt.answer,
         truth=sample.query.answer,
+        nats=attempt.nats,
+        tokens=attempt.tokens,
+        vqa=vqa_accuracy(attempt.answer, humans) if humans else exact,
+        humans=len(humans),
     )
-
-
-def _accuracy(answered: Sequence[Answered]) -> float:
-    return sum(one.is_right for one in answered) / max(1, len(answered))
 
 
 def _plain(text: str) -> str:

@@ -23,6 +23,10 @@ _FILE = click.Path(path_type=Path)
 @click.option("--context-prompt", multiple=True, help="Question of an example.")
 @click.option("--context-answer", multiple=True, help="Answer of an example.")
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=128, help="Longest answer, in tokens.")
+@click.option("--temperature", type=float, default=0.0, help="0: the likeliest token; above: draw, wilder with more.")
+@click.option("--top-p", type=float, default=1.0, help="Draw among the likeliest tokens of this total probability.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Of what is drawn.")
+@click.option("--beams", type=int, default=1, help="Beginnings kept in a search for the likeliest answer.")
 @click.option("--frames", type=click.IntRange(min=1), default=8, help="Frames taken from a clip.")
 @click.option("--language-model", help="Where the frozen language model lies now, if it was moved.")
 @click.option("--vision-model", help="Where the frozen vision model lies now, if it was moved.")
@@ -37,6 +41,10 @@ def main(
     context_prompt: tuple[str, ...],
     context_answer: tuple[str, ...],
     max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    beams: int,
     frames: int,
     language_model: str | None,
     vision_model: str | None,
@@ -51,15 +59,19 @@ def main(
     """
     with errors_on_one_line():
         calm_threads()
+        from otter_train.answer_options import AnswerOptions
         from otter_train.inference import answer_each, load_trained_model
         from otter_train.question import pair_examples, question_sample
 
+        options = AnswerOptions(
+            max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, beams=beams
+        )
         examples = pair_examples(context_image, context_prompt, context_answer)
         sample = question_sample(prompt, image=image, video=video, examples=examples, frames=frames)
         trained = load_trained_model(
             checkpoint, device=device, language_model=language_model, vision_model=vision_model
         )
-        ((_, answer),) = answer_each(trained, [sample], max_new_tokens=max_new_tokens)
+        ((_, answer),) = answer_each(trained, [sample], options)
     if as_json:
         asked = {"checkpoint": str(trained.checkpoint.folder), "step": trained.checkpoint.step, "prompt": prompt}
         click.echo(canonical_json({**asked, "answer": answer}))

@@ -1,28 +1,45 @@
-"""Answers of a trained model: load a checkpoint, read prompts, generate greedily."""
+"""Answers of a trained model: load a checkpoint, read prompts, answer them whole or piece by piece."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import torch
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from mimicit.records import Sample
-from otter_train.assembly import assemble_model, autocast, load_trained
+from otter_train.answer_options import AnswerOptions
+from otter_train.assembly import assemble_model, load_trained
 from otter_train.checkpoint import Checkpoint, load_weights, open_checkpoint
 from otter_train.config import Precision, RunConfig
-from otter_train.data import collate
+from otter_train.data import Batch, collate
 from otter_train.distributed import pick_device
-from otter_train.encoding import PromptEncoder
+from otter_train.encoding import Encoded, PromptEncoder
 from otter_train.model import ModelConfig, Otter
-from otter_train.pictures import normalise
 from otter_train.provenance import check_tokens
+from otter_train.streaming import stream_tokens
+from otter_train.text_stream import TextStream
 from otter_train.tokenizer import load_tokenizer
 
-__all__ = ["TrainedModel", "answer_each", "load_trained_model"]
+__all__ = ["Finish", "Piece", "TrainedModel", "answer_each", "load_trained_model", "stream_answers"]
+
+Finish = Literal["stop", "length"]
+
+
+class Piece(NamedTuple):
+    """More ``text`` of the answer to prompt ``row``, which now has ``tokens`` tokens; ``finish`` with the last piece.
+
+    ``stop``: the model, or a stop text, ended it; ``length``: it reached its ``max_new_tokens``.
+    """
+
+    row: int
+    text: str
+    tokens: int
+    finish: Finish | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +73,10 @@ def load_trained_model(
     )
     tokenizer = load_tokenizer(checkpoint.tokenizer_folder)
     check_tokens(checkpoint.meta, tokenizer)
-    model = assemble_model(architecture, config, tokenizer, place)
+    with torch.random.fork_rng(devices=[]):
+        # What is neither trained nor pretrained (frozen embeddings of the tiny preset) was drawn from the run's seed.
+        torch.manual_seed(config.seed)
+        model = assemble_model(architecture, config, tokenizer, place)
     load_trained(model, load_weights(checkpoint))
     encoder = PromptEncoder(tokenizer, template=config.template, max_tokens=config.max_tokens)
     return TrainedModel(
@@ -70,30 +90,84 @@ def load_trained_model(
 
 
 def answer_each(
-    trained: TrainedModel, samples: Iterable[Sample], *, max_new_tokens: int = 32, batch_size: int = 64
+    trained: TrainedModel, samples: Iterable[Sample], options: AnswerOptions, *, batch_size: int = 64
 ) -> Iterator[tuple[Sample, str]]:
     """Each of ``samples`` with the model's answer to its query; its own answer is not shown to the model."""
     stream = iter(samples)
     while batch := list(islice(stream, batch_size)):
-        yield from zip(batch, _answers(trained, batch, max_new_tokens), strict=True)
+        prompts = [trained.encoder.encode(sample, with_answer=False) for sample in batch]
+        if options.beams > 1:
+            texts = _beam_answers(trained, prompts, options)
+        else:
+            texts = [""] * len(batch)
+            for piece in stream_answers(trained, prompts, [options] * len(batch)):
+                texts[piece.row] += piece.text
+        yield from zip(batch, texts, strict=True)
 
 
-def _answers(trained: TrainedModel, samples: Sequence[Sample], max_new_tokens: int) -> list[str]:
-    special = trained.encoder.special
-    vision = trained.model.vision
-    prompts = [trained.encoder.encode(sample, with_answer=False) for sample in samples]
-    batch = collate(prompts, pad=special.pad, image_size=vision.image_size, pad_left=True).to(trained.device)
-    with autocast(trained.device, trained.precision):
-        rows = trained.model.generate(
-            normalise(batch.vision_x, vision.mean, vision.std),
-            batch.lang_x,
-            batch.attention_mask,
-            vision_mask=batch.vision_mask,
-            max_new_tokens=max_new_tokens,
-            eos_token_ids=(special.eos, special.endofchunk),
-        )
+def stream_answers(
+    trained: TrainedModel,
+    prompts: Sequence[Encoded],
+    options: Sequence[AnswerOptions],
+    *,
+    stops: Sequence[Sequence[str]] = (),
+    is_closed: Callable[[int], bool] = lambda row: False,
+) -> Iterator[Piece]:
+    """The answers to ``prompts`` (which have none) in pieces, as one batch, by sampling or greedily.
+
+    The last piece of each row says how it ended. ``stops[row]`` are texts that end the answer of a row and are left
+    out. Rows of which ``is_closed`` says so end without a last piece.
+    """
+    batch = _collated(trained, prompts)
+    stop = _stop_tokens(trained)
+    texts = [TextStream(trained.tokenizer, stops[row] if stops else ()) for row in range(len(prompts))]
+    ended: set[int] = set()
+    steps = stream_tokens(
+        trained.model,
+        batch,
+        options,
+        stop=stop,
+        precision=trained.precision,
+        is_closed=lambda row: row in ended or is_closed(row),
+    )
+    for count, tokens in enumerate(steps, 1):
+        for row, token in enumerate(tokens):
+            if token is None:
+                continue
+            text = "" if token in stop else texts[row].add(token)
+            finish: Finish | None = "stop" if token in stop or texts[row].stopped else None
+            if finish is None and count == options[row].max_new_tokens:
+                finish = "length"
+            if finish is not None:
+                ended.add(row)
+                text += texts[row].end()
+            if text or finish:
+                yield Piece(row=row, text=text, tokens=count, finish=finish)
+
+
+def _beam_answers(trained: TrainedModel, prompts: Sequence[Encoded], options: AnswerOptions) -> list[str]:
+    from otter_train.beams import search_beams  # transformers' generation takes a second to import
+
+    rows = search_beams(
+        trained.model,
+        ModelConfig.from_json(trained.checkpoint.meta["model"]),
+        _collated(trained, prompts),
+        beams=options.beams,
+        max_new_tokens=options.max_new_tokens,
+        stop=_stop_tokens(trained),
+        precision=trained.precision,
+    )
     texts: list[str] = [trained.tokenizer.decode(row, skip_special_tokens=True) for row in rows]
     return [text.strip() for text in texts]
+
+
+def _collated(trained: TrainedModel, prompts: Sequence[Encoded]) -> Batch:
+    pad, size = trained.encoder.special.pad, trained.model.vision.image_size
+    return collate(prompts, pad=pad, image_size=size, pad_left=True).to(trained.device)
+
+
+def _stop_tokens(trained: TrainedModel) -> tuple[int, int]:
+    return trained.encoder.special.eos, trained.encoder.special.endofchunk
 
 
 def _moved(config: dict[str, object], language_model: str | None, vision_model: str | None) -> dict[str, object]:

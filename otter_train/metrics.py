@@ -1,4 +1,4 @@
-"""What a run reports: one progress line, ``metrics.csv``, and the loss curve ``loss.png``."""
+"""What a run reports: one progress line, ``metrics.csv``, ``eval.csv``, and the loss curve ``loss.png``."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import io
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import TextIO
+from typing import Any, Generic, TextIO, TypeVar
 
 from mimicit.errors import TrainError
 from mimicit.shards.files import write_atomically
 
-__all__ = ["Console", "Row", "Table", "draw_loss", "duration", "progress_line"]
+__all__ = ["Console", "EvalRow", "Row", "Table", "draw_loss", "duration", "progress_line"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +31,20 @@ class Row:
     gradient_norm: float
     samples_per_s: float
     elapsed_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalRow:
+    """One line of ``eval.csv``: the mean loss (nats) over ``labelled`` tokens of ``samples`` held-out samples."""
+
+    step: int
+    samples: int
+    labelled: int
+    loss: float
+    perplexity: float
+
+
+R = TypeVar("R", Row, EvalRow)
 
 
 class Console:
@@ -55,20 +69,20 @@ class Console:
         self._stream.flush()
 
 
-class Table:
-    """The log of a run: ``rows``, and the same in the CSV file ``path`` (None: in memory only)."""
+class Table(Generic[R]):
+    """A log: ``rows``, and the same in the CSV file ``path`` (None: in memory only)."""
 
-    def __init__(self, path: Path | None, *, after_step: int = 0) -> None:
+    def __init__(self, kind: type[R], path: Path | None, *, after_step: int = 0) -> None:
         """Keep the lines of ``path`` up to ``after_step``: what a killed session wrote beyond is computed again."""
         self.path = path
-        self.rows: list[Row] = []
+        self.rows: list[R] = []
         if path is not None:
-            self.rows = [row for row in _read(path) if row.step <= after_step]
+            self.rows = [row for row in _read(kind, path) if row.step <= after_step]
             path.parent.mkdir(parents=True, exist_ok=True)
-            header = _line([field.name for field in fields(Row)])
+            header = _line([field.name for field in fields(kind)])
             write_atomically(path, [header, *(_line(astuple(row)) for row in self.rows)])
 
-    def append(self, row: Row) -> None:
+    def append(self, row: R) -> None:
         """Add one line; it is in the file when this returns."""
         self.rows.append(row)
         if self.path is not None:
@@ -76,8 +90,11 @@ class Table:
                 file.write(_line(astuple(row)))
 
 
-def draw_loss(rows: Sequence[Row], path: Path) -> None:
-    """The loss over the steps as a PNG, on a logarithmic scale, with the learning rate behind it."""
+def draw_loss(rows: Sequence[Row], path: Path, held_out: Sequence[EvalRow] = ()) -> None:
+    """The loss over the steps as a PNG, on a logarithmic scale, with the learning rate behind it.
+
+    The loss on ``held_out`` samples is drawn as points.
+    """
     from matplotlib.figure import Figure  # a second to import, and only needed here; it draws without a screen
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
@@ -89,7 +106,10 @@ def draw_loss(rows: Sequence[Row], path: Path) -> None:
     rate.set_ylim(bottom=0)
     axes.set_zorder(rate.get_zorder() + 1)
     axes.patch.set_visible(False)
-    axes.plot(steps, [row.loss for row in rows], linewidth=1.5)
+    axes.plot(steps, [row.loss for row in rows], linewidth=1.5, label="training")
+    if held_out:
+        axes.plot([row.step for row in held_out], [row.loss for row in held_out], "o-", label="held out")
+        axes.legend()
     axes.set_yscale("log")
     axes.set_xlabel("step")
     axes.set_ylabel("loss per labelled token (nats)")
@@ -122,17 +142,21 @@ def _line(values: Sequence[object]) -> bytes:
     return text.getvalue().encode()
 
 
-def _read(path: Path) -> list[Row]:
+def _read(kind: type[R], path: Path) -> list[R]:
     if not path.exists():
         return []
-    rows = []
+    rows: list[R] = []
     with open(path, newline="", encoding="utf-8") as file:
         for number, line in enumerate(csv.DictReader(file), 2):
             try:
-                values = {field.name: float(line[field.name]) for field in fields(Row)}
+                values: dict[str, Any] = {field.name: _number(line[field.name], field.type) for field in fields(kind)}
+                rows.append(kind(**values))
             except (KeyError, TypeError, ValueError):
                 raise TrainError(
                     f"{path}:{number}: not a line of metrics; move the file away to go on without it"
                 ) from None
-            rows.append(Row(**{**values, "step": int(values["step"]), "samples": int(values["samples"])}))  # type: ignore[arg-type]
     return rows
+
+
+def _number(text: str, kind: object) -> float:
+    return int(text) if kind == "int" else float(text)  # annotations are text here

@@ -15,6 +15,7 @@ from torch.optim import AdamW
 from otter_train.config import Schedule
 from otter_train.model import Otter
 from otter_train.model.cross_attention import GatedCrossAttentionBlock
+from otter_train.model.new_rows import NewRows
 from otter_train.model.perceiver import PerceiverResampler
 
 __all__ = ["decayed", "make_optimizer", "rate_factor"]
@@ -38,6 +39,7 @@ def decayed(model: Otter, *, whole_model: bool = False) -> set[str]:
     """The names of the parameters that weight decay applies to."""
     within = _parameters_of(model, nn.Module if whole_model else GatedCrossAttentionBlock)
     spared = _parameters_of(model, PerceiverResampler) | _parameters_of(model, nn.Embedding)
+    spared |= _parameters_of(model, NewRows)
     spared |= {id(parameter) for parameter in model.language.lm.get_output_embeddings().parameters()}
     return {
         name for name, parameter in model.named_parameters() if parameter.ndim > 1 and id(parameter) in within - spared

@@ -1,19 +1,60 @@
-"""From a person's files and words to a `Sample`, prepared exactly as ``mimicit build`` prepares training data."""
+"""From a person's words and media to the `Sample` that asks for an answer."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from mimicit.errors import RejectedError, UsageError
-from mimicit.media import EncodedMedia, MediaOptions, encode_image, encode_video
+from mimicit.errors import UsageError
+from mimicit.media import MediaOptions
 from mimicit.prompt import SPECIAL_TOKENS
-from mimicit.records import Media, MediaKind, Sample, Triplet
+from mimicit.records import Media, Sample, Triplet
+from otter_train.given_media import media_from_file
 
-__all__ = ["pair_examples", "question_sample"]
+__all__ = ["Turn", "asking_sample", "check_words", "pair_examples", "question_sample"]
 
 Example = tuple[Path, str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """One question with the media shown right before it (none: it is about those shown last), and its answer."""
+
+    instruction: str
+    answer: str = ""
+    media: tuple[Media, ...] = ()
+
+
+def asking_sample(turns: Sequence[Turn], *, relation: str, origin: str) -> Sample:
+    """A sample whose query is the last of ``turns``; the others are its context, related to it by ``relation``.
+
+    ``origin`` names who asks. `UsageError` where a text holds a special token.
+    """
+    media: list[Media] = []
+    triplets: list[Triplet] = []
+    for number, turn in enumerate(turns):
+        is_query = number == len(turns) - 1
+        check_words(turn.instruction)
+        check_words(turn.answer)
+        triplets.append(
+            Triplet(
+                id="query" if is_query else f"context-{number}",
+                role="query" if is_query else "context",
+                media=tuple(range(len(media), len(media) + len(turn.media))),
+                instruction=turn.instruction,
+                answer="" if is_query else turn.answer,
+                relation=None if is_query else relation,
+            )
+        )
+        media.extend(turn.media)
+    return Sample(id="question", source=origin, media=tuple(media), triplets=tuple(triplets))
+
+
+def check_words(text: str) -> None:
+    """`UsageError` where ``text`` holds a token that steers the model."""
+    if any(token in text for token in SPECIAL_TOKENS):
+        raise UsageError(f"{text[:60]!r} holds one of {', '.join(SPECIAL_TOKENS)}; leave it out")
 
 
 def pair_examples(images: Sequence[Path], prompts: Sequence[str], answers: Sequence[str]) -> list[Example]:
@@ -36,50 +77,15 @@ def question_sample(
     if image is not None and video is not None:
         raise UsageError("give --image or --video, not both")
     for text in (prompt, *(words for _, question, answer in examples for words in (question, answer))):
-        if any(token in text for token in SPECIAL_TOKENS):
-            raise UsageError(f"{text[:60]!r} holds one of {', '.join(SPECIAL_TOKENS)}; leave it out")
+        check_words(text)  # before any file is read
     options = MediaOptions(frames=frames)
-    media = [_media(path, "image", options) for path, _, _ in examples]
-    triplets = [
-        Triplet(id=f"context-{n}", role="context", media=(n,), instruction=question, answer=answer, relation="related")
-        for n, (_, question, answer) in enumerate(examples)
+    turns = [
+        Turn(instruction=question, answer=answer, media=(media_from_file(path, "image", options),))
+        for path, question, answer in examples
     ]
-    asked = image or video
-    if asked is not None:
-        media.append(_media(asked, "image" if image is not None else "video", options))
-    triplets.append(
-        Triplet(
-            id="query",
-            role="query",
-            media=(len(media) - 1,) if asked is not None else (),
-            instruction=prompt,
-            answer="",
-        )
-    )
-    return Sample(id="question", source="command-line", media=tuple(media), triplets=tuple(triplets))
-
-
-def _media(path: Path, kind: MediaKind, options: MediaOptions) -> Media:
-    try:
-        encoded = _encode(path, kind, options)
-    except RejectedError as error:
-        raise UsageError(f"{path}: cannot be used ({error})") from None
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror or error}") from None
-    return Media(
-        kind=encoded.kind,
-        files=tuple(f"{place:03d}.{encoded.extension}" for place in range(len(encoded.files))),
-        width=encoded.width,
-        height=encoded.height,
-        sha256=tuple(hashlib.sha256(data).hexdigest() for data in encoded.files),
-        origin=str(path),
-        timestamps_s=encoded.timestamps_s,
-        duration_s=encoded.duration_s,
-        data=encoded.files,
-    )
-
-
-def _encode(path: Path, kind: MediaKind, options: MediaOptions) -> EncodedMedia:
-    if kind == "video":
-        return encode_video(path, options)
-    return encode_image(path.read_bytes(), options)
+    shown: tuple[Media, ...] = ()
+    if image is not None:
+        shown = (media_from_file(image, "image", options),)
+    elif video is not None:
+        shown = (media_from_file(video, "video", options),)
+    return asking_sample([*turns, Turn(instruction=prompt, media=shown)], relation="related", origin="command-line")

@@ -17,7 +17,7 @@ from otter_train.distributed import World
 from otter_train.model import Otter
 from otter_train.pictures import normalise
 
-__all__ = ["StepResult", "take_step"]
+__all__ = ["StepResult", "mean_loss", "take_step"]
 
 
 class StepResult(NamedTuple):
@@ -48,7 +48,7 @@ def take_step(
     for batch in group:
         if batch is None or batch.labelled == 0:
             continue
-        share = _mean_loss(model, batch.to(device), precision) * (batch.labelled / labelled)
+        share = mean_loss(model, batch.to(device), precision) * (batch.labelled / labelled)
         share.backward()  # type: ignore[no-untyped-call]
         loss += share.detach()
     parameters = [parameter for pool in optimizer.param_groups for parameter in pool["params"]]
@@ -64,7 +64,8 @@ def take_step(
     return StepResult(loss, labelled, norm)
 
 
-def _mean_loss(model: Otter, batch: Batch, precision: Precision) -> Tensor:
+def mean_loss(model: Otter, batch: Batch, precision: Precision) -> Tensor:
+    """The mean loss over the labelled tokens of ``batch``, which lies on the model's device; a scalar."""
     vision_x = normalise(batch.vision_x, model.vision.mean, model.vision.std)
     with autocast(vision_x.device, precision):
         output = model(

@@ -18,7 +18,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from mimicit.errors import TrainError
 from mimicit.prompt import ANSWER, ENDOFCHUNK, IMAGE, SPECIAL_TOKENS
 
-__all__ = ["PAD", "SpecialIds", "load_tokenizer", "special_ids", "train_tokenizer"]
+__all__ = ["PAD", "SpecialIds", "added_ids", "load_tokenizer", "special_ids", "train_tokenizer"]
 
 PAD: Final = "<PAD>"
 _BOS: Final = "<s>"
@@ -111,3 +111,10 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> SpecialIds:
         answer=vocabulary[ANSWER],
         pad=tokenizer.pad_token_id,
     )
+
+
+def added_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """The ids of the tokens that Otter adds to a language model, sorted; `PAD` only where the model had none."""
+    vocabulary = tokenizer.get_vocab()
+    names = (*SPECIAL_TOKENS, PAD) if tokenizer.pad_token == PAD else SPECIAL_TOKENS
+    return tuple(sorted(vocabulary[name] for name in names))

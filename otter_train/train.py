@@ -13,7 +13,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import reduce
 from itertools import islice
 from pathlib import Path
@@ -36,15 +36,17 @@ from otter_train.checkpoint import (
     save_checkpoint,
 )
 from otter_train.config import RunConfig, RunOptions, difference
+from otter_train.config_file import CONFIG_NAME, write_options
 from otter_train.data import Batch, OrderedSamples, batches, micro_batches
 from otter_train.distributed import World, join_world, pick_device
 from otter_train.encoding import Cut, PromptEncoder
-from otter_train.metrics import Console, Row, Table, draw_loss, progress_line
+from otter_train.metrics import Console, EvalRow, Row, Table, draw_loss, progress_line
 from otter_train.model import ModelConfig, Otter, trainable_count
 from otter_train.optimizer import make_optimizer, rate_factor
 from otter_train.provenance import check_tokens, describe, generator_states, restore_generators
 from otter_train.step import StepResult, take_step
 from otter_train.tokenizer import load_tokenizer, train_tokenizer
+from otter_train.validation import validate
 
 __all__ = ["Outcome", "total_steps", "train"]
 
@@ -80,7 +82,8 @@ class _Session(NamedTuple):
     architecture: ModelConfig
     model: Otter
     optimizer: AdamW
-    table: Table
+    table: Table[Row]
+    eval_table: Table[EvalRow]
     first: int
     total: int
 
@@ -92,15 +95,22 @@ def train(
     *,
     options: RunOptions,
     console: Console,
+    held_out: OrderedSamples | None = None,
+    shards: Path | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
     """Train until the end, or until ``should_stop`` (asked after every step), and leave a checkpoint in ``run``.
 
-    Goes on from the last checkpoint of ``run``. `UsageError` where that belongs to another configuration or other
-    shards, and where ``options.resume`` is off and there is one; `TrainError` where the loss is no number any more.
+    ``held_out`` samples are those of ``options.eval_shards``; ``shards``, where the samples lie, is noted in the
+    ``config.json`` of the run. Goes on from the last checkpoint of ``run``. `UsageError` where that belongs to another
+    configuration or other shards, and where ``options.resume`` is off and there is one; `TrainError` where the loss is
+    no number any more.
     """
     checkpoint = _checkpoint_to_resume(config, samples, run, options)
-    session = _begin(config, samples, run, options, console, checkpoint)
+    session = _begin(config, samples, run, options, console, checkpoint, held_out)
+    if session.world.is_first:
+        everything = {**config.to_json(), **asdict(options), "out": run, "shards": shards}
+        write_options(run / CONFIG_NAME, everything)
     step, window = session.first, _Window(session.device)
     cut, unlabelled = Cut(), 0
     saved = checkpoint.folder if checkpoint else run
@@ -115,6 +125,10 @@ def train(
         if saving or _is_multiple(step, options.log_every):
             _log(session, step, window)
             window = _Window(session.device)
+        if held_out is not None and (step == session.total or _is_multiple(step, options.eval_every)):
+            started = time.perf_counter()
+            _evaluate(session, held_out, step)
+            window.started += time.perf_counter() - started
         if saving:
             saved = _save(session, step)
         if stopping:
@@ -137,7 +151,8 @@ def _checkpoint_to_resume(
         return None
     if not options.resume:
         raise UsageError(f"{run} holds {checkpoint.folder.name}; without --resume give an --out folder that holds none")
-    changes = difference(checkpoint.meta["config"], config.to_json())
+    begun = RunConfig.from_json(dict(checkpoint.meta["config"]))  # options it did not know yet had their defaults
+    changes = difference(begun.to_json(), config.to_json())
     if changes:
         raise UsageError(f"{run} was begun with other options: {'; '.join(changes)}; give them again, or another --out")
     if checkpoint.meta["loader_fingerprint"] != samples.fingerprint:
@@ -152,6 +167,7 @@ def _begin(
     options: RunOptions,
     console: Console,
     checkpoint: Checkpoint | None,
+    held_out: OrderedSamples | None,
 ) -> _Session:
     if not len(samples):
         raise UsageError("the shards hold no sample; look at their rejects.parquet")
@@ -191,7 +207,10 @@ def _begin(
         architecture=architecture,
         model=model,
         optimizer=optimizer,
-        table=Table(run / "metrics.csv" if world.is_first else None, after_step=first),
+        table=Table(Row, run / "metrics.csv" if world.is_first else None, after_step=first),
+        eval_table=Table(
+            EvalRow, run / "eval.csv" if world.is_first and held_out is not None else None, after_step=first
+        ),
         first=first,
         total=total,
     )
@@ -214,12 +233,7 @@ def _texts(samples: OrderedSamples, template_name: str) -> Iterator[str]:
 def _groups(session: _Session) -> Iterator[list[Batch | None]]:
     """The micro-batches of this process, step by step."""
     accumulate = session.options.accumulate
-    encoder = PromptEncoder(
-        session.tokenizer,
-        template=session.config.template,
-        max_tokens=session.config.max_tokens,
-        label_mode=session.config.label_mode,
-    )
+    encoder = _encoder(session)
     steps = PositionSampler(
         batch_size=session.config.batch_size,
         steps=session.total,
@@ -237,6 +251,18 @@ def _groups(session: _Session) -> Iterator[list[Batch | None]]:
     )
     while group := list(islice(stream, accumulate)):
         yield group
+
+
+def _encoder(session: _Session) -> PromptEncoder:
+    config = session.config
+    return PromptEncoder(
+        session.tokenizer,
+        template=config.template,
+        max_tokens=config.max_tokens,
+        label_mode=config.label_mode,
+        context_order=config.context_order,
+        seed=config.seed,
+    )
 
 
 def _worker_count(session: _Session) -> int:
@@ -302,6 +328,22 @@ def _log(session: _Session, step: int, window: _Window) -> None:
     session.console.progress(progress_line(row, session.total, left_s))
 
 
+def _evaluate(session: _Session, held_out: OrderedSamples, step: int) -> None:
+    row = validate(
+        session.model,
+        held_out,
+        _encoder(session),
+        step=step,
+        limit=session.options.eval_limit,
+        batch_size=max(1, session.config.batch_size // (session.world.size * session.options.accumulate)),
+        device=session.device,
+        world=session.world,
+        precision=session.config.precision,
+    )
+    session.eval_table.append(row)
+    session.console.say(f"step {step}/{session.total}  held-out loss {row.loss:.3f}  perplexity {row.perplexity:.2f}")
+
+
 def _save(session: _Session, step: int) -> Path:
     config, run = session.config, session.run
     saved = run / checkpoint_name(step)
@@ -320,7 +362,7 @@ def _save(session: _Session, step: int) -> Path:
             optimizer_state=session.optimizer.state_dict(),
             tokenizer=session.tokenizer,
         )
-        draw_loss(session.table.rows, run / "loss.png")
+        draw_loss(session.table.rows, run / "loss.png", session.eval_table.rows)
     session.world.wait()
     return saved
 
@@ -329,7 +371,7 @@ def _say_what_was_left_out(session: _Session, cut: Cut, unlabelled: int) -> None
     if any(cut):
         session.console.say(
             f"cut to fit --max-tokens {session.config.max_tokens}: {cut.context_triplets} context triplets, "
-            f"{cut.instructions} instructions, {cut.answers} answers"
+            f"{cut.instructions} instructions; {cut.answers} answers were too long to be learnt"
         )
     if unlabelled:
         session.console.say(f"{unlabelled} steps had nothing to learn from and changed nothing")

@@ -11,9 +11,18 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from otter_train.model import ModelConfig, Otter, TokenIds, build_model, freeze, load_openflamingo, trainable_parameters
+from otter_train.model import (
+    ModelConfig,
+    Otter,
+    TokenIds,
+    build_model,
+    freeze,
+    from_layout,
+    to_layout,
+    trainable_parameters,
+)
 from otter_train.model.config import LanguageConfig, VisionConfig
-from otter_train.model.convert import openflamingo_place
+from otter_train.model.layouts import Layout, place_in
 from otter_train.model.vision import VisionLayout
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -25,14 +34,25 @@ def expected() -> dict[str, Tensor]:
     return load_file(GOLDEN / "openflamingo_tiny.io.safetensors")
 
 
-@pytest.fixture(scope="module", params=["transformers", "open_clip"])
+@pytest.fixture(scope="module", params=[
+    ("transformers", "openflamingo"), ("transformers", "otter"), ("open_clip", "openflamingo"), ("open_clip", "otter"),
+])  # fmt: skip
 def model(request: pytest.FixtureRequest) -> Otter:
-    if request.param == "open_clip":
+    """The golden weights from a file of either key layout, in a model with either vision tower."""
+    tower, layout = request.param
+    if tower == "open_clip":
         pytest.importorskip("open_clip", reason="the open_clip tower needs open_clip")
-    return golden_model(request.param)
+    return golden_model(tower, layout)
 
 
-def golden_model(layout: VisionLayout) -> Otter:
+def golden_model(tower: VisionLayout, layout: Layout) -> Otter:
+    weights = load_file(GOLDEN / "openflamingo_tiny.weights.safetensors")
+    if layout == "otter":
+        weights = to_layout(from_file("transformers", weights), "otter")
+    return from_file(tower, weights)
+
+
+def from_file(tower: VisionLayout, weights: dict[str, Tensor]) -> Otter:
     facts: dict[str, Any] = json.loads((GOLDEN / "openflamingo_tiny.json").read_text())
     architecture = {
         "model_type": "llama",
@@ -45,7 +65,7 @@ def golden_model(layout: VisionLayout) -> Otter:
     config = ModelConfig(
         language=LanguageConfig(architecture=architecture),
         vision=VisionConfig(
-            layout=layout,
+            layout=tower,
             image_size=facts["img"],
             patch_size=facts["patch"],
             width=facts["vis"],
@@ -57,7 +77,7 @@ def golden_model(layout: VisionLayout) -> Otter:
     )
     ids = TokenIds(image=facts["media_token_id"], endofchunk=facts["eoc_token_id"], answer=93, pad=0)
     model = build_model(config, vocab_size=facts["vocab"], token_ids=ids)
-    load_openflamingo(model, load_file(GOLDEN / "openflamingo_tiny.weights.safetensors"))
+    from_layout(model, weights)
     return model.eval()
 
 
@@ -75,7 +95,7 @@ def test_logits_loss_and_gradients(model: Otter, expected: dict[str, Tensor], ke
     torch.testing.assert_close(output.loss, expected["loss"][0], atol=1e-5, rtol=0)
     model.zero_grad()
     output.loss.backward()
-    norms = {f"grad_norm.{openflamingo_place(key).key}": p.grad.norm() for key, p in trainable_parameters(model)}
+    norms = {f"grad_norm.{place_in(key, 'openflamingo').key}": p.grad.norm() for key, p in trainable_parameters(model)}
     assert norms.keys() == {key for key in expected if key.startswith("grad_norm.")}
     for key, norm in norms.items():
         torch.testing.assert_close(

@@ -79,5 +79,5 @@ def test_tied_embeddings_are_one_matrix_counted_once(embeddings: str, trained: b
 
 
 def test_an_unknown_mode_lists_the_known_ones() -> None:
-    with pytest.raises(UsageError, match="full, input_only, none"):
+    with pytest.raises(UsageError, match="full, input_only, new_rows, none"):
         freeze(otter(), embeddings="all")

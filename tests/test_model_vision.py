@@ -8,7 +8,15 @@ from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from mimicit.errors import TrainError
-from otter_train.model.vision import CLIP_MEAN, CLIP_STD, ConvStem, OpenClipTower, TransformersTower, VisionTower
+from otter_train.model.vision import (
+    CLIP_MEAN,
+    CLIP_STD,
+    ClipTower,
+    ConvStem,
+    OpenClipTower,
+    TransformersTower,
+    VisionTower,
+)
 
 
 def open_clip_visual(**changes: Any) -> Any:
@@ -36,7 +44,7 @@ def clip_model() -> CLIPVisionModel:
 def tower(request: pytest.FixtureRequest) -> VisionTower:
     if request.param == "open_clip":
         return OpenClipTower(open_clip_visual())
-    return TransformersTower(clip_model(), conv_stem=request.param == "conv stem")
+    return ClipTower(clip_model(), conv_stem=request.param == "conv stem")
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 pytest.importorskip("torch", reason="comes with the extra 'train'")
 
 from mimicit.errors import UsageError
-from otter_train import evaluate, generate
+from otter_train import chat, evaluate, generate, serve
 from otter_train.__main__ import main
 from otter_train.config import PRESETS, Embeddings, RunConfig, RunOptions, difference, resolve
 from otter_train.model import PRESETS as MODELS
@@ -82,31 +82,14 @@ def test_a_stored_configuration_comes_back_and_differences_are_named() -> None:
     ]
 
 
-def test_options_of_the_programs_are_pinned() -> None:
-    def options(command: object) -> set[str]:
-        return {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}  # type: ignore[attr-defined]
-
-    shared = {"--checkpoint", "--device", "--language-model", "--max-new-tokens", "--vision-model", "--json"}
-    assert options(main) == {
-        *("--shards", "--out", "--preset", "--language-model", "--vision-model", "--epochs", "--batch-size"),
-        *("--accumulate", "--lr", "--schedule", "--warmup", "--clip", "--weight-decay", "--max-tokens"),
-        *("--label-mode", "--embeddings", "--template", "--seed", "--workers", "--max-steps", "--save-every"),
-        *("--log-every", "--device", "--precision", "--resume", "--no-resume"),
-    }
-    assert options(generate.main) == shared | {
-        *("--image", "--video", "--prompt", "--context-image", "--context-prompt", "--context-answer", "--frames"),
-    }
-    assert options(evaluate.main) == shared | {"--shards", "--shots", "--baselines", "--limit", "--batch-size"}
-
-
 def test_help_does_not_load_torch() -> None:
     code = (
         "import sys\n"
-        "import otter_train.__main__, otter_train.generate, otter_train.evaluate\n"
-        "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'matplotlib')))"
+        "import otter_train.__main__, otter_train.generate, otter_train.evaluate, otter_train.chat, otter_train.serve\n"
+        "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'matplotlib', 'starlette', 'uvicorn')))"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
-    for command in (main, generate.main, evaluate.main):
+    for command in (main, generate.main, evaluate.main, chat.main, serve.main):
         result = CliRunner().invoke(command, ["--help"])
         assert result.exit_code == 0
 

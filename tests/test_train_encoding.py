@@ -12,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimicit.errors import TrainError
-from mimicit.prompt import render
+from mimicit.prompt import TEMPLATES, render, template_named
 from mimicit.records import Sample, Triplet
-from otter_train.encoding import IGNORED, Cut, PromptEncoder, drop_context, label_ids
+from otter_train.context import drop_context
+from otter_train.encoding import IGNORED, Cut, PromptEncoder, label_ids
 from otter_train.tokenizer import SpecialIds, special_ids
 from tests import strategies
-from tests.factories.train import TOKENIZER, image, png, sample, triplet
+from tests.factories.train import TOKENIZER, conversation, image, png, sample, triplet
 
 SPECIAL = special_ids(TOKENIZER)
 RED = png((255, 0, 0))
@@ -63,6 +64,36 @@ def test_span_labels_hold_every_answer_and_no_question(drawn: Sample) -> None:
     assert learnt == "".join(f"{one.answer}<|endofchunk|>" for one in drawn.triplets) + "</s>"
 
 
+@pytest.mark.parametrize("template", sorted(TEMPLATES))
+@given(drawn=strategies.samples())
+def test_every_template_has_one_image_token_per_medium_and_learns_the_answers(template: str, drawn: Sample) -> None:
+    encoded = PromptEncoder(TOKENIZER, max_tokens=100_000, template=template).encode(drawn)
+    assert encoded.ids.count(SPECIAL.image) == len(drawn.media) == render(drawn, template).count("<image>")
+    assert encoded.ids.count(SPECIAL.endofchunk) == len(drawn.triplets)
+    learnt = TOKENIZER.decode([encoded.ids[place] for place in sorted(kept(encoded.labels))])
+    assert learnt == "".join(f"{one.answer}<|endofchunk|>" for one in drawn.triplets) + "</s>"
+    unlearnt = TOKENIZER.decode([id for id, label in zip(encoded.ids, encoded.labels, strict=True) if label == IGNORED])
+    words = template_named(template)
+    assert unlearnt == "<s>" + "".join(
+        "<image>" * len(one.media)
+        + ("" if one.relation == "document" else f"{words.before}{one.instruction}{words.between}<answer>")
+        for one in drawn.triplets
+    )
+
+
+@given(strategies.samples())
+def test_the_papers_labels_are_those_of_the_spans_and_the_later_instructions(drawn: Sample) -> None:
+    span = PromptEncoder(TOKENIZER, max_tokens=100_000).encode(drawn)
+    paper = PromptEncoder(TOKENIZER, max_tokens=100_000, label_mode="paper").encode(drawn)
+    first = span.ids.index(SPECIAL.answer) if SPECIAL.answer in span.ids else 0
+    assert {place for place in kept(span.labels) if place > first} <= kept(paper.labels)
+    unlearnt = {SPECIAL.answer, SPECIAL.image}
+    if SPECIAL.answer in span.ids:
+        assert kept(paper.labels) == {
+            place for place, id in enumerate(span.ids) if place > first and id not in unlearnt
+        }
+
+
 @given(strategies.samples())
 def test_a_question_ends_where_its_answer_would_begin(drawn: Sample) -> None:
     asked = PromptEncoder(TOKENIZER, max_tokens=100_000).encode(drawn, with_answer=False)
@@ -89,36 +120,6 @@ def test_a_cut_prompt_fits_and_keeps_its_answer_and_its_pictures_in_step(drawn: 
         assert drawn.query.instruction.endswith(encoded.sample.query.instruction)
 
 
-@given(strategies.samples(), st.data())
-def test_dropping_context_keeps_what_is_left_in_order(drawn: Sample, data: st.DataObject) -> None:
-    count = data.draw(st.integers(0, len(drawn.context)))
-    left = drop_context(drawn, count)
-    words = [(one.instruction, one.answer) for one in drawn.triplets]
-    assert [(one.instruction, one.answer) for one in left.triplets] == words[count:]
-    assert [index for one in left.triplets for index in one.media] == list(range(len(left.media)))
-    for before, after in zip(drawn.triplets[count:], left.triplets, strict=True):
-        if before.media:
-            assert [drawn.media[i] for i in before.media] == [left.media[i] for i in after.media]
-
-
-def conversation() -> Sample:
-    """Turn 0 shows one picture, turn 1 another, turns 2 and 3 go on about the second."""
-    return sample(
-        triplet("first?", media=[0]),
-        triplet("second?", media=[1], relation="conversation"),
-        triplet("third?", relation="conversation"),
-        triplet("fourth?"),
-        media=[image(RED, origin="one"), image(RED, origin="two")],
-    )
-
-
-@pytest.mark.parametrize(("dropped", "origins"), [(0, ["one", "two"]), (1, ["two"]), (2, ["two"]), (3, ["two"])])
-def test_the_picture_that_a_later_turn_is_about_stays(dropped: int, origins: list[str]) -> None:
-    left = drop_context(conversation(), dropped)
-    assert [medium.origin for medium in left.media] == origins
-    assert left.triplets[0].media == (0,)
-
-
 def test_the_farthest_context_goes_first_and_only_as_much_as_needed() -> None:
     encoder = PromptEncoder(TOKENIZER)
     whole = conversation()
@@ -138,11 +139,20 @@ def test_an_instruction_loses_its_beginning_before_any_answer_is_touched() -> No
     assert text.startswith("<s><image>User:") and text.endswith("end GPT:<answer>a red answer<|endofchunk|></s>")
 
 
-def test_only_an_answer_too_long_by_itself_loses_its_end() -> None:
+@pytest.mark.parametrize("mode", ["span", "paper"])
+def test_nothing_is_learnt_from_an_answer_too_long_by_itself(mode: str) -> None:
     long = sample(triplet("q", "red blue " * 60, media=[0]), media=[image(RED)])
-    encoded = PromptEncoder(TOKENIZER, max_tokens=40).encode(long)
+    encoded = PromptEncoder(TOKENIZER, max_tokens=40, label_mode=mode).encode(long)  # type: ignore[arg-type]
     assert len(encoded.ids) == 40 and encoded.cut == Cut(instructions=1, answers=1)
+    assert kept(encoded.labels) == set()
+
+
+def test_a_document_too_long_by_itself_loses_its_end() -> None:
+    long = sample(triplet("", "red blue " * 60, media=[0], relation="document"), media=[image(RED)])
+    encoded = PromptEncoder(TOKENIZER, max_tokens=40).encode(long)
+    assert len(encoded.ids) == 40 and encoded.cut == Cut(answers=1)
     assert SPECIAL.eos not in encoded.ids and SPECIAL.endofchunk not in encoded.ids  # it has not ended
+    assert kept(encoded.labels) == set(range(2, 40))
 
 
 def test_pictures_that_cannot_fit_are_an_error_with_the_sample_named() -> None:

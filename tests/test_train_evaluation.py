@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
@@ -13,31 +14,80 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicit.records import Sample
-from otter_train.evaluation import Answered, evaluate, is_right, other_pictures, question_accuracy, with_shots
+from otter_train.evaluation import (
+    Answered,
+    Attempt,
+    Report,
+    evaluate,
+    is_right,
+    other_pictures,
+    question_accuracy,
+    with_shots,
+)
+from otter_train.evaluation_report import ALL, draw, lines, measure, summarise, to_json
 from tests.factories.train import COLOURS, Colours, image, png, sample, triplet
 
 
-def looking(samples: Iterable[Sample]) -> Iterator[tuple[Sample, str]]:
+def looking(samples: Iterable[Sample]) -> Iterator[Attempt]:
     """A model that names the colour of the picture it is shown."""
     names = {image(png(value)).sha256: name for name, value in COLOURS.items()}
     for one in samples:
-        yield one, names[one.media[-1].sha256]
+        yield Attempt(one, names[one.media[-1].sha256], 0.5, 2)
 
 
-def blind(samples: Iterable[Sample]) -> Iterator[tuple[Sample, str]]:
+def blind(samples: Iterable[Sample]) -> Iterator[Attempt]:
     """A model that always says the same."""
     for one in samples:
-        yield one, " Red. "
+        yield Attempt(one, " Red. ", 3.0, 2)
+
+
+def exact(report: Report) -> float:
+    return measure(report.answered, seed=0).exact.value
 
 
 def test_one_who_looks_is_told_from_one_who_does_not() -> None:
     samples = Colours(count=12)
     seeing = evaluate(samples, looking, baselines=True)
-    assert (seeing.accuracy, seeing.swapped_pictures) == (1.0, 0.0)
+    assert (exact(seeing), seeing.swapped_pictures) == (1.0, 0.0)
     assert seeing.majority == seeing.question_only == 0.25
     unseeing = evaluate(samples, blind, baselines=True)
-    assert unseeing.accuracy == unseeing.swapped_pictures == 0.25
-    assert seeing.by_source == {"test": (12, 1.0)}
+    assert exact(unseeing) == unseeing.swapped_pictures == 0.25
+    assert {name: len(group) for name, group in seeing.by_source.items()} == {"test": 12}
+
+
+def test_numbers_per_shots_and_source() -> None:
+    samples = [replace(Colours().get(place), source="ab"[place % 2]) for place in range(12)]
+    reports = [evaluate(samples, looking, shots=0), evaluate(samples, blind, shots=1)]
+    summaries = [summarise(report, seed=0) for report in reports]
+    assert [list(summary) for summary in summaries] == [[ALL, "a", "b"]] * 2
+    seeing, unseeing = (summary[ALL] for summary in summaries)
+    assert (seeing.queries, seeing.context, unseeing.context, seeing.with_humans) == (12, 0.0, 1.0, 0)
+    assert seeing.loss == (0.25, 0.25, 0.25) and seeing.perplexity == pytest.approx(math.exp(0.25))
+    assert seeing.exact == seeing.vqa == (1.0, 1.0, 1.0)
+    assert unseeing.exact.low < unseeing.exact.value < unseeing.exact.high
+    assert summarise(reports[1], seed=0) == summaries[1]
+    table = list(lines(reports, summaries))
+    assert [line.split()[:3] for line in table[1:7]] == [
+        [shots, name, count] for shots in "01" for name, count in ((ALL, "12"), ("a", "6"), ("b", "6"))
+    ]
+    value = to_json(reports, summaries)
+    assert [one["shots"] for one in value] == [0, 1] and len(value[1]["answers"]) == 12
+    assert value[0]["all"]["exact"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert set(value[0]["by_source"]) == {"a", "b"}
+    assert draw(reports, summaries).startswith(b"\x89PNG")
+
+
+def test_ten_answers_are_compared_with_where_they_are_known() -> None:
+    people = ["red"] * 2 + ["dark red"] * 8
+    asked = replace(Colours().get(0), meta={"answers": people, "question_type": "what"})
+    report = evaluate([asked], blind)
+    assert report.answered[0].humans == 10
+    assert measure(report.answered, seed=0).vqa.value == pytest.approx(0.6)
+
+
+def test_of_no_sample_everything_is_nought() -> None:
+    summary = measure([], seed=0)
+    assert (summary.queries, summary.loss, summary.exact) == (0, (0.0,) * 3, (0.0,) * 3)
 
 
 def test_the_ceilings_know_the_answers() -> None:
@@ -74,7 +124,21 @@ def test_capitals_and_a_final_stop_do_not_matter(answer: str, truth: str, right:
 
 def answered(position: int, kinds: str, content: int) -> Answered:
     media = tuple((kind, (f"{content}",)) for kind in kinds)
-    return Answered(position=position, id="", source="", origin="", media=media, question="", answer="", truth="")
+    return Answered(
+        position=position,
+        id="",
+        source="",
+        origin="",
+        media=media,
+        shots=0,
+        question="",
+        answer="",
+        truth="",
+        nats=0.0,
+        tokens=0,
+        vqa=0.0,
+        humans=0,
+    )
 
 
 @given(st.lists(st.tuples(st.sampled_from(["", "i", "ii", "v"]), st.integers(0, 6)), max_size=40))

@@ -31,23 +31,23 @@ def row(step: int) -> Row:
 
 def test_the_table_keeps_its_numbers_exactly_and_drops_what_comes_again(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
-    table = Table(path)
+    table = Table(Row, path)
     for step in (10, 20, 30):
         table.append(row(step))
     header = path.read_text().splitlines()[0]
     assert header == "step,samples,loss,lr,gradient_norm,samples_per_s,elapsed_s"
-    resumed = Table(path, after_step=20)
+    resumed = Table(Row, path, after_step=20)
     assert resumed.rows == [row(10), row(20)]
     resumed.append(row(30))
-    assert Table(path, after_step=99).rows == [row(10), row(20), row(30)]
-    assert Table(path).rows == []
+    assert Table(Row, path, after_step=99).rows == [row(10), row(20), row(30)]
+    assert Table(Row, path).rows == []
 
 
 def test_a_foreign_table_is_refused_by_line(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     path.write_text("step,loss\n1,0.5\n")
     with pytest.raises(TrainError, match=r"metrics\.csv:2"):
-        Table(path, after_step=5)
+        Table(Row, path, after_step=5)
 
 
 def test_the_progress_line_says_loss_rate_and_time_left() -> None:

@@ -1,12 +1,14 @@
-"""The options of the three training programs; a change here is labelled CLI in the changelog."""
+"""The options of the training programs; a change here is labelled CLI in the changelog."""
 
 from __future__ import annotations
 
 import click
 
 from otter_train.__main__ import main as train
+from otter_train.chat import main as chat
 from otter_train.evaluate import main as evaluate
 from otter_train.generate import main as generate
+from otter_train.serve import main as serve
 
 
 def options(command: click.Command) -> list[str]:
@@ -15,16 +17,26 @@ def options(command: click.Command) -> list[str]:
 
 def test_options_are_pinned() -> None:
     assert options(train) == [
-        "--accumulate", "--batch-size", "--clip", "--device", "--embeddings", "--epochs", "--label-mode",
-        "--language-model", "--log-every", "--lr", "--max-steps", "--max-tokens", "--no-resume", "--out", "--precision",
-        "--preset", "--resume", "--save-every", "--schedule", "--seed", "--shards", "--template", "--vision-model",
-        "--warmup", "--weight-decay", "--workers",
+        "--accumulate", "--batch-size", "--clip", "--config", "--context-order", "--device", "--embeddings", "--epochs",
+        "--eval-every", "--eval-limit", "--eval-shards", "--label-mode", "--language-model", "--log-every", "--lr",
+        "--max-steps", "--max-tokens", "--no-resume", "--out", "--precision", "--preset", "--resume", "--save-every",
+        "--schedule", "--seed", "--shards", "--template", "--vision-model", "--warmup", "--weight-decay", "--workers",
     ]  # fmt: skip
     assert options(generate) == [
-        "--checkpoint", "--context-answer", "--context-image", "--context-prompt", "--device", "--frames", "--image",
-        "--json", "--language-model", "--max-new-tokens", "--prompt", "--video", "--vision-model",
+        "--beams", "--checkpoint", "--context-answer", "--context-image", "--context-prompt", "--device", "--frames",
+        "--image", "--json", "--language-model", "--max-new-tokens", "--prompt", "--seed", "--temperature", "--top-p",
+        "--video", "--vision-model",
     ]  # fmt: skip
     assert options(evaluate) == [
         "--baselines", "--batch-size", "--checkpoint", "--device", "--json", "--language-model", "--limit",
-        "--max-new-tokens", "--shards", "--shots", "--vision-model",
+        "--max-new-tokens", "--out", "--seed", "--shards", "--shots", "--vision-model",
+    ]  # fmt: skip
+    assert options(chat) == [
+        "--checkpoint", "--device", "--frames", "--language-model", "--max-new-tokens", "--seed", "--temperature",
+        "--top-p", "--vision-model",
+    ]  # fmt: skip
+    assert options(serve) == [
+        "--api-key", "--batch-size", "--checkpoint", "--context", "--device", "--host", "--language-model",
+        "--max-body-mb", "--max-new-tokens", "--max-pictures", "--max-pixels", "--model-name", "--port", "--queue",
+        "--vision-model",
     ]  # fmt: skip

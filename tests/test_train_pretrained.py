@@ -12,14 +12,32 @@ import pytest
 pytest.importorskip("torch", reason="comes with the extra 'train'")
 
 import torch
+from PIL import Image
 from tokenizers import Tokenizer
-from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from mimicit.errors import UsageError
+from mimicit.prompt import render
+from otter_train import assembly
+from otter_train.answer_options import AnswerOptions
 from otter_train.checkpoint import load_weights, open_checkpoint
 from otter_train.config import RunOptions, resolve
+from otter_train.conversion import convert
+from otter_train.conversion.weight_files import read_weights
+from otter_train.data import collate
 from otter_train.inference import answer_each, load_trained_model
 from otter_train.metrics import Console
+from otter_train.model import Otter
+from otter_train.model.cleaning import same_bits
+from otter_train.pictures import normalise
 from otter_train.train import Outcome, train
 from tests.factories.train import TOKENIZER, Colours
 
@@ -68,6 +86,23 @@ def run(folder: Path, **given: Any) -> Outcome:
     )
 
 
+@pytest.mark.parametrize("embeddings", ["full", "input_only", "new_rows", "none"])
+def test_a_loaded_model_is_the_trained_one_in_every_weight(
+    tmp_path: Path, folders: dict[str, str], embeddings: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[Otter] = []
+    assemble = assembly.assemble_model
+    monkeypatch.setattr("otter_train.train.assemble_model", lambda *given: built.append(assemble(*given)) or built[0])
+    run(tmp_path, **folders, embeddings=embeddings)
+    torch.manual_seed(99)  # another process
+    drawn = torch.get_rng_state()
+    loaded = load_trained_model(tmp_path, device="cpu").model.state_dict()
+    assert torch.equal(torch.get_rng_state(), drawn)
+    trained = built[0].state_dict()
+    assert loaded.keys() == trained.keys()
+    assert [name for name in trained if not torch.equal(trained[name], loaded[name])] == []
+
+
 @pytest.mark.parametrize("embeddings", ["full", "input_only", "none"])
 def test_a_checkpoint_holds_what_is_trained_and_nothing_else(
     tmp_path: Path, folders: dict[str, str], embeddings: str
@@ -95,6 +130,45 @@ def test_a_moved_language_model_is_found_again_when_it_is_named(tmp_path: Path, 
         load_trained_model(tmp_path / "run", device="cpu")
     trained = load_trained_model(tmp_path / "run", device="cpu", language_model=str(tmp_path / "after"))
     asked = [Colours().get(position) for position in range(5)]
-    one_by_one = [answer for _, answer in answer_each(trained, asked, max_new_tokens=4, batch_size=1)]
-    together = [answer for _, answer in answer_each(trained, asked, max_new_tokens=4, batch_size=5)]
+    one_by_one = [answer for _, answer in answer_each(trained, asked, AnswerOptions(max_new_tokens=4), batch_size=1)]
+    together = [answer for _, answer in answer_each(trained, asked, AnswerOptions(max_new_tokens=4), batch_size=5)]
     assert one_by_one == together
+
+
+@pytest.mark.parametrize("embeddings", ["full", "input_only", "new_rows", "none"])
+def test_a_run_exported_to_transformers_gives_equal_logits(
+    tmp_path: Path, folders: dict[str, str], embeddings: str
+) -> None:
+    outcome = run(tmp_path / "run", **folders, embeddings=embeddings, lr=1e-2)
+    convert(tmp_path / "run", tmp_path / "exported", to="ours")
+    trained = load_trained_model(outcome.checkpoint, device="cpu")
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "exported")
+    processor = AutoProcessor.from_pretrained(tmp_path / "exported")
+    assert (processor.image_size, processor.template) == (16, "otter")
+    samples = [Colours().get(position) for position in range(3)]
+    prompts = [trained.encoder.encode(sample, with_answer=False) for sample in samples]
+    batch = collate(prompts, pad=trained.encoder.special.pad, image_size=16, pad_left=True)
+    vision_x = normalise(batch.vision_x, trained.model.vision.mean, trained.model.vision.std)
+    made = processor(
+        [render(prompt.sample, with_answer=False) for prompt in prompts],
+        [[Image.open(io.BytesIO(medium.data[0])) for medium in prompt.sample.media] for prompt in prompts],
+    )
+    assert torch.equal(made["input_ids"], batch.lang_x) and torch.equal(made["vision_x"], vision_x)
+    with torch.no_grad():
+        expected = trained.model(vision_x, batch.lang_x, batch.attention_mask, vision_mask=batch.vision_mask).logits
+        found = model(**made).logits
+    real = batch.attention_mask
+    torch.testing.assert_close(found[real], expected[real], atol=1e-5, rtol=0)
+
+
+def test_a_run_goes_to_the_published_layout_and_back(tmp_path: Path, folders: dict[str, str]) -> None:
+    run(tmp_path / "run", **folders)
+    convert(tmp_path / "run", tmp_path / "otter", to="otter")
+    convert(tmp_path / "otter", tmp_path / "ours", to="ours")
+    convert(tmp_path / "run", tmp_path / "direct", to="ours")
+    there, direct = read_weights(tmp_path / "ours"), read_weights(tmp_path / "direct")
+    assert there.keys() == direct.keys() and all(same_bits(there[key], direct[key]) for key in direct)
+    for name in ("config.json", "processor_config.json", "generation_config.json"):
+        assert (tmp_path / "ours" / name).read_text() == (tmp_path / "direct" / name).read_text()
+    trained = convert(tmp_path / "run", tmp_path / "trained.safetensors", to="openflamingo", frozen="drop")
+    assert trained.absent == ["vision.", "language.lm."]

@@ -52,7 +52,7 @@ def test_it_says_first_what_it_trains_and_last_what_to_do_next(place: Path) -> N
     assert [line.split()[1] for line in lines if line.startswith("step ")] == ["1/3", "2/3", "3/3"]
     assert "python -m otter_train.generate --checkpoint" in lines[-1]
     names = sorted(path.name for path in (place / "run").iterdir())
-    assert names == ["checkpoint-00000003", "loss.png", "metrics.csv"]
+    assert names == ["checkpoint-00000003", "config.json", "loss.png", "metrics.csv"]
 
 
 def test_the_same_command_again_has_nothing_to_do(place: Path) -> None:
@@ -105,15 +105,64 @@ def test_a_special_token_in_a_question_is_refused(place: Path) -> None:
     assert result.exit_code == 2 and "<image>" in result.output
 
 
+def test_a_run_can_be_started_again_from_its_own_file(place: Path) -> None:
+    result = run(main, "--config", place / "run" / "config.json")
+    assert result.exit_code == 0 and "step 3 of 3" in result.output
+    again = run(main, "--config", place / "run" / "config.json", "--out", place / "again", "--max-steps", 1)
+    assert again.exit_code == 0, again.output
+    assert [path.name for path in (place / "again").glob("checkpoint-*")] == ["checkpoint-00000001"]
+    written = orjson.loads((place / "again" / "config.json").read_bytes())
+    assert written["max_steps"] == 1 and written["out"] == str(place / "again")
+
+
+def test_held_out_loss_is_measured_on_the_way(place: Path) -> None:
+    held_out = ["--eval-shards", place / "shards", "--eval-every", 2, "--eval-limit", 5]
+    result = run(main, "--shards", place / "shards", "--out", place / "measured", *FAST, *held_out)
+    assert result.exit_code == 0, result.output
+    lines = (place / "measured" / "eval.csv").read_text().splitlines()
+    assert lines[0] == "step,samples,labelled,loss,perplexity"
+    assert [line.split(",")[:2] for line in lines[1:]] == [["2", "5"], ["3", "5"]]
+    assert result.output.count("held-out loss") == 2
+    trained = [(place / name / "metrics.csv").read_text().split(",")[8] for name in ("run", "measured")]
+    assert trained[0] == trained[1]  # measuring changes nothing
+
+
+@pytest.mark.parametrize("options", [["--temperature", 1, "--top-p", 0.9], ["--temperature", 1, "--seed", 3]])
+def test_a_drawn_answer_is_the_same_for_the_same_seed(place: Path, options: list[object]) -> None:
+    asked = ["--checkpoint", place / "run", "--image", picture(place), "--prompt", "What?", "--max-new-tokens", 8]
+    first, second = (run(generate, *asked, *options) for _ in range(2))
+    assert first.exit_code == 0 and first.output == second.output
+
+
+@pytest.mark.parametrize(
+    "options", [["--temperature", -1], ["--top-p", 0], ["--beams", 0], ["--beams", 2, "--temperature", 1]]
+)
+def test_options_of_an_answer_have_limits(place: Path, options: list[object]) -> None:
+    result = run(generate, "--checkpoint", place / "run", "--prompt", "What?", *options)
+    assert result.exit_code == 2 and str(options[0]) in result.output and result.output.count("\n") == 1
+
+
 def test_evaluation_prints_a_table_and_json(place: Path) -> None:
-    common = ["--checkpoint", place / "run", "--shards", place / "shards", "--shots", 0, "--max-new-tokens", 2]
-    text = run(evaluate, *common, "--baselines", "--limit", 6)
+    common = ["--checkpoint", place / "run", "--shards", place / "shards", "--max-new-tokens", 2]
+    text = run(evaluate, *common, "--baselines", "--limit", 6, "--shots", "0,2", "--out", place / "evaluation")
     assert text.exit_code == 0, text.output
-    assert "exact answers to 6 queries with 0 shots" in text.output and "never looks" in text.output
+    assert "never looks" in text.output and "95% of 1,000 resamples" in text.output
+    assert [line.split()[:3] for line in text.output.splitlines()[1:3]] == [["0", "all", "6"], ["2", "all", "6"]]
+    assert sorted(path.name for path in (place / "evaluation").iterdir()) == [
+        *("evaluation.json", "evaluation.png", "evaluation.txt"),
+    ]
     value = orjson.loads(run(evaluate, *common, "--json").output)
-    assert value["queries"] == len(value["answers"]) == 12
-    assert value["accuracy"] == sum(one["is_right"] for one in value["answers"]) / 12
-    assert value["baselines"] == {"majority": None, "question_only": None, "swapped_pictures": None}
+    (result,) = value["results"]
+    assert result["all"]["queries"] == len(result["answers"]) == 12
+    assert result["all"]["exact"]["value"] == sum(one["is_right"] for one in result["answers"]) / 12
+    assert result["all"]["loss"]["value"] > 0
+    assert result["baselines"] == {"majority": None, "question_only": None, "swapped_pictures": None}
+
+
+@pytest.mark.parametrize("shots", ["-1", "1,two", "", "99999"])
+def test_shots_that_are_none_are_refused(place: Path, shots: str) -> None:
+    result = run(evaluate, "--checkpoint", place / "run", "--shards", place / "shards", "--shots", shots)
+    assert result.exit_code == 2 and "0,1,2,4,8" in result.output
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 pytest.importorskip("torch", reason="comes with the extra 'train'")
@@ -17,11 +18,13 @@ import torch
 import torch.multiprocessing
 
 from mimicit.errors import TrainError, UsageError
+from otter_train import assembly
 from otter_train.checkpoint import latest_checkpoint, load_weights
 from otter_train.config import RunOptions, resolve
 from otter_train.data import OrderedSamples
+from otter_train.inference import load_trained_model
 from otter_train.metrics import Console
-from otter_train.model import PRESETS
+from otter_train.model import PRESETS, Otter
 from otter_train.train import Outcome, total_steps, train
 from tests.factories.train import COLOURS, MINUTE_MODEL, Colours
 
@@ -88,6 +91,42 @@ def test_resuming_at_any_step_gives_the_same_end(tmp_path: Path) -> None:
         folder = tmp_path / f"stopped-{step}"
         run(folder, max_steps=6, stop_after=step)
         assert losses(run(folder, max_steps=6)) == losses(whole)
+
+
+def test_a_run_that_trains_new_rows_only_is_resumed_with_them(tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole", max_steps=6, embeddings="new_rows")
+    run(tmp_path / "parts", max_steps=6, embeddings="new_rows", stop_after=3)
+    assert losses(run(tmp_path / "parts", max_steps=6, embeddings="new_rows")) == losses(whole)
+    names = weights(tmp_path / "parts")
+    assert {"new_rows.input", "new_rows.output"} <= set(names)
+    assert not any("embed_tokens" in name or "lm_head" in name for name in names)
+
+
+@pytest.mark.parametrize("embeddings", ["full", "input_only", "new_rows", "none"])
+def test_a_loaded_model_is_the_trained_one_in_every_weight(
+    tmp_path: Path, embeddings: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[Otter] = []
+    assemble = assembly.assemble_model
+    monkeypatch.setattr("otter_train.train.assemble_model", lambda *given: built.append(assemble(*given)) or built[0])
+    run(tmp_path, max_steps=2, embeddings=embeddings)
+    torch.manual_seed(99)  # another process
+    state = torch.get_rng_state()
+    loaded = load_trained_model(tmp_path, device="cpu").model.state_dict()
+    assert torch.equal(torch.get_rng_state(), state)
+    trained = built[0].state_dict()
+    assert loaded.keys() == trained.keys()
+    assert [name for name in trained if not torch.equal(trained[name], loaded[name])] == []
+
+
+def test_a_run_from_before_an_option_was_known_goes_on_with_its_default(tmp_path: Path) -> None:
+    checkpoint = run(tmp_path, max_steps=4, stop_after=2).checkpoint
+    meta = orjson.loads((checkpoint / "meta.json").read_bytes())
+    del meta["config"]["context_order"]
+    (checkpoint / "meta.json").write_bytes(orjson.dumps(meta))
+    with pytest.raises(UsageError, match="context_order was as-is, is shuffled"):
+        run(tmp_path, max_steps=4, context_order="shuffled")
+    assert run(tmp_path, max_steps=4).finished
 
 
 def test_lines_of_the_log_do_not_depend_on_how_often_they_are_written(tmp_path: Path) -> None:

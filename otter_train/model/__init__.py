@@ -9,7 +9,7 @@
 
 from otter_train.model.build import build_model
 from otter_train.model.config import ModelConfig
-from otter_train.model.convert import load_openflamingo, to_openflamingo
+from otter_train.model.convert import from_layout, to_layout
 from otter_train.model.otter import Otter, OtterOutput, TokenIds
 from otter_train.model.presets import PRESETS, preset, with_pretrained
 from otter_train.model.trainable import freeze, trainable_count, trainable_parameters
@@ -22,9 +22,9 @@ __all__ = [
     "TokenIds",
     "build_model",
     "freeze",
-    "load_openflamingo",
+    "from_layout",
     "preset",
-    "to_openflamingo",
+    "to_layout",
     "trainable_count",
     "trainable_parameters",
     "with_pretrained",

@@ -3,22 +3,46 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
+import orjson
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, CLIPVisionConfig, CLIPVisionModel, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    PreTrainedConfig,
+    PreTrainedModel,
+    SiglipVisionModel,
+)
 
 from mimicit.errors import TrainError, UsageError
 from otter_train.model.config import LanguageConfig, ModelConfig, VisionConfig
 from otter_train.model.otter import Otter, TokenIds
 from otter_train.model.perceiver import PerceiverResampler
-from otter_train.model.vision import OpenClipTower, TransformersTower, VisionTower
+from otter_train.model.vision import OpenClipTower, VisionTower, transformers_tower
 
 if TYPE_CHECKING:
     from open_clip.transformer import VisionTransformer
 
-__all__ = ["build_model", "clip_config"]
+__all__ = ["architecture_of", "build_model", "clip_config", "language_config"]
+
+_DROPOUTS: Final = (
+    "activation_dropout",
+    "attention_dropout",
+    "attn_pdrop",
+    "dropout",
+    "embd_pdrop",
+    "emb_pdrop",
+    "hidden_dropout",
+    "layerdrop",
+    "resid_pdrop",
+)
+_NEW_ROWS_SEED: Final = 0
 
 
 def build_model(
@@ -69,6 +93,11 @@ def build_model(
     return model.to(place)
 
 
+def architecture_of(config: PreTrainedConfig) -> dict[str, Any]:
+    """``config`` as JSON holds it: its ``model_type`` and what differs from the defaults."""
+    return {**orjson.loads(config.to_json_string(use_diff=True)), "model_type": config.model_type}
+
+
 def clip_config(config: VisionConfig) -> CLIPVisionConfig:
     """The configuration of ``config`` as transformers writes it."""
     return CLIPVisionConfig(
@@ -83,38 +112,81 @@ def clip_config(config: VisionConfig) -> CLIPVisionConfig:
     )
 
 
-def _language(config: LanguageConfig, vocab_size: int, dtype: torch.dtype, load_weights: bool) -> PreTrainedModel:
-    if config.pretrained is not None and load_weights:
-        lm = _from_folder(AutoModelForCausalLM, config.pretrained, dtype)
-        if lm.get_input_embeddings().num_embeddings < vocab_size:
-            lm.resize_token_embeddings(vocab_size, mean_resizing=False)
-        lm.get_input_embeddings().padding_idx = None  # it would keep one row, maybe a new token's, from being trained
-        return lm
+def language_config(config: LanguageConfig, vocab_size: int) -> PreTrainedConfig:
+    """The configuration of ``config`` as transformers writes it, with at least ``vocab_size`` rows of embeddings."""
     architecture = dict(config.architecture)
     rows = max(vocab_size, architecture.get("vocab_size", 0))
     # These ids concern transformers' own generation; a padding id would keep a row of the embedding from training.
     unknown = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
-    lm_config = AutoConfig.for_model(**{**architecture, **unknown, "vocab_size": rows})
-    return AutoModelForCausalLM.from_config(lm_config, dtype=dtype)
+    return _without_dropout(AutoConfig.for_model(**{**architecture, **unknown, "vocab_size": rows}))
+
+
+def _language(config: LanguageConfig, vocab_size: int, dtype: torch.dtype, load_weights: bool) -> PreTrainedModel:
+    if config.pretrained is None or not load_weights:
+        return AutoModelForCausalLM.from_config(language_config(config, vocab_size), dtype=dtype)
+    stored = _without_dropout(_from_source(AutoConfig, config.pretrained))
+    lm = _weights_from(AutoModelForCausalLM, config.pretrained, dtype, config=stored)
+    if lm.get_input_embeddings().num_embeddings < vocab_size:
+        _grow_vocabulary(lm, vocab_size)
+    lm.get_input_embeddings().padding_idx = None  # it would keep one row, maybe a new token's, from being trained
+    return lm
+
+
+def _grow_vocabulary(lm: PreTrainedModel, vocab_size: int) -> None:
+    """Add rows as far from the mean row as the others are.
+
+    They are the same each time: a checkpoint does not repeat frozen embeddings, so it could not bring them back.
+    """
+    matrices = {id(part.weight): part for part in (lm.get_input_embeddings(), lm.get_output_embeddings())}
+    spread = [(part.weight.detach().float().mean(0), part.weight.detach().float().std(0)) for part in matrices.values()]
+    tied = len(matrices) == 1
+    before = lm.get_input_embeddings().num_embeddings
+    lm.resize_token_embeddings(vocab_size, mean_resizing=False)
+    grown = [lm.get_input_embeddings()] if tied else [lm.get_input_embeddings(), lm.get_output_embeddings()]
+    generator = torch.Generator().manual_seed(_NEW_ROWS_SEED)
+    with torch.no_grad():
+        for part, (mean, std) in zip(grown, spread, strict=True):
+            noise = torch.randn(vocab_size - before, part.weight.shape[1], generator=generator)
+            part.weight[before:] = (mean + std * noise).to(part.weight.dtype)
+
+
+def _without_dropout(config: PreTrainedConfig) -> PreTrainedConfig:
+    """``config`` with every dropout at 0: frozen layers must not be noisy, and two runs must agree."""
+    for part in (config, getattr(config, "attn_config", None)):
+        for name in _DROPOUTS:
+            if rate := getattr(part, name, 0):
+                setattr(part, name, type(rate)(0))
+    return config
 
 
 def _vision(config: VisionConfig, dtype: torch.dtype, load_weights: bool) -> VisionTower:
     source = config.pretrained if load_weights else None
-    if config.stem == "conv" and (config.layout == "open_clip" or config.pretrained is not None):
+    plain_clip = config.layout == "transformers" and config.architecture is None
+    if config.stem == "conv" and (not plain_clip or config.pretrained is not None):
         raise UsageError("a vision tower with a convolutional stem starts from random weights, in transformers' layout")
     tower: VisionTower
     if config.layout == "open_clip":
         tower = OpenClipTower(_open_clip_visual(config, source))
-    elif source is not None:
-        tower = TransformersTower(_from_folder(CLIPVisionModel, source, dtype))
     else:
-        tower = TransformersTower(_random_clip(config), conv_stem=config.stem == "conv")
+        model = _transformers_vision(config, source, dtype)
+        tower = transformers_tower(model, image_size=config.image_size, conv_stem=config.stem == "conv")
     if (tower.dim, tower.image_size) != (config.width, config.image_size):
         raise TrainError(
-            f"{source}: a vision tower of width {tower.dim} for {tower.image_size} pixels, but the configuration"
-            f" says {config.width} and {config.image_size}"
+            f"{source or 'vision'}: a vision tower of width {tower.dim} for {tower.image_size} pixels, but the"
+            f" configuration says {config.width} and {config.image_size}"
         )
     return tower.to(dtype)
+
+
+def _transformers_vision(config: VisionConfig, source: str | None, dtype: torch.dtype) -> PreTrainedModel:
+    kind = "clip_vision_model" if config.architecture is None else config.architecture["model_type"]
+    # A whole CLIP or SigLIP folder holds its text half too; the other kinds are vision models as a whole.
+    model_class = {"clip_vision_model": CLIPVisionModel, "siglip_vision_model": SiglipVisionModel}.get(kind, AutoModel)
+    if source is not None:
+        return _weights_from(model_class, source, dtype)
+    if config.architecture is None:
+        return _random_clip(config)
+    return AutoModel.from_config(AutoConfig.for_model(**config.architecture))
 
 
 def _random_clip(config: VisionConfig) -> CLIPVisionModel:
@@ -152,11 +224,16 @@ def _open_clip_visual(config: VisionConfig, source: str | None) -> VisionTransfo
     return open_clip.create_model(architecture, pretrained=weights, force_quick_gelu=config.quick_gelu).visual
 
 
-def _from_folder(kind: Any, folder: str, dtype: torch.dtype) -> Any:
-    try:
-        model, report = kind.from_pretrained(folder, dtype=dtype, local_files_only=True, output_loading_info=True)
-    except (OSError, ValueError) as error:
-        raise TrainError(f"{folder}: no {kind.__name__} can be read from this folder ({error})") from error
+def _weights_from(kind: Any, source: str, dtype: torch.dtype, **options: Any) -> Any:
+    model, report = _from_source(kind, source, dtype=dtype, output_loading_info=True, **options)
     if report["missing_keys"]:  # transformers would go on with random numbers
-        raise TrainError(f"{folder}: weights are missing: {', '.join(sorted(report['missing_keys']))}")
+        raise TrainError(f"{source}: weights are missing: {', '.join(sorted(report['missing_keys']))}")
     return model
+
+
+def _from_source(kind: Any, source: str, **options: Any) -> Any:
+    """``kind.from_pretrained`` of a local folder, or of a name on the Hub where there is no such folder."""
+    try:
+        return kind.from_pretrained(source, local_files_only=Path(source).exists(), **options)
+    except (OSError, ValueError) as error:
+        raise TrainError(f"{source}: no {kind.__name__} can be read from it ({error})") from error

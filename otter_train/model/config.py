@@ -16,13 +16,16 @@ __all__ = ["LanguageConfig", "ModelConfig", "PerceiverConfig", "VisionConfig"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VisionConfig:
-    """A CLIP vision transformer; the defaults are ViT-L/14 as OpenAI trained it.
+    """A vision tower; the defaults are CLIP's ViT-L/14 as OpenAI trained it.
 
     ``layout`` chooses the implementation. ``pretrained`` is where the weights come from (None: random): for
-    ``transformers`` a local folder, for ``open_clip`` ``"ARCHITECTURE:TAG_OR_FILE"``, such as ``"ViT-L-14:openai"``.
+    ``transformers`` a local folder or a name on the Hub, for ``open_clip`` ``"ARCHITECTURE:TAG_OR_FILE"``, such as
+    ``"ViT-L-14:openai"``.
     ``stem`` is what turns pixels into patch tokens: one linear map per patch, as CLIP has it, or ``conv``, a few small
     convolutions, with which a tower that is trained from scratch sees shapes after thousands of pictures instead of
     millions (Xiao et al., arXiv 2106.14881). Only a random ``transformers`` tower can have the latter.
+    ``architecture``, as in `LanguageConfig`, is for towers that are not CLIP (SigLIP, DINOv2, a convolutional
+    network); of the other fields these heed ``pretrained``, ``image_size`` and ``width`` alone.
     """
 
     layout: VisionLayout = "transformers"
@@ -36,14 +39,15 @@ class VisionConfig:
     projection: int = 768
     quick_gelu: bool = True
     stem: Literal["patch", "conv"] = "patch"
+    architecture: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LanguageConfig:
-    """A LLaMA-family language model.
+    """A decoder-only language model of transformers.
 
     ``architecture`` is its configuration as transformers writes it (``model_type`` and what differs from the
-    defaults); ``pretrained`` a local folder with weights (None: random).
+    defaults); ``pretrained`` a local folder with weights, or a name on the Hub (None: random).
     """
 
     architecture: Mapping[str, Any]

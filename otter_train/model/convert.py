@@ -1,164 +1,96 @@
-"""To and from OpenFlamingo's checkpoints, strictly: every key that is missing, unexpected or of another shape is named.
+"""Weights of OpenFlamingo and of Otter into a model, and out of it; strictly.
 
-One map serves both directions: `openflamingo_place` says where each of our weights lies in their file. Their vision
-tower is in open_clip's layout, with one fused ``in_proj`` per attention; ours may have that of transformers, with three
-projections. Their files may also hold what is no weight of its own: copies of layers under a second name, a wrapper
-around the weights, prefixes of training wrappers, rotary frequencies and position ids.
+Every weight that is missing, unexpected or of another shape is named, by the name it has in the file. For files that
+are only to be rewritten, without a model, see `otter_train.convert`.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mimicit.errors import TrainError
+from otter_train.model.cleaning import neutral_weights, unwrapped
+from otter_train.model.layouts import DEFAULT_DECODER, Layout, arranged, decoder_of, neutral, place_in
+from otter_train.model.lazy import LazyTensor
 from otter_train.model.otter import Otter
-from otter_train.model.vision import VisionLayout
 
-__all__ = ["Place", "load_openflamingo", "openflamingo_place", "to_openflamingo"]
-
-_WRAPPERS: Final = ("model_state_dict", "state_dict", "model")
-_WRAPPER_STEPS: Final = re.compile(r"(^module\.|_orig_mod\.|_checkpoint_wrapped_module\.|_fsdp_wrapped_module\.)")
-_NO_WEIGHT: Final = re.compile(r"(^|\.)(inv_freq|position_ids)$")
-_COPIES: Final = (
-    (
-        re.compile(r"^lang_encoder\.gated_cross_attn_layers\.(\d+)\."),
-        r"lang_encoder.model.layers.\1.gated_cross_attn_layer.",
-    ),
-    (re.compile(r"^lang_encoder\.old_decoder_blocks\.(\d+)\."), r"lang_encoder.model.layers.\1.decoder_layer."),
-)
-_NOT_IN_TRANSFORMERS: Final = "vision_encoder.proj"  # CLIP's projection of the class token, which Otter does not use
-
-# The first pattern that matches one of our keys gives its name in OpenFlamingo.
-_RENAMES: Final = tuple(
-    (re.compile(rf"^{ours}$"), theirs)
-    for ours, theirs in (
-        (r"perceiver\.layers\.(\d+)\.feed_forward\.(.+)", r"perceiver.layers.\1.1.\2"),
-        (r"perceiver\.layers\.(\d+)\.(.+)", r"perceiver.layers.\1.0.\2"),
-        (r"(perceiver\..+)", r"\1"),
-        (
-            r"language\.cross_attention\.(\d+)\.feed_forward\.(.+)",
-            r"lang_encoder.model.layers.\1.gated_cross_attn_layer.ff.\2",
-        ),
-        (r"language\.cross_attention\.(\d+)\.(.+)", r"lang_encoder.model.layers.\1.gated_cross_attn_layer.\2"),
-        (r"language\.lm\.model\.layers\.(\d+)\.(.+)", r"lang_encoder.model.layers.\1.decoder_layer.\2"),
-        (r"language\.lm\.(.+)", r"lang_encoder.\1"),
-        (r"vision\.visual\.(.+)", r"vision_encoder.\1"),
-        (r"vision\.model\.embeddings\.class_embedding", r"vision_encoder.class_embedding"),
-        (r"vision\.model\.embeddings\.patch_embedding\.weight", r"vision_encoder.conv1.weight"),
-        (r"vision\.model\.embeddings\.position_embedding\.weight", r"vision_encoder.positional_embedding"),
-        (r"vision\.model\.pre_layrnorm\.(.+)", r"vision_encoder.ln_pre.\1"),
-        (r"vision\.model\.post_layernorm\.(.+)", r"vision_encoder.ln_post.\1"),
-        (
-            r"vision\.model\.encoder\.layers\.(\d+)\.self_attn\.[qkv]_proj\.(.+)",
-            r"vision_encoder.transformer.resblocks.\1.attn.in_proj_\2",
-        ),
-        (
-            r"vision\.model\.encoder\.layers\.(\d+)\.self_attn\.out_proj\.(.+)",
-            r"vision_encoder.transformer.resblocks.\1.attn.out_proj.\2",
-        ),
-        (r"vision\.model\.encoder\.layers\.(\d+)\.layer_norm(.+)", r"vision_encoder.transformer.resblocks.\1.ln_\2"),
-        (
-            r"vision\.model\.encoder\.layers\.(\d+)\.mlp\.fc1\.(.+)",
-            r"vision_encoder.transformer.resblocks.\1.mlp.c_fc.\2",
-        ),
-        (
-            r"vision\.model\.encoder\.layers\.(\d+)\.mlp\.fc2\.(.+)",
-            r"vision_encoder.transformer.resblocks.\1.mlp.c_proj.\2",
-        ),
-    )
-)
-_FUSED: Final = re.compile(r"^vision\.model\..*\.self_attn\.([qkv])_proj\.")
+__all__ = ["from_layout", "misfits", "neutral_state", "to_layout"]
 
 
-class Place(NamedTuple):
-    """Where a weight lies in an OpenFlamingo file: its key, and which third of that tensor (None: all of it)."""
+def from_layout(
+    model: Otter, state_dict: Mapping[str, Any], layout: Layout | None = None, *, may_lack: Collection[str] = ()
+) -> list[str]:
+    """Load the weights of a file into ``model``; all of them, or none and `TrainError`.
 
-    key: str
-    third: int | None
-
-
-def openflamingo_place(key: str) -> Place:
-    """The `Place` of our state-dict key; `TrainError` if OpenFlamingo has nothing like it."""
-    for pattern, theirs in _RENAMES:
-        if match := pattern.match(key):
-            fused = _FUSED.match(key)
-            return Place(match.expand(theirs), "qkv".index(fused[1]) if fused else None)
-    raise TrainError(f"{key}: no such weight in OpenFlamingo")
-
-
-def load_openflamingo(model: Otter, state_dict: Mapping[str, Any], *, may_lack: Collection[str] = ()) -> list[str]:
-    """Load the weights of an OpenFlamingo file into ``model``; all of them, or none and `TrainError`.
-
-    Published files often lack the frozen parts: ``may_lack`` are the beginnings of our keys that need not be there
-    (``"vision."``, ``"language.lm."``). Returns the keys that were lacking.
+    ``layout`` is that of the file (None: look at its names). Published files often lack the frozen parts:
+    ``may_lack`` are the beginnings of our names that need not be there (``"vision."``, ``"language.lm."``). Returns
+    the names that were lacking.
     """
-    theirs = _cleaned(state_dict, model.vision.layout)
-    ours = model.state_dict(keep_vars=True)
-    places = {key: openflamingo_place(key) for key in ours}
-    found = {key: _part(theirs[place.key], place) for key, place in places.items() if place.key in theirs}
-    shared = {id(ours[key]) for key in found}  # tied embeddings have two names and may be stored under one
-    lacking = [key for key in ours if key not in found and id(ours[key]) not in shared]
-    missing = [f"{places[key].key} is missing" for key in lacking if not key.startswith(tuple(may_lack))]
-    unexpected = [f"{key} is unexpected" for key in sorted(set(theirs) - {place.key for place in places.values()})]
-    misshapen = [
-        f"{places[key].key} gives {tuple(tensor.shape)} for {tuple(ours[key].shape)}"
-        for key, tensor in found.items()
-        if tensor.shape != ours[key].shape
-    ]
-    faults = [*missing, *unexpected, *misshapen]
+    stored = {key: LazyTensor.of(tensor) for key, tensor in unwrapped(state_dict).items()}
+    found = neutral_weights(stored, layout)
+    faults, lacking = misfits(found.tensors, model, found.layout, may_lack)
     if faults:
-        raise TrainError(f"the OpenFlamingo weights do not fit the model: {'; '.join(faults)}")
+        raise TrainError(f"the weights do not fit the model: {'; '.join(faults)}")
+    own = model.state_dict(keep_vars=True)
     with torch.no_grad():
-        for key, tensor in found.items():
-            ours[key].copy_(tensor)
+        for name, tensor in arranged(found.tensors, "ours", vision=model.vision.layout).items():
+            own[name].copy_(tensor.read())
     return lacking
 
 
-def to_openflamingo(model: Otter) -> dict[str, Tensor]:
-    """The weights of ``model`` under OpenFlamingo's keys; inverse of `load_openflamingo`.
+def to_layout(model: Otter, layout: Layout) -> dict[str, Tensor]:
+    """The weights of ``model`` under the names of ``layout``; inverse of `from_layout`.
 
-    A vision tower of transformers has no ``vision_encoder.proj``; OpenFlamingo does not use it either.
+    What has no place there is left out: ``proj`` of open_clip's towers, which Otter does not use either.
     """
-    thirds: dict[str, dict[int, Tensor]] = {}
-    for key, tensor in model.state_dict().items():
-        place = openflamingo_place(key)
-        thirds.setdefault(place.key, {})[place.third or 0] = tensor
-    return {
-        key: parts[0] if len(parts) == 1 else torch.cat([parts[0], parts[1], parts[2]]) for key, parts in thirds.items()
-    }
+    state = neutral_state(model)
+    decoder = decoder_of(state, "ours") or DEFAULT_DECODER
+    return {key: tensor.read() for key, tensor in arranged(state, layout, decoder=decoder).items()}
 
 
-def _part(tensor: Tensor, place: Place) -> Tensor:
-    return tensor if place.third is None else tensor.chunk(3)[place.third]
+def neutral_state(model: Otter) -> dict[str, LazyTensor]:
+    """The weights of ``model`` by our names, with those of transformers for its vision tower."""
+    state = {name: LazyTensor.of(tensor) for name, tensor in model.state_dict().items()}
+    return {name: copies[0] for name, copies in neutral(state, "ours").items()}
 
 
-def _cleaned(state_dict: Mapping[str, Any], layout: VisionLayout) -> dict[str, Tensor]:
-    """The weights of a file, each under one name; `TrainError` where two copies of one weight differ."""
-    for wrapper in _WRAPPERS:
-        if isinstance(state_dict.get(wrapper), Mapping):
-            state_dict = state_dict[wrapper]
-    cleaned: dict[str, Tensor] = {}
-    for name, tensor in _weights(state_dict):
-        if layout == "transformers" and name == _NOT_IN_TRANSFORMERS:
-            continue
-        if name in cleaned and not torch.equal(cleaned[name], tensor):
-            raise TrainError(f"{name}: the file holds two copies of this weight, and they differ")
-        cleaned[name] = tensor
-    return cleaned
+def misfits(
+    tensors: Mapping[str, LazyTensor], model: Otter, layout: Layout, may_lack: Iterable[str] = ()
+) -> tuple[list[str], list[str]]:
+    """What keeps ``tensors``, by our names, from being the weights of ``model``, and which weights they lack.
+
+    The faults use the names of ``layout``. Of tied embeddings one is enough. ``model`` may be on the meta device.
+    """
+    expected = neutral_state(model)
+    decoder = decoder_of(expected, "ours") or DEFAULT_DECODER
+
+    def named(name: str) -> str:
+        place = place_in(name, layout, decoder=decoder)
+        return name if place is None else place.key
+
+    tied = _names_of_one_weight(model)
+    lacking = [name for name in expected if not ({name, *tied.get(name, ())} & tensors.keys())]
+    if model.vision.layout == "open_clip" and layout != "openflamingo":  # only these two know its projection
+        lacking = [name for name in lacking if place_in(name, layout) is not None or layout == "ours"]
+    unneeded = {name for name in tensors if place_in(name, "ours", vision=model.vision.layout) is None}
+    needed = dict.fromkeys(named(name) for name in lacking if not name.startswith(tuple(may_lack)))
+    faults = [f"{key} is missing" for key in needed]
+    faults += [f"{named(name)} is unexpected" for name in sorted(tensors.keys() - expected.keys() - unneeded)]
+    faults += [
+        f"{named(name)} gives {tensor.shape} for {expected[name].shape}"
+        for name, tensor in tensors.items()
+        if name in expected and tensor.shape != expected[name].shape
+    ]
+    return faults, lacking
 
 
-def _weights(state_dict: Mapping[str, Any]) -> Iterable[tuple[str, Tensor]]:
-    for key, value in state_dict.items():
-        name = _WRAPPER_STEPS.sub("", key)
-        for pattern, primary in _COPIES:
-            name = pattern.sub(primary, name)
-        if _NO_WEIGHT.search(name):
-            continue
-        if not isinstance(value, Tensor):
-            raise TrainError(f"{key}: a {type(value).__name__} and no tensor; this is no OpenFlamingo file")
-        yield name, value
+def _names_of_one_weight(model: Otter) -> dict[str, list[str]]:
+    """Each name of a parameter that has several, with all of them."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return {name: same for same in names.values() if len(same) > 1 for name in same}

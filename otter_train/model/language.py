@@ -1,14 +1,16 @@
-"""A LLaMA-family decoder of transformers that looks at media, without changing the decoder.
+"""A decoder-only language model of transformers that looks at media, without changing the decoder.
 
 A forward pre-hook on every ``every``-th decoder layer runs a `GatedCrossAttentionBlock` before it, so the decoder's
 own state-dict keys stay native. What the blocks look at travels as a keyword argument through transformers to the
 layers: nothing is stored between calls, so there is nothing to clear after an exception, and a layer that is
-recomputed during the backward pass sees what it saw in the forward pass.
+recomputed during the backward pass sees what it saw in the forward pass. Decoders that keep unknown keywords to
+themselves (MPT, Falcon, GPT-J, BLOOM) find it in a context variable instead, which is set for the one call only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -22,9 +24,10 @@ from otter_train.model.cross_attention import GatedCrossAttentionBlock, MediaKV,
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
 
-__all__ = ["ConditionedLanguage", "Conditioning", "LanguageState"]
+__all__ = ["ConditionedLanguage", "Conditioning", "LanguageState", "decoder_layers"]
 
 _KEYWORD = "otter_conditioning"
+_LAYER_LISTS = ("layers", "blocks", "h")  # what the decoders of transformers call their layers
 # A head that does more than a matrix product (Gemma 2, Cohere, Granite) would be left out without a word.
 _LOGIT_OPTIONS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
@@ -43,6 +46,10 @@ class Conditioning:
     def media_for(self, block: int) -> Tensor | MediaKV:
         """What block number ``block`` (from 0) looks at."""
         return self.media if isinstance(self.media, Tensor) else self.media[block]
+
+
+_CURRENT: ContextVar[Conditioning] = ContextVar(_KEYWORD)
+"""What the decoder that is running in this thread looks at, for layers that our keyword does not reach."""
 
 
 class LanguageState(NamedTuple):
@@ -73,10 +80,11 @@ class ConditionedLanguage(nn.Module):
         self.lm: Any = lm
         self.dim: int = lm.config.hidden_size
         changed = [name for name in _LOGIT_OPTIONS if getattr(lm.config, name, None) not in (None, 1)]
-        layers = getattr(self.lm.get_decoder(), "layers", None)
-        if layers is None or changed:
-            reason = f"it sets {', '.join(changed)}" if changed else "it has no decoder layers"
-            raise TrainError(f"{type(lm).__name__} is not of the LLaMA family: {reason}")
+        layers = decoder_layers(lm)
+        if changed:
+            raise TrainError(
+                f"{type(lm).__name__} does more to its logits than Otter does: it sets {', '.join(changed)}"
+            )
         chosen = [index for index in range(len(layers)) if (index + 1) % every == 0]
         if not chosen:
             raise TrainError(
@@ -108,14 +116,18 @@ class ConditionedLanguage(nn.Module):
         use_cache: bool = False,
     ) -> LanguageState:
         """Read ``input_ids`` (B, T); the masks and the cache are those of transformers."""
-        output = self.lm.get_decoder()(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=cache,
-            use_cache=use_cache,
-            **{_KEYWORD: conditioning},
-        )
+        looking = _CURRENT.set(conditioning)
+        try:
+            output = self.lm.get_decoder()(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                past_key_values=cache,
+                use_cache=use_cache,
+                **{_KEYWORD: conditioning},
+            )
+        finally:
+            _CURRENT.reset(looking)
         return LanguageState(output.last_hidden_state, output.past_key_values if use_cache else None)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -126,6 +138,15 @@ class ConditionedLanguage(nn.Module):
     def project_media(self, media: Tensor) -> tuple[MediaKV, ...]:
         """Keys and values of ``media`` (B, T_img·n, vis_dim) for every block: what generation computes only once."""
         return tuple(block.attn.project(media) for block in self.blocks)
+
+
+def decoder_layers(lm: PreTrainedModel) -> nn.ModuleList:
+    """The decoder layers of ``lm``, in order; `TrainError` where there are none that can be looked before."""
+    decoder = lm.get_decoder()
+    for name in _LAYER_LISTS:
+        if isinstance(layers := getattr(decoder, name, None), nn.ModuleList):
+            return layers
+    raise TrainError(f"{type(lm).__name__} has no list of decoder layers ({', '.join(_LAYER_LISTS)})")
 
 
 def _look_before(
@@ -148,8 +169,9 @@ def _only_pass(
 
 
 def _take_conditioning(layer: nn.Module, kwargs: dict[str, Any]) -> tuple[Conditioning, dict[str, Any]]:
-    if _KEYWORD not in kwargs:
+    conditioning = kwargs.get(_KEYWORD) or _CURRENT.get(None)
+    if conditioning is None:
         raise TrainError(
             f"{type(layer).__name__} was called without its media; call Otter, not the language model inside it"
         )
-    return kwargs[_KEYWORD], {name: value for name, value in kwargs.items() if name != _KEYWORD}
+    return conditioning, {name: value for name, value in kwargs.items() if name != _KEYWORD}

@@ -19,6 +19,7 @@ from mimicit.errors import TrainError
 from otter_train.model.cross_attention import sight
 from otter_train.model.decoding import PromptReader, decode
 from otter_train.model.language import ConditionedLanguage, Conditioning
+from otter_train.model.new_rows import NewRows
 from otter_train.model.padding import padding_arguments
 from otter_train.model.perceiver import PerceiverResampler
 from otter_train.model.vision import VisionTower
@@ -84,6 +85,7 @@ class Otter(nn.Module):
             gate=cross_attention_gate,
         )
         self.token_ids = token_ids
+        self.new_rows: NewRows | None = None  # see `otter_train.model.trainable.freeze`
 
     def forward(
         self,
@@ -104,7 +106,7 @@ class Otter(nn.Module):
         only where there are labels, and returns none.
         `TrainError` where a row's ``<image>`` tokens are not as many as its media.
         """
-        self._check(vision_x, lang_x, vision_mask)
+        self.check(vision_x, lang_x, vision_mask)
         media = self.encode_vision(vision_x, vision_mask)
         view = sight(self._text_time(lang_x), media_count=media.shape[1], latents=media.shape[2])
         mask, positions = padding_arguments(attention_mask)
@@ -160,7 +162,7 @@ class Otter(nn.Module):
         above 0 it samples with ``generator``. New tokens go on looking at the last medium of the prompt, with
         ``use_cache`` or without, and ``<image>`` is never generated: there would be no picture to it.
         """
-        self._check(vision_x, lang_x, vision_mask)
+        self.check(vision_x, lang_x, vision_mask)
         training = [module for module in self.modules() if module.training]
         self.eval()  # activation checkpointing, on while training, would drop the cache
         try:
@@ -192,7 +194,8 @@ class Otter(nn.Module):
     def _text_time(self, lang_x: Tensor) -> Tensor:
         return (lang_x == self.token_ids.image).cumsum(dim=-1)
 
-    def _check(self, vision_x: Tensor, lang_x: Tensor, vision_mask: Tensor | None) -> None:
+    def check(self, vision_x: Tensor, lang_x: Tensor, vision_mask: Tensor | None) -> None:
+        """`TrainError` where the arguments of `forward` have wrong shapes, or a row not one ``<image>`` per medium."""
         side = self.vision.image_size
         if vision_x.ndim != 6 or (vision_x.numel() and vision_x.shape[3:] != (3, side, side)):
             raise TrainError(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
-from transformers import AutoConfig, PreTrainedConfig
+import torch
+from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
 from mimicit.errors import TrainError, UsageError
-from otter_train.model.build import clip_config
+from otter_train.model.build import architecture_of, clip_config
 from otter_train.model.config import LanguageConfig, ModelConfig, PerceiverConfig, VisionConfig
+from otter_train.model.vision import NORMALISATION, transformers_tower
 
 __all__ = ["PRESETS", "preset", "with_pretrained"]
 
@@ -75,26 +78,43 @@ def preset(name: str) -> ModelConfig:
 
 
 def with_pretrained(config: ModelConfig, *, language: str | None = None, vision: str | None = None) -> ModelConfig:
-    """``config`` with the architecture and the weights of local folders in the place of its own.
+    """``config`` with the architecture and the weights of other models in the place of its own.
 
-    ``language`` is a LLaMA-family model and ``vision`` a CLIP model (whole, or its vision half), both as transformers
-    saves them. `TrainError` where a folder holds no such model.
+    ``language`` is a decoder-only language model, ``vision`` a vision tower (or a whole CLIP or SigLIP), each as
+    transformers saves it: a local folder, or a name on the Hub. ``vision`` may also name weights of open_clip, as
+    ``"ARCHITECTURE:TAG_OR_FILE"``. `TrainError` where there is no such model.
     """
     if language is not None:
-        architecture = _read_config(language).to_diff_dict()
+        architecture = architecture_of(_read_config(language))
         config = replace(config, language=LanguageConfig(architecture=architecture, pretrained=language))
     if vision is not None:
-        config = replace(config, vision=_vision_in(vision))
+        is_open_clip = ":" in vision and not Path(vision).exists()
+        config = replace(config, vision=_open_clip_vision(vision) if is_open_clip else _vision_in(vision))
     return config
 
 
-def _vision_in(folder: str) -> VisionConfig:
-    found = _read_config(folder)
-    clip = found.vision_config if found.model_type == "clip" else found
-    if clip.model_type != "clip_vision_model":
-        raise TrainError(f"{folder}: a {clip.model_type} model; the vision tower must be CLIP")
+def _vision_in(source: str) -> VisionConfig:
+    whole = _read_config(source)
+    found = whole.vision_config if whole.model_type in ("clip", "siglip") else whole
+    if found.model_type == "clip_vision_model":
+        return _clip_vision(source, found)
+    if found.model_type not in NORMALISATION:
+        raise TrainError(
+            f"{source}: a {found.model_type} model is no vision tower; there are {', '.join(sorted(NORMALISATION))}"
+        )
     config = VisionConfig(
-        pretrained=folder,
+        pretrained=source,
+        image_size=getattr(found, "image_size", VisionConfig().image_size),
+        architecture=architecture_of(found),
+    )
+    with torch.device("meta"):
+        width = transformers_tower(AutoModel.from_config(found), image_size=config.image_size).dim
+    return replace(config, width=width)
+
+
+def _clip_vision(source: str, clip: PreTrainedConfig) -> VisionConfig:
+    config = VisionConfig(
+        pretrained=source,
         image_size=clip.image_size,
         patch_size=clip.patch_size,
         width=clip.hidden_size,
@@ -107,13 +127,39 @@ def _vision_in(folder: str) -> VisionConfig:
     rebuilt = clip_config(config)
     unlike = [name for name in _CLIP_FIELDS if getattr(clip, name) != getattr(rebuilt, name)]
     if unlike:
-        raise TrainError(f"{folder}: a CLIP vision transformer of an unknown kind ({', '.join(unlike)})")
+        raise TrainError(f"{source}: a CLIP vision transformer of an unknown kind ({', '.join(unlike)})")
     return config
 
 
-def _read_config(folder: str) -> PreTrainedConfig:
+def _open_clip_vision(source: str) -> VisionConfig:
+    import open_clip  # heavy (it brings torchvision), and needed for this layout only
+
+    name, _, tag = source.partition(":")
+    architecture = open_clip.get_model_config(name)
+    if architecture is None:
+        raise TrainError(f"{source}: open_clip has no architecture {name}")
+    shape = architecture["vision_cfg"]
+    if not shape.get("patch_size"):
+        raise TrainError(f"{source}: {name} is no vision transformer; take one such as ViT-L-14")
+    trained = open_clip.get_pretrained_cfg(name, tag)
+    return VisionConfig(
+        layout="open_clip",
+        pretrained=source,
+        image_size=shape["image_size"],
+        patch_size=shape["patch_size"],
+        width=shape["width"],
+        layers=shape["layers"],
+        heads=shape["width"] // shape.get("head_width", 64),
+        mlp_ratio=shape.get("mlp_ratio", 4),
+        projection=architecture["embed_dim"],
+        # OpenAI trained with QuickGELU, which the architecture of the same name does not say.
+        quick_gelu=architecture.get("quick_gelu", False) or bool(trained.get("quick_gelu", False)),
+    )
+
+
+def _read_config(source: str) -> PreTrainedConfig:
     try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(source, local_files_only=Path(source).exists())
     except (OSError, ValueError) as error:
-        raise TrainError(f"{folder}: holds no config.json of transformers ({error})") from error
+        raise TrainError(f"{source}: holds no config.json of transformers ({error})") from error
     return config

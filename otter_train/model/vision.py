@@ -1,14 +1,14 @@
 """Vision towers: pictures in, patch tokens of the last block out, **before** the final LayerNorm.
 
-The class token is dropped and nothing is projected. Before the LayerNorm matters: open_clip from 2.24 on normalises
-the tokens it returns unless told otherwise, and every feature shifts without a word. open_clip is imported only
-when a tower of its layout is built.
+Class and register tokens are dropped and nothing is projected. Before the LayerNorm matters: open_clip from 2.24 on
+normalises the tokens it returns unless told otherwise, and every feature shifts without a word. open_clip is imported
+only when a tower of its layout is built.
 """
 
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -17,16 +17,45 @@ from mimicit.errors import TrainError
 
 if TYPE_CHECKING:
     from open_clip.transformer import VisionTransformer
-    from transformers import CLIPVisionModel
+    from transformers import PreTrainedModel
 
-__all__ = ["CLIP_MEAN", "CLIP_STD", "OpenClipTower", "TransformersTower", "VisionLayout", "VisionTower"]
+__all__ = [
+    "CLIP_MEAN",
+    "CLIP_STD",
+    "NORMALISATION",
+    "ClipTower",
+    "Dinov2Tower",
+    "GridTower",
+    "OpenClipTower",
+    "SiglipTower",
+    "TransformersTower",
+    "VisionLayout",
+    "VisionTower",
+    "transformers_tower",
+]
 
 VisionLayout = Literal["open_clip", "transformers"]
+Channels = tuple[float, float, float]
 
 CLIP_MEAN: Final = (0.48145466, 0.4578275, 0.40821073)
 """Mean of the red, green and blue values (0 to 1) that CLIP was trained with."""
 CLIP_STD: Final = (0.26862954, 0.26130258, 0.27577711)
 """Standard deviation that goes with `CLIP_MEAN`."""
+_CLIP: Final = (CLIP_MEAN, CLIP_STD)
+_IMAGENET: Final = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_HALF: Final = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+NORMALISATION: Final[dict[str, tuple[Channels, Channels]]] = {
+    "clip_vision_model": _CLIP,
+    "convnext": _IMAGENET,
+    "convnextv2": _IMAGENET,
+    "dinov2": _IMAGENET,
+    "dinov2_with_registers": _IMAGENET,
+    "mobilenet_v2": _HALF,
+    "resnet": _IMAGENET,
+    "siglip_vision_model": _HALF,
+}
+"""Mean and standard deviation that each kind of tower from transformers was trained with."""
 
 
 class VisionTower(nn.Module):
@@ -38,12 +67,12 @@ class VisionTower(nn.Module):
 
     layout: ClassVar[VisionLayout]
 
-    def __init__(self, *, dim: int, image_size: int) -> None:
+    def __init__(self, *, dim: int, image_size: int, mean: Channels = CLIP_MEAN, std: Channels = CLIP_STD) -> None:
         super().__init__()
         self.dim = dim
         self.image_size = image_size
-        self.mean = CLIP_MEAN
-        self.std = CLIP_STD
+        self.mean = mean
+        self.std = std
 
     def forward(self, pictures: Tensor) -> Tensor:
         """``pictures`` (N, 3, H, W), normalised, to patch tokens (N, v, dim); without gradients while frozen."""
@@ -66,7 +95,7 @@ class VisionTower(nn.Module):
         raise NotImplementedError
 
     def pooling_head(self) -> list[nn.Parameter]:
-        """The parameters that only turn the class token into CLIP's picture embedding."""
+        """The parameters that patch tokens do not depend on: those that make one embedding of a whole picture."""
         raise NotImplementedError
 
 
@@ -97,17 +126,29 @@ class ConvStem(nn.Module):
 
 
 class TransformersTower(VisionTower):
-    """The vision half of CLIP from transformers."""
+    """Base of the towers from transformers: ``model`` under its native keys; a subclass knows one kind of it."""
 
     layout = "transformers"
 
-    def __init__(self, model: CLIPVisionModel, *, conv_stem: bool = False) -> None:
-        super().__init__(dim=model.config.hidden_size, image_size=_side(model.config.image_size))
+    def __init__(self, model: PreTrainedModel, *, dim: int, image_size: int) -> None:
+        mean, std = NORMALISATION[model.config.model_type]
+        super().__init__(dim=dim, image_size=image_size, mean=mean, std=std)
         # Early releases of transformers 5 hold the transformer in an attribute; weights are named the same either way.
         self.model: Any = getattr(model, "vision_model", model)
+        self.set_trainable(True)
+
+    def pooling_head(self) -> list[nn.Parameter]:
+        """Empty: not every kind has one."""
+        return []
+
+
+class ClipTower(TransformersTower):
+    """The vision half of CLIP."""
+
+    def __init__(self, model: PreTrainedModel, *, conv_stem: bool = False) -> None:
+        super().__init__(model, dim=model.config.hidden_size, image_size=_side(model.config.image_size))
         if conv_stem:
             self.model.embeddings.patch_embedding = ConvStem(self.dim, model.config.patch_size)
-        self.set_trainable(True)
 
     def patch_tokens(self, pictures: Tensor) -> Tensor:
         """The last hidden state (transformers normalises the pooled token only) without the class token."""
@@ -117,6 +158,87 @@ class TransformersTower(VisionTower):
     def pooling_head(self) -> list[nn.Parameter]:
         """The final LayerNorm, which transformers applies to the class token."""
         return list(self.model.post_layernorm.parameters())
+
+
+class SiglipTower(TransformersTower):
+    """The vision half of SigLIP, which has patch tokens only."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__(model, dim=model.config.hidden_size, image_size=_side(model.config.image_size))
+
+    def patch_tokens(self, pictures: Tensor) -> Tensor:
+        """What leaves the encoder: transformers normalises its last hidden state."""
+        dtype = self.model.embeddings.patch_embedding.weight.dtype
+        tokens: Tensor = self.model.encoder(self.model.embeddings(pictures.to(dtype))).last_hidden_state
+        return tokens
+
+    def pooling_head(self) -> list[nn.Parameter]:
+        """The final LayerNorm and the attention that pools the tokens."""
+        head = [] if getattr(self.model, "head", None) is None else self.model.head.parameters()
+        return [*self.model.post_layernorm.parameters(), *head]
+
+
+class Dinov2Tower(TransformersTower):
+    """DINOv2, with register tokens or without."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__(model, dim=model.config.hidden_size, image_size=_side(model.config.image_size))
+        self.first_patch = 1 + getattr(model.config, "num_register_tokens", 0)
+
+    def patch_tokens(self, pictures: Tensor) -> Tensor:
+        """What leaves the encoder, without the class token and the registers."""
+        tokens: Tensor = self.model.encoder(self.model.embeddings(pictures)).last_hidden_state
+        return tokens[:, self.first_patch :]
+
+    def pooling_head(self) -> list[nn.Parameter]:
+        """The final LayerNorm, and the token that hides a patch in pretraining."""
+        return [*self.model.layernorm.parameters(), self.model.embeddings.mask_token]
+
+
+class GridTower(TransformersTower):
+    """A convolutional network (ResNet, MobileNetV2, ConvNeXt, ...): each cell of its last feature map is a token.
+
+    Batch normalisation always uses its stored statistics, so that no picture changes the tokens of another.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, image_size: int) -> None:
+        model.eval()
+        with torch.no_grad():
+            grid = model(next(model.parameters()).new_zeros(1, 3, image_size, image_size)).last_hidden_state
+        super().__init__(model, dim=grid.shape[1], image_size=image_size)
+
+    def train(self, mode: bool = True) -> Self:
+        """Say whether the tower is trained; the network inside stays in evaluation mode."""
+        super().train(mode)
+        self.model.eval()
+        return self
+
+    def patch_tokens(self, pictures: Tensor) -> Tensor:
+        """The cells of the last feature map, row by row."""
+        grid: Tensor = self.model(pictures.to(next(self.model.parameters()).dtype)).last_hidden_state
+        return grid.flatten(2).transpose(1, 2)
+
+    def pooling_head(self) -> list[nn.Parameter]:
+        """The LayerNorm after pooling, where there is one (ConvNeXt)."""
+        norm = getattr(self.model, "layernorm", None)
+        return [] if norm is None else list(norm.parameters())
+
+
+def transformers_tower(model: PreTrainedModel, *, image_size: int, conv_stem: bool = False) -> TransformersTower:
+    """The tower around ``model``, by its ``model_type``; ``image_size`` is for networks that take any size.
+
+    `TrainError` lists the kinds there are.
+    """
+    kind = model.config.model_type
+    if kind not in NORMALISATION:
+        raise TrainError(f"a {kind} model is no vision tower of Otter; there are: {', '.join(sorted(NORMALISATION))}")
+    if kind == "clip_vision_model":
+        return ClipTower(model, conv_stem=conv_stem)
+    if kind == "siglip_vision_model":
+        return SiglipTower(model)
+    if kind.startswith("dinov2"):
+        return Dinov2Tower(model)
+    return GridTower(model, image_size=image_size)
 
 
 class OpenClipTower(VisionTower):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,6 +32,65 @@ CONFIG = ModelConfig(
     cross_attention_heads=2,
     cross_attention_dim_head=8,
 )
+
+_DECODER = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+}
+LANGUAGES: dict[str, dict[str, Any]] = {
+    "falcon": {"model_type": "falcon", **_DECODER},
+    "gemma": {"model_type": "gemma", **_DECODER, "head_dim": 8},
+    "gpt_neox": {"model_type": "gpt_neox", **_DECODER},
+    "llama": {"model_type": "llama", **_DECODER},
+    "mistral": {"model_type": "mistral", **_DECODER},
+    "mpt": {"model_type": "mpt", "d_model": 32, "n_heads": 4, "n_layers": 4, "max_seq_len": 64, "expansion_ratio": 2},
+    "opt": {"model_type": "opt", **_DECODER, "ffn_dim": 48, "word_embed_proj_dim": 32},
+    "phi": {"model_type": "phi", **_DECODER},
+    "qwen2": {"model_type": "qwen2", **_DECODER},
+    "qwen3": {"model_type": "qwen3", **_DECODER, "head_dim": 8},
+    "smollm": {"model_type": "llama", **_DECODER, "tie_word_embeddings": True},
+    "smollm3": {"model_type": "smollm3", **_DECODER},
+}
+"""The smallest language model of each family; every one of 4 layers of width 32."""
+
+_TRANSFORMER = {
+    "hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "image_size": 16, "patch_size": 8,
+}  # fmt: skip
+
+
+def _other(width: int, **architecture: Any) -> VisionConfig:
+    return VisionConfig(image_size=16, width=width, architecture=architecture)
+
+
+VISIONS: dict[str, VisionConfig] = {
+    "clip": CONFIG.vision,
+    "conv stem": replace(CONFIG.vision, stem="conv"),
+    "convnext": _other(16, model_type="convnext", hidden_sizes=[8, 16], depths=[1, 1], num_stages=2),
+    "dinov2": _other(24, model_type="dinov2", **_TRANSFORMER),
+    "dinov2 with registers": _other(24, model_type="dinov2_with_registers", num_register_tokens=3, **_TRANSFORMER),
+    "mobilenet": _other(1280, model_type="mobilenet_v2", depth_multiplier=0.25),
+    "open_clip": replace(CONFIG.vision, layout="open_clip"),
+    "resnet": _other(
+        16, model_type="resnet", embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"
+    ),
+    "siglip": _other(24, model_type="siglip_vision_model", **_TRANSFORMER),
+}
+"""A small vision tower of each kind, for pictures of 16 pixels."""
+
+
+def with_language(name: str, **changes: Any) -> ModelConfig:
+    """`CONFIG` with another language model."""
+    return replace(CONFIG, language=LanguageConfig(architecture={**LANGUAGES[name], **changes}))
+
+
+def with_vision(name: str) -> ModelConfig:
+    """`CONFIG` with another vision tower."""
+    return replace(CONFIG, vision=VISIONS[name])
 
 
 class Inputs(NamedTuple):

@@ -86,6 +86,17 @@ def triplet(
     return Triplet(id="t", role="context", media=tuple(media), instruction=question, answer=answer, relation=relation)
 
 
+def conversation() -> Sample:
+    """Turn 0 shows one picture, turn 1 another, turns 2 and 3 go on about the second."""
+    return sample(
+        triplet("first?", media=[0]),
+        triplet("second?", media=[1], relation="conversation"),
+        triplet("third?", relation="conversation"),
+        triplet("fourth?"),
+        media=[image(png((255, 0, 0)), origin="one"), image(png((255, 0, 0)), origin="two")],
+    )
+
+
 @dataclass
 class Colours:
     """``count`` samples in shuffled order, each a coloured square and one earlier turn about the same square."""

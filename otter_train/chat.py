@@ -1,0 +1,176 @@
+"""``python -m otter_train.chat``: talk with a trained model in a terminal, or let a script do so through a pipe."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+import click
+
+from mimicit.errors import MimicitError, UsageError
+from otter_train.command_line import HELP, calm_threads, errors_on_one_line
+
+if TYPE_CHECKING:
+    from mimicit.records import Media, Sample
+    from otter_train.question import Turn
+
+__all__ = ["Chat", "converse", "main"]
+
+_HELP_TEXT = "/image PATH, /video PATH show something; /reset forgets everything; /quit ends (or Ctrl-D)"
+
+Say = Callable[["Sample", Callable[[str], None]], str]
+"""Answers a sample, hands over the answer piece by piece on the way, and returns it whole."""
+
+
+class Chat:
+    """A conversation: the turns so far, and the media that the next question is about."""
+
+    def __init__(self, answer: Say, read_media: Callable[[Path, str], Media]) -> None:
+        self._answer = answer
+        self._read_media = read_media
+        self.turns: list[Turn] = []
+        self.shown: list[Media] = []
+
+    def show(self, path: Path, kind: str) -> None:
+        """Show the picture or the clip in ``path`` with the next question."""
+        self.shown.append(self._read_media(path, kind))
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.turns.clear()
+        self.shown.clear()
+
+    def ask(self, words: str, hand_over: Callable[[str], None]) -> None:
+        """Ask ``words`` after everything said before, and hand over the answer piece by piece."""
+        from otter_train.question import Turn, asking_sample
+
+        turn = Turn(instruction=words, media=tuple(self.shown))
+        sample = asking_sample([*self.turns, turn], relation="conversation", origin="chat")
+        answer = self._answer(sample, hand_over)
+        self.turns.append(replace(turn, answer=answer))
+        self.shown.clear()
+
+
+def converse(chat: Chat, lines: Iterable[str], out: TextIO, *, note: Callable[[str], None]) -> int:
+    """Carry out ``lines`` until they or ``/quit`` end it; answers go to ``out``, remarks to ``note``.
+
+    Returns how many lines could not be carried out; each is noted, and the conversation goes on.
+    """
+    failures = 0
+    for line in lines:
+        words = line.strip()
+        if words == "/quit":
+            break
+        try:
+            if words:
+                _carry_out(chat, words, out, note)
+        except MimicitError as error:
+            failures += 1
+            note(f"otter_train: {' '.join(str(error).split())}")
+    return failures
+
+
+def _carry_out(chat: Chat, words: str, out: TextIO, note: Callable[[str], None]) -> None:
+    command, _, argument = words.partition(" ")
+    match command:
+        case "/image" | "/video" if argument.strip():
+            chat.show(Path(argument.strip()).expanduser(), command.removeprefix("/"))
+            note(f"{argument.strip()} is shown with the next question")
+        case "/reset":
+            chat.reset()
+            note("everything is forgotten")
+        case "/help":
+            note(_HELP_TEXT)
+        case _ if command.startswith("/"):
+            raise UsageError(f"{command}: no such command, or no path with it; there are: {_HELP_TEXT}")
+        case _:
+            chat.ask(words, lambda piece: _write(out, piece))
+            _write(out, "\n")
+
+
+def _write(out: TextIO, text: str) -> None:
+    out.write(text)
+    out.flush()
+
+
+@click.command(context_settings=HELP)
+@click.option("--checkpoint", type=click.Path(path_type=Path), required=True, help="Run folder, or one checkpoint.")
+@click.option("--max-new-tokens", type=click.IntRange(min=1), default=128, help="Longest answer, in tokens.")
+@click.option("--temperature", type=float, default=0.0, help="0: the likeliest token; above: draw, wilder with more.")
+@click.option("--top-p", type=float, default=1.0, help="Draw among the likeliest tokens of this total probability.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Of what is drawn.")
+@click.option("--frames", type=click.IntRange(min=1), default=8, help="Frames taken from a clip.")
+@click.option("--language-model", help="Where the frozen language model lies now, if it was moved.")
+@click.option("--vision-model", help="Where the frozen vision model lies now, if it was moved.")
+@click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+def main(
+    checkpoint: Path,
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    frames: int,
+    language_model: str | None,
+    vision_model: str | None,
+    device: str,
+) -> None:
+    """Talk with a trained model about pictures and clips.
+
+    Show them with /image PATH and /video PATH; /reset forgets everything, /quit ends. Through a pipe, each line of
+    the input is a question or a command, and each answer a line of the output; the exit code is 1 if any failed.
+    """
+    with errors_on_one_line():
+        calm_threads()
+        from mimicit.media import MediaOptions
+        from otter_train.answer_options import AnswerOptions
+        from otter_train.given_media import media_from_file
+        from otter_train.inference import load_trained_model, stream_answers
+
+        options = AnswerOptions(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
+        trained = load_trained_model(
+            checkpoint, device=device, language_model=language_model, vision_model=vision_model
+        )
+
+        def answer(sample: Sample, hand_over: Callable[[str], None]) -> str:
+            text = ""
+            prompt = trained.encoder.encode(sample, with_answer=False)
+            for piece in stream_answers(trained, [prompt], [options]):
+                text += piece.text
+                hand_over(piece.text)
+            return text
+
+        def read_media(path: Path, kind: str) -> Media:
+            return media_from_file(path, "video" if kind == "video" else "image", MediaOptions(frames=frames))
+
+        interactive = sys.stdin.isatty()
+        note = _note_on_terminal if interactive else _note
+        if interactive:
+            note(_HELP_TEXT)
+        lines = _typed_lines() if interactive else sys.stdin
+        sys.exit(1 if converse(Chat(answer, read_media), lines, sys.stdout, note=note) and not interactive else 0)
+
+
+def _typed_lines() -> Iterable[str]:
+    """What a person types, with the line editing of the terminal; Ctrl-D ends it."""
+    import readline  # noqa: F401 - importing it gives `input` its history
+
+    while True:
+        try:
+            yield input("> ")
+        except EOFError:
+            return
+
+
+def _note(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _note_on_terminal(text: str) -> None:
+    click.secho(text, err=True, dim=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""What stands beside weights in a folder: configuration, tokenizer, processor, as the readers of a layout expect."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from transformers import GenerationConfig
+
+from mimicit.schema import canonical_json
+from mimicit.shards.files import write_atomically
+from otter_train.conversion.completeness import EMBEDDINGS
+from otter_train.conversion.published_config import write_published
+from otter_train.conversion.source import Origin
+from otter_train.model import ModelConfig, TokenIds, build_model
+from otter_train.model.layouts import Layout
+from otter_train.model.vision import VisionLayout
+from otter_train.pretrained import OtterConfig, OtterProcessor
+from otter_train.tokenizer import load_tokenizer, special_ids
+
+__all__ = ["write_description"]
+
+
+def write_description(folder: Path, origin: Origin, layout: Layout, *, vision: VisionLayout) -> list[Path]:
+    """Write into ``folder`` what is known about the weights of ``origin`` in it; the files.
+
+    In our layout that is all that ``OtterForConditionalGeneration.from_pretrained`` and ``OtterProcessor`` need,
+    where architecture and tokenizer are known. OpenFlamingo keeps nothing beside its weights.
+    """
+    if layout == "openflamingo" or origin.architecture is None:
+        return []
+    before = set(folder.iterdir())
+    architecture = replace(origin.architecture, vision=replace(origin.architecture.vision, layout=vision))
+    if layout == "otter":
+        rows = _rows(origin, 1)
+        _write_json(folder / "config.json", write_published(architecture, rows))
+        if origin.tokenizer is not None:
+            load_tokenizer(origin.tokenizer).save_pretrained(folder)
+    elif origin.tokenizer is not None:
+        _write_ours(folder, origin, architecture)
+    return sorted(set(folder.iterdir()) - before)
+
+
+def _write_ours(folder: Path, origin: Origin, architecture: ModelConfig) -> None:
+    assert origin.tokenizer is not None
+    tokenizer = load_tokenizer(origin.tokenizer)
+    ids = special_ids(tokenizer)
+    token_ids = TokenIds(image=ids.image, endofchunk=ids.endofchunk, answer=ids.answer, pad=ids.pad)
+    rows = _rows(origin, len(tokenizer))
+    config = OtterConfig.from_model_config(architecture, vocab_size=rows, token_ids=token_ids)
+    config.architectures = ["OtterForConditionalGeneration"]
+    config.dtype = origin.tensors["perceiver.latents"].dtype
+    config.save_pretrained(folder)
+    GenerationConfig(
+        bos_token_id=ids.bos, eos_token_id=[ids.eos, ids.endofchunk], pad_token_id=ids.pad, max_new_tokens=128
+    ).save_pretrained(folder)
+    vision = build_model(architecture, vocab_size=rows, token_ids=token_ids, device="meta").vision
+    OtterProcessor(
+        tokenizer,
+        image_size=vision.image_size,
+        image_mean=list(vision.mean),
+        image_std=list(vision.std),
+        template=origin.template,
+    ).save_pretrained(folder)
+
+
+def _rows(origin: Origin, least: int) -> int:
+    return max((origin.tensors[name].shape[0] for name in EMBEDDINGS & origin.tensors.keys()), default=least)
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    write_atomically(path, [canonical_json(value)])

@@ -1,0 +1,166 @@
+"""The numbers of an evaluation per number of shots and per source: as a table, as JSON, as a plot."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from mimicit.schema import canonical_json
+from mimicit.shards.files import write_atomically
+from otter_train.bootstrap import Estimate, ratio
+from otter_train.evaluation import Answered, Report
+
+__all__ = ["ALL", "Summary", "draw", "lines", "measure", "summarise", "to_json", "write_report"]
+
+ALL: Final = "all"
+"""Stands for all sources together."""
+
+_EXAMPLES: Final = 6
+_SOURCES_DRAWN: Final = 8
+_HEADER: Final = "shots  {source:<{width}}  queries  context  loss                  exact                 VQA"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What some answers come to; each estimate with its bootstrap interval.
+
+    ``loss`` is the mean over the tokens of the true answers, in nats; ``exact`` and ``vqa`` lie between 0 and 1.
+    ``context`` is the mean number of context triplets that were shown; ``with_humans`` queries have the answers of
+    several people, the others count as exact or not in ``vqa``.
+    """
+
+    queries: int
+    with_humans: int
+    context: float
+    loss: Estimate
+    exact: Estimate
+    vqa: Estimate
+
+    @property
+    def perplexity(self) -> float:
+        """The exponential of the loss."""
+        return math.exp(min(self.loss.value, 700.0))
+
+    def to_json(self) -> dict[str, Any]:
+        """The summary as a JSON value."""
+        estimates = {"loss": self.loss, "exact": self.exact, "vqa": self.vqa}
+        return {
+            "queries": self.queries,
+            "with_humans": self.with_humans,
+            "context": self.context,
+            "perplexity": self.perplexity,
+            **{name: estimate._asdict() for name, estimate in estimates.items()},
+        }
+
+
+def measure(answered: Sequence[Answered], *, seed: int) -> Summary:
+    """The `Summary` of ``answered``; ``seed`` decides the resamples."""
+    nats = np.array([one.nats for one in answered], dtype=np.float64)
+    tokens = np.array([one.tokens for one in answered], dtype=np.float64)
+    exact = np.array([one.is_right for one in answered], dtype=np.float64)
+    vqa = np.array([one.vqa for one in answered], dtype=np.float64)
+    ones = np.ones(len(answered))
+    return Summary(
+        queries=len(answered),
+        with_humans=sum(one.humans > 1 for one in answered),
+        context=sum(one.shots for one in answered) / max(1, len(answered)),
+        loss=ratio(nats, tokens, seed=seed),
+        exact=ratio(exact, ones, seed=seed),
+        vqa=ratio(vqa, ones, seed=seed),
+    )
+
+
+def summarise(report: Report, *, seed: int) -> dict[str, Summary]:
+    """The summary of each source, after that of `ALL` of them."""
+    groups: dict[str, Sequence[Answered]] = {ALL: report.answered}
+    if len(report.by_source) > 1:
+        groups.update(report.by_source)
+    return {name: measure(group, seed=seed) for name, group in groups.items()}
+
+
+def lines(reports: Sequence[Report], summaries: Sequence[Mapping[str, Summary]]) -> Iterator[str]:
+    """The table for a person, what it must be compared with, and a few answers."""
+    width = max(len(name) for summary in summaries for name in (*summary, "source"))
+    yield _HEADER.format(source="source", width=width)
+    for report, by_name in zip(reports, summaries, strict=True):
+        for name, summary in by_name.items():
+            yield (
+                f"{report.shots:>5}  {name:<{width}}  {summary.queries:>7,}  {summary.context:>7.1f}  "
+                f"{_interval(summary.loss, '.3f'):<20}  {_interval(summary.exact, '.1%'):<20}  "
+                f"{_interval(summary.vqa, '.1%')}"
+            )
+    yield "[ ]: 95% of 1,000 resamples; loss: nats per token of the true answers; VQA: exact where one answer is known"
+    if reports[0].skipped:
+        yield f"{reports[0].skipped:,} interleaved documents ask nothing and were skipped"
+    for report in reports:
+        for rate, meaning in _baselines(report):
+            if rate is not None:
+                yield f"{rate:6.1%}  {report.shots} shots: {meaning}"
+    for one in reports[0].answered[:_EXAMPLES]:
+        verdict = "right" if one.is_right else f"truth: {one.truth}"
+        yield f"  {one.origin or 'no picture'}  {one.question!r}  ->  {one.answer!r}  ({verdict})"
+
+
+def to_json(reports: Sequence[Report], summaries: Sequence[Mapping[str, Summary]]) -> list[dict[str, Any]]:
+    """One value per number of shots: the summaries, the baselines and every answer."""
+    return [
+        {
+            **report.to_json(),
+            "all": by_name[ALL].to_json(),
+            "by_source": {name: summary.to_json() for name, summary in by_name.items() if name != ALL},
+        }
+        for report, by_name in zip(reports, summaries, strict=True)
+    ]
+
+
+def write_report(folder: Path, value: Mapping[str, Any], text: str, plot: bytes) -> None:
+    """Write ``evaluation.json``, ``evaluation.txt`` and ``evaluation.png`` into ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "evaluation.json", [canonical_json(value), b"\n"])
+    write_atomically(folder / "evaluation.txt", [text.encode(), b"\n"])
+    write_atomically(folder / "evaluation.png", [plot])
+
+
+def draw(reports: Sequence[Report], summaries: Sequence[Mapping[str, Summary]]) -> bytes:
+    """Loss and exact answers over the number of shots as a PNG, with the intervals; the first few sources."""
+    from matplotlib.figure import Figure  # a second to import, and only needed here; it draws without a screen
+
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    shots = [report.shots for report in reports]
+    for name in list(summaries[0])[:_SOURCES_DRAWN]:
+        found = [summary[name] for summary in summaries]
+        for axes, estimates in ((left, [one.loss for one in found]), (right, [one.exact for one in found])):
+            values = [estimate.value for estimate in estimates]
+            below = [max(0.0, estimate.value - estimate.low) for estimate in estimates]
+            above = [max(0.0, estimate.high - estimate.value) for estimate in estimates]
+            axes.errorbar(shots, values, yerr=[below, above], marker="o", capsize=3, label=name)
+    left.set_ylabel("loss per answer token (nats)")
+    right.set_ylabel("exact answers")
+    right.set_ylim(-0.02, 1.02)
+    for axes in (left, right):
+        axes.set_xlabel("shots")
+        axes.set_xticks(shots)
+    left.legend()
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=120)
+    return image.getvalue()
+
+
+def _interval(estimate: Estimate, format: str) -> str:
+    return f"{estimate.value:{format}} [{estimate.low:{format}}, {estimate.high:{format}}]"
+
+
+def _baselines(report: Report) -> Iterator[tuple[float | None, str]]:
+    yield (
+        report.question_only,
+        "ceiling of a model that never looks: the best answer per question text, from these samples",
+    )
+    yield report.majority, "always the most frequent answer of these samples"
+    yield report.swapped_pictures, "this model when each query gets the pictures of another sample"

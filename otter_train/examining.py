@@ -1,0 +1,58 @@
+"""A trained model as an examinee: its own answers, and how likely it finds the true ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Final
+
+import torch
+from torch.nn import functional as F
+
+from mimicit.records import Sample
+from otter_train.answer_options import AnswerOptions
+from otter_train.assembly import autocast
+from otter_train.data import collate
+from otter_train.encoding import IGNORED
+from otter_train.evaluation import Attempt
+from otter_train.inference import TrainedModel, answer_each
+from otter_train.pictures import normalise
+
+__all__ = ["answer_losses", "attempt_each"]
+
+_LOGITS_AT_ONCE: Final = 1 << 26  # 256 MiB of them
+
+
+def attempt_each(
+    trained: TrainedModel, samples: Iterable[Sample], options: AnswerOptions, *, batch_size: int = 64
+) -> Iterator[Attempt]:
+    """The `Attempt` at each of ``samples``; they are read ``batch_size`` at a time."""
+    stream = iter(samples)
+    while batch := list(islice(stream, batch_size)):
+        answers = answer_each(trained, batch, options, batch_size=batch_size)
+        for (sample, answer), (nats, tokens) in zip(answers, answer_losses(trained, batch), strict=True):
+            yield Attempt(sample, answer, nats, tokens)
+
+
+def answer_losses(trained: TrainedModel, samples: Sequence[Sample]) -> list[tuple[float, int]]:
+    """Of each sample's query: the loss of its answer in nats, summed over its tokens, and how many these are.
+
+    The tokens are those that ``span`` learns of the last chunk: the answer, ``<|endofchunk|>`` and the end of text.
+    An answer that is too long to be shown has none.
+    """
+    special = trained.encoder.special
+    prompts = [trained.encoder.encode(sample) for sample in samples]
+    longest = max(len(prompt.ids) for prompt in prompts)
+    rows = max(1, _LOGITS_AT_ONCE // (longest * len(trained.tokenizer)))
+    losses: list[tuple[float, int]] = []
+    for start in range(0, len(prompts), rows):
+        batch = collate(prompts[start : start + rows], pad=special.pad, image_size=trained.model.vision.image_size)
+        batch = batch.to(trained.device)
+        vision_x = normalise(batch.vision_x, trained.model.vision.mean, trained.model.vision.std)
+        with torch.no_grad(), autocast(trained.device, trained.precision):
+            logits = trained.model(vision_x, batch.lang_x, batch.attention_mask, vision_mask=batch.vision_mask).logits
+        answers_before = (batch.lang_x == special.answer).flip(-1).cumsum(-1).flip(-1)
+        targets = batch.labels.masked_fill(answers_before > 0, IGNORED)[:, 1:]
+        nats = F.cross_entropy(logits[:, :-1].mT, targets, ignore_index=IGNORED, reduction="none").sum(-1)
+        losses.extend(zip(nats.tolist(), (targets != IGNORED).sum(-1).tolist(), strict=True))
+    return losses

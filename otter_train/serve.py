@@ -1,0 +1,108 @@
+"""``python -m otter_train.serve``: a trained model behind OpenAI's chat completions."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from mimicit.errors import UsageError
+from otter_train.command_line import HELP, calm_threads, errors_on_one_line
+from otter_train.serving.limits import Limits
+
+__all__ = ["main"]
+
+_LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
+_DEFAULT = Limits()
+_AT_LEAST_1 = click.IntRange(min=1)
+
+
+@click.command(context_settings=HELP)
+@click.option("--checkpoint", type=click.Path(path_type=Path), required=True, help="Run folder, or one checkpoint.")
+@click.option("--host", default="127.0.0.1", help="Address to listen at; beyond this machine only with --api-key.")
+@click.option("--port", type=click.IntRange(0, 65_535), default=8000, help="Port to listen at; 0 for a free one.")
+@click.option("--api-key", envvar="OTTER_API_KEY", help="Key that every request must bear.  [env: OTTER_API_KEY]")
+@click.option("--model-name", help="What requests call the model.  [default: name of the run folder]")
+@click.option("--max-body-mb", type=_AT_LEAST_1, default=_DEFAULT.body_bytes >> 20, help="Largest request, in MiB.")
+@click.option("--max-pictures", type=_AT_LEAST_1, default=_DEFAULT.pictures, help="Pictures in one request.")
+@click.option("--max-pixels", type=_AT_LEAST_1, default=_DEFAULT.pixels, help="Pixels of one picture.")
+@click.option("--max-new-tokens", type=_AT_LEAST_1, default=_DEFAULT.tokens, help="Longest answer, in tokens.")
+@click.option(
+    "--context", type=_AT_LEAST_1, default=_DEFAULT.context, help="Prompt and answer together, at most the model's."
+)
+@click.option("--queue", type=_AT_LEAST_1, default=_DEFAULT.queue, help="Requests that may be open; more get a 429.")
+@click.option("--batch-size", type=_AT_LEAST_1, default=_DEFAULT.batch, help="Questions answered at the same time.")
+@click.option("--language-model", help="Where the frozen language model lies now, if it was moved.")
+@click.option("--vision-model", help="Where the frozen vision model lies now, if it was moved.")
+@click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+def main(
+    checkpoint: Path,
+    host: str,
+    port: int,
+    api_key: str | None,
+    model_name: str | None,
+    max_body_mb: int,
+    max_pictures: int,
+    max_pixels: int,
+    max_new_tokens: int,
+    context: int,
+    queue: int,
+    batch_size: int,
+    language_model: str | None,
+    vision_model: str | None,
+    device: str,
+) -> None:
+    """Serve a trained model at http://HOST:PORT/v1, as OpenAI's chat completions are.
+
+    Pictures come as data URLs; nothing is ever fetched. Answers are greedy unless a request gives a temperature.
+    """
+    with errors_on_one_line():
+        local = _is_local(host)
+        if not local and not api_key:
+            raise UsageError(f"--host {host} can be reached from other machines; give --api-key (or OTTER_API_KEY)")
+        limits = Limits(
+            body_bytes=max_body_mb << 20,
+            pictures=max_pictures,
+            pixels=max_pixels,
+            tokens=max_new_tokens,
+            context=context,
+            queue=queue,
+            batch=batch_size,
+        )
+        calm_threads()
+        try:
+            import uvicorn
+
+            from otter_train.serving.app import create_app
+        except ModuleNotFoundError as error:
+            raise UsageError(f"{error.name} is missing: pip install 'mimicit[serve]'") from None
+        from otter_train.inference import load_trained_model
+        from otter_train.serving.worker import Worker
+
+        trained = load_trained_model(
+            checkpoint, device=device, language_model=language_model, vision_model=vision_model
+        )
+        longest = getattr(trained.model.language.lm.config, "max_position_embeddings", None) or context
+        name = model_name or _name_of(trained.checkpoint.folder)
+        with Worker(trained, replace(limits, context=min(context, longest))) as worker:
+            app = create_app(worker, model=name, api_key=api_key, hosts=_LOCAL_NAMES if local and not api_key else None)
+            click.echo(f"{name} answers at http://{f'[{host}]' if ':' in host else host}:{port}/v1")
+            uvicorn.run(app, host=host, port=port, log_level="warning", timeout_keep_alive=10)
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _name_of(checkpoint: Path) -> str:
+    run = checkpoint.resolve().parent
+    return run.name or "otter"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,236 @@
+"""The routes: ``POST /v1/chat/completions``, ``GET /v1/models``, ``GET /health``; every error is OpenAI's JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import time
+import uuid
+from collections.abc import AsyncIterator, Collection
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from otter_train.serving.errors import ApiError
+from otter_train.serving.protocol import parse_question
+from otter_train.serving.worker import Ticket, Worker
+
+__all__ = ["create_app"]
+
+_READ_AT_ONCE: Final = 8
+"""Requests whose body is read and decoded at the same time; with the size of a body it bounds the memory."""
+
+
+def create_app(
+    worker: Worker, *, model: str, api_key: str | None = None, hosts: Collection[str] | None = None
+) -> Starlette:
+    """The endpoint for ``worker``, whose model is called ``model``.
+
+    With an ``api_key`` every request must bear it. ``hosts`` are the names that requests may be addressed to (None:
+    any): without a key this keeps web pages out that point a name of their own at this machine.
+    """
+    endpoint = _Endpoint(worker, model, api_key, hosts)
+    return Starlette(
+        routes=[
+            Route("/health", endpoint.health, methods=["GET"]),
+            Route("/v1/models", endpoint.models, methods=["GET"]),
+            Route("/v1/models/{name}", endpoint.model, methods=["GET"]),
+            Route("/v1/chat/completions", endpoint.complete, methods=["POST"]),
+        ],
+        exception_handlers={ApiError: _api_error, HTTPException: _http_error, Exception: _internal_error},
+    )
+
+
+class _Endpoint:
+    def __init__(self, worker: Worker, model: str, api_key: str | None, hosts: Collection[str] | None) -> None:
+        self._worker = worker
+        self._model = model
+        self._api_key = api_key
+        self._hosts = hosts
+        self._started = int(time.time())
+        self._reading = asyncio.Semaphore(_READ_AT_ONCE)
+
+    async def health(self, request: Request) -> Response:
+        """Says that the server is up."""
+        self._check_host(request)
+        return _json({"status": "ok"})
+
+    async def models(self, request: Request) -> Response:
+        """The one model there is."""
+        self._check_caller(request)
+        return _json({"object": "list", "data": [self._description()]})
+
+    async def model(self, request: Request) -> Response:
+        """The model, where it is asked for by its name."""
+        self._check_caller(request)
+        if request.path_params["name"] != self._model:
+            raise ApiError(404, "model_not_found", f"there is only the model {self._model!r}")
+        return _json(self._description())
+
+    async def complete(self, request: Request) -> Response:
+        """The answer to a conversation, whole or as server-sent events."""
+        self._check_caller(request)
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            raise ApiError(415, "unsupported_media_type", "send the request as application/json")
+        self._worker.admit()
+        try:
+            async with self._reading:
+                body = await self._body(request)
+                question = await run_in_threadpool(parse_question, body, model=self._model, limits=self._worker.limits)
+                prompt, options = await run_in_threadpool(self._worker.prepare, question)
+            ticket = Ticket(prompt, options, question.stops)
+            self._worker.submit(ticket)
+        except BaseException:
+            self._worker.release()
+            raise
+        answer = _Answer(ticket, self._model, self._worker)
+        if question.stream:
+            return _Events(answer, usage=question.usage)
+        try:
+            return _json(await answer.whole())
+        finally:
+            answer.leave()
+
+    async def _body(self, request: Request) -> bytes:
+        limits = self._worker.limits
+        too_large = ApiError(413, "request_too_large", f"a request may have {limits.body_bytes:,} bytes")
+        declared = request.headers.get("content-length", "0")
+        if not declared.isdecimal() or int(declared[:20]) > limits.body_bytes:
+            raise too_large
+        body = bytearray()
+        try:
+            async with asyncio.timeout(limits.body_seconds):
+                async for chunk in request.stream():
+                    body += chunk
+                    if len(body) > limits.body_bytes:
+                        raise too_large
+        except TimeoutError:
+            raise ApiError(408, "request_timeout", f"the body took more than {limits.body_seconds:g} s") from None
+        except ClientDisconnect:
+            raise ApiError(400, "client_disconnected", "the body ended early") from None
+        return bytes(body)
+
+    def _check_caller(self, request: Request) -> None:
+        self._check_host(request)
+        if self._api_key is None:
+            return
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._api_key.encode()):
+            raise ApiError(401, "invalid_api_key", "send the key of this server as: Authorization: Bearer KEY")
+
+    def _check_host(self, request: Request) -> None:
+        if self._hosts is not None and _host_name(request.headers.get("host", "")) not in self._hosts:
+            raise ApiError(403, "invalid_host", "this server answers to local names only")
+
+    def _description(self) -> dict[str, Any]:
+        return {"id": self._model, "object": "model", "created": self._started, "owned_by": "otter_train"}
+
+
+@dataclass
+class _Answer:
+    """One answer on its way out."""
+
+    ticket: Ticket
+    model: str
+    worker: Worker
+
+    def __post_init__(self) -> None:
+        self.id = f"chatcmpl-{uuid.uuid4().hex}"
+        self.created = int(time.time())
+
+    async def whole(self) -> dict[str, Any]:
+        """The response object."""
+        text = ""
+        while True:
+            piece = await self.ticket.next_piece()
+            text += piece.text
+            if piece.finish:
+                message = {"role": "assistant", "content": text}
+                choice = {"index": 0, "message": message, "finish_reason": piece.finish, "logprobs": None}
+                return self._object("chat.completion", [choice]) | {"usage": self._usage(piece.tokens)}
+
+    async def events(self, *, usage: bool) -> AsyncIterator[bytes]:
+        """The response as server-sent events; an error in the middle is the last event."""
+        try:
+            yield self._chunk({"role": "assistant", "content": ""})
+            while True:
+                piece = await self.ticket.next_piece()
+                if piece.text:
+                    yield self._chunk({"content": piece.text})
+                if piece.finish:
+                    break
+            yield self._chunk({}, piece.finish)
+            if usage:
+                yield _event(self._object("chat.completion.chunk", []) | {"usage": self._usage(piece.tokens)})
+            yield b"data: [DONE]\n\n"
+        except ApiError as error:
+            yield _event(error.to_json())
+
+    def leave(self) -> None:
+        """Give the place in the queue back: the answer is through, or nobody listens any more."""
+        self.ticket.cancelled = True
+        self.worker.release()
+
+    def _chunk(self, delta: dict[str, Any], finish: str | None = None) -> bytes:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}
+        return _event(self._object("chat.completion.chunk", [choice]))
+
+    def _object(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model, "choices": choices}
+
+    def _usage(self, tokens: int) -> dict[str, int]:
+        prompt = self.ticket.prompt_tokens
+        return {"prompt_tokens": prompt, "completion_tokens": tokens, "total_tokens": prompt + tokens}
+
+
+class _Events(StreamingResponse):
+    """The events of an answer; leaves even where the client is gone before the first one."""
+
+    def __init__(self, answer: _Answer, *, usage: bool) -> None:
+        super().__init__(answer.events(usage=usage), media_type="text/event-stream")
+        self._answer = answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send them."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._answer.leave()
+
+
+def _host_name(header: str) -> str:
+    """``localhost`` of ``localhost:8000``, ``::1`` of ``[::1]:8000``."""
+    return header[1 : header.find("]")] if header.startswith("[") else header.partition(":")[0]
+
+
+def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(value), status, media_type="application/json", headers=headers)
+
+
+def _event(value: Any) -> bytes:
+    return b"data: " + orjson.dumps(value) + b"\n\n"
+
+
+async def _api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    headers = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}}.get(error.status)
+    return _json(error.to_json(), error.status, headers)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
+    message = f"{error.detail}: {request.method} {request.scope['path'][:80]}"
+    return _json(ApiError(error.status_code, code, message).to_json(), error.status_code)
+
+
+async def _internal_error(request: Request, error: Exception) -> Response:
+    return _json(ApiError(500, "internal_error", "the server failed; see its log").to_json(), 500)

@@ -1,0 +1,84 @@
+"""Answers token by token: a batch of prompts is read once, then every step adds a token to each row that goes on.
+
+Rows are independent of each other: each has its own options and its own random generator, so an answer does not
+depend on what is answered beside it. New tokens look at the last medium of their prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from otter_train.answer_options import AnswerOptions
+from otter_train.assembly import autocast
+from otter_train.config import Precision
+from otter_train.data import Batch
+from otter_train.model import Otter
+from otter_train.model.decoding import PromptReader
+from otter_train.pictures import normalise
+
+__all__ = ["stream_tokens"]
+
+
+def stream_tokens(
+    model: Otter,
+    prompts: Batch,
+    options: Sequence[AnswerOptions],
+    *,
+    stop: Collection[int],
+    precision: Precision = "float32",
+    is_closed: Callable[[int], bool] = lambda row: False,
+) -> Iterator[list[int | None]]:
+    """Step by step the new token of each row of ``prompts``, or None where the row has ended.
+
+    ``prompts`` are padded on the left and lie on the model's device. A row ends with a token in ``stop``, which is
+    yielded, with its ``max_new_tokens``, or when ``is_closed`` says so before a step. ``<image>`` is never chosen.
+    """
+    device = prompts.lang_x.device
+    # Entered anew between any two yields: a generator must not leave a mode on for whoever consumes it.
+    with torch.no_grad(), autocast(device, precision):
+        reader = _reader(model, prompts)
+    generators = [torch.Generator().manual_seed(one.seed % 2**63) for one in options]
+    counts = [0] * len(options)
+    going = set(range(len(options)))
+    tokens = prompts.lang_x
+    while going := {row for row in going if not is_closed(row)}:
+        with torch.no_grad(), autocast(device, precision):
+            logits = reader.read(tokens)
+            logits[:, model.token_ids.image] = float("-inf")
+            likeliest: list[int] = logits.argmax(dim=-1).tolist()
+            chosen: list[int | None] = [None] * len(options)
+            for row in going:
+                one = options[row]
+                chosen[row] = likeliest[row] if one.temperature == 0 else _draw(logits[row], one, generators[row])
+                counts[row] += 1
+        yield chosen
+        going = {row for row in going if chosen[row] not in stop and counts[row] < options[row].max_new_tokens}
+        following = [token if token is not None else model.token_ids.pad for token in chosen]
+        tokens = torch.tensor(following, device=device)[:, None]
+
+
+def _reader(model: Otter, prompts: Batch) -> PromptReader:
+    vision_x = normalise(prompts.vision_x, model.vision.mean, model.vision.std)
+    media = model.encode_vision(vision_x, prompts.vision_mask)
+    return PromptReader(
+        model.language,
+        model.language.project_media(media.flatten(1, 2)),
+        text_time=(prompts.lang_x == model.token_ids.image).cumsum(dim=-1),
+        attention_mask=prompts.attention_mask,
+        media_count=media.shape[1],
+        latents=media.shape[2],
+        use_cache=True,
+    )
+
+
+def _draw(logits: Tensor, options: AnswerOptions, generator: torch.Generator) -> int:
+    """A token of ``logits`` (vocabulary), drawn on the CPU so that a seed means the same on every device."""
+    probabilities = (logits.float().cpu() / options.temperature).softmax(dim=-1)
+    ordered, ids = probabilities.sort(descending=True, stable=True)
+    # A token stays while those before it fall short of top_p, so the likeliest always does.
+    kept = ordered.cumsum(dim=-1) - ordered < options.top_p
+    place = torch.multinomial(ordered * kept, 1, generator=generator)
+    return int(ids[place])

@@ -1,0 +1,79 @@
+"""A talk through a pipe: what is shown stays known, what fails is noted, and the talk goes on."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="comes with the extra 'train'")
+
+from mimicit.errors import UsageError
+from mimicit.records import Media, Sample
+from otter_train.chat import Chat, converse
+from otter_train.model import PRESETS
+from tests.factories.serving import trained_model
+from tests.factories.train import MINUTE_MODEL, image, png
+
+
+class Listener:
+    """Answers with the number of the question, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.heard: list[Sample] = []
+
+    def answer(self, sample: Sample, hand_over: Callable[[str], None]) -> str:
+        self.heard.append(sample)
+        text = f"answer {len(self.heard)}"
+        hand_over(text[:3])
+        hand_over(text[3:])
+        return text
+
+
+def read(path: Path, kind: str) -> Media:
+    if path.name == "gone.png":
+        raise UsageError("gone.png: no such file")
+    return image(png((1, 2, 3)), kind=kind, origin=path.name)
+
+
+def talk(*lines: str) -> tuple[Listener, str, list[str], int]:
+    listener, out, notes = Listener(), io.StringIO(), []
+    failures = converse(Chat(listener.answer, read), lines, out, note=notes.append)
+    return listener, out.getvalue(), notes, failures
+
+
+def test_turns_and_pictures_are_remembered_until_a_reset() -> None:
+    listener, out, _, failures = talk(
+        *("/image a.png", "/video b.mp4", "What is this?\n", "", "  And now? ", "/reset", "Still there?"),
+        *("/quit", "never asked"),
+    )
+    assert out == "answer 1\nanswer 2\nanswer 3\n" and failures == 0
+    first, second, third = listener.heard
+    assert [(medium.origin, medium.kind) for medium in first.media] == [("a.png", "image"), ("b.mp4", "video")]
+    assert second.media == first.media and second.query.media == () and second.query.instruction == "And now?"
+    assert [(turn.instruction, turn.answer, turn.relation) for turn in second.context] == [
+        ("What is this?", "answer 1", "conversation")
+    ]
+    assert (third.media, third.context) == ((), ())
+
+
+@pytest.mark.parametrize("line", ["/image gone.png", "/image", "/dance", "hello <image>"])
+def test_what_fails_is_noted_and_leaves_the_talk_as_it_was(line: str) -> None:
+    listener, out, notes, failures = talk("/image a.png", line, "What is this?")
+    assert failures == 1 and any(note.startswith("otter_train: ") for note in notes)
+    assert out == "answer 1\n" and [medium.origin for medium in listener.heard[0].media] == ["a.png"]
+
+
+def test_through_a_pipe_each_answer_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PRESETS, "tiny", MINUTE_MODEL)
+    trained_model(tmp_path / "run")
+    (tmp_path / "a.png").write_bytes(png((220, 20, 20)))
+    lines = f"/image {tmp_path / 'a.png'}\nwhich colour?\nsure?\n/image nowhere.png\n"
+    command = [sys.executable, "-m", "otter_train.chat", "--checkpoint", str(tmp_path / "run"), "--max-new-tokens", "3"]
+    done = subprocess.run(command, input=lines, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and done.stdout.count("\n") == 2, done.stderr
+    assert "nowhere.png: No such file" in done.stderr and "Traceback" not in done.stderr
