@@ -5,17 +5,27 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
 from mimicit.errors import BuildError, MimicitError, UsageError
 
+if TYPE_CHECKING:
+    from mimicit.build.run import BuildResult
+    from mimicit.build.tasks import Handover, Share
+
 __all__ = ["main"]
 
 _EXIT_FAILED = 1
 _EXIT_USAGE = 2
+_TEXT_EMBEDDER_HELP = (
+    "For text-similar and both: hashed (no weights), open_clip:ARCHITECTURE:FILE_OR_TAG or transformers:FOLDER."
+)
+_IMAGE_EMBEDDER_HELP = (
+    "For image-similar and both: classical (no weights), open_clip:ARCHITECTURE:FILE_OR_TAG or transformers:FOLDER."
+)
 
 
 class _Group(click.Group):
@@ -49,6 +59,9 @@ def main() -> None:
     mimicit inspect shards/shard-000.tar       what is inside
     mimicit verify shards/                     every checksum, every reference
     mimicit rejects shards/                    what was left out, and why
+    mimicit publish shards/                    finish a build that was shared out to tasks
+    mimicit view shards/                       look through the samples in a browser
+    mimicit compare old/ new/                  what differs between two builds
     mimicit export shards/ --to files --out x/ samples in another format
 
     Exit codes: 0 fine, 1 findings or a failed job, 2 wrong usage.
@@ -56,14 +69,15 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--src", required=True, type=click.Path(path_type=Path), help="Folder with the raw data.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the shards.")
+@click.option("--src", required=True, metavar="FOLDER|URL", help="Folder with the raw data; also s3://, gs://, ...")
+@click.option("--out", required=True, metavar="FOLDER|URL", help="Folder for the shards; also s3://, gs://, ...")
 @click.option("--shots", default=2, show_default=True, help="Context triplets per sample, at most.")
 @click.option(
     "--context",
     default="auto",
     show_default=True,
-    help="Strategies in order: related, conversation, same-media, random; or auto, none.",
+    help="Strategies in order: related, conversation, same-media, random, text-similar, image-similar, both;"
+    " or auto, none.",
 )
 @click.option("--seed", default=0, show_default=True, help="Changes which context and queries are drawn.")
 @click.option("--frames", default=8, show_default=True, help="Frames per clip, evenly spaced.")
@@ -83,6 +97,32 @@ def main() -> None:
     default=0.0,
     help="Leave out pictures whose longer side is more than so many times the shorter; 0 keeps all.",
 )
+@click.option("--text-embedder", default="hashed", show_default=True, metavar="NAME[:SOURCE]", help=_TEXT_EMBEDDER_HELP)
+@click.option(
+    "--image-embedder", default="classical", show_default=True, metavar="NAME[:SOURCE]", help=_IMAGE_EMBEDDER_HELP
+)
+@click.option(
+    "--similar-text",
+    type=click.Choice(["instruction", "all"]),
+    default="instruction",
+    show_default=True,
+    help="Compare texts by the instruction, or by instruction and answer (for captions).",
+)
+@click.option("--min-score", default=-1.0, show_default=True, help="Least similarity of such context, a cosine.")
+@click.option("--allow-same-media", is_flag=True, help="Such context may show the query's picture.")
+@click.option("--allow-same-answer", is_flag=True, help="Such context may give the same answer to the same question.")
+@click.option(
+    "--embedding-cache",
+    type=click.Path(path_type=Path),
+    help="Folder that keeps the vectors of models for other builds.",
+)
+@click.option(
+    "--option",
+    "format_options",
+    multiple=True,
+    metavar="FORMAT.NAME=VALUE",
+    help="An option of one format, such as mmc4.min_similarity=0.2; may be given several times.",
+)
 @click.option(
     "--config",
     "config_path",
@@ -90,6 +130,15 @@ def main() -> None:
     help="More options and a mixture of sources [default: mimicit.toml in --src, if there is one].",
 )
 @click.option("--workers", default=os.cpu_count() or 1, show_default="all cores", help="Processes.")
+@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="What runs it.")
+@click.option("--ray-address", envvar="RAY_ADDRESS", help="Cluster to join [default: one of --workers here].")
+@click.option("--task-count", type=click.IntRange(min=1), help="Share the build out to so many tasks of a scheduler.")
+@click.option("--task-index", type=click.IntRange(min=0), help="Do the share of this task, from 0.")
+@click.option(
+    "--work",
+    type=click.Path(path_type=Path),
+    help="Where a build from or to a URL keeps its copies [default: in the user's cache].",
+)
 @click.option("--overwrite", is_flag=True, help="Build anew where input or options have changed.")
 @click.option("--retry-rejects", is_flag=True, help="Build anew where the input was mended; count what is in now.")
 @click.option("--keep-going", is_flag=True, help="Leave out sources that are unreadable as a whole.")
@@ -98,10 +147,17 @@ def main() -> None:
 def build(
     ctx: click.Context,
     /,
-    src: Path,
-    out: Path,
+    src: str,
+    out: str,
+    format_options: tuple[str, ...],
+    embedding_cache: Path | None,
     config_path: Path | None,
     workers: int,
+    engine: str,
+    ray_address: str | None,
+    task_count: int | None,
+    task_index: int | None,
+    work: Path | None,
     overwrite: bool,
     retry_rejects: bool,
     keep_going: bool,
@@ -114,49 +170,136 @@ def build(
     mimicit build --src raw/ --out shards/
     mimicit build --src raw/ --out shards/ --shots 4 --context related,random --size 224
     mimicit build --src raw/ --out shards/ --config mimicit.toml
+    mimicit build --src s3://bucket/raw --out s3://bucket/shards --engine ray --ray-address auto
 
     Options given here win over those of mimicit.toml, and those of one of its sources win over both.
     Run again after an interruption, the same command goes on where it stopped.
+
+    For a batch scheduler: with --task-count alone it makes the work ready; the same command with each --task-index
+    does it, on any machine; mimicit publish goes on. This is done twice, to encode and to pack.
     """
     from mimicit.build import build_shards
-    from mimicit.build.engine import LocalEngine
-    from mimicit.build.mixture import MIXTURE_NAME, build_config, read_mixture
-    from mimicit.build.report import build_report
+    from mimicit.build.engine import Engine, LocalEngine
+    from mimicit.build.mixture import MIXTURE_NAME, build_config, merged_options, read_mixture
+    from mimicit.build.remote import build_at
+    from mimicit.build.remote_files import is_remote
+    from mimicit.build.shares import build_in_tasks, build_share
+    from mimicit.build.tasks import Share
     from mimicit.terminal import progress_display
 
-    beside = src / MIXTURE_NAME
-    if config_path is None and beside.is_file() and not beside.is_symlink():
-        config_path = beside
+    if task_index is not None and task_count is None:
+        raise UsageError("--task-index goes with --task-count")
+    if task_count is not None and (retry_rejects or is_remote(src) or is_remote(out)):
+        raise UsageError("--task-count: not with URLs or --retry-rejects; every task must see the same folders")
+    share = None if task_index is None or task_count is None else Share(index=task_index, count=task_count)
+    if workers < 1:
+        raise UsageError(f"--workers: {workers} is too small; the least is 1")
     given = {
         name.removesuffix("_"): value
         for name, value in options.items()
         if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
     }
-    config = build_config({**(read_mixture(config_path) if config_path else {}), **given})
-    if workers < 1:
-        raise UsageError(f"--workers: {workers} is too small; the least is 1")
-    try:
-        with progress_display() as progress:
-            if config_path is not None:
-                progress.note(f"options from {config_path}")
-            result = build_shards(
+
+    def build_here(src: Path, out: Path) -> BuildResult | Handover:
+        beside = src / MIXTURE_NAME
+        mixture = config_path or (beside if beside.is_file() and not beside.is_symlink() else None)
+        chosen = read_mixture(mixture) if mixture else {}
+        config = build_config({**chosen, **given, "options": merged_options(chosen.get("options", {}), format_options)})
+        if mixture is not None:
+            progress.note(f"options from {mixture}")
+        if engine == "ray":
+            from mimicit.build.engine_ray import RayEngine
+
+            runner: Engine = RayEngine(workers, address=ray_address, src=src, out=out)
+        else:
+            runner = LocalEngine(workers)
+        if share is not None:
+            return build_share(src, out, config, share, runner, progress)
+        if task_count is not None:
+            return build_in_tasks(
                 src,
                 out,
                 config,
-                engine=LocalEngine(workers),
-                progress=progress,
+                task_count,
+                runner,
+                progress,
                 overwrite=overwrite,
-                retry_rejects=retry_rejects,
                 keep_going=keep_going,
+                embedding_cache=embedding_cache,
             )
+        return build_shards(
+            src,
+            out,
+            config,
+            engine=runner,
+            progress=progress,
+            overwrite=overwrite,
+            retry_rejects=retry_rejects,
+            keep_going=keep_going,
+            embedding_cache=embedding_cache,
+        )
+
+    try:
+        with progress_display() as progress:
+            result = build_at(src, out, build_here, work=work, overwrite=overwrite, progress=progress)
     except KeyboardInterrupt:
         raise BuildError(
             f"interrupted; what is done is kept in {out}, and the same command goes on from there"
         ) from None
-    if as_json:
-        _print_json(result.manifest)
+    _print_outcome(result, out, as_json, share)
+
+
+def _print_outcome(outcome: BuildResult | Handover, out: str, as_json: bool, share: Share | None = None) -> None:
+    from dataclasses import asdict
+
+    from mimicit.build.remote_files import is_remote, local_path
+    from mimicit.build.report import build_report
+    from mimicit.build.run import BuildResult
+
+    if isinstance(outcome, BuildResult):
+        if as_json:
+            _print_json(outcome.manifest)
+            return
+        report = build_report(outcome, local_path(out))
+        click.echo(report.replace(str(local_path(out)), out.rstrip("/")) if is_remote(out) else report)
+    elif as_json:
+        _print_json(asdict(outcome))
+    elif share is not None:
+        click.echo(f"{out}: task {share.index} of {share.count} has done its share ({outcome.stage})")
     else:
-        click.echo(build_report(result, out))
+        click.echo(
+            f"{out}: ready to {outcome.stage}; next: the same command with each --task-index from 0 to"
+            f" {outcome.count - 1}, then mimicit publish {out}"
+        )
+
+
+@main.command()
+@click.argument("out")
+@click.option("--workers", default=os.cpu_count() or 1, show_default="all cores", help="Processes.")
+@click.option(
+    "--embedding-cache",
+    type=click.Path(path_type=Path),
+    help="Folder that keeps the vectors of models for other builds.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest, or what is to be done next.")
+def publish(out: str, workers: int, embedding_cache: Path | None, as_json: bool) -> None:
+    """Take in what the tasks of a shared-out build have done, and go on with it.
+
+    \b
+    mimicit publish shards/
+
+    Names the tasks that have not finished. After the tasks have encoded, it plans; after they have packed, it writes
+    the index and the manifest.
+    """
+    from mimicit.build.engine import LocalEngine
+    from mimicit.build.shares import publish_tasks
+    from mimicit.terminal import progress_display
+
+    if workers < 1:
+        raise UsageError(f"--workers: {workers} is too small; the least is 1")
+    with progress_display() as progress:
+        outcome = publish_tasks(Path(out), LocalEngine(workers), progress, embedding_cache=embedding_cache)
+    _print_outcome(outcome, out, as_json)
 
 
 @main.command()
@@ -234,6 +377,31 @@ def verify(path: Path, as_json: bool) -> None:
 
 @main.command()
 @click.argument("path", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def index(path: Path, as_json: bool) -> None:
+    """Index a folder of tars that others made, so that mimicit loads them where they lie.
+
+    \b
+    mimicit index laion-part/
+
+    Pictures with texts, as img2dataset and WebDataset write them. The tars are only read; index.parquet,
+    rejects.parquet and manifest.json are written beside them.
+    """
+    from dataclasses import asdict
+
+    from mimicit.build.foreign import index_folder
+
+    report = index_folder(path)
+    if as_json:
+        _print_json(asdict(report))
+        return
+    click.echo(f"{path}: {report.samples:,} samples in {report.shards:,} shards")
+    for reason, count in report.rejected.most_common():
+        click.echo(f"  left out: {reason} ({count:,}); see mimicit rejects {path}")
+
+
+@main.command()
+@click.argument("path", type=click.Path(path_type=Path))
 @click.option(
     "--to",
     required=True,
@@ -287,6 +455,52 @@ def rejects(path: Path, by: Any, source: str | None, reason: str | None, limit: 
         _print_json(groups.to_json())
     else:
         click.echo(rejects_text(groups))
+
+
+@main.command()
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+@click.option("--limit", type=click.IntRange(min=0), default=10, show_default=True, help="Samples listed of each kind.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def compare(a: Path, b: Path, limit: int, as_json: bool) -> None:
+    """Say what differs between two builds; exit 1 where anything does.
+
+    \b
+    mimicit compare shards-old/ shards-new/
+
+    Configuration, counts, and the samples that are lost, gained or changed.
+    """
+    from mimicit.inspecting.compare import compare_folders
+    from mimicit.inspecting.compare_text import comparison_text
+    from mimicit.terminal import progress_display
+
+    with progress_display() as progress:
+        comparison = compare_folders(
+            a, b, limit=limit, on_progress=lambda done, total: progress.update("compare", done, total)
+        )
+    if as_json:
+        _print_json(comparison.to_json())
+    else:
+        click.echo(comparison_text(comparison))
+    sys.exit(0 if comparison.equal else _EXIT_FAILED)
+
+
+@main.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at; others need the token.")
+@click.option("--port", type=click.IntRange(0, 65_535), default=8765, show_default=True, help="0 for a free one.")
+def view(path: Path, host: str, port: int) -> None:
+    """Look through the samples of a folder of shards in a browser.
+
+    \b
+    mimicit view shards/
+    mimicit view shards/ --host 0.0.0.0 --port 9000
+
+    Beyond this machine the page asks for the token that is printed with its address. Ctrl-C ends it.
+    """
+    from mimicit.viewing.serve import serve
+
+    serve(path, host=host, port=port, announce=click.echo)
 
 
 def _print_json(value: Any) -> None:

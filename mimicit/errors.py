@@ -12,6 +12,7 @@
     ├── ShardError               a shard folder that cannot be read
     │   ├── UnfinishedError      no manifest.json: the build was interrupted
     │   └── CorruptShardError    bytes that are not what the index or the checksum says
+    │       └── ChangedShardError  a whole shard that is missing, cut or another than the manifest's
     └── TrainError               raised by otter_train: data, model and checkpoint disagree
 """
 
@@ -20,6 +21,7 @@ from __future__ import annotations
 __all__ = [
     "BuildError",
     "ChangedInputError",
+    "ChangedShardError",
     "CorruptShardError",
     "MimicitError",
     "RejectedError",
@@ -82,6 +84,10 @@ class UnfinishedError(ShardError):
 
 class CorruptShardError(ShardError):
     """The bytes of a shard are not what the index or a checksum says."""
+
+
+class ChangedShardError(CorruptShardError):
+    """A whole shard is missing, cut, or another than the one that the manifest lists."""
 
 
 class TrainError(MimicitError):

@@ -16,15 +16,21 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     {"mimicit.__main__"},
     {"mimicit.cli"},
-    {"mimicit.build", "mimicit.loading", "mimicit.inspecting", "mimicit.exporting", "mimicit.terminal"},
+    {"mimicit.build", "mimicit.loading", "mimicit.inspecting", "mimicit.exporting", "mimicit.terminal"}
+    | {"mimicit.viewing"},
     {"mimicit.shards", "mimicit.context", "mimicit.embedding", "mimicit.sources", "mimicit.media"},
     {"mimicit.prompt", "mimicit.schema"},
     {"mimicit.records"},
+    {"mimicit.notebook"},
+    {"mimicit.stored_picture"},
     {"mimicit.errors"},
 )
 BESIDE = {
     ("mimicit.build", "mimicit.loading"),
     ("mimicit.exporting", "mimicit.inspecting"),
+    ("mimicit.inspecting", "mimicit.loading"),
+    ("mimicit.viewing", "mimicit.inspecting"),
+    ("mimicit.viewing", "mimicit.loading"),
     ("mimicit.sources", "mimicit.media"),
 }
 
@@ -95,7 +101,7 @@ def test_torch_is_imported_by_the_adapter_and_the_models_of_embedders_alone() ->
 def test_public_names_are_pinned_and_load() -> None:
     assert mimicit.__all__ == [
         "BuildConfig", "Media", "MimicitError", "Quarantine", "Sample", "Samples", "Triplet", "Where", "build_shards",
-        "load", "load_mixture", "pack", "render",
+        "load", "load_mixture", "pack", "render", "to_pandas",
     ]  # fmt: skip
     for name in mimicit.__all__:
         assert getattr(mimicit, name).__name__ == name

@@ -19,6 +19,7 @@ from mimicit.build.draw import lot
 from mimicit.build.filters import FilterConfig
 from mimicit.build.mixture import build_config, read_mixture
 from mimicit.build.report import build_report
+from mimicit.build.similar_options import SimilarOptions
 from mimicit.cli import main
 from mimicit.errors import ChangedInputError, SourceError, UsageError
 from mimicit.media import MediaOptions
@@ -83,7 +84,7 @@ def test_one_meaning_is_one_configuration(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("shoots = 3", "no key 'shoots'; there are: context, duplicate_triplets, filters,"),
+        ("shoots = 3", "no key 'shoots'; there are: allow_same_answer, allow_same_media, context,"),
         ("[filters]\nmin_width = 3", "filters: no key 'min_width'; there are: control_characters, max_aspect,"),
         ('[[source]]\npath = "a"\nlimt = 3', r"source\[0\]: no key 'limt'; there are: context, filters, format, limit"),
         ('[[source]]\npath = "a"\nfilters = { x = 1 }', r"source\[0\]\.filters: no key 'x'"),
@@ -112,7 +113,8 @@ def test_the_schema_and_the_dataclasses_know_the_same_keys() -> None:
     entry = definition["properties"]["source"]["items"]
     assert set(entry["properties"]) == {field.name for field in fields(SourceOptions)}
     assert set(definition["$defs"]["filters"]["properties"]) == {field.name for field in fields(FilterConfig)}
-    ours = {field.name for field in fields(BuildConfig)} - {"media", "sources", "shard_bytes"}
+    ours = {field.name for field in fields(BuildConfig)} - {"media", "similar", "sources", "shard_bytes"}
+    ours |= {field.name for field in fields(SimilarOptions)}
     media = {"frames", "image_format", "max_pixels", "quality", "size"}
     assert set(definition["properties"]) == ours | media | {"source", "shard_size"}
 

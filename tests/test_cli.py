@@ -43,14 +43,19 @@ def test_options_are_pinned() -> None:
     }
     assert options == {
         "build": [
-            "--config", "--context", "--format", "--frames", "--image-format", "--json", "--keep-going", "--license",
-            "--limit", "--max-aspect", "--max-pixels", "--min-side", "--out", "--overwrite", "--quality",
-            "--retry-rejects", "--seed", "--shard-samples", "--shard-size", "--shots", "--size", "--src", "--workers",
+            "--allow-same-answer", "--allow-same-media", "--config", "--context", "--embedding-cache", "--format",
+            "--frames", "--image-embedder", "--image-format", "--json", "--keep-going", "--license", "--limit",
+            "--max-aspect", "--max-pixels", "--min-score", "--min-side", "--option", "--out", "--overwrite",
+            "--quality", "--retry-rejects", "--seed", "--shard-samples", "--shard-size", "--shots", "--similar-text", "--size",
+            "--src", "--text-embedder", "--workers",
         ],
+        "compare": ["--json", "--limit", "a", "b"],
         "export": ["--json", "--out", "--to", "path"],
+        "index": ["--json", "path"],
         "inspect": ["--json", "--png", "--sample", "path"],
         "rejects": ["--by", "--json", "--limit", "--reason", "--source", "path"],
         "verify": ["--json", "path"],
+        "view": ["--host", "--port", "path"],
     }  # fmt: skip
 
 

@@ -151,7 +151,7 @@ def test_documents_are_rows_of_files_and_lines_of_mmc4(tmp_path: Path) -> None:
     folder, _ = exported([document], "files", tmp_path)
     (row,) = rows_of(folder / "s" / "manifest.jsonl")
     names = {key: [f"media/{digest}.jpg" for digest in medium.sha256] for key, medium in MEDIA.items()}
-    clip = {"frames": names[4], "timestamps_s": [0.0, 1.0], "duration_s": 2.0}
+    clip = {"frames": names[4], "timestamps_s": [0.0, 1.0], "duration_s": 2.5}
     assert row == {
         "id": "d",
         "document": [
@@ -163,7 +163,7 @@ def test_documents_are_rows_of_files_and_lines_of_mmc4(tmp_path: Path) -> None:
     place = tmp_path / "mmc4"
     place.mkdir()
     folder, written = exported([document], "mmc4", place)
-    (line,) = rows_of(folder / "s" / "docs.jsonl")
+    (line,) = rows_of(folder / "s" / "s.jsonl")
     assert (line["url"], line["text_list"]) == ("http://a.b/c", ["first", "second", "third"])
     assert [image["matched_text_index"] for image in line["image_info"]] == [0, 0, 0, 2]
     assert line["similarity_matrix"][3] == [0.0, 0.0, 1.0]

@@ -7,6 +7,7 @@ import itertools
 import os
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from tests.factories.media import (
 )
 
 EXACT = MediaOptions(size=0, image_format="png")
+BY_DECORD = replace(EXACT, video_reader="decord")
 REASONS = set(schema("reject")["properties"]["reason"]["enum"])
 Maker = Callable[[Path], Path]
 
@@ -77,7 +79,7 @@ def lying_keys(folder: Path) -> Path:
     return path
 
 
-# Plain clips: read by decord.
+# Plain clips: decord can be trusted with them as long as they are not damaged.
 PLAIN: dict[str, Maker] = {
     "constant rate, no B-frames": named("plain.mp4", options=x264(keyint=12, bframes=0)),
     "B-frames": named("b.mp4", options=CLOSED),
@@ -150,6 +152,17 @@ def test_the_numbers_in_the_frames_fit_their_times(tmp_path: Path, name: str) ->
     assert (numbers[0], numbers[-1]) == (hidden, 39)
 
 
+@pytest.mark.parametrize("name", PLAIN)
+def test_decord_is_right_about_plain_clips(tmp_path: Path, name: str) -> None:
+    assert_true(PLAIN[name](tmp_path), BY_DECORD)
+
+
+def test_decord_reads_only_where_it_is_asked_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_clip(tmp_path / "a.mp4", options=CLOSED)
+    monkeypatch.setattr(video, "read_with_decord", lambda *_: pytest.fail("decord was asked"))
+    assert len(encode_video(path, EXACT).files) == 8
+
+
 @pytest.mark.parametrize("name", CLIPS)
 def test_plain_clips_and_only_those_go_through_decord(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
@@ -161,7 +174,7 @@ def test_plain_clips_and_only_those_go_through_decord(
     wrong = ("read_by_seeking", "read_in_order") if name in PLAIN else ("read_with_decord",)
     for reader in wrong:
         monkeypatch.setattr(video, reader, unexpected)
-    encode_video(path, EXACT)
+    encode_video(path, BY_DECORD)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +210,7 @@ def test_a_reader_that_gives_up_is_followed_by_the_next(
     monkeypatch.setattr(video, "read_with_decord", lambda *_: None)
     if lost == "seeking fails":
         monkeypatch.setattr(video, "read_by_seeking", lambda *_: None)
-    assert encode_video(path, EXACT) == expected
+    assert encode_video(path, BY_DECORD) == expected
 
 
 def test_h264_in_avi_keeps_the_order_in_which_frames_are_shown(tmp_path: Path) -> None:
@@ -372,3 +385,72 @@ def test_damage_never_shows_in_a_frame_that_is_not_of_the_full_decode(
             truth = [picture.tobytes() for _, picture in all_frames(copy)]
             assert all(pixels(data).tobytes() in truth for data in stored.files)
     assert capfd.readouterr().err == ""
+
+
+def damaged_inside(path: Path, seed: int) -> Path:
+    """A copy of an MP4 or Matroska with bytes changed, wiped or exchanged among the frames, and nothing else."""
+    rng = random.Random(seed)
+    data = bytearray(path.read_bytes())
+    start, end = len(data) // 8, len(data)
+    if path.suffix == ".mp4":
+        start = data.index(b"mdat") + 4
+        end = start - 8 + int.from_bytes(data[start - 8 : start - 4], "big")
+    length = rng.choice((1, 16, 256))
+    first, second = (rng.randrange(start, max(start + 1, end - length)) for _ in range(2))
+    match seed % 3:
+        case 0:
+            for _ in range(rng.choice((1, 4, 16))):
+                data[rng.randrange(start, end)] ^= 1 << rng.randrange(8)
+        case 1:
+            data[first : min(end, first + length)] = bytes(min(end, first + length) - first)
+        case _:
+            data[first : first + length], data[second : second + length] = (
+                data[second : second + length],
+                data[first : first + length],
+            )
+    copy = path.with_name(f"damaged{path.suffix}")
+    copy.write_bytes(data)
+    return copy
+
+
+def all_that_comes_out(path: Path) -> dict[int, bytes]:
+    """The pixels of a full sequential decode by their time, past the packets that cannot be decoded."""
+    frames: dict[int, bytes] = {}
+    with av.open(str(path), metadata_errors="ignore") as container:
+        stream = container.streams.video[0]
+        stream.thread_count = 1
+        for packet in container.demux(stream):
+            with contextlib.suppress(av.error.InvalidDataError):
+                frames |= {frame.pts: frame.to_ndarray(format="rgb24").tobytes() for frame in packet.decode()}
+    return frames
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_damage_inside_a_plain_clip_is_a_reject_or_shows_what_a_full_decode_shows(tmp_path: Path, name: str) -> None:
+    path = PLAIN[name](tmp_path)
+    for seed in range(12):
+        copy = damaged_inside(path, seed)
+        try:
+            stored = encode_video(copy, EXACT)
+        except RejectedError:
+            assert reason_of(copy) == "undecodable_video"
+            continue
+        assert encode_video(copy, EXACT) == stored
+        truth = all_that_comes_out(copy)
+        table = packets.scan_packets(copy, EXACT)
+        shown = {
+            round(time_s / table.time_base_s): pixels(data).tobytes()
+            for time_s, data in zip(stored.timestamps_s or (), stored.files, strict=True)
+        }
+        starts = {table.pts[0], *truth}  # the first frame may be one of those that do not come out
+        assert any(shown.items() <= {pts - start: frame for pts, frame in truth.items()}.items() for start in starts)
+
+
+def test_damage_is_noticed_where_decord_conceals_it(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.mp4", size=(320, 240), options=CLOSED)
+    data = bytearray(path.read_bytes())
+    middle = data.index(b"mdat") + len(data) // 3
+    data[middle : middle + 64] = bytes(64)
+    path.write_bytes(data)
+    assert reason_of(path) == "undecodable_video"
+    assert len(encode_video(path, BY_DECORD).files) == 8

@@ -1,19 +1,33 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mimicit.errors import RejectedError, SourceError
 from mimicit.sources import SOURCES, detect
 from mimicit.sources.base import InArrow, InParquet, Reject, SourceSpec
 from mimicit.sources.reading import Reader
 from mimicit.sources.root import Root
-from tests.factories.sources import check_items, items_of, jpeg, one_source, put, put_lines, reasons_of, triplets_of
+from mimicit.sources.table_rows import class_names
+from tests.factories.sources import (
+    check_items,
+    items_of,
+    jpeg,
+    json_values,
+    one_source,
+    put,
+    put_lines,
+    reasons_of,
+    triplets_of,
+)
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 TEXTS = pa.list_(pa.struct([("user", pa.string()), ("assistant", pa.string()), ("source", pa.string())]))
@@ -250,3 +264,44 @@ def test_the_bytes_of_pictures_are_not_read_at_import(tmp_path: Path) -> None:
     items = list(SOURCES["datasets"].read(spec, Root(tmp_path)))
     check_items(items, spec)
     assert len(triplets_of(items)) == 1
+
+
+FEATURES = {
+    "label": {"names": ["cat", "dog"], "_type": "ClassLabel"},
+    "tags": {"feature": {"names": ["red", "big"], "_type": "ClassLabel"}, "_type": "Sequence"},
+    "colours": [{"names": ["blue"], "_type": "ClassLabel"}],
+    "count": {"dtype": "int64", "_type": "Value"},
+}
+
+
+@pytest.mark.parametrize("place", ["train.parquet", "data-00000-of-00001.arrow"])
+def test_class_labels_become_their_names(tmp_path: Path, place: str) -> None:
+    rows = [
+        {"image": picture(n), "label": label, "tags": [1, 0], "colours": [0], "count": 1}
+        for n, label in enumerate([1, 0, -1, 7])
+    ]
+    content = table(rows).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": FEATURES}})})
+    if place.endswith(".parquet"):
+        pq.write_table(content, tmp_path / place, row_group_size=3)
+    else:
+        with pa.ipc.new_stream(tmp_path / place, content.schema) as writer:
+            writer.write_table(content, max_chunksize=3)
+    items = items_of(tmp_path)
+    found = triplets_of(items)
+    assert [t.answer for t in found] == ["dog", "cat", "7"]  # a number without a name stays one
+    assert found[0].meta == {"tags": ["big", "red"], "colours": ["blue"], "count": 1}
+    assert reasons_of(items) == ["empty_answer"]  # -1: nobody knows
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [None, {}, {b"huggingface": b"{"}, {b"huggingface": b"[]"}, {b"huggingface": b'{"info": {"features": 7}}'}],
+)
+def test_features_that_say_nothing_change_nothing(metadata: dict[bytes, bytes] | None) -> None:
+    assert class_names(metadata) == {}
+
+
+@given(json_values | st.dictionaries(st.text(max_size=3), json_values | st.fixed_dictionaries({"names": json_values})))
+def test_any_features_are_read(features: Any) -> None:
+    value = json.dumps({"info": {"features": features}}).encode()
+    assert all(all(isinstance(name, str) for name in names) for names in class_names({b"huggingface": value}).values())

@@ -20,6 +20,7 @@ FRAMES = MediaRef(
     parts=(InFile("own/media/0.jpg"), InFile("own/media/1.jpg")),
     origin="own/media/0.jpg",
     timestamps_s=(0.0, 0.5),
+    duration_s=1.0,
 )
 PICTURE = MediaRef(kind="image", parts=(InFile("own/media/1.jpg"),), origin="own/media/1.jpg")
 
@@ -43,6 +44,10 @@ def test_a_clip_may_be_given_by_its_frames(tmp_path: Path) -> None:
     ("clip", "reason"),
     [
         ({"frames": []}, "malformed"),
+        ({"duration_s": "1"}, "malformed"),
+        ({"duration_s": True}, "malformed"),
+        ({"duration_s": 0.4}, "malformed"),  # before the last frame
+        ({"duration_s": 10**400}, "malformed"),
         ({"frames": "media/0.jpg", "timestamps_s": [0]}, "malformed"),
         ({"frames": ["media/0.jpg", 7], "timestamps_s": [0, 1]}, "malformed"),
         ({"frames": ["media/0.jpg"]}, "malformed"),

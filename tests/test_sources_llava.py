@@ -226,3 +226,20 @@ sound_turns = st.lists(st.fixed_dictionaries({"from": st.sampled_from(["human", 
 def test_every_question_is_one_triplet_or_one_reject(folder: Path, entries: list[dict[str, Any]]) -> None:
     record = {"id": "r", "conversations": entries}
     assert len(read(folder, record)) == questions_and_strays(record)
+
+
+@pytest.mark.parametrize("speaker", ["chatgpt", "bing", "bard", "gpt", "assistant"])
+def test_every_speaker_of_sharegpt_answers(root: Path, speaker: str) -> None:
+    said = [("system", "Be brief."), ("human", "Hi?"), (speaker, "Hello."), ("system", "Go on."), ("user", "And?")]
+    talk = [{"from": who, "value": text} for who, text in [*said, (speaker, "Bye.")]]
+    first, second = triplets_of(read(root, {"id": "s", "conversations": talk}))
+    assert [(t.instruction, t.answer) for t in (first, second)] == [("Hi?", "Hello."), ("And?", "Bye.")]
+    assert first.meta == second.meta == {"system": "Be brief."}
+
+
+def test_a_field_called_system_wins_over_what_is_said(root: Path) -> None:
+    talk = [{"from": "system", "value": 7}, {"from": "human", "value": "Hi?"}, {"from": "bing", "value": "Hello."}]
+    (own,) = triplets_of(read(root, {"id": "s", "system": "Mine.", "conversations": talk}))
+    assert own.meta == {"system": "Mine."}
+    (none,) = triplets_of(read(root, {"id": "s", "conversations": talk}))
+    assert none.meta == {}

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicit.sources.base import Named
-from mimicit.sources.mimicit_ids import aliases, conversation_of, media_of
+from mimicit.sources.mimicit_ids import aliases, conversation_of, instruction_aliases, media_of
 
 SPELLINGS = [
     ["LA_00_IMG_000000377944", "LA_IMG_000000377944", "000000377944", "377944"],
@@ -73,3 +73,15 @@ def test_pairs_and_stories_are_pictures_in_their_order(ids: list[str]) -> None:
 def test_rounds_of_laconv_are_one_conversation() -> None:
     assert conversation_of("LACONV_00_INS_000000033471_12") == ("LACONV_00_INS_000000033471", 12)
     assert conversation_of("LACR_T2T_00_INS_000000033471") is None
+
+
+SN_INS = [f"SN_{outer}INS_scene0000_{inner}activity2_round0" for outer in ("", "00_") for inner in ("", "00_")]
+
+
+def test_an_instruction_of_sn_is_known_by_all_its_spellings_and_no_other_set_has_any() -> None:
+    for name in SN_INS:
+        assert instruction_aliases(name)[0] == name
+        assert sorted(instruction_aliases(name)) == sorted(SN_INS)
+    for name in ("SN_INS_scene0001_activity2_round0", "DC_INS_00001", "LACR_T2T_00_INS_000000033471", ""):
+        assert not set(instruction_aliases(name)) & set(SN_INS)
+    assert instruction_aliases("LACONV_00_INS_000000033471_0") == ("LACONV_00_INS_000000033471_0",)

@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
+from mimicit.build import BuildConfig
 from mimicit.sources.base import Reject
+from tests.factories.builds import build
 from tests.factories.sources import items_of, jpeg, one_source, put, triplets_of
 
 CAPTION = {"image_id": "2", "caption": "The image shows a man fishing."}
@@ -51,3 +53,12 @@ def test_a_caption_that_cannot_be_used_is_one_reject(root: Path, annotation: Any
     (reject,) = [item for item in items if isinstance(item, Reject)]
     assert (reject.reason, reject.locator) == (reason, "cc_sbu_align/filter_cap.json#annotations[1]")
     assert len(triplets_of(items)) == 1
+
+
+def test_a_second_caption_of_a_picture_is_a_record_of_its_own(root: Path, tmp_path: Path) -> None:
+    captions = ["A man.", "A boat.", "A man."]
+    put(root, "cc_sbu_align/filter_cap.json", {"annotations": [CAPTION | {"caption": text} for text in captions]})
+    built = build(root, tmp_path / "out", BuildConfig(context="none"))
+    assert {sample.id: sample.query.answer for sample in built.samples.values()} == {"2": "A man.", "2~2": "A boat."}
+    (reject,) = built.rejects
+    assert (reject["reason"], reject["locator"]) == ("duplicate_id", "cc_sbu_align/filter_cap.json#annotations[2]")

@@ -56,7 +56,7 @@ def test_cells_are_right_in_every_order(folder: Path, order: str) -> None:
 def test_rows_in_order_cost_one_pass(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = []
     original = module._opened
-    monkeypatch.setattr(module, "_opened", lambda file: opened.append(file) or original(file))
+    monkeypatch.setattr(module, "_opened", lambda *place: opened.append(place) or original(*place))
     cells = ParquetCells(Root(folder))
     for row in range(ROWS):
         cells.read(cell(row))

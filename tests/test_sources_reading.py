@@ -8,10 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from mimicit.errors import RejectedError
-from mimicit.sources.base import InFile, InJson, InParquet, Locator, Named
+from mimicit.sources.base import InFile, InJson, InParquet, InTar, Locator, Named
 from mimicit.sources.reading import Reader
 from mimicit.sources.root import Root
 from tests.factories.sources import base64_jpeg, jpeg, put
+from tests.factories.tars import put_tar
 
 TEXT = base64_jpeg(3)
 
@@ -71,17 +72,45 @@ def test_limits_hold_before_anything_is_read(folder: Path) -> None:
         for locator in (InFile("a/b.jpg"), InJson("p.json", 7, len(TEXT)), InParquet("t.parquet", 0, 0, "text")):
             with pytest.raises(RejectedError, match="bad_media"):
                 reader.read(locator)
-        with pytest.raises(RejectedError, match="bad_media"):
-            reader.path(InFile("a/b.jpg"))
+        for locator in (InFile("a/b.jpg"), InTar("t.tar", 512, 3_000_000)):
+            with pytest.raises(RejectedError, match="bad_media"), reader.as_file(locator):
+                pass
 
 
-def test_a_path_is_real_and_beneath_the_root(folder: Path) -> None:
+def test_a_file_is_handed_over_where_it_lies(folder: Path) -> None:
     reader = Reader(Root(folder))
-    assert reader.path(InFile("a/b.jpg")).read_bytes() == jpeg(1)
-    with pytest.raises(RejectedError, match="outside_root"):
-        reader.path(InFile("link.jpg"))
-    with pytest.raises(RejectedError, match="unsupported_media"):
-        reader.path(InJson("p.json", 7, 4))
+    with reader.as_file(InFile("a/b.jpg")) as path:
+        assert path == folder / "a" / "b.jpg"
+    with pytest.raises(RejectedError, match="outside_root"), reader.as_file(InFile("link.jpg")):
+        pass
+
+
+def test_what_lies_inside_another_file_is_copied_for_as_long_as_it_is_needed(folder: Path, tmp_path: Path) -> None:
+    big = bytes(range(256)) * 10_000  # several blocks
+    put_tar(folder, "t.tar", [("a.mp4", big), ("empty.mp4", b"")])
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    places = {InTar("t.tar", 512, len(big)): big, InParquet("t.parquet", 0, 0, "bytes"): jpeg(2)}
+    with Reader(Root(folder), scratch=scratch) as reader:
+        for locator, content in places.items():
+            with reader.as_file(locator) as path:
+                assert scratch in path.parents
+                assert path.read_bytes() == content
+            assert not list(scratch.iterdir())
+        for locator, reason in ((InTar("t.tar", 512, 99), "bad_media"), (InTar("t.tar", 2**63 - 1, 5), "bad_media")):
+            with pytest.raises(RejectedError, match=reason), reader.as_file(locator):
+                pass
+    assert not list(scratch.iterdir())
+
+
+def test_a_copy_of_an_archive_that_was_cut_is_a_reject(folder: Path, tmp_path: Path) -> None:
+    path = put_tar(folder, "t.tar", [("a.mp4", bytes(3_000_000))])
+    with path.open("r+b") as file:
+        file.truncate(2_000_000)
+    with Reader(Root(folder), scratch=tmp_path) as reader:
+        for use in (reader.read, lambda place: reader.as_file(place).__enter__()):
+            with pytest.raises(RejectedError, match="the archive has changed"):
+                use(InTar("t.tar", 512, 3_000_000))
 
 
 def test_a_name_must_be_resolved_before(folder: Path) -> None:

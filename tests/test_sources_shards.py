@@ -1,21 +1,36 @@
 from __future__ import annotations
 
+import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from mimicit.build import BuildConfig, build_shards
 from mimicit.context.assemble import Part
 from mimicit.errors import SourceError
 from mimicit.records import Sample, sample_to_json
-from mimicit.sources import SOURCES
-from mimicit.sources.base import RawTriplet, Reject
+from mimicit.sources import SOURCES, detect
+from mimicit.sources import shards as module
+from mimicit.sources.base import Item, RawTriplet, Reject
 from mimicit.sources.reading import Reader
 from mimicit.sources.root import Root
-from tests.factories.exporting import IN_MEMORY, built_again, corpora, make_sample, meaning, write_shard
+from tests.factories import raw as make
+from tests.factories.exporting import (
+    IN_MEMORY,
+    SerialEngine,
+    built_again,
+    corpora,
+    make_sample,
+    meaning,
+    write_shard,
+)
 from tests.factories.sources import items_of, jpeg, one_source, put, reasons_of, triplets_of
 from tests.factories.tars import put_tar
 
@@ -140,3 +155,87 @@ def test_shards_come_back_exactly(samples: list[Sample]) -> None:
     wanted = [meaning(sample) | {"source": ""} for sample in samples]
     assert [meaning(sample) | {"source": ""} for sample in found] == wanted
     assert manifest["totals"]["rejects"] == 0
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of several shards of several sources."""
+    place = tmp_path_factory.mktemp("finished")
+    raw = make.make_raw(place / "raw")
+    build_shards(raw, place / "in", BuildConfig(shots=2, shard_bytes=64 * 1024), engine=SerialEngine())
+    assert len(list((place / "in").glob("*.tar"))) > 2
+    return place / "in"
+
+
+def copied(folder: Path, to: Path, *leave_out: str) -> Path:
+    shutil.copytree(folder, to / "in", ignore=shutil.ignore_patterns(*leave_out))
+    return to
+
+
+def items_by_source(root: Path) -> dict[str, list[Item]]:
+    return {spec.part: list(SOURCES["shards"].read(spec, Root(root))) for spec in detect(Root(root)).sources}
+
+
+def test_the_index_gives_what_the_tars_give_and_no_tar_is_walked(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without = items_by_source(copied(finished, tmp_path / "without", "index.parquet"))
+    root = copied(finished, tmp_path / "with")
+    assert detect(Root(root)).unused == ()
+
+    def never(root: Root, path: str) -> NoReturn:
+        raise AssertionError(f"{path} is read from end to end")
+
+    specs = detect(Root(root)).sources
+    monkeypatch.setattr(module, "tar_samples", never)
+    found = {spec.part: list(SOURCES["shards"].read(spec, Root(root))) for spec in specs}
+    assert found == without
+    assert all(isinstance(item, RawTriplet) for items in found.values() for item in items)
+
+
+def changed_index(root: Path, change: Callable[[list[dict[str, Any]]], object]) -> None:
+    path = root / "in" / "index.parquet"
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    change(rows)
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: rows.pop(), r"index\.parquet: lists \d+ samples of shard-\d+\.tar, which has \d+; fetch it"),
+        (lambda rows: rows[0].update(shard="../x.tar"), "row 0 is of '../x.tar', which the manifest does not list"),
+        (lambda rows: rows[0].update(member_offsets=[]), "row 0 does not say where its sample lies"),
+        (lambda rows: rows[0].update(member_sizes=[-1] * len(rows[0]["member_offsets"])), "row 0 does not say where"),
+    ],
+)
+def test_an_index_that_is_not_of_this_folder_is_a_fault_that_says_what_to_do(
+    finished: Path, tmp_path: Path, change: Callable[[list[dict[str, Any]]], object], message: str
+) -> None:
+    root = copied(finished, tmp_path)
+    changed_index(root, change)
+    with pytest.raises(SourceError, match=message):
+        items_by_source(root)
+
+
+def test_an_index_that_lies_about_a_sample_costs_that_sample(finished: Path, tmp_path: Path) -> None:
+    root = copied(finished, tmp_path)
+    sound = items_by_source(root)
+
+    def swap(rows: list[dict[str, Any]]) -> None:
+        """Two samples of one source each at the other's place, one in the middle of a picture, one beyond the end."""
+        one, other, third, fourth = [row for row in rows if row["source"] == "own"][:4]
+        for name in ("shard", "member_offsets", "member_sizes"):
+            one[name], other[name] = other[name], one[name]
+        third["member_offsets"] = [third["member_offsets"][1], *third["member_offsets"][1:]]
+        fourth["member_offsets"] = [2**63 - 9] * len(fourth["member_offsets"])
+
+    changed_index(root, swap)
+    found = items_by_source(root)
+    assert {name: items for name, items in found.items() if name != "own"} == {
+        name: items for name, items in sound.items() if name != "own"
+    }
+    rejects = [item for item in found["own"] if isinstance(item, Reject)]
+    assert sorted(reject.reason for reject in rejects) == ["malformed", "malformed", "schema", "schema"]
+    assert len({reject.locator for reject in rejects}) == 4

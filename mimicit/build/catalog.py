@@ -14,7 +14,8 @@ from typing import Any, Final
 
 import orjson
 
-from mimicit.context.choose import Candidate
+from mimicit.build.similar_pool import SimilarPool
+from mimicit.context.candidates import By, Candidate, Likeness
 from mimicit.sources.base import InArrow, InFile, InJson, InParquet, InTar, Locator, MediaRef, Named, Reject
 
 __all__ = ["CATALOG_NAME", "Catalog", "locator_from_json", "locator_to_json", "ref_from_json", "ref_to_json"]
@@ -65,9 +66,16 @@ CREATE TABLE IF NOT EXISTS medium(
     file TEXT, offsets TEXT, sizes TEXT,  -- where its stored files lie, relative to the work folder
     width INTEGER, height INTEGER, bytes INTEGER,  -- of the original
     fingerprint BLOB,        -- of how it looks, where pictures are compared
-    reason TEXT, detail TEXT
+    reason TEXT, detail TEXT,
+    -- Sorts media that lie in cells of tables by file, row group or batch, column, row, and entry; else empty.
+    cell TEXT NOT NULL AS (
+        CASE WHEN json_extract(ref, '$.parts[0][0]') IN ('parquet', 'arrow') THEN printf(
+            '%s %012d %s %012d %012d', json_extract(ref, '$.parts[0][1]'), json_extract(ref, '$.parts[0][2]'),
+            json_extract(ref, '$.parts[0][4]'), json_extract(ref, '$.parts[0][3]'), json_extract(ref, '$.parts[0][5]')
+        ) ELSE '' END
+    ) VIRTUAL
 );
-CREATE INDEX IF NOT EXISTS medium_todo ON medium(id) WHERE done = 0;
+CREATE INDEX IF NOT EXISTS medium_todo ON medium(cell, id) WHERE done = 0;
 CREATE INDEX IF NOT EXISTS medium_content ON medium(content, id) WHERE content IS NOT NULL;
 CREATE TABLE IF NOT EXISTS reject(
     id INTEGER PRIMARY KEY,
@@ -100,10 +108,14 @@ class Catalog:
         self.db.execute("PRAGMA temp_store = FILE")
         self._names: dict[int, str] = {}
         self._numbers: dict[str, int] = {}
+        self._work = work
+        self._similar: SimilarPool | None = None  # opened by the first query that asks for it
 
     def close(self) -> None:
         """Close the connection."""
         self.db.close()
+        if self._similar is not None:
+            self._similar.close()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -160,7 +172,7 @@ class Catalog:
         return self._candidate(row[0], row[1:])
 
     def related(self, query: Candidate) -> list[Candidate]:
-        """See `mimicit.context.choose.Pool`."""
+        """See `mimicit.context.candidates.Pool`."""
         source = self.source_number(query.source)
         (text,) = self.db.execute("SELECT related FROM triplet WHERE seq = ?", (query.seq,)).fetchone()
         sql = (
@@ -171,7 +183,7 @@ class Catalog:
         return [self.candidate(row[0]) for row in rows if row is not None]
 
     def earlier_turns(self, query: Candidate, limit: int) -> list[Candidate]:
-        """See `mimicit.context.choose.Pool`."""
+        """See `mimicit.context.candidates.Pool`."""
         source = self.source_number(query.source)
         rows = self.db.execute(
             f"SELECT {_CANDIDATE_COLUMNS} FROM triplet WHERE source = ? AND conversation = ? AND turn < ?"
@@ -181,7 +193,7 @@ class Catalog:
         return [self._candidate(source, row) for row in rows]
 
     def same_media(self, query: Candidate, limit: int) -> list[Candidate]:
-        """See `mimicit.context.choose.Pool`."""
+        """See `mimicit.context.candidates.Pool`."""
         source = self.source_number(query.source)
         rows = self.db.execute(
             f"SELECT {_CANDIDATE_COLUMNS} FROM triplet WHERE source = ? AND shown = ? AND shown <> ''"
@@ -191,19 +203,42 @@ class Catalog:
         return [self._candidate(source, row) for row in rows]
 
     def count(self, source: str) -> int:
-        """See `mimicit.context.choose.Pool`."""
+        """See `mimicit.context.candidates.Pool`."""
         (last,) = self.db.execute(
             "SELECT max(rank) FROM triplet WHERE source = ? AND rank IS NOT NULL", (self.source_number(source),)
         ).fetchone()
         return 0 if last is None else int(last) + 1
 
     def at(self, source: str, rank: int) -> Candidate:
-        """See `mimicit.context.choose.Pool`."""
+        """See `mimicit.context.candidates.Pool`."""
         number = self.source_number(source)
         row = self.db.execute(
             f"SELECT {_CANDIDATE_COLUMNS} FROM triplet WHERE source = ? AND rank = ?", (number, rank)
         ).fetchone()
         return self._candidate(number, row)
+
+    def neighbours(self, query: Candidate, by: By) -> Iterator[tuple[Candidate, float]]:
+        """See `mimicit.context.candidates.Pool`."""
+        for seq, score in self._similar_pool().neighbours(query.seq, by):
+            yield self.candidate(seq), score
+
+    def likeness(self, candidate: Candidate) -> Likeness:
+        """See `mimicit.context.candidates.Pool`."""
+        rows = self.db.execute(
+            "SELECT fingerprint FROM medium WHERE fingerprint IS NOT NULL"
+            " AND id IN (SELECT value FROM triplet, json_each(triplet.media) WHERE triplet.seq = ?)",
+            (candidate.seq,),
+        )
+        return Likeness(
+            **self._similar_pool().marks(candidate.seq)._asdict(),
+            pictures=frozenset(candidate.media.split(",")) - {""},
+            looks=tuple(int.from_bytes(look, "big") for (look,) in rows),
+        )
+
+    def _similar_pool(self) -> SimilarPool:
+        if self._similar is None:
+            self._similar = SimilarPool(self._work)
+        return self._similar
 
     def _candidate(self, source: int, row: tuple[Any, ...]) -> Candidate:
         seq, id, instruction, shown, conversation, turn = row
@@ -260,6 +295,7 @@ def ref_to_json(ref: MediaRef) -> dict[str, Any]:
         "parts": [locator_to_json(part) for part in ref.parts],
         "origin": ref.origin,
         "timestamps_s": None if ref.timestamps_s is None else list(ref.timestamps_s),
+        "duration_s": ref.duration_s,
     }
 
 
@@ -271,4 +307,5 @@ def ref_from_json(value: dict[str, Any]) -> MediaRef:
         parts=tuple(locator_from_json(part) for part in value["parts"]),
         origin=value["origin"],
         timestamps_s=None if timestamps is None else tuple(timestamps),
+        duration_s=value["duration_s"],
     )

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal, get_args
 
 from mimicit.build.filters import FilterConfig
+from mimicit.build.similar_options import SimilarOptions
 from mimicit.context.choose import parse_strategies
 from mimicit.errors import UsageError
 from mimicit.media.options import MediaOptions
 from mimicit.schema import canonical_json
+from mimicit.sources.options import checked_options
 
 __all__ = ["BuildConfig", "DuplicateTriplets", "SourceOptions", "SourceRules"]
 
@@ -39,8 +42,8 @@ class SourceRules:
 class SourceOptions:
     """One entry of a mixture: the sources at ``path`` (a file, a folder, or a pattern such as ``*/train.json``).
 
-    ``format`` reads them as that format, ``name`` names the only one; the rest is as in `SourceRules`, where ``None``
-    means: as the build has it.
+    ``format`` reads them as that format, ``name`` names the only one, ``options`` are those of the format, which win
+    over the build's; the rest is as in `SourceRules`, where ``None`` means: as the build has it.
     """
 
     path: str
@@ -51,6 +54,7 @@ class SourceOptions:
     limit: int | None = None
     weight: float = 1.0
     filters: FilterConfig | None = None
+    options: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         place = f"source {self.path!r}"
@@ -77,7 +81,8 @@ class BuildConfig:
     ``limit`` is the largest number of queries drawn from each source. ``near_duplicates`` is the distance in bits (of
     64) up to which pictures count as the same, and ``None`` compares no pictures. ``duplicate_triplets`` that show and
     say the same are all kept, merged within their source, or merged across sources. ``sources``, where there are any,
-    are the only ones that are built; their order is that of the samples.
+    are the only ones that are built; their order is that of the samples. ``options`` are those of single formats, by
+    the name of the format (see `mimicit.sources.options`); ``similar`` those of the strategies that compare triplets.
     """
 
     shots: int = 2
@@ -94,9 +99,13 @@ class BuildConfig:
     near_duplicates: int | None = None
     duplicate_triplets: DuplicateTriplets = "keep"
     sources: tuple[SourceOptions, ...] = ()
+    options: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    similar: SimilarOptions = field(default_factory=SimilarOptions)
 
     def __post_init__(self) -> None:
         parse_strategies(self.context)
+        for format, values in self.options.items():
+            checked_options(format, values)
         limits = (
             ("--shots", self.shots, 0),
             ("--size", self.media.size, 0),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import signal
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,23 +17,31 @@ from typing import Any, Final
 import orjson
 
 from mimicit.build.catalog import Catalog, ref_from_json
+from mimicit.build.disk import naming, scratch
 from mimicit.build.engine import Engine, WorkerDiedError
 from mimicit.build.filters import MediaFacts
 from mimicit.build.progress import Progress, Silent
+from mimicit.build.tasks import Share
 from mimicit.errors import BuildError, RejectedError
 from mimicit.media import EncodedMedia, MediaOptions, encode_frames, encode_image, encode_video
+from mimicit.media.bounds import TIMER_SIGNALS, bounded
 from mimicit.media.fingerprint import fingerprint
 from mimicit.schema import canonical_json
-from mimicit.shards.files import publish
+from mimicit.shards.files import publish, write_atomically
 from mimicit.sources.base import MediaRef
-from mimicit.sources.reading import Reader
+from mimicit.sources.reading import Reader, kept_reader
 from mimicit.sources.root import Root
 
-__all__ = ["encode_media"]
+__all__ = ["encode_media", "encode_share", "unfinished_units"]
 
 _TASK_COST: Final = 128  # pictures per task
 _VIDEO_COST: Final = 8
-_SECONDS_PER_MEDIUM: Final = 120
+_NOTE_SUFFIX: Final = ".jsonl"
+_UPDATE: Final = (
+    "UPDATE medium SET done = 1, content = ?, media = ?, file = ?, offsets = ?, sizes = ?,"
+    " width = ?, height = ?, bytes = ?, fingerprint = ?, reason = ?, detail = ? WHERE id = ?"
+)
+_CPU_SECONDS_PER_MEDIUM: Final = 30  # 64 frames of a 1080p clip take 2 s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +52,7 @@ class _Task:
     work: Path
     options: MediaOptions
     compare: bool
+    cpu_seconds: int  # what one medium may take
     media: tuple[tuple[int, str], ...]
     blob: str  # the file's name, relative to ``work``
     broken: Mapping[int, tuple[str, str]] = field(default_factory=dict)  # (reason, detail) of what kills a worker
@@ -77,14 +85,56 @@ def encode_media(
 ) -> None:
     """Encode all media that are not encoded yet, and note the results; ``compare`` also notes how pictures look."""
     (work / "media").mkdir(exist_ok=True)
+    _take_notes(catalog, work)
     tasks = _tasks(catalog, root, work, options, compare)
     results = engine.run(_encode_task, tasks, label="encode", progress=progress, on_death=_without_culprit(engine))
     for task, stored in results:
         with catalog.transaction():
+            catalog.db.executemany(_UPDATE, [_row(result, task.blob) for result in stored])
+
+
+def unfinished_units(catalog: Catalog, root: Root, work: Path, options: MediaOptions, *, compare: bool) -> list[int]:
+    """The numbers of the units that `encode_share` divides and that no task has finished yet."""
+    tasks = enumerate(_tasks(catalog, root, work, options, compare))
+    return [number for number, task in tasks if not _note_path(task).exists()]
+
+
+def encode_share(
+    root: Root, work: Path, options: MediaOptions, engine: Engine, progress: Progress, share: Share, *, compare: bool
+) -> None:
+    """Encode the units of one share; what becomes of them is noted beside the blobs, for `encode_media` to take in."""
+    (work / "media").mkdir(exist_ok=True)
+    catalog = Catalog(work, writable=False)  # nobody writes it while tasks run
+    try:
+        tasks = (
+            task
+            for number, task in enumerate(_tasks(catalog, root, work, options, compare))
+            if share.takes(number) and not _note_path(task).exists()
+        )
+        results = engine.run(_encode_task, tasks, label="encode", progress=progress, on_death=_without_culprit(engine))
+        for task, stored in results:
+            write_atomically(_note_path(task), [_note(_row(result, task.blob)) for result in stored])
+    finally:
+        catalog.close()
+
+
+def _note_path(task: _Task) -> Path:
+    return _blob_path(task).with_suffix(_NOTE_SUFFIX)
+
+
+def _note(row: tuple[Any, ...]) -> bytes:
+    """A row of the catalog as a line of JSON; its bytes are written in hexadecimal."""
+    return orjson.dumps([{"hex": value.hex()} if isinstance(value, bytes) else value for value in row]) + b"\n"
+
+
+def _take_notes(catalog: Catalog, work: Path) -> None:
+    """Fill in what the tasks of a batch scheduler have noted: all of it or nothing, for it shapes what is left."""
+    with catalog.transaction():
+        for path in sorted((work / "media").glob(f"*{_NOTE_SUFFIX}")):
+            rows = map(orjson.loads, path.read_bytes().splitlines())
             catalog.db.executemany(
-                "UPDATE medium SET done = 1, content = ?, media = ?, file = ?, offsets = ?, sizes = ?,"
-                " width = ?, height = ?, bytes = ?, fingerprint = ?, reason = ?, detail = ? WHERE id = ?",
-                [_row(result, task.blob) for result in stored],
+                _UPDATE,
+                ([bytes.fromhex(value["hex"]) if isinstance(value, dict) else value for value in row] for row in rows),
             )
 
 
@@ -101,7 +151,15 @@ def _tasks(catalog: Catalog, root: Root, work: Path, options: MediaOptions, comp
 
     def task(media: list[tuple[int, str]]) -> _Task:
         blob = f"media/{media[0][0]:012d}.bin"
-        return _Task(root=root, work=work, options=options, compare=compare, media=tuple(media), blob=blob)
+        return _Task(
+            root=root,
+            work=work,
+            options=options,
+            compare=compare,
+            cpu_seconds=_CPU_SECONDS_PER_MEDIUM,
+            media=tuple(media),
+            blob=blob,
+        )
 
     media: list[tuple[int, str]] = []
     cost = 0
@@ -116,13 +174,17 @@ def _tasks(catalog: Catalog, root: Root, work: Path, options: MediaOptions, comp
 
 
 def _todo(catalog: Catalog) -> Iterator[tuple[int, str, str]]:
-    """(number, reference, kind) of the media to encode, in order; the catalog may be written to in between."""
-    last = 0
+    """(number, reference, kind) of the media to encode; the catalog may be written to in between.
+
+    Those in cells of tables come in the order of their places, for a table is only read forwards.
+    """
+    last: tuple[str, int] = ("", 0)
     while rows := catalog.db.execute(
-        "SELECT id, ref, kind FROM medium WHERE done = 0 AND id > ? ORDER BY id LIMIT ?", (last, _TASK_COST)
+        "SELECT id, ref, kind, cell FROM medium WHERE done = 0 AND (cell, id) > (?, ?) ORDER BY cell, id LIMIT ?",
+        (*last, _TASK_COST),
     ).fetchall():
-        yield from rows
-        last = rows[-1][0]
+        yield from ((number, ref, kind) for number, ref, kind, _ in rows)
+        last = (rows[-1][3], rows[-1][0])
 
 
 def _encode_task(task: _Task) -> list[_Stored]:
@@ -130,7 +192,11 @@ def _encode_task(task: _Task) -> list[_Stored]:
     path = _blob_path(task)
     marker = _Marker(task)
     stored: list[_Stored] = []
-    with Reader(task.root, scratch=path.parent) as reader, publish(path, path.with_suffix(".tmp")) as blob:
+    with (
+        naming(path),
+        kept_reader(task.root, path.parent) as reader,
+        publish(path, scratch(path)) as blob,
+    ):
         for number, text in task.media:
             if number in task.broken:
                 reason, detail = task.broken[number]
@@ -138,7 +204,7 @@ def _encode_task(task: _Task) -> list[_Stored]:
                 continue
             marker.write(number)
             try:
-                with _Deadline(_SECONDS_PER_MEDIUM):
+                with bounded(task.options, task.cpu_seconds):
                     ref = ref_from_json(orjson.loads(text))
                     encoded, size = _encode(ref, reader, task.options)
                     look = _look(encoded) if task.compare else None
@@ -158,20 +224,6 @@ def _blob_path(task: _Task) -> Path:
     return task.work / task.blob
 
 
-class _Deadline:
-    """Ends this process when the block takes too long: no decoder can be interrupted otherwise."""
-
-    def __init__(self, seconds: int) -> None:
-        self._seconds = seconds
-
-    def __enter__(self) -> None:
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(self._seconds)
-
-    def __exit__(self, *_: object) -> None:
-        signal.alarm(0)
-
-
 def _without_culprit(engine: Engine) -> Callable[[_Task, WorkerDiedError], list[_Stored]]:
     """For a task whose process died: the medium it was at becomes a reject, and the task is run again without it."""
 
@@ -179,8 +231,8 @@ def _without_culprit(engine: Engine) -> Callable[[_Task, WorkerDiedError], list[
         culprit = _Marker(task).read()
         if culprit is None or culprit in task.broken:
             raise BuildError(f"{died}; run the same command again to go on") from died
-        if died.signal == signal.SIGALRM:
-            fault = ("timeout", f"decoding took more than {_SECONDS_PER_MEDIUM} s")
+        if died.signal in TIMER_SIGNALS:
+            fault = ("timeout", f"decoding took more than {task.cpu_seconds} s of CPU time, or ten times that in all")
         else:
             fault = ("decoder_died", f"its decoder crashed: {died}")
         rest = replace(task, broken={**task.broken, culprit: fault})

@@ -5,6 +5,8 @@
     shots = 3
     [filters]
     min_side = 64
+    [options.mmc4]
+    min_similarity = 0.2
 
     [[source]]
     path = "LA"
@@ -20,7 +22,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Final
@@ -29,15 +31,18 @@ import orjson
 
 from mimicit.build.config import BuildConfig, SourceOptions
 from mimicit.build.filters import FilterConfig
+from mimicit.build.similar_options import SimilarOptions
 from mimicit.errors import SchemaError, UsageError
 from mimicit.media.options import MediaOptions
 from mimicit.schema import schema, validate
+from mimicit.sources.options import checked_options, parsed_option
 
-__all__ = ["MIXTURE_NAME", "build_config", "read_mixture"]
+__all__ = ["MIXTURE_NAME", "build_config", "merged_options", "read_mixture"]
 
 MIXTURE_NAME: Final = "mimicit.toml"
 _MIB: Final = 1024**2
 _MEDIA_KEYS: Final = frozenset(field.name for field in fields(MediaOptions))
+_SIMILAR_KEYS: Final = frozenset(field.name for field in fields(SimilarOptions))
 _FILTERS: Final = asdict(FilterConfig())  # the defaults by name
 
 
@@ -69,21 +74,37 @@ def build_config(options: Mapping[str, Any]) -> BuildConfig:
     rest = {
         key: value
         for key, value in options.items()
-        if key not in {*_MEDIA_KEYS, *_FILTERS, "filters", "source", "shard_size"}
+        if key not in {*_MEDIA_KEYS, *_SIMILAR_KEYS, *_FILTERS, "filters", "options", "source", "shard_size"}
     }
     if "shard_size" in options:
         rest["shard_bytes"] = options["shard_size"] * _MIB
     return BuildConfig(
         **rest,
         media=MediaOptions(**media),
+        similar=_similar_options({key: options[key] for key in _SIMILAR_KEYS & options.keys()}),
         filters=_filter_config(filters),
+        options={name: checked_options(name, values) for name, values in options.get("options", {}).items()},
         sources=tuple(_source_options(entry, filters) for entry in options.get("source", ())),
     )
+
+
+def merged_options(options: Mapping[str, Mapping[str, float]], given: Iterable[str]) -> dict[str, dict[str, float]]:
+    """The ``options`` of formats in a file with those ``given`` as ``FORMAT.NAME=VALUE``, which win."""
+    merged = {format: dict(values) for format, values in options.items()}
+    for text in given:
+        format, name, value = parsed_option(text)
+        merged.setdefault(format, {})[name] = value
+    return merged
 
 
 def _source_options(entry: Mapping[str, Any], defaults: Mapping[str, Any]) -> SourceOptions:
     filters = _filter_config({**defaults, **entry["filters"]}) if "filters" in entry else None
     return SourceOptions(**{**entry, "filters": filters, "weight": float(entry.get("weight", 1))})
+
+
+def _similar_options(values: Mapping[str, Any]) -> SimilarOptions:
+    least = {"min_score": float(values["min_score"])} if "min_score" in values else {}
+    return SimilarOptions(**{**values, **least})
 
 
 def _filter_config(values: Mapping[str, Any]) -> FilterConfig:

@@ -10,6 +10,7 @@ from mimicit.build.config import BuildConfig, SourceOptions, SourceRules
 from mimicit.errors import SourceError, UsageError
 from mimicit.sources import Detection
 from mimicit.sources.base import SourceSpec
+from mimicit.sources.options import checked_options
 
 __all__ = ["Selection", "select_sources"]
 
@@ -37,7 +38,7 @@ def select_sources(config: BuildConfig, detected: Callable[[str | None], Detecti
     detection = detected(config.format)
     if not config.sources:
         return Selection(
-            specs=detection.sources,
+            specs=tuple(_with_options(config, spec) for spec in detection.sources),
             rules={spec.name: _rules(config, spec) for spec in detection.sources},
             left_out=(),
             unused=detection.unused,
@@ -52,7 +53,7 @@ def select_sources(config: BuildConfig, detected: Callable[[str | None], Detecti
         for spec in _named(mine, entry, found):
             if spec.name in rules:
                 raise UsageError(f"two sources are called {spec.name!r}; give the one at {entry.path!r} another name")
-            specs.append(spec)
+            specs.append(_with_options(config, spec, entry))
             rules[spec.name] = _rules(config, spec, entry)
             taken.add(spec.files[0])  # the other files may be pictures that two sources share
     left_out = tuple(spec for spec in detection.sources if spec.files[0] not in taken)
@@ -70,6 +71,16 @@ def _rules(config: BuildConfig, spec: SourceSpec, entry: SourceOptions | None = 
     """What holds for ``spec``; where nobody sets a limit, the publisher's holds."""
     rules = config.rules(entry)
     return rules if rules.limit is not None else replace(rules, limit=spec.limit)
+
+
+def _with_options(config: BuildConfig, spec: SourceSpec, entry: SourceOptions | None = None) -> SourceSpec:
+    """``spec`` with the options of its format; `UsageError` where ``entry`` has one that the format does not know."""
+    given = entry.options if entry else {}
+    try:
+        own = checked_options(spec.format, given)
+    except UsageError as error:
+        raise UsageError(f"source {spec.files[0]!r}: {error}") from None
+    return replace(spec, options={**config.options.get(spec.format, {}), **own})
 
 
 def _files(specs: Iterable[SourceSpec]) -> set[str]:

@@ -8,10 +8,10 @@ target        one record is                             what is lost
 ``llava``     a conversation, or any other query by     all context but conversations, triplets that are
               itself                                    context alone, documents, names of sources, ids of
                                                         turns unless they are ``{talk}_{number}``
-``mimicit``   an instruction, with the ids of its       as ``files``; documents, the times of frames (they
-              context                                   count as one a second), clips beside other media
-``mmc4``      a sample as a document of sentences       which text asks and which answers, relations, meta;
-                                                        clips become one picture per frame
+``mimicit``   an instruction, with the ids of its       as ``files``; documents (other readers than ours know
+              context                                   no times of frames, and no clips beside other media)
+``mmc4``      a sample as a document of sentences       which text asks and which answers, relations; clips
+                                                        become one picture per frame
 ``datasets``  a sample as a row of a parquet table      nothing
 ============  ========================================  =====================================================
 
@@ -20,8 +20,8 @@ records and clips that a format cannot hold are counted in the `ExportReport`. T
 shards, never encoded again.
 
 To build the same samples again: ``mimicit build --size 0 --context related`` for ``files`` and ``mimicit``, with
-``--shots`` and ``--frames`` no less than before; ``--context conversation`` for ``llava``. The duration of a clip that
-is given by its frames is then reckoned from their times.
+``--shots`` and ``--frames`` no less than before; ``--context conversation`` for ``llava``; ``--size 0`` for ``mmc4``,
+with the folder of the export as ``--src``.
 """
 
 from mimicit.exporting.registry import EXPORTERS

@@ -1,7 +1,8 @@
 """``mimicit``: MIMIC-IT as released; a folder per source with ``XX_instructions.json``, ``XX.json``, ``XX_train.json``.
 
 ``XX`` is the name of the source. Pictures are base64 text under an id made of their hash. A clip is the list of the
-ids of its frames, which begin with ``DC_`` as those of Dense Captions do: that is how readers know a clip.
+ids of its frames, which begin with ``DC_`` as those of Dense Captions do: that is how readers know a clip. Its times,
+and where it begins and ends among other media, stand in a field of our own (see `mimicit.sources.mimicit_clips`).
 ``XX_train.json`` holds the queries with their context, nearest first.
 """
 
@@ -19,8 +20,9 @@ import orjson
 from mimicit.exporting.base import Written
 from mimicit.exporting.json_files import write_object
 from mimicit.exporting.media_files import stored_files
-from mimicit.exporting.triplets import GatheredTriplet, TripletStore
+from mimicit.exporting.triplets import GatheredTriplet, Shown, TripletStore
 from mimicit.records import Media, MediaKind, Sample
+from mimicit.sources.mimicit_clips import CLIPS
 
 __all__ = ["export_mimicit"]
 
@@ -55,9 +57,7 @@ def _instructions(triplets: Iterable[GatheredTriplet], written: Written) -> Iter
         if triplet.parts:
             written.lost["documents"] += 1
             continue
-        clips = sum(shown.kind == "video" for shown in triplet.media)
-        if clips and (len(triplet.media) > 1 or len(triplet.media[0].names) == 1):
-            written.lost["clips of one frame or beside other media"] += clips
+        clips = list(_clips(triplet.media))
         yield (
             triplet.id,
             {
@@ -65,9 +65,20 @@ def _instructions(triplets: Iterable[GatheredTriplet], written: Written) -> Iter
                 "instruction": triplet.instruction,
                 "answer": triplet.answer,
                 "image_ids": [id for shown in triplet.media for id in _picture_ids(shown.kind, shown.names)],
+                **({CLIPS: clips} if clips else {}),
                 "rel_ins_ids": triplet.related,
             },
         )
+
+
+def _clips(media: Iterable[Shown]) -> Iterator[dict[str, Any]]:
+    """Which of the ids of ``media`` are the frames of clips, and when each is shown."""
+    first = 0
+    for shown in media:
+        if shown.kind == "video":
+            times = {"timestamps_s": shown.timestamps_s, "duration_s": shown.duration_s}
+            yield {"first": first, "frames": len(shown.names), **times}
+        first += len(shown.names)
 
 
 def _picture_ids(kind: MediaKind, names: Sequence[str]) -> list[str]:

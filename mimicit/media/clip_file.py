@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from mimicit.errors import RejectedError
+from mimicit.media.bounds import out_of_memory
 from mimicit.media.image_file import check_pixels
 from mimicit.media.options import MediaOptions
 from mimicit.media.sniff import HEAD_BYTES, looks_like, sniff
@@ -70,19 +71,19 @@ def probe_video(path: Path, options: MediaOptions) -> VideoHeader:
     """The header of the clip at ``path``; no frame is decoded for it (ffmpeg may look at the first few by itself).
 
     `RejectedError` with reason ``missing_file``, ``empty_media``, ``unsupported_media`` (not a known container),
-    ``undecodable_video`` (damaged, without a video stream, no decoder), ``too_many_pixels``, ``too_many_frames`` or
-    ``too_long``.
+    ``undecodable_video`` (damaged, without a video stream, no decoder), ``too_many_pixels``, ``too_many_frames``,
+    ``too_long`` or ``too_much_memory``.
     """
     with open_clip(path, options) as clip:
         return clip.header
 
 
 @contextmanager
-def open_clip(path: Path, options: MediaOptions, *, conceal: bool = True) -> Iterator[Clip]:
+def open_clip(path: Path, options: MediaOptions) -> Iterator[Clip]:
     """The clip at ``path``, opened and within the limits of ``options``, to be decoded by one thread.
 
-    Where data are damaged, the decoder makes something up as players do (``conceal``), or raises; what it makes up
-    depends on where decoding began. What ffmpeg raises inside the ``with`` block becomes `RejectedError`
+    Where data are damaged the decoder raises. (What it would else make up, as players do, depends on where decoding
+    began, and on what its buffers held.) What ffmpeg raises inside the ``with`` block becomes `RejectedError`
     (``undecodable_video``), too.
     """
     import av  # 0.1 s, and only needed where there are clips
@@ -99,11 +100,13 @@ def open_clip(path: Path, options: MediaOptions, *, conceal: bool = True) -> Ite
             stream = _moving_pictures(container)
             header = _header(container, stream, format)
             _check_limits(header, options)
-            stream.codec_context.options = limits if conceal else {**limits, "err_detect": "explode"}
+            stream.codec_context.options = {**limits, "err_detect": "explode"}
             stream.codec_context.thread_count = 1
             stream.codec_context.thread_type = "NONE"
             yield Clip(container, stream, header)
-    except (av.FFmpegError, LookupError, MemoryError, OverflowError, ValueError) as error:
+    except MemoryError:  # ffmpeg's is one, too
+        raise out_of_memory(options) from None
+    except (av.FFmpegError, LookupError, OverflowError, ValueError) as error:
         words = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise RejectedError("undecodable_video", f"the {format} file cannot be decoded ({words})") from None
 

@@ -31,17 +31,20 @@ def evenly_spaced(count: int, wanted: int) -> list[int]:
     return [(2 * step * (count - 1) + steps) // (2 * steps) for step in range(wanted)]
 
 
-def encode_frames(pictures: Sequence[bytes], timestamps_s: Sequence[float], options: MediaOptions) -> EncodedMedia:
+def encode_frames(
+    pictures: Sequence[bytes], timestamps_s: Sequence[float], options: MediaOptions, *, duration_s: float | None = None
+) -> EncodedMedia:
     """A video whose frames are the files ``pictures``, shown at ``timestamps_s`` (seconds, ascending, one each).
 
     ``options.frames`` of them are kept, evenly spaced, each stored as `encode_image` does; their times are kept as
-    given. The duration is the last time plus the mean interval (plus nothing, where there is a single frame).
+    given. The duration is ``duration_s`` where the publisher says it, else the last time plus the mean interval (plus
+    nothing, where there is a single frame).
 
     `RejectedError` as `encode_image` for the kept frames, and: ``empty_media`` (no pictures), ``too_many_frames``,
     ``too_long``, ``bad_media`` (times that do not ascend from 0 or do not match the pictures in number, frames that
     end with different sizes).
     """
-    _check_times(pictures, timestamps_s, options)
+    _check_times(pictures, timestamps_s, duration_s, options)
     chosen = evenly_spaced(len(pictures), options.frames)
     stored = [encode_image(pictures[index], options) for index in chosen]
     for index, frame in zip(chosen, stored, strict=True):
@@ -57,11 +60,13 @@ def encode_frames(pictures: Sequence[bytes], timestamps_s: Sequence[float], opti
         original_width=stored[0].original_width,
         original_height=stored[0].original_height,
         timestamps_s=tuple(round(timestamps_s[index], SECONDS_DIGITS) for index in chosen),
-        duration_s=round(_duration_s(timestamps_s), SECONDS_DIGITS),
+        duration_s=round(_duration_s(timestamps_s) if duration_s is None else duration_s, SECONDS_DIGITS),
     )
 
 
-def _check_times(pictures: Sequence[bytes], timestamps_s: Sequence[float], options: MediaOptions) -> None:
+def _check_times(
+    pictures: Sequence[bytes], timestamps_s: Sequence[float], duration_s: float | None, options: MediaOptions
+) -> None:
     if not pictures:
         raise RejectedError("empty_media", "a video without frames")
     if len(pictures) > options.max_video_frames:
@@ -71,9 +76,9 @@ def _check_times(pictures: Sequence[bytes], timestamps_s: Sequence[float], optio
     ascends = all(earlier < later for earlier, later in pairwise(timestamps_s))
     if not ascends or timestamps_s[0] < 0 or not math.isfinite(timestamps_s[-1]):
         raise RejectedError("bad_media", "the timestamps of the frames do not ascend from 0 or more")
-    duration_s = _duration_s(timestamps_s)
-    if duration_s > options.max_duration_s:
-        raise RejectedError("too_long", f"{duration_s:,.0f} s long; the limit is {options.max_duration_s:,.0f} s")
+    length_s = max(_duration_s(timestamps_s), duration_s or 0.0)
+    if length_s > options.max_duration_s:
+        raise RejectedError("too_long", f"{length_s:,.0f} s long; the limit is {options.max_duration_s:,.0f} s")
 
 
 def _duration_s(timestamps_s: Sequence[float]) -> float:

@@ -20,6 +20,8 @@ from typing import Final
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from mimicit.errors import RejectedError
+from mimicit.media.animation import check_frames
+from mimicit.media.bounds import out_of_memory
 from mimicit.media.options import MediaOptions
 from mimicit.media.sniff import HEAD_BYTES, kind_of, looks_like, sniff
 
@@ -37,7 +39,6 @@ PILLOW_ERRORS: Final[tuple[type[Exception], ...]] = (
     EOFError,  # WebP and GIF frames that end early
     NotImplementedError,  # variants that Pillow knows and cannot decode (a RuntimeError)
     RuntimeError,  # decoder plugins that give up
-    MemoryError,  # sizes that cannot be allocated
     struct.error,  # headers that are cut
     zlib.error,  # compressed PNG chunks that are damaged
     Image.DecompressionBombError,  # Pillow's own limit
@@ -57,6 +58,9 @@ _ENDS_EARLY: Final = (
     "truncated",
     "cannot load this image",  # a file that ends before its pixels begin
 )
+
+
+_OUT_OF_MEMORY: Final = "out of memory"  # how Pillow's own decoders say so, in an OSError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +84,8 @@ def probe_image(data: bytes, options: MediaOptions) -> ImageHeader:
     """The header of the picture ``data``; nothing is decoded.
 
     `RejectedError` with reason ``empty_media``, ``unsupported_media`` (not one of the six formats),
-    ``too_many_pixels``, ``truncated_image`` or ``bad_media`` (a header that makes no sense).
+    ``too_many_pixels``, ``too_many_frames`` (an animation as long as a clip), ``truncated_image``, ``too_much_memory``
+    or ``bad_media`` (a header that makes no sense).
     """
     with open_image(data, options) as (_, header):
         return header
@@ -101,10 +106,15 @@ def open_image(data: bytes, options: MediaOptions) -> Iterator[tuple[Image.Image
             with Image.open(stream, formats=[_PILLOW_NAMES[format]]) as picture:
                 header = _header(picture, format)
                 check_pixels(header.width, header.height, options)
+                check_frames(picture, data)
                 opened = True
                 yield picture, header
+        except MemoryError:
+            raise out_of_memory(options) from None
         except PILLOW_ERRORS as error:
             words = str(error).lower()
+            if _OUT_OF_MEMORY in words:
+                raise out_of_memory(options) from None
             ends_early = any(sign in words for sign in _ENDS_EARLY) if opened else stream.tell() >= len(data)
             raise _rejection(error, format, data, ends_early=ends_early) from None
 

@@ -7,9 +7,10 @@ from typing import Literal
 
 from mimicit.records import MediaKind
 
-__all__ = ["EncodedMedia", "ImageFormat", "MediaOptions"]
+__all__ = ["EncodedMedia", "ImageFormat", "MediaOptions", "VideoReader"]
 
 ImageFormat = Literal["jpg", "png", "webp"]
+VideoReader = Literal["av", "decord"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,7 +18,9 @@ class MediaOptions:
     """How media are stored, and what is refused before it is decoded.
 
     ``size`` limits the longest side in pixels (0: no limit); ``frames`` is the number of frames taken from a clip;
-    ``quality`` is that of JPEG and WebP. ``max_pixels`` limits one picture or frame as stored in the input.
+    ``quality`` is that of JPEG and WebP. ``max_pixels`` limits one picture or frame as stored in the input,
+    ``max_memory_bytes`` what decoding one medium may allocate (see `mimicit.media.bounds`). ``video_reader`` reads
+    plain clips (see `mimicit.media.video`); "decord" keeps the damaged ones among them, as players do.
     """
 
     size: int = 336
@@ -27,6 +30,8 @@ class MediaOptions:
     max_pixels: int = 100_000_000
     max_duration_s: float = 6 * 3600.0
     max_video_frames: int = 2_000_000
+    max_memory_bytes: int = 2 << 30
+    video_reader: VideoReader = "av"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

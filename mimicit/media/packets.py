@@ -27,6 +27,7 @@ __all__ = ["KeyPoint", "PacketTable", "keys_before", "scan_packets"]
 
 _DECORD_FORMATS: Final = frozenset(("matroska", "mp4"))
 _DECORD_CODECS: Final = frozenset(("h264", "vp8", "vp9"))
+_NEVER_AFRESH: Final = frozenset(("vp8",))  # a damaged key frame may take probabilities from what came before
 _ORIENTATIONS: Final = {
     # (a, b, c, d) of the display matrix: the stored point (p, q) is shown at (a p + c q, b p + d q), y downwards.
     (1, 0, 0, 1): 1,
@@ -60,9 +61,10 @@ class PacketTable:
     units of ``time_base_s`` seconds; ``keys`` ascend by ``pts``. ``width`` and ``height`` are pixels as stored;
     ``orientation`` is the display matrix as an EXIF orientation (1 to 8).
 
-    ``has_times``: every frame has a time of its own. ``has_guessed_times``: the container (AVI) stores none, so ffmpeg
-    guesses, sometimes swaps two, and guesses differently after a seek.
-    ``is_plain``: nothing is known about the file that misleads decord (see `mimicit.media.video`).
+    ``can_seek``: every frame has a time of its own, and key frames start afresh even where bytes are damaged.
+    ``has_guessed_times``: the container (AVI) stores none, so ffmpeg guesses, sometimes swaps two, and guesses
+    differently after a seek.
+    ``is_plain``: nothing is known about the file, but for damage, that misleads decord (see `mimicit.media.video`).
     """
 
     pts: tuple[int, ...]
@@ -72,7 +74,7 @@ class PacketTable:
     width: int
     height: int
     orientation: int
-    has_times: bool
+    can_seek: bool
     has_guessed_times: bool
     is_plain: bool
 
@@ -159,7 +161,7 @@ class _Scan:
             width=self._first_frame.width,
             height=self._first_frame.height,
             orientation=orientation,
-            has_times=self._has_times and is_unique,
+            can_seek=self._has_times and is_unique and self._clip.header.codec not in _NEVER_AFRESH,
             has_guessed_times=self._has_guessed_times,
             is_plain=self._is_plain
             and self._has_times
@@ -201,6 +203,8 @@ def _first_frame(packet: Packet[Any]) -> VideoFrame | None:
 
     try:
         frames = packet.decode()
+    except av.error.MemoryError:
+        raise
     except av.FFmpegError:
         return None  # the reader will meet the same error, if the packet matters
     return frames[0] if frames else None

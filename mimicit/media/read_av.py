@@ -7,8 +7,8 @@ the same, bit for bit).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import groupby, pairwise
+from dataclasses import dataclass, field
+from itertools import chain, groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
@@ -41,6 +41,14 @@ class ChosenFrames(Generic[_T]):
     pts: Sequence[int]
 
 
+@dataclass(frozen=True, slots=True)
+class _Damage:
+    """The indices of damaged frames, and those before which frames were lost."""
+
+    frames: set[int] = field(default_factory=set)
+    gaps: set[int] = field(default_factory=set)
+
+
 def read_by_seeking(
     path: Path, options: MediaOptions, table: PacketTable, indices: Sequence[int], store: Callable[[Image.Image], _T]
 ) -> list[_T] | None:
@@ -51,7 +59,7 @@ def read_by_seeking(
     stored: dict[int, _T] = {}
     wanted = [table.pts[index] for index in indices]
     try:
-        with open_clip(path, options, conceal=False) as clip:
+        with open_clip(path, options) as clip:
             for keys, group in groupby(wanted, key=lambda pts: keys_before(table, pts, _TRIES)):
                 times = set(group)
                 for key in keys:
@@ -60,7 +68,9 @@ def read_by_seeking(
                         break
                 else:
                     return None
-    except RejectedError:
+    except RejectedError as error:
+        if error.reason != "undecodable_video":
+            raise
         return None  # it may be the seeking that the file does not bear
     return [stored[pts] for pts in wanted]
 
@@ -72,12 +82,12 @@ def read_in_order(
 
     The packets' count is the first guess of how many there are; where it is wrong, a second pass takes the true one.
     Damaged frames at either end (a recording that was cut anywhere) are left out. `RejectedError`
-    (``undecodable_video``) where one between is damaged, or the times run backwards.
+    (``undecodable_video``) where one between is damaged or lost, or the times run backwards.
     """
     indices = evenly_spaced(len(table.pts), options.frames)
     for _ in range(2):
-        stored, times, damaged = _decode_all(path, options, set(indices), store)
-        whole = _whole_span(len(times), damaged)
+        stored, times, damage = _decode_all(path, options, set(indices), store)
+        whole = _whole_span(len(times), damage)
         indices = [whole.start + index for index in evenly_spaced(len(whole), options.frames)]
         if all(index in stored for index in indices):
             pts = _ascending(times, table)[whole.start : whole.stop]
@@ -89,11 +99,11 @@ def _decode_from(clip: Clip, key: KeyPoint, wanted: set[int]) -> Iterator[tuple[
     """The frames with the times ``wanted``, decoded from ``key`` on; those that come are taken out of ``wanted``."""
     from av.error import InvalidDataError
 
-    context = clip.stream.codec_context
     is_sure = key.is_clean
+    # To skip the frames that say that nothing refers to them would save up to a quarter; damage can say so, too.
     for packet in _packets_from(clip, key):
-        if context.name == "h264":  # "not referred to" is sure there; in HEVC it holds within a temporal layer only
-            context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
+        if packet.is_corrupt:
+            return
         try:
             frames = packet.decode()
         except InvalidDataError:
@@ -122,43 +132,79 @@ def _packets_from(clip: Clip, key: KeyPoint) -> Iterator[Packet[VideoStream]]:
 
 def _decode_all(
     path: Path, options: MediaOptions, wanted: set[int], store: Callable[[Image.Image], _T]
-) -> tuple[dict[int, _T], list[int], set[int]]:
-    """``store`` of the frames with the indices ``wanted``; the times of all frames; the indices of damaged ones."""
+) -> tuple[dict[int, _T], list[int], _Damage]:
+    """``store`` of the frames with the indices ``wanted``; the times of all frames; what is damaged."""
     stored: dict[int, _T] = {}
     times: list[int] = []
-    damaged: set[int] = set()
+    damage = _Damage()
     with open_clip(path, options) as clip:
-        for index, frame in enumerate(_frames_in_order(clip)):
-            time = frame.pts if frame.pts is not None else frame.dts
+        for frame, is_whole in _frames_in_order(clip):
+            index = len(times)
+            if frame is None:
+                damage.gaps.add(index)
+                continue
+            time = _time(frame)
             if time is None:
                 raise RejectedError("undecodable_video", f"frame {index} has no time")
             if index >= options.max_video_frames:
                 raise RejectedError("too_many_frames", f"more than {options.max_video_frames:,} frames")
             times.append(time)
-            if frame.is_corrupt:
-                damaged.add(index)
+            if not is_whole:
+                damage.frames.add(index)
             elif index in wanted:
                 stored[index] = store(_picture(frame))
-    return stored, times, damaged
+    return stored, times, damage
 
 
-def _whole_span(count: int, damaged: set[int]) -> range:
-    whole = [index for index in range(count) if index not in damaged]
+def _whole_span(count: int, damage: _Damage) -> range:
+    whole = [index for index in range(count) if index not in damage.frames]
     if not whole:
         raise RejectedError("undecodable_video", "no frame can be decoded whole")
     span = range(whole[0], whole[-1] + 1)
-    if len(whole) < len(span):
-        raise RejectedError("undecodable_video", f"frame {min(damaged.intersection(span))} is damaged")
+    inside = {gap for gap in damage.gaps if span.start < gap < span.stop}
+    if len(whole) < len(span) or inside:
+        first = min(inside.union(damage.frames.intersection(span)))
+        raise RejectedError("undecodable_video", f"frame {first} is damaged")
     return span
 
 
-def _frames_in_order(clip: Clip) -> Iterator[VideoFrame]:
-    started = False
-    for packet in clip.container.demux(clip.stream):
-        started = started or packet.is_keyframe
-        if started and packet.size:  # an empty packet within an AVI would end the decoding
-            yield from packet.decode()
-    yield from clip.stream.decode(None)
+def _frames_in_order(clip: Clip) -> Iterator[tuple[VideoFrame | None, bool]]:
+    """Every frame from the first key frame on, and whether it is whole; None for one that cannot be decoded.
+
+    What is predicted from a damaged frame shows the damage, too, and nothing tells. So after damage no frame counts as
+    whole before a key frame that the damage cannot have reached: one shown later, and decoded after what failed.
+    """
+    from av.error import InvalidDataError
+
+    started, is_whole = False, True
+    restart: int | None = None  # the time from which on a key frame ends the damage
+    for packet in chain(clip.container.demux(clip.stream), (None,)):
+        if packet is not None:
+            started = started or packet.is_keyframe
+            if not started or not packet.size:
+                continue  # an empty packet within an AVI would end the decoding; None, last, does
+            if packet.is_corrupt:
+                is_whole, restart = False, None
+            elif packet.is_keyframe and restart is None:
+                restart = _time(packet)
+        try:
+            frames = clip.stream.decode(packet)
+        except InvalidDataError:
+            is_whole, restart = False, None
+            yield None, False
+            continue
+        for frame in frames:
+            time = _time(frame)
+            if frame.is_corrupt:
+                restart = time if is_whole else restart
+                is_whole = False
+            elif frame.key_frame and restart is not None and time is not None and time >= restart:
+                is_whole = True
+            yield frame, is_whole
+
+
+def _time(timed: VideoFrame | Packet[VideoStream]) -> int | None:
+    return timed.pts if timed.pts is not None else timed.dts
 
 
 def _ascending(pts: list[int], table: PacketTable) -> list[int]:

@@ -1,4 +1,4 @@
-"""Frames of a plain clip through decord; what is plain is told in `mimicit.media.video`."""
+"""Frames of a plain clip through decord, damaged ones as players show them; see `mimicit.media.video`."""
 
 from __future__ import annotations
 

@@ -11,13 +11,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from mimicit.errors import RejectedError
-from mimicit.sources.base import Item, SourceFormat, SourceSpec
+from mimicit.sources.base import Item, MediaRef, SourceFormat, SourceSpec
 from mimicit.sources.claiming import claim_files
+from mimicit.sources.each_row import talks_of_rows
 from mimicit.sources.json_rows import json_rows
 from mimicit.sources.root import Root
 from mimicit.sources.sniff import Head
-from mimicit.sources.talk import Turn, rejected_turns, talk_triplets
-from mimicit.sources.text import checked_id, checked_meta, derived_id, shown
+from mimicit.sources.talk import Turn
+from mimicit.sources.text import checked_meta, shown
 
 __all__ = ["ALPACA"]
 
@@ -31,27 +32,20 @@ def _fits(root: Root, path: str, head: Head) -> bool:
 
 def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
     for path in spec.files:
-        for place, row in json_rows(root, path):
-            id = ""
-            try:
-                if isinstance(row, RejectedError):
-                    raise row
-                id = checked_id(row["id"]) if row.get("id") is not None else derived_id(row)
-                turns = [*_history(row.get("history")), Turn(_question(row), row.get("output"))]
-            except RejectedError as error:
-                yield spec.reject(error.reason, place=place, id=id, detail=error.detail)
-                continue
-            try:
-                if any(row.get(key) for key in _MEDIA_KEYS):
-                    raise RejectedError("unsupported_media", "the record shows something; write it in LLaVA's form")
-                meta = checked_meta({key: value for key, value in row.items() if key not in _KNOWN_KEYS})
-            except RejectedError as error:
-                yield from rejected_turns(spec, turns, error, id=id, place=place)
-            else:
-                yield from talk_triplets(spec, turns, media=(), meta=meta, id=id, place=place)
+        yield from talks_of_rows(spec, json_rows(root, path), _turns, _about)
 
 
 ALPACA: Final = SourceFormat(claim=claim_files("alpaca", "JSON records with instruction and output", _fits), read=_read)
+
+
+def _turns(row: Mapping[str, Any]) -> list[Turn]:
+    return [*_history(row.get("history")), Turn(_question(row), row.get("output"))]
+
+
+def _about(row: Mapping[str, Any]) -> tuple[tuple[MediaRef, ...], dict[str, Any]]:
+    if any(row.get(key) for key in _MEDIA_KEYS):
+        raise RejectedError("unsupported_media", "the record shows something; write it in LLaVA's form")
+    return (), checked_meta({key: value for key, value in row.items() if key not in _KNOWN_KEYS})
 
 
 def _history(rounds: object) -> list[Turn]:

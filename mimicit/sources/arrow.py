@@ -1,14 +1,13 @@
 """Arrow files, as `datasets` keeps them: their columns, their record batches, and single cells.
 
-A file is mapped into memory rather than read, so a batch of pictures costs only the pages that are looked at. Both the
-stream and the file format are read. Every column is checked before it is used: offsets that point outside a damaged
-file would be followed otherwise.
+A file is mapped into memory rather than read, so a batch of pictures costs only the pages that are looked at, and these
+are given back before they are many. Both the stream and the file format are read. Every column is checked before it is
+used: offsets that point outside a damaged file would be followed otherwise.
 """
 
 from __future__ import annotations
 
 import mmap
-import os
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ _FILE_MAGIC: Final = b"ARROW1"
 _STREAM_MARK: Final = b"\xff\xff\xff\xff"
 _STREAM_END: Final = _STREAM_MARK + bytes(4)
 _OPEN_FILES: Final = 8
+_MAPPED_BYTES: Final = 32 << 20  # of cells read, until the pages of their file are given back
 
 
 def is_arrow(path: str, head: bytes) -> bool:
@@ -37,19 +37,28 @@ def is_arrow(path: str, head: bytes) -> bool:
 def arrow_columns(root: Root, path: str) -> dict[str, str]:
     """The type of each column, as Arrow names it."""
     with arrow_damage(path):
-        return {field.name: str(field.type) for field in _opened(root, path).schema}
+        return {field.name: str(field.type) for field in _opened(_mapped(root, path)).schema}
 
 
 def arrow_batches(root: Root, path: str) -> Iterator[pa.RecordBatch]:
     """The record batches in order; `SourceError` where the file is damaged. Cells are mapped, not yet checked."""
     with arrow_damage(path):
-        reader = _opened(root, path)
-        if hasattr(reader, "num_record_batches"):
-            for number in range(reader.num_record_batches):
-                yield reader.get_batch(number)
-        else:
-            yield from reader
-            _check_end(root, path)
+        mapped = _mapped(root, path)
+        for batch in _batches(mapped, path):
+            yield batch
+            _give_back(mapped)
+
+
+def _batches(mapped: mmap.mmap, path: str) -> Iterator[pa.RecordBatch]:
+    reader = _opened(mapped)
+    if hasattr(reader, "num_record_batches"):
+        for number in range(reader.num_record_batches):
+            yield reader.get_batch(number)
+    else:
+        yield from reader
+        # A stream that was cut between two batches still looks whole to pyarrow; the mark of its end tells.
+        if mapped[-len(_STREAM_END) :] != _STREAM_END:
+            raise SourceError(f"{path}: no end-of-stream mark; the file was cut, fetch or save it again")
 
 
 class ArrowCells:
@@ -68,7 +77,7 @@ class ArrowCells:
             self._files[place.path] = file
             if len(self._files) > _OPEN_FILES:
                 self._files.popitem(last=False)
-            return picked(file.column(place.batch, place.column), place.row, place.item)
+            return file.cell(place)
         except SourceError as error:
             raise RejectedError("bad_media", str(error)) from None
 
@@ -82,14 +91,26 @@ class _OpenFile:
 
     def __init__(self, root: Root, path: str) -> None:
         self._path = path
-        self._batches = arrow_batches(root, path)
+        with arrow_damage(path):
+            self._mapped = _mapped(root, path)
+        self._batches = _batches(self._mapped, path)
+        self._read_bytes = 0
         self._batch: pa.RecordBatch | None = None
         self._columns: dict[str, pa.Array] = {}
         self.number = -1
 
-    def column(self, batch: int, name: str) -> pa.Array:
+    def cell(self, place: InArrow) -> Any:
+        value = picked(self._column(place.batch, place.column), place.row, place.item)
+        self._read_bytes += _size(value)
+        if self._read_bytes > _MAPPED_BYTES:
+            _give_back(self._mapped)
+            self._read_bytes = 0
+        return value
+
+    def _column(self, batch: int, name: str) -> pa.Array:
         while self.number < batch:
-            self._batch = next(self._batches, None)
+            with arrow_damage(self._path):
+                self._batch = next(self._batches, None)
             self._columns.clear()
             self.number += 1
             if self._batch is None:
@@ -117,23 +138,31 @@ def picked(column: pa.Array, row: int, item: int | None) -> Any:
     return entries[item].as_py()
 
 
-def _opened(root: Root, path: str) -> pa.RecordBatchStreamReader | pa.RecordBatchFileReader:
+def _mapped(root: Root, path: str) -> mmap.mmap:
+    with root.open_input(path) as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _give_back(mapped: mmap.mmap) -> None:
+    """Let go of the pages that were looked at; looked at again, they come from the file again."""
+    if hasattr(mapped, "madvise"):  # not on every system
+        mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def _size(value: Any) -> int:
+    """About how many bytes of the file the value of a cell has taken."""
+    if isinstance(value, dict):
+        value = value.get("bytes")
+    return len(value) if isinstance(value, bytes | str) else 0
+
+
+def _opened(mapped: mmap.mmap) -> pa.RecordBatchStreamReader | pa.RecordBatchFileReader:
     import pyarrow as pa
 
-    with root.open_input(path) as file:
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     source = pa.BufferReader(pa.py_buffer(mapped))
     if mapped[: len(_FILE_MAGIC)] == _FILE_MAGIC:
         return pa.ipc.open_file(source)
     return pa.ipc.open_stream(source)
-
-
-def _check_end(root: Root, path: str) -> None:
-    """A stream that was cut between two batches still looks whole to pyarrow; the mark of its end tells."""
-    with root.open_input(path) as file:
-        file.seek(-len(_STREAM_END), os.SEEK_END)
-        if file.read() != _STREAM_END:
-            raise SourceError(f"{path}: no end-of-stream mark; the file was cut, fetch or save it again")
 
 
 @contextmanager

@@ -104,13 +104,15 @@ class MediaRef:
     """One picture or clip before it is decoded.
 
     ``parts`` has one locator for a picture or a clip file, and one per frame for a video that is published as
-    pictures; only the latter has ``timestamps_s`` (seconds, one per part).
+    pictures; only the latter has ``timestamps_s`` (seconds, one per part) and, where its publisher says how long it is,
+    ``duration_s``.
     """
 
     kind: MediaKind
     parts: tuple[Locator, ...]
     origin: str
     timestamps_s: tuple[float, ...] | None = None
+    duration_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +191,8 @@ class SourceSpec:
 
     ``files`` are the text and table files in a fixed order (of a ``folder`` source: the sidecars and the media);
     ``why`` says in words what gave the format away. ``part`` is what the format calls this source, where it makes
-    several of the same files. ``limit`` is the number of queries that the publisher would draw at most.
+    several of the same files. ``limit`` is the number of queries that the publisher would draw at most. ``options``
+    are those of the format that the user has set (see `SourceFormat`).
     """
 
     name: str
@@ -198,6 +201,7 @@ class SourceSpec:
     why: str
     part: str = ""
     limit: int | None = None
+    options: Mapping[str, float] = field(default_factory=dict)
 
     def reject(
         self,
@@ -232,8 +236,12 @@ class SourceFormat:
     ``read(spec, root)`` streams the items; it raises `SourceError` where a file is unreadable as a whole.
     With ``ids_repeat``, published ids name the picture and not the record: equal ids of different records are then told
     apart by a number (``x``, ``x~2``, ...), and only a record that says the same again is a duplicate.
+
+    ``options`` is a dataclass of numbers that a user may set, all with defaults; its constructor raises `UsageError`
+    for one that is out of range. ``read`` makes it from ``spec.options``.
     """
 
     claim: Claim
     read: Callable[[SourceSpec, Root], Iterator[Item]]
     ids_repeat: bool = False
+    options: type[Any] | None = None

@@ -9,6 +9,7 @@ names wait in a table on disk. Files of the same shape without captions (instanc
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, Final
 
 from mimicit.errors import RejectedError
@@ -16,6 +17,7 @@ from mimicit.sources.base import Item, RawTriplet, Reject, SourceFormat, SourceS
 from mimicit.sources.captioned import captioned
 from mimicit.sources.claiming import claim_files
 from mimicit.sources.disk_table import DiskTable
+from mimicit.sources.each_row import triplets_of_rows
 from mimicit.sources.json_members import first_of_members, member_rows
 from mimicit.sources.media_names import media_refs
 from mimicit.sources.probing import usual_folders
@@ -48,15 +50,8 @@ def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
         folders = usual_folders(root, path, "images", split, f"images/{split}")
         with DiskTable() as names:
             yield from _read_names(spec, root, path, names)
-            for place, row in member_rows(root, path, "annotations"):
-                id = ""
-                try:
-                    if isinstance(row, RejectedError):
-                        raise row
-                    id = checked_id(row.get("id"))
-                    yield _triplet(root, row, names, folders, id=id, place=place)
-                except RejectedError as error:
-                    yield spec.reject(error.reason, place=place, id=id, detail=error.detail)
+            triplet = partial(_triplet, root, names, folders)
+            yield from triplets_of_rows(spec, member_rows(root, path, "annotations"), triplet, _own_id)
 
 
 COCO_CAPTIONS: Final = SourceFormat(
@@ -81,8 +76,12 @@ def _read_names(spec: SourceSpec, root: Root, path: str, names: DiskTable) -> It
             yield spec.reject(error.reason, place=place, id=id, detail=error.detail, scope="media")
 
 
+def _own_id(row: Mapping[str, Any]) -> str:
+    return checked_id(row.get("id"))
+
+
 def _triplet(
-    root: Root, row: Mapping[str, Any], names: DiskTable, folders: tuple[str, ...], *, id: str, place: str
+    root: Root, names: DiskTable, folders: tuple[str, ...], row: Mapping[str, Any], id: str, place: str
 ) -> RawTriplet:
     picture = checked_id(row.get("image_id"), "image_id")
     name = names.get(picture)

@@ -11,6 +11,7 @@ One row is one record:
   a list of answers, the most frequent one. Without an instruction, the answer is taken for a caption.
 - ``related instructions`` (the MIMIC-IT tables of the Hub): the related ids. Rows there may show a clip by its frames.
 - ``id``, else the name of the file and the row. All other columns of values that JSON can hold go to ``meta``.
+- The numbers of a column of class labels become the names that the features of the table give them.
 
 The parts of one split (``train-00000-of-00005.parquet``) are one source.
 """
@@ -30,7 +31,7 @@ from mimicit.sources.mimicit_ids import clip_of, conversation_of, names_clip
 from mimicit.sources.root import Root
 from mimicit.sources.sniff import Head, sniff
 from mimicit.sources.table_rows import is_pictures, table_rows
-from mimicit.sources.talk import TALK_KEYS, Turn, rejected_turns, talk_triplets, turns_of
+from mimicit.sources.talk import TALK_KEYS, Turn, rejected_turns, system_text, talk_triplets, turns_of
 from mimicit.sources.text import checked_answer, checked_id, checked_ids, checked_meta
 
 __all__ = ["DATASETS"]
@@ -108,7 +109,9 @@ def _items(
     if isinstance(row.get(_TEXTS), list):
         turns, used = [_turn(entry) for entry in row[_TEXTS]], {_TEXTS}
     elif any(isinstance(row.get(key), list) for key in TALK_KEYS):
-        turns, used = turns_of({key: row[key] for key in TALK_KEYS if row.get(key) is not None}), set(TALK_KEYS)
+        talk = {key: row[key] for key in TALK_KEYS if row.get(key) is not None}
+        turns, used = turns_of(talk), set(TALK_KEYS)
+        row = {**system_text(talk), **row}
     else:
         yield _triplet(row, pictures, id=id, place=place)
         return

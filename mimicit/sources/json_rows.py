@@ -14,6 +14,7 @@ import orjson
 from mimicit.errors import RejectedError
 from mimicit.sources.base import Row
 from mimicit.sources.json_cursor import JsonCursor
+from mimicit.sources.repeated_keys import repeated_key
 from mimicit.sources.root import Root
 
 __all__ = ["MAX_RECORD_BYTES", "Line", "element", "json_lines", "json_rows", "parsed", "record_of"]
@@ -46,13 +47,20 @@ def json_rows(root: Root, path: str) -> Iterator[Row]:
 
 
 def parsed(raw: bytes | None) -> Any:
-    """The JSON value written as ``raw``; `RejectedError` ``malformed``, or ``too_long`` if it was not kept (None)."""
+    """The JSON value written as ``raw``; `RejectedError` ``malformed``, or ``too_long`` if it was not kept (None).
+
+    An object with a repeated key is malformed: which value was meant?
+    """
     if raw is None:
         raise RejectedError("too_long", f"the record takes more than {MAX_RECORD_BYTES} bytes")
     try:
-        return orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
+        value = orjson.loads(raw)
+        repeated = repeated_key(raw, value)
+    except (orjson.JSONDecodeError, RecursionError) as error:
         raise RejectedError("malformed", f"not valid JSON: {error}") from None
+    if repeated is not None:
+        raise RejectedError("malformed", f"key {repeated[:80]!r} stands twice in one object")
+    return value
 
 
 def element(cursor: JsonCursor) -> dict[str, Any] | RejectedError:

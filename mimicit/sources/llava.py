@@ -6,24 +6,28 @@ holds several. A record's media belong to the turns whose questions hold the pla
 
 Accepted beside the documented form: whole numbers as ids and no id at all, no picture, a list of pictures (``image``
 or ``images``), ``video`` and ``videos``, a placeholder at the end, a first turn that is not a question (skipped), the
-names ``messages``, ``role`` and ``content`` of chat files, and extra keys, which go to ``meta``. A record with sound is
-rejected: without it, its questions would be about nothing.
+names ``messages``, ``role`` and ``content`` of chat files, the speakers of ShareGPT (``chatgpt``, ``bing``, ``bard``;
+what ``system`` says goes to ``meta``), and extra keys, which go to ``meta``. A record with sound is rejected: without
+it, its questions would be about nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, Final
 
 from mimicit.errors import RejectedError
 from mimicit.records import MediaKind
-from mimicit.sources.base import Item, MediaRef, RawTriplet, Reject, SourceFormat, SourceSpec
+from mimicit.sources.base import Item, MediaRef, SourceFormat, SourceSpec
+from mimicit.sources.claiming import claim_files
+from mimicit.sources.each_row import talks_of_rows
 from mimicit.sources.json_rows import json_rows
 from mimicit.sources.media_names import folder_of, media_refs
 from mimicit.sources.root import Root
 from mimicit.sources.sniff import Head
-from mimicit.sources.talk import TALK_KEYS, Turn, rejected_turns, talk_triplets, turns_of
-from mimicit.sources.text import checked_id, checked_meta, derived_id
+from mimicit.sources.talk import TALK_KEYS, system_text, turns_of
+from mimicit.sources.text import checked_meta
 
 __all__ = ["LLAVA"]
 
@@ -32,18 +36,8 @@ _SOUND_KEYS: Final = ("audio", "audios")
 _KNOWN_KEYS: Final = frozenset({"id", *TALK_KEYS, *_MEDIA_KEYS})
 
 
-def _claim(root: Root, heads: Mapping[str, Head], *, force: bool = False) -> list[SourceSpec]:
-    return [
-        SourceSpec(
-            name=path.rpartition(".")[0] or path,
-            format="llava",
-            files=(path,),
-            why="JSON records with conversations" + (" (named by --format)" if force else ""),
-        )
-        for path, head in sorted(heads.items())
-        if (head.kind in ("array", "lines") and any(_is_talk(head, key) for key in TALK_KEYS))
-        or (force and head.kind in ("array", "lines", "text"))
-    ]
+def _fits(root: Root, path: str, head: Head) -> bool:
+    return any(_is_talk(head, key) for key in TALK_KEYS)
 
 
 def _is_talk(head: Head, key: str) -> bool:
@@ -53,33 +47,17 @@ def _is_talk(head: Head, key: str) -> bool:
 
 def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
     for path in spec.files:
-        for place, record in json_rows(root, path):
-            id = ""
-            try:
-                if isinstance(record, RejectedError):
-                    raise record
-                id = checked_id(record["id"]) if record.get("id") is not None else derived_id(record)
-                turns = turns_of(record)
-            except RejectedError as error:
-                yield spec.reject(error.reason, place=place, id=id, detail=error.detail)
-            else:
-                yield from _triplets(spec, root, record, turns, id=id, place=place, folder=folder_of(path))
+        yield from talks_of_rows(spec, json_rows(root, path), turns_of, partial(_about, root, folder_of(path)))
 
 
-LLAVA: Final = SourceFormat(claim=_claim, read=_read, ids_repeat=True)
+LLAVA: Final = SourceFormat(
+    claim=claim_files("llava", "JSON records with conversations", _fits), read=_read, ids_repeat=True
+)
 
 
-def _triplets(
-    spec: SourceSpec, root: Root, record: Mapping[str, Any], turns: Sequence[Turn], *, id: str, place: str, folder: str
-) -> Iterator[RawTriplet | Reject]:
-    """One triplet or reject for each turn; a fault of the whole record rejects every turn."""
-    try:
-        media = _media(root, record, folder)
-        meta = checked_meta({key: value for key, value in record.items() if key not in _KNOWN_KEYS})
-    except RejectedError as error:
-        yield from rejected_turns(spec, turns, error, id=id, place=place)
-    else:
-        yield from talk_triplets(spec, turns, media=media, meta=meta, id=id, place=place)
+def _about(root: Root, folder: str, record: Mapping[str, Any]) -> tuple[tuple[MediaRef, ...], dict[str, Any]]:
+    free = {key: value for key, value in record.items() if key not in _KNOWN_KEYS}
+    return _media(root, record, folder), checked_meta(free | system_text(record))
 
 
 def _media(root: Root, record: Mapping[str, Any], folder: str) -> tuple[MediaRef, ...]:

@@ -5,7 +5,8 @@
 - ``instruction`` and ``answer``: text. Without an instruction, the answer is taken for a caption.
 - ``media``: a path or a list of paths; ``image``, ``images`` and ``video`` are accepted in its place. Paths are
   relative to the folder of the manifest, else to ``--src``. Absent or empty: the triplet is text only. A clip may be
-  given by its frames: ``{"frames": ["0.jpg", "1.jpg"], "timestamps_s": [0.0, 1.0]}``.
+  given by its frames: ``{"frames": ["0.jpg", "1.jpg"], "timestamps_s": [0.0, 1.0], "duration_s": 2.0}``; the duration
+  may be absent.
 - ``id``: text or a whole number; without it, a hash of the record.
 - ``related``: ids of triplets of the same manifest that belong together with this one.
 - ``query``: false for a triplet that only ever serves as context of others.
@@ -19,6 +20,7 @@ name that itself holds one of these needs the JSON list. ``meta`` may be a JSON 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, Final
 
@@ -29,13 +31,13 @@ from mimicit.records import MediaKind
 from mimicit.sources.base import Item, MediaRef, RawTriplet, Row, SourceFormat, SourceSpec
 from mimicit.sources.csv_rows import csv_rows
 from mimicit.sources.document_rows import document_from_row, is_document_row
+from mimicit.sources.each_row import triplets_of_rows
 from mimicit.sources.json_rows import json_rows
 from mimicit.sources.json_values import json_value
 from mimicit.sources.media_names import folder_of, media_refs
 from mimicit.sources.parquet import parquet_columns, parquet_rows
 from mimicit.sources.root import Root
 from mimicit.sources.sniff import Head, sniff
-from mimicit.sources.text import checked_id, derived_id
 from mimicit.sources.triplet_rows import triplet_from_row
 
 __all__ = ["MANIFEST"]
@@ -61,17 +63,7 @@ def _claim(root: Root, heads: Mapping[str, Head], *, force: bool = False) -> lis
 
 def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
     for path in spec.files:
-        is_csv = sniff(root, path).kind == "csv"
-        for place, row in _rows(root, path):
-            id = ""
-            try:
-                if isinstance(row, RejectedError):
-                    raise row
-                row = _uncelled(row) if is_csv else row
-                id = checked_id(row["id"]) if row.get("id") is not None else derived_id(row)
-                yield _triplet(root, row, id=id, place=place, folder=folder_of(path))
-            except RejectedError as error:
-                yield spec.reject(error.reason, place=place, id=id, detail=error.detail)
+        yield from triplets_of_rows(spec, _rows(root, path), partial(_triplet, root, folder_of(path)))
 
 
 MANIFEST: Final = SourceFormat(claim=_claim, read=_read)
@@ -80,7 +72,7 @@ MANIFEST: Final = SourceFormat(claim=_claim, read=_read)
 def _rows(root: Root, path: str) -> Iterator[Row]:
     kind = sniff(root, path).kind
     if kind == "csv":
-        return csv_rows(root, path)
+        return map(_uncelled_row, csv_rows(root, path))
     return _parquet_rows(root, path) if kind == "parquet" else json_rows(root, path)
 
 
@@ -91,7 +83,7 @@ def _parquet_rows(root: Root, path: str) -> Iterator[Row]:
         yield f"{path}[{number}]", {name: json_value(value) for name, value in values.items()}
 
 
-def _triplet(root: Root, row: Mapping[str, Any], *, id: str, place: str, folder: str) -> RawTriplet:
+def _triplet(root: Root, folder: str, row: Mapping[str, Any], id: str, place: str) -> RawTriplet:
     if is_document_row(row):
         return document_from_row(root, row, id=id, place=place, beside=(folder, ""))
     media: tuple[MediaRef, ...] = ()
@@ -124,6 +116,14 @@ def _listed(value: object) -> list[object]:
     if value is None or value == "" or value != value:
         return []
     return value if isinstance(value, list) else [value]
+
+
+def _uncelled_row(placed: Row) -> Row:
+    place, row = placed
+    try:
+        return place, row if isinstance(row, RejectedError) else _uncelled(row)
+    except RejectedError as error:
+        return place, error
 
 
 def _uncelled(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import Final
+from typing import Final, TypeGuard
 
 from mimicit.errors import RejectedError
 from mimicit.records import MediaKind
@@ -13,7 +13,7 @@ from mimicit.sources.base import InFile, MediaRef
 from mimicit.sources.root import Root
 from mimicit.sources.text import shown
 
-__all__ = ["folder_of", "media_refs", "named_kind"]
+__all__ = ["clip_times", "folder_of", "media_refs", "named_kind"]
 
 # Some cannot be decoded (SVG, HEIC): they are still pictures, and the build rejects them as unsupported by name.
 _PICTURES: Final = frozenset(
@@ -77,8 +77,8 @@ def media_refs(
     """The media that a record names by ``paths``, relative to the folders ``beside`` (see `Root.resolve`).
 
     Without a ``kind``, a name that does not say it is a clip is taken for a picture. A clip may also be given by
-    its frames, as ``{"frames": [paths], "timestamps_s": [seconds]}``. `RejectedError` as `Root.resolve`, or
-    ``malformed`` where a path is not text.
+    its frames, as ``{"frames": [paths], "timestamps_s": [seconds], "duration_s": seconds}``, the last of which may be
+    absent. `RejectedError` as `Root.resolve`, or ``malformed`` where a path is not text.
     """
     refs = []
     for path in paths:
@@ -93,14 +93,30 @@ def media_refs(
 
 
 def _frames_ref(root: Root, clip: Mapping[str, object], beside: Sequence[str]) -> MediaRef:
-    frames, times = clip.get("frames"), clip.get("timestamps_s")
+    frames = clip.get("frames")
     if not isinstance(frames, list) or not frames or not all(isinstance(frame, str) for frame in frames):
         raise RejectedError("malformed", f"the frames of a clip must be a list of paths, not {shown(frames)}")
-    if not isinstance(times, list) or len(times) != len(frames) or not all(map(_is_time, times)):
-        raise RejectedError("malformed", f"a clip of {len(frames)} frames needs as many timestamps_s, in seconds")
+    times_s, duration_s = clip_times(clip, len(frames))
     parts = tuple(InFile(root.resolve(frame, beside=beside)) for frame in frames)
-    return MediaRef(kind="video", parts=parts, origin=parts[0].path, timestamps_s=tuple(map(float, times)))
+    return MediaRef(kind="video", parts=parts, origin=parts[0].path, timestamps_s=times_s, duration_s=duration_s)
 
 
-def _is_time(value: object) -> bool:
+def clip_times(clip: Mapping[str, object], frames: int) -> tuple[tuple[float, ...], float | None]:
+    """What the fields ``timestamps_s`` and ``duration_s`` say of a clip of so many ``frames``.
+
+    `RejectedError` ``malformed`` where there is not a time for each frame, or the clip ends before its last frame.
+    """
+    times, duration = clip.get("timestamps_s"), clip.get("duration_s")
+    if not isinstance(times, list) or len(times) != frames or not all(map(_is_time, times)):
+        raise RejectedError("malformed", f"a clip of {frames} frames needs as many timestamps_s, in seconds")
+    if duration is None:
+        return tuple(map(float, times)), None
+    if not _is_time(duration) or duration < times[-1]:
+        raise RejectedError(
+            "malformed", f"duration_s must be seconds, to the last frame or beyond, not {shown(duration)}"
+        )
+    return tuple(map(float, times)), float(duration)
+
+
+def _is_time(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf

@@ -1,7 +1,8 @@
 """MIMIC-IT as released: ``XX_instructions.json``, the pictures beside it, and the optional ``XX_train.json``.
 
 - ``XX_instructions.json``: ``{"meta": {...}, "data": {id: {"instruction", "answer", "image_ids", "rel_ins_ids"}}}``.
-  One source for each; ``image_ids`` may be absent, empty, or a bare id. Other keys go to ``meta``.
+  One source for each; ``image_ids`` may be absent, empty, or a bare id. Other keys go to ``meta``. What our own export
+  adds to say which pictures are frames of clips is understood (see `mimicit_clips`).
 - Pictures: ``XX.json`` (``{id: base64}``), ``XX.parquet``, or a folder of parquet parts (column ``base64``, the id in
   the pandas index). Found by what they hold; matched by name, as ``XX``, else as the longest beginning of it
   (``LA.json`` serves ``LACONV_instructions.json``), in the same folder first.
@@ -36,8 +37,10 @@ from mimicit.sources.json_cursor import JsonCursor, Span
 from mimicit.sources.json_pictures import decoded_key, json_pictures
 from mimicit.sources.json_rows import MAX_RECORD_BYTES, parsed
 from mimicit.sources.media_names import folder_of
+from mimicit.sources.mimicit_clips import CLIPS, media_with_clips
 from mimicit.sources.mimicit_ids import conversation_of, media_of
 from mimicit.sources.mimicit_list import is_list, listed_sets
+from mimicit.sources.mimicit_related import RelatedIds
 from mimicit.sources.parquet import parquet_columns, parquet_rows
 from mimicit.sources.root import Root
 from mimicit.sources.sniff import Head, first_member, sniff
@@ -48,7 +51,7 @@ __all__ = ["MIMICIT"]
 _Role = Literal["instructions", "train", "json pictures", "parquet pictures"]
 _PICTURE_COLUMN: Final = "base64"
 _ID_COLUMNS: Final = ("__index_level_0__", "index", "__null_dask_index__")
-_KNOWN_KEYS: Final = frozenset({"instruction", "answer", "image_ids", "rel_ins_ids"})
+_KNOWN_KEYS: Final = frozenset({"instruction", "answer", "image_ids", "rel_ins_ids", CLIPS})
 _INSTRUCTIONS: Final = "_instructions"
 _TRAIN: Final = "_train"
 _MEDIA_OF_GROUP: Final[dict[str, Callable[[Sequence[str]], tuple[MediaRef, ...]]]] = {
@@ -118,23 +121,24 @@ def _listed(root: Root, path: str, roles: Mapping[str, _Role | None]) -> Iterato
 
 
 def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
-    for path in spec.files:
-        head = sniff(root, path)
-        if is_list(head):
-            if len(spec.files) == 1:
-                raise SourceError(spec.why)
-            continue
-        match _role(path, head):
-            case "instructions":
-                yield from _instructions(spec, root, path)
-            case "train":
-                yield from _train_entries(spec, root, path)
-            case "json pictures":
-                yield from json_pictures(spec, root, path)
-            case "parquet pictures":
-                yield from _parquet_pictures(spec, root, path)
-            case None:
-                raise SourceError(f"{path}: has changed since it was found; start the build again")
+    with RelatedIds(root, spec.files[0]) as related:
+        for path in spec.files:
+            head = sniff(root, path)
+            if is_list(head):
+                if len(spec.files) == 1:
+                    raise SourceError(spec.why)
+                continue
+            match _role(path, head):
+                case "instructions":
+                    yield from _instructions(spec, root, path, related)
+                case "train":
+                    yield from _train_entries(spec, root, path, related)
+                case "json pictures":
+                    yield from json_pictures(spec, root, path)
+                case "parquet pictures":
+                    yield from _parquet_pictures(spec, root, path)
+                case None:
+                    raise SourceError(f"{path}: has changed since it was found; start the build again")
 
 
 MIMICIT: Final = SourceFormat(claim=_claim, read=_read)
@@ -168,7 +172,7 @@ def _pictures_of(name: str, sets: Mapping[tuple[str, str], tuple[str, ...]]) -> 
     return sets[min(fitting, key=lambda key: (key[0] != folder, -len(key[1]), key))]
 
 
-def _instructions(spec: SourceSpec, root: Root, path: str) -> Iterator[RawTriplet | Reject]:
+def _instructions(spec: SourceSpec, root: Root, path: str, related: RelatedIds) -> Iterator[RawTriplet | Reject]:
     with root.open_input(path) as file:
         cursor = JsonCursor(file, path)
         has_data = False
@@ -183,7 +187,7 @@ def _instructions(spec: SourceSpec, root: Root, path: str) -> Iterator[RawTriple
                 try:
                     id = decoded_key(id_key)
                     place = f"{path}#{id}"
-                    yield _triplet(id, _parsed_object(span), place, _MEDIA_OF_GROUP.get(spec.part, media_of))
+                    yield _triplet(id, _parsed_object(span), place, _MEDIA_OF_GROUP.get(spec.part, media_of), related)
                 except RejectedError as error:
                     yield spec.reject(error.reason, place=place, id=id, detail=error.detail)
         cursor.finish()
@@ -206,9 +210,14 @@ def _parsed_object(span: Span | None) -> dict[str, Any]:
 
 
 def _triplet(
-    id: str, record: Mapping[str, Any], place: str, media_of: Callable[[Sequence[str]], tuple[MediaRef, ...]]
+    id: str,
+    record: Mapping[str, Any],
+    place: str,
+    media_of: Callable[[Sequence[str]], tuple[MediaRef, ...]],
+    related: RelatedIds,
 ) -> RawTriplet:
-    media = media_of(checked_ids(record.get("image_ids"), "image_ids"))
+    ids = checked_ids(record.get("image_ids"), "image_ids")
+    media = media_with_clips(ids, record[CLIPS]) if CLIPS in record else media_of(ids)
     talk = conversation_of(id)
     return RawTriplet(
         id=id,
@@ -216,14 +225,14 @@ def _triplet(
         media=media,
         instruction=instruction_or_caption(record.get("instruction"), id, media),
         answer=answer_of(record),
-        related=checked_ids(record.get("rel_ins_ids"), "rel_ins_ids"),
+        related=related.resolved(checked_ids(record.get("rel_ins_ids"), "rel_ins_ids")),
         conversation=talk[0] if talk else None,
         turn=talk[1] if talk else 0,
         meta=checked_meta({key: value for key, value in record.items() if key not in _KNOWN_KEYS}),
     )
 
 
-def _train_entries(spec: SourceSpec, root: Root, path: str) -> Iterator[TrainEntry | Reject]:
+def _train_entries(spec: SourceSpec, root: Root, path: str, names: RelatedIds) -> Iterator[TrainEntry | Reject]:
     with root.open_input(path) as file:
         cursor = JsonCursor(file, path)
         for key in cursor.members():
@@ -236,7 +245,8 @@ def _train_entries(spec: SourceSpec, root: Root, path: str) -> Iterator[TrainEnt
                 related = parsed(b'"' + span.raw + b'"' if is_text and span.raw is not None else span.raw)
                 if not isinstance(related, list | str):
                     raise RejectedError("malformed", f"related ids must be a list, not {shown(related)}")
-                yield TrainEntry(id, checked_ids(related, "related"), place)
+                (query,) = names.resolved([id])
+                yield TrainEntry(query, names.resolved(checked_ids(related, "related")), place)
             except RejectedError as error:
                 yield spec.reject(error.reason, place=place, id=id, detail=error.detail, scope="reference")
         cursor.finish()

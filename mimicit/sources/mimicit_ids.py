@@ -1,7 +1,8 @@
-"""The picture ids of MIMIC-IT: which belong to clips, and under which other names a picture may have been published.
+"""The ids of MIMIC-IT: which pictures belong to clips, and under which other names something may have been published.
 
-The released instructions and pictures do not always agree on ids: zeros, an infix ``00_``, a doubled clip name. The
-aliases here are those that users of the data report; they are tried after the id itself, in the order given.
+The released files do not always agree on ids: zeros, an infix ``00_``, a doubled clip name. The aliases here, of
+pictures and of related instructions, are those that users of the data report; they are tried after the id itself, in
+the order given.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Final
 
 from mimicit.sources.base import MediaRef, Named
 
-__all__ = ["aliases", "clip_of", "conversation_of", "media_of", "names_clip"]
+__all__ = ["aliases", "clip_of", "conversation_of", "instruction_aliases", "media_of", "names_clip"]
 
 _FRAMES_PER_S: Final = 1.0  # DC, TVC and E4D publish their clips as pictures at one frame a second
 _CLIP_SETS: Final = ("DC_", "E4D_", "TVC_")
@@ -21,6 +22,7 @@ _LA: Final = re.compile(r"(?:LA_(?:00_)?IMG_)?(\d{1,12})", re.ASCII)
 _CGD: Final = re.compile(r"CGD_IMG_(\d{1,16})", re.ASCII)
 _TVC: Final = re.compile(r"TVC_IMG_(.+)_(\d+)", re.ASCII | re.DOTALL)
 _SN: Final = re.compile(r"SN_(?:00_)?IMG_(scene\d+)_(?:00_)?(.+)", re.ASCII | re.DOTALL)
+_SN_INS: Final = re.compile(r"SN_(?:00_)?INS_(scene\d+)_(?:00_)?(.+)", re.ASCII | re.DOTALL)
 _LACONV: Final = re.compile(r"(LACONV_\d+_INS_.+)_(\d{1,9})", re.ASCII | re.DOTALL)
 
 
@@ -44,9 +46,24 @@ def aliases(id: str) -> tuple[str, ...]:
         else:
             names.append(f"TVC_IMG_{clip}_{clip}_{frame}")
     elif match := _SN.fullmatch(id):
-        scene, rest = match[1], match[2]
-        names += [f"SN_{outer}IMG_{scene}_{inner}{rest}" for outer in ("", "00_") for inner in ("", "00_")]
+        names += _with_and_without_infix("IMG", match)
     return tuple(dict.fromkeys(names))
+
+
+def instruction_aliases(id: str) -> tuple[str, ...]:
+    """The id of an instruction and then its known aliases, each once.
+
+    >>> instruction_aliases("SN_INS_scene0000_00_activity2_round0")[1:3]
+    ('SN_INS_scene0000_activity2_round0', 'SN_00_INS_scene0000_activity2_round0')
+    """
+    match = _SN_INS.fullmatch(id)
+    return tuple(dict.fromkeys([id, *(_with_and_without_infix("INS", match) if match else ())]))
+
+
+def _with_and_without_infix(kind: str, match: re.Match[str]) -> list[str]:
+    """The four names of a SN id: with and without ``00_`` in front of its kind, and behind the name of its scene."""
+    scene, rest = match[1], match[2]
+    return [f"SN_{outer}{kind}_{scene}_{inner}{rest}" for outer in ("", "00_") for inner in ("", "00_")]
 
 
 def media_of(ids: Sequence[str], *, is_clip: bool | None = None) -> tuple[MediaRef, ...]:

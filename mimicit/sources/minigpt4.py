@@ -1,18 +1,19 @@
 """MiniGPT-4's aligned captions: ``{"annotations": [{"image_id": "2", "caption": "..."}]}``, pictures in ``image/``.
 
-``image_id`` is the name of the picture without its extension, and the id of the triplet. The instruction comes from a
-fixed pool, picked by a hash of the id.
+``image_id`` is the name of the picture without its extension, and the id of the triplet; of several captions of one
+picture, the ids are told apart by a number. The instruction comes from a fixed pool, picked by a hash of the id.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any, Final
 
-from mimicit.errors import RejectedError
-from mimicit.sources.base import Item, SourceFormat, SourceSpec
+from mimicit.sources.base import Item, RawTriplet, SourceFormat, SourceSpec
 from mimicit.sources.captioned import captioned
 from mimicit.sources.claiming import claim_files
+from mimicit.sources.each_row import triplets_of_rows
 from mimicit.sources.json_members import first_of_members, member_rows
 from mimicit.sources.probing import PICTURE_EXTENSIONS, media_of_stem, usual_folders
 from mimicit.sources.root import Root
@@ -31,20 +32,22 @@ def _fits(root: Root, path: str, head: Head) -> bool:
 
 def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
     for path in spec.files:
-        folders = usual_folders(root, path, "image", "images")
-        for place, row in member_rows(root, path, "annotations"):
-            id = ""
-            try:
-                if isinstance(row, RejectedError):
-                    raise row
-                id = checked_id(row.get("image_id"), "image_id")
-                medium = media_of_stem(root, id, PICTURE_EXTENSIONS, beside=folders, kind="image")
-                meta = {key: value for key, value in row.items() if key not in _KNOWN_KEYS}
-                yield captioned(row.get("caption"), id=id, place=place, media=medium, meta=meta)
-            except RejectedError as error:
-                yield spec.reject(error.reason, place=place, id=id, detail=error.detail)
+        triplet = partial(_triplet, root, usual_folders(root, path, "image", "images"))
+        yield from triplets_of_rows(spec, member_rows(root, path, "annotations"), triplet, _picture_id)
 
 
 MINIGPT4: Final = SourceFormat(
-    claim=claim_files("minigpt4", "annotations with captions by picture name", _fits, ("object", "lines")), read=_read
+    claim=claim_files("minigpt4", "annotations with captions by picture name", _fits, ("object", "lines")),
+    read=_read,
+    ids_repeat=True,
 )
+
+
+def _picture_id(row: Mapping[str, Any]) -> str:
+    return checked_id(row.get("image_id"), "image_id")
+
+
+def _triplet(root: Root, folders: tuple[str, ...], row: Mapping[str, Any], id: str, place: str) -> RawTriplet:
+    medium = media_of_stem(root, id, PICTURE_EXTENSIONS, beside=folders, kind="image")
+    meta = {key: value for key, value in row.items() if key not in _KNOWN_KEYS}
+    return captioned(row.get("caption"), id=id, place=place, media=medium, meta=meta)

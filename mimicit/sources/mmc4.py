@@ -5,9 +5,9 @@ the sentence ``matched_text_index`` and is shown right before it, several in the
 file called ``image_name`` (beside the documents, in ``images/``, or at the root), in an uncompressed tar of
 pictures beside the documents, or inline as ``image_base64`` (of a file that is not zipped).
 
-The usual policy holds: a picture is shown if its ``matched_sim`` is at least 0.24 and its file has more than 10 kB,
-and at most five of a document. Every other picture is counted as a reject of scope ``media``. The similarity matrix is
-not kept; ``url`` and unknown fields go to ``meta``.
+The usual policy holds (see `Mmc4Options`): a picture is shown if its ``matched_sim`` is at least 0.24 and its file has
+more than 10 kB, and at most five of a document. Every other picture is counted as a reject of scope ``media``. The
+similarity matrix is not kept; ``url`` and unknown fields go to ``meta``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mimicit.errors import RejectedError
+from mimicit.errors import RejectedError, UsageError
 from mimicit.sources.base import (
     InFile,
     InJson,
@@ -38,28 +38,47 @@ from mimicit.sources.media_names import folder_of
 from mimicit.sources.picture_tars import TAR, index_tar, picture_tars, tarred_picture
 from mimicit.sources.root import Root
 from mimicit.sources.sniff import Head, sniff
-from mimicit.sources.text import checked_id, checked_meta, checked_text, derived_id, shown
+from mimicit.sources.text import checked_meta, checked_text, own_or_derived_id, shown
 from mimicit.sources.web_documents import document_items
 from mimicit.sources.zipped import open_zipped
 
-__all__ = ["MAX_PICTURES", "MIN_BYTES", "MIN_SIMILARITY", "MMC4"]
+__all__ = ["MMC4", "Mmc4Options"]
 
-MIN_SIMILARITY: Final = 0.24
-MIN_BYTES: Final = 10_000  # a picture has more
-MAX_PICTURES: Final = 5
 _KNOWN_KEYS: Final = frozenset({"id", "text_list", "image_info", "similarity_matrix"})
 _INLINE: Final = "image_base64"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mmc4Options:
+    """Which pictures of a document are shown: those whose ``matched_sim`` (a cosine, -1 to 1) is not below
+    ``min_similarity`` and whose file has more than ``min_bytes``, and of these the first ``max_pictures`` (0: all).
+    """
+
+    min_similarity: float = 0.24
+    min_bytes: int = 10_000
+    max_pictures: int = 5
+
+    def __post_init__(self) -> None:
+        if not -1 <= self.min_similarity <= 1:
+            raise UsageError(f"options: mmc4.min_similarity {self.min_similarity} must be -1 to 1; -1 keeps all")
+        for name, value in (("min_bytes", self.min_bytes), ("max_pictures", self.max_pictures)):
+            if value < 0:
+                raise UsageError(f"options: mmc4.{name} {value} is too small; the least is 0, which keeps all")
+
+
 @dataclass(frozen=True, slots=True)
 class _Pictures:
-    """Where the pictures of one file of documents are looked for; ``is_zipped``: none of them can be inline."""
+    """Where the pictures of one file of documents are looked for, and which of them are shown.
+
+    ``is_zipped``: none of them can be inline.
+    """
 
     root: Root
     path: str
     folders: tuple[str, ...]
     tarred: DiskTable
     is_zipped: bool
+    options: Mmc4Options
 
 
 def _claim(root: Root, heads: Mapping[str, Head], *, force: bool = False) -> list[SourceSpec]:
@@ -100,6 +119,7 @@ def _stem(path: str) -> str:
 
 
 def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
+    options = Mmc4Options(**spec.options)  # type: ignore[arg-type]
     with DiskTable() as tarred:
         tars = [path for path in spec.files if path.lower().endswith(TAR)]
         for path in tars:
@@ -110,13 +130,13 @@ def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
             folder = folder_of(path)
             folders = (folder, f"{folder}/images".lstrip("/"), "")
             is_zipped = sniff(root, path).kind == "zip"
-            pictures = _Pictures(root, path, folders, tarred, is_zipped)
+            pictures = _Pictures(root, path, folders, tarred, is_zipped, options)
             with open_zipped(root, path) if is_zipped else root.open_input(path) as file:
                 for line in json_lines(file, path):
                     yield from _document(spec, line, pictures)
 
 
-MMC4: Final = SourceFormat(claim=_claim, read=_read)
+MMC4: Final = SourceFormat(claim=_claim, read=_read, options=Mmc4Options)
 
 
 def _document(spec: SourceSpec, line: Line, pictures: _Pictures) -> Iterator[RawTriplet | Reject]:
@@ -125,7 +145,7 @@ def _document(spec: SourceSpec, line: Line, pictures: _Pictures) -> Iterator[Raw
         record = record_of(line.raw)
         if isinstance(record, RejectedError):
             raise record
-        id = checked_id(record["id"]) if record.get("id") is not None else derived_id(record)
+        id = own_or_derived_id(record)
         texts = [checked_text(text, f"text_list[{place}]") for place, text in enumerate(_list(record, "text_list"))]
         infos = _list(record, "image_info")
         meta = checked_meta({key: value for key, value in record.items() if key not in _KNOWN_KEYS})
@@ -150,16 +170,18 @@ def _placed(
     """The pictures to show by the sentence that they belong to, and why the others are not shown."""
     shown_at: dict[int, list[MediaRef]] = {}
     lost: list[RejectedError] = []
+    options = pictures.options
     spans = _inline_spans(line)
     for number, info in enumerate(infos):
         name = info.get("image_name") if isinstance(info, dict) else None
         try:
-            place = _place(info, sentences)
+            place = _place(info, sentences, options.min_similarity)
             locator, size = _located(info, spans.get(number), line, pictures)
-            if size <= MIN_BYTES:
-                raise RejectedError("file_size", f"{size} bytes; a picture must have more than {MIN_BYTES}")
-            if sum(map(len, shown_at.values())) == MAX_PICTURES:
-                raise RejectedError("too_many_pictures", f"the document shows {MAX_PICTURES} pictures before this one")
+            if options.min_bytes and size <= options.min_bytes:
+                raise RejectedError("file_size", f"{size} bytes; a picture must have more than {options.min_bytes}")
+            if options.max_pictures and sum(map(len, shown_at.values())) == options.max_pictures:
+                detail = f"the document shows {options.max_pictures} pictures before this one"
+                raise RejectedError("too_many_pictures", detail)
         except RejectedError as error:
             lost.append(RejectedError(error.reason, f"image_info[{number}] {name!a:.80}: {error.detail}"))
         else:
@@ -168,7 +190,7 @@ def _placed(
     return shown_at, lost
 
 
-def _place(info: object, sentences: int) -> int:
+def _place(info: object, sentences: int, min_similarity: float) -> int:
     """The sentence that the picture belongs to; `RejectedError` where it belongs to none closely enough."""
     if not isinstance(info, dict):
         raise RejectedError("malformed", f"must be an object, not {shown(info)}")
@@ -177,8 +199,8 @@ def _place(info: object, sentences: int) -> int:
         raise RejectedError("malformed", f"matched_text_index {shown(place)} is none of {sentences} sentences")
     if not isinstance(similarity, int | float) or isinstance(similarity, bool) or not math.isfinite(similarity):
         raise RejectedError("malformed", f"matched_sim must be a number, not {shown(similarity)}")
-    if similarity < MIN_SIMILARITY:
-        raise RejectedError("low_similarity", f"matched_sim {similarity} is below {MIN_SIMILARITY}")
+    if similarity < min_similarity:
+        raise RejectedError("low_similarity", f"matched_sim {similarity} is below {min_similarity}")
     return place
 
 
@@ -219,7 +241,6 @@ def _inline_spans(line: Line) -> dict[int, Span]:
         if key.raw != b"image_info" or cursor.peek() != b"[":
             cursor.value(keep_bytes=0)
             continue
-        spans.clear()  # of several members of one name, the last one counts, here as in the parser
         for number in cursor.elements():
             span = _inline_span(cursor)
             if span is not None:

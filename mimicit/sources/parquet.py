@@ -1,14 +1,17 @@
 """Parquet files: their columns, their rows, and single cells, in bounded memory.
 
-Memory is bounded by a file's pages and not by its row groups: pages are read through a small buffer. pyarrow costs
-60 MB and a quarter of a second to import, so it is imported where a parquet file has been met.
+Memory is bounded by a file's pages and not by its row groups: pages are read through a small buffer, and of the columns
+whose cells are read, only as many stay open as hold `_OPEN_BYTES`. (A writer puts 1,024 pictures on a page, which may
+be 100 MB; pyarrow needs it packed and unpacked, and a dictionary of that size.) pyarrow costs 60 MB and a quarter of a
+second to import, so it is imported where a parquet file has been met.
 """
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from mimicit.errors import RejectedError, SourceError
@@ -24,14 +27,16 @@ __all__ = ["ParquetCells", "parquet_batches", "parquet_columns", "parquet_rows"]
 
 _BUFFER_BYTES: Final = 1 << 20
 _TEXT_ROWS: Final = 1024
-_CELL_ROWS: Final = 16
-_OPEN_COLUMNS: Final = 8
+_CELL_ROWS: Final = 256
+_CELL_BYTES: Final = 1 << 20  # about so much of a column is unpacked at once, or a single cell
+_OPEN_BYTES: Final = 64 << 20  # of the columns that are open, or a single larger one
+_OPEN_COLUMNS: Final = 64
 
 
 def parquet_columns(root: Root, path: str) -> dict[str, str]:
     """The type of each column, as Arrow names it (``string``, ``list<element: string>``, ...)."""
-    with root.open(path) as file, _damage(path):
-        return {field.name: str(field.type) for field in _opened(file).schema_arrow}
+    with root.open(path) as file, _opened(file, path) as parquet, _damage(path):
+        return {field.name: str(field.type) for field in parquet.schema_arrow}
 
 
 def parquet_batches(root: Root, path: str, wanted: Callable[[str], bool]) -> Iterator[tuple[int, int, pa.RecordBatch]]:
@@ -39,27 +44,24 @@ def parquet_batches(root: Root, path: str, wanted: Callable[[str], bool]) -> Ite
 
     A leaf of a nested column, such as ``image.path``, is read without its neighbours.
     """
-    with root.open_input(path) as file:
-        with _damage(path):
-            parquet = _opened(file)
-            leaves = [parquet.schema.column(number).path for number in range(len(parquet.schema))]
-            groups = parquet.num_row_groups
-        for group in range(groups):
+    with root.open_input(path) as file, _opened(file, path) as parquet:
+        leaves = [parquet.schema.column(number).path for number in range(len(parquet.schema))]
+        for group in range(parquet.num_row_groups):
             row = 0
-            for batch in _batches(file, path, group, list(filter(wanted, leaves)), _TEXT_ROWS):
+            for batch in _batches(parquet, path, group, list(filter(wanted, leaves)), _TEXT_ROWS):
                 yield group, row, batch
                 row += len(batch)
 
 
 def parquet_rows(root: Root, path: str, columns: Sequence[str]) -> Iterator[tuple[int, int, dict[str, Any]]]:
     """(row group, row in it, values of ``columns``) of every row, in order. `SourceError` where the file is damaged."""
-    with root.open_input(path) as file:
-        with _damage(path):
-            groups = _opened(file).num_row_groups
-        for group in range(groups):
+    with root.open_input(path) as file, _opened(file, path) as parquet:
+        for group in range(parquet.num_row_groups):
             row = 0
-            for batch in _batches(file, path, group, columns, _TEXT_ROWS):
-                for values in batch.to_pylist():
+            for batch in _batches(parquet, path, group, columns, _TEXT_ROWS):
+                with _damage(path):
+                    rows = batch.to_pylist()  # here text turns out not to be UTF-8
+                for values in rows:
                     yield group, row, values
                     row += 1
 
@@ -79,31 +81,54 @@ class ParquetCells:
             column.close()
             column = None
         try:
-            column = column or _OpenColumn(self._root, place)
+            if column is None:
+                column = _OpenColumn(self._root, place)
+                self._make_room(column.bytes)  # before its first page is read
             self._columns[key] = column
-            value = column.value(place.row, place.item)
+            return column.value(place.row, place.item)
         except SourceError as error:
             raise RejectedError("bad_media", str(error)) from None
-        if len(self._columns) > _OPEN_COLUMNS:
-            self._columns.popitem(last=False)[1].close()
-        return value
+
+    def forget_changed(self) -> None:
+        """Close the columns of files that are not those that were opened any more."""
+        for key, column in list(self._columns.items()):
+            if not column.is_current(self._root):
+                self._columns.pop(key).close()
 
     def close(self) -> None:
         """Close all files."""
-        for column in self._columns.values():
-            column.close()
-        self._columns.clear()
+        while self._columns:
+            self._close_oldest()
+
+    def _make_room(self, needed: int) -> None:
+        while self._columns and (
+            len(self._columns) >= _OPEN_COLUMNS
+            or sum(column.bytes for column in self._columns.values()) + needed > _OPEN_BYTES
+        ):
+            self._close_oldest()
+
+    def _close_oldest(self) -> None:
+        import pyarrow as pa
+
+        self._columns.popitem(last=False)[1].close()
+        pa.default_memory_pool().release_unused()  # it would keep the pages for others of their size
 
 
 class _OpenColumn:
-    """One column of one row group, read forwards."""
+    """One column of one row group, read forwards; ``bytes`` is its size when it is unpacked."""
 
     def __init__(self, root: Root, place: InParquet) -> None:
         self._path = place.path
-        self._file = root.open(place.path)
-        self._batches = _batches(self._file, place.path, place.row_group, [place.column], _CELL_ROWS)
-        self._values: pa.Array | None = None
-        self.first_row = 0
+        with ExitStack() as stack:
+            self._file = stack.enter_context(root.open(place.path))
+            parquet = stack.enter_context(_opened(self._file, place.path))
+            with _damage(place.path):
+                self.bytes, rows = _extent(parquet, place)
+            at_once = min(max(1, _CELL_BYTES * rows // max(1, self.bytes)), _CELL_ROWS)
+            self._batches = _batches(parquet, place.path, place.row_group, [place.column], at_once)
+            self._values: pa.Array | None = None
+            self.first_row = 0
+            self._opened = stack.pop_all()
 
     def value(self, row: int, item: int | None) -> Any:
         while self._values is None or row >= self.first_row + len(self._values):
@@ -116,19 +141,52 @@ class _OpenColumn:
         with _damage(self._path):
             return picked(self._values, row - self.first_row, item)
 
+    def is_current(self, root: Root) -> bool:
+        """Whether the path still leads to this file, and the file is as it was."""
+        try:
+            with root.open(self._path) as file:
+                return _identity(file) == _identity(self._file)
+        except RejectedError:
+            return False
+
     def close(self) -> None:
-        self._file.close()
+        self._values = None
+        self._batches.close()
+        self._opened.close()
 
 
-def _opened(file: BinaryIO) -> pq.ParquetFile:
+def _identity(file: BinaryIO) -> tuple[int, ...]:
+    status = os.fstat(file.fileno())
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _extent(parquet: pq.ParquetFile, place: InParquet) -> tuple[int, int]:
+    """(unpacked bytes of the column in its row group, rows of that); zeros where there is no such row group."""
+    if place.row_group >= parquet.num_row_groups:
+        return 0, 0
+    group = parquet.metadata.row_group(place.row_group)
+    chunks = [group.column(number) for number in range(group.num_columns)]
+    mine = [chunk for chunk in chunks if f"{chunk.path_in_schema}.".startswith(f"{place.column}.")]
+    return sum(chunk.total_uncompressed_size for chunk in mine), group.num_rows
+
+
+@contextmanager
+def _opened(file: BinaryIO, path: str) -> Iterator[pq.ParquetFile]:
+    """The parquet file that is open as ``file``. pyarrow opens it again: through Python it would copy every page."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    return pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER_BYTES)
+    with ExitStack() as stack:
+        with _damage(path):
+            source = stack.enter_context(pa.OSFile(f"/dev/fd/{file.fileno()}"))
+            parquet = stack.enter_context(pq.ParquetFile(source, pre_buffer=False, buffer_size=_BUFFER_BYTES))
+        yield parquet
 
 
-def _batches(file: BinaryIO, path: str, row_group: int, columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+def _batches(
+    parquet: pq.ParquetFile, path: str, row_group: int, columns: Sequence[str], rows: int
+) -> Generator[pa.RecordBatch, None, None]:
     with _damage(path):
-        parquet = _opened(file)
         leaves = {parquet.schema.column(number).path for number in range(len(parquet.schema))}
         absent = [column for column in columns if column not in leaves and column not in parquet.schema_arrow.names]
         if absent or row_group >= parquet.num_row_groups:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tarfile import BLOCKSIZE
 from types import TracebackType
@@ -20,28 +23,40 @@ from mimicit.sources.parquet import ParquetCells
 from mimicit.sources.root import Root
 from mimicit.sources.tar_members import regular_size
 
-__all__ = ["MAX_BASE64_BYTES", "MAX_FILE_BYTES", "Reader"]
+__all__ = ["MAX_BASE64_BYTES", "MAX_FILE_BYTES", "Reader", "kept_reader"]
 
 MAX_FILE_BYTES: Final = 1 << 30
 MAX_BASE64_BYTES: Final = 256 << 20
 _OPEN_FILES: Final = 16
+_COPIED_BYTES: Final = 1 << 20  # at once
 
 
 class Reader:
     """Reads media beneath ``root``, and keeps a few big files open between reads. One per process; not thread-safe.
 
-    ``max_file_bytes`` limits a medium that is a file of its own, ``max_base64_bytes`` the text of one inside a file.
+    ``max_file_bytes`` limits a medium that is a file of its own or in a tar, ``max_base64_bytes`` the text of one
+    inside a file. ``scratch`` is the folder for the copies that `as_file` makes, one at a time; None: the system's.
     """
 
     def __init__(
-        self, root: Root, *, max_file_bytes: int = MAX_FILE_BYTES, max_base64_bytes: int = MAX_BASE64_BYTES
+        self,
+        root: Root,
+        *,
+        max_file_bytes: int = MAX_FILE_BYTES,
+        max_base64_bytes: int = MAX_BASE64_BYTES,
+        scratch: Path | None = None,
     ) -> None:
         self._root = root
+        self._scratch = scratch
         self._max_file_bytes = max_file_bytes
         self._max_base64_bytes = max_base64_bytes
         self._files: OrderedDict[str, BinaryIO] = OrderedDict()
         self._cells = ParquetCells(root)
         self._arrow_cells = ArrowCells(root)
+
+    def serves(self, root: Root, scratch: Path) -> bool:
+        """Whether it reads beneath ``root``, and copies into ``scratch``."""
+        return (self._root, self._scratch) == (root, scratch)
 
     def read(self, locator: Locator) -> bytes:
         """The bytes of the medium, never empty.
@@ -64,24 +79,41 @@ class Reader:
             case _:
                 raise TypeError(f"{locator!r} names a picture; resolve it to its place first")
 
-    def path(self, locator: Locator) -> Path:
-        """The real path of a medium that is a file of its own, for decoders that open it themselves.
+    @contextmanager
+    def as_file(self, locator: Locator) -> Iterator[Path]:
+        """The medium as a file of its own, for decoders that open it themselves.
 
-        It has been checked to lie beneath the root without passing a link; `RejectedError` as in `read`.
+        What is one is checked to lie beneath the root without passing a link. What lies inside another file is copied,
+        for as long as the block lasts. `RejectedError` as in `read`.
         """
-        if not isinstance(locator, InFile):
-            raise RejectedError("unsupported_media", "a clip must be a file of its own")
-        with self._root.open(locator.path) as file:
-            self._check_file(locator.path, file)
-        return self._root.folder / locator.path
+        if isinstance(locator, InFile):
+            with self._root.open(locator.path) as file:
+                self._check_file(locator.path, file)
+            yield self._root.folder / locator.path
+            return
+        with tempfile.TemporaryDirectory(prefix="clip-", dir=self._scratch) as folder:
+            path = Path(folder) / "clip"
+            if isinstance(locator, InTar):
+                self._copy_member(locator, path)
+            else:
+                path.write_bytes(self.read(locator))
+            yield path
 
-    def close(self) -> None:
-        """Close all files."""
+    def rest(self) -> None:
+        """Close all files but the columns of tables, which are read on from where they are."""
         for file in self._files.values():
             file.close()
         self._files.clear()
-        self._cells.close()
         self._arrow_cells.close()
+
+    def wake(self) -> None:
+        """Close the columns of tables that have changed since `rest`."""
+        self._cells.forget_changed()
+
+    def close(self) -> None:
+        """Close all files."""
+        self.rest()
+        self._cells.close()
 
     def __enter__(self) -> Self:
         return self
@@ -93,9 +125,8 @@ class Reader:
 
     def _in_file(self, locator: InFile) -> bytes:
         with self._root.open(locator.path) as file:
-            self._check_file(locator.path, file)
-            # The limit holds even if the file grows meanwhile.
-            return file.read(self._max_file_bytes)
+            # No more than was checked, even if the file grows meanwhile; and `read` allocates all that it is asked for.
+            return file.read(self._check_file(locator.path, file))
 
     def _in_json(self, locator: InJson) -> bytes:
         self._check_base64(locator.path, locator.length)
@@ -106,6 +137,23 @@ class Reader:
         return decode_base64(_unescaped(quoted))
 
     def _in_tar(self, locator: InTar) -> bytes:
+        descriptor = self._checked_member(locator)
+        data = os.pread(descriptor, locator.size, locator.offset)
+        if len(data) != locator.size:
+            raise _changed(locator)
+        return data
+
+    def _copy_member(self, locator: InTar, path: Path) -> None:
+        descriptor = self._checked_member(locator)
+        with path.open("xb") as file:
+            while left := locator.size - file.tell():
+                block = os.pread(descriptor, min(left, _COPIED_BYTES), locator.offset + file.tell())
+                if not block:
+                    raise _changed(locator)
+                file.write(block)
+
+    def _checked_member(self, locator: InTar) -> int:
+        """The descriptor of the archive, once it has been checked that the member is still there."""
         place = f"{locator.path}: the member at byte {locator.offset}"
         if locator.size == 0:
             raise RejectedError("empty_media", f"{place} is empty")
@@ -114,10 +162,11 @@ class Reader:
         descriptor = self._opened(locator.path).fileno()
         if locator.offset < BLOCKSIZE:
             raise RejectedError("bad_media", f"{place} has no header")
-        data = os.pread(descriptor, BLOCKSIZE + locator.size, locator.offset - BLOCKSIZE)
-        if regular_size(data[:BLOCKSIZE]) != locator.size or len(data) != BLOCKSIZE + locator.size:
-            raise RejectedError("bad_media", f"{place} is not a file of {locator.size} bytes; the archive has changed")
-        return data[BLOCKSIZE:]
+        if locator.offset + locator.size > os.fstat(descriptor).st_size:
+            raise _changed(locator)
+        if regular_size(os.pread(descriptor, BLOCKSIZE, locator.offset - BLOCKSIZE)) != locator.size:
+            raise _changed(locator)
+        return descriptor
 
     def _in_table(self, locator: InParquet | InArrow, value: object) -> bytes:
         """The picture in a cell: bytes, base64 text, or a picture of `datasets`, whose bytes win over its path."""
@@ -144,16 +193,44 @@ class Reader:
             self._files.popitem(last=False)[1].close()
         return file
 
-    def _check_file(self, path: str, file: BinaryIO) -> None:
+    def _check_file(self, path: str, file: BinaryIO) -> int:
         size = os.fstat(file.fileno()).st_size
         if size == 0:
             raise RejectedError("empty_media", f"{path} is empty")
         if size > self._max_file_bytes:
             raise RejectedError("bad_media", f"{path} has {size} bytes, more than {self._max_file_bytes}")
+        return size
 
     def _check_base64(self, path: str, length: int) -> None:
         if length > self._max_base64_bytes:
             raise RejectedError("bad_media", f"{path}: {length} bytes of base64, more than {self._max_base64_bytes}")
+
+
+_kept: list[Reader] = []  # at most one: that of this process
+
+
+@contextmanager
+def kept_reader(root: Root, scratch: Path) -> Iterator[Reader]:
+    """The reader of this process for ``root``, which outlives the block.
+
+    A row group of a table may hold gigabytes, and can only be read forwards. A worker that goes from task to task does
+    not begin it again with each of them.
+    """
+    if not (_kept and _kept[0].serves(root, scratch)):
+        while _kept:
+            _kept.pop().close()
+        _kept.append(Reader(root, scratch=scratch))
+    reader = _kept[0]
+    reader.wake()
+    try:
+        yield reader
+    finally:
+        reader.rest()
+
+
+def _changed(locator: InTar) -> RejectedError:
+    place = f"{locator.path}: the member at byte {locator.offset}"
+    return RejectedError("bad_media", f"{place} is not a file of {locator.size} bytes; the archive has changed")
 
 
 def _unescaped(quoted: bytes) -> bytes:

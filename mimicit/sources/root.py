@@ -20,7 +20,10 @@ _MAX_PATH_CHARACTERS = 4096
 
 
 class Root:
-    """The regular files beneath ``folder``; symbolic links, hidden files and special files are not among them."""
+    """The regular files beneath ``folder``; symbolic links, hidden files and special files are not among them.
+
+    Two roots of one folder without the same files are equal.
+    """
 
     def __init__(self, folder: Path, *, exclude: Collection[Path] = ()) -> None:
         self.folder = folder.resolve()
@@ -28,11 +31,17 @@ class Root:
         if not self.folder.is_dir():
             raise SourceError(f"{folder}: no such folder; give --src the folder that holds the raw data")
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Root) and (self.folder, self._exclude) == (other.folder, other._exclude)
+
+    def __hash__(self) -> int:
+        return hash((self.folder, self._exclude))
+
     def walk(self, on_skip: Callable[[str, str], None] | None = None) -> Iterator[tuple[str, int]]:
         """All regular files as (relative POSIX path, bytes), in an order that depends on the names alone.
 
-        ``on_skip(path, why)`` is told of links, special files, and names that are not UTF-8 (which no JSON file can
-        write, with the odd bytes escaped). Hidden files and the excluded folders are passed over without a word.
+        ``on_skip(path, why)`` is told of links, special files, hidden files and folders, and names that are not UTF-8
+        (which no JSON file can write, with the odd bytes escaped). The excluded folders are passed over without a word.
         """
         folders = [""]
         while folders:
@@ -40,7 +49,7 @@ class Root:
             inner: list[str] = []
             for name, size, why in self._listed(prefix):
                 path = prefix + name
-                if name.startswith(".") or self.folder / path in self._exclude:
+                if self.folder / path in self._exclude:
                     continue
                 if why:
                     if on_skip is not None:
@@ -158,6 +167,8 @@ class _Entry(NamedTuple):
 def _entry(entry: os.DirEntry[str]) -> _Entry:
     if not _is_utf8(entry.name):
         return _Entry(entry.name, 0, "the name is not UTF-8")
+    if entry.name.startswith("."):
+        return _Entry(entry.name, 0, "hidden files and folders are not looked into")
     if entry.is_symlink():
         return _Entry(entry.name, 0, "symbolic links are not followed")
     if entry.is_dir(follow_symlinks=False):

@@ -64,6 +64,7 @@ class _Shown:
     kind: MediaKind
     sha256: tuple[str, ...]
     timestamps_s: tuple[float, ...] | None
+    duration_s: float | None
     origin: str = field(compare=False)
     parts: tuple[tuple[str, int, int], ...] = field(compare=False)
 
@@ -162,12 +163,18 @@ class ShardTriplets:
 
 def _shown(ref: MediaRef, sha256: tuple[str, ...]) -> _Shown:
     parts = tuple((part.path, part.offset, part.size) for part in ref.parts if isinstance(part, InTar))
-    return _Shown(ref.kind, sha256, ref.timestamps_s, ref.origin, parts)
+    return _Shown(ref.kind, sha256, ref.timestamps_s, ref.duration_s, ref.origin, parts)
 
 
 def _ref(shown: _Shown) -> MediaRef:
     parts = tuple(InTar(*part) for part in shown.parts)
-    return MediaRef(kind=shown.kind, parts=parts, origin=shown.origin, timestamps_s=shown.timestamps_s)
+    return MediaRef(
+        kind=shown.kind,
+        parts=parts,
+        origin=shown.origin,
+        timestamps_s=shown.timestamps_s,
+        duration_s=shown.duration_s,
+    )
 
 
 def _columns(about: About[_Shown]) -> tuple[str, bool]:
@@ -180,6 +187,7 @@ def _shown_from_json(text: str) -> tuple[_Shown, ...]:
             kind=value["kind"],
             sha256=tuple(value["sha256"]),
             timestamps_s=None if value["timestamps_s"] is None else tuple(value["timestamps_s"]),
+            duration_s=value["duration_s"],
             origin=value["origin"],
             parts=tuple((path, offset, size) for path, offset, size in value["parts"]),
         )

@@ -3,14 +3,15 @@
 Every triplet of the samples is one record, however many samples it stands in; the first that shows it tells what it
 is, and its own sample tells more where it is a query. ``related`` are the ids of a query's context, nearest first, so
 ``--context related`` gives the same samples again. A triplet that is never a query is context only (``is_query``
-false). A clip is its stored frames with their times; a document is a record with parts.
+false). A clip is its stored frames with their times and its duration; a document is a record with parts.
 
-Each source of a finished folder is a source again, by the same name. Shard files without a manifest are one source.
+Each source of a finished folder is a source again, by the same name; its samples are found by the index, where there is
+one. Shard files without a manifest are one source.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import orjson
@@ -22,15 +23,18 @@ from mimicit.sources.base import InTar, Item, MediaRef, RawTriplet, Reject, Sour
 from mimicit.sources.json_rows import MAX_RECORD_BYTES, parsed
 from mimicit.sources.media_names import folder_of
 from mimicit.sources.root import Root
+from mimicit.sources.shard_index import IndexedSample, indexed_samples
 from mimicit.sources.shard_triplets import ShardTriplets, StoredTriplet
 from mimicit.sources.sniff import Head
+from mimicit.sources.tar_members import TarMember
 from mimicit.sources.tar_samples import TarSample, read_member, tar_samples
 from mimicit.sources.text import checked_answer, checked_id, checked_meta, checked_text
 
 __all__ = ["SHARDS"]
 
 _MANIFEST: Final = "manifest.json"
-_BESIDE: Final = (_MANIFEST, "index.parquet", "rejects.parquet", "README.md")
+_INDEX: Final = "index.parquet"
+_BESIDE: Final = (_MANIFEST, _INDEX, "media.parquet", "rejects.parquet", "README.md")
 _MAX_MANIFEST_BYTES: Final = 256 << 20
 
 
@@ -77,15 +81,19 @@ def _manifest(root: Root, path: str) -> dict[str, Any]:
 
 
 def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
-    manifest = next((path for path in spec.files if path.rpartition("/")[2] == _MANIFEST), None)
+    manifest, index = (_beside(spec, name) for name in (_MANIFEST, _INDEX))
     if manifest is not None:
         _check_complete(spec, root, manifest)
     # What cannot be read says nothing of its source, so one of them answers for it.
     answers = manifest is None or _sources_in(root, manifest)[0] == spec.part
     with ShardTriplets() as triplets:
-        for path in spec.files:
-            if path.rpartition("/")[2] not in _BESIDE:
-                yield from _gather(spec, root, path, triplets, answers=answers)
+        if manifest is not None and index is not None:
+            samples = indexed_samples(root, index, spec.part, _manifest(root, manifest))
+            yield from _gather_indexed(spec, root, samples, triplets)
+        else:
+            for path in spec.files:
+                if path.rpartition("/")[2] not in _BESIDE:
+                    yield from _gather(spec, root, path, triplets, answers=answers)
         for triplet in triplets:
             try:
                 yield _checked(triplet)
@@ -94,6 +102,27 @@ def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
 
 
 SHARDS: Final = SourceFormat(claim=_claim, read=_read)
+
+
+def _beside(spec: SourceSpec, name: str) -> str | None:
+    return next((path for path in spec.files if path.rpartition("/")[2] == name), None)
+
+
+def _gather_indexed(
+    spec: SourceSpec, root: Root, samples: Iterable[IndexedSample], triplets: ShardTriplets
+) -> Iterator[Reject]:
+    """Add the ``samples``, all of which belong to ``spec``; what cannot be added is a reject."""
+    for sample in samples:
+        place = f"{sample.path}#{sample.key}"
+        try:
+            value = _sample_in(root, sample.path, sample.json)
+            names = [name for media in value.media for name in media.files]
+            if (value.key, value.source, len(names)) != (sample.key, spec.part, len(sample.files)):
+                raise RejectedError("schema", "the sample is another one than the index says; build the folder again")
+            files = dict(zip(names, sample.files, strict=True))
+            triplets.add(value, [_ref(sample.path, sample.key, files, media) for media in value.media], place)
+        except RejectedError as error:
+            yield spec.reject(error.reason, place=place, id=sample.key, detail=error.detail)
 
 
 def _gather(spec: SourceSpec, root: Root, path: str, triplets: ShardTriplets, *, answers: bool) -> Iterator[Reject]:
@@ -131,6 +160,10 @@ def _parsed_sample(root: Root, path: str, sample: TarSample) -> Sample:
     member = sample.file("json")
     if member is None:
         raise RejectedError("missing_sidecar", f"the sample {sample.key!r} has no {sample.key}.json")
+    return _sample_in(root, path, member)
+
+
+def _sample_in(root: Root, path: str, member: TarMember) -> Sample:
     value = parsed(read_member(root, path, member, most=MAX_RECORD_BYTES))
     try:
         validate("sample", value)
@@ -157,7 +190,13 @@ def _ref(path: str, key: str, files: Mapping[str, Any], media: Media) -> MediaRe
             "schema", f"the sample {key!r}: a medium of {len(media.files)} files has other numbers of sums or times"
         )
     parts = tuple(InTar(path, files[name].offset, files[name].size) for name in media.files)
-    return MediaRef(kind=media.kind, parts=parts, origin=media.origin, timestamps_s=media.timestamps_s)
+    return MediaRef(
+        kind=media.kind,
+        parts=parts,
+        origin=media.origin,
+        timestamps_s=media.timestamps_s,
+        duration_s=media.duration_s,
+    )
 
 
 def _checked(triplet: StoredTriplet) -> RawTriplet:

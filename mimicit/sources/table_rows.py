@@ -1,25 +1,29 @@
 """The rows of an Arrow or parquet table with pictures inside: their values, and where their pictures lie.
 
 The bytes of pictures are not read here, of parquet not even from the disk: a picture is known by its path alone.
+Numbers of classes become names where the table has them (as `datasets` keeps its features).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
+
+import orjson
 
 from mimicit.sources.arrow import arrow_batches, arrow_columns, arrow_damage
 from mimicit.sources.base import InArrow, InParquet, MediaRef
 from mimicit.sources.json_values import json_value
+from mimicit.sources.media_names import named_kind
 from mimicit.sources.parquet import parquet_batches, parquet_columns
 from mimicit.sources.root import Root
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["TableRow", "is_pictures", "table_rows"]
+__all__ = ["TableRow", "class_names", "is_pictures", "table_rows"]
 
 TableRow = tuple[dict[str, Any], tuple[MediaRef, ...]]
 """The values of one row that JSON can hold, by column, and its pictures in the order of the columns."""
@@ -73,9 +77,37 @@ def _picture_columns(kinds: Mapping[str, str]) -> frozenset[str]:
     return frozenset(name for name, kind in kinds.items() if is_pictures(kind))
 
 
+def class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:
+    """The names of the classes of each column of class labels, or of lists of them, by the features of the table."""
+    try:
+        features = orjson.loads((metadata or {})[b"huggingface"])["info"]["features"].items()
+    except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
+        return {}
+    found = {}
+    for column, feature in features:
+        while isinstance(feature, list) and len(feature) == 1:
+            (feature,) = feature
+        if isinstance(feature, dict) and feature.get("_type") in ("Sequence", "List", "LargeList"):
+            feature = feature.get("feature")
+        names = feature.get("names") if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" else None
+        if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
+            found[column] = names
+    return found
+
+
+def _named(value: Any, names: Sequence[str]) -> Any:
+    """A class label, or each of a list of them, by its name; -1, which stands for an unknown class, as nothing."""
+    if isinstance(value, list):
+        return [_named(entry, names) for entry in value]
+    if not isinstance(value, int) or isinstance(value, bool) or value >= len(names):
+        return value
+    return names[value] if value >= 0 else None
+
+
 def _rows(path: str, batch: pa.RecordBatch, locate: _Locate, pictures: frozenset[str]) -> Iterator[TableRow]:
     kinds = {field.name: str(field.type) for field in batch.schema}
     columns = {name: batch.column(name) for name, kind in kinds.items() if name in pictures or "binary" not in kind}
+    labels = class_names(batch.schema.metadata)
     with arrow_damage(path):
         for column in columns.values():
             column.validate(full=True)
@@ -84,6 +116,8 @@ def _rows(path: str, batch: pa.RecordBatch, locate: _Locate, pictures: frozenset
             chunk = {name: column.slice(start, _CHUNK_ROWS) for name, column in columns.items()}
             paths = {name: _paths(cells) for name, cells in chunk.items() if name in pictures}
             values = {name: cells.to_pylist() for name, cells in chunk.items() if name not in pictures}
+        for name in labels.keys() & values.keys():
+            values[name] = [_named(value, labels[name]) for value in values[name]]
         for row in range(min(_CHUNK_ROWS, len(batch) - start)):
             named = {name: cells[row] for name, cells in paths.items()}
             media = _media(path, named, partial(locate, start + row))
@@ -113,5 +147,5 @@ def _media(
         )
         for item, path in items:
             origin = (path or f"{table}#{column}")[:_MAX_ORIGIN]
-            media.append(MediaRef(kind="image", parts=(locate(column, item),), origin=origin))
+            media.append(MediaRef(kind=named_kind(origin) or "image", parts=(locate(column, item),), origin=origin))
     return tuple(media)

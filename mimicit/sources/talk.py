@@ -17,14 +17,15 @@ from mimicit.sources.base import MediaRef, RawTriplet, Reject, SourceSpec
 from mimicit.sources.captions import instruction_or_caption
 from mimicit.sources.text import checked_answer, checked_id, shown
 
-__all__ = ["TALK_KEYS", "Turn", "rejected_turns", "talk_triplets", "turns_of"]
+__all__ = ["TALK_KEYS", "Turn", "rejected_turns", "system_text", "talk_triplets", "turns_of"]
 
 TALK_KEYS: Final = ("conversations", "messages")
 """The fields that hold a conversation, in the order in which they are looked for."""
 
 _VIDEO: Final = "<video>"
 _ASKS: Final = frozenset({"human", "user"})
-_ANSWERS: Final = frozenset({"gpt", "assistant"})
+_ANSWERS: Final = frozenset({"assistant", "bard", "bing", "chatgpt", "gpt"})
+_SYSTEM: Final = "system"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +39,10 @@ class Turn:
 def turns_of(record: Mapping[str, Any]) -> list[Turn]:
     """The questions of ``record`` with their answers, in order; `RejectedError` ``malformed`` where there are none.
 
-    What is said before the first question is skipped; an answer that follows an answer is a turn without a question.
+    What is said before the first question is skipped, and so is what ``system`` says, wherever it stands (see
+    `system_text`). An answer that follows an answer is a turn without a question.
     """
-    talk = next((record[key] for key in TALK_KEYS if key in record), None)
+    talk = _talk(record)
     if not isinstance(talk, list):
         raise RejectedError("malformed", f"conversations must be a list, not {shown(talk)}")
     turns: list[Turn] = []
@@ -48,6 +50,8 @@ def turns_of(record: Mapping[str, Any]) -> list[Turn]:
     asked = False
     for number, entry in enumerate(talk):
         speaker, text = _said(entry, number)
+        if speaker == _SYSTEM:
+            continue
         if speaker in _ASKS:
             if asked:
                 turns.append(Turn(open_question, None))
@@ -62,6 +66,19 @@ def turns_of(record: Mapping[str, Any]) -> list[Turn]:
     if not turns:
         raise RejectedError("malformed", "the conversation has no question")
     return turns
+
+
+def system_text(record: Mapping[str, Any]) -> dict[str, str]:
+    """What ``system`` says first in the conversation of ``record``, as a free field of that name; empty if nothing.
+
+    A field ``system`` of the record itself wins.
+    """
+    talk = _talk(record)
+    for entry in talk if isinstance(talk, list) and _SYSTEM not in record else ():
+        if isinstance(entry, dict) and entry.get("from", entry.get("role")) == _SYSTEM:
+            text = entry.get("value", entry.get("content"))
+            return {_SYSTEM: text} if isinstance(text, str) else {}
+    return {}
 
 
 def talk_triplets(
@@ -114,6 +131,10 @@ def rejected_turns(
 
 def _turn_ids(id: str, turns: Sequence[Turn]) -> list[str]:
     return [id] if len(turns) == 1 else [f"{id}_{number}" for number in range(len(turns))]
+
+
+def _talk(record: Mapping[str, Any]) -> object:
+    return next((record[key] for key in TALK_KEYS if key in record), None)
 
 
 def _said(entry: object, number: int) -> tuple[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -61,9 +62,14 @@ def tar_samples(root: Root, path: str) -> Iterator[TarSample | RejectedError]:
 
 
 def read_member(root: Root, path: str, member: TarMember, *, most: int) -> bytes:
-    """The bytes of ``member`` of the tar at ``path``; `RejectedError` ``too_long`` for more than ``most``."""
+    """The bytes of ``member`` of the tar at ``path``.
+
+    `RejectedError` ``too_long`` for more than ``most``, and ``malformed`` where the archive ends before.
+    """
     if member.size > most:
         raise RejectedError("too_long", f"{member.name!r} has {member.size} bytes, more than {most}")
     with root.open_input(path) as file:
+        if member.offset + member.size > os.fstat(file.fileno()).st_size:
+            raise RejectedError("malformed", f"{member.name!r} lies beyond the end of the archive")
         file.seek(member.offset)
         return file.read(member.size)

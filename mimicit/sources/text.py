@@ -25,6 +25,7 @@ __all__ = [
     "checked_text",
     "derived_id",
     "is_unicode",
+    "own_or_derived_id",
     "shown",
 ]
 
@@ -112,6 +113,11 @@ def checked_meta(value: Mapping[str, Any]) -> dict[str, Any]:
 def derived_id(record: Mapping[str, Any]) -> str:
     """The id of a record that has none: 96 bits of a hash of its content, so it does not depend on the order."""
     return hashlib.blake2b(_canonical(dict(record), "record"), digest_size=12).hexdigest()
+
+
+def own_or_derived_id(record: Mapping[str, Any]) -> str:
+    """The field ``id`` of ``record`` through `checked_id`; where it has none, `derived_id`."""
+    return checked_id(record["id"]) if record.get("id") is not None else derived_id(record)
 
 
 def shown(value: object) -> str:

@@ -6,18 +6,19 @@ folder above, and at the root. The id of a record is a hash of it, for many ask 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any, Final
 
-from mimicit.errors import RejectedError
 from mimicit.sources.base import Item, RawTriplet, SourceFormat, SourceSpec
 from mimicit.sources.captions import instruction_or_caption
 from mimicit.sources.claiming import claim_files
+from mimicit.sources.each_row import triplets_of_rows
 from mimicit.sources.json_rows import json_rows
 from mimicit.sources.probing import CLIP_EXTENSIONS, media_of_stem, usual_folders
 from mimicit.sources.root import Root
 from mimicit.sources.sniff import Head
-from mimicit.sources.text import checked_answer, checked_id, checked_meta, derived_id
+from mimicit.sources.text import checked_answer, checked_id, checked_meta
 
 __all__ = ["VIDEO_CHATGPT"]
 
@@ -31,26 +32,22 @@ def _fits(root: Root, path: str, head: Head) -> bool:
 def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
     for path in spec.files:
         folders = usual_folders(root, path, "videos", "video")
-        for place, row in json_rows(root, path):
-            id = ""
-            try:
-                if isinstance(row, RejectedError):
-                    raise row
-                id = checked_id(row["id"]) if row.get("id") is not None else derived_id(row)
-                name = checked_id(row.get("video_id"), "video_id")
-                media = (media_of_stem(root, name, CLIP_EXTENSIONS, beside=folders, kind="video"),)
-                yield RawTriplet(
-                    id=id,
-                    place=place,
-                    media=media,
-                    instruction=instruction_or_caption(row.get("q"), id, media),
-                    answer=checked_answer(row.get("a")),
-                    meta=checked_meta({key: value for key, value in row.items() if key not in _KNOWN_KEYS}),
-                )
-            except RejectedError as error:
-                yield spec.reject(error.reason, place=place, id=id, detail=error.detail)
+        yield from triplets_of_rows(spec, json_rows(root, path), partial(_triplet, root, folders))
 
 
 VIDEO_CHATGPT: Final = SourceFormat(
     claim=claim_files("video-chatgpt", "JSON records with q, a and video_id", _fits), read=_read
 )
+
+
+def _triplet(root: Root, folders: tuple[str, ...], row: Mapping[str, Any], id: str, place: str) -> RawTriplet:
+    name = checked_id(row.get("video_id"), "video_id")
+    media = (media_of_stem(root, name, CLIP_EXTENSIONS, beside=folders, kind="video"),)
+    return RawTriplet(
+        id=id,
+        place=place,
+        media=media,
+        instruction=instruction_or_caption(row.get("q"), id, media),
+        answer=checked_answer(row.get("a")),
+        meta=checked_meta({key: value for key, value in row.items() if key not in _KNOWN_KEYS}),
+    )

@@ -8,19 +8,21 @@ the clip would not fit the questions.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, Final
 
 from mimicit.errors import RejectedError
 from mimicit.records import MediaKind
 from mimicit.sources.base import Item, MediaRef, SourceFormat, SourceSpec
 from mimicit.sources.claiming import claim_files
+from mimicit.sources.each_row import talks_of_rows
 from mimicit.sources.json_rows import json_rows
 from mimicit.sources.media_names import media_refs
 from mimicit.sources.probing import usual_folders
 from mimicit.sources.root import Root
 from mimicit.sources.sniff import Head
-from mimicit.sources.talk import Turn, rejected_turns, talk_triplets
-from mimicit.sources.text import checked_id, checked_meta, derived_id, shown
+from mimicit.sources.talk import Turn
+from mimicit.sources.text import checked_meta, shown
 
 __all__ = ["VIDEOCHAT2"]
 
@@ -35,24 +37,8 @@ def _fits(root: Root, path: str, head: Head) -> bool:
 
 def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
     for path in spec.files:
-        folders = usual_folders(root, path, "videos", "images")
-        for place, row in json_rows(root, path):
-            id = ""
-            try:
-                if isinstance(row, RejectedError):
-                    raise row
-                id = checked_id(row["id"]) if row.get("id") is not None else derived_id(row)
-                turns = _turns(row.get("QA"))
-            except RejectedError as error:
-                yield spec.reject(error.reason, place=place, id=id, detail=error.detail)
-                continue
-            try:
-                media = (_medium(root, row, folders),)
-                meta = checked_meta({key: value for key, value in row.items() if key not in _KNOWN_KEYS})
-            except RejectedError as error:
-                yield from rejected_turns(spec, turns, error, id=id, place=place)
-                continue
-            yield from talk_triplets(spec, turns, media=media, meta=meta, id=id, place=place, placeholders_needed=False)
+        about = partial(_about, root, usual_folders(root, path, "videos", "images"))
+        yield from talks_of_rows(spec, json_rows(root, path), _turns, about, placeholders_needed=False)
 
 
 VIDEOCHAT2: Final = SourceFormat(
@@ -60,7 +46,8 @@ VIDEOCHAT2: Final = SourceFormat(
 )
 
 
-def _turns(talk: object) -> list[Turn]:
+def _turns(row: Mapping[str, Any]) -> list[Turn]:
+    talk = row.get("QA")
     if not isinstance(talk, list) or not talk or not all(isinstance(turn, dict) for turn in talk):
         raise RejectedError("malformed", f"QA must be a list of objects, not {shown(talk)}")
     return [Turn(_question(turn), turn.get("a")) for turn in talk]
@@ -70,6 +57,11 @@ def _question(turn: Mapping[str, Any]) -> object:
     """``i`` and ``q`` as one text; what is no text is handed on as it is, to be refused."""
     parts = [turn[key] for key in ("i", "q") if turn.get(key) not in (None, "")]
     return next((part for part in parts if not isinstance(part, str)), "\n".join(map(str, parts)))
+
+
+def _about(root: Root, folders: tuple[str, ...], row: Mapping[str, Any]) -> tuple[tuple[MediaRef, ...], dict[str, Any]]:
+    medium = _medium(root, row, folders)
+    return (medium,), checked_meta({key: value for key, value in row.items() if key not in _KNOWN_KEYS})
 
 
 def _medium(root: Root, row: Mapping[str, Any], folders: tuple[str, ...]) -> MediaRef:

@@ -21,6 +21,7 @@ from mimicit.errors import RejectedError
 from mimicit.schema import canonical_json
 from mimicit.sources.base import InFile, Item, MediaRef, RawTriplet, Reject, SourceFormat, SourceSpec
 from mimicit.sources.disk_table import DiskTable
+from mimicit.sources.each_row import triplets_of_rows
 from mimicit.sources.json_members import first_of_members, member_rows
 from mimicit.sources.media_names import folder_of
 from mimicit.sources.probing import usual_folders
@@ -78,19 +79,15 @@ def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
     with DiskTable() as answers:
         for path in annotations:
             yield from _read_answers(spec, root, path, answers)
-        for place, row in member_rows(root, questions, "questions"):
-            id = ""
-            try:
-                if isinstance(row, RejectedError):
-                    raise row
-                id = checked_id(row.get("question_id"), "question_id")
-                answer = answers.use(id)
-                if answer is None:
-                    raise RejectedError("empty_answer", "no annotation answers this question, as in a test split")
-                picture = _picture(root, row.get("image_id"), subtype, folders)
-                yield _triplet(row, orjson.loads(answer), picture, id=id, place=place)
-            except RejectedError as error:
-                yield spec.reject(error.reason, place=place, id=id, detail=error.detail)
+
+        def answered(row: Mapping[str, Any], id: str, place: str) -> RawTriplet:
+            answer = answers.use(id)
+            if answer is None:
+                raise RejectedError("empty_answer", "no annotation answers this question, as in a test split")
+            picture = _picture(root, row.get("image_id"), subtype, folders)
+            return _triplet(row, orjson.loads(answer), picture, id=id, place=place)
+
+        yield from triplets_of_rows(spec, member_rows(root, questions, "questions"), answered, _question_id)
         for id, answer in answers.unused():
             detail = "no question has the question_id of this answer"
             place = orjson.loads(answer)["place"]
@@ -106,11 +103,15 @@ def _read_answers(spec: SourceSpec, root: Root, path: str, answers: DiskTable) -
         try:
             if isinstance(row, RejectedError):
                 raise row
-            id = checked_id(row.get("question_id"), "question_id")
+            id = _question_id(row)
             if not answers.add(id, canonical_json({"place": place, **_answer(row)}).decode()):
                 raise RejectedError("duplicate_id", "this question was answered before; the first annotation counts")
         except RejectedError as error:
             yield spec.reject(error.reason, place=place, id=id, detail=error.detail, scope="reference")
+
+
+def _question_id(row: Mapping[str, Any]) -> str:
+    return checked_id(row.get("question_id"), "question_id")
 
 
 def _answer(row: Mapping[str, Any]) -> dict[str, Any]:

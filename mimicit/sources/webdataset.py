@@ -22,7 +22,7 @@ from mimicit.sources.json_rows import MAX_RECORD_BYTES, parsed
 from mimicit.sources.media_names import folder_of, named_kind
 from mimicit.sources.root import Root
 from mimicit.sources.sniff import Head
-from mimicit.sources.talk import TALK_KEYS, rejected_turns, talk_triplets, turns_of
+from mimicit.sources.talk import TALK_KEYS, rejected_turns, system_text, talk_triplets, turns_of
 from mimicit.sources.tar_samples import TarSample, read_member, tar_samples
 from mimicit.sources.text import MAX_TEXT_CHARACTERS, checked_id, checked_meta
 from mimicit.sources.triplet_rows import triplet_from_row
@@ -127,7 +127,8 @@ def _talk(
 ) -> Iterator[RawTriplet | Reject]:
     turns = turns_of(row)
     try:
-        meta = checked_meta({key: value for key, value in row.items() if key not in {*TALK_KEYS, *_IDS}})
+        free = {key: value for key, value in row.items() if key not in {*TALK_KEYS, *_IDS}}
+        meta = checked_meta(free | system_text(row))
     except RejectedError as error:
         yield from rejected_turns(spec, turns, error, id=id, place=place)
     else:

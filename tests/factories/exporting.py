@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from hypothesis import assume
 from hypothesis import strategies as st
 
-from mimicit.build import BuildConfig, build_shards
+from mimicit.build import build_shards
+from mimicit.build.mixture import MIXTURE_NAME, build_config, read_mixture
 from mimicit.context.assemble import Part, assemble
 from mimicit.exporting import EXPORTERS
 from mimicit.exporting.base import Written
 from mimicit.inspecting.summary import iterate_samples
-from mimicit.media import MediaOptions
 from mimicit.records import Media, Sample, sample_to_json
 from mimicit.schema import canonical_json
 from mimicit.shards.tar import END_OF_ARCHIVE, pack_members
@@ -35,8 +37,8 @@ META = st.dictionaries(
 class SerialEngine:
     """Runs tasks here and now: quick to start, and good enough for pictures that do not crash."""
 
-    def run(self, function: Callable[[Any], Any], tasks: Sequence[Any], **_: Any) -> Iterator[tuple[int, Any]]:
-        yield from ((number, function(task)) for number, task in enumerate(tasks))
+    def run(self, function: Callable[[Any], Any], tasks: Iterable[Any], **_: Any) -> Iterator[tuple[Any, Any]]:
+        yield from ((task, function(task)) for task in tasks)
 
     def close(self) -> None:
         pass
@@ -55,8 +57,8 @@ def picture(shade: int) -> Media:
     )
 
 
-def clip(shades: Sequence[int], seconds: float) -> Media:
-    """A clip whose duration is what an importer of its frames makes of their times."""
+def clip(shades: Sequence[int], seconds: float, duration_s: float) -> Media:
+    """A clip of a frame every so many ``seconds``; ``duration_s`` is not what could be reckoned from that."""
     data = tuple(map(jpeg, shades))
     times = tuple(round(number * seconds, 6) for number in range(len(shades)))
     return Media(
@@ -67,19 +69,18 @@ def clip(shades: Sequence[int], seconds: float) -> Media:
         sha256=tuple(hashlib.sha256(frame).hexdigest() for frame in data),
         origin="c.mp4",
         timestamps_s=times,
-        duration_s=round(times[-1] + (times[-1] / (len(times) - 1) if len(times) > 1 else 0.0), 6),
+        duration_s=duration_s,
         data=data,
     )
 
 
 MEDIA: dict[int, Media] = {shade: picture(shade) for shade in range(4)} | {
-    4: clip((10, 11), 1.0),
-    5: clip((10, 12, 10), 0.4),
-    6: clip((13,), 1.0),
+    4: clip((10, 11), 1.0, 2.5),
+    5: clip((10, 12, 10), 0.4, 0.8),
+    6: clip((13,), 1.0, 1.25),
 }
 ANY_MEDIA = st.lists(st.sampled_from(tuple(MEDIA)), max_size=2).map(tuple)
-PICTURES_OR_A_CLIP = st.lists(st.sampled_from([0, 1, 2, 3]), max_size=2).map(tuple) | st.just((4,))
-"""What MIMIC-IT can say: a clip stands alone, has several frames, and they are a second apart."""
+PICTURES = st.lists(st.sampled_from([0, 1, 2, 3]), max_size=7).map(tuple)
 
 
 def make_sample(source: str, parts: Sequence[Part], meta: dict[str, Any]) -> Sample:
@@ -129,6 +130,25 @@ def _relation(part: Part, query: Part) -> st.SearchStrategy[str]:
 
 
 @st.composite
+def documents(draw: st.DrawFn) -> list[Sample]:
+    """Interleaved documents as web pages give them: every chunk after the first shows pictures."""
+    samples = []
+    for name in draw(st.lists(IDS.filter(lambda id: "\0" not in id), min_size=1, max_size=4, unique=True)):
+        chunks = draw(st.lists(st.tuples(PICTURES.filter(bool), WORDS), min_size=1, max_size=4))
+        first = draw(WORDS.map(lambda text: [((), text)]) | st.just([]))
+        parts = [
+            Part(id=f"{name}#{place}", media=media, instruction="", answer=text, relation="document")
+            for place, (media, text) in enumerate([*first, *chunks])
+        ]
+        parts[-1] = replace(parts[-1], id=name)
+        # Shown by two chunks in a row, the same pictures are shown once, and then no chunk begins there.
+        if all(one.media != other.media for one, other in pairwise(parts)):
+            samples.append(make_sample("web", parts, {"url": "http://a.b/", **draw(META)}))
+    assume(samples)
+    return samples
+
+
+@st.composite
 def talks(draw: st.DrawFn) -> list[Sample]:
     """Conversations as LLaVA publishes them, each turn with all turns before it, and single questions."""
     samples: list[Sample] = []
@@ -172,7 +192,9 @@ def exported(samples: Iterable[Sample], to: str, place: Path) -> tuple[Path, Wri
 
 def built_again(folder: Path, out: Path, *, context: str) -> tuple[list[Sample], dict[str, Any]]:
     """All samples of a build of an export, with the context it names, and the manifest."""
-    config = BuildConfig(shots=16, context=context, media=MediaOptions(size=0, frames=64))
+    beside = folder / MIXTURE_NAME
+    chosen = read_mixture(beside) if beside.exists() else {}
+    config = build_config({**chosen, "shots": 16, "context": context, "size": 0, "frames": 64})
     result = build_shards(folder, out, config, engine=SerialEngine())
     return [sample for _, sample in iterate_samples(out)], result.manifest
 

@@ -28,13 +28,17 @@ def noise(seed: int) -> bytes:
     return data.getvalue()
 
 
-def tar_of(members: Mapping[str, bytes]) -> bytes:
+def tar_of(members: Mapping[str, bytes], links: Mapping[str, str] | None = None) -> bytes:
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w") as archive:
         for name, payload in members.items():
             info = tarfile.TarInfo(name)
             info.size = len(payload)
             archive.addfile(info, io.BytesIO(payload))
+        for name, target in (links or {}).items():
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = tarfile.SYMTYPE, target
+            archive.addfile(info)
     return data.getvalue()
 
 

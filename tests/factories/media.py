@@ -85,10 +85,10 @@ def png_chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
-def vast_png(side: int = 30_000) -> bytes:
-    """A PNG whose header promises ``side`` x ``side`` RGB pixels."""
+def vast_png(side: int = 30_000, idat_bytes: int = 1_000_000) -> bytes:
+    """A PNG whose header promises ``side`` x ``side`` RGB pixels, with the first ``idat_bytes`` of them."""
     header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    rows = zlib.compress(bytes(1_000_000))
+    rows = zlib.compress(bytes(idat_bytes))
     return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", rows) + png_chunk(b"IEND", b"")
 
 

@@ -1,0 +1,56 @@
+"""Options of a single format, such as the thresholds of MMC4: numbers that a user may set.
+
+A format declares them as a dataclass of numbers with defaults, whose constructor checks their limits (see
+`SourceFormat.options`). What the user has set stands in the `SourceSpec` that is read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import fields
+
+from mimicit.errors import UsageError
+from mimicit.sources.registry import SOURCES
+
+__all__ = ["checked_options", "parsed_option"]
+
+
+def checked_options(format: str, values: Mapping[str, object]) -> dict[str, float]:
+    """``values`` as options of ``format``, sorted by name, each of the type of its default.
+
+    `UsageError` where there is no such format or option, or a value is not what the option takes.
+    """
+    if format not in SOURCES:
+        raise UsageError(f"options: no format {format!r}; there are: {', '.join(sorted(SOURCES))}")
+    declared = SOURCES[format].options
+    known = {} if declared is None else {field.name: field.default for field in fields(declared)}
+    for name in values:
+        if name not in known:
+            there = f"there are: {', '.join(sorted(known))}" if known else "it has none"
+            raise UsageError(f"options: the format {format} has no option {name!r}; {there}")
+    checked = {name: _number(f"{format}.{name}", values[name], type(known[name])) for name in sorted(values)}
+    if declared is not None:
+        declared(**checked)  # its limits
+    return checked
+
+
+def parsed_option(text: str) -> tuple[str, str, float]:
+    """(format, name, value) of ``FORMAT.NAME=VALUE``, as the command line takes it; `UsageError` where it is not."""
+    place, equals, value = text.partition("=")
+    format, dot, name = place.strip().partition(".")
+    try:
+        number = float(value) if equals and dot and name else math.nan
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise UsageError(f"--option: {text!r} is not FORMAT.NAME=NUMBER, such as mmc4.min_similarity=0.2")
+    return format, name, number
+
+
+def _number(place: str, value: object, kind: type) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise UsageError(f"options: {place} must be a number, not {value!r}")
+    if kind is int and value != int(value):
+        raise UsageError(f"options: {place} must be a whole number, not {value!r}")
+    return int(value) if kind is int else float(value)

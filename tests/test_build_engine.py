@@ -1,0 +1,81 @@
+"""Engines keep their promise whatever happens to their workers; the same for all of them (Ray: test_build_ray)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mimicit.build import BuildConfig, build_shards
+from mimicit.build.engine import LocalEngine, WorkerDiedError
+from mimicit.build.progress import Silent
+from mimicit.errors import BuildError
+from tests.factories import raw as make
+from tests.factories.processes import killing, local_workers
+from tests.factories.tasks import die_if_odd, die_once, refuse, square
+
+CONFIG = BuildConfig(shard_bytes=32 * 1024)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[LocalEngine]:
+    engine = LocalEngine(2)
+    yield engine
+    engine.close()
+
+
+def run(engine: LocalEngine, function: Callable[[Any], Any], tasks: Iterable[Any], **options: Any) -> dict[Any, Any]:
+    return dict(engine.run(function, tasks, label="count", progress=Silent(), **options))
+
+
+def test_every_task_has_its_result(engine: LocalEngine) -> None:
+    assert run(engine, square, range(100)) == {number: number**2 for number in range(100)}
+
+
+def test_tasks_are_drawn_as_there_is_room(engine: LocalEngine) -> None:
+    drawn = itertools.count()
+    results = engine.run(square, drawn, label="count", progress=Silent())
+    for _ in range(20):
+        next(results)
+    results.close()
+    assert next(drawn) <= 20 + 2 * 4
+
+
+def test_an_error_of_the_function_is_raised(engine: LocalEngine) -> None:
+    with pytest.raises(ValueError, match="7 is refused"):
+        run(engine, refuse, [7])
+
+
+def test_a_task_whose_worker_died_is_run_again(engine: LocalEngine, tmp_path: Path) -> None:
+    markers = [tmp_path / str(number) for number in range(6)]
+    for marker in markers[1:]:
+        marker.touch()  # these live
+    assert run(engine, die_once, markers) == {marker: marker.name for marker in markers}
+
+
+def test_a_task_that_always_kills_is_given_up_by_name(engine: LocalEngine) -> None:
+    deaths: list[WorkerDiedError] = []
+
+    def on_death(task: int, died: WorkerDiedError) -> int:
+        deaths.append(died)
+        return -task
+
+    results = run(engine, die_if_odd, range(6), on_death=on_death)
+    assert results == {0: 0, 1: -1, 2: 2, 3: -3, 4: 4, 5: -5}
+    assert [died.signal for died in deaths] == [9, 9, 9]
+    with pytest.raises(BuildError, match=r"count: .*killed by SIGKILL.*run the same command again"):
+        run(engine, die_if_odd, [1])
+
+
+def test_killed_workers_change_no_byte_of_a_build(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    make.make_raw(raw)
+    make.add_manifest(raw, "more", pictures=300, questions=1)
+    build_shards(raw, tmp_path / "whole", CONFIG, engine=LocalEngine(2))
+    with killing(local_workers, times=3) as killed:
+        build_shards(raw, tmp_path / "out", CONFIG, engine=LocalEngine(2))
+    assert len(killed) == 3
+    assert make.hashes(tmp_path / "out") == make.hashes(tmp_path / "whole")

@@ -1,0 +1,93 @@
+"""What one medium may cost: memory beyond the limit is a reject, time beyond it ends the process; nothing leaks out."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from mimicit.errors import RejectedError
+from mimicit.media import MediaOptions, encode_image, encode_video
+from mimicit.media.bounds import TIMER_SIGNALS, bounded
+from tests.factories import hostile
+from tests.factories.media import encoded, scene, write_clip
+
+MIB = 1024**2
+SMALL = MediaOptions(max_memory_bytes=64 * MIB)
+
+
+def state() -> list[object]:
+    handlers = [signal.getsignal(number) for number in sorted(TIMER_SIGNALS)]
+    return [resource.getrlimit(resource.RLIMIT_DATA), signal.getitimer(signal.ITIMER_PROF), *handlers]
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the system does not say what a process uses")
+def test_an_allocation_beyond_the_limit_is_a_reject_and_one_below_is_not() -> None:
+    before = state()
+    with bounded(SMALL, 30):
+        assert len(bytes(32 * MIB)) == 32 * MIB
+    with pytest.raises(RejectedError, match=r"too_much_memory: .*\(64 MiB\)"), bounded(SMALL, 30):
+        bytes(128 * MIB)
+    assert state() == before
+    assert len(bytes(128 * MIB)) == 128 * MIB
+
+
+def test_the_limit_counts_from_what_is_used_already() -> None:
+    held = bytes(256 * MIB)
+    with bounded(SMALL, 30):
+        assert encode_image(encoded(scene(), "PNG"), SMALL).width == 96
+    assert len(held) == 256 * MIB
+
+
+def test_a_lower_limit_of_the_process_is_kept() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    lower = 8 << 30
+    resource.setrlimit(resource.RLIMIT_DATA, (lower, hard))
+    try:
+        with bounded(MediaOptions(max_memory_bytes=64 << 30), 30):
+            assert resource.getrlimit(resource.RLIMIT_DATA) == (lower, hard)
+        assert resource.getrlimit(resource.RLIMIT_DATA) == (lower, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+@pytest.mark.parametrize("error", [RejectedError("bad_media", "a fault"), KeyError("a bug")])
+def test_other_errors_pass_and_the_limits_are_lifted(error: Exception) -> None:
+    before = state()
+    with pytest.raises(type(error)), bounded(SMALL, 30):
+        raise error
+    assert state() == before
+
+
+@pytest.mark.parametrize("clip", [False, True])
+def test_decoders_out_of_memory_say_so(tmp_path: Path, clip: bool) -> None:
+    """A picture of one bit a pixel takes a byte for each; this MP4 asks for tables of four thousand million entries."""
+    path = write_clip(tmp_path / "a.mp4", 3)
+    path.write_bytes(hostile.mp4_of_absurd_boxes(path.read_bytes()))
+    decode = partial(encode_video, path) if clip else partial(encode_image, hostile.vast_bitmap())
+    with pytest.raises(RejectedError, match="too_much_memory"), bounded(SMALL, 30):
+        decode(SMALL)
+
+
+def test_c_code_that_never_returns_is_ended() -> None:
+    """A regular expression that backtracks for years holds the interpreter, as a decoder in C does."""
+    program = (
+        "import re; from mimicit.media import MediaOptions; from mimicit.media.bounds import bounded\n"
+        "with bounded(MediaOptions(), 1): re.match('(a*)*b', 'a' * 64)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], timeout=60, check=False)
+    assert -done.returncode in TIMER_SIGNALS
+
+
+def test_reading_that_never_returns_is_ended_too() -> None:
+    program = (
+        "import time; from mimicit.media import MediaOptions; from mimicit.media.bounds import bounded\n"
+        "with bounded(MediaOptions(), 0.1): time.sleep(60)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], timeout=60, check=False)
+    assert done.returncode == -signal.SIGALRM
