@@ -17,12 +17,13 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
+from multiprocessing.context import BaseContext
 from typing import Any, Protocol, TypeVar
 
 from mimicit.build.progress import Progress
 from mimicit.errors import BuildError, MimicitError
 
-__all__ = ["Engine", "LocalEngine", "WorkerDiedError"]
+__all__ = ["Engine", "LocalEngine", "WorkerDiedError", "result_after_death", "run_alone"]
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -36,6 +37,9 @@ class WorkerDiedError(MimicitError):
     def __init__(self, message: str, signal: int | None) -> None:
         super().__init__(message)
         self.signal = signal
+
+    def __reduce__(self) -> tuple[type[WorkerDiedError], tuple[str, int | None]]:
+        return type(self), (str(self), self.signal)  # two arguments: crosses process borders whole
 
 
 class Engine(Protocol):
@@ -147,28 +151,42 @@ class LocalEngine:
         label: str,
         on_death: Callable[[Task, WorkerDiedError], Result] | None,
     ) -> Result:
-        receiver, sender = self._context.Pipe(duplex=False)
-        process = self._context.Process(target=_call, args=(sender, function, task), daemon=True)
-        process.start()
-        sender.close()
         try:
-            ok, value = receiver.recv()
-        except EOFError:
-            process.join()
-            code = process.exitcode or 0
-            died = WorkerDiedError(
-                f"{label}: a worker process ended ({_exit_in_words(code)})", -code if code < 0 else None
-            )
-            if on_death is None:
-                raise BuildError(f"{died}; run the same command again to go on") from None
-            return on_death(task, died)
-        finally:
-            receiver.close()
+            return run_alone(self._context, function, task, label)
+        except WorkerDiedError as died:
+            return result_after_death(task, died, on_death)
+
+
+def run_alone(context: BaseContext, function: Callable[[Task], Result], task: Task, label: str) -> Result:
+    """The result of ``task`` from a process of its own; `WorkerDiedError` where that ends without one."""
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_call, args=(sender, function, task), daemon=True)  # type: ignore[attr-defined]
+    process.start()
+    sender.close()
+    try:
+        ok, value = receiver.recv()
+    except EOFError:
         process.join()
-        if not ok:
-            raise value
-        result: Result = value
-        return result
+        code = process.exitcode or 0
+        raise WorkerDiedError(
+            f"{label}: a worker process ended ({_exit_in_words(code)})", -code if code < 0 else None
+        ) from None
+    finally:
+        receiver.close()
+    process.join()
+    if not ok:
+        raise value
+    result: Result = value
+    return result
+
+
+def result_after_death(
+    task: Task, died: WorkerDiedError, on_death: Callable[[Task, WorkerDiedError], Result] | None
+) -> Result:
+    """What stands for the result of a task that has killed its process; a `BuildError` where nothing does."""
+    if on_death is None:
+        raise BuildError(f"{died}; run the same command again to go on") from None
+    return on_death(task, died)
 
 
 def _call(sender: Connection, function: Callable[[Any], Any], task: Any) -> None:

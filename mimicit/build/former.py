@@ -28,6 +28,7 @@ from mimicit.build.engine import Engine
 from mimicit.build.media_table import LIBRARIES, MEDIA_NAME, input_digest
 from mimicit.build.progress import Progress
 from mimicit.build.scan import ScannedFiles
+from mimicit.build.similar_options import compares_pictures
 from mimicit.errors import ShardError
 from mimicit.schema import canonical_json
 from mimicit.shards.files import sha256_of, sync_folder
@@ -129,7 +130,7 @@ def _encodes_alike(manifest: Mapping[str, Any], config: BuildConfig) -> bool:
     now = orjson.loads(orjson.dumps(config.to_json()))
     then = manifest["config"]
     libraries = {name: version(name) for name in LIBRARIES}
-    looks = now["near_duplicates"] is None or then["near_duplicates"] is not None
+    looks = not compares_pictures(now) or compares_pictures(then)
     return bool(now["media"] == then["media"] and libraries == manifest["libraries"] and looks)
 
 

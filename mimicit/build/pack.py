@@ -6,6 +6,7 @@ A shard counts as packed when its piece of the index exists; the piece is writte
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,11 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mimicit.build.batches import batched
+from mimicit.build.disk import naming, scratch
 from mimicit.build.engine import Engine
 from mimicit.build.former import FormerShard, adopt_shard, former_index, former_shards
 from mimicit.build.plan import Plan, ShardPlan
 from mimicit.build.progress import Progress
 from mimicit.build.samples import SampleMaker
+from mimicit.build.tasks import Share
 from mimicit.errors import BuildError
 from mimicit.records import Sample, sample_to_json
 from mimicit.schema import canonical_json
@@ -27,7 +30,7 @@ from mimicit.shards.files import publish, sha256_of
 from mimicit.shards.index import INDEX_SCHEMA, IndexRow, rows_to_table
 from mimicit.shards.tar import BLOCK, END_OF_ARCHIVE, Link, PackedSample, member_span, pack_members
 
-__all__ = ["index_piece", "pack_shards", "shard_name"]
+__all__ = ["index_piece", "pack_share", "pack_shards", "shard_name", "unpacked_shards"]
 
 _SHARD_INFO: Final = b"mimicit.shard"
 _INDEX_BATCH: Final = 2_000  # rows held before they are written
@@ -58,23 +61,63 @@ def pack_shards(work: Path, out: Path, engine: Engine, progress: Progress, *, de
 
     With ``dedupe``, a file that a shard holds already becomes a hard link to its first member.
     """
-    (work / "index").mkdir(exist_ok=True)
+    shards = _planned(work)
+    _pack_all(_unpacked(work, out, shards), len(shards), work, out, engine, progress, dedupe=dedupe)
+    return [_shard_info(index_piece(work, shard.number)) for shard in shards]
+
+
+def pack_share(work: Path, out: Path, engine: Engine, progress: Progress, share: Share, *, dedupe: bool) -> None:
+    """Pack those shards of one share that are not packed yet."""
+    shards = _planned(work)
+    todo = [shard for shard in _unpacked(work, out, shards) if share.takes(shard.number)]
+    _pack_all(todo, len(shards), work, out, engine, progress, dedupe=dedupe)
+
+
+def unpacked_shards(work: Path, out: Path) -> list[int]:
+    """The numbers of the shards that are not packed yet."""
+    return [shard.number for shard in _unpacked(work, out, _planned(work))]
+
+
+def _planned(work: Path) -> list[ShardPlan]:
     plan = Plan(work)
     try:
-        shards = plan.shards()
+        return plan.shards()
     finally:
         plan.close()
-    names = [shard_name(shard.number, len(shards)) for shard in shards]
+
+
+def _unpacked(work: Path, out: Path, shards: Sequence[ShardPlan]) -> list[ShardPlan]:
+    count = len(shards)
+    return [shard for shard in shards if not _is_packed(work, out, shard, shard_name(shard.number, count))]
+
+
+def _pack_all(
+    shards: Sequence[ShardPlan],
+    count: int,
+    work: Path,
+    out: Path,
+    engine: Engine,
+    progress: Progress,
+    *,
+    dedupe: bool,
+) -> None:
+    """Pack ``shards``, which are of a plan of ``count``."""
+    (work / "index").mkdir(exist_ok=True)
     former = former_shards(work, dedupe=dedupe)
     tasks = [
-        _Task(work=work, out=out, shard=shard, name=name, dedupe=dedupe, former=former.get(shard.content))
-        for shard, name in zip(shards, names, strict=True)
-        if not _is_packed(work, out, shard, name)
+        _Task(
+            work=work,
+            out=out,
+            shard=shard,
+            name=shard_name(shard.number, count),
+            dedupe=dedupe,
+            former=former.get(shard.content),
+        )
+        for shard in shards
     ]
     kept = sum(kept for _, kept in engine.run(_pack_task, tasks, label="pack", progress=progress, total=len(tasks)))
     if kept:
-        progress.note(f"{kept} of {len(shards)} shards are those that were there")
-    return [_shard_info(index_piece(work, shard.number)) for shard in shards]
+        progress.note(f"{kept} of {count} shards are those that were there")
 
 
 def _is_packed(work: Path, out: Path, shard: ShardPlan, name: str) -> bool:
@@ -98,13 +141,13 @@ def _pack_task(task: _Task) -> bool:
 
 def _keep(task: _Task, former: FormerShard) -> bool:
     """Take over a shard of the same content, if it is still sound."""
-    if not adopt_shard(former, task.out / task.name, task.work / f"{task.name}.tmp"):
+    if not adopt_shard(former, task.out / task.name, scratch(task.work / task.name)):
         return False
     rows = former_index(task.work, former)
     names = pa.array([task.name] * rows.num_rows, pa.string())
     piece = index_piece(task.work, task.shard.number)
     with (
-        publish(piece, piece.with_suffix(".tmp")) as file,
+        publish(piece, scratch(piece)) as file,
         pq.ParquetWriter(file, INDEX_SCHEMA) as index,
     ):
         index.write_table(rows.set_column(0, "shard", names).cast(INDEX_SCHEMA))
@@ -117,13 +160,14 @@ def _write(task: _Task) -> None:
     maker = SampleMaker(task.work)
     plan = Plan(task.work)
     piece = index_piece(task.work, task.shard.number)
-    temporary = task.work / f"{task.name}.tmp"
+    temporary = scratch(task.work / task.name)
     digest = hashlib.sha256()
     position = 0
     held: dict[str, tuple[str, int]] | None = {} if task.dedupe else None
     try:
         with (
-            publish(piece, piece.with_suffix(".tmp")) as piece_file,
+            naming(task.out / task.name),
+            publish(piece, scratch(piece)) as piece_file,
             pq.ParquetWriter(piece_file, INDEX_SCHEMA) as index,
             publish(task.out / task.name, temporary) as file,
         ):

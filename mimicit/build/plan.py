@@ -23,6 +23,7 @@ from mimicit.build.placement import place_samples
 from mimicit.build.progress import Progress
 from mimicit.build.samples import SampleMaker
 from mimicit.context.choose import Choice, choose, parse_strategies
+from mimicit.context.neighbours import Guards
 from mimicit.errors import BuildError
 from mimicit.records import sample_to_json
 from mimicit.schema import canonical_json
@@ -80,6 +81,7 @@ class _ChooseTask:
     work: Path
     rules: Mapping[str, SourceRules]
     seed: int
+    guards: Guards
     first: int
     last: int
     list_files: bool
@@ -159,7 +161,15 @@ def _choose_all(
     progress: Progress,
 ) -> None:
     tasks = [
-        _ChooseTask(work=work, rules=rules, seed=config.seed, first=first, last=last, list_files=config.dedupe)
+        _ChooseTask(
+            work=work,
+            rules=rules,
+            seed=config.seed,
+            guards=config.similar.guards,
+            first=first,
+            last=last,
+            list_files=config.dedupe,
+        )
         for first, last in _query_ranges(work)
         if db.execute("SELECT 1 FROM stage WHERE name = ?", (f"choose {first}",)).fetchone() is None
     ]
@@ -201,7 +211,7 @@ def _choose_task(task: _ChooseTask) -> list[_Chosen]:
             if not maker.catalog.is_document(seq):
                 query = maker.catalog.candidate(seq)
                 shots = task.rules[query.source].shots
-                context = choose(query, maker.catalog, strategies[query.source], shots, task.seed)
+                context = choose(query, maker.catalog, strategies[query.source], shots, task.seed, task.guards)
             sample, media = maker.make(seq, context)
             text = canonical_json(sample_to_json(sample))
             sizes = [length for stored in media for length in stored.sizes]

@@ -21,12 +21,13 @@ import orjson
 
 from mimicit.build.catalog import Catalog
 from mimicit.build.config import BuildConfig
-from mimicit.build.encode import encode_media
+from mimicit.build.disk import remove_scratch, reported
+from mimicit.build.encode import encode_media, unfinished_units
 from mimicit.build.engine import Engine, LocalEngine
 from mimicit.build.former import FORMER_NAME, reuse_media, set_aside
 from mimicit.build.importing import import_sources
 from mimicit.build.mixture import MIXTURE_NAME
-from mimicit.build.pack import pack_shards
+from mimicit.build.pack import pack_shards, unpacked_shards
 from mimicit.build.plan import make_plan
 from mimicit.build.progress import Progress, Silent
 from mimicit.build.publish import BESIDE_SHARDS, REJECTS_NAME, publish_folder
@@ -34,6 +35,9 @@ from mimicit.build.retry import Retried, count_retried, keep_former_rejects
 from mimicit.build.scan import ScannedFiles, scan_input
 from mimicit.build.selection import Selection, select_sources
 from mimicit.build.settle import settle_triplets
+from mimicit.build.similar import find_similar
+from mimicit.build.similar_options import compares_pictures
+from mimicit.build.tasks import Handover, hand_over
 from mimicit.errors import BuildError, ChangedInputError, SourceError
 from mimicit.shards.files import sync_folder, write_atomically
 from mimicit.shards.manifest import MANIFEST_NAME, WORK_NAME, read_manifest
@@ -41,7 +45,7 @@ from mimicit.sources import detect
 from mimicit.sources.base import Reject
 from mimicit.sources.root import Root
 
-__all__ = ["BuildResult", "build_shards"]
+__all__ = ["BuildResult", "build_shards", "check_options", "held", "run_build"]
 
 _STATE_NAME: Final = "build.json"
 _SCAN_NAME: Final = ".scan.tmp"
@@ -69,20 +73,50 @@ def build_shards(
     overwrite: bool = False,
     retry_rejects: bool = False,
     keep_going: bool = False,
+    embedding_cache: Path | None = None,
 ) -> BuildResult:
     """Turn everything usable under ``src`` into a folder of shards at ``out``.
 
     A finished folder of the same input and configuration is left as it is; an interrupted build goes on.
     ``overwrite`` begins anew where input or configuration changed, ``retry_rejects`` where the input alone did (it
     was mended) and counts the former rejects that are in now; both use again what is still the same. ``keep_going``
-    leaves out unreadable sources.
+    leaves out unreadable sources. ``embedding_cache`` is a folder where the vectors of models are kept for other builds.
     Raises `SourceError` (input), `ChangedInputError` and `BuildError` (output folder, disk).
     """
-    engine = engine or LocalEngine(os.cpu_count() or 1)
-    progress = progress or Silent()
+    result = run_build(
+        src,
+        out,
+        config,
+        engine or LocalEngine(os.cpu_count() or 1),
+        progress or Silent(),
+        overwrite=overwrite,
+        retry_rejects=retry_rejects,
+        keep_going=keep_going,
+        embedding_cache=embedding_cache,
+        task_count=None,
+    )
+    assert isinstance(result, BuildResult)  # only a build in tasks hands over
+    return result
+
+
+def run_build(
+    src: Path,
+    out: Path,
+    config: BuildConfig,
+    engine: Engine,
+    progress: Progress,
+    *,
+    overwrite: bool,
+    retry_rejects: bool,
+    keep_going: bool,
+    embedding_cache: Path | None,
+    task_count: int | None,
+) -> BuildResult | Handover:
+    """As `build_shards`; with ``task_count``, up to the next stage that waits for so many tasks."""
     root = Root(src, exclude=[out, src / MIXTURE_NAME])  # what the mixture says is part of config
+    out = out.absolute()  # workers may have another working folder
     try:
-        with _locked(out):
+        with reported(out, out / WORK_NAME), held(out):
             return _build(
                 root,
                 out,
@@ -92,10 +126,9 @@ def build_shards(
                 overwrite=overwrite,
                 retry_rejects=retry_rejects,
                 keep_going=keep_going,
+                embedding_cache=embedding_cache,
+                task_count=task_count,
             )
-    except OSError as error:
-        name = error.filename or out
-        raise BuildError(f"{name}: {error.strerror}; mend this and run the same command again to go on") from error
     finally:
         engine.close()
 
@@ -110,7 +143,9 @@ def _build(
     overwrite: bool,
     retry_rejects: bool,
     keep_going: bool,
-) -> BuildResult:
+    embedding_cache: Path | None,
+    task_count: int | None,
+) -> BuildResult | Handover:
     work = out / WORK_NAME
     selection = _selected(root, config, progress)
     scan = scan_input(root, out / _SCAN_NAME, engine, progress)
@@ -126,9 +161,17 @@ def _build(
         keep_former_rejects(work, former)
     scanned = ScannedFiles(out / _SCAN_NAME)
     try:
-        _import_and_encode(root, work, selection, config, scanned, engine, progress, keep_going=keep_going)
+        in_tasks = task_count is not None
+        missing = _import_and_encode(
+            root, work, selection, config, scanned, engine, progress, keep_going=keep_going, in_tasks=in_tasks
+        )
+        if task_count is not None and missing:
+            return hand_over(work, "encode", missing, count=task_count, src=root.folder, config=config)
         retried = count_retried(work)
+        find_similar(work, selection.rules, config.similar, engine, progress, cache=embedding_cache)
         make_plan(work, config, selection.rules, engine, progress)
+        if task_count is not None and (missing := unpacked_shards(work, out)):
+            return hand_over(work, "pack", missing, count=task_count, src=root.folder, config=config)
         shards = pack_shards(work, out, engine, progress, dedupe=config.dedupe)
         progress.update("publish", 0, 1)
         manifest = publish_folder(work, out, config, scan, scanned, len(selection.unused), shards)
@@ -164,15 +207,21 @@ def _import_and_encode(
     progress: Progress,
     *,
     keep_going: bool,
-) -> None:
-    """The stages that fill the catalog; afterwards it never changes."""
+    in_tasks: bool,
+) -> list[int]:
+    """The stages that fill the catalog; afterwards it never changes.
+
+    With ``in_tasks`` nothing is encoded here: where something is left to do, its units are returned.
+    """
     catalog = Catalog(work, writable=True)
     try:
         if not catalog.is_done("frozen"):
             _note_skipped(catalog, selection)
             import_sources(catalog, root, selection.specs, selection.rules, progress, keep_going=keep_going)
             reuse_media(catalog, work, scanned, config, engine, progress)
-            compare = config.near_duplicates is not None
+            compare = compares_pictures(config.to_json())
+            if in_tasks and (missing := unfinished_units(catalog, root, work, config.media, compare=compare)):
+                return missing
             encode_media(catalog, root, work, config.media, engine, progress, compare=compare)
             settle_triplets(
                 catalog,
@@ -186,6 +235,7 @@ def _import_and_encode(
             with catalog.transaction():
                 catalog.mark_done("frozen")
         _refuse_nothing(catalog, root)
+        return []
     finally:
         catalog.close()
 
@@ -224,8 +274,11 @@ def _refuse_nothing(catalog: Catalog, root: Root) -> None:
 
 
 @contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Make the output folder and hold it against another build for the length of the block."""
+def held(out: Path, *, shared: bool = False) -> Iterator[None]:
+    """Make the output folder and hold it against another build for the length of the block.
+
+    ``shared`` holds it together with others that do so, as the tasks of one build.
+    """
     if out.exists() and not out.is_dir():
         raise BuildError(f"{out}: is a file; give --out a folder")
     out.mkdir(parents=True, exist_ok=True)
@@ -233,7 +286,7 @@ def _locked(out: Path) -> Iterator[None]:
     descriptor = os.open(out, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             raise BuildError(f"{out}: another mimicit build is writing there; wait for it to end") from None
         yield
@@ -246,8 +299,9 @@ def _refuse_strangers(out: Path) -> None:
     ours = {WORK_NAME, MANIFEST_NAME, *BESIDE_SHARDS}
     names = sorted(path.name for path in out.iterdir())
     strangers = [name for name in names if name not in ours and not _is_ours(name)]
-    if strangers or (names and WORK_NAME not in names and MANIFEST_NAME not in names):
-        raise BuildError(f"{out}: holds {(strangers or names)[0]!r}, which no build wrote; give --out an empty folder")
+    known = [name for name in names if name != _SCAN_NAME]  # all that a build leaves that ended before it began
+    if strangers or (known and WORK_NAME not in names and MANIFEST_NAME not in names):
+        raise BuildError(f"{out}: holds {(strangers or known)[0]!r}, which no build wrote; give --out an empty folder")
 
 
 def _is_ours(name: str) -> bool:
@@ -288,12 +342,21 @@ def _begin_or_continue(work: Path, state: dict[str, Any], progress: Progress, *,
         then = orjson.loads(path.read_bytes())
         if _same(then, state):
             progress.note("continuing an interrupted build")
+            remove_scratch(work, work / "media", work / "index")
             return
         if not overwrite:
             raise _changed(work.parent, then, state)
     _clear(work.parent)  # what a changed build, or one that was killed while clearing, left behind
     write_atomically(path, [orjson.dumps(state)])
     sync_folder(work.parent)
+
+
+def check_options(work: Path, config: BuildConfig) -> None:
+    """`ChangedInputError` where the build in ``work`` was begun with another version or other options."""
+    then = orjson.loads((work / _STATE_NAME).read_bytes())
+    now = {**then, "config": config.to_json(), "mimicit_version": version("mimicit")}
+    if not _same(then, now):
+        raise _changed(work.parent, then, now)
 
 
 def _same(then: dict[str, Any], now: dict[str, Any]) -> bool:

@@ -75,7 +75,7 @@ class SampleMaker:
         shown = tuple(orjson.loads(numbers))
         for number in shown:
             if number not in media:
-                media[number], stored[number] = self._medium(number)
+                media[number], stored[number] = self.medium(number)
         return Part(
             id=id,
             media=shown,
@@ -95,7 +95,7 @@ class SampleMaker:
     ) -> list[Part]:
         """The parts of an interleaved document: its media in order, each run of them before its text."""
         for number in numbers:
-            media[number], stored[number] = self._medium(number)
+            media[number], stored[number] = self.medium(number)
         parts: list[Part] = []
         start = 0
         for place, (count, text) in enumerate(texts):
@@ -105,7 +105,8 @@ class SampleMaker:
             start += count
         return parts
 
-    def _medium(self, number: int) -> tuple[Media, StoredMedia]:
+    def medium(self, number: int) -> tuple[Media, StoredMedia]:
+        """The medium ``number`` of the catalog, and where its bytes lie."""
         text, file, offsets, sizes = self.catalog.db.execute(
             "SELECT media, file, offsets, sizes FROM medium WHERE id = ?", (number,)
         ).fetchone()

@@ -9,56 +9,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
+from mimicit.context.candidates import Candidate, Choice, Pool
+from mimicit.context.neighbours import SIMILAR, Guards, similar
 from mimicit.errors import UsageError
 
 __all__ = ["AUTO", "STRATEGIES", "Candidate", "Choice", "Pool", "Strategy", "choose", "parse_strategies"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
-    """What the choice needs to know of a usable triplet; ``media`` identifies what it shows by content ("" for none).
-
-    ``seq`` is its place in the build's catalog, ``conversation`` and ``turn`` as in `RawTriplet`.
-    """
-
-    seq: int
-    source: str
-    id: str
-    instruction: str
-    media: str
-    conversation: str | None
-    turn: int
-
-
-class Pool(Protocol):
-    """The usable triplets of the query's source."""
-
-    def related(self, query: Candidate) -> Sequence[Candidate]:
-        """The published related triplets, in published order; dangling ids are left out."""
-
-    def earlier_turns(self, query: Candidate, limit: int) -> Sequence[Candidate]:
-        """Up to ``limit`` earlier turns of the query's conversation, latest first."""
-
-    def same_media(self, query: Candidate, limit: int) -> Sequence[Candidate]:
-        """Up to ``limit`` triplets that show the same media, in the order of the catalog."""
-
-    def count(self, source: str) -> int:
-        """How many usable triplets the source has."""
-
-    def at(self, source: str, rank: int) -> Candidate:
-        """The ``rank``-th usable triplet of the source, ``0 <= rank < count``."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
-    """One chosen context triplet: its place in the catalog, why it was chosen, and its score where there is one."""
-
-    seq: int
-    relation: str
-    score: float | None = None
 
 
 Strategy = Callable[[Candidate, Pool, int, int], Iterator[Candidate]]
@@ -124,28 +81,51 @@ def parse_strategies(text: str) -> tuple[str, ...]:
         return ()
     names = tuple(name.strip() for name in text.split(","))
     for name in names:
-        if name not in STRATEGIES:
-            raise UsageError(f"--context: no strategy {name!r}; there are: auto, none, {', '.join(STRATEGIES)}")
+        if name not in STRATEGIES and name not in SIMILAR:
+            known = ", ".join(sorted([*STRATEGIES, *SIMILAR]))
+            raise UsageError(f"--context: no strategy {name!r}; there are: auto, none, {known}")
     if len(set(names)) != len(names):
         raise UsageError(f"--context: {text!r} names a strategy twice")
     return names
 
 
-def choose(query: Candidate, pool: Pool, strategies: Sequence[str], shots: int, seed: int) -> list[Choice]:
-    """Up to ``shots`` context triplets for ``query``, nearest to the query first; strategies are tried in order."""
+def choose(
+    query: Candidate, pool: Pool, strategies: Sequence[str], shots: int, seed: int, guards: Guards | None = None
+) -> list[Choice]:
+    """Up to ``shots`` context triplets for ``query``, nearest to the query first; strategies are tried in order.
+
+    ``guards`` hold for those that compare triplets (see `mimicit.context.neighbours`), which also never show a picture
+    that a triplet chosen before shows.
+    """
     chosen: list[Choice] = []
     taken = {query.seq}
+    shown: set[str] = set()
     for name in strategies:
-        relation, strategy = STRATEGIES[name]
         if len(chosen) >= shots:
             break
-        for candidate in strategy(query, pool, shots - len(chosen), seed):
-            if candidate.seq not in taken:
-                taken.add(candidate.seq)
-                chosen.append(Choice(seq=candidate.seq, relation=relation))
-                if len(chosen) >= shots:
-                    break
+        for candidate, choice in _choices(name, query, pool, shots - len(chosen), seed, guards or Guards()):
+            pictures = set(candidate.media.split(",")) - {""}
+            if candidate.seq in taken or (name in SIMILAR and not shown.isdisjoint(pictures)):
+                continue
+            taken.add(candidate.seq)
+            shown |= pictures
+            chosen.append(choice)
+            if len(chosen) >= shots:
+                break
     return chosen
+
+
+def _choices(
+    name: str, query: Candidate, pool: Pool, shots: int, seed: int, guards: Guards
+) -> Iterator[tuple[Candidate, Choice]]:
+    if name in SIMILAR:
+        relation, by = SIMILAR[name]
+        for candidate, score in similar(query, pool, by, guards):
+            yield candidate, Choice(seq=candidate.seq, relation=relation, score=score)
+        return
+    relation, strategy = STRATEGIES[name]
+    for candidate in strategy(query, pool, shots, seed):
+        yield candidate, Choice(seq=candidate.seq, relation=relation)
 
 
 def _draw(seed: int, query: Candidate, purpose: str, salt: str) -> int:

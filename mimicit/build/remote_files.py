@@ -1,0 +1,160 @@
+"""The files beneath a URL such as ``s3://bucket/folder``, through `fsspec`: list, fetch, store, compare, remove.
+
+What a bucket holds is as untrusted as any input: an object's name becomes a path on this machine only if it stays
+beneath the folder that it is fetched to. Credentials and endpoints come from where the back end takes them (the
+environment, its files); nothing of them is handled here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from mimicit.errors import BuildError, MimicitError, SourceError, UsageError
+from mimicit.shards.files import publish
+
+__all__ = ["RemoteFiles", "RemoteObject", "is_remote", "local_path"]
+
+_CHUNK_BYTES: Final = 8 * 1024**2
+_MAX_NAME_BYTES: Final = 255  # of one component, on the usual file systems
+_LOCAL: Final = "file://"
+# What tells one content of an object from another, best first; the names that back ends give it.
+_TOKENS: Final = ("ETag", "etag", "md5Hash", "content_md5", "LastModified", "updated", "mtime", "created")
+
+
+def is_remote(location: str) -> bool:
+    """Whether ``location`` is a URL of files that are not on this machine."""
+    return "://" in location and not location.startswith(_LOCAL)
+
+
+def local_path(location: str) -> Path:
+    """The path that ``location`` gives, plainly or as a ``file://`` URL."""
+    return Path(location.removeprefix(_LOCAL))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteObject:
+    """``size`` is in bytes; ``token`` changes with the content (an ETag, or else a time)."""
+
+    size: int
+    token: str
+
+
+class RemoteFiles:
+    """The files beneath ``url``; names are relative to it. `BuildError` where the back end fails."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        try:
+            import fsspec
+        except ImportError:
+            raise UsageError(f"{url}: needs fsspec; pip install 'mimicit[s3]', or fsspec and its back end") from None
+        try:
+            self._system, root = fsspec.core.url_to_fs(self.url)
+        except (ImportError, ValueError) as error:  # a back end that is not installed, or a scheme that none serves
+            raise UsageError(f"{url}: {error}") from None
+        self._root: str = root.rstrip("/")
+
+    def holds(self, other: RemoteFiles) -> str | None:
+        """The name of the folder ``other`` in this one, if it lies there."""
+        if type(self._system) is not type(other._system) or not other._root.startswith(f"{self._root}/"):
+            return None
+        return other._root[len(self._root) + 1 :]
+
+    def list(self) -> dict[str, RemoteObject]:
+        """All files, by name; `SourceError` where a name can be no path beneath a folder."""
+        with self._failures(""):
+            self._system.invalidate_cache()
+            found: Mapping[str, dict[str, Any]] = self._system.find(self._root, detail=True)
+        objects = {}
+        for path, info in found.items():
+            name = path[len(self._root) + 1 :]
+            if not path.startswith(f"{self._root}/"):
+                raise SourceError(f"{self.url}: is a file; give a folder")
+            if name.endswith("/") and not info["size"]:
+                continue  # stands for a folder
+            self._check_name(name)
+            token = next((str(info[key]) for key in _TOKENS if info.get(key)), "")
+            objects[name] = RemoteObject(size=int(info["size"]), token=token)
+        self._check_folders(objects)
+        return objects
+
+    def read(self, name: str) -> bytes | None:
+        """The whole of a small file; ``None`` where there is none."""
+        with self._failures(name):
+            self._system.invalidate_cache()
+            try:
+                return bytes(self._system.cat_file(self._path(name)))
+            except FileNotFoundError:
+                return None
+
+    def fetch(self, name: str, path: Path, size: int) -> None:
+        """Copy a file of ``size`` bytes to ``path``, which is absent or complete."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{hashlib.sha256(path.name.encode()).hexdigest()[:16]}.tmp")
+        with self._failures(name), publish(path, temporary) as file:
+            for chunk in self._chunks(name):
+                file.write(chunk)
+            if file.tell() != size:
+                raise BuildError(
+                    f"{self.url}/{name}: {file.tell():,} bytes came where the listing says {size:,}; did it change?"
+                    " run the same command again to go on"
+                )
+
+    def store(self, path: Path, name: str, sha256: str) -> None:
+        """Copy the file ``path`` there, and read it back to see that it is what it should be."""
+        with self._failures(name):
+            self._system.put_file(str(path), self._path(name))
+            self._system.invalidate_cache()
+        if self.sha256(name) != sha256:
+            raise BuildError(f"{self.url}/{name}: is not what was sent there; run the same command again to go on")
+
+    def sha256(self, name: str) -> str:
+        """The SHA-256 of a file, in hexadecimal; reads all of it."""
+        digest = hashlib.sha256()
+        with self._failures(name):
+            for chunk in self._chunks(name):
+                digest.update(chunk)
+        return digest.hexdigest()
+
+    def remove(self, name: str) -> None:
+        """Remove a file."""
+        with self._failures(name):
+            self._system.rm_file(self._path(name))
+            self._system.invalidate_cache()
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+    def _chunks(self, name: str) -> Iterator[bytes]:
+        with self._system.open(self._path(name), "rb", block_size=_CHUNK_BYTES) as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                yield chunk
+
+    def _check_name(self, name: str) -> None:
+        steps = name.split("/")
+        if any(step in ("", ".", "..") or len(step.encode("utf-8", "replace")) > _MAX_NAME_BYTES for step in steps) or "\0" in name:
+            raise SourceError(f"{self.url}: holds {name[:200]!r}, which is no path beneath a folder; rename or remove it")
+
+    def _check_folders(self, objects: Mapping[str, RemoteObject]) -> None:
+        """In a bucket ``a`` and ``a/b`` may both be files; on a disk they may not."""
+        for name in objects:
+            folder = name
+            while folder := folder.rpartition("/")[0]:
+                if folder in objects:
+                    raise SourceError(f"{self.url}: holds {folder!r} and {name!r}: a file and a folder of one name")
+
+    @contextmanager
+    def _failures(self, name: str) -> Iterator[None]:
+        place = f"{self.url}/{name}" if name else self.url
+        try:
+            yield
+        except MimicitError:
+            raise
+        except Exception as error:  # every back end has errors of its own; all mean that it did not do it
+            what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            raise BuildError(f"{place}: {what}; mend this and run the same command again to go on") from error

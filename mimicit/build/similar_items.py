@@ -1,0 +1,107 @@
+"""From the numbers of texts and pictures to their vectors: what is read, and how it becomes one vector each."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from mimicit.build.samples import SampleMaker
+from mimicit.build.similar_options import ComparedText
+from mimicit.build.similar_tables import Kind, open_tables
+from mimicit.embedding.cache import VectorCache
+from mimicit.embedding.registry import Embedder
+from mimicit.embedding.vectors import Int8, quantise
+
+__all__ = ["EmbedTask", "embed_items", "sample_texts"]
+
+_FILES: Final = 8  # pictures or frames of one triplet that are looked at
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedTask:
+    """The numbers ``first`` to ``end`` (not included) of ``kind``; ``cache`` is the folder of known vectors."""
+
+    work: Path
+    tables: Path
+    kind: Kind
+    text: ComparedText
+    first: int
+    end: int
+    embedder: Embedder[Any]
+    cache: Path | None
+
+
+def embed_items(task: EmbedTask) -> tuple[npt.NDArray[np.int64], Int8]:
+    """The numbers of ``task``, and their vectors int8[n, d]."""
+    maker = SampleMaker(task.work)
+    try:
+        with closing(open_tables(task.tables)) as tables:
+            seqs = tables.execute(
+                f"SELECT seq FROM {task.kind} WHERE number >= ? AND number < ? ORDER BY number", (task.first, task.end)
+            ).fetchall()
+        if task.kind == "text":
+            texts = [_text(maker.catalog.db, seq, task.text) for (seq,) in seqs]
+            vectors = _embed(task, texts, [hashlib.sha256(text.encode()).digest() for text in texts])
+        else:
+            vectors = _embed_pictures(task, maker, [seq for (seq,) in seqs])
+    finally:
+        maker.close()
+    return np.arange(task.first, task.end), vectors
+
+
+def sample_texts(work: Path, tables: Path, text: ComparedText, most: int) -> list[str]:
+    """Up to ``most`` of the distinct texts, evenly spaced."""
+    maker = SampleMaker(work)
+    try:
+        with closing(open_tables(tables)) as db:
+            (count,) = db.execute("SELECT count(*) FROM text").fetchone()
+            step = -(-count // most) or 1
+            seqs = db.execute("SELECT seq FROM text WHERE number % ? = 0 ORDER BY number", (step,)).fetchall()
+        return [_text(maker.catalog.db, seq, text) for (seq,) in seqs]
+    finally:
+        maker.close()
+
+
+def _text(catalog: sqlite3.Connection, seq: int, text: ComparedText) -> str:
+    instruction, answer = catalog.execute("SELECT instruction, answer FROM triplet WHERE seq = ?", (seq,)).fetchone()
+    return str(instruction) if text == "instruction" else f"{instruction}\n{answer}"
+
+
+def _embed_pictures(task: EmbedTask, maker: SampleMaker, seqs: Sequence[int]) -> Int8:
+    """One vector for all that each triplet shows: the sum of those of its pictures and frames, evenly spaced."""
+    stored: list[bytes] = []
+    digests: list[bytes] = []
+    starts: list[int] = []
+    for seq in seqs:
+        (numbers,) = maker.catalog.db.execute("SELECT media FROM triplet WHERE seq = ?", (seq,)).fetchone()
+        shown = [maker.medium(number) for number in orjson.loads(numbers)]
+        files = [data for _, where in shown for data in maker.read(where)]
+        hashes = [bytes.fromhex(digest) for media, _ in shown for digest in media.sha256]
+        few = min(len(files), _FILES)
+        places = [(2 * place + 1) * len(files) // (2 * few) for place in range(few)]
+        starts.append(len(stored))
+        stored.extend(files[place] for place in places)
+        digests.extend(hashes[place] for place in places)
+    vectors = _embed(task, stored, digests)
+    return quantise(np.add.reduceat(vectors.astype(np.int64), starts, axis=0))
+
+
+def _embed(task: EmbedTask, items: Sequence[str | bytes], digests: Sequence[bytes]) -> Int8:
+    """int8[n, d] of ``items``, from the cache where it has them."""
+
+    def compute(places: list[int]) -> Int8:
+        return quantise(task.embedder.embed([items[place] for place in places]))
+
+    if task.cache is None:
+        return compute(list(range(len(items))))
+    with closing(VectorCache(task.cache, task.embedder.fingerprint)) as cache:
+        return cache.vectors(digests, compute)

@@ -1,0 +1,1 @@
+"""Vectors of texts and pictures, and which of them are alike."""

@@ -1,0 +1,101 @@
+"""The embedders by the names that the command line uses: ``NAME`` or ``NAME:SOURCE``.
+
+Only a name is looked at until an embedder is needed, for the models bring torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
+
+import numpy.typing as npt
+
+from mimicit.errors import UsageError
+
+__all__ = [
+    "IMAGE_EMBEDDERS",
+    "TEXT_EMBEDDERS",
+    "Embedder",
+    "image_embedder",
+    "is_light",
+    "parse_embedder",
+    "text_embedder",
+]
+
+Item = TypeVar("Item", contravariant=True)
+
+TEXT_EMBEDDERS: Final = ("hashed", "open_clip", "transformers")
+IMAGE_EMBEDDERS: Final = ("classical", "open_clip", "transformers")
+_LIGHT: Final = frozenset({"hashed", "classical"})
+
+
+class Embedder(Protocol[Item]):
+    """Turns texts (``str``) or stored pictures (``bytes``) into vectors."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies what the vectors depend on beside the input: method, weights, configuration."""
+
+    def embed(self, batch: Sequence[Item], /) -> npt.NDArray[Any]:
+        """Numbers [n, d] for a batch of n."""
+
+
+class _Tower(NamedTuple):
+    fingerprint: str
+    embed: Any
+
+
+def parse_embedder(option: str, text: str, known: Sequence[str]) -> tuple[str, str]:
+    """(name, source) of ``text``; `UsageError` naming ``option`` where there is no such embedder."""
+    name, _, source = text.partition(":")
+    if name not in known:
+        raise UsageError(f"{option}: no embedder {name!r}; there are: {', '.join(known)}")
+    if (name in _LIGHT) == bool(source):
+        wanted = (
+            f"{name}, without more"
+            if name in _LIGHT
+            else f"{name}:" + ("ARCHITECTURE:FILE_OR_TAG" if name == "open_clip" else "FOLDER")
+        )
+        raise UsageError(f"{option}: {text!r}: write {wanted}")
+    return name, source
+
+
+def is_light(text: str) -> bool:
+    """Whether an embedder needs no weights, so that any number of processes may hold it."""
+    return text in _LIGHT
+
+
+def text_embedder(text: str, sample: Sequence[str]) -> Embedder[str]:
+    """The embedder of texts called ``text``; ``sample`` are texts of the set, for those that weigh words."""
+    name, source = parse_embedder("--text-embedder", text, TEXT_EMBEDDERS)
+    match name:
+        case "hashed":
+            from mimicit.embedding.hashed_text import HashedText
+
+            return HashedText(sample)
+        case "open_clip":
+            from mimicit.embedding.open_clip_model import OpenClip
+
+            model = OpenClip(source)
+            return _Tower(model.fingerprint, model.embed_texts)
+    from mimicit.embedding.transformers_model import TransformersTexts
+
+    return TransformersTexts(source)
+
+
+def image_embedder(text: str) -> Embedder[bytes]:
+    """The embedder of pictures called ``text``."""
+    name, source = parse_embedder("--image-embedder", text, IMAGE_EMBEDDERS)
+    match name:
+        case "classical":
+            from mimicit.embedding.classical_picture import ClassicalPicture
+
+            return ClassicalPicture()
+        case "open_clip":
+            from mimicit.embedding.open_clip_model import OpenClip
+
+            model = OpenClip(source)
+            return _Tower(model.fingerprint, model.embed_pictures)
+    from mimicit.embedding.transformers_model import TransformersPictures
+
+    return TransformersPictures(source)

@@ -1,0 +1,89 @@
+"""Vectors as 8-bit integers, and cosines of them that every machine computes to the same bit.
+
+A vector is stored as int8[d], scaled by itself so that its largest component becomes 127; the cosine does not know
+about scale, so nothing is stored beside it. The product of two such vectors is a whole number below 2**24 for d up to
+1,040, and float32 holds those exactly: a float32 matrix product gives the exact integer whatever the order of its
+sums, so BLAS, its threads and the kind of processor cannot change a bit, at the speed of BLAS. (Longer vectors are
+multiplied in pieces.) What follows is one correctly rounded multiplication per norm.
+
+Cost: one byte per component; against float32 the cosines of unit vectors with 256 components move by about 0.002.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["NOTHING", "Float32", "Int8", "best", "cosines", "inverse_norms", "keys_of", "quantise", "rows_of"]
+
+Int8: TypeAlias = npt.NDArray[np.int8]
+Float32: TypeAlias = npt.NDArray[np.float32]
+
+NOTHING: Final = 0xFFFF_FFFF
+"""Stands for "no row" where fewer rows are found than were asked for."""
+
+_LARGEST: Final = 127
+_EXACT_COMPONENTS: Final = 1024  # 1024 * 127**2 < 2**24
+_NO_KEY: Final = np.iinfo(np.int64).min
+
+
+def quantise(vectors: npt.NDArray[Any]) -> Int8:
+    """int8[n, d] of finite numbers [n, d]; a vector of zeros stays one, and is like nothing."""
+    values = np.asarray(vectors, np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError("a vector holds a number that is not finite")
+    largest = np.abs(values).max(axis=1, keepdims=True, initial=0)
+    quantised: Int8 = np.rint(values * _LARGEST / np.where(largest == 0, 1, largest)).astype(np.int8)
+    return quantised
+
+
+def inverse_norms(vectors: Int8) -> Float32:
+    """float32[n]: 1 over the length of each vector, and 0 for one of zeros."""
+    squares = np.einsum("nd,nd->n", vectors, vectors, dtype=np.int64).astype(np.float64)
+    inverse: Float32 = np.divide(1, np.sqrt(squares), out=np.zeros_like(squares), where=squares > 0).astype(np.float32)
+    return inverse
+
+
+def cosines(one: Int8, other: Int8) -> Float32:
+    """float32[n, m]: the cosine of each of ``one`` int8[n, d] with each of ``other`` int8[m, d]."""
+    products = _products(one, other)
+    products *= inverse_norms(one)[:, None]
+    products *= inverse_norms(other)
+    products += 0.0  # -0.0, which some kernels make of nothing but zeros, becomes 0.0
+    return products
+
+
+def _products(one: Int8, other: Int8) -> Float32:
+    if one.shape[1] <= _EXACT_COMPONENTS:
+        return one.astype(np.float32) @ other.astype(np.float32).T
+    sums = np.zeros((len(one), len(other)))
+    for start in range(0, one.shape[1], _EXACT_COMPONENTS):
+        piece = slice(start, start + _EXACT_COMPONENTS)
+        sums += one[:, piece].astype(np.float32) @ other[:, piece].astype(np.float32).T
+    return sums.astype(np.float32)
+
+
+def keys_of(scores: Float32, rows: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """int64[n, m] that sort as ``scores`` float32[n, m] do, and equal scores by the smaller of ``rows`` uint32[m]."""
+    bits = scores.view(np.int32)
+    ordered = (bits ^ ((bits >> 31) & 0x7FFF_FFFF)).astype(np.int64)
+    ordered <<= 32
+    ordered |= NOTHING - rows.astype(np.int64)
+    return ordered
+
+
+def rows_of(keys: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
+    """The row of each key; `NOTHING` for the filling of `best`."""
+    return np.where(keys == _NO_KEY, NOTHING, NOTHING - (keys & NOTHING)).astype(np.uint32)
+
+
+def best(keys: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
+    """int64[n, count]: the largest ``count`` keys of each row, largest first, filled up where there are fewer."""
+    surplus = keys.shape[1] - count
+    if surplus > 0:
+        keys = np.partition(keys, surplus, axis=1)[:, surplus:]
+    elif surplus < 0:
+        keys = np.pad(keys, ((0, 0), (0, -surplus)), constant_values=_NO_KEY)
+    return np.sort(keys, axis=1)[:, ::-1]
