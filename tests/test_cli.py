@@ -43,7 +43,7 @@ def test_options_are_pinned() -> None:
     }
     assert options == {
         "build": [
-            "--allow-same-answer", "--allow-same-media", "--config", "--context", "--embedding-cache", "--format",
+            "--allow-same-answer", "--allow-same-media", "--config", "--context", "--dedupe", "--embedding-cache", "--format",
             "--frames", "--image-embedder", "--image-format", "--json", "--keep-going", "--license", "--limit",
             "--max-aspect", "--max-pixels", "--min-score", "--min-side", "--option", "--out", "--overwrite",
             "--quality", "--retry-rejects", "--seed", "--shard-samples", "--shard-size", "--shots", "--similar-text", "--size",

@@ -2,7 +2,8 @@
 
 Each round lays out a folder of mutated pictures and clips behind one manifest, and of mutated text, table and archive
 files that are sources of their own, builds it with ``--keep-going``, and verifies the result. A round that ends in
-anything but shards or a `MimicitError` is kept, with the seed that makes it again::
+anything but shards or a `MimicitError`, whose decoder had to be ended, or that stood still for 10 s is kept, with the
+seed that makes it again::
 
     python tools/fuzz_build.py --inputs 20000
     python tools/fuzz_build.py --seconds 60 --seed 7
@@ -15,6 +16,7 @@ import csv
 import faulthandler
 import io
 import json
+import os
 import random
 import shutil
 import sys
@@ -26,20 +28,23 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from mimicit.build import BuildConfig, build_shards
+from mimicit.build import BuildConfig, build_shards, encode
 from mimicit.build.engine import LocalEngine
+from mimicit.build.progress import Silent
 from mimicit.errors import MimicitError
 from mimicit.shards.verify import verify_folder
 
 PICTURES_PER_ROUND = 300
 TEXTS_PER_ROUND = 100
-SLOW_ROUND_S = 30.0
+HANG_S = 10
+DEATHS = ("decoder_died", "timeout")
 
 
 def main() -> int:
@@ -53,6 +58,7 @@ def main() -> int:
     started = time.monotonic()
     inputs = failures = seed = 0
     counts: Counter[str] = Counter()
+    watch = Watch()
     seeds = corpus()
     while inputs < options.inputs and time.monotonic() - started < options.seconds:
         seed = options.seed + counts["rounds"]
@@ -60,7 +66,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="mimicit-fuzz-") as name:
             folder = Path(name)
             inputs += lay_out(folder / "raw", random.Random(seed), seeds)
-            fault = run_round(folder, counts)
+            fault = run_round(folder, counts, watch)
             if fault is not None:
                 failures += 1
                 print(f"seed {seed}: {fault}", flush=True)
@@ -68,16 +74,58 @@ def main() -> int:
                 shutil.copytree(folder / "raw", options.keep / str(seed), dirs_exist_ok=True)
     elapsed = time.monotonic() - started
     outcome = ", ".join(f"{count:,} {name}" for name, count in sorted(counts.items()))
-    print(f"{inputs:,} mutated inputs in {elapsed:.0f} s: {outcome}; {failures} failed rounds")
+    bounds = f"longest pause {watch.longest_s:.1f} s ({watch.longest_stage}), largest process {watch.peak_mib:.0f} MiB"
+    print(f"{inputs:,} mutated inputs in {elapsed:.0f} s: {outcome}; {bounds}; {failures} failed rounds")
     return 1 if failures else 0
 
 
-def run_round(folder: Path, counts: Counter[str]) -> str | None:
+class Watch(Silent):
+    """The longest time without a finished task (one source, or some pictures), and the largest process so far."""
+
+    def __init__(self) -> None:
+        self.longest_s = 0.0
+        self.longest_stage = ""
+        self.round_s = 0.0  # the longest of this round
+        self.peak_mib = 0.0
+        self._last = time.monotonic()
+
+    def start(self) -> None:
+        """A round begins."""
+        self.round_s = 0.0
+        self._last = time.monotonic()
+
+    def update(self, stage: str, done: int, total: int | None) -> None:
+        """A task is finished."""
+        pause_s = time.monotonic() - self._last
+        self.round_s = max(self.round_s, pause_s)
+        if pause_s > self.longest_s:
+            self.longest_s, self.longest_stage = pause_s, stage
+        self.peak_mib = max(self.peak_mib, *peaks_mib())
+        self._last = time.monotonic()
+
+
+def peaks_mib() -> list[float]:
+    """The peak resident set of every process of this one's group that is alive."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.getpgid(int(process.name)) == os.getpgrp():
+                lines = (process / "status").read_text().splitlines()
+                found += [int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")]
+        except OSError:
+            continue  # it has ended
+    return found
+
+
+def run_round(folder: Path, counts: Counter[str], watch: Watch) -> str | None:
     """What went wrong in one round, or None."""
     faulthandler.dump_traceback_later(120, exit=True)  # a hang of this process itself: say where
-    started = time.monotonic()
+    watch.start()
     try:
-        result = build_shards(folder / "raw", folder / "out", BuildConfig(), engine=LocalEngine(1), keep_going=True)
+        with patch.object(encode, "_CPU_SECONDS_PER_MEDIUM", HANG_S):  # held by the kernel, medium by medium
+            result = build_shards(
+                folder / "raw", folder / "out", BuildConfig(), engine=LocalEngine(1), progress=watch, keep_going=True
+            )
         findings = list(verify_folder(folder / "out"))
         if findings:
             return f"unsound: {findings[0]}"
@@ -85,6 +133,8 @@ def run_round(folder: Path, counts: Counter[str]) -> str | None:
             rejected = sum(source["rejected"].values())
             counts["records"] += source["in"]
             counts["rejects"] += rejected
+            if any(reason in source["rejected"] for reason in DEATHS):
+                return f"a worker had to die: {source['rejected']}"
             if source["in"] != source["out"] + source["merged"] + rejected:
                 return f"unbalanced: {source}"
     except MimicitError as error:
@@ -95,8 +145,8 @@ def run_round(folder: Path, counts: Counter[str]) -> str | None:
         return traceback.format_exc()
     finally:
         faulthandler.cancel_dump_traceback_later()
-    if time.monotonic() - started > SLOW_ROUND_S:
-        return f"slow: {time.monotonic() - started:.0f} s"
+    if watch.round_s > HANG_S:
+        return f"no task finished for {watch.round_s:.0f} s"
     return None
 
 
