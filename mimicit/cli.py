@@ -85,6 +85,13 @@ def main() -> None:
 @click.option("--image-format", type=click.Choice(["jpg", "png", "webp"]), default="jpg", show_default=True)
 @click.option("--quality", default=90, show_default=True, help="Of JPEG and WebP, 1 to 100.")
 @click.option("--max-pixels", default=100_000_000, show_default=True, help="Refuse larger pictures unread.")
+@click.option(
+    "--video-reader",
+    type=click.Choice(["av", "decord"]),
+    default="av",
+    show_default=True,
+    help="Of plain clips; decord keeps damaged ones, as players do.",
+)
 @click.option("--format", "format_", default=None, help="Read every text and table file as this format.")
 @click.option("--license", "license_", default="unknown", show_default=True, help="Stated in the dataset card.")
 @click.option("--shard-size", default=512, show_default=True, help="MiB per shard, at most.")

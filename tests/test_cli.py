@@ -47,7 +47,7 @@ def test_options_are_pinned() -> None:
             "--frames", "--image-embedder", "--image-format", "--json", "--keep-going", "--license", "--limit",
             "--max-aspect", "--max-pixels", "--min-score", "--min-side", "--option", "--out", "--overwrite",
             "--quality", "--retry-rejects", "--seed", "--shard-samples", "--shard-size", "--shots", "--similar-text", "--size",
-            "--src", "--text-embedder", "--workers",
+            "--src", "--text-embedder", "--video-reader", "--workers",
         ],
         "compare": ["--json", "--limit", "a", "b"],
         "export": ["--json", "--out", "--to", "path"],
