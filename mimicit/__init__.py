@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from mimicit.build import BuildConfig, build_shards
     from mimicit.errors import MimicitError
     from mimicit.loading import Quarantine, Samples, Where, load, load_mixture, pack
+    from mimicit.loading.dataframe import to_pandas
+    from mimicit.loading.interop import from_webdataset, to_webdataset
     from mimicit.prompt import render
     from mimicit.records import Media, Sample, Triplet
 
@@ -26,10 +28,13 @@ __all__ = [
     "Triplet",
     "Where",
     "build_shards",
+    "from_webdataset",
     "load",
     "load_mixture",
     "pack",
     "render",
+    "to_pandas",
+    "to_webdataset",
 ]
 
 _HOMES = {
@@ -42,10 +47,13 @@ _HOMES = {
     "Triplet": "mimicit.records",
     "Where": "mimicit.loading.selection",
     "build_shards": "mimicit.build.run",
+    "from_webdataset": "mimicit.loading.interop",
     "load": "mimicit.loading.samples",
     "load_mixture": "mimicit.loading.mixture",
     "pack": "mimicit.loading.packing",
     "render": "mimicit.prompt",
+    "to_pandas": "mimicit.loading.dataframe",
+    "to_webdataset": "mimicit.loading.interop",
 }
 
 

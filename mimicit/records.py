@@ -10,7 +10,14 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from mimicit.errors import CorruptShardError
+from mimicit.notebook import media_html, sample_html, triplet_html
+from mimicit.stored_picture import decode_stored
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 __all__ = [
     "FORMAT",
@@ -51,6 +58,16 @@ class Media:
     duration_s: float | None = None
     data: tuple[bytes, ...] = field(default=(), repr=False)
 
+    def to_pil(self) -> Image.Image | list[Image.Image]:
+        """The picture, or the list of the frames of a video; `CorruptShardError` where the bytes are not there."""
+        if len(self.data) != len(self.files):
+            raise CorruptShardError(f"{self.origin}: the bytes of {len(self.files)} file(s) have not been read")
+        frames = [decode_stored(data, self.width, self.height) for data in self.data]
+        return frames if self.kind == "video" else frames[0]
+
+    def _repr_html_(self) -> str:
+        return media_html(self.kind, (self.width, self.height), self.origin, len(self.files), self.data)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Triplet:
@@ -69,6 +86,13 @@ class Triplet:
     answer: str
     relation: str | None = None
     score: float | None = None
+
+    def _repr_html_(self) -> str:
+        return self._html("")
+
+    def _html(self, media: str) -> str:
+        why = f"{self.relation or ''}{'' if self.score is None else f' {self.score:.3f}'}"
+        return triplet_html(self.role, why.strip(), self.id, self.instruction, self.answer, media)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +123,11 @@ class Sample:
     def context(self) -> tuple[Triplet, ...]:
         """The context triplets, farthest from the query first."""
         return self.triplets[:-1]
+
+    def _repr_html_(self) -> str:
+        shown = ["".join(self.media[index]._repr_html_() for index in triplet.media) for triplet in self.triplets]
+        parts = [triplet._html(media) for triplet, media in zip(self.triplets, shown, strict=True)]
+        return sample_html(self.id, self.source, parts)
 
 
 _NOT_IN_KEY = re.compile(r"[^a-z0-9_-]+")

@@ -101,7 +101,7 @@ def test_torch_is_imported_by_the_adapter_and_the_models_of_embedders_alone() ->
 def test_public_names_are_pinned_and_load() -> None:
     assert mimicit.__all__ == [
         "BuildConfig", "Media", "MimicitError", "Quarantine", "Sample", "Samples", "Triplet", "Where", "build_shards",
-        "load", "load_mixture", "pack", "render", "to_pandas",
+        "from_webdataset", "load", "load_mixture", "pack", "render", "to_pandas", "to_webdataset",
     ]  # fmt: skip
     for name in mimicit.__all__:
         assert getattr(mimicit, name).__name__ == name

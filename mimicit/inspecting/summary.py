@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, Final
 
 from mimicit.errors import ShardError
 from mimicit.prompt import render
 from mimicit.records import Sample
+from mimicit.shards.index import iterate_index
 from mimicit.shards.manifest import read_manifest
-from mimicit.shards.reader import iterate_shard
+from mimicit.shards.reader import StoredSample, iterate_indexed, iterate_shard
 
 __all__ = ["Summary", "find_sample", "iterate_samples", "summarise", "top"]
 
@@ -79,9 +80,8 @@ def summarise(path: Path) -> Summary:
 
 def iterate_samples(path: Path) -> Iterator[tuple[str, Sample]]:
     """(key, sample) of a shard file, or of all shards of a folder in order."""
-    for shard in _shards(path):
-        for stored in iterate_shard(shard):
-            yield stored.key, stored.sample
+    for stored in _stored(path):
+        yield stored.key, stored.sample
 
 
 def find_sample(path: Path, wanted: str) -> Sample:
@@ -94,6 +94,15 @@ def find_sample(path: Path, wanted: str) -> Sample:
             similar.append(key)
     hint = f"; similar: {', '.join(islice(similar, 3))}" if similar else ""
     raise ShardError(f"{path}: no sample has the key or id {wanted!r}{hint}")
+
+
+def _stored(path: Path) -> Iterator[StoredSample]:
+    if path.is_dir() and read_manifest(path)["layout"] == "foreign":
+        for name, rows in groupby(iterate_index(path), key=lambda row: str(row["shard"])):
+            yield from iterate_indexed(path / name, rows)
+        return
+    for shard in _shards(path):
+        yield from iterate_shard(shard)
 
 
 def _shards(path: Path) -> list[Path]:

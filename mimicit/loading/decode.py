@@ -33,6 +33,7 @@ _LEAST_SCALED: Final = 2.0
 """Scaled decoding goes no nearer to the target than this factor; the bicubic filter does the rest."""
 
 _OPTIONS: Final = MediaOptions()
+_STORED: Final = ("jpeg", "png", "webp")
 
 Pixels = NDArray[np.uint8]
 
@@ -81,6 +82,8 @@ def _decode(data: bytes, original: tuple[int, int], size: int) -> Pixels:
     box = crop_box(*original, size)
     least = (ceil(box.height * _LEAST_SCALED), ceil(box.width * _LEAST_SCALED))
     with open_image(data, _OPTIONS) as (picture, header):
+        if header.format not in _STORED:
+            raise RejectedError("unsupported_media", f"a {header.format} picture; shards hold {', '.join(_STORED)}")
         if (header.height, header.width) != original:  # known before any pixel is decoded
             found = f"{header.width}x{header.height} pixels, expected {original[1]}x{original[0]}"
             raise RejectedError("bad_media", found)

@@ -19,7 +19,7 @@ class FsspecTransport:
 
     def __init__(self, url: str) -> None:
         try:
-            import fsspec  # type: ignore[import-untyped]
+            import fsspec
         except ImportError:
             raise ShardError(f"{url}: needs fsspec; pip install 'mimicit[remote]'") from None
         try:
