@@ -111,7 +111,7 @@ def write_mimicit_parquet(folder: Path, size: int) -> int:
 def write_llava(folder: Path, size: int) -> int:
     """A LLaVA array of long talks about a thousand pictures; returns the number of talks."""
     (folder / "images").mkdir()
-    pictures = _pictures()
+    pictures = _pictures(comment_bytes=1000)  # small: a picture stands in every sample that asks about it
     for number in range(1000):
         (folder / "images" / f"{number:06d}.jpg").write_bytes(next(pictures))
     rng = np.random.default_rng(1)
@@ -131,7 +131,7 @@ def write_llava(folder: Path, size: int) -> int:
     return count
 
 
-def _pictures() -> Iterator[bytes]:
+def _pictures(comment_bytes: int = _COMMENT_BYTES) -> Iterator[bytes]:
     """Distinct JPEG files of the size of a photo: small pictures with a comment of noise."""
     rng = np.random.default_rng(0)
     data = io.BytesIO()
@@ -139,7 +139,7 @@ def _pictures() -> Iterator[bytes]:
     small.resize((320, 240), Image.Resampling.BICUBIC).save(data, "JPEG")
     body = data.getvalue()
     while True:
-        comment = rng.bytes(_COMMENT_BYTES)
+        comment = rng.bytes(comment_bytes)
         yield body[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + body[2:]
 
 
