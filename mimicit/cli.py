@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from mimicit.errors import BuildError, MimicitError, UsageError
+from mimicit.command_groups import ExistingPath, TaskGroup, nearest_path
+from mimicit.errors import BuildError, MimicitError, SourceError, UsageError
 
 if TYPE_CHECKING:
     from mimicit.build.run import BuildResult
@@ -28,7 +29,7 @@ _IMAGE_EMBEDDER_HELP = (
 )
 
 
-class _Group(click.Group):
+class _Group(TaskGroup):
     """Commands that end with one line and an exit code whatever goes wrong on purpose."""
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -49,23 +50,35 @@ def _fail(message: str, code: int) -> None:
     sys.exit(code)
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+_TASKS = {
+    "Build": {
+        "build": "mimicit build --src raw/ --out shards/",
+        "publish": "mimicit publish shards/",
+        "index": "mimicit index laion-part/",
+    },
+    "Look": {
+        "inspect": "mimicit inspect shards/shard-000.tar",
+        "view": "mimicit view shards/",
+        "rejects": "mimicit rejects shards/",
+        "compare": "mimicit compare old/ new/",
+    },
+    "Check and take elsewhere": {
+        "verify": "mimicit verify shards/",
+        "export": "mimicit export shards/ --to files --out x/",
+    },
+}
+
+
+@click.group(
+    cls=_Group,
+    tasks=_TASKS,
+    epilog="mimicit COMMAND --help has the options and more examples. python -m otter_train --help is about training."
+    " Exit codes: 0 fine, 1 findings or a failed job, 2 wrong usage.",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(package_name="mimicit")
 def main() -> None:
-    """Build, inspect and verify multi-modal in-context instruction data.
-
-    \b
-    mimicit build --src raw/ --out shards/     raw files or published data sets to shards
-    mimicit inspect shards/shard-000.tar       what is inside
-    mimicit verify shards/                     every checksum, every reference
-    mimicit rejects shards/                    what was left out, and why
-    mimicit publish shards/                    finish a build that was shared out to tasks
-    mimicit view shards/                       look through the samples in a browser
-    mimicit compare old/ new/                  what differs between two builds
-    mimicit export shards/ --to files --out x/ samples in another format
-
-    Exit codes: 0 fine, 1 findings or a failed job, 2 wrong usage.
-    """
+    """Build, inspect and verify multi-modal in-context instruction data."""
 
 
 @main.command()
@@ -189,7 +202,7 @@ def build(
     from mimicit.build.engine import Engine, LocalEngine
     from mimicit.build.mixture import MIXTURE_NAME, build_config, merged_options, read_mixture
     from mimicit.build.remote import build_at
-    from mimicit.build.remote_files import is_remote
+    from mimicit.build.remote_files import is_remote, local_path
     from mimicit.build.shares import build_in_tasks, build_share
     from mimicit.build.tasks import Share
     from mimicit.terminal import progress_display
@@ -201,6 +214,9 @@ def build(
     share = None if task_index is None or task_count is None else Share(index=task_index, count=task_count)
     if workers < 1:
         raise UsageError(f"--workers: {workers} is too small; the least is 1")
+    if not is_remote(src) and not os.path.exists(local_path(src)):
+        mend = nearest_path(local_path(src)) or "; give --src the folder that holds the raw data"
+        raise SourceError(f"{src}: no such folder{mend}")
     given = {
         name.removesuffix("_"): value
         for name, value in options.items()
@@ -310,17 +326,25 @@ def publish(out: str, workers: int, embedding_cache: Path | None, as_json: bool)
 
 
 @main.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=ExistingPath())
 @click.option("--sample", "wanted", metavar="KEY", help="Print one sample in full, by key or id.")
 @click.option("--png", type=click.Path(path_type=Path), help="Where --sample writes its pictures [default: KEY.png].")
+@click.option("--html", type=click.Path(path_type=Path), help="Write a report to look at, as one HTML file.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-def inspect(path: Path, wanted: str | None, png: Path | None, as_json: bool) -> None:
+def inspect(path: Path, wanted: str | None, png: Path | None, html: Path | None, as_json: bool) -> None:
     """Show what is inside a shard or a folder of shards.
 
     \b
     mimicit inspect shards/shard-000.tar
     mimicit inspect shards/ --sample 000000033471-8c7e... --png look.png
+    mimicit inspect shards/ --html report.html
     """
+    if html is not None:
+        if wanted is not None or png is not None:
+            raise UsageError("--html is about all samples; it does not go with --sample or --png")
+        _report(path, html, as_json)
+        return
+
     from mimicit.inspecting.summary import find_sample, summarise
     from mimicit.inspecting.text import sample_text, summary_text
 
@@ -349,8 +373,27 @@ def inspect(path: Path, wanted: str | None, png: Path | None, as_json: bool) -> 
         click.echo(f"\npictures: {target}" if sample.media else "\nno pictures")
 
 
+def _report(path: Path, html: Path, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from mimicit.inspecting.report import write_report
+    from mimicit.inspecting.text import printable
+    from mimicit.inspecting.warnings import warnings_of
+    from mimicit.terminal import progress_display
+
+    with progress_display() as progress:
+        findings = write_report(path, html, on_progress=lambda done, total: progress.update("read", done, total))
+    warnings = warnings_of(findings)
+    if as_json:
+        _print_json({"html": str(html), "samples": findings.samples, "warnings": [asdict(one) for one in warnings]})
+        return
+    for warning in warnings:
+        click.echo(printable(f"{warning.what}: {warning.why}"))
+    click.echo(f"{findings.samples:,} samples, {len(warnings)} warning(s): {html}")
+
+
 @main.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=ExistingPath())
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def verify(path: Path, as_json: bool) -> None:
     """Check every checksum, member, reference and schema; exit 1 with findings.
@@ -383,7 +426,7 @@ def verify(path: Path, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=ExistingPath())
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def index(path: Path, as_json: bool) -> None:
     """Index a folder of tars that others made, so that mimicit loads them where they lie.
@@ -408,7 +451,7 @@ def index(path: Path, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=ExistingPath())
 @click.option(
     "--to",
     required=True,
@@ -442,7 +485,7 @@ def export(path: Path, to: str, out: Path, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=ExistingPath())
 @click.option("--by", type=click.Choice(["reason", "source", "file"]), default="reason", show_default=True)
 @click.option("--source", default=None, help="Only of this source.")
 @click.option("--reason", default=None, help="Only of this reason.")
@@ -465,8 +508,8 @@ def rejects(path: Path, by: Any, source: str | None, reason: str | None, limit: 
 
 
 @main.command()
-@click.argument("a", type=click.Path(path_type=Path))
-@click.argument("b", type=click.Path(path_type=Path))
+@click.argument("a", type=ExistingPath())
+@click.argument("b", type=ExistingPath())
 @click.option("--limit", type=click.IntRange(min=0), default=10, show_default=True, help="Samples listed of each kind.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def compare(a: Path, b: Path, limit: int, as_json: bool) -> None:
@@ -493,7 +536,7 @@ def compare(a: Path, b: Path, limit: int, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=ExistingPath())
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at; others need the token.")
 @click.option("--port", type=click.IntRange(0, 65_535), default=8765, show_default=True, help="0 for a free one.")
 def view(path: Path, host: str, port: int) -> None:

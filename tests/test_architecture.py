@@ -17,7 +17,7 @@ LAYERS = (
     {"mimicit.__main__"},
     {"mimicit.cli"},
     {"mimicit.build", "mimicit.loading", "mimicit.inspecting", "mimicit.exporting", "mimicit.terminal"}
-    | {"mimicit.viewing"},
+    | {"mimicit.viewing", "mimicit.command_groups"},
     {"mimicit.shards", "mimicit.context", "mimicit.embedding", "mimicit.sources", "mimicit.media"},
     {"mimicit.prompt", "mimicit.schema"},
     {"mimicit.records"},

@@ -52,7 +52,7 @@ def test_options_are_pinned() -> None:
         "compare": ["--json", "--limit", "a", "b"],
         "export": ["--json", "--out", "--to", "path"],
         "index": ["--json", "path"],
-        "inspect": ["--json", "--png", "--sample", "path"],
+        "inspect": ["--html", "--json", "--png", "--sample", "path"],
         "rejects": ["--by", "--json", "--limit", "--reason", "--source", "path"],
         "verify": ["--json", "path"],
         "view": ["--host", "--port", "path"],

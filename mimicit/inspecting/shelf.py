@@ -1,0 +1,129 @@
+"""The samples of a finished folder, or of one shard file, by row: their JSON alone, one file, or all of it.
+
+A sample's JSON is a small read before its pictures, so counting and searching a folder of 10^6 samples touches some
+hundred bytes of each and no picture. Of a folder the place of every sample comes from its index (memory-mapped where
+it is large); a single shard file is read once to find them.
+"""
+
+from __future__ import annotations
+
+import os
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mimicit.errors import CorruptShardError, ShardError
+from mimicit.loading.folder import open_folder
+from mimicit.loading.index_columns import IndexColumns
+from mimicit.loading.shard_files import OpenShards, ShardReader
+from mimicit.loading.store import read_members
+from mimicit.records import Sample, sample_from_json
+from mimicit.shards.reader import decode_sample, iterate_shard, parse_sample_json
+
+__all__ = ["Shelf", "open_shelf"]
+
+
+class Shelf:
+    """Random access by row, from 0 in stored order; may be shared by threads. ``manifest`` is that of a folder."""
+
+    def __init__(
+        self, path: Path, columns: IndexColumns, shards: ShardReader, manifest: dict[str, Any] | None = None
+    ) -> None:
+        self.path = path
+        self.manifest = manifest
+        self._columns = columns
+        self._shards = shards
+
+    def __len__(self) -> int:
+        return len(self._columns)
+
+    def key(self, row: int) -> str:
+        """The WebDataset key of the sample at ``row``."""
+        return self._columns.key(row)
+
+    def where(self, row: int) -> str:
+        """Shard and key of the sample at ``row``, for messages."""
+        return f"{self._shards.name(self._columns.shard(row))}: sample {self._columns.key(row)}"
+
+    def shard(self, row: int) -> int:
+        """The number of the shard that holds the sample at ``row``, in the order of the manifest."""
+        return self._columns.shard(row)
+
+    def json(self, row: int) -> bytes:
+        """The JSON of the sample at ``row`` as stored; `IndexError` where there is no such row."""
+        self._check(row)
+        if self._columns.has_json:
+            return self._columns.json(row)
+        offsets, sizes = self._columns.members(row)
+        return read_members(self._shards, self._columns.shard(row), offsets[:1], sizes[:1])[0]
+
+    def peek(self, row: int) -> Sample:
+        """The sample at ``row`` without the bytes of its media; `CorruptShardError` where it breaks the schema."""
+        return sample_from_json(parse_sample_json(self.json(row), self.where(row)))
+
+    def read(self, row: int) -> Sample:
+        """The sample at ``row`` with the bytes of its media; errors as `peek`."""
+        self._check(row)
+        offsets, sizes = self._columns.members(row)
+        payloads = read_members(self._shards, self._columns.shard(row), offsets, sizes)
+        if self._columns.has_json:
+            payloads.insert(0, self._columns.json(row))
+        return decode_sample(payloads, self.where(row))
+
+    def file(self, row: int, number: int) -> tuple[str, bytes]:
+        """(name, bytes) of one file of the sample at ``row``, counted over all of its media.
+
+        `IndexError` where there is no such row or file, `CorruptShardError` where index and JSON disagree.
+        """
+        names = [name for media in self.peek(row).media for name in media.files]
+        if not 0 <= number < len(names):
+            raise IndexError(f"file {number} of {len(names)}")
+        offsets, sizes = self._columns.members(row)
+        first = 0 if self._columns.has_json else 1
+        if len(offsets) != first + len(names):
+            raise CorruptShardError(f"{self.where(row)}: {len(offsets) - first} media files, {len(names)} in its JSON")
+        at = slice(first + number, first + number + 1)
+        return names[number], read_members(self._shards, self._columns.shard(row), offsets[at], sizes[at])[0]
+
+    def close(self) -> None:
+        """Close the shard files; they are opened again when needed."""
+        self._shards.close()
+
+    def _check(self, row: int) -> None:
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)} samples")
+
+
+def open_shelf(path: Path) -> Shelf:
+    """The samples of a finished folder or of one shard file; `ShardError` and its kinds where it is neither."""
+    if path.is_dir():
+        folder = open_folder(path, cache_dir=None, cache_bytes=0)
+        return Shelf(path, folder.columns, folder.shards, folder.manifest)
+    if not path.is_file():
+        raise ShardError(f"{path}: no such file; give a shard-*.tar or a folder that mimicit build has written")
+    shards = OpenShards(lambda _: os.open(path, os.O_RDONLY | os.O_CLOEXEC), [str(path)])
+    return Shelf(path, _columns_of_shard(path), shards)
+
+
+def _columns_of_shard(path: Path) -> IndexColumns:
+    keys: list[bytes] = []
+    offsets: list[int] = []
+    sizes: list[int] = []
+    ends: list[int] = []
+    for stored in iterate_shard(path):
+        keys.append(stored.key.encode())
+        offsets += stored.member_offsets
+        sizes += stored.member_sizes
+        ends.append(len(offsets))
+    return IndexColumns(
+        {
+            "shards": np.zeros(len(keys), np.int32),
+            "member_ends": np.array(ends, np.int64),
+            "member_offsets": np.array(offsets, np.int64),
+            "member_sizes": np.array(sizes, np.int64),
+            "key_ends": np.array(list(accumulate(map(len, keys))), np.int64),
+            "key_bytes": np.frombuffer(b"".join(keys), np.uint8),
+        }
+    )

@@ -1,0 +1,214 @@
+"""The pages of the viewer and their addresses; everything is read, nothing is ever changed.
+
+===========================  =================================================================================
+``/``                        samples that meet the filter, a dozen a page
+``/sample/{row}``            one sample in full; ``prompt=otter&mask=span`` adds the prompt and what is learned
+``/media/{row}/{number}``    one stored file of a sample
+``/find?id=``                to the sample with an id, a key or ``#row``, else to those that hold such a triplet
+``/search?text=``            also ``picture=`` (SHA-256) and ``triplet=`` (id); ``start=`` goes on
+``/rejects``                 what was left out, and why
+===========================  =================================================================================
+
+Files are named by row and number alone: no part of an address is ever a path.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, Final
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from mimicit.errors import MimicitError, UsageError
+from mimicit.inspecting.rejects import group_rejects
+from mimicit.prompt import TEMPLATES
+from mimicit.shards.index import RELATIONS
+from mimicit.viewing.criteria import Criteria, parse_criteria, parse_number
+from mimicit.viewing.gallery import Gallery, Needle, needle_for_picture, needle_for_text, needle_for_triplet
+from mimicit.viewing.guard import Guard
+from mimicit.viewing.mask import LABEL_MODES, masked_prompt
+from mimicit.viewing.pages import card_at, render_page, turns_of
+
+__all__ = ["create_app"]
+
+_PER_PAGE: Final = 12
+_SEARCH_SECONDS: Final = 2.0
+_SEARCHES_AT_ONCE: Final = 2
+_LONGEST_NEEDLE: Final = 4096
+_TYPES: Final = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
+_GROUP_ROWS: Final = 5
+_CHOSEN_ROWS: Final = 200
+
+
+def create_app(gallery: Gallery, *, hosts: Collection[str] | None, token: str | None) -> Starlette:
+    """The pages over ``gallery``; ``hosts`` and ``token`` are those of `Guard`."""
+    pages = _Pages(gallery)
+    return Starlette(
+        routes=[
+            Route("/", pages.samples),
+            Route("/sample/{row:int}", pages.sample),
+            Route("/media/{row:int}/{number:int}", pages.media),
+            Route("/find", pages.find),
+            Route("/search", pages.search),
+            Route("/rejects", pages.rejects),
+            Mount("/static", StaticFiles(directory=Path(__file__).parent / "static")),
+        ],
+        middleware=[Middleware(Guard, hosts=hosts, token=token)],
+        exception_handlers={HTTPException: pages.http_error, MimicitError: pages.data_error},
+    )
+
+
+class _Pages:
+    """One method per address; they are plain functions, which Starlette runs in threads."""
+
+    def __init__(self, gallery: Gallery) -> None:
+        self._gallery = gallery
+        self._shelf = gallery.shelf
+        self._searching = threading.BoundedSemaphore(_SEARCHES_AT_ONCE)
+
+    def samples(self, request: Request) -> Response:
+        """The list, page by page."""
+        criteria = parse_criteria(request.query_params)
+        rows = self._gallery.rows(criteria)
+        pages = max(1, -(-len(rows) // _PER_PAGE))
+        page = min(max(parse_number(request.query_params, "page") or 1, 1), pages)
+        start = (page - 1) * _PER_PAGE
+        cards = [card_at(self._shelf, int(row)) for row in rows[start : start + _PER_PAGE]]
+        return self._page(
+            "samples.html", criteria, cards=cards, total=len(rows), page=page, pages=pages, first=start + 1
+        )
+
+    def sample(self, request: Request) -> Response:
+        """One sample, and its neighbours in the list."""
+        row = int(request.path_params["row"])
+        criteria = parse_criteria(request.query_params)
+        self._check_row(row)
+        sample = self._shelf.peek(row)
+        template = request.query_params.get("prompt", "")
+        mode: Any = request.query_params.get("mask", "span")
+        if mode not in LABEL_MODES:
+            raise UsageError(f"mask={mode[:40]!r}: choose from {', '.join(LABEL_MODES)}")
+        rows = self._gallery.rows(criteria)
+        place = bisect_left(rows, row)
+        after = place + 1 if place < len(rows) and rows[place] == row else place
+        return self._page(
+            "sample.html",
+            criteria,
+            row=row,
+            key=self._shelf.key(row),
+            sample=sample,
+            turns=turns_of(sample),
+            spans=masked_prompt(sample, template, mode) if template else None,
+            template=template,
+            templates=sorted(TEMPLATES),
+            mode=mode,
+            modes=LABEL_MODES,
+            before=int(rows[place - 1]) if place else None,
+            after=int(rows[after]) if after < len(rows) else None,
+            place=place + 1,
+            total=len(rows),
+            list_page=place // _PER_PAGE + 1,
+        )
+
+    def media(self, request: Request) -> Response:
+        """The bytes of one picture or frame."""
+        row, number = int(request.path_params["row"]), int(request.path_params["number"])
+        self._check_row(row)
+        try:
+            name, data = self._shelf.file(row, number)
+        except IndexError:
+            raise HTTPException(404, f"sample {row} has no file {number}") from None
+        headers = {"Cache-Control": "private, max-age=60"}
+        return Response(data, media_type=_TYPES[name.rpartition(".")[2]], headers=headers)
+
+    def find(self, request: Request) -> Response:
+        """To the sample that is meant; the filter does not matter here."""
+        wanted = request.query_params.get("id", "").strip()[:_LONGEST_NEEDLE]
+        source = request.query_params.get("source", "")
+        if not wanted:
+            return RedirectResponse("/", 303)
+        digits = wanted.removeprefix("#")
+        if digits != wanted and digits.isascii() and digits.isdecimal() and len(digits) < 16:
+            row: int | None = int(digits)
+            self._check_row(int(digits))
+        else:
+            row = self._gallery.locate(wanted, source)
+        if row is not None:
+            return RedirectResponse(f"/sample/{row}", 303)
+        return self._search(request, "triplet", wanted, needle_for_triplet(wanted), Criteria())
+
+    def search(self, request: Request) -> Response:
+        """What is found in two seconds, and how far that came."""
+        criteria = parse_criteria(request.query_params)
+        for name, needle in (
+            ("text", needle_for_text),
+            ("picture", needle_for_picture),
+            ("triplet", needle_for_triplet),
+        ):
+            wanted = request.query_params.get(name, "")[:_LONGEST_NEEDLE]
+            if wanted:
+                return self._search(request, name, wanted, needle(wanted), criteria)
+        return RedirectResponse(f"/?{criteria.query}", 303)
+
+    def rejects(self, request: Request) -> Response:
+        """The rejects by reason, or more rows of one reason and source."""
+        reason, source = (request.query_params.get(name) or None for name in ("reason", "source"))
+        groups = group_rejects(
+            self._gallery.path,
+            reason=reason,
+            source=source,
+            limit=_CHOSEN_ROWS if reason or source else _GROUP_ROWS,
+        )
+        return self._page("rejects.html", Criteria(), groups=groups, reason=reason, source=source)
+
+    def http_error(self, request: Request, error: Exception) -> Response:
+        """No such page, no such sample."""
+        assert isinstance(error, HTTPException)
+        return self._page("error.html", Criteria(), status=error.status_code, message=error.detail)
+
+    def data_error(self, request: Request, error: Exception) -> Response:
+        """A filter that makes no sense, or a sample that is damaged."""
+        status = 400 if isinstance(error, UsageError) else 500
+        return self._page("error.html", Criteria(), status=status, message=str(error))
+
+    def _search(self, request: Request, kind: str, wanted: str, needle: Needle, criteria: Criteria) -> Response:
+        start = parse_number(request.query_params, "start") or 0
+        with self._searching:
+            found = self._gallery.search(needle, criteria, start=start, most=_PER_PAGE, seconds=_SEARCH_SECONDS)
+        cards = [card_at(self._shelf, row) for row in found.rows]
+        return self._page(
+            "search.html",
+            criteria,
+            kind=kind,
+            wanted=wanted,
+            found=found,
+            cards=cards,
+            start=start,
+            search_text=wanted if kind == "text" else "",
+        )
+
+    def _check_row(self, row: int) -> None:
+        if not 0 <= row < len(self._shelf):
+            raise HTTPException(404, f"there is no sample {row}; they count from 0 to {len(self._shelf) - 1}")
+
+    def _page(self, name: str, criteria: Criteria, *, status: int = 200, **values: Any) -> Response:
+        manifest = self._gallery.manifest
+        shared = {
+            "folder": str(self._gallery.path),
+            "totals": manifest["totals"],
+            "sources": [source["name"] for source in manifest["sources"] if source["out"]],
+            "relations": RELATIONS,
+            "criteria": criteria,
+            "search_text": "",
+        }
+        page = render_page(name, {**shared, "status": status, **values})
+        return HTMLResponse(page, status, {"Cache-Control": "no-store"})

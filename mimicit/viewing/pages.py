@@ -1,0 +1,116 @@
+"""From samples to HTML: what the templates are given. They escape every text; no text is ever marked as safe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import urlencode
+
+import orjson
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from mimicit.errors import CorruptShardError, MimicitError
+from mimicit.inspecting.shelf import Shelf
+from mimicit.records import Media, Sample, Triplet
+from mimicit.viewing.criteria import Criteria
+
+__all__ = ["Card", "Figure", "Turn", "card_at", "render_page", "turns_of"]
+
+LONG_TEXT: Final = 4000
+"""Characters of a text that are shown at once; the rest is folded."""
+
+LONGEST_TEXT: Final = 1_000_000
+_FRAMES_IN_STRIP: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A medium, and the number of its first file over all media of the sample."""
+
+    media: Media
+    first: int
+
+    @property
+    def strip(self) -> range:
+        """The numbers of the files that are shown side by side, at most some dozen."""
+        return range(self.first, self.first + min(len(self.media.files), _FRAMES_IN_STRIP))
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A triplet with the figures that it shows."""
+
+    triplet: Triplet
+    figures: tuple[Figure, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One sample in a list; ``fault`` says why there is no ``sample``."""
+
+    row: int
+    sample: Sample | None
+    turns: tuple[Turn, ...]
+    fault: str
+
+
+def card_at(shelf: Shelf, row: int) -> Card:
+    """The sample at ``row``, or what is wrong with it; its media are not read."""
+    try:
+        sample = shelf.peek(row)
+        return Card(row, sample, turns_of(sample), "")
+    except MimicitError as error:
+        return Card(row, None, (), str(error))
+
+
+def turns_of(sample: Sample) -> tuple[Turn, ...]:
+    """The triplets of ``sample`` with their figures; `CorruptShardError` where one shows a medium that is not there."""
+    firsts = [0]
+    for media in sample.media:
+        firsts.append(firsts[-1] + len(media.files))
+    if any(index >= len(sample.media) for triplet in sample.triplets for index in triplet.media):
+        raise CorruptShardError(f"sample {sample.key}: a triplet shows a medium that it does not have")
+    return tuple(
+        Turn(triplet, tuple(Figure(sample.media[index], firsts[index]) for index in triplet.media))
+        for triplet in sample.triplets
+    )
+
+
+def render_page(name: str, values: Mapping[str, Any]) -> str:
+    """The page of the template ``name``."""
+    return _ENVIRONMENT.get_template(name).render(values)
+
+
+def _address(path: str, criteria: Criteria | None, **parameters: Any) -> str:
+    """A path of ours with the filter and further parameters; those that are empty are left out."""
+    parts = [
+        criteria.query if criteria else "",
+        urlencode({name: value for name, value in parameters.items() if value not in ("", None)}),
+    ]
+    query = "&".join(part for part in parts if part)
+    return f"{path}?{query}" if query else path
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most].rstrip()}…"
+
+
+def _json_text(value: Any) -> str:
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS).decode()
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("mimicit.viewing"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(address=_address, LONG_TEXT=LONG_TEXT, LONGEST_TEXT=LONGEST_TEXT)
+    environment.filters.update(cut=_cut, json_text=_json_text, number=lambda value: f"{value:,}")
+    return environment
+
+
+_ENVIRONMENT: Final = _environment()
