@@ -214,9 +214,6 @@ def build(
     share = None if task_index is None or task_count is None else Share(index=task_index, count=task_count)
     if workers < 1:
         raise UsageError(f"--workers: {workers} is too small; the least is 1")
-    if not is_remote(src) and not os.path.exists(local_path(src)):
-        mend = nearest_path(local_path(src)) or "; give --src the folder that holds the raw data"
-        raise SourceError(f"{src}: no such folder{mend}")
     given = {
         name.removesuffix("_"): value
         for name, value in options.items()
@@ -225,7 +222,7 @@ def build(
 
     def build_here(src: Path, out: Path) -> BuildResult | Handover:
         beside = src / MIXTURE_NAME
-        mixture = config_path or (beside if beside.is_file() and not beside.is_symlink() else None)
+        mixture = config_path or (beside if os.path.isfile(beside) and not os.path.islink(beside) else None)
         chosen = read_mixture(mixture) if mixture else {}
         config = build_config({**chosen, **given, "options": merged_options(chosen.get("options", {}), format_options)})
         if mixture is not None:
@@ -265,6 +262,10 @@ def build(
     try:
         with progress_display() as progress:
             result = build_at(src, out, build_here, work=work, overwrite=overwrite, progress=progress)
+    except SourceError as error:
+        missing = not is_remote(src) and not os.path.exists(local_path(src))
+        hint = nearest_path(local_path(src)) if missing else ""
+        raise (SourceError(f"{src}: no such folder{hint}") if hint else error) from None
     except KeyboardInterrupt:
         raise BuildError(
             f"interrupted; what is done is kept in {out}, and the same command goes on from there"

@@ -35,7 +35,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own, of 64 KiB at first."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True, check=False
+    )
     if mounted.returncode:
         pytest.skip("mounting a small disk takes root")
     yield disk
@@ -46,7 +48,7 @@ def build(raw: Path, out: Path, limit: Callable[[], None] | None = None) -> subp
     command = [sys.executable, "-m", "mimicit", "build", "--src", str(raw), "--out", str(out)]
     return subprocess.run(
         [*command, "--shard-samples", "100", "--workers", "1"],
-        preexec_fn=limit,  # noqa: PLW1509 - nothing else runs in this process
+        preexec_fn=limit,
         capture_output=True,
         text=True,
         check=False,
@@ -61,6 +63,7 @@ def assert_says_what_to_do(done: subprocess.CompletedProcess[str], out: Path) ->
     assert str(out) in last, last
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_named_and_the_build_goes_on_with_space(raw: Path, whole: Path, small_disk: Path) -> None:
     """The disk grows by little steps, so that every stage has its turn at meeting the end of it."""
     out = small_disk / "out"

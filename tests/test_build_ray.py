@@ -128,9 +128,7 @@ def test_a_node_that_cannot_take_part_is_named(tmp_path: Path) -> None:
     assert f"does not see what is written to {tmp_path}" in str(_probe(tmp_path, place, "t", versions))
     assert "has pillow" in str(_probe(tmp_path, tmp_path / "token", "t", {**versions, "pillow": "1.0"}))
     with pytest.raises(BuildError, match=r"node [0-9.]+ of the Ray cluster does not see .*file system that all"):
-        list(
-            RayEngine(2, src=tmp_path / "none", out=tmp_path).run(square, [1], label="count", progress=Silent())
-        )
+        list(RayEngine(2, src=tmp_path / "none", out=tmp_path).run(square, [1], label="count", progress=Silent()))
 
 
 def test_without_ray_the_message_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,9 @@ def memory(raw: Path) -> Iterator[Any]:
     system.pseudo_dirs[:] = [""]
 
 
-def build(work: Path, config: BuildConfig = CONFIG, *, src: str = "memory://raw", overwrite: bool = False) -> BuildResult:
+def build(
+    work: Path, config: BuildConfig = CONFIG, *, src: str = "memory://raw", overwrite: bool = False
+) -> BuildResult:
     def build_here(src: Path, out: Path) -> BuildResult:
         return build_shards(src, out, config, engine=LocalEngine(1), overwrite=overwrite)
 
@@ -234,6 +236,7 @@ def plain(raw: Path, folder: Path) -> dict[str, str]:
     return make.hashes(folder)
 
 
+@pytest.mark.slow
 def test_s3_in_and_out_and_an_upload_that_is_killed(s3: Any, raw: Path, tmp_path: Path) -> None:
     truth = plain(raw, tmp_path / "plain")
     process = subprocess.Popen(command(tmp_path / "work"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)

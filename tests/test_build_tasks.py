@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -30,8 +29,8 @@ COUNT = 3
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Some broken media among them, and enough for several units of encoding."""
     folder = make.make_raw(tmp_path_factory.mktemp("raw"))
-    make.add_manifest(folder, "more", pictures=500, questions=1)
-    for number in range(0, 500, 50):
+    make.add_manifest(folder, "more", pictures=400, questions=1)
+    for number in range(0, 400, 40):
         (folder / "more" / "images" / f"{number}.jpg").write_bytes(b"no picture")
     return folder
 
@@ -55,7 +54,7 @@ def publish(out: Path) -> BuildResult | Handover:
     return publish_tasks(out, Here(), Silent())
 
 
-@pytest.mark.parametrize("dedupe", [False, True])
+@pytest.mark.parametrize("dedupe", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_tasks_in_any_order_make_the_same_folder(raw: Path, tmp_path: Path, dedupe: bool) -> None:
     config = BuildConfig(shard_bytes=32 * 1024, dedupe=dedupe, near_duplicates=2)
     build_shards(raw, tmp_path / "whole", config, engine=Here())
@@ -129,11 +128,8 @@ def test_a_plain_build_takes_over(raw: Path, whole: Path, tmp_path: Path) -> Non
     out = tmp_path / "out"
     prepare(raw, out)
     share(raw, out, 1)
-    kept = {path: path.stat().st_mtime_ns for path in (out / ".mimicit-work" / "media").glob("*.bin")}
-    copy = tmp_path / "copy"
-    shutil.copytree(out, copy)
+    assert list((out / ".mimicit-work" / "media").glob("*.jsonl"))
     build_shards(raw, out, CONFIG, engine=Here())
-    assert kept
     assert make.hashes(out) == make.hashes(whole)
 
 

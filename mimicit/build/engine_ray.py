@@ -139,7 +139,9 @@ class RayEngine:
         try:
             self._ray.init(**options, log_to_driver=False, logging_level="ERROR")
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise BuildError(f"--ray-address {self._address}: cannot join the cluster ({_first_line(error)})") from error
+            raise BuildError(
+                f"--ray-address {self._address}: cannot join the cluster ({_first_line(error)})"
+            ) from error
         self._owns_connection = True
 
     def _check_nodes(self) -> None:

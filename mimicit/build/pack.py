@@ -30,7 +30,7 @@ from mimicit.shards.files import publish, sha256_of
 from mimicit.shards.index import INDEX_SCHEMA, IndexRow, rows_to_table
 from mimicit.shards.tar import BLOCK, END_OF_ARCHIVE, Link, PackedSample, member_span, pack_members
 
-__all__ = ["index_piece", "pack_share", "pack_shards", "shard_name", "unpacked_shards"]
+__all__ = ["index_piece", "pack_shards", "pack_share", "shard_name", "unpacked_shards"]
 
 _SHARD_INFO: Final = b"mimicit.shard"
 _INDEX_BATCH: Final = 2_000  # rows held before they are written

@@ -39,7 +39,9 @@ T = TypeVar("T")
 _FETCHES: Final = 16  # at once: most inputs are small files, and waiting is most of the work
 _STORES: Final = 4
 _ASKED: Final = (INDEX_NAME, MEDIA_NAME, REJECTS_NAME)  # what a build asks a finished folder for, beside its shards
-_FETCHED_TABLE: Final = "CREATE TABLE IF NOT EXISTS fetched(name TEXT PRIMARY KEY, size INTEGER, token TEXT) WITHOUT ROWID"
+_FETCHED_TABLE: Final = (
+    "CREATE TABLE IF NOT EXISTS fetched(name TEXT PRIMARY KEY, size INTEGER, token TEXT) WITHOUT ROWID"
+)
 
 
 def build_at(
@@ -51,10 +53,10 @@ def build_at(
     overwrite: bool,
     progress: Progress,
 ) -> T:
-    """What ``build(src, out)`` returns, called with folders of this machine in place of URLs, which may be either, both or neither.
+    """What ``build(src, out)`` returns, called with folders of this machine in place of URLs.
 
-    ``work`` holds the copies; by default, a folder of the cache that belongs to ``src`` and ``out``. Raises what
-    ``build`` does, and `BuildError` or `SourceError` for what happens on the way.
+    Either, both or neither may be a URL. ``work`` holds the copies; by default, a folder of the cache that belongs to
+    ``src`` and ``out``. Raises what ``build`` does, and `BuildError` or `SourceError` for what happens on the way.
     """
     if not is_remote(src) and not is_remote(out):
         return build(local_path(src), local_path(out))

@@ -137,8 +137,13 @@ class RemoteFiles:
 
     def _check_name(self, name: str) -> None:
         steps = name.split("/")
-        if any(step in ("", ".", "..") or len(step.encode("utf-8", "replace")) > _MAX_NAME_BYTES for step in steps) or "\0" in name:
-            raise SourceError(f"{self.url}: holds {name[:200]!r}, which is no path beneath a folder; rename or remove it")
+        if (
+            any(step in ("", ".", "..") or len(step.encode("utf-8", "replace")) > _MAX_NAME_BYTES for step in steps)
+            or "\0" in name
+        ):
+            raise SourceError(
+                f"{self.url}: holds {name[:200]!r}, which is no path beneath a folder; rename or remove it"
+            )
 
     def _check_folders(self, objects: Mapping[str, RemoteObject]) -> None:
         """In a bucket ``a`` and ``a/b`` may both be files; on a disk they may not."""

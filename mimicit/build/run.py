@@ -80,7 +80,8 @@ def build_shards(
     A finished folder of the same input and configuration is left as it is; an interrupted build goes on.
     ``overwrite`` begins anew where input or configuration changed, ``retry_rejects`` where the input alone did (it
     was mended) and counts the former rejects that are in now; both use again what is still the same. ``keep_going``
-    leaves out unreadable sources. ``embedding_cache`` is a folder where the vectors of models are kept for other builds.
+    leaves out unreadable sources. ``embedding_cache`` is a folder where the vectors of models are kept for other
+    builds.
     Raises `SourceError` (input), `ChangedInputError` and `BuildError` (output folder, disk).
     """
     result = run_build(

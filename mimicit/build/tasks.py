@@ -70,9 +70,7 @@ def hand_over(
             f"{work.parent}: {which} not finished ({stage}); run the same mimicit build with --task-count {count}"
             f" --task-index {late[0]}{' and so on' if len(late) > 1 else ''}, then mimicit publish again"
         )
-    handover = Handover(
-        stage=stage, count=count, units=len(missing), src=str(src.absolute()), config=config.to_json()
-    )
+    handover = Handover(stage=stage, count=count, units=len(missing), src=str(src.absolute()), config=config.to_json())
     write_atomically(work / _NAME, [orjson.dumps(asdict(handover))])
     return handover
 

@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,7 @@ KILLED_BY_ITSELF = -signal.SIGKILL
 class Here:
     """An `Engine` that runs every task in this process."""
 
-    def run(
-        self, function: Callable[[Any], Any], tasks: Iterable[Any], **_: Any
-    ) -> Iterator[tuple[Any, Any]]:
+    def run(self, function: Callable[[Any], Any], tasks: Iterable[Any], **_: Any) -> Iterator[tuple[Any, Any]]:
         for task in tasks:
             yield task, function(task)
 
@@ -59,8 +58,8 @@ def forked(work: Callable[[], int]) -> int:
     if not pid:
         try:
             os._exit(work())
-        except BaseException as error:
-            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        except BaseException:
+            traceback.print_exc()
             os._exit(70)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
@@ -100,9 +99,9 @@ def main() -> int:
     try:
         tried = check_every_call(Path(raw), Path(folder), int(step), config)
     except AssertionError as error:
-        print(error)
+        sys.stdout.write(f"{error}\n")
         return 1
-    print(tried)
+    sys.stdout.write(f"{tried}\n")
     return 0
 
 
