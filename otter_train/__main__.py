@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from types import FrameType
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 import click
 
@@ -21,6 +21,7 @@ from otter_train.config import (
     PRESETS,
     ContextOrder,
     Embeddings,
+    GuardMode,
     LabelMode,
     Precision,
     RunConfig,
@@ -30,7 +31,12 @@ from otter_train.config import (
 )
 from otter_train.config_file import config_option
 
+if TYPE_CHECKING:
+    from mimicit.loading import Samples
+
 __all__ = ["main"]
+
+_SHOWN_ANSWERS: Final = 12
 
 _ABOUT_PRESETS = (
     "Training the tiny preset: a small model, from scratch, on the CPU if need be. For Otter-9B: "
@@ -53,6 +59,7 @@ _ABOUT_PRESETS = (
 @click.option("--vision-model", help="Folder of a pretrained CLIP model (transformers format).")
 @click.option("--epochs", type=int, help="Passes over the samples.")
 @click.option("--batch-size", type=int, help="Samples per optimiser step, over all devices.")
+@click.option("--batch-tokens", type=int, help="Pack samples into rows of so many tokens; --batch-size counts rows.")
 @click.option("--accumulate", type=int, default=1, help="Forward passes that a step is split into, per device.")
 @click.option("--lr", type=float, help="Highest learning rate of AdamW.")
 @click.option("--schedule", type=click.Choice(get_args(Schedule)), help="Course of the learning rate after warm-up.")
@@ -78,26 +85,43 @@ _ABOUT_PRESETS = (
     "--max-steps", type=int, help="End after this many steps, if the epochs do not end before; 0 for no limit."
 )
 @click.option("--save-every", type=int, default=500, help="Steps between checkpoints; 0 for one at the end.")
+@click.option("--keep", type=int, default=3, help="Checkpoints that stay; older ones are removed.")
 @click.option("--log-every", type=int, default=10, help="Steps between lines of the log.")
 @click.option("--eval-shards", type=click.Path(path_type=Path), help="Held-out shards to measure the loss on.")
 @click.option("--eval-every", type=int, default=500, help="Steps between such measurements; 0 for one at the end.")
 @click.option("--eval-limit", type=int, default=512, help="Measure on this many of the held-out samples.")
 @click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--precision", type=click.Choice(get_args(Precision)), help="auto: bfloat16 on a GPU, else float32.")
+@click.option("--shard-frozen", is_flag=True, help="Spread frozen weights over the devices too, for small ones.")
+@click.option(
+    "--guard", type=click.Choice(get_args(GuardMode)), help="What to do with a step whose gradient is no number."
+)
+@click.option("--guard-factor", type=float, help="As bad: a gradient norm of so many times the usual; 0 for none.")
+@click.option("--replay", type=int, help="Compute this step again, print the loss of each sample, and change nothing.")
+@click.option("--checkpoint-activations", type=int, default=0, help="Recompute those of every n-th layer; 0: none.")
+@click.option("--compile", is_flag=True, help="Compile the decoder's layers: slow to start, faster steps.")
+@click.option("--vision-cache", type=click.Path(path_type=Path), help="Folder to keep the vision tower's tokens in.")
+@click.option("--vision-cache-gb", type=int, default=100, help="Largest size of that folder.")
+@click.option("--profile", type=int, default=0, help="Write a trace of so many steps into --out.")
+@click.option("--tensorboard", is_flag=True, help="Write the numbers of the log for TensorBoard too, into --out.")
+@click.option("--wandb", metavar="PROJECT", help="Send the numbers of the log to Weights & Biases too.")
 @click.option(
     "--resume/--no-resume", default=True, help="Go on from the last checkpoint in --out; else refuse if there is one."
 )
-def main(shards: Path, out: Path, preset: str | None, **given: Any) -> None:
+def main(shards: Path, out: Path, preset: str | None, replay: int | None, **given: Any) -> None:
     """Train a vision-language model on the in-context samples of SHARDS.
 
     Options without a default come from the preset; those of otter-9b are the paper's: learning rate 1e-5, batches of
     4, 6 epochs, cosine schedule with 1% warm-up, clipping at 1.0. Start it with torchrun to use many GPUs. Ctrl-C
-    writes a checkpoint; the same command goes on from it. All options of a run are kept in its config.json, which
-    can be given again as --config.
+    (exit code 1) and SIGTERM (0) write a checkpoint; the same command goes on from it. All options of a run are kept
+    in its config.json, which can be given again as --config.
     """
     with errors_on_one_line():
         options = RunOptions(**{field.name: given.pop(field.name) for field in fields(RunOptions)})
-        sys.exit(_train(resolve(preset, **given), options, shards, out, chosen=preset is not None))
+        config = resolve(preset, **given)
+        if replay is not None:
+            sys.exit(_replay(config, options, shards, out, replay))
+        sys.exit(_train(config, options, shards, out, chosen=preset is not None))
 
 
 def _train(config: RunConfig, options: RunOptions, shards: Path, out: Path, *, chosen: bool) -> int:
@@ -128,9 +152,34 @@ def _train(config: RunConfig, options: RunOptions, shards: Path, out: Path, *, c
             f"Stopped after step {outcome.step} of {outcome.total}; {outcome.checkpoint} holds it, "
             "the same command goes on from there."
         )
-        return 1
-    console.say(f"Trained: {outcome.checkpoint}, loss curve in {out / 'loss.png'}, numbers in {out / 'metrics.csv'}.")
+        return 0 if signal.SIGTERM in received else 1
+    if is_first:
+        report = _report(out, held_out, options.device)
+        console.say(f"Trained: {outcome.checkpoint}; curves, settings and data in {report}, numbers in {out}/*.csv.")
     console.say(f'Next: python -m otter_train.generate --checkpoint {out} --image a.jpg --prompt "What is this?"')
+    return 0
+
+
+def _report(run: Path, held_out: Samples | None, device: str) -> Path:
+    from otter_train.inference import load_trained_model
+    from otter_train.run_report import write_report
+    from otter_train.showing import answers_by_shots
+
+    if held_out is None:
+        return write_report(run)
+    return write_report(run, answers_by_shots(load_trained_model(run, device=device), held_out[:_SHOWN_ANSWERS]))
+
+
+def _replay(config: RunConfig, options: RunOptions, shards: Path, out: Path, step: int) -> int:
+    calm_threads()
+    from mimicit.loading import load  # seconds of imports, not needed for --help
+    from otter_train.metrics import Console
+    from otter_train.replay import lines, replay
+
+    console = Console(sys.stdout if os.environ.get("RANK", "0") == "0" else io.StringIO())
+    samples = load(shards, shuffle="full", seed=config.seed)
+    for line in lines(replay(config, samples, out, step, options=options, console=console)):
+        console.say(line)
     return 0
 
 

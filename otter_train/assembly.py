@@ -27,9 +27,9 @@ from otter_train.tokenizer import added_ids, special_ids
 __all__ = [
     "assemble_model",
     "autocast",
-    "load_trained",
+    "kept_weights",
+    "load_kept",
     "model_config",
-    "trained_weights",
     "trains_everything",
     "uses_bfloat16",
 ]
@@ -90,14 +90,19 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
-def trained_weights(model: Otter) -> dict[str, Tensor]:
-    """The trained parameters by name: what a checkpoint holds."""
-    return {name: parameter.detach() for name, parameter in trainable_parameters(model)}
+def kept_weights(model: Otter, config: RunConfig) -> dict[str, Tensor]:
+    """The parameters by name that a checkpoint holds: the trained ones, and all of a model that starts from scratch.
+
+    What is random and frozen, as embeddings can be, exists nowhere else.
+    """
+    everything = trains_everything(config)
+    kept = model.named_parameters() if everything else trainable_parameters(model)
+    return {name: parameter.detach() for name, parameter in kept}
 
 
-def load_trained(model: Otter, weights: Mapping[str, Tensor]) -> None:
+def load_kept(model: Otter, config: RunConfig, weights: Mapping[str, Tensor]) -> None:
     """Copy the ``weights`` of a checkpoint into ``model``; `TrainError` names every key or shape that does not fit."""
-    own = trained_weights(model)
+    own = kept_weights(model, config)
     faults = [f"{name} is missing" for name in sorted(own.keys() - weights.keys())]
     faults += [f"{name} is unknown" for name in sorted(weights.keys() - own.keys())]
     faults += [

@@ -1,16 +1,20 @@
 """Checkpoints: ``run/checkpoint-{step:08d}/``, absent or complete, and the way back from them.
 
-A checkpoint stands alone: the trained parameters (``model.safetensors``), AdamW's state (``optimizer.pt``), the
-tokenizer, and ``meta.json`` with the checksum of each. Frozen weights are not repeated; the meta data names their
-folders. Everything is written into a hidden folder, synced, and renamed at the end. Cost: one sequential write and
-one SHA-256 of the files (about 1.4 GB/s).
+A checkpoint stands alone: the trained parameters (``model.safetensors``), AdamW's state (``optimizer.safetensors``),
+the tokenizer, and ``meta.json`` with the checksum of each. Pretrained weights are not repeated; the meta data names
+their folders. Everything is written into a hidden folder, synced, and renamed at the end. Cost: one sequential write
+and one SHA-256 of the files (about 1.4 GB/s).
+
+The files hold whole tensors, whatever the number of processes that trained them, so any number of them can go on, and
+a model can be asked questions without being put together first. `torch.distributed.checkpoint` would let every
+process write its own shards; but it describes them by a pickle, which runs code when it is read, and what Otter trains
+(16 GB with its moments) fits into the memory of one process.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import pickle
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -19,7 +23,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import orjson
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -32,22 +35,27 @@ from mimicit.shards.files import sha256_of, sync_folder
 __all__ = [
     "FORMAT",
     "Checkpoint",
+    "OptimizerState",
     "checkpoint_name",
     "latest_checkpoint",
     "load_optimizer_state",
     "load_weights",
     "open_checkpoint",
+    "remove_unfinished",
     "save_checkpoint",
 ]
 
-FORMAT: Final = "otter-checkpoint/1"
+FORMAT: Final = "otter-checkpoint/2"
 _META: Final = "meta.json"
 _WEIGHTS: Final = "model.safetensors"
-_OPTIMIZER: Final = "optimizer.pt"
+_OPTIMIZER: Final = "optimizer.safetensors"
 _TOKENIZER: Final = "tokenizer"
 _NAME: Final = re.compile(r"checkpoint-(\d{8,})")
 
 _log = logging.getLogger(__name__)
+
+OptimizerState = Mapping[str, Mapping[str, Tensor]]
+"""The tensors of AdamW (``step``, ``exp_avg``, ``exp_avg_sq``) of each trained parameter by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +86,14 @@ def save_checkpoint(
     *,
     meta: Mapping[str, Any],
     weights: Mapping[str, Tensor],
-    optimizer_state: Mapping[str, Any],
+    optimizer_state: OptimizerState,
     tokenizer: PreTrainedTokenizerBase,
     keep: int = 3,
 ) -> Path:
     """Write ``run/checkpoint-{step}`` and remove all but the last ``keep``; the path of the new one.
 
     ``meta`` holds everything of ``schemas/checkpoint.json`` but ``format`` and ``files``. Interrupted at any
-    point it leaves the earlier checkpoints as they were.
+    point it leaves the earlier checkpoints as they were; `OSError` where the disk is full.
     """
     run.mkdir(parents=True, exist_ok=True)
     final = run / checkpoint_name(meta["step"])
@@ -130,35 +138,47 @@ def open_checkpoint(path: Path) -> Checkpoint:
     return checkpoint
 
 
+def remove_unfinished(run: Path) -> None:
+    """Remove what a killed process may have left in ``run`` of a checkpoint it was writing."""
+    for path in run.glob(".checkpoint-*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def load_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """The trained parameters by name, on the CPU."""
-    path = checkpoint.folder / _WEIGHTS
+    return _load_tensors(checkpoint.folder / _WEIGHTS)
+
+
+def load_optimizer_state(checkpoint: Checkpoint) -> dict[str, dict[str, Tensor]]:
+    """AdamW's state, on the CPU."""
+    state: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in _load_tensors(checkpoint.folder / _OPTIMIZER).items():
+        name, _, part = key.rpartition(".")
+        state.setdefault(name, {})[part] = tensor
+    return state
+
+
+def _load_tensors(path: Path) -> dict[str, Tensor]:
     try:
-        weights: dict[str, Tensor] = load_file(path)
+        tensors: dict[str, Tensor] = load_file(path)
     except (SafetensorError, OSError) as error:
         raise TrainError(f"{path}: unreadable ({error}); use an earlier checkpoint") from None
-    return weights
-
-
-def load_optimizer_state(checkpoint: Checkpoint) -> dict[str, Any]:
-    """AdamW's state on the CPU, read without running any code of the file."""
-    path = checkpoint.folder / _OPTIMIZER
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise TrainError(f"{path}: unreadable ({error}); use an earlier checkpoint") from None
-    return state
+    return tensors
 
 
 def _write(
     folder: Path,
     meta: Mapping[str, Any],
     weights: Mapping[str, Tensor],
-    optimizer_state: Mapping[str, Any],
+    optimizer_state: OptimizerState,
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, folder / _WEIGHTS)
-    torch.save(optimizer_state, folder / _OPTIMIZER)
+    moments = {f"{name}.{part}": tensor for name, parts in optimizer_state.items() for part, tensor in parts.items()}
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / _WEIGHTS)
+        save_file({name: tensor.contiguous() for name, tensor in moments.items()}, folder / _OPTIMIZER)
+    except SafetensorError as error:  # it wraps those of the file system
+        raise OSError(str(error)) from None
     tokenizer.save_pretrained(folder / _TOKENIZER)
     files = {}
     for path in _files(folder):

@@ -18,6 +18,7 @@ __all__ = [
     "PRESETS",
     "ContextOrder",
     "Embeddings",
+    "GuardMode",
     "LabelMode",
     "Precision",
     "RunConfig",
@@ -32,6 +33,7 @@ LabelMode = Literal["span", "paper"]
 ContextOrder = Literal["as-is", "shuffled"]
 Embeddings = Literal["full", "input_only", "new_rows", "none"]
 Precision = Literal["auto", "float32", "bfloat16"]
+GuardMode = Literal["skip", "stop", "off"]
 
 _MODEL_NAME: Final = re.compile(r"\w[\w.-]*/[\w.-]+|[\w-]+:.+")  # of the Hub, or of open_clip with its weights
 
@@ -40,9 +42,11 @@ _MODEL_NAME: Final = re.compile(r"\w[\w.-]*/[\w.-]+|[\w-]+:.+")  # of the Hub, o
 class RunConfig:
     """Everything that decides what a run computes; two equal configurations on equal shards give equal weights.
 
-    ``batch_size`` counts the samples of one optimiser step over all devices and forward passes. ``warmup`` is a
-    share of the steps. ``clip`` is the largest global gradient norm (0: no clipping). ``max_steps`` ends the run
-    before ``epochs`` do (0: it does not).
+    ``batch_size`` counts the samples of one optimiser step over all devices and forward passes; with ``batch_tokens``
+    it counts rows, each of as many whole samples as fit into so many tokens (0: samples are not put together).
+    ``warmup`` is a share of the steps. ``clip`` is the largest global gradient norm (0: no clipping). ``max_steps``
+    ends the run before ``epochs`` do (0: it does not). ``guard`` decides about steps whose gradient is no number, or
+    has more than ``guard_factor`` times the usual norm (0: norms are not judged).
     """
 
     preset: str = "otter-9b"
@@ -50,6 +54,7 @@ class RunConfig:
     vision_model: str | None = None
     epochs: int = 6
     batch_size: int = 4
+    batch_tokens: int = 0
     lr: float = 1e-5
     schedule: Schedule = "cosine"
     warmup: float = 0.01
@@ -63,6 +68,8 @@ class RunConfig:
     seed: int = 0
     max_steps: int = 0
     precision: Precision = "auto"
+    guard: GuardMode = "skip"
+    guard_factor: float = 20.0
 
     def __post_init__(self) -> None:
         _check(self)
@@ -87,22 +94,37 @@ class RunOptions:
     ``accumulate`` splits the batch of a step into that many forward passes per device. ``workers`` processes prepare
     batches (None: up to 8 beside a GPU; none on the CPU, where they would compete with the model). ``save_every``
     and ``log_every`` are in steps (``save_every`` 0: only at the end). ``resume`` continues from the last checkpoint
-    of the output folder; without it a folder that has one is refused. The loss on the first ``eval_limit`` samples
-    of the folder ``eval_shards`` is measured every ``eval_every`` steps, and at the end.
+    of the output folder; without it a folder that has one is refused. The last ``keep`` checkpoints stay. The loss on
+    the first ``eval_limit`` samples of the folder ``eval_shards`` is measured every ``eval_every`` steps, and at the
+    end. ``shard_frozen`` spreads the frozen weights over the processes too. ``profile`` steps are traced.
+    ``tensorboard`` and ``wandb`` (the name of a project) send the numbers of the log there as well.
+    ``checkpoint_activations`` n computes those of every n-th layer again in the backward pass (0: keeps all).
+    ``compile`` compiles the decoder's layers. ``vision_cache`` is a folder that keeps what the frozen vision tower
+    makes of pictures, up to ``vision_cache_gb``.
     """
 
     accumulate: int = 1
     workers: int | None = None
     save_every: int = 500
+    keep: int = 3
     log_every: int = 10
     device: str = "auto"
     resume: bool = True
     eval_shards: Path | None = None
     eval_every: int = 500
     eval_limit: int = 512
+    shard_frozen: bool = False
+    profile: int = 0
+    tensorboard: bool = False
+    wandb: str | None = None
+    checkpoint_activations: int = 0
+    compile: bool = False
+    vision_cache: Path | None = None
+    vision_cache_gb: int = 100
 
     def __post_init__(self) -> None:
-        lowest = {"accumulate": 1, "workers": 0, "save_every": 0, "log_every": 1, "eval_every": 0, "eval_limit": 1}
+        lowest = {"accumulate": 1, "workers": 0, "save_every": 0, "keep": 1, "log_every": 1, "profile": 0}
+        lowest |= {"eval_every": 0, "eval_limit": 1, "checkpoint_activations": 0, "vision_cache_gb": 0}
         for name, least in lowest.items():
             value = getattr(self, name)
             if value is not None and value < least:
@@ -154,15 +176,22 @@ def _check(config: RunConfig) -> None:
         ("embeddings", Embeddings),
         ("context_order", ContextOrder),
         ("precision", Precision),
+        ("guard", GuardMode),
     ):
         if getattr(config, name) not in get_args(kind):
             raise UsageError(f"{_option(name)} {getattr(config, name)}: there are {', '.join(get_args(kind))}")
-    lowest = {"epochs": 1, "batch_size": 1, "max_tokens": 8, "max_steps": 0, "seed": 0}
+    if config.batch_tokens and config.batch_tokens < config.max_tokens:
+        raise UsageError(
+            f"--batch-tokens {config.batch_tokens}: a row must hold a prompt of {config.max_tokens} tokens"
+        )
+    lowest = {"epochs": 1, "batch_size": 1, "batch_tokens": 0, "max_tokens": 8, "max_steps": 0, "seed": 0}
     for name, least in lowest.items():
         if getattr(config, name) < least:
             raise UsageError(f"{_option(name)} {getattr(config, name)}: must be at least {least}")
     if not 0 < config.lr < float("inf") or config.clip < 0 or config.weight_decay < 0 or not 0 <= config.warmup <= 1:
         raise UsageError("--lr must be positive, --clip and --weight-decay not negative, --warmup between 0 and 1")
+    if config.guard_factor != 0 and not 1 < config.guard_factor < float("inf"):
+        raise UsageError(f"--guard-factor {config.guard_factor}: must be more than 1, or 0")
     _check_models(config)
 
 

@@ -1,41 +1,22 @@
-"""From samples to the `Batch` the model eats, made ahead of time in worker processes.
+"""From prompts to the `Batch` the model eats: decoded, padded, and still on the CPU.
 
-A batch is a pure function of the positions in it, so the same steps see the same batches with any number of workers,
-and a run resumes by counting alone. Workers decode and tokenise; pictures stay uint8 until they are on the device.
+Pictures stay uint8 until they are on the device. `otter_train.groups` makes the batches of a step in worker processes.
 """
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import reduce
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 
-from mimicit.errors import MimicitError
-from mimicit.records import Sample
-from otter_train.encoding import IGNORED, Cut, Encoded, PromptEncoder
+from otter_train.encoding import IGNORED, Cut, Encoded
 from otter_train.pictures import decode_media
 
-__all__ = ["Batch", "OrderedSamples", "batches", "collate", "micro_batches"]
-
-
-class OrderedSamples(Protocol):
-    """Samples in the order of training. Position *p* lies in epoch ``p // len(samples)``."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes when the shards do."""
-
-    def __len__(self) -> int:
-        """Samples of one epoch."""
-
-    def get(self, position: int) -> Sample:
-        """The sample at ``position``, with the bytes of its media."""
+__all__ = ["Batch", "blank_batch", "collate"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +38,22 @@ class Batch:
     sources: tuple[str, ...]
     labelled: int
     cut: Cut
+
+    @property
+    def tokens(self) -> int:
+        """Text tokens without padding."""
+        return int(self.attention_mask.sum())
+
+    @property
+    def pictures(self) -> int:
+        """Pictures to encode; the frames of a clip count one by one."""
+        return int(self.vision_mask.sum())
+
+    @property
+    def learnt(self) -> list[int]:
+        """The labelled tokens of each sample."""
+        counts: list[int] = (self.labels != IGNORED).sum(dim=1).tolist()
+        return counts
 
     def to(self, device: torch.device) -> Batch:
         """The batch on ``device``; copies from pinned memory run beside the computation."""
@@ -105,78 +102,22 @@ def collate(prompts: Sequence[Encoded], *, pad: int, image_size: int, pad_left: 
     )
 
 
-def micro_batches(steps: Iterable[Sequence[int]], *, end: int, accumulate: int = 1) -> Iterator[list[int]]:
-    """The positions of each forward pass: those of each of ``steps`` that lie before ``end``, in ``accumulate`` parts.
-
-    The parts are as even as they can be; some are empty where a step has fewer positions than parts.
-    """
-    for step in steps:
-        positions = [position for position in step if position < end]
-        for part in range(accumulate):
-            yield positions[len(positions) * part // accumulate : len(positions) * (part + 1) // accumulate]
-
-
-def batches(
-    samples: OrderedSamples,
-    encoder: PromptEncoder,
-    positions: Iterable[list[int]],
-    *,
-    image_size: int,
-    workers: int = 0,
-    pin_memory: bool = False,
-) -> Iterator[Batch | None]:
-    """One `Batch` for each list of ``positions``, in order; None for an empty list.
-
-    ``workers`` processes prepare them ahead of time (0: this process does). `MimicitError` of a worker is raised
-    here as it was raised there.
-    """
-    loader: DataLoader[Batch | MimicitError | None] = DataLoader(
-        _Batches(samples, encoder, image_size),
-        sampler=_Positions(positions),
-        batch_size=None,
-        num_workers=workers,
-        pin_memory=pin_memory,
-        worker_init_fn=_leave_signals_to_the_trainer,
+def blank_batch(pad: int, image_size: int) -> Batch:
+    """One token, no picture, nothing to learn: what a process without samples computes where others wait for it."""
+    return Batch(
+        vision_x=torch.zeros(1, 0, 0, 3, image_size, image_size, dtype=torch.uint8),
+        vision_mask=torch.zeros(1, 0, 0, dtype=torch.bool),
+        lang_x=torch.tensor([[pad]]),
+        attention_mask=torch.ones(1, 1, dtype=torch.bool),
+        labels=torch.tensor([[IGNORED]]),
+        ids=(),
+        sources=(),
+        labelled=0,
+        cut=Cut(),
     )
-    for batch in loader:
-        if isinstance(batch, MimicitError):
-            raise batch
-        yield batch
-
-
-class _Batches(Dataset["Batch | MimicitError | None"]):
-    def __init__(self, samples: OrderedSamples, encoder: PromptEncoder, image_size: int) -> None:
-        self.samples = samples
-        self.encoder = encoder
-        self.image_size = image_size
-
-    def __getitem__(self, positions: list[int]) -> Batch | MimicitError | None:
-        if not positions:
-            return None
-        try:
-            prompts = [self.encoder.encode(self.samples.get(position)) for position in positions]
-            return collate(prompts, pad=self.encoder.special.pad, image_size=self.image_size)
-        except MimicitError as error:  # as a value: DataLoader would wrap it in a page of traceback
-            return error
-
-
-class _Positions(Sampler[list[int]]):
-    """`DataLoader` wants a sampler; the positions of a run are a plain iterable."""
-
-    def __init__(self, positions: Iterable[list[int]]) -> None:
-        self.positions = positions
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return iter(self.positions)
 
 
 def _pad(rows: Sequence[Sequence[int]], value: int, left: bool) -> Tensor:
     longest = max(map(len, rows))
     fill = [[value] * (longest - len(row)) for row in rows]
     return torch.tensor([[*extra, *row] if left else [*row, *extra] for row, extra in zip(rows, fill, strict=True)])
-
-
-def _leave_signals_to_the_trainer(worker: int) -> None:
-    """Ctrl-C and batch systems signal all processes at once; without its workers the trainer could not end in order."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)

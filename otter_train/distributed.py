@@ -1,24 +1,30 @@
-"""One process or many: the few collectives that a training step needs, all of them no-ops alone.
+"""One process or many: who they are, how the model is spread over them, and what they tell each other.
 
-``torchrun`` starts one process per device. Each holds the whole model and its own slice of every batch; what crosses
-the wire in a step is one pair of numbers and the gradients of the trained parameters.
+``torchrun`` starts one process per device. What is frozen rests whole on every device, for it is only read; what is
+trained is sharded with its gradients and AdamW's moments (`fully_shard`), and put together layer by layer where it is
+needed. Cost per forward pass: the trained weights once over the wire, and their gradients once on the way back.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from mimicit.errors import UsageError
+from otter_train.model import Otter
+from otter_train.model.language import decoder_layers
 
-__all__ = ["World", "join_world", "pick_device"]
+__all__ = ["World", "join_world", "like", "pick_device", "shard", "whole"]
 
-_BUCKET_BYTES = 1 << 28  # gradients travel in pieces of this size: few messages, little extra memory
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +47,26 @@ class World:
         dist.all_reduce(total)
         return tuple(total.tolist())
 
-    def sum_(self, tensors: Iterable[Tensor]) -> None:
-        """Sum ``tensors`` of one dtype over all processes, in place."""
+    def sum_(self, tensor: Tensor) -> None:
+        """Sum ``tensor`` over all processes, in place."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+
+    def gather(self, value: Value) -> list[Value]:
+        """The ``value`` of every process, by rank."""
         if self.size == 1:
-            return
-        for bucket in _buckets(tensors):
-            flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
-            dist.all_reduce(flat)
-            pieces = torch.split(flat, [tensor.numel() for tensor in bucket])
-            for tensor, piece in zip(bucket, pieces, strict=True):
-                tensor.copy_(piece.view_as(tensor))
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def of_first(self, value: Value) -> Value:
+        """The ``value`` of the first process, on all of them."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box)
+        return box[0]
 
     def wait(self) -> None:
         """Until every process is here."""
@@ -85,14 +101,34 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def _buckets(tensors: Iterable[Tensor]) -> Iterable[list[Tensor]]:
-    bucket: list[Tensor] = []
-    size = 0
-    for tensor in tensors:
-        bucket.append(tensor)
-        size += tensor.nbytes
-        if size >= _BUCKET_BYTES:
-            yield bucket
-            bucket, size = [], 0
-    if bucket:
-        yield bucket
+def shard(model: Otter, world: World, device: torch.device, *, frozen: bool = False) -> None:
+    """Spread what is trained in ``model``, and with ``frozen`` the rest too, over all processes; alone do nothing.
+
+    Gradients are summed over the processes, not averaged: every one of them has divided by the global number of
+    labels. Call it after `freeze` and before the optimiser is made. Each process must have the same weights.
+    """
+    if world.size == 1:
+        return
+    mesh = init_device_mesh(device.type, (world.size,))
+    replicated = set() if frozen else {one for one in model.parameters() if not one.requires_grad}
+    parts: list[nn.Module] = [model.perceiver, *model.language.blocks, *decoder_layers(model.language.lm)]
+    for module in [*parts, model]:  # the model last: it takes what none of its parts has
+        if not replicated.issuperset(module.parameters()):
+            fully_shard(module, mesh=mesh, ignored_params=replicated)
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """``tensor``, put together from its shards where it has some; every process must ask for it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def like(tensor: Tensor, pattern: Tensor) -> Tensor:
+    """The whole ``tensor`` on the device of ``pattern``, sharded as that is; the first process's values count."""
+    tensor = tensor.to(pattern.device)
+    if isinstance(pattern, DTensor) and tensor.ndim:
+        return distribute_tensor(tensor, pattern.device_mesh, pattern.placements)
+    return tensor

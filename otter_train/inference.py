@@ -13,7 +13,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from mimicit.records import Sample
 from otter_train.answer_options import AnswerOptions
-from otter_train.assembly import assemble_model, load_trained
+from otter_train.assembly import assemble_model, load_kept
 from otter_train.checkpoint import Checkpoint, load_weights, open_checkpoint
 from otter_train.config import Precision, RunConfig
 from otter_train.data import Batch, collate
@@ -73,11 +73,9 @@ def load_trained_model(
     )
     tokenizer = load_tokenizer(checkpoint.tokenizer_folder)
     check_tokens(checkpoint.meta, tokenizer)
-    with torch.random.fork_rng(devices=[]):
-        # What is neither trained nor pretrained (frozen embeddings of the tiny preset) was drawn from the run's seed.
-        torch.manual_seed(config.seed)
+    with torch.random.fork_rng(devices=[]):  # random weights are drawn first, to be replaced
         model = assemble_model(architecture, config, tokenizer, place)
-    load_trained(model, load_weights(checkpoint))
+    load_kept(model, config, load_weights(checkpoint))
     encoder = PromptEncoder(tokenizer, template=config.template, max_tokens=config.max_tokens)
     return TrainedModel(
         checkpoint=checkpoint,

@@ -1,9 +1,10 @@
-"""What a checkpoint says about the run that wrote it, and the states of torch's random generators."""
+"""What a checkpoint says about the run that wrote it, and the states of the random generators."""
 
 from __future__ import annotations
 
 import base64
 import platform
+import random
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
@@ -18,7 +19,7 @@ from otter_train.config import RunConfig
 from otter_train.model import ModelConfig
 from otter_train.tokenizer import special_ids
 
-__all__ = ["check_tokens", "describe", "generator_states", "restore_generators"]
+__all__ = ["check_tokens", "describe", "generator_states", "restore_generators", "seed_generators"]
 
 _LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors")
 
@@ -50,15 +51,33 @@ def check_tokens(meta: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) ->
             raise TrainError(f"the tokenizer gives {name} the id {id}, the checkpoint was trained with {trained[name]}")
 
 
+def seed_generators(seed: int) -> None:
+    """Begin the random numbers of Python, NumPy, torch and its devices with ``seed``."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
 def generator_states(device: torch.device) -> dict[str, Any]:
-    """The states of the generators of the CPU and of ``device``, as ``meta.json`` holds them."""
+    """The states of the generators of Python, NumPy, torch and ``device`` in this process, as JSON values."""
+    version, numbers, gauss = random.getstate()
+    kind, keys, *rest = np.random.get_state(legacy=True)
     devices = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
-    return {"cpu": _to_text(torch.get_rng_state()), "devices": [_to_text(state) for state in devices]}
+    return {
+        "python": [version, list(numbers), gauss],
+        "numpy": [str(kind), np.asarray(keys).tolist(), *rest],
+        "torch": _to_text(torch.get_rng_state()),
+        "devices": [_to_text(state) for state in devices],
+    }
 
 
 def restore_generators(states: Mapping[str, Any], device: torch.device) -> None:
-    """Inverse of `generator_states`; on another kind of device only the CPU's state is restored."""
-    torch.set_rng_state(_from_text(states["cpu"]))
+    """Inverse of `generator_states`; on another kind of device that of the device stays as it is."""
+    version, numbers, gauss = states["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    kind, keys, *rest = states["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
+    torch.set_rng_state(_from_text(states["torch"]))
     if device.type == "cuda" and states["devices"]:
         torch.cuda.set_rng_state(_from_text(states["devices"][0]), device)
 

@@ -1,4 +1,4 @@
-"""The training loop: steps, checkpoints, resume, and what is said about them.
+"""The training loop: steps, checkpoints, and when the log is written.
 
 A step is a pure function of (weights, optimiser state, step number): its samples are positions
 ``[step * G, (step + 1) * G)`` of the loader's order, its learning rate comes from `rate_factor`. So a run that was
@@ -8,49 +8,32 @@ between two lines of the log.
 
 from __future__ import annotations
 
-import io
-import math
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import reduce
-from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
-import torch
-from torch.optim import AdamW
-from transformers.tokenization_utils_base import PreTrainedTokenizerBase
-
-from mimicit.errors import TrainError, UsageError
-from mimicit.loading.torch import PositionSampler
-from mimicit.prompt import template_named
-from otter_train.assembly import assemble_model, load_trained, model_config, trained_weights, trains_everything
-from otter_train.checkpoint import (
-    Checkpoint,
-    checkpoint_name,
-    latest_checkpoint,
-    load_optimizer_state,
-    load_weights,
-    save_checkpoint,
-)
-from otter_train.config import RunConfig, RunOptions, difference
+from mimicit.loading.ordered import Ordered
+from mimicit.records import Sample
+from otter_train.checkpoint import checkpoint_name, remove_unfinished, save_checkpoint
+from otter_train.config import RunConfig, RunOptions
 from otter_train.config_file import CONFIG_NAME, write_options
-from otter_train.data import Batch, OrderedSamples, batches, micro_batches
-from otter_train.distributed import World, join_world, pick_device
-from otter_train.encoding import Cut, PromptEncoder
-from otter_train.metrics import Console, EvalRow, Row, Table, draw_loss, progress_line
-from otter_train.model import ModelConfig, Otter, trainable_count
-from otter_train.optimizer import make_optimizer, rate_factor
-from otter_train.provenance import check_tokens, describe, generator_states, restore_generators
+from otter_train.encoding import Cut
+from otter_train.groups import Group, each_group
+from otter_train.logbook import Logbook, logbook
+from otter_train.metrics import Console, Row
+from otter_train.optimizer import rate_factor
+from otter_train.profiling import traced
+from otter_train.provenance import describe, generator_states
+from otter_train.saving import BackgroundSaver
+from otter_train.session import Session, begin, checkpoint_to_resume
+from otter_train.snapshot import take_snapshot
 from otter_train.step import StepResult, take_step
-from otter_train.tokenizer import load_tokenizer, train_tokenizer
 from otter_train.validation import validate
+from otter_train.watch import Window
 
-__all__ = ["Outcome", "total_steps", "train"]
-
-_TOKENIZER_SAMPLES = 5_000  # enough to find the frequent words; a large corpus need not be read twice
+__all__ = ["Outcome", "run_step", "train"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,34 +51,14 @@ class Outcome:
         return self.step >= self.total
 
 
-class _Session(NamedTuple):
-    """What stays the same while one process works on a run."""
-
-    config: RunConfig
-    options: RunOptions
-    samples: OrderedSamples
-    run: Path
-    console: Console
-    device: torch.device
-    world: World
-    tokenizer: PreTrainedTokenizerBase
-    architecture: ModelConfig
-    model: Otter
-    optimizer: AdamW
-    table: Table[Row]
-    eval_table: Table[EvalRow]
-    first: int
-    total: int
-
-
 def train(
     config: RunConfig,
-    samples: OrderedSamples,
+    samples: Ordered[Sample],
     run: Path,
     *,
     options: RunOptions,
     console: Console,
-    held_out: OrderedSamples | None = None,
+    held_out: Ordered[Sample] | None = None,
     shards: Path | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
@@ -103,175 +66,27 @@ def train(
 
     ``held_out`` samples are those of ``options.eval_shards``; ``shards``, where the samples lie, is noted in the
     ``config.json`` of the run. Goes on from the last checkpoint of ``run``. `UsageError` where that belongs to another
-    configuration or other shards, and where ``options.resume`` is off and there is one; `TrainError` where the loss is
-    no number any more.
+    configuration or other shards, and where ``options.resume`` is off and there is one; `TrainError` where the guard
+    stops the run, or its last checkpoint cannot be written.
     """
-    checkpoint = _checkpoint_to_resume(config, samples, run, options)
-    session = _begin(config, samples, run, options, console, checkpoint, held_out)
+    checkpoint = checkpoint_to_resume(config, run, options)
+    session = begin(config, samples, run, options, console, checkpoint)
     if session.world.is_first:
+        run.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(run)
         everything = {**config.to_json(), **asdict(options), "out": run, "shards": shards}
         write_options(run / CONFIG_NAME, everything)
-    step, window = session.first, _Window(session.device)
-    cut, unlabelled = Cut(), 0
-    saved = checkpoint.folder if checkpoint else run
-    for group in _groups(session):
-        result = _step(session, step, group)
-        window.add(result)
-        cut = reduce(Cut.plus, (batch.cut for batch in group if batch is not None), cut)
-        unlabelled += result.labelled == 0
-        step += 1
-        (stopping,) = session.world.sum_numbers(int(should_stop()))
-        saving = bool(stopping) or step == session.total or _is_multiple(step, options.save_every)
-        if saving or _is_multiple(step, options.log_every):
-            _log(session, step, window)
-            window = _Window(session.device)
-        if held_out is not None and (step == session.total or _is_multiple(step, options.eval_every)):
-            started = time.perf_counter()
-            _evaluate(session, held_out, step)
-            window.started += time.perf_counter() - started
-        if saving:
-            saved = _save(session, step)
-        if stopping:
-            break
-    _say_what_was_left_out(session, Cut(*session.world.sum_numbers(*cut)), unlabelled)
-    return Outcome(step=step, total=session.total, checkpoint=saved, rows=tuple(session.table.rows))
+    trace = run / f"trace-{session.first:08d}.json" if session.world.is_first else None
+    with logbook(session) as book, BackgroundSaver() as saver, traced(options.profile, trace) as after_step:
+        step = _loop(session, book, saver, held_out, should_stop, after_step)
+        saver.finish()
+    session.world.wait()
+    saved = run / checkpoint_name(step) if step > session.first or checkpoint is None else checkpoint.folder
+    return Outcome(step=step, total=session.total, checkpoint=saved, rows=tuple(book.table.rows))
 
 
-def total_steps(config: RunConfig, sample_count: int) -> int:
-    """Steps of a whole run over ``sample_count`` samples; the last one may be a part of a batch."""
-    steps = math.ceil(config.epochs * sample_count / config.batch_size)
-    return min(steps, config.max_steps) if config.max_steps else steps
-
-
-def _checkpoint_to_resume(
-    config: RunConfig, samples: OrderedSamples, run: Path, options: RunOptions
-) -> Checkpoint | None:
-    checkpoint = latest_checkpoint(run)
-    if checkpoint is None:
-        return None
-    if not options.resume:
-        raise UsageError(f"{run} holds {checkpoint.folder.name}; without --resume give an --out folder that holds none")
-    begun = RunConfig.from_json(dict(checkpoint.meta["config"]))  # options it did not know yet had their defaults
-    changes = difference(begun.to_json(), config.to_json())
-    if changes:
-        raise UsageError(f"{run} was begun with other options: {'; '.join(changes)}; give them again, or another --out")
-    if checkpoint.meta["loader_fingerprint"] != samples.fingerprint:
-        raise UsageError(f"{run} was begun with other shards than these; give the same --shards, or another --out")
-    return checkpoint
-
-
-def _begin(
-    config: RunConfig,
-    samples: OrderedSamples,
-    run: Path,
-    options: RunOptions,
-    console: Console,
-    checkpoint: Checkpoint | None,
-    held_out: OrderedSamples | None,
-) -> _Session:
-    if not len(samples):
-        raise UsageError("the shards hold no sample; look at their rejects.parquet")
-    device = pick_device(options.device)
-    world = join_world(device)
-    if not world.is_first:
-        console = Console(io.StringIO())
-    torch.manual_seed(config.seed)
-    tokenizer = load_tokenizer(checkpoint.tokenizer_folder) if checkpoint else _new_tokenizer(config, samples)
-    architecture = ModelConfig.from_json(checkpoint.meta["model"]) if checkpoint else model_config(config)
-    model = assemble_model(architecture, config, tokenizer, device).train()
-    optimizer = make_optimizer(
-        model, lr=config.lr, weight_decay=config.weight_decay, whole_model=trains_everything(config)
-    )
-    first = 0
-    total = total_steps(config, len(samples))
-    if checkpoint:
-        check_tokens(checkpoint.meta, tokenizer)
-        load_trained(model, load_weights(checkpoint))
-        optimizer.load_state_dict(load_optimizer_state(checkpoint))
-        restore_generators(checkpoint.meta["rng"], device)
-        first = checkpoint.step
-        console.say(f"going on from {checkpoint.folder} (step {first} of {total})")
-    console.say(
-        f"{trainable_count(model):,} of {sum(parameter.numel() for parameter in model.parameters()):,} weights are "
-        f"trained on {device} for {total:,} steps of {config.batch_size} samples"
-    )
-    return _Session(
-        config=config,
-        options=options,
-        samples=samples,
-        run=run,
-        console=console,
-        device=device,
-        world=world,
-        tokenizer=tokenizer,
-        architecture=architecture,
-        model=model,
-        optimizer=optimizer,
-        table=Table(Row, run / "metrics.csv" if world.is_first else None, after_step=first),
-        eval_table=Table(
-            EvalRow, run / "eval.csv" if world.is_first and held_out is not None else None, after_step=first
-        ),
-        first=first,
-        total=total,
-    )
-
-
-def _new_tokenizer(config: RunConfig, samples: OrderedSamples) -> PreTrainedTokenizerBase:
-    if config.language_model is not None:
-        return load_tokenizer(Path(config.language_model))
-    return train_tokenizer(_texts(samples, config.template))
-
-
-def _texts(samples: OrderedSamples, template_name: str) -> Iterator[str]:
-    template = template_named(template_name)
-    for position in range(min(len(samples), _TOKENIZER_SAMPLES)):
-        for triplet in samples.get(position).triplets:
-            yield f"{template.before}{triplet.instruction}{template.between}"
-            yield triplet.answer
-
-
-def _groups(session: _Session) -> Iterator[list[Batch | None]]:
-    """The micro-batches of this process, step by step."""
-    accumulate = session.options.accumulate
-    encoder = _encoder(session)
-    steps = PositionSampler(
-        batch_size=session.config.batch_size,
-        steps=session.total,
-        start_step=session.first,
-        rank=session.world.rank,
-        world_size=session.world.size,
-    )
-    stream = batches(
-        session.samples,
-        encoder,
-        micro_batches(steps, end=session.config.epochs * len(session.samples), accumulate=accumulate),
-        image_size=session.model.vision.image_size,
-        workers=_worker_count(session),
-        pin_memory=session.device.type == "cuda",
-    )
-    while group := list(islice(stream, accumulate)):
-        yield group
-
-
-def _encoder(session: _Session) -> PromptEncoder:
-    config = session.config
-    return PromptEncoder(
-        session.tokenizer,
-        template=config.template,
-        max_tokens=config.max_tokens,
-        label_mode=config.label_mode,
-        context_order=config.context_order,
-        seed=config.seed,
-    )
-
-
-def _worker_count(session: _Session) -> int:
-    if session.options.workers is not None:
-        return session.options.workers
-    return 0 if session.device.type == "cpu" else min(8, os.cpu_count() or 1)
-
-
-def _step(session: _Session, step: int, group: Sequence[Batch | None]) -> StepResult:
+def run_step(session: Session, step: int, group: Group) -> StepResult:
+    """Step number ``step`` (from 0), made of ``group``."""
     config = session.config
     factor = rate_factor(step, session.total, warmup=config.warmup, schedule=config.schedule)
     for pool in session.optimizer.param_groups:
@@ -284,90 +99,106 @@ def _step(session: _Session, step: int, group: Sequence[Batch | None]) -> StepRe
         world=session.world,
         clip=config.clip,
         precision=config.precision,
+        guard=session.guard,
+        features=session.features,
     )
 
 
-class _Window:
-    """The steps since the last line of the log; sums stay on the device."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.started = time.perf_counter()
-        self.loss = torch.zeros((), device=device)
-        self.gradient_norm = torch.zeros((), device=device)
-        self.labelled = 0
-        self.steps = 0
-
-    def add(self, result: StepResult) -> None:
-        """Count one more step."""
-        self.loss += result.loss * result.labelled
-        self.gradient_norm = result.gradient_norm
-        self.labelled += result.labelled
-        self.steps += 1
-
-
-def _log(session: _Session, step: int, window: _Window) -> None:
-    session.world.sum_([window.loss])
-    loss = window.loss.item() / max(1, window.labelled)
-    elapsed_s = time.perf_counter() - window.started
-    if not math.isfinite(loss):
-        raise TrainError(f"the loss is {loss} at step {step}; try a lower --lr, a longer --warmup or --clip 1.0")
-    end = session.config.epochs * len(session.samples)
-    samples = min(step * session.config.batch_size, end)
-    rows = session.table.rows
-    row = Row(
-        step=step,
-        samples=samples,
-        loss=loss,
-        lr=float(session.optimizer.param_groups[0]["lr"]),
-        gradient_norm=window.gradient_norm.item(),
-        samples_per_s=window.steps * session.config.batch_size / elapsed_s,
-        elapsed_s=elapsed_s + (rows[-1].elapsed_s if rows else 0.0),
-    )
-    session.table.append(row)
-    left_s = (session.total - step) * row.elapsed_s / step
-    session.console.progress(progress_line(row, session.total, left_s))
+def _loop(
+    session: Session,
+    book: Logbook,
+    saver: BackgroundSaver,
+    held_out: Ordered[Sample] | None,
+    should_stop: Callable[[], bool],
+    after_step: Callable[[], None],
+) -> int:
+    """Take steps until the end or until it should stop; how many the run has now."""
+    options, step = session.options, session.first
+    window = Window(session.device)
+    cut, unlabelled = Cut(), 0
+    for group, waited_s in _timed(each_group(session.loader)):
+        window.waited_s += waited_s
+        result = run_step(session, step, group)
+        step += 1
+        window.add(step, result, group)
+        after_step()
+        cut = reduce(Cut.plus, (batch.cut for batch in group if batch is not None), cut)
+        unlabelled += result.labelled == 0
+        (stopping,) = session.world.sum_numbers(int(should_stop()))
+        is_last = step == session.total or bool(stopping)
+        saving = is_last or _is_multiple(step, options.save_every)
+        if saving or _is_multiple(step, options.log_every):
+            book.write(step, window)
+            window = Window(session.device)
+        started = time.perf_counter()
+        if held_out is not None and (step == session.total or _is_multiple(step, options.eval_every)):
+            _evaluate(session, book, held_out, step)
+        if saving:
+            _save(session, book, saver, step)
+        window.leave_out(time.perf_counter() - started)
+        if stopping:
+            break
+    _say_what_was_left_out(session, Cut(*session.world.sum_numbers(*cut)), unlabelled)
+    return step
 
 
-def _evaluate(session: _Session, held_out: OrderedSamples, step: int) -> None:
+def _timed(groups: Iterator[Group]) -> Iterator[tuple[Group, float]]:
+    """Each of ``groups``, and the seconds that were waited for it."""
+    while True:
+        started = time.perf_counter()
+        group = next(groups, None)
+        if group is None:
+            return
+        yield group, time.perf_counter() - started
+
+
+def _evaluate(session: Session, book: Logbook, held_out: Ordered[Sample], step: int) -> None:
+    config = session.config
     row = validate(
         session.model,
         held_out,
-        _encoder(session),
+        session.encoder,
         step=step,
         limit=session.options.eval_limit,
-        batch_size=max(1, session.config.batch_size // (session.world.size * session.options.accumulate)),
+        batch_size=max(1, config.batch_size // (session.world.size * session.options.accumulate)),
         device=session.device,
         world=session.world,
-        precision=session.config.precision,
+        precision=config.precision,
     )
-    session.eval_table.append(row)
-    session.console.say(f"step {step}/{session.total}  held-out loss {row.loss:.3f}  perplexity {row.perplexity:.2f}")
+    book.write_evaluation(row)
 
 
-def _save(session: _Session, step: int) -> Path:
-    config, run = session.config, session.run
-    saved = run / checkpoint_name(step)
-    if session.world.is_first:
+def _save(session: Session, book: Logbook, saver: BackgroundSaver, step: int) -> None:
+    """Copy everything a checkpoint holds; the first process writes it while training goes on."""
+    snapshot = take_snapshot(session.model, session.optimizer, session.config, session.world)
+    states = session.world.gather(generator_states(session.device))
+    if not session.world.is_first:
+        return
+    meta = {
+        **describe(session.config, session.architecture, session.tokenizer),
+        "step": step,
+        "total_steps": session.total,
+        "samples_seen": min(step * session.config.batch_size, session.end),
+        "loader": session.loader.state_dict(),
+        "guard": session.guard.state(),
+        "rng": states,
+    }
+
+    def write() -> None:
         save_checkpoint(
-            run,
-            meta={
-                **describe(config, session.architecture, session.tokenizer),
-                "step": step,
-                "total_steps": session.total,
-                "samples_seen": min(step * config.batch_size, config.epochs * len(session.samples)),
-                "loader_fingerprint": session.samples.fingerprint,
-                "rng": generator_states(session.device),
-            },
-            weights=trained_weights(session.model),
-            optimizer_state=session.optimizer.state_dict(),
+            session.run,
+            meta=meta,
+            weights=snapshot.weights,
+            optimizer_state=snapshot.optimizer_state,
             tokenizer=session.tokenizer,
+            keep=session.options.keep,
         )
-        draw_loss(session.table.rows, run / "loss.png", session.eval_table.rows)
-    session.world.wait()
-    return saved
+        book.draw()
+
+    saver.start(str(session.run / checkpoint_name(step)), write)
 
 
-def _say_what_was_left_out(session: _Session, cut: Cut, unlabelled: int) -> None:
+def _say_what_was_left_out(session: Session, cut: Cut, unlabelled: int) -> None:
     if any(cut):
         session.console.say(
             f"cut to fit --max-tokens {session.config.max_tokens}: {cut.context_triplets} context triplets, "

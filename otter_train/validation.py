@@ -5,21 +5,25 @@ from __future__ import annotations
 import math
 
 import torch
+from torch.distributed.fsdp import FSDPModule
 
+from mimicit.loading.ordered import Ordered
+from mimicit.records import Sample
 from otter_train.config import Precision
-from otter_train.data import OrderedSamples, batches
+from otter_train.data import blank_batch
 from otter_train.distributed import World
 from otter_train.encoding import PromptEncoder
+from otter_train.groups import GroupCollator, each_group, evaluation_loader
 from otter_train.metrics import EvalRow
 from otter_train.model import Otter
-from otter_train.step import mean_loss
+from otter_train.step import batch_loss
 
 __all__ = ["validate"]
 
 
 def validate(
     model: Otter,
-    samples: OrderedSamples,
+    samples: Ordered[Sample],
     encoder: PromptEncoder,
     *,
     step: int,
@@ -31,21 +35,27 @@ def validate(
 ) -> EvalRow:
     """The mean loss over the labelled tokens of the first ``limit`` samples after ``step`` steps, on every rank.
 
-    Each rank reads its share of them. The model is in training mode again when this returns.
+    Each rank reads its share of them, ``batch_size`` at a time; all take equally many steps, the last of which may be
+    padding. The model is in training mode again when this returns.
     """
-    count = min(limit, len(samples))
-    mine = range(world.rank, count, world.size)
-    positions = [list(mine[start : start + batch_size]) for start in range(0, len(mine), batch_size)]
+    collator = GroupCollator(encoder=encoder, image_size=model.vision.image_size)
+    loader = evaluation_loader(samples, collator, limit=limit, batch_size=batch_size, world=world)
     total = torch.zeros((), dtype=torch.float64)
     labelled = 0
     model.eval()
     with torch.no_grad():
-        for batch in batches(samples, encoder, positions, image_size=model.vision.image_size):
-            if batch is not None and batch.labelled:
-                total += mean_loss(model, batch.to(device), precision).double().cpu() * batch.labelled
+        for (batch,) in each_group(loader):
+            if batch is None and isinstance(model, FSDPModule):
+                # The others put the weights together in this step, which takes all of them.
+                batch_loss(model, blank_batch(encoder.special.pad, model.vision.image_size).to(device), precision)
+            elif batch is not None:
+                total += batch_loss(model, batch.to(device), precision).row_nats.double().sum().cpu()
                 labelled += batch.labelled
     model.train()
-    world.sum_([total])
+    if isinstance(model, FSDPModule):
+        model.reshard()  # what a backward pass would have done
+    world.sum_(total)
     (labelled,) = world.sum_numbers(labelled)
     loss = total.item() / max(1, labelled)
+    count = min(limit, len(samples))
     return EvalRow(step=step, samples=count, labelled=labelled, loss=loss, perplexity=math.exp(min(loss, 700.0)))

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import logging
+import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 
 pytest.importorskip("torch", reason="comes with the extra 'train'")
 
 import torch
-from torch.optim import AdamW
 
 import otter_train.checkpoint
 from mimicit.errors import SchemaError, TrainError
 from mimicit.schema import validate
-from otter_train.assembly import load_trained, trained_weights
+from otter_train.assembly import kept_weights, load_kept
 from otter_train.checkpoint import (
     latest_checkpoint,
     load_optimizer_state,
     load_weights,
     open_checkpoint,
+    remove_unfinished,
     save_checkpoint,
 )
 from otter_train.config import resolve
@@ -33,7 +36,9 @@ from tests.factories.otter import otter
 from tests.factories.train import MINUTE_MODEL, TOKENIZER
 
 WEIGHTS = {"perceiver.latents": torch.arange(6.0).view(2, 3), "language.gate": torch.tensor([0.5])}
+MOMENTS = {name: {"exp_avg": value + 1, "step": torch.tensor(3.0)} for name, value in WEIGHTS.items()}
 CPU = torch.device("cpu")
+PRETRAINED = replace(resolve("tiny"), preset="otter-9b", language_model="a/b", vision_model="c/d")
 
 
 def meta(step: int) -> dict[str, Any]:
@@ -42,14 +47,15 @@ def meta(step: int) -> dict[str, Any]:
         "step": step,
         "total_steps": 100,
         "samples_seen": step * 4,
-        "loader_fingerprint": "f" * 64,
-        "rng": generator_states(CPU),
+        "loader": {"version": 1, "batches": step, "batch_size": 4},
+        "guard": {"average_norm": 1.0, "seen": 2.0, "in_a_row": 0.0},
+        "rng": [generator_states(CPU)],
     }
 
 
 def save(run: Path, step: int, *, keep: int = 3, weights: dict[str, torch.Tensor] = WEIGHTS) -> Path:
     return save_checkpoint(
-        run, meta=meta(step), weights=weights, optimizer_state={"state": {}}, tokenizer=TOKENIZER, keep=keep
+        run, meta=meta(step), weights=weights, optimizer_state=MOMENTS, tokenizer=TOKENIZER, keep=keep
     )
 
 
@@ -58,15 +64,15 @@ def test_files_and_keys_are_pinned(tmp_path: Path) -> None:
     assert folder.name == "checkpoint-00000005"
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert names == {
-        *("meta.json", "model.safetensors", "optimizer.pt"),
+        *("meta.json", "model.safetensors", "optimizer.safetensors"),
         *("tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"),
     }
     value = orjson.loads((folder / "meta.json").read_bytes())
     assert set(value) == {
-        *("config", "files", "format", "loader_fingerprint", "model", "rng", "samples_seen", "seed"),
+        *("config", "files", "format", "guard", "loader", "model", "rng", "samples_seen", "seed"),
         *("special_tokens", "step", "template", "tokenizer", "total_steps", "versions"),
     }
-    assert value["format"] == "otter-checkpoint/1"
+    assert value["format"] == "otter-checkpoint/2"
     assert set(value["special_tokens"]) == {"bos", "eos", "<|endofchunk|>", "<image>", "<answer>", "<PAD>"}
     assert value["template"] == {"name": "otter", "version": 1, "before": "User:", "between": " GPT:"}
     assert set(value["files"]) == names - {"meta.json"}
@@ -75,14 +81,14 @@ def test_files_and_keys_are_pinned(tmp_path: Path) -> None:
 def test_the_names_of_the_trained_weights_are_pinned() -> None:
     model = otter()
     freeze(model, "full")
-    parts = {".".join(name.split(".")[:2]) for name in trained_weights(model)}
+    parts = {".".join(name.split(".")[:2]) for name in kept_weights(model, PRETRAINED)}
     assert parts == {
         *("language.cross_attention", "language.lm"),
         *("perceiver.latents", "perceiver.layers", "perceiver.norm"),
     }
-    lm = {name for name in trained_weights(model) if name.startswith("language.lm")}
+    lm = {name for name in kept_weights(model, PRETRAINED) if name.startswith("language.lm")}
     assert lm == {"language.lm.lm_head.weight", "language.lm.model.embed_tokens.weight"}
-    block = {name for name in trained_weights(model) if name.startswith("language.cross_attention.1.")}
+    block = {name for name in kept_weights(model, PRETRAINED) if name.startswith("language.cross_attention.1.")}
     assert {name.removeprefix("language.cross_attention.1.") for name in block} == {
         *("attn_gate", "ff_gate", "attn.norm.weight", "attn.norm.bias", "attn.to_q.weight", "attn.to_kv.weight"),
         *("attn.to_out.weight", "feed_forward.0.weight", "feed_forward.0.bias"),
@@ -91,19 +97,24 @@ def test_the_names_of_the_trained_weights_are_pinned() -> None:
 
 
 def test_weights_and_optimizer_come_back(tmp_path: Path) -> None:
-    parameter = torch.nn.Parameter(torch.randn(3, 2))
-    optimizer = AdamW([parameter], lr=0.1)
-    parameter.sum().backward()
-    optimizer.step()
-    save_checkpoint(
-        tmp_path, meta=meta(1), weights=WEIGHTS, optimizer_state=optimizer.state_dict(), tokenizer=TOKENIZER
-    )
+    save(tmp_path, 1)
     checkpoint = latest_checkpoint(tmp_path)
     assert checkpoint is not None and checkpoint.step == 1
     loaded = load_weights(checkpoint)
     assert loaded.keys() == WEIGHTS.keys() and all(torch.equal(loaded[name], WEIGHTS[name]) for name in WEIGHTS)
-    state = load_optimizer_state(checkpoint)["state"][0]
-    assert torch.equal(state["exp_avg"], optimizer.state[parameter]["exp_avg"])
+    state = load_optimizer_state(checkpoint)
+    assert state.keys() == MOMENTS.keys()
+    for name, parts in MOMENTS.items():
+        assert state[name].keys() == parts.keys()
+        assert all(torch.equal(state[name][part], parts[part]) for part in parts)
+
+
+def test_of_a_model_from_scratch_everything_is_kept() -> None:
+    model = otter()
+    freeze(model, "none")
+    scratch, pretrained = kept_weights(model, resolve("tiny")), kept_weights(model, PRETRAINED)
+    assert scratch.keys() == dict(model.named_parameters()).keys() > pretrained.keys()
+    assert not any("embed_tokens" in name for name in pretrained)
 
 
 def test_only_the_last_ones_are_kept(tmp_path: Path) -> None:
@@ -126,9 +137,9 @@ def test_a_damaged_checkpoint_is_passed_over_by_name(
         data[-1] ^= 1
         weights.write_bytes(data)
     elif damage == "missing":
-        (last / "optimizer.pt").unlink()
+        (last / "optimizer.safetensors").unlink()
     elif damage == "meta":
-        (last / "meta.json").write_text('{"format": "otter-checkpoint/1", "step": 20}')
+        (last / "meta.json").write_text('{"format": "otter-checkpoint/2", "step": 20}')
     else:
         shutil.rmtree(last)
         last.mkdir()
@@ -181,20 +192,20 @@ def test_meta_data_may_not_name_files_outside(tmp_path: Path) -> None:
 
 def test_the_schema_refuses_what_is_not_a_checkpoint() -> None:
     with pytest.raises(SchemaError):
-        validate("checkpoint", {**meta(1), "format": "otter-checkpoint/2", "files": {}})
+        validate("checkpoint", {**meta(1), "format": "otter-checkpoint/1", "files": {}})
 
 
 def test_weights_that_do_not_fit_are_named() -> None:
     model = otter()
     freeze(model, "none")
-    weights = trained_weights(model)
-    load_trained(model, {name: value.clone() for name, value in weights.items()})
+    weights = kept_weights(model, PRETRAINED)
+    load_kept(model, PRETRAINED, {name: value.clone() for name, value in weights.items()})
     wrong = {**weights, "perceiver.latents": torch.zeros(1, 1), "stranger": torch.zeros(1)}
     del wrong["perceiver.norm.weight"]
     with pytest.raises(
         TrainError, match=r"perceiver\.norm\.weight is missing; stranger is unknown; .*latents has shape"
     ):
-        load_trained(model, wrong)
+        load_kept(model, PRETRAINED, wrong)
 
 
 def test_another_order_of_the_special_tokens_is_noticed() -> None:
@@ -206,15 +217,29 @@ def test_another_order_of_the_special_tokens_is_noticed() -> None:
 
 
 def test_random_generators_come_back() -> None:
-    states = generator_states(CPU)
-    first = torch.rand(3)
+    states = orjson.loads(orjson.dumps(generator_states(CPU)))
+
+    def draw() -> list[float]:
+        return [float(torch.rand(())), random.random(), random.gauss(0, 1), np.random.rand(), np.random.randn()]
+
+    first = draw()
+    assert draw() != first
     restore_generators(states, CPU)
-    assert torch.equal(torch.rand(3), first)
+    assert draw() == first
 
 
-def test_an_optimizer_state_runs_no_code(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors"])
+def test_tensors_are_read_without_running_code(tmp_path: Path, name: str) -> None:
     folder = save(tmp_path, 10)
-    torch.save({"state": Path("/")}, folder / "optimizer.pt")  # any class of its own would have to be imported
+    torch.save({"state": Path("/")}, folder / name)  # a pickle
     checkpoint = otter_train.checkpoint.Checkpoint(folder, meta(10))
     with pytest.raises(TrainError, match="unreadable"):
-        load_optimizer_state(checkpoint)
+        load_weights(checkpoint) if name.startswith("model") else load_optimizer_state(checkpoint)
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    folder = save(tmp_path, 10)
+    (tmp_path / ".checkpoint-00000020.tmp" / "tokenizer").mkdir(parents=True)
+    (tmp_path / ".checkpoint-00000010.old").mkdir()
+    remove_unfinished(tmp_path)
+    assert list(tmp_path.iterdir()) == [folder]

@@ -98,4 +98,4 @@ def test_all_options_of_a_run_come_back_from_its_file(tmp_path: Path) -> None:
 
 def test_every_field_of_a_run_is_an_option() -> None:
     names = {field.name for kind in (RunConfig, RunOptions) for field in fields(kind)}
-    assert KNOWN - names == {"out", "shards"} and not names - KNOWN
+    assert KNOWN - names == {"out", "replay", "shards"} and not names - KNOWN

@@ -1,4 +1,4 @@
-"""Batches: shapes, padding, and the same ones whatever prepares them."""
+"""Batches: shapes and padding."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ import pytest
 pytest.importorskip("torch", reason="comes with the extra 'train'")
 
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from mimicit.errors import TrainError
-from otter_train.data import Batch, batches, collate, micro_batches
+from otter_train.data import Batch, collate
 from otter_train.encoding import IGNORED, PromptEncoder
-from tests.factories.train import TOKENIZER, Colours, image, png, sample, triplet
+from tests.factories.train import TOKENIZER, image, png, sample, triplet
 
 ENCODER = PromptEncoder(TOKENIZER)
 PAD = ENCODER.special.pad
@@ -54,36 +51,4 @@ def test_padding_is_masked_and_never_learnt(pad_left: bool) -> None:
     assert torch.equal(batch.labels[learnt], batch.lang_x[learnt])
     assert batch.labelled == int(learnt.sum())
     assert batch.ids == ("a", "b", "c")
-
-
-@given(st.integers(1, 9), st.integers(1, 40), st.integers(1, 5))
-def test_forward_passes_share_the_positions_of_their_step(size: int, end: int, accumulate: int) -> None:
-    steps = [range(start, start + size) for start in range(0, 40, size)]
-    parts = list(micro_batches(steps, end=end, accumulate=accumulate))
-    assert [position for part in parts for position in part] == list(range(end))
-    assert len(parts) == len(steps) * accumulate
-    for step in range(len(steps)):
-        lengths = [len(part) for part in parts[step * accumulate : (step + 1) * accumulate]]
-        assert max(lengths) - min(lengths) <= 1
-
-
-def as_lists(batch: Batch | None) -> object:
-    if batch is None:
-        return None
-    return [batch.ids, batch.lang_x.tolist(), batch.labels.tolist(), batch.vision_x.sum().item()]
-
-
-def test_workers_change_nothing() -> None:
-    positions = [[0, 1, 2], [3], [], [4, 5, 17]]
-    alone = [as_lists(one) for one in batches(Colours(), ENCODER, positions, image_size=16)]
-    helped = [as_lists(one) for one in batches(Colours(), ENCODER, positions, image_size=16, workers=2)]
-    assert alone == helped
-    assert alone[2] is None
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_an_error_in_a_worker_is_the_same_one_line(workers: int) -> None:
-    samples = Colours(broken=5)
-    with pytest.raises(TrainError, match="sample-5") as caught:
-        list(batches(samples, ENCODER, [[position] for position in range(12)], image_size=16, workers=workers))
-    assert "\n" not in str(caught.value)
+    assert sum(batch.learnt) == batch.labelled and batch.learnt == learnt.sum(dim=1).tolist()

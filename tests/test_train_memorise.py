@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import random
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ pytest.importorskip("torch", reason="comes with the extra 'train'")
 
 from PIL import Image
 
+from mimicit.loading.ordered import PARTS
 from mimicit.records import Media, Sample
 from otter_train.answer_options import AnswerOptions
 from otter_train.config import RunOptions, resolve
@@ -35,18 +37,18 @@ def random_picture(seed: int) -> Media:
     return image(data.getvalue(), size=(64, 64))
 
 
-@dataclass
 class EightPictures:
     """The same question about eight pictures, epoch after epoch."""
 
-    fingerprint: str = "eight"
+    fingerprints: Mapping[str, str] = dict.fromkeys(PARTS, "eight")
 
     def __len__(self) -> int:
         return len(ANSWERS)
 
-    def get(self, position: int) -> Sample:
-        """The sample at ``position`` of the endless order."""
-        number = position % len(ANSWERS)
+    def addresses(self, positions: Sequence[int]) -> list[int]:
+        return [position % len(ANSWERS) for position in positions]
+
+    def fetch(self, number: int) -> Sample:
         return sample(
             triplet("What is this?", ANSWERS[number], media=[0]), media=[random_picture(number)], id=str(number)
         )
@@ -58,7 +60,7 @@ def test_eight_pictures_are_learnt_by_heart_and_looked_at(tmp_path: Path) -> Non
     options = RunOptions(save_every=0, log_every=50, device="cpu")
     train(config, pictures, tmp_path, options=options, console=Console(io.StringIO()))
     trained = load_trained_model(tmp_path, device="cpu")
-    samples = [pictures.get(number) for number in range(8)]
+    samples = [pictures.fetch(number) for number in range(8)]
     greedy = AnswerOptions(max_new_tokens=8)
     assert [answer for _, answer in answer_each(trained, samples, greedy)] == list(ANSWERS)
     swapped = [replace(one, media=samples[number - 1].media) for number, one in enumerate(samples)]

@@ -24,7 +24,12 @@ def row(step: int) -> Row:
         loss=1 / (step + 1) + 1e-17,
         lr=1e-5,
         gradient_norm=math.pi,
+        left_out=0,
         samples_per_s=12.5,
+        tokens_per_s=9100.0,
+        mfu=0.412,
+        data_wait=0.01,
+        peak_memory_bytes=1 << 40,
         elapsed_s=step * 0.1,
     )
 
@@ -35,7 +40,9 @@ def test_the_table_keeps_its_numbers_exactly_and_drops_what_comes_again(tmp_path
     for step in (10, 20, 30):
         table.append(row(step))
     header = path.read_text().splitlines()[0]
-    assert header == "step,samples,loss,lr,gradient_norm,samples_per_s,elapsed_s"
+    assert header == (
+        "step,samples,loss,lr,gradient_norm,left_out,samples_per_s,tokens_per_s,mfu,data_wait,peak_memory_bytes,elapsed_s"
+    )
     resumed = Table(Row, path, after_step=20)
     assert resumed.rows == [row(10), row(20)]
     resumed.append(row(30))
@@ -52,7 +59,7 @@ def test_a_foreign_table_is_refused_by_line(tmp_path: Path) -> None:
 
 def test_the_progress_line_says_loss_rate_and_time_left() -> None:
     line = progress_line(row(40), 1000, 252.0)
-    assert line == "step 40/1000  loss 0.024  rate 1.0e-05  12.5 samples/s  4m12s left"
+    assert line == ("step 40/1000  loss 0.024  rate 1.0e-05  12.5 samples/s  9.1k tokens/s  mfu 41%  4m12s left")
     assert [duration(seconds) for seconds in (0, 59.4, 60, 3599, 3600, 86400)] == [
         *("0s", "59s", "1m00s", "59m59s", "1h00m", "24h00m"),
     ]

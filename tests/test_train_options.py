@@ -17,10 +17,12 @@ def options(command: click.Command) -> list[str]:
 
 def test_options_are_pinned() -> None:
     assert options(train) == [
-        "--accumulate", "--batch-size", "--clip", "--config", "--context-order", "--device", "--embeddings", "--epochs",
-        "--eval-every", "--eval-limit", "--eval-shards", "--label-mode", "--language-model", "--log-every", "--lr",
-        "--max-steps", "--max-tokens", "--no-resume", "--out", "--precision", "--preset", "--resume", "--save-every",
-        "--schedule", "--seed", "--shards", "--template", "--vision-model", "--warmup", "--weight-decay", "--workers",
+        "--accumulate", "--batch-size", "--batch-tokens", "--checkpoint-activations", "--clip", "--compile", "--config",
+        "--context-order", "--device", "--embeddings", "--epochs", "--eval-every", "--eval-limit", "--eval-shards",
+        "--guard", "--guard-factor", "--keep", "--label-mode", "--language-model", "--log-every", "--lr", "--max-steps",
+        "--max-tokens", "--no-resume", "--out", "--precision", "--preset", "--profile", "--replay", "--resume",
+        "--save-every", "--schedule", "--seed", "--shard-frozen", "--shards", "--template", "--tensorboard",
+        "--vision-cache", "--vision-cache-gb", "--vision-model", "--wandb", "--warmup", "--weight-decay", "--workers",
     ]  # fmt: skip
     assert options(generate) == [
         "--beams", "--checkpoint", "--context-answer", "--context-image", "--context-prompt", "--device", "--frames",

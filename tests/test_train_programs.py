@@ -20,6 +20,7 @@ from mimicit.build.engine import LocalEngine
 from otter_train.__main__ import main
 from otter_train.evaluate import main as evaluate
 from otter_train.generate import main as generate
+from otter_train.metrics import Row, read_table
 from tests.factories import raw as make
 
 FAST = ["--max-steps", "3", "--batch-size", "2", "--max-tokens", "64", "--log-every", "1", "--device", "cpu"]
@@ -52,7 +53,9 @@ def test_it_says_first_what_it_trains_and_last_what_to_do_next(place: Path) -> N
     assert [line.split()[1] for line in lines if line.startswith("step ")] == ["1/3", "2/3", "3/3"]
     assert "python -m otter_train.generate --checkpoint" in lines[-1]
     names = sorted(path.name for path in (place / "run").iterdir())
-    assert names == ["checkpoint-00000003", "config.json", "loss.png", "metrics.csv"]
+    assert names == [
+        *("checkpoint-00000003", "config.json", "gates.csv", "loss.png", "metrics.csv", "report.html", "sources.csv"),
+    ]
 
 
 def test_the_same_command_again_has_nothing_to_do(place: Path) -> None:
@@ -123,8 +126,10 @@ def test_held_out_loss_is_measured_on_the_way(place: Path) -> None:
     assert lines[0] == "step,samples,labelled,loss,perplexity"
     assert [line.split(",")[:2] for line in lines[1:]] == [["2", "5"], ["3", "5"]]
     assert result.output.count("held-out loss") == 2
-    trained = [(place / name / "metrics.csv").read_text().split(",")[8] for name in ("run", "measured")]
-    assert trained[0] == trained[1]  # measuring changes nothing
+    report = (place / "measured" / "report.html").read_text()
+    assert "0 examples shown" in report and "data:image/" in report
+    trained = [read_table(Row, place / name / "metrics.csv") for name in ("run", "measured")]
+    assert [row.loss for row in trained[0]] == [row.loss for row in trained[1]]  # measuring changes nothing
 
 
 @pytest.mark.parametrize("options", [["--temperature", 1, "--top-p", 0.9], ["--temperature", 1, "--seed", 3]])
@@ -165,8 +170,10 @@ def test_shots_that_are_none_are_refused(place: Path, shots: str) -> None:
     assert result.exit_code == 2 and "0,1,2,4,8" in result.output
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_a_signal_writes_a_checkpoint(place: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("number", "code"), [pytest.param(signal.SIGINT, 1, marks=pytest.mark.slow), (signal.SIGTERM, 0)]
+)
+def test_a_signal_writes_a_checkpoint(place: Path, number: signal.Signals, code: int) -> None:
     out = place / number.name
     command = [sys.executable, "-m", "otter_train", "--shards", str(place / "shards"), "--out", str(out)]
     command += ["--batch-size", "2", "--max-tokens", "64", "--log-every", "1", "--device", "cpu"]
@@ -183,7 +190,7 @@ def test_a_signal_writes_a_checkpoint(place: Path, number: signal.Signals) -> No
                 os.killpg(process.pid, number)  # as Ctrl-C does: the loader's worker gets it too
                 break
         lines += process.stdout.readlines()
-        assert process.wait(timeout=60) == 1
+        assert process.wait(timeout=60) == code
     assert "the same command goes on from there" in lines[-1]
     (checkpoint,) = out.glob("checkpoint-*")
     assert 1 <= int(checkpoint.name.split("-")[1]) < 400

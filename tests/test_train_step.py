@@ -16,7 +16,7 @@ from torch.optim import SGD
 
 from mimicit.records import Sample
 from otter_train.data import Batch, collate
-from otter_train.distributed import World, join_world
+from otter_train.distributed import World, join_world, shard, whole
 from otter_train.encoding import IGNORED, PromptEncoder
 from otter_train.model import Otter, TokenIds, build_model, freeze, trainable_parameters
 from otter_train.optimizer import make_optimizer
@@ -53,10 +53,11 @@ def batch(*samples: Sample, masked: bool = False) -> Batch:
 def step(group: list[Batch | None], world: World | None = None) -> tuple[dict[str, Tensor], StepResult]:
     """The gradient of a step, read off what plain gradient descent with rate 1 changes."""
     trained = model()
-    before = {name: value.detach().clone() for name, value in trainable_parameters(trained)}
+    shard(trained, world or World(), CPU)
+    before = {name: whole(value.detach()).clone() for name, value in trainable_parameters(trained)}
     optimizer = SGD([value for _, value in trainable_parameters(trained)], lr=1.0)
     result = take_step(trained, optimizer, group, device=CPU, world=world or World(), clip=0.0, precision="float32")
-    return {name: before[name] - value.detach() for name, value in trainable_parameters(trained)}, result
+    return {name: before[name] - whole(value.detach()) for name, value in trainable_parameters(trained)}, result
 
 
 @pytest.mark.parametrize("parts", [[1, 6], [5, 1, 1], [1, 1, 1, 1, 1, 1, 1], [2, 0, 5]])

@@ -4,10 +4,15 @@ Flamingo's rule (arXiv 2204.14198): a token looks at the immediately preceding m
 ``<image>`` tokens up to and including a token; the token sees medium ``text_time``, counted from 1, and at
 ``text_time`` 0 it sees nothing: its attention output is exactly zero. Both gates start at zero, so a block that is
 inserted into a trained model changes nothing at first, bit for bit.
+
+There are two ways to say who sees what. A `Sight` is a mask over all media, for rows of any kind. `Runs` are for rows
+that are packed: the tokens between one ``<image>`` and the next are brought together and meet the keys of their medium
+only, so no score is computed to be thrown away, and a medium that several documents share is projected once.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -15,11 +20,14 @@ from torch import Tensor, nn
 
 from otter_train.model.attention import attend, feed_forward, split_heads
 
-__all__ = ["GatedCrossAttentionBlock", "MediaKV", "Sight", "sight"]
+__all__ = ["GatedCrossAttentionBlock", "MediaKV", "Runs", "Sight", "sight"]
 
 
 class MediaKV(NamedTuple):
-    """The keys and values of all media for one block, each (B, heads, T_img·n, dim_head)."""
+    """The keys and values of all media for one block, each (B, heads, T_img·n, dim_head).
+
+    Seen by `Runs`, each medium is a row of its own: (media, heads, n, dim_head).
+    """
 
     keys: Tensor
     values: Tensor
@@ -45,6 +53,29 @@ def sight(text_time: Tensor, *, media_count: int, latents: int) -> Sight:
     return Sight(keys[:, None], seeing)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Runs:
+    """The tokens of a packed row that see a medium, in runs that see the same one.
+
+    ``tokens`` long (S,) are their places in the row, and ``media`` long (R,) the medium of each run. A run fills the
+    first of ``width`` places of its own; ``places`` long (S,) is the one of each token, from 0 to R·width.
+    """
+
+    tokens: Tensor
+    media: Tensor
+    places: Tensor
+    width: int
+
+    def to(self, device: torch.device) -> Runs:
+        """The same on ``device``."""
+        tokens, media, places = (part.to(device, non_blocking=True) for part in (self.tokens, self.media, self.places))
+        return Runs(tokens, media, places, self.width)
+
+    def pin_memory(self) -> Runs:
+        """The same in pinned memory."""
+        return Runs(self.tokens.pin_memory(), self.media.pin_memory(), self.places.pin_memory(), self.width)
+
+
 class MaskedCrossAttention(nn.Module):
     """Attention from text (width ``dim``) to media tokens (width ``vis_dim``); only the text is normalised."""
 
@@ -62,11 +93,25 @@ class MaskedCrossAttention(nn.Module):
         keys, values = self.to_kv(media).chunk(2, dim=-1)
         return MediaKV(split_heads(keys, self.heads), split_heads(values, self.heads))
 
-    def forward(self, x: Tensor, media: MediaKV, view: Sight) -> Tensor:
+    def forward(self, x: Tensor, media: MediaKV, view: Sight | Runs) -> Tensor:
         """``x`` (B, T, dim) to (B, T, dim); exactly zero for tokens that see nothing."""
+        if isinstance(view, Runs):
+            return self._look_in_runs(x, media, view)
         queries = split_heads(self.to_q(self.norm(x)), self.heads)
         out: Tensor = self.to_out(attend(queries, media.keys, media.values, view.keys))
         return out.masked_fill(~view.seeing, 0.0)
+
+    def _look_in_runs(self, x: Tensor, media: MediaKV, runs: Runs) -> Tensor:
+        queries: Tensor = self.to_q(self.norm(x[0].index_select(0, runs.tokens)))
+        count = len(runs.media)
+        apart = queries.new_zeros(count * runs.width, queries.shape[-1]).index_copy(0, runs.places, queries)
+        keys, values = (part.index_select(0, runs.media) for part in media)
+        if count:
+            found = attend(split_heads(apart.view(count, runs.width, -1), self.heads), keys, values, None).flatten(0, 1)
+        else:  # without any medium; data-parallel training still waits for the gradients of the keys, which are 0
+            found = apart + (media.keys.sum() + media.values.sum()) * 0
+        out: Tensor = self.to_out(found.index_select(0, runs.places))
+        return torch.zeros_like(x, dtype=out.dtype)[0].index_copy(0, runs.tokens, out)[None]
 
 
 class GatedCrossAttentionBlock(nn.Module):
@@ -85,11 +130,11 @@ class GatedCrossAttentionBlock(nn.Module):
         self.feed_forward = feed_forward(dim, ff_mult)
         self.ff_gate = nn.Parameter(torch.full((1,), gate))
 
-    def forward(self, x: Tensor, media: Tensor | MediaKV, view: Sight) -> Tensor:
+    def forward(self, x: Tensor, media: Tensor | MediaKV, view: Sight | Runs) -> Tensor:
         """``x`` (B, T, dim) to (B, T, dim), in the dtype of ``x``.
 
-        ``media`` are tokens (B, T_img·n, vis_dim), or their keys and values where those were computed before. The
-        feed-forward also works on tokens that see no medium, as in OpenFlamingo.
+        ``media`` are tokens (B, T_img·n, vis_dim), for `Runs` (media, n, vis_dim), or their keys and values where
+        those were computed before. The feed-forward also works on tokens that see no medium, as in OpenFlamingo.
         """
         media_kv = media if isinstance(media, MediaKV) else self.attn.project(media)
         out: Tensor = x + self.attn_gate.tanh() * self.attn(x, media_kv, view)

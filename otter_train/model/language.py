@@ -15,11 +15,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mimicit.errors import TrainError
-from otter_train.model.cross_attention import GatedCrossAttentionBlock, MediaKV, Sight
+from otter_train.model.cross_attention import GatedCrossAttentionBlock, MediaKV, Runs, Sight
+from otter_train.model.documents import KEYWORD as DOCUMENTS
+from otter_train.model.documents import Documents, can_pack, look_within_documents
 
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
@@ -37,11 +40,12 @@ class Conditioning:
     """What the tokens of one forward pass look at.
 
     ``media`` are the tokens of all media (B, T_img·n, vis_dim), or the keys and values made of them, one pair per
-    block (`ConditionedLanguage.project_media`). ``sight`` says which token sees which.
+    block (`ConditionedLanguage.project_media`). ``sight`` says which token sees which; with `Runs`, every medium is a
+    row of ``media`` (media, n, vis_dim).
     """
 
     media: Tensor | tuple[MediaKV, ...]
-    sight: Sight
+    sight: Sight | Runs
 
     def media_for(self, block: int) -> Tensor | MediaKV:
         """What block number ``block`` (from 0) looks at."""
@@ -99,11 +103,23 @@ class ConditionedLanguage(nn.Module):
         for index, layer in enumerate(layers):
             hook = partial(_look_before, blocks[index], chosen.index(index)) if index in blocks else _only_pass
             layer.register_forward_pre_hook(hook, with_kwargs=True)
+        look_within_documents(lm)
+
+    @property
+    def can_pack(self) -> bool:
+        """Whether documents may share a row: with a decoder whose attention is no more than causal softmax."""
+        return can_pack(self.lm)
 
     @property
     def blocks(self) -> list[GatedCrossAttentionBlock]:
         """The cross-attention blocks, in the order of the layers they stand before."""
-        return list(cast("Iterable[GatedCrossAttentionBlock]", self.cross_attention.values()))
+        return list(self.blocks_by_layer.values())
+
+    @property
+    def blocks_by_layer(self) -> dict[int, GatedCrossAttentionBlock]:
+        """The cross-attention blocks by the number of the layer they stand before, ascending."""
+        blocks = cast("Iterable[tuple[str, GatedCrossAttentionBlock]]", self.cross_attention.items())
+        return {int(layer): block for layer, block in blocks}
 
     def forward(
         self,
@@ -129,6 +145,29 @@ class ConditionedLanguage(nn.Module):
         finally:
             _CURRENT.reset(looking)
         return LanguageState(output.last_hidden_state, output.past_key_values if use_cache else None)
+
+    def read_packed(self, input_ids: Tensor, conditioning: Conditioning, documents: Documents) -> Tensor:
+        """The last hidden states (1, N, d) of the ``documents`` that share the row ``input_ids`` (1, N).
+
+        `TrainError` where `can_pack` is false.
+        """
+        if not self.can_pack:
+            raise TrainError(f"{type(self.lm).__name__} cannot read packed rows; train with padded batches")
+        looking = _CURRENT.set(conditioning)
+        try:
+            output = self.lm.get_decoder()(
+                input_ids=input_ids,
+                # transformers passes a mask of four dimensions on as it is. No attention could use this one, so a
+                # decoder that does not hand our keyword to its attention raises rather than mix the documents.
+                attention_mask=input_ids.new_empty(1, 1, 0, 0, dtype=torch.bool),
+                position_ids=documents.positions,
+                use_cache=False,
+                **{_KEYWORD: conditioning, DOCUMENTS: documents},
+            )
+        finally:
+            _CURRENT.reset(looking)
+        hidden: Tensor = output.last_hidden_state
+        return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits (..., vocabulary) of hidden states (..., d)."""

@@ -2,6 +2,7 @@
 
 ``vision_x`` is (B, T_img, F, 3, H, W): media of a prompt lie along T_img, the frames of one video along F. Row *b* of
 ``lang_x`` holds one ``<image>`` token per medium of that row, and the *j*-th ``<image>`` stands for medium *j*.
+Training also takes packed rows (`Packing`), in which documents lie side by side and each picture is held once.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from mimicit.errors import TrainError
 from otter_train.model.cross_attention import sight
 from otter_train.model.decoding import PromptReader, decode
 from otter_train.model.language import ConditionedLanguage, Conditioning
+from otter_train.model.losses import token_nats
 from otter_train.model.new_rows import NewRows
+from otter_train.model.packing import Packing
 from otter_train.model.padding import padding_arguments
 from otter_train.model.perceiver import PerceiverResampler
 from otter_train.model.vision import VisionTower
@@ -43,11 +46,13 @@ class TokenIds:
 class OtterOutput(NamedTuple):
     """``loss`` float32 () where labels were given; ``logits`` float32 (B, T, vocabulary) where they were kept.
 
+    ``row_nats`` float32 (B,), without gradient: the loss of each row, summed over its labelled tokens.
     A tuple, because sharded training finds the tensors of an output only inside of containers that it knows.
     """
 
     loss: Tensor | None
     logits: Tensor | None
+    row_nats: Tensor | None = None
 
 
 class Otter(nn.Module):
@@ -96,6 +101,7 @@ class Otter(nn.Module):
         *,
         vision_mask: Tensor | None = None,
         keep_logits: bool = True,
+        packing: Packing | None = None,
     ) -> OtterOutput:
         """Logits of every position, and the mean cross-entropy of the labelled tokens.
 
@@ -104,8 +110,14 @@ class Otter(nn.Module):
         (the shift to the next token happens here); ``attention_mask`` is (B, T), true for tokens that are not
         padding. A batch without any label has loss 0, with gradients of 0. ``keep_logits=False`` computes logits
         only where there are labels, and returns none.
+
+        With a ``packing``, ``lang_x`` is its row (1, N), and ``vision_x`` the pictures (n, 3, H, W) that it numbers, or
+        their patch tokens (n, v, dim) where those were computed before; labels come from the packing, rows are its
+        documents, and no logits are kept.
         `TrainError` where a row's ``<image>`` tokens are not as many as its media.
         """
+        if packing is not None:
+            return self._read_packed(vision_x, lang_x, packing)
         self.check(vision_x, lang_x, vision_mask)
         media = self.encode_vision(vision_x, vision_mask)
         view = sight(self._text_time(lang_x), media_count=media.shape[1], latents=media.shape[2])
@@ -116,11 +128,28 @@ class Otter(nn.Module):
         if labels is None:
             return OtterOutput(None, self.language.logits(hidden).float())
         targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED)
-        if keep_logits:
-            logits = self.language.logits(hidden).float()
-            return OtterOutput(_mean_loss(logits.flatten(0, 1), targets.flatten()), logits)
         labelled = targets != IGNORED
-        return OtterOutput(_mean_loss(self.language.logits(hidden[labelled]).float(), targets[labelled]), None)
+        logits = self.language.logits(hidden).float() if keep_logits else None
+        if logits is None:
+            nats = token_nats(hidden[labelled], targets[labelled], self.language.logits)
+        else:
+            nats = F.cross_entropy(logits[labelled], targets[labelled], reduction="none")
+        rows = labelled.nonzero()[:, 0]
+        row_nats = nats.new_zeros(len(labels)).index_add(0, rows, nats.detach())
+        # Where nothing is labelled the sum is 0, and still tied to the weights.
+        return OtterOutput(nats.sum() / labelled.sum().clamp(min=1), logits, row_nats)
+
+    def _read_packed(self, vision_x: Tensor, lang_x: Tensor, packing: Packing) -> OtterOutput:
+        tokens = self.vision(vision_x) if vision_x.ndim == 4 else vision_x
+        tokens = tokens.to(self.perceiver.latents.dtype)
+        features = tokens.index_select(0, packing.frames.flatten()).unflatten(0, packing.frames.shape)
+        mask = None if packing.frame_mask is None else packing.frame_mask[None]
+        media = self.perceiver(features[None], mask)[0]
+        hidden = self.language.read_packed(lang_x, Conditioning(media, packing.runs), packing.documents)
+        states = hidden[0].index_select(0, packing.predicting)
+        nats = token_nats(states, packing.targets, self.language.logits)
+        row_nats = nats.new_zeros(packing.count).index_add(0, packing.owners, nats.detach())
+        return OtterOutput(nats.sum() / max(1, packing.labelled), None, row_nats)
 
     def encode_vision(self, vision_x: Tensor, vision_mask: Tensor | None = None) -> Tensor:
         """``vision_x`` (B, T_img, F, 3, H, W) to media tokens (B, max(T_img, 1), num_latents, dim).
@@ -220,9 +249,3 @@ class Otter(nn.Module):
                 f"row {row} of the batch has {int(named[row])} <image> tokens and {int(shown[row])} media"
                 f"{', with a gap between them' if bool(gap[row]) else ''}; each medium needs one <image>, in order"
             )
-
-
-def _mean_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy of (N, vocabulary) against (N,); 0, still tied to ``logits``, where nothing is labelled."""
-    total = F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
-    return total / (targets != IGNORED).sum().clamp(min=1)

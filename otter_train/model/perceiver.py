@@ -97,5 +97,6 @@ class PerceiverResampler(nn.Module):
         latents = self.latents.expand(batch * media_count, -1, -1)
         for layer in self.layers:
             latents = layer(latents, media, mask)
-        resampled: Tensor = self.norm(latents).unflatten(0, (batch, media_count))
+        # Not a view of something else: sharded training puts hooks on what a module returns.
+        resampled: Tensor = self.norm(latents.reshape(batch, media_count, *latents.shape[1:]))
         return resampled

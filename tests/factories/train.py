@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from PIL import Image
 
 from mimicit.loading import Order
+from mimicit.loading.ordered import PARTS
 from mimicit.records import Media, Sample, Triplet
 from otter_train.model import ModelConfig
 from otter_train.model.config import LanguageConfig, PerceiverConfig, VisionConfig
@@ -106,16 +107,35 @@ class Colours:
     fingerprint: str = "colours"
     broken: int | None = None
     """The stored index of a sample whose picture is damaged."""
+    sources: tuple[str, ...] = ("test",)
 
     def __len__(self) -> int:
         return self.count
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Of the parts that a loader tells apart."""
+        return {**dict.fromkeys(PARTS, ""), "content": self.fingerprint, "order": str(self.seed)}
+
+    def addresses(self, positions: Sequence[int]) -> list[int]:
+        """The stored indices at ``positions`` of the endless order."""
+        rows: list[int] = Order(length=self.count, shuffle="full", seed=self.seed).at(list(positions)).tolist()
+        return rows
+
+    @property
+    def fetch(self) -> Callable[[int], Sample]:
+        """Reads a sample by its stored index."""
+        return self.stored
 
     def __getitem__(self, position: int) -> Sample:
         return self.get(position)
 
     def get(self, position: int) -> Sample:
         """The sample at ``position`` of the endless order."""
-        row = int(Order(length=self.count, shuffle="full", seed=self.seed).at([position])[0])
+        return self.stored(self.addresses([position])[0])
+
+    def stored(self, row: int) -> Sample:
+        """The sample with the stored index ``row``."""
         name = list(COLOURS)[row % len(COLOURS)]
         data = png(COLOURS[name])
         medium = image(data[:40] if row == self.broken else data, origin=f"{name}-{row}.png")
@@ -125,4 +145,5 @@ class Colours:
             triplet("which colour?", name),
             media=[medium],
             id=f"sample-{row}",
+            source=self.sources[row % len(self.sources)],
         )

@@ -1,0 +1,143 @@
+"""How the tokens, pictures and labels of several documents lie in one packed row; all of it decided on the CPU.
+
+Every index that a forward pass needs is made here, before the batch goes to the device, so that nothing in the step
+has to ask the device what it holds. Rows are packed for training only: a row of N tokens costs what its documents cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mimicit.errors import TrainError
+from otter_train.model.cross_attention import Runs
+from otter_train.model.documents import Documents, documents_of
+
+__all__ = ["Document", "Packing", "lay_out"]
+
+IGNORED = -100
+
+
+class Document(NamedTuple):
+    """Token ``ids``, their ``labels`` (-100: not learnt), and the number of the medium of each ``<image>``."""
+
+    ids: Sequence[int]
+    labels: Sequence[int]
+    media: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Packing:
+    """The layout of a packed row of N tokens with M media, L labelled tokens and ``count`` documents.
+
+    ``frames`` long (M, F) says which picture each frame of each medium is; ``frame_mask`` bool (M, F) is True where
+    there is one (None: everywhere). ``predicting`` long (L,) are the places of the tokens whose next one is labelled,
+    ``targets`` long (L,) those labels, and ``owners`` long (L,) their documents. See `Documents` and `Runs`.
+    """
+
+    documents: Documents
+    runs: Runs
+    frames: Tensor
+    frame_mask: Tensor | None
+    predicting: Tensor
+    targets: Tensor
+    owners: Tensor
+    count: int
+
+    @property
+    def labelled(self) -> int:
+        """How many tokens are learnt."""
+        return len(self.targets)
+
+    def to(self, device: torch.device) -> Packing:
+        """The same on ``device``; copies from pinned memory run beside the computation."""
+        tensors = {name: part.to(device, non_blocking=True) for name, part in self._tensors().items()}
+        return replace(self, documents=self.documents.to(device), runs=self.runs.to(device), **tensors)
+
+    def pin_memory(self) -> Packing:
+        """The same in pinned memory."""
+        tensors = {name: part.pin_memory() for name, part in self._tensors().items()}
+        return replace(self, documents=self.documents.pin_memory(), runs=self.runs.pin_memory(), **tensors)
+
+    def _tensors(self) -> dict[str, Any]:
+        names = ("frames", "frame_mask", "predicting", "targets", "owners")
+        return {name: part for name in names if (part := getattr(self, name)) is not None}
+
+
+def lay_out(
+    documents: Sequence[Document], frame_counts: Sequence[int], *, image: int, pad: int, multiple: int = 1
+) -> tuple[Tensor, Packing]:
+    """The row ``lang_x`` long (1, N) of ``documents`` and its `Packing`.
+
+    ``frame_counts`` are the frames of each medium; the pictures of all of them follow each other. Without any medium
+    there must be one blank picture, which nobody sees. N is brought to a ``multiple`` by one more document of ``pad``
+    that nothing is learnt from. `TrainError` where a document has not one ``image`` token per medium.
+    """
+    ids = [np.asarray(document.ids, dtype=np.int64) for document in documents]
+    lengths = [len(row) for row in ids]
+    filler = -sum(lengths) % multiple
+    starts = [0, *accumulate(lengths)]
+    labels = np.concatenate([_without_first(document.labels) for document in documents])
+    learnt = np.flatnonzero(labels != IGNORED)
+    frames, frame_mask = _frames(frame_counts or [1])
+    lang_x = np.concatenate([*ids, np.full(filler, pad, dtype=np.int64)])
+    packing = Packing(
+        documents=documents_of([*lengths, filler] if filler else lengths),
+        runs=_runs(ids, starts, [document.media for document in documents], image),
+        frames=frames,
+        frame_mask=frame_mask,
+        predicting=torch.from_numpy(learnt - 1),
+        targets=torch.from_numpy(labels[learnt]),
+        owners=torch.from_numpy(np.repeat(np.arange(len(ids)), lengths)[learnt]),
+        count=len(ids),
+    )
+    return torch.from_numpy(lang_x)[None], packing
+
+
+def _without_first(labels: Sequence[int]) -> NDArray[np.int64]:
+    """The labels of one document; nothing comes before its first token that could predict it."""
+    row = np.array(labels, dtype=np.int64)
+    row[:1] = IGNORED
+    return row
+
+
+def _runs(ids: Sequence[NDArray[np.int64]], starts: Sequence[int], media: Sequence[Sequence[int]], image: int) -> Runs:
+    begins, ends, seen = [], [], []
+    for number, (row, start, shown) in enumerate(zip(ids, starts, media, strict=False)):
+        images = np.flatnonzero(row == image).tolist()
+        if len(images) != len(shown):
+            raise TrainError(
+                f"row {number} of the batch has {len(images)} <image> tokens and {len(shown)} media; each medium needs"
+                " one <image>, in order"
+            )
+        for (begin, end), medium in zip(pairwise([*images, len(row)]), shown, strict=True):
+            begins.append(start + begin)
+            ends.append(start + end)
+            seen.append(medium)
+    width = max((end - begin for begin, end in zip(begins, ends, strict=True)), default=0)
+    tokens = [place for begin, end in zip(begins, ends, strict=True) for place in range(begin, end)]
+    places = [
+        run * width + offset
+        for run, (begin, end) in enumerate(zip(begins, ends, strict=True))
+        for offset in range(end - begin)
+    ]
+    return Runs(_long(tokens), _long(seen), _long(places), width)
+
+
+def _frames(counts: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+    most = max(counts)
+    firsts = torch.tensor([0, *accumulate(counts)])[:-1]
+    there = torch.arange(most) < torch.tensor(counts)[:, None]
+    frames = (firsts[:, None] + torch.arange(most)).where(there, 0)
+    return frames, None if bool(there.all()) else there
+
+
+def _long(values: Sequence[int]) -> Tensor:
+    return torch.tensor(values, dtype=torch.long)

@@ -1,0 +1,236 @@
+"""Everything that stays the same while one process works on a run: made from a configuration, or from a checkpoint."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim import AdamW
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from mimicit.errors import UsageError
+from mimicit.loading.ordered import Ordered
+from mimicit.loading.torch import Loader
+from mimicit.prompt import template_named
+from mimicit.records import Sample
+from otter_train.assembly import assemble_model, load_kept, model_config, trains_everything, uses_bfloat16
+from otter_train.checkpoint import Checkpoint, latest_checkpoint, load_optimizer_state, load_weights
+from otter_train.config import RunConfig, RunOptions, difference
+from otter_train.distributed import World, join_world, pick_device, shard
+from otter_train.encoding import PromptEncoder
+from otter_train.features import FeatureCache
+from otter_train.flops import Flops, count_flops, matmul_flops_per_s
+from otter_train.groups import GroupCollator, training_loader, within_budget
+from otter_train.guard import Guard
+from otter_train.metrics import Console
+from otter_train.model import ModelConfig, Otter, trainable_count
+from otter_train.model.speed import compile_blocks, recompute_activations
+from otter_train.optimizer import make_optimizer
+from otter_train.provenance import check_tokens, restore_generators, seed_generators
+from otter_train.snapshot import restore_optimizer
+from otter_train.tokenizer import load_tokenizer, train_tokenizer
+
+__all__ = ["Session", "begin", "checkpoint_to_resume", "total_steps"]
+
+_TOKENIZER_SAMPLES = 5_000  # enough to find the frequent words; a large corpus need not be read twice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """One process at work on the run in the folder ``run``, from step ``first`` to ``total``.
+
+    ``end`` is the first position of the data that the epochs do not reach. ``flops_per_s`` is what the device can do.
+    """
+
+    config: RunConfig
+    options: RunOptions
+    run: Path
+    console: Console
+    device: torch.device
+    world: World
+    tokenizer: PreTrainedTokenizerBase
+    encoder: PromptEncoder
+    architecture: ModelConfig
+    model: Otter
+    optimizer: AdamW
+    guard: Guard
+    loader: Loader[Any]
+    features: FeatureCache | None
+    flops: Flops
+    flops_per_s: float
+    first: int
+    total: int
+    end: int
+
+
+def begin(
+    config: RunConfig,
+    samples: Ordered[Sample],
+    run: Path,
+    options: RunOptions,
+    console: Console,
+    checkpoint: Checkpoint | None,
+) -> Session:
+    """A `Session` that starts anew, or behind ``checkpoint``.
+
+    `UsageError` where there are no samples, or not those of the checkpoint; `TrainError` where it does not fit the
+    model.
+    """
+    if not len(samples):
+        raise UsageError("the shards hold no sample; look at their rejects.parquet")
+    device = pick_device(options.device)
+    world = join_world(device)
+    if not world.is_first:
+        console = Console(io.StringIO())
+    seed_generators(config.seed)
+    tokenizer = load_tokenizer(checkpoint.tokenizer_folder) if checkpoint else _new_tokenizer(config, samples)
+    architecture = ModelConfig.from_json(checkpoint.meta["model"]) if checkpoint else model_config(config)
+    # A model that is sharded as a whole may be too large for one device.
+    place = torch.device("cpu") if options.shard_frozen and world.size > 1 else device
+    model = assemble_model(architecture, config, tokenizer, place).train()
+    flops, counted = count_flops(model), _weights_line(model, device)
+    if checkpoint:
+        check_tokens(checkpoint.meta, tokenizer)
+        load_kept(model, config, load_weights(checkpoint))
+    shard(model, world, device, frozen=options.shard_frozen)
+    recompute_activations(model, options.checkpoint_activations)
+    if options.compile:  # after `shard`, which changes the classes of layers
+        compile_blocks(model)
+    optimizer = make_optimizer(
+        model, lr=config.lr, weight_decay=config.weight_decay, whole_model=trains_everything(config)
+    )
+    encoder = _encoder(config, tokenizer)
+    rows: Ordered[Any] = samples
+    if config.batch_tokens:
+        rows = within_budget(samples, encoder, config.batch_tokens, run / "lengths")
+    total, end = total_steps(config, len(rows)), config.epochs * len(rows)
+    collator = GroupCollator(
+        encoder=encoder,
+        image_size=model.vision.image_size,
+        accumulate=options.accumulate,
+        end=end,
+        packed=model.language.can_pack,
+        with_keys=options.vision_cache is not None,
+    )
+    loader = training_loader(
+        rows,
+        collator,
+        batch_size=config.batch_size,
+        steps=total,
+        world=world,
+        workers=_worker_count(options, device),
+        pin_memory=device.type == "cuda",
+    )
+    guard = Guard(config.guard, config.guard_factor, device)
+    if checkpoint:
+        restore_optimizer(model, optimizer, load_optimizer_state(checkpoint))
+        guard.load_state(checkpoint.meta["guard"])
+        _restore_loader(loader, checkpoint, run)
+        states = checkpoint.meta["rng"]
+        restore_generators(states[world.rank % len(states)], device)
+        console.say(f"going on from {checkpoint.folder} (step {checkpoint.step} of {total})")
+    console.say(f"{counted} for {total:,} steps of {config.batch_size} samples")
+    dtype = torch.bfloat16 if uses_bfloat16(device, config.precision) else torch.float32
+    return Session(
+        config=config,
+        options=options,
+        run=run,
+        console=console,
+        device=device,
+        world=world,
+        tokenizer=tokenizer,
+        encoder=encoder,
+        architecture=architecture,
+        model=model,
+        optimizer=optimizer,
+        guard=guard,
+        loader=loader,
+        features=_feature_cache(model, options, dtype),
+        flops=flops,
+        flops_per_s=matmul_flops_per_s(device, dtype),
+        first=checkpoint.step if checkpoint else 0,
+        total=total,
+        end=end,
+    )
+
+
+def total_steps(config: RunConfig, sample_count: int) -> int:
+    """Steps of a whole run over ``sample_count`` samples; the last one may be a part of a batch."""
+    steps = math.ceil(config.epochs * sample_count / config.batch_size)
+    return min(steps, config.max_steps) if config.max_steps else steps
+
+
+def checkpoint_to_resume(config: RunConfig, run: Path, options: RunOptions) -> Checkpoint | None:
+    """The last undamaged checkpoint of ``run``, the same on all processes; None where there has never been one.
+
+    `UsageError` where it belongs to another configuration, or is not to be resumed.
+    """
+    world = join_world(pick_device(options.device))
+    checkpoint = world.of_first(latest_checkpoint(run) if world.is_first else None)
+    if checkpoint is None:
+        return None
+    if not options.resume:
+        raise UsageError(f"{run} holds {checkpoint.folder.name}; without --resume give an --out folder that holds none")
+    begun = RunConfig.from_json(dict(checkpoint.meta["config"]))  # options it did not know yet had their defaults
+    changes = difference(begun.to_json(), config.to_json())
+    if changes:
+        raise UsageError(f"{run} was begun with other options: {'; '.join(changes)}; give them again, or another --out")
+    return checkpoint
+
+
+def _feature_cache(model: Otter, options: RunOptions, dtype: torch.dtype) -> FeatureCache | None:
+    if options.vision_cache is None:
+        return None
+    if options.shard_frozen or not model.language.can_pack:
+        raise UsageError("--vision-cache needs a whole vision tower and packed rows; leave it out here")
+    limit_bytes = options.vision_cache_gb * 10**9
+    return FeatureCache(options.vision_cache, model.vision, dtype=dtype, limit_bytes=limit_bytes)
+
+
+def _restore_loader(loader: Loader[Any], checkpoint: Checkpoint, run: Path) -> None:
+    try:
+        loader.load_state_dict(checkpoint.meta["loader"])
+    except UsageError as error:
+        raise UsageError(f"{run} was begun with other shards than these; {error}, or give another --out") from None
+
+
+def _weights_line(model: Otter, device: torch.device) -> str:
+    total = sum(parameter.numel() for parameter in model.parameters())
+    return f"{trainable_count(model):,} of {total:,} weights are trained on {device}"
+
+
+def _new_tokenizer(config: RunConfig, samples: Ordered[Sample]) -> PreTrainedTokenizerBase:
+    if config.language_model is not None:
+        return load_tokenizer(Path(config.language_model))
+    return train_tokenizer(_texts(samples, config.template))
+
+
+def _texts(samples: Ordered[Sample], template_name: str) -> Iterator[str]:
+    template = template_named(template_name)
+    for sample in map(samples.fetch, samples.addresses(range(min(len(samples), _TOKENIZER_SAMPLES)))):
+        for triplet in sample.triplets if sample is not None else ():
+            yield f"{template.before}{triplet.instruction}{template.between}"
+            yield triplet.answer
+
+
+def _encoder(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> PromptEncoder:
+    return PromptEncoder(
+        tokenizer,
+        template=config.template,
+        max_tokens=config.max_tokens,
+        label_mode=config.label_mode,
+        context_order=config.context_order,
+        seed=config.seed,
+    )
+
+
+def _worker_count(options: RunOptions, device: torch.device) -> int:
+    if options.workers is not None:
+        return options.workers
+    return 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)

@@ -1,0 +1,68 @@
+"""Where the numbers of the log can be sent besides the run folder: TensorBoard, and Weights & Biases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from mimicit.errors import UsageError
+
+__all__ = ["Sink", "open_sinks"]
+
+
+class Sink(Protocol):
+    """Takes the numbers of one line of the log by name."""
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Send ``values`` of ``step``."""
+
+    def close(self) -> None:
+        """Send what is still to be sent."""
+
+
+def open_sinks(run: Path, config: Mapping[str, Any], *, tensorboard: bool, wandb: str | None) -> list[Sink]:
+    """The sinks that are asked for; ``wandb`` is the name of a project, ``config`` is shown beside its curves.
+
+    `UsageError` where a library for it is not installed.
+    """
+    sinks: list[Sink] = []
+    if tensorboard:
+        sinks.append(_TensorBoard(run / "tensorboard"))
+    if wandb is not None:
+        sinks.append(_WeightsAndBiases(run, wandb, config))
+    return sinks
+
+
+class _TensorBoard:
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise UsageError("--tensorboard: the library is missing; pip install tensorboard") from None
+        self._writer: Any = SummaryWriter(folder)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _WeightsAndBiases:
+    def __init__(self, run: Path, project: str, config: Mapping[str, Any]) -> None:
+        try:
+            import wandb
+        except ImportError:
+            raise UsageError("--wandb: the library is missing; pip install wandb") from None
+        # The id makes a resumed session go on in the same curves.
+        self._run: Any = wandb.init(
+            project=project, name=run.name, id=run.name, dir=run, config=dict(config), resume="allow"
+        )
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log(dict(values), step=step)
+
+    def close(self) -> None:
+        self._run.finish()

@@ -1,0 +1,121 @@
+"""The cache of patch tokens: it changes no bit, keeps within its bounds, and believes no damaged or foreign file."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="comes with the extra 'train'")
+
+import torch
+from torch import Tensor
+
+from mimicit.errors import UsageError
+from otter_train.distributed import World
+from otter_train.encoding import PromptEncoder
+from otter_train.features import FeatureCache, tower_fingerprint
+from otter_train.model import Otter, TokenIds, build_model, freeze, trainable_parameters
+from otter_train.optimizer import make_optimizer
+from otter_train.packed import PackedBatch, collate_packed
+from otter_train.step import take_step
+from tests.factories.train import MINUTE_MODEL, TOKENIZER, Colours, sample, triplet
+
+CPU = torch.device("cpu")
+ENCODER = PromptEncoder(TOKENIZER)
+SPECIAL = ENCODER.special
+PLENTY = 1 << 30
+
+
+def model() -> Otter:
+    torch.manual_seed(0)
+    ids = TokenIds(image=SPECIAL.image, endofchunk=SPECIAL.endofchunk, answer=SPECIAL.answer, pad=SPECIAL.pad)
+    built = build_model(MINUTE_MODEL, vocab_size=len(TOKENIZER), token_ids=ids)
+    freeze(built, "input_only")
+    return built.train()
+
+
+def batches() -> list[PackedBatch]:
+    """Four with pictures that come again, and one without any."""
+    samples = [[Colours().get(place) for place in range(start, start + 3)] for start in (0, 3, 6, 0)]
+    samples.append([sample(triplet("no picture"))])
+    return [
+        collate_packed([ENCODER.encode(one) for one in some], special=SPECIAL, image_size=16, with_keys=True)
+        for some in samples
+    ]
+
+
+def cache_in(folder: Path, built: Otter, limit_bytes: int = PLENTY) -> FeatureCache:
+    return FeatureCache(folder, built.vision, dtype=torch.float32, limit_bytes=limit_bytes)
+
+
+def losses(built: Otter, features: FeatureCache | None) -> tuple[list[float], dict[str, Tensor]]:
+    optimizer = make_optimizer(built, lr=1e-3, weight_decay=0.1)
+    found = [
+        take_step(
+            built, optimizer, [batch], device=CPU, world=World(), clip=1.0, precision="float32", features=features
+        ).loss.item()
+        for batch in batches()
+    ]
+    return found, {name: value.detach() for name, value in trainable_parameters(built)}
+
+
+def test_training_with_the_cache_is_bit_for_bit_training_without(tmp_path: Path) -> None:
+    expected, weights = losses(model(), None)
+    for run in range(2):
+        built = model()
+        features = cache_in(tmp_path, built)
+        found, others = losses(built, features)
+        assert found == expected
+        assert all(torch.equal(others[name], value) for name, value in weights.items())
+        assert features.hits > 0 and (features.misses > 0) == (run == 0)
+
+
+def test_a_kept_picture_does_not_go_through_the_tower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = model()
+    cache_in(tmp_path, built).tokens(torch.zeros(1, 3, 16, 16), ["a"])
+    monkeypatch.setattr(built.vision, "patch_tokens", None)
+    assert cache_in(tmp_path, built).tokens(torch.zeros(1, 3, 16, 16), ["a"]).shape == (1, 4, 32)
+
+
+def test_other_weights_have_tokens_of_their_own(tmp_path: Path) -> None:
+    built = model()
+    other = copy.deepcopy(built)
+    with torch.no_grad():
+        next(iter(other.vision.parameters())).add_(1)
+    assert tower_fingerprint(built.vision) == tower_fingerprint(model().vision) != tower_fingerprint(other.vision)
+    pictures = torch.ones(1, 3, 16, 16)
+    first = cache_in(tmp_path, built).tokens(pictures, ["a"])
+    assert not torch.equal(first, cache_in(tmp_path, other).tokens(pictures, ["a"]))
+
+
+def test_it_keeps_within_its_bounds_and_goes_on(tmp_path: Path) -> None:
+    built = model()
+    pictures = torch.randn(6, 3, 16, 16)
+    names = [f"{number:064d}" for number in range(6)]
+    expected = cache_in(tmp_path / "all", built).tokens(pictures, names)
+    one = next((tmp_path / "all").rglob("*.safetensors")).stat().st_size
+    for _ in range(2):  # what is there counts against the limit of the next process
+        bounded = cache_in(tmp_path / "some", built, limit_bytes=5 * one // 2)
+        assert torch.equal(bounded.tokens(pictures, names), expected)
+        assert len(list((tmp_path / "some").rglob("*.safetensors"))) == 2
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xff" * 40, None])
+def test_a_damaged_file_is_made_anew(tmp_path: Path, damage: bytes | None) -> None:
+    built = model()
+    pictures = torch.ones(1, 3, 16, 16)
+    expected = cache_in(tmp_path, built).tokens(pictures, ["a"])
+    (path,) = tmp_path.rglob("*.safetensors")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-7] if damage is None else damage)
+    assert torch.equal(cache_in(tmp_path, built).tokens(pictures, ["a"]), expected)
+    assert path.read_bytes() == whole
+
+
+def test_a_tower_that_is_trained_has_no_cache(tmp_path: Path) -> None:
+    built = model()
+    built.vision.set_trainable(True)
+    with pytest.raises(UsageError, match="--vision-cache"):
+        cache_in(tmp_path, built)
