@@ -43,16 +43,17 @@ def test_options_are_pinned() -> None:
     }
     assert options == {
         "build": [
-            "--allow-same-answer", "--allow-same-media", "--config", "--context", "--dedupe", "--embedding-cache", "--format",
+            "--allow-same-answer", "--allow-same-media", "--config", "--context", "--dedupe", "--embedding-cache", "--engine", "--format",
             "--frames", "--image-embedder", "--image-format", "--json", "--keep-going", "--license", "--limit",
             "--max-aspect", "--max-pixels", "--min-score", "--min-side", "--option", "--out", "--overwrite",
-            "--quality", "--retry-rejects", "--seed", "--shard-samples", "--shard-size", "--shots", "--similar-text", "--size",
-            "--src", "--text-embedder", "--video-reader", "--workers",
+            "--quality", "--ray-address", "--retry-rejects", "--seed", "--shard-samples", "--shard-size", "--shots", "--similar-text", "--size",
+            "--src", "--task-count", "--task-index", "--text-embedder", "--video-reader", "--work", "--workers",
         ],
         "compare": ["--json", "--limit", "a", "b"],
         "export": ["--json", "--out", "--to", "path"],
         "index": ["--json", "path"],
         "inspect": ["--html", "--json", "--png", "--sample", "path"],
+        "publish": ["--embedding-cache", "--json", "--workers", "out"],
         "rejects": ["--by", "--json", "--limit", "--reason", "--source", "path"],
         "verify": ["--json", "path"],
         "view": ["--host", "--port", "path"],

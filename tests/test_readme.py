@@ -39,10 +39,10 @@ def test_commands_run_as_written(tmp_path: Path) -> None:
     for command in found:
         words = shlex.split(command)
         if "otter_train" in words:
-            words += ["--max-steps", "2"]  # the demo trains to the end
+            words += ["--max-steps", "2", "--batch-size", "4"]  # the demo trains to the end
         result = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert result.returncode == 0, f"{command}\n{result.stdout}{result.stderr}"
-    (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    code = "\n".join(re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL))
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )

