@@ -16,6 +16,7 @@ import pytest
 
 from mimicit.build import BuildConfig, build_shards
 from mimicit.build.engine import LocalEngine
+from mimicit.errors import CorruptShardError
 from mimicit.media import MediaOptions
 from mimicit.shards.verify import verify_folder
 from tests.factories import raw as make
@@ -177,3 +178,13 @@ def _start(out: Path, arguments: list[str]) -> subprocess.Popen[bytes]:
 
 def _run(out: Path, arguments: list[str]) -> None:
     assert _start(out, arguments).wait() == 0
+
+
+def test_a_folder_of_another_format_can_be_built_anew(tmp_path: Path) -> None:
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    make.add_manifest(raw, "first", pictures=4, questions=1)
+    build_shards(raw, out, SMALL, engine=LocalEngine(1))
+    (out / "manifest.json").write_text('{"format": "mimicit/0"}')
+    with pytest.raises(CorruptShardError):
+        build_shards(raw, out, SMALL, engine=LocalEngine(1))
+    assert len(rebuild(raw, out).encoded) == 4

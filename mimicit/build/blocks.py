@@ -77,5 +77,7 @@ def _opened(path: Path, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> Any:
     if not path.exists():
         temporary = path.with_name(path.name + ".tmp")
         np.lib.format.open_memmap(temporary, "w+", dtype, shape)
+        with open(temporary, "rb+") as file:
+            os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)  # a full disk must not show in the map
         os.replace(temporary, path)
     return np.load(path, mmap_mode="r+")

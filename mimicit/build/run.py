@@ -6,31 +6,33 @@ finished, so the same command run again goes on where a killed one stopped, and 
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
-
-import orjson
+from typing import Any
 
 from mimicit.build.catalog import Catalog
 from mimicit.build.config import BuildConfig
-from mimicit.build.disk import remove_scratch, reported
+from mimicit.build.disk import reported
 from mimicit.build.encode import encode_media, unfinished_units
 from mimicit.build.engine import Engine, LocalEngine
-from mimicit.build.former import FORMER_NAME, reuse_media, set_aside
+from mimicit.build.former import reuse_media
 from mimicit.build.importing import import_sources
 from mimicit.build.mixture import MIXTURE_NAME
+from mimicit.build.output_folder import (
+    SCAN_NAME,
+    begin_or_continue,
+    finished_manifest,
+    former_rejects,
+    held,
+    remove_work,
+)
 from mimicit.build.pack import pack_shards, unpacked_shards
 from mimicit.build.plan import make_plan
 from mimicit.build.progress import Progress, Silent
-from mimicit.build.publish import BESIDE_SHARDS, REJECTS_NAME, publish_folder
+from mimicit.build.publish import publish_folder
 from mimicit.build.retry import Retried, count_retried, keep_former_rejects
 from mimicit.build.scan import ScannedFiles, scan_input
 from mimicit.build.selection import Selection, select_sources
@@ -38,17 +40,13 @@ from mimicit.build.settle import settle_triplets
 from mimicit.build.similar import find_similar
 from mimicit.build.similar_options import compares_pictures
 from mimicit.build.tasks import Handover, hand_over
-from mimicit.errors import BuildError, ChangedInputError, SourceError
-from mimicit.shards.files import sync_folder, write_atomically
-from mimicit.shards.manifest import MANIFEST_NAME, WORK_NAME, read_manifest
+from mimicit.errors import SourceError
+from mimicit.shards.manifest import WORK_NAME
 from mimicit.sources import detect
 from mimicit.sources.base import Reject
 from mimicit.sources.root import Root
 
-__all__ = ["BuildResult", "build_shards", "check_options", "held", "run_build"]
-
-_STATE_NAME: Final = "build.json"
-_SCAN_NAME: Final = ".scan.tmp"
+__all__ = ["BuildResult", "build_shards", "run_build"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,18 +147,18 @@ def _build(
 ) -> BuildResult | Handover:
     work = out / WORK_NAME
     selection = _selected(root, config, progress)
-    scan = scan_input(root, out / _SCAN_NAME, engine, progress)
+    scan = scan_input(root, out / SCAN_NAME, engine, progress)
     state = {"config": config.to_json(), "input": scan.fingerprint, "mimicit_version": version("mimicit")}
-    former = _former_rejects(out, state) if retry_rejects else None
-    finished = _finished_manifest(out, state, overwrite=overwrite or former is not None)
+    former = former_rejects(out, state) if retry_rejects else None
+    finished = finished_manifest(out, state, overwrite=overwrite or former is not None)
     if finished is not None:
-        (out / _SCAN_NAME).unlink()
-        _remove_work(work)
+        (out / SCAN_NAME).unlink()
+        remove_work(work)
         return BuildResult(manifest=finished, was_finished=True)
-    _begin_or_continue(work, state, progress, overwrite=overwrite)
+    begin_or_continue(work, state, progress, overwrite=overwrite)
     if former is not None:
         keep_former_rejects(work, former)
-    scanned = ScannedFiles(out / _SCAN_NAME)
+    scanned = ScannedFiles(out / SCAN_NAME)
     try:
         in_tasks = task_count is not None
         missing = _import_and_encode(
@@ -179,8 +177,8 @@ def _build(
         progress.update("publish", 1, 1)
     finally:
         scanned.close()
-    (out / _SCAN_NAME).unlink()
-    _remove_work(work)
+    (out / SCAN_NAME).unlink()
+    remove_work(work)
     return BuildResult(manifest=manifest, was_finished=False, retried=retried)
 
 
@@ -272,135 +270,3 @@ def _refuse_nothing(catalog: Catalog, root: Root) -> None:
         f"{root.folder}: no record is left: {total} records were rejected ({counts}); the first is"
         f" {first[0]} ({first[1]}: {first[2]})"
     )
-
-
-@contextmanager
-def held(out: Path, *, shared: bool = False) -> Iterator[None]:
-    """Make the output folder and hold it against another build for the length of the block.
-
-    ``shared`` holds it together with others that do so, as the tasks of one build.
-    """
-    if out.exists() and not out.is_dir():
-        raise BuildError(f"{out}: is a file; give --out a folder")
-    out.mkdir(parents=True, exist_ok=True)
-    _refuse_strangers(out)
-    descriptor = os.open(out, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BuildError(f"{out}: another mimicit build is writing there; wait for it to end") from None
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _refuse_strangers(out: Path) -> None:
-    """Never mix shards into a folder that holds something else."""
-    ours = {WORK_NAME, MANIFEST_NAME, *BESIDE_SHARDS}
-    names = sorted(path.name for path in out.iterdir())
-    strangers = [name for name in names if name not in ours and not _is_ours(name)]
-    known = [name for name in names if name != _SCAN_NAME]  # all that a build leaves that ended before it began
-    if strangers or (known and WORK_NAME not in names and MANIFEST_NAME not in names):
-        raise BuildError(f"{out}: holds {(strangers or known)[0]!r}, which no build wrote; give --out an empty folder")
-
-
-def _is_ours(name: str) -> bool:
-    return (name.startswith("shard-") and name.endswith(".tar")) or (name.startswith(".") and name.endswith(".tmp"))
-
-
-def _finished_manifest(out: Path, state: dict[str, Any], *, overwrite: bool) -> dict[str, Any] | None:
-    """The manifest if the folder is finished and is what this build would make; sets it aside on ``overwrite``."""
-    if not (out / MANIFEST_NAME).exists():
-        return None
-    manifest = read_manifest(out)
-    then = {
-        "config": manifest["config"],
-        "input": manifest["input"]["fingerprint"],
-        "mimicit_version": manifest["mimicit_version"],
-    }
-    if _same(then, state):
-        return manifest
-    if not overwrite:
-        raise _changed(out, then, state)
-    _clear(out)
-    return None
-
-
-def _former_rejects(out: Path, state: dict[str, Any]) -> bytes | None:
-    """The table of rejects of a finished folder of this configuration and another input; else ``None``."""
-    if not (out / MANIFEST_NAME).exists():
-        return None
-    then = read_manifest(out)
-    if then["mimicit_version"] != state["mimicit_version"] or not _same(then["config"], state["config"]):
-        return None
-    return None if then["input"]["fingerprint"] == state["input"] else (out / REJECTS_NAME).read_bytes()
-
-
-def _begin_or_continue(work: Path, state: dict[str, Any], progress: Progress, *, overwrite: bool) -> None:
-    path = work / _STATE_NAME
-    if path.exists():
-        then = orjson.loads(path.read_bytes())
-        if _same(then, state):
-            progress.note("continuing an interrupted build")
-            remove_scratch(work, work / "media", work / "index")
-            return
-        if not overwrite:
-            raise _changed(work.parent, then, state)
-    _clear(work.parent)  # what a changed build, or one that was killed while clearing, left behind
-    write_atomically(path, [orjson.dumps(state)])
-    sync_folder(work.parent)
-
-
-def check_options(work: Path, config: BuildConfig) -> None:
-    """`ChangedInputError` where the build in ``work`` was begun with another version or other options."""
-    then = orjson.loads((work / _STATE_NAME).read_bytes())
-    now = {**then, "config": config.to_json(), "mimicit_version": version("mimicit")}
-    if not _same(then, now):
-        raise _changed(work.parent, then, now)
-
-
-def _same(then: dict[str, Any], now: dict[str, Any]) -> bool:
-    return bool(orjson.loads(orjson.dumps(then)) == orjson.loads(orjson.dumps(now)))
-
-
-def _changed(out: Path, then: dict[str, Any], now: dict[str, Any]) -> ChangedInputError:
-    changes = []
-    if then["input"] != now["input"]:
-        changes.append("another input")
-    if then["mimicit_version"] != now["mimicit_version"]:
-        changes.append(f"mimicit {then['mimicit_version']}")
-    config = orjson.loads(orjson.dumps(now["config"]))
-    if names := [name for name in config if then["config"].get(name) != config[name]]:
-        changes.append(f"another value of {', '.join(names)}")
-    what = " and ".join(changes)
-    return ChangedInputError(
-        f"{out}: was built from {what}; add --overwrite to build it anew (what is still the same is used"
-        " again), or give another --out"
-    )
-
-
-def _clear(out: Path) -> None:
-    """Set a finished build aside, and remove what an unfinished one wrote; killed on the way, it can be called again.
-
-    The manifest goes first, so from then on the folder is an unfinished build.
-    """
-    work = out / WORK_NAME
-    work.mkdir(exist_ok=True)
-    (work / _STATE_NAME).unlink(missing_ok=True)
-    set_aside(out, work)
-    temporary = [path for path in out.glob(".*.tmp") if path.name != _SCAN_NAME]
-    for path in [*out.glob("shard-*.tar"), *(out / name for name in BESIDE_SHARDS), *temporary]:
-        path.unlink(missing_ok=True)
-    for path in work.iterdir():
-        if path.name == FORMER_NAME:
-            continue
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-
-
-def _remove_work(work: Path) -> None:
-    if work.exists():
-        shutil.rmtree(work)

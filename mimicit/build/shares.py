@@ -21,9 +21,10 @@ from mimicit.build.disk import reported
 from mimicit.build.encode import encode_share
 from mimicit.build.engine import Engine
 from mimicit.build.mixture import MIXTURE_NAME
+from mimicit.build.output_folder import check_options, held
 from mimicit.build.pack import pack_share
 from mimicit.build.progress import Progress
-from mimicit.build.run import BuildResult, check_options, held, run_build
+from mimicit.build.run import BuildResult, run_build
 from mimicit.build.similar_options import compares_pictures
 from mimicit.build.tasks import Handover, Share, config_from_json, read_handover
 from mimicit.errors import UsageError
