@@ -1,6 +1,7 @@
 # make demo       set up; raw data -> shards -> a look -> a short training -> answers to held-out questions
 # make test       set up; the tests                make test-all     also the slow ones
 # make check      format, lint, types              make bench        the benchmarks
+# make proof      three training runs, and what each has learned to see
 # make constraints  renew the exact versions in constraints.txt
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -13,7 +14,7 @@ TORCH := torch==2.14.1 torchvision==0.29.2
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-all check format bench constraints clean
+.PHONY: demo test test-all check format bench proof constraints clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -41,6 +42,9 @@ format: $(READY)
 bench: $(READY)
 	@for script in tools/bench_*.py; do $(BIN)/python -m tools.$$(basename $$script .py); done
 
+proof: $(READY)
+	$(BIN)/python -m tools.proof.easy_vqa --folder .proof
+
 constraints:
 	rm -rf $(VENV)-new
 	$(PYTHON) -m venv $(VENV)-new
@@ -50,4 +54,4 @@ constraints:
 	rm -rf $(VENV)-new
 
 clean:
-	rm -rf $(VENV) $(VENV)-new $(DEMO) dist build
+	rm -rf $(VENV) $(VENV)-new $(DEMO) .proof dist build

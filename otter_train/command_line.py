@@ -18,9 +18,15 @@ HELP = {"help_option_names": ["-h", "--help"], "show_default": True, "max_conten
 
 @contextmanager
 def errors_on_one_line() -> Iterator[None]:
-    """End the program with one line and exit code 2 (`UsageError`) or 1 (any other `MimicitError`)."""
+    """End the program with one line and exit code 2 (`UsageError`) or 1 (any other `MimicitError`).
+
+    A missing package is one line too: the programs need an extra.
+    """
     try:
         yield
+    except ModuleNotFoundError as error:
+        click.echo(f"otter_train: {error}; install what training needs: pip install 'mimicit[train]'", err=True)
+        sys.exit(1)
     except MimicitError as error:
         click.echo(f"otter_train: {' '.join(str(error).split())}", err=True)
         sys.exit(2 if isinstance(error, UsageError) else 1)

@@ -65,7 +65,7 @@ def main(
     max_shard_size: str | None,
     as_json: bool,
 ) -> None:
-    r"""Rewrite the weights SOURCE (a file, a folder, or a training run) as TARGET (a file or a new folder).
+    """Rewrite the weights SOURCE (a file, a folder, or a training run) as TARGET (a file or a new folder).
 
     \b
     python -m otter_train.convert run/ exported/ --to ours        # for transformers' from_pretrained

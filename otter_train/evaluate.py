@@ -58,7 +58,7 @@ def main(
     device: str,
     as_json: bool,
 ) -> None:
-    r"""Ask the queries of SHARDS, and compare greedy answers with the true ones (capitals and a final stop aside).
+    """Ask the queries of SHARDS, and compare greedy answers with the true ones (capitals and a final stop aside).
 
     \b
     python -m otter_train.evaluate --checkpoint run/ --shards held-out/ --shots 0,1,2,4,8 --out evaluation/

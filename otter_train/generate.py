@@ -51,10 +51,10 @@ def main(
     device: str,
     as_json: bool,
 ) -> None:
-    r"""Answer a question about a picture, after as many in-context examples as you give.
+    """Answer a question about a picture, after as many in-context examples as you give.
 
     \b
-    python -m otter_train.generate --checkpoint run/ --image a.jpg --prompt "What is this?" \
+    python -m otter_train.generate --checkpoint run/ --image a.jpg --prompt "What is this?" \\
         --context-image x.jpg --context-prompt "What is this?" --context-answer "a cat"
     """
     with errors_on_one_line():

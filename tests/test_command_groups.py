@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 import pytest
+from click.shell_completion import BashComplete
 from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
@@ -82,6 +83,15 @@ def test_what_is_piped_has_no_colours(place: Path) -> None:
 def test_no_path_is_too_strange_to_be_missing(parts: list[str]) -> None:
     hint = nearest_path(Path("/no-such-root", *parts))
     assert hint == "" or hint.startswith("; did you mean ")
+
+
+@pytest.mark.parametrize(
+    ("words", "last", "found"),
+    [([], "ins", "inspect"), (["build"], "--ret", "--retry-rejects"), (["build", "--engine"], "r", "ray")],
+)
+def test_a_shell_completes_commands_options_and_choices(words: list[str], last: str, found: str) -> None:
+    completion = BashComplete(main, {}, "mimicit", "_MIMICIT_COMPLETE")
+    assert found in [item.value for item in completion.get_completions(words, last)]
 
 
 def test_completion_of_a_shell_survives_a_missing_path(place: Path) -> None:

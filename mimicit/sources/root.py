@@ -26,9 +26,9 @@ class Root:
     """
 
     def __init__(self, folder: Path, *, exclude: Collection[Path] = ()) -> None:
-        self.folder = folder.resolve()
+        self.folder = Path(os.path.realpath(folder))
         self._exclude = frozenset(path.resolve() for path in exclude)
-        if not self.folder.is_dir():
+        if not os.path.isdir(self.folder):  # also for names that no file can have, where Path.is_dir raises
             raise SourceError(f"{folder}: no such folder; give --src the folder that holds the raw data")
 
     def __eq__(self, other: object) -> bool:
