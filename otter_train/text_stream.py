@@ -16,8 +16,9 @@ _UNFINISHED: Final = "\ufffd"
 class TextStream:
     """The text of one answer as its tokens arrive.
 
-    White space at either end is left out, characters are given once they are whole, and nothing from the first of
-    ``stops`` on is given; ``stopped`` says that one was met. Cost: each token is decoded with the few before it.
+    White space at either end is left out, characters are given once they are whole, and nothing is given from that of
+    ``stops`` on which is complete first; ``stopped`` says that one was met. Cost: each token is decoded with the few
+    before it.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str] = ()) -> None:
@@ -55,10 +56,10 @@ class TextStream:
         text = self._held + text
         if not self._begun:
             text = text.lstrip()
-        ends = [place for place in map(text.find, self._stops) if place >= 0]
-        if ends:
+        met = [(place + len(stop), place) for stop in self._stops if (place := text.find(stop)) >= 0]
+        if met:
             self.stopped = True
-            text, at_end = text[: min(ends)], True
+            text, at_end = text[: min(met)[1]], True
         sure = len(text.rstrip()) if at_end else min(len(text.rstrip()), self._before_possible_stop(text))
         self._held = "" if at_end else text[sure:]
         self._begun = self._begun or sure > 0

@@ -4,7 +4,7 @@
 
 Only the shipped commands work on the data: ``mimicit build``, ``python -m otter_train`` (one run per seed) and
 ``python -m otter_train.evaluate``, with their defaults. Each is printed before it runs; what is finished is not
-repeated. About eleven minutes per seed on two quiet CPU cores.
+repeated; after a change of options or recipe take another folder.
 """
 
 from __future__ import annotations
