@@ -175,9 +175,10 @@ def shard_writer(raw: Path, out: Path) -> None:
 
 def _shrunk(data: bytes) -> bytes:
     with Image.open(io.BytesIO(data)) as picture:
-        picture.draft("RGB", (2 * _SIZE, 2 * _SIZE))  # libjpeg scales, to no less than twice the target
         scale = _SIZE / max(picture.size)
-        small = picture.resize((_SIZE, round(picture.height * scale)), Image.Resampling.BICUBIC)
+        target = (round(picture.width * scale), round(picture.height * scale))
+        picture.draft("RGB", (2 * target[0], 2 * target[1]))  # libjpeg scales, to no less than twice the target
+        small = picture.resize(target, Image.Resampling.BICUBIC)
     result = io.BytesIO()
     small.save(result, "JPEG", quality=_QUALITY)
     return result.getvalue()

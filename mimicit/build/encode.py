@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -190,19 +192,19 @@ def _todo(catalog: Catalog) -> Iterator[tuple[int, str, str]]:
 def _encode_task(task: _Task) -> list[_Stored]:
     """Encode the media of one task into its blob file; runs in a worker."""
     path = _blob_path(task)
-    marker = _Marker(task)
     stored: list[_Stored] = []
     with (
         naming(path),
         kept_reader(task.root, path.parent) as reader,
         publish(path, scratch(path)) as blob,
+        _Marker(task).writing() as note,
     ):
         for number, text in task.media:
             if number in task.broken:
                 reason, detail = task.broken[number]
                 stored.append(_Stored(medium=number, reason=reason, detail=detail))
                 continue
-            marker.write(number)
+            note(number)
             try:
                 with bounded(task.options, task.cpu_seconds):
                     ref = ref_from_json(orjson.loads(text))
@@ -215,7 +217,6 @@ def _encode_task(task: _Task) -> list[_Stored]:
             blob.writelines(encoded.files)
             facts = MediaFacts(encoded.original_width, encoded.original_height, size)
             stored.append(replace(_describe(number, ref, encoded, offset), facts=facts, fingerprint=look))
-    marker.remove()
     return stored
 
 
@@ -248,14 +249,19 @@ class _Marker:
     def __init__(self, task: _Task) -> None:
         self._path = _blob_path(task).with_suffix(".at")
 
-    def write(self, medium: int) -> None:
-        self._path.write_text(str(medium))
+    @contextmanager
+    def writing(self) -> Iterator[Callable[[int], object]]:
+        """A function that notes a medium; the file goes away when the block ends without an error."""
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC)
+        try:
+            yield lambda medium: os.pwrite(descriptor, b"%020d" % medium, 0)
+        finally:
+            os.close(descriptor)
+        self._path.unlink(missing_ok=True)
 
     def read(self) -> int | None:
-        return int(self._path.read_text()) if self._path.exists() else None
-
-    def remove(self) -> None:
-        self._path.unlink(missing_ok=True)
+        noted = self._path.read_text() if self._path.exists() else ""
+        return int(noted) if noted else None
 
 
 def _encode(ref: MediaRef, reader: Reader, options: MediaOptions) -> tuple[EncodedMedia, int]:
