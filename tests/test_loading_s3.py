@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -30,12 +32,15 @@ class Faults:
         self.application = application
         self.fault: Callable[[str, int], str] = lambda path, number: ""
         self.counts: dict[str, int] = {}
+        self.released = threading.Event()  # ends every stall
 
     def __call__(self, environ: dict[str, str], start_response: Callable[..., object]) -> list[bytes]:
         path = environ["PATH_INFO"]
         number = self.counts.get(path, 0)
         self.counts[path] = number + 1
         fault = self.fault(path, number) if environ["REQUEST_METHOD"] == "GET" else ""
+        if fault == "stall":
+            self.released.wait(30)
         if fault == "503":
             start_response("503 Slow Down", [("Content-Length", "0")])
             return [b""]
@@ -71,6 +76,7 @@ def faults(shards: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ite
     try:
         yield layer
     finally:
+        layer.released.set()
         client.close()
         server.stop()
 
@@ -98,5 +104,22 @@ def test_lasting_faults_are_named(faults: Faults) -> None:
         remote.raw(1)
     faults.fault = lambda path, number: ""
     assert remote.raw(1)
+
+
+def test_a_stall_is_waited_for_only_so_long(faults: Faults, shards: Path) -> None:
+    remote, local = Store("s3://bucket/data"), Store(shards)
+    remote.raw(0)
+    faults.counts.clear()
+    faults.fault = lambda path, number: "stall" if number == 0 else ""
+    started = time.monotonic()
+    assert remote.raw(1) == local.raw(1)
+    assert QUICK.stall_s <= time.monotonic() - started < 3 * QUICK.stall_s
+    faults.fault = lambda path, number: "stall"
+    with pytest.raises(ShardError, match=r"s3://bucket/data/shard-000\.tar: failed 3 times"):
+        remote.raw(2)
+    assert time.monotonic() - started < 10 * QUICK.stall_s
+
+
+def test_a_bucket_without_a_folder_is_named(faults: Faults) -> None:
     with pytest.raises(ShardError, match="no such file"):
         Store("s3://bucket/nothing")
