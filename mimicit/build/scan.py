@@ -22,7 +22,6 @@ __all__ = ["InputScan", "ScannedFiles", "scan_input"]
 
 _BATCH_BYTES: Final = 64 * 1024**2
 _BATCH_FILES: Final = 4096
-_BLOCK_BYTES: Final = 1024**2
 _TABLE: Final = """
 CREATE TABLE file(id INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE, size INTEGER NOT NULL, sha256 TEXT NOT NULL)
 """
@@ -113,12 +112,8 @@ def _hash_files(batch: _Batch) -> list[tuple[str, int, str]]:
     for path in batch.paths:
         try:
             with batch.root.open(path) as file:
-                digest = hashlib.sha256()
-                size = 0
-                while block := file.read(_BLOCK_BYTES):
-                    digest.update(block)
-                    size += len(block)
-                rows.append((path, size, digest.hexdigest()))
+                digest = hashlib.file_digest(file, "sha256")  # type: ignore[arg-type]  # one buffer: faster
+                rows.append((path, file.tell(), digest.hexdigest()))
         except (RejectedError, OSError) as error:
             raise BuildError(f"{path}: cannot be read ({error}); mend or remove it") from None
     return rows
