@@ -123,6 +123,8 @@ class LocalEngine:
         pending: dict[Future[Result], Task] = {}  # in the order in which they were handed out
         if self._pool is None:
             self._pool = ProcessPoolExecutor(self.workers, mp_context=self._context, initializer=_end_with_parent)
+            # All start at once: CPython 3.11 may hang when one is started while the death of another breaks the pool.
+            self._pool._safe_to_dynamically_spawn_children = False  # type: ignore[attr-defined]
         pool = self._pool
         try:
             while True:
