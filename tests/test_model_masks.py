@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mimicit.errors import TrainError
-from otter_train.model import Otter, freeze, trainable_parameters
-from tests.factories.otter import IDS, Inputs, inputs, otter
+from otter_train.model import Otter, freeze
+from tests.factories.otter import IDS, Inputs, inputs, otter, trained_losses
 
 WORD = 0
 """In the rows below: a word. A number above it: a medium of that many frames."""
@@ -170,14 +170,5 @@ def test_a_batch_of_no_one_and_five_pictures_and_a_long_clip_trains() -> None:
     freeze(model, embeddings="full")
     batch = inputs([[], [1], [1] * 5, [32]])
     assert batch.vision_x.shape[:3] == (4, 5, 32)
-    optimizer = torch.optim.AdamW([p for _, p in trainable_parameters(model)], lr=1e-2)
-    losses = []
-    for _ in range(10):
-        loss = model(
-            batch.vision_x, batch.lang_x, batch.attention_mask, batch.labels, vision_mask=batch.vision_mask
-        ).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
+    losses = trained_losses(model, batch, steps=10)
     assert losses[-1] < 0.6 * losses[0]

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from mimicit.errors import TrainError
 from otter_train.model import Otter, TokenIds, freeze, trainable_parameters
 from otter_train.model.perceiver import PerceiverResampler
-from tests.factories.otter import IDS, Inputs, inputs, otter
+from tests.factories.otter import IDS, Inputs, inputs, otter, trained_losses
 
 MIXED = [[1, 1, 1, 1, 1], [], [3], [1]]
 """Five pictures, text only, a clip of three frames, one picture."""
@@ -157,16 +157,7 @@ def test_training_lowers_the_loss_from_closed_gates() -> None:
     model = otter(gate=None).train()
     freeze(model, embeddings="full", train_vision=True, train_language=True)
     batch = inputs(MIXED)
-    optimizer = torch.optim.AdamW([p for _, p in trainable_parameters(model)], lr=1e-2)
-    losses = []
-    for _ in range(12):
-        loss = model(
-            batch.vision_x, batch.lang_x, batch.attention_mask, batch.labels, vision_mask=batch.vision_mask
-        ).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
+    losses = trained_losses(model, batch, steps=12)
     assert losses[-1] < 0.5 * losses[0]
     assert all(block.attn_gate.item() != 0 for block in model.language.blocks)
 

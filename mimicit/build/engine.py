@@ -23,7 +23,7 @@ from typing import Any, Protocol, TypeVar
 from mimicit.build.progress import Progress
 from mimicit.errors import BuildError, MimicitError
 
-__all__ = ["Engine", "LocalEngine", "WorkerDiedError", "result_after_death", "run_alone"]
+__all__ = ["Engine", "LocalEngine", "WorkerDiedError", "counted", "result_after_death", "run_alone"]
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -65,6 +65,16 @@ class Engine(Protocol):
         """Give back what the engine holds."""
 
 
+def counted(
+    results: Iterable[tuple[Task, Result]], label: str, progress: Progress, total: int | None
+) -> Iterator[tuple[Task, Result]]:
+    """``results`` as they come, each told to ``progress``."""
+    progress.update(label, 0, total)
+    for done, pair in enumerate(results, 1):
+        progress.update(label, done, total)
+        yield pair
+
+
 class LocalEngine:
     """Processes on this machine."""
 
@@ -92,13 +102,7 @@ class LocalEngine:
         on_death: Callable[[Task, WorkerDiedError], Result] | None = None,
     ) -> Iterator[tuple[Task, Result]]:
         """See `Engine.run`."""
-        todo = iter(tasks)
-        done = 0
-        progress.update(label, done, total)
-        for task, result in self._survived(function, todo, label, on_death):
-            done += 1
-            progress.update(label, done, total)
-            yield task, result
+        yield from counted(self._survived(function, iter(tasks), label, on_death), label, progress, total)
 
     def _survived(
         self,

@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from mimicit.build.engine import WorkerDiedError, result_after_death, run_alone
+from mimicit.build.engine import WorkerDiedError, counted, result_after_death, run_alone
 from mimicit.build.media_table import LIBRARIES
 from mimicit.build.progress import Progress
 from mimicit.errors import BuildError, UsageError
@@ -71,13 +71,8 @@ class RayEngine:
     ) -> Iterator[tuple[Task, Result]]:
         """See `mimicit.build.engine.Engine.run`."""
         self._get_ready(progress)
-        done = 0
-        progress.update(label, done, total)
         try:
-            for task, result in self._results(function, iter(tasks), label, on_death):
-                done += 1
-                progress.update(label, done, total)
-                yield task, result
+            yield from counted(self._results(function, iter(tasks), label, on_death), label, progress, total)
         except self._ray.exceptions.RayError as error:
             raise BuildError(f"{label}: {_first_line(error)}; run the same command again to go on") from error
 

@@ -46,7 +46,7 @@ from mimicit.sources import detect
 from mimicit.sources.base import Reject
 from mimicit.sources.root import Root
 
-__all__ = ["BuildResult", "build_shards", "run_build"]
+__all__ = ["BuildResult", "Manner", "build_shards", "run_build"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +59,20 @@ class BuildResult:
     manifest: dict[str, Any]
     was_finished: bool
     retried: Retried | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manner:
+    """How a build goes about its work; nothing of it shapes a byte. The first four are those of `build_shards`.
+
+    With ``task_count``, the build ends before the next stage that waits for so many tasks.
+    """
+
+    overwrite: bool = False
+    retry_rejects: bool = False
+    keep_going: bool = False
+    embedding_cache: Path | None = None
+    task_count: int | None = None
 
 
 def build_shards(
@@ -82,92 +96,51 @@ def build_shards(
     builds.
     Raises `SourceError` (input), `ChangedInputError` and `BuildError` (output folder, disk).
     """
-    result = run_build(
-        src,
-        out,
-        config,
-        engine or LocalEngine(os.cpu_count() or 1),
-        progress or Silent(),
-        overwrite=overwrite,
-        retry_rejects=retry_rejects,
-        keep_going=keep_going,
-        embedding_cache=embedding_cache,
-        task_count=None,
+    manner = Manner(
+        overwrite=overwrite, retry_rejects=retry_rejects, keep_going=keep_going, embedding_cache=embedding_cache
     )
+    result = run_build(src, out, config, engine or LocalEngine(os.cpu_count() or 1), progress or Silent(), manner)
     assert isinstance(result, BuildResult)  # only a build in tasks hands over
     return result
 
 
 def run_build(
-    src: Path,
-    out: Path,
-    config: BuildConfig,
-    engine: Engine,
-    progress: Progress,
-    *,
-    overwrite: bool,
-    retry_rejects: bool,
-    keep_going: bool,
-    embedding_cache: Path | None,
-    task_count: int | None,
+    src: Path, out: Path, config: BuildConfig, engine: Engine, progress: Progress, manner: Manner
 ) -> BuildResult | Handover:
-    """As `build_shards`; with ``task_count``, up to the next stage that waits for so many tasks."""
+    """As `build_shards`, in the given ``manner``."""
     root = Root(src, exclude=[out, src / MIXTURE_NAME])  # what the mixture says is part of config
     out = out.absolute()  # workers may have another working folder
     try:
         with reported(out, out / WORK_NAME), held(out):
-            return _build(
-                root,
-                out,
-                config,
-                engine,
-                progress,
-                overwrite=overwrite,
-                retry_rejects=retry_rejects,
-                keep_going=keep_going,
-                embedding_cache=embedding_cache,
-                task_count=task_count,
-            )
+            return _build(root, out, config, engine, progress, manner)
     finally:
         engine.close()
 
 
 def _build(
-    root: Root,
-    out: Path,
-    config: BuildConfig,
-    engine: Engine,
-    progress: Progress,
-    *,
-    overwrite: bool,
-    retry_rejects: bool,
-    keep_going: bool,
-    embedding_cache: Path | None,
-    task_count: int | None,
+    root: Root, out: Path, config: BuildConfig, engine: Engine, progress: Progress, manner: Manner
 ) -> BuildResult | Handover:
     work = out / WORK_NAME
     selection = _selected(root, config, progress)
     scan = scan_input(root, out / SCAN_NAME, engine, progress)
     state = {"config": config.to_json(), "input": scan.fingerprint, "mimicit_version": version("mimicit")}
-    former = former_rejects(out, state) if retry_rejects else None
-    finished = finished_manifest(out, state, overwrite=overwrite or former is not None)
+    former = former_rejects(out, state) if manner.retry_rejects else None
+    finished = finished_manifest(out, state, overwrite=manner.overwrite or former is not None)
     if finished is not None:
         (out / SCAN_NAME).unlink()
         remove_work(work)
         return BuildResult(manifest=finished, was_finished=True)
-    begin_or_continue(work, state, progress, overwrite=overwrite)
+    begin_or_continue(work, state, progress, overwrite=manner.overwrite)
     if former is not None:
         keep_former_rejects(work, former)
     scanned = ScannedFiles(out / SCAN_NAME)
     try:
-        in_tasks = task_count is not None
-        missing = _import_and_encode(
-            root, work, selection, config, scanned, engine, progress, keep_going=keep_going, in_tasks=in_tasks
-        )
+        task_count = manner.task_count
+        missing = _import_and_encode(root, work, selection, config, scanned, engine, progress, manner)
         if task_count is not None and missing:
             return hand_over(work, "encode", missing, count=task_count, src=root.folder, config=config)
         retried = count_retried(work)
-        find_similar(work, selection.rules, config.similar, engine, progress, cache=embedding_cache)
+        find_similar(work, selection.rules, config.similar, engine, progress, cache=manner.embedding_cache)
         make_plan(work, config, selection.rules, engine, progress)
         if task_count is not None and (missing := unpacked_shards(work, out)):
             return hand_over(work, "pack", missing, count=task_count, src=root.folder, config=config)
@@ -204,19 +177,18 @@ def _import_and_encode(
     scanned: ScannedFiles,
     engine: Engine,
     progress: Progress,
-    *,
-    keep_going: bool,
-    in_tasks: bool,
+    manner: Manner,
 ) -> list[int]:
     """The stages that fill the catalog; afterwards it never changes.
 
-    With ``in_tasks`` nothing is encoded here: where something is left to do, its units are returned.
+    Where tasks are to encode, nothing is encoded here: the units that are left to do are returned.
     """
+    in_tasks = manner.task_count is not None
     catalog = Catalog(work, writable=True)
     try:
         if not catalog.is_done("frozen"):
             _note_skipped(catalog, selection)
-            import_sources(catalog, root, selection.specs, selection.rules, progress, keep_going=keep_going)
+            import_sources(catalog, root, selection.specs, selection.rules, progress, keep_going=manner.keep_going)
             reuse_media(catalog, work, scanned, config, engine, progress)
             compare = compares_pictures(config.to_json())
             if in_tasks and (missing := unfinished_units(catalog, root, work, config.media, compare=compare)):

@@ -24,7 +24,7 @@ from mimicit.build.mixture import MIXTURE_NAME
 from mimicit.build.output_folder import check_options, held
 from mimicit.build.pack import pack_share
 from mimicit.build.progress import Progress
-from mimicit.build.run import BuildResult, run_build
+from mimicit.build.run import BuildResult, Manner, run_build
 from mimicit.build.similar_options import compares_pictures
 from mimicit.build.tasks import Handover, Share, config_from_json, read_handover
 from mimicit.errors import UsageError
@@ -52,18 +52,8 @@ def build_in_tasks(
     """
     if task_count < 1:
         raise UsageError(f"--task-count: {task_count} is too small; the least is 1")
-    return run_build(
-        src,
-        out,
-        config,
-        engine,
-        progress,
-        overwrite=overwrite,
-        retry_rejects=False,
-        keep_going=keep_going,
-        embedding_cache=embedding_cache,
-        task_count=task_count,
-    )
+    manner = Manner(overwrite=overwrite, keep_going=keep_going, embedding_cache=embedding_cache, task_count=task_count)
+    return run_build(src, out, config, engine, progress, manner)
 
 
 def build_share(

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from otter_train.model import ModelConfig, Otter, TokenIds, build_model
+from otter_train.model import ModelConfig, Otter, TokenIds, build_model, trainable_parameters
 from otter_train.model.config import LanguageConfig, PerceiverConfig, VisionConfig
 
 VOCABULARY = 40
@@ -170,3 +170,18 @@ def inputs(rows: Sequence[Sequence[int]], *, seed: int = 0, words: int = 4) -> I
         torch.tensor([label + [-100] * (length - len(label)) for label in labels]),
         mask,
     )
+
+
+def trained_losses(model: Otter, batch: Inputs, *, steps: int) -> list[float]:
+    """The loss of each of so many steps on one batch; the model is trained by them."""
+    optimizer = torch.optim.AdamW([p for _, p in trainable_parameters(model)], lr=1e-2)
+    losses = []
+    for _ in range(steps):
+        loss = model(
+            batch.vision_x, batch.lang_x, batch.attention_mask, batch.labels, vision_mask=batch.vision_mask
+        ).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses
