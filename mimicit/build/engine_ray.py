@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from mimicit.build.engine import WorkerDiedError, counted, result_after_death, run_alone
-from mimicit.build.media_table import LIBRARIES
+from mimicit.build.media_table import library_versions
 from mimicit.build.progress import Progress
 from mimicit.errors import BuildError, UsageError
+from mimicit.heap import keep_freed_memory
 from mimicit.shards.manifest import WORK_NAME
 
 __all__ = ["RayEngine"]
@@ -169,6 +170,7 @@ class RayEngine:
 
 def _call(function: Callable[[Any], Any], task: Any) -> tuple[bool, Any]:
     """(whether it went well, the result or the error) of a task; runs in a worker."""
+    keep_freed_memory()
     try:
         return True, function(task)
     except Exception as error:  # handed to the build, which raises it
@@ -184,7 +186,7 @@ def _call_alone(function: Callable[[Any], Any], task: Any, label: str) -> tuple[
 
 
 def _versions() -> dict[str, str]:
-    return {name: version(name) for name in (*LIBRARIES, "mimicit")}
+    return {**library_versions(), "mimicit": version("mimicit")}
 
 
 def _probe(src: Path, path: Path, token: str, versions: Mapping[str, str]) -> str | None:
@@ -199,9 +201,10 @@ def _probe(src: Path, path: Path, token: str, versions: Mapping[str, str]) -> st
     if not is_shared:
         return f"does not see what is written to {path.parent.parent}; {advice}"
     here = _versions()
-    for name, wanted in versions.items():
-        if here[name] != wanted:
-            return f"has {name} {here[name]} where this machine has {wanted}; install the same everywhere"
+    for name in sorted({*versions, *here}):
+        there, wanted = here.get(name, "none"), versions.get(name, "none")
+        if there != wanted:
+            return f"has {name} {there} where this machine has {wanted}; install the same everywhere"
     return None
 
 

@@ -25,7 +25,7 @@ from mimicit.build.batches import batched
 from mimicit.build.catalog import Catalog
 from mimicit.build.config import BuildConfig
 from mimicit.build.engine import Engine
-from mimicit.build.media_table import LIBRARIES, MEDIA_NAME, input_digest
+from mimicit.build.media_table import MEDIA_NAME, input_digest, library_versions
 from mimicit.build.progress import Progress
 from mimicit.build.scan import ScannedFiles
 from mimicit.build.similar_options import compares_pictures
@@ -129,9 +129,8 @@ def _encodes_alike(manifest: Mapping[str, Any], config: BuildConfig) -> bool:
     """Whether the same input would be encoded to the same bytes, and as much would be known about it."""
     now = orjson.loads(orjson.dumps(config.to_json()))
     then = manifest["config"]
-    libraries = {name: version(name) for name in LIBRARIES}
     looks = not compares_pictures(now) or compares_pictures(then)
-    return bool(now["media"] == then["media"] and libraries == manifest["libraries"] and looks)
+    return bool(now["media"] == then["media"] and library_versions() == manifest["libraries"] and looks)
 
 
 def _sound_shards(folder: Path, manifest: Mapping[str, Any], engine: Engine, progress: Progress) -> frozenset[str]:

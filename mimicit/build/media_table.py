@@ -5,6 +5,8 @@ One row per distinct reference of the input whose medium was encoded, in the ord
 
 from __future__ import annotations
 
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
@@ -17,11 +19,10 @@ from mimicit.build.catalog import Catalog
 from mimicit.build.scan import ScannedFiles
 from mimicit.shards.files import publish
 
-__all__ = ["LIBRARIES", "MEDIA_NAME", "input_digest", "write_media_table"]
+__all__ = ["MEDIA_NAME", "input_digest", "library_versions", "write_media_table"]
 
 MEDIA_NAME: Final = "media.parquet"
-LIBRARIES: Final = ("av", "decord", "numpy", "orjson", "pillow", "pyarrow")
-"""The libraries that can change a byte of a shard."""
+_LIBRARIES: Final = ("av", "cykooz-resizer", "decord", "decord2", "numpy", "orjson", "pillow", "pyarrow")
 
 _BATCH: Final = 10_000
 _SCHEMA: Final = pa.schema(
@@ -37,6 +38,15 @@ _SCHEMA: Final = pa.schema(
         ("fingerprint", pa.binary()),  # of how the picture looks, where the build compared pictures
     ]
 )
+
+
+def library_versions() -> dict[str, str]:
+    """The versions of the libraries that can change a byte of a shard, without those that are not installed."""
+    versions: dict[str, str] = {}
+    for name in _LIBRARIES:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
 
 
 def input_digest(ref: str, scanned: ScannedFiles) -> str | None:

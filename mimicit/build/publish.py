@@ -16,7 +16,7 @@ from mimicit.build.batches import batched
 from mimicit.build.card import CARD_NAME, SHEET_NAME, write_card, write_contact_sheet
 from mimicit.build.catalog import Catalog
 from mimicit.build.config import BuildConfig
-from mimicit.build.media_table import LIBRARIES, MEDIA_NAME, write_media_table
+from mimicit.build.media_table import MEDIA_NAME, library_versions, write_media_table
 from mimicit.build.pack import index_piece
 from mimicit.build.scan import InputScan, ScannedFiles
 from mimicit.errors import BuildError
@@ -64,7 +64,7 @@ def publish_folder(
         "mimicit_version": version("mimicit"),
         "config": config.to_json(),
         "input": {"fingerprint": scan.fingerprint, "files": scan.files, "bytes": scan.bytes, "unused": unused},
-        "libraries": {name: version(name) for name in LIBRARIES},
+        "libraries": library_versions(),
         "shards": list(shards),
         "sources": sources,
         "totals": totals,

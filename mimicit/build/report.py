@@ -31,7 +31,7 @@ def build_report(result: BuildResult, out: Path) -> str:
     if result.retried is not None:
         lines.append(f"{result.retried.mended:,} of {result.retried.former:,} former rejects are now in")
     if totals["rejects"]:
-        lines.append(f"{totals['rejects']:,} rejects are listed with their reasons in {out / 'rejects.parquet'}")
+        lines.append(f"{totals['rejects']:,} rejects; for the reasons: mimicit rejects {out}")
     if unused := manifest["input"]["unused"]:
         lines.append(f"{unused:,} files were not used by any source")
     lines.append(f"next: mimicit inspect {out}")

@@ -10,8 +10,9 @@ import functools
 import os
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from mimicit.build.catalog import Catalog
 from mimicit.build.config import BuildConfig
@@ -45,8 +46,11 @@ from mimicit.shards.manifest import WORK_NAME
 from mimicit.sources import detect
 from mimicit.sources.base import Reject
 from mimicit.sources.root import Root
+from mimicit.sources.unclaimed import unclaimed_tables
 
 __all__ = ["BuildResult", "Manner", "build_shards", "run_build"]
+
+_UNCLAIMED_SHOWN: Final = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,9 +161,11 @@ def _build(
 
 def _selected(root: Root, config: BuildConfig, progress: Progress) -> Selection:
     selection = select_sources(config, functools.cache(lambda format: detect(root, format=format)))
+    for line in islice(unclaimed_tables(root, selection.unused), _UNCLAIMED_SHOWN):
+        progress.note(line)
     if not selection.specs:
         raise SourceError(
-            f"{root.folder}: nothing to build from; put a manifest.jsonl, a published data set, or pictures"
+            f"{root.folder}: nothing to build from; put a manifest.jsonl or .csv, a published data set, or pictures"
             " with .txt files of the same name there"
         )
     for spec in selection.specs:

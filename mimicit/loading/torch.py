@@ -15,6 +15,7 @@ import torch.distributed
 import torch.utils.data
 
 from mimicit.errors import MimicitError, UsageError
+from mimicit.heap import keep_freed_memory
 from mimicit.loading.mixture import Mixture
 from mimicit.loading.ordered import PARTS, Address, Ordered
 from mimicit.loading.state import LoaderState
@@ -107,6 +108,18 @@ class _Steps(Iterator[list[int]]):
         self._step = state["step"]
 
 
+class _Beginning:
+    """What a worker does first."""
+
+    def __init__(self, then: Callable[[int], None] | None) -> None:
+        self._then = then
+
+    def __call__(self, worker: int) -> None:
+        keep_freed_memory()
+        if self._then is not None:
+            self._then(worker)
+
+
 class Loader(Generic[Value]):
     """Batches of ``samples`` (an `Ordered`: `Samples`, packs, a `Mixture`) for one rank, resumable at any batch.
 
@@ -163,7 +176,7 @@ class Loader(Generic[Value]):
             persistent_workers=persistent_workers and num_workers > 0,
             prefetch_factor=prefetch if num_workers else None,
             pin_memory=pin_memory,
-            worker_init_fn=worker_init,
+            worker_init_fn=_Beginning(worker_init),
         )
 
     @property

@@ -18,9 +18,9 @@ import numpy as np
 from PIL import Image, ImageCms
 
 from mimicit.media.options import ImageFormat, MediaOptions
+from mimicit.media.resize import resized
 
 __all__ = [
-    "REDUCING_GAP",
     "UPRIGHT_AXES",
     "compress",
     "fit_within",
@@ -29,9 +29,6 @@ __all__ = [
     "to_rgb",
     "upright",
 ]
-
-REDUCING_GAP: Final = 2.0
-"""Cheap halving goes no nearer to the target than this factor; a true filter does the rest (within 1/255 or so)."""
 
 _TRANSPOSE: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -63,9 +60,7 @@ def shrink(picture: Image.Image, target: tuple[int, int]) -> Image.Image:
     Modes that cannot be filtered are expanded: the result is L, LAB, RGB, RGBA or CMYK.
     """
     flat = _filterable(picture)
-    if flat.size == target:
-        return flat
-    return flat.resize(target, Image.Resampling.BICUBIC, reducing_gap=REDUCING_GAP)
+    return flat if flat.size == target else resized(flat, target)
 
 
 def to_rgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
