@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -79,3 +81,25 @@ def test_killed_workers_change_no_byte_of_a_build(tmp_path: Path) -> None:
         build_shards(raw, tmp_path / "out", CONFIG, engine=LocalEngine(2))
     assert len(killed) == 3
     assert make.hashes(tmp_path / "out") == make.hashes(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("by", ["file", "stdin"])
+def test_a_script_without_a_guard_builds(tmp_path: Path, by: str) -> None:
+    """Python's own processes would run the script again in every worker, and with it the build."""
+    (tmp_path / "raw").mkdir()
+    make.add_manifest(tmp_path / "raw", pictures=3)
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from mimicit.build import BuildConfig, build_shards\n"
+        "print('begun')\n"
+        f"result = build_shards(Path({str(tmp_path / 'raw')!r}), Path({str(tmp_path / 'out')!r}), BuildConfig())\n"
+        "print(result.manifest['totals']['samples'])\n"
+    )
+    name = "-" if by == "stdin" else str(script)
+    done = subprocess.run(
+        [sys.executable, name], capture_output=True, text=True, input=script.read_text(), check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    begun, samples = done.stdout.split()
+    assert begun == "begun" and int(samples) > 0
