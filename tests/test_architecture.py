@@ -23,7 +23,7 @@ LAYERS = (
     {"mimicit.records"},
     {"mimicit.notebook"},
     {"mimicit.stored_picture"},
-    {"mimicit.errors", "mimicit.heap"},
+    {"mimicit.errors", "mimicit.worker"},
 )
 BESIDE = {
     ("mimicit.build", "mimicit.loading"),

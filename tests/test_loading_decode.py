@@ -59,6 +59,24 @@ def test_any_shape_is_resized_as_pillow_does(width: int, height: int, size: int)
     assert np.abs(found - reference(data, size)).max() <= 2
 
 
+@pytest.mark.parametrize(("width", "height"), [(640, 480), (480, 640), (1500, 1000), (4000, 300)])
+@pytest.mark.parametrize("size", [224, 448])
+def test_no_product_is_large_enough_for_threads(
+    width: int, height: int, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenBLAS takes threads above 2**18 multiplications; waiting for each other, they took thirty times as long."""
+    products: list[int] = []
+    real = np.matmul
+
+    def counted(left: np.ndarray, right: np.ndarray, out: np.ndarray) -> np.ndarray:
+        products.append(left.size * right.shape[1])
+        return real(left, right, out=out)
+
+    monkeypatch.setattr(np, "matmul", counted)
+    resize_centre(np.asarray(detailed(width, height)), size)
+    assert max(products) <= 1 << 18
+
+
 @pytest.mark.parametrize("shape", [(640, 480), (300, 431), (224, 224), (224, 500), (31, 17)])
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
 def test_pictures_are_prepared_as_clip_does(shape: tuple[int, int], format: str) -> None:

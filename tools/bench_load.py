@@ -38,6 +38,7 @@ PEERS = {
     "litdata": "litdata",
     "mosaicml": "mosaicml-streaming",
     "grain": "grain",
+    "energon": "megatron-energon",
 }
 TASKS = ("sequential", "random", "decode", "first", "resume1", "resume50", "resume99")
 CHILD = Path(__file__).with_name("load_peers.py")

@@ -9,8 +9,10 @@ from __future__ import annotations
 import importlib
 import io
 import json
+import pickle
 import random
 import resource
+import subprocess
 import sys
 import tarfile
 import time
@@ -222,6 +224,54 @@ class _Source:
         return self.own.get(int(row))
 
 
+class _Energon:
+    """Megatron-Energon's loader over the same shards, undecoded and unshuffled."""
+
+    def __init__(self, corpus: Path) -> None:
+        folder = corpus / "energon"
+        if not (folder / ".nv-meta" / "split.yaml").exists():
+            folder.mkdir(exist_ok=True)
+            for path in (corpus / "shards").glob("*.tar"):
+                (folder / path.name).hardlink_to(path)
+            prepare = ["prepare", str(folder), "--non-interactive", "--split-ratio", "1,0,0", "--num-workers", "1"]
+            command = [sys.executable, "-m", "megatron.energon.cli.main", *prepare, "--sample-type", "CrudeWebdataset"]
+            subprocess.run(command, check=True, capture_output=True)
+        self.folder = folder
+        self.count = json.loads((corpus / "shards" / "manifest.json").read_bytes())["totals"]["samples"]
+
+    def loader(self) -> Any:
+        energon = importlib.import_module("megatron.energon")  # another environment may have it
+
+        class Raw(energon.DefaultTaskEncoder):  # type: ignore[misc, name-defined]
+            cookers = (energon.Cooker(energon.stateless(_same)),)
+            decoder = None
+
+        dataset = energon.get_train_dataset(
+            self.folder,
+            worker_config=energon.WorkerConfig(rank=0, world_size=1, num_workers=0),
+            batch_size=None,
+            shuffle_buffer_size=None,
+            max_samples_per_sequence=None,
+            parallel_shard_iters=1,
+            shuffle_over_epochs_multiplier=None,
+            repeat=False,
+            task_encoder=Raw(),
+        )
+        return energon.get_savable_loader(dataset)
+
+    def __len__(self) -> int:
+        return int(self.count)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.loader())
+
+    def get(self, row: int) -> Any:
+        raise UnsupportedError("reads in order only")
+
+    def pictures(self, sample: Any) -> list[bytes]:
+        return [sample["000.jpg"], sample["001.jpg"]]
+
+
 PEERS: dict[str, Callable[[Path], Reader]] = {
     "mimicit": _Mimicit,
     "webdataset": _Webdataset,
@@ -229,6 +279,7 @@ PEERS: dict[str, Callable[[Path], Reader]] = {
     "litdata": _Litdata,
     "mosaicml": _Mosaic,
     "grain": _Grain,
+    "energon": _Energon,
 }
 
 
@@ -307,6 +358,8 @@ def resume(peer: str, corpus: Path, position: int) -> dict[str, float]:
     if peer == "mimicit":
         return _resume_mimicit(corpus, position)
     reader = PEERS[peer](corpus)
+    if isinstance(reader, _Energon):
+        return _resume_energon(reader, position)
     if peer == "webdataset":  # no state: what was seen is read again
         return timed(lambda: len([next(islice(iter(reader), position, None))]))
     return timed(lambda: len([reader.get(position)]))
@@ -325,6 +378,16 @@ def _resume_mimicit(corpus: Path, position: int) -> dict[str, float]:
     resumed = loader()
     resumed.load_state_dict(state)
     return {**timed(lambda: len([next(iter(resumed))])), "state_bytes": size}
+
+
+def _resume_energon(reader: _Energon, position: int) -> dict[str, float]:
+    before = reader.loader()
+    for _ in islice(iter(before), position):
+        pass
+    state = before.save_state_rank()
+    resumed = reader.loader()
+    resumed.restore_state_rank(state)
+    return {**timed(lambda: len([next(iter(resumed))])), "state_bytes": len(pickle.dumps(state))}
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ from typing import Any, Protocol, TypeVar
 
 from mimicit.build.progress import Progress
 from mimicit.errors import BuildError, MimicitError
-from mimicit.heap import keep_freed_memory
+from mimicit.worker import begin_worker
 
 __all__ = ["Engine", "LocalEngine", "WorkerDiedError", "counted", "result_after_death", "run_alone"]
 
@@ -130,7 +130,7 @@ class LocalEngine:
         """Results from a pool; when a worker dies, ``suspects`` receives the tasks that were handed out."""
         pending: dict[Future[Result], Task] = {}  # in the order in which they were handed out
         if self._pool is None:
-            self._pool = ProcessPoolExecutor(self.workers, mp_context=self._context, initializer=_begin_worker)
+            self._pool = ProcessPoolExecutor(self.workers, mp_context=self._context, initializer=_begin)
             # All start at once: CPython 3.11 may hang when one is started while the death of another breaks the pool.
             self._pool._safe_to_dynamically_spawn_children = False  # type: ignore[attr-defined]
         pool = self._pool
@@ -216,7 +216,7 @@ def result_after_death(
 
 
 def _call(sender: Connection, function: Callable[[Any], Any], task: Any) -> None:
-    _begin_worker()
+    _begin()
     try:
         outcome = (True, function(task))
     except Exception as error:  # handed to the parent, which raises it
@@ -225,9 +225,9 @@ def _call(sender: Connection, function: Callable[[Any], Any], task: Any) -> None
     sender.close()
 
 
-def _begin_worker() -> None:
+def _begin() -> None:
     """A worker of a killed build must not write on; Ctrl-C is the parent's to handle."""
-    keep_freed_memory()
+    begin_worker()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is None:

@@ -22,8 +22,8 @@ from mimicit.build.engine import WorkerDiedError, counted, result_after_death, r
 from mimicit.build.media_table import library_versions
 from mimicit.build.progress import Progress
 from mimicit.errors import BuildError, UsageError
-from mimicit.heap import keep_freed_memory
 from mimicit.shards.manifest import WORK_NAME
+from mimicit.worker import begin_worker
 
 __all__ = ["RayEngine"]
 
@@ -170,7 +170,7 @@ class RayEngine:
 
 def _call(function: Callable[[Any], Any], task: Any) -> tuple[bool, Any]:
     """(whether it went well, the result or the error) of a task; runs in a worker."""
-    keep_freed_memory()
+    begin_worker()
     try:
         return True, function(task)
     except Exception as error:  # handed to the build, which raises it

@@ -15,11 +15,11 @@ import torch.distributed
 import torch.utils.data
 
 from mimicit.errors import MimicitError, UsageError
-from mimicit.heap import keep_freed_memory
 from mimicit.loading.mixture import Mixture
 from mimicit.loading.ordered import PARTS, Address, Ordered
 from mimicit.loading.state import LoaderState
 from mimicit.loading.steps import PADDING, Slots, Split
+from mimicit.worker import begin_worker
 
 __all__ = ["Loader", "PositionSampler", "SampleDataset"]
 
@@ -115,7 +115,7 @@ class _Beginning:
         self._then = then
 
     def __call__(self, worker: int) -> None:
-        keep_freed_memory()
+        begin_worker()
         if self._then is not None:
             self._then(worker)
 

@@ -6,6 +6,8 @@ import os
 import signal
 from pathlib import Path
 
+from threadpoolctl import threadpool_info
+
 
 def square(number: int) -> int:
     return number * number
@@ -29,3 +31,8 @@ def die_if_odd(number: int) -> int:
     if number % 2:
         os.kill(os.getpid(), signal.SIGKILL)
     return number
+
+
+def blas_threads(_: None) -> list[int]:
+    """How many threads each library for arithmetic of this process may take."""
+    return [int(library["num_threads"]) for library in threadpool_info()]
