@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +19,7 @@ from mimicit.errors import BuildError, MimicitError, SourceError, UsageError
 if TYPE_CHECKING:
     from mimicit.build.run import BuildResult
     from mimicit.build.tasks import Handover, Share
+    from mimicit.records import Sample
 
 __all__ = ["main"]
 
@@ -331,8 +335,15 @@ def publish(out: str, workers: int, embedding_cache: Path | None, as_json: bool)
 @click.option("--sample", "wanted", metavar="KEY", help="Print one sample in full, by key or id.")
 @click.option("--png", type=click.Path(path_type=Path), help="Where --sample writes its pictures [default: KEY.png].")
 @click.option("--html", type=click.Path(path_type=Path), help="Write a report to look at, as one HTML file.")
+@click.option(
+    "--pictures/--no-pictures",
+    default=None,
+    help="Show pictures in the terminal as coloured blocks [default: where it says it has 24-bit colour].",
+)
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-def inspect(path: Path, wanted: str | None, png: Path | None, html: Path | None, as_json: bool) -> None:
+def inspect(
+    path: Path, wanted: str | None, png: Path | None, html: Path | None, pictures: bool | None, as_json: bool
+) -> None:
     """Show what is inside a shard or a folder of shards.
 
     \b
@@ -340,13 +351,15 @@ def inspect(path: Path, wanted: str | None, png: Path | None, html: Path | None,
     mimicit inspect shards/ --sample 000000033471-8c7e... --png look.png
     mimicit inspect shards/ --html report.html
     """
+    if pictures and (html is not None or as_json):
+        raise UsageError("--pictures is about the terminal; it does not go with --html or --json")
     if html is not None:
         if wanted is not None or png is not None:
             raise UsageError("--html is about all samples; it does not go with --sample or --png")
         _report(path, html, as_json)
         return
 
-    from mimicit.inspecting.summary import find_sample, summarise
+    from mimicit.inspecting.summary import find_sample, iterate_samples, summarise
     from mimicit.inspecting.text import sample_text, summary_text
 
     if wanted is None:
@@ -357,6 +370,7 @@ def inspect(path: Path, wanted: str | None, png: Path | None, html: Path | None,
             _print_json(summary.to_json())
         else:
             click.echo(summary_text(summary))
+            _show_pictures((sample for _, sample in iterate_samples(path)), pictures, most=len(summary.previews))
         return
 
     from mimicit.inspecting.sheet import write_sheet
@@ -371,7 +385,21 @@ def inspect(path: Path, wanted: str | None, png: Path | None, html: Path | None,
         _print_json({**sample_to_json(sample), "prompt": render(sample), "png": str(target) if sample.media else None})
     else:
         click.echo(sample_text(sample))
+        _show_pictures([sample], pictures)
         click.echo(f"\npictures: {target}" if sample.media else "\nno pictures")
+
+
+def _show_pictures(samples: Iterable[Sample], wanted: bool | None, most: int = 1) -> None:
+    """Print the pictures of the first ``most`` samples if they are ``wanted``; by default, where they can be seen."""
+    from mimicit.inspecting.blocks import sample_blocks, shows_blocks
+
+    if not (shows_blocks(sys.stdout) if wanted is None else wanted):
+        return
+    columns = shutil.get_terminal_size().columns
+    for sample in islice(samples, most):
+        blocks = sample_blocks(sample, columns)
+        if blocks:
+            click.echo(f"\npictures of sample {sample.key}\n{blocks}", color=True)
 
 
 def _report(path: Path, html: Path, as_json: bool) -> None:

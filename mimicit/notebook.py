@@ -18,6 +18,7 @@ _THUMBNAIL: Final = 128  # pixels
 _MOST_FRAMES: Final = 8
 _MOST_CHARACTERS: Final = 2000
 _BOX: Final = "display:inline-block;vertical-align:top;margin:2px 8px 2px 0"
+_AS_IT_IS: Final = 'class="tex2jax_ignore"'  # notebooks would take what stands between two dollars for a formula
 _WORDS: Final = "white-space:pre-wrap;overflow-wrap:anywhere;unicode-bidi:isolate"
 
 
@@ -27,14 +28,17 @@ def media_html(kind: str, size: tuple[int, int], origin: str, files: int, data: 
     frames = f", {files} frames" if kind == "video" else ""
     unread = "" if data else ", bytes not read"
     caption = f"{kind} {size[0]}×{size[1]}{frames}{unread}"
-    return f'<div style="{_BOX}">{shown}<div><small>{caption} <bdi>{_text(origin)}</bdi></small></div></div>'
+    return (
+        f'<div {_AS_IT_IS} style="{_BOX}">{shown}<div><small>{caption} <bdi>{_text(origin)}</bdi></small></div></div>'
+    )
 
 
 def triplet_html(role: str, why: str, id: str, instruction: str, answer: str, media: str = "") -> str:
     """One triplet: its role, why it was chosen, its ``media`` (HTML), its instruction and answer."""
     reason = f" <small>({escape(why)})</small>" if why else ""
     return (
-        f'<div style="margin:4px 0 8px"><div><b>{escape(role)}</b>{reason} <small><bdi>{_text(id)}</bdi></small></div>'
+        f'<div {_AS_IT_IS} style="margin:4px 0 8px">'
+        f"<div><b>{escape(role)}</b>{reason} <small><bdi>{_text(id)}</bdi></small></div>"
         f'{media}<div dir="auto" style="{_WORDS}">{_text(instruction)}</div>'
         f'<div dir="auto" style="{_WORDS}"><b>→</b> {_text(answer)}</div></div>'
     )
@@ -43,7 +47,7 @@ def triplet_html(role: str, why: str, id: str, instruction: str, answer: str, me
 def sample_html(id: str, source: str, triplets: Sequence[str]) -> str:
     """A sample: its id and source over its ``triplets`` (HTML), the query last."""
     head = f"<div><b>Sample</b> <bdi>{_text(id)}</bdi> <small>of {escape(source)}</small></div>"
-    return f"<div>{head}{''.join(triplets)}</div>"
+    return f"<div {_AS_IT_IS}>{head}{''.join(triplets)}</div>"
 
 
 def _picture_html(data: bytes, size: tuple[int, int], alt: str) -> str:

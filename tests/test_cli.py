@@ -53,7 +53,7 @@ def test_options_are_pinned() -> None:
         "compare": ["--json", "--limit", "a", "b"],
         "export": ["--json", "--out", "--to", "path"],
         "index": ["--json", "path"],
-        "inspect": ["--html", "--json", "--png", "--sample", "path"],
+        "inspect": ["--html", "--json", "--pictures", "--png", "--sample", "path"],
         "publish": ["--embedding-cache", "--json", "--workers", "out"],
         "rejects": ["--by", "--json", "--limit", "--reason", "--source", "path"],
         "verify": ["--json", "path"],

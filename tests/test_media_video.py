@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 import random
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,8 @@ import av
 import numpy as np
 import pytest
 
-from mimicit.errors import RejectedError
+from mimicit.build import BuildConfig, build_shards
+from mimicit.errors import RejectedError, UsageError
 from mimicit.media import MediaOptions, encode_video, evenly_spaced, packets, probe_video, read_av, read_decord, video
 from mimicit.schema import schema
 from tests.factories.media import (
@@ -161,6 +163,21 @@ def test_decord_reads_only_where_it_is_asked_to(tmp_path: Path, monkeypatch: pyt
     path = write_clip(tmp_path / "a.mp4", options=CLOSED)
     monkeypatch.setattr(video, "read_with_decord", lambda *_: pytest.fail("decord was asked"))
     assert len(encode_video(path, EXACT).files) == 8
+
+
+def test_decord_that_is_asked_for_and_absent_is_named_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "raw"
+    source.mkdir()
+    path = write_clip(source / "a.mp4", options=CLOSED)
+    (source / "a.txt").write_text("Numbers.")
+    monkeypatch.setitem(sys.modules, "decord", None)  # as Python notes a module that is not there
+    with pytest.raises(UsageError, match=r"pip install 'mimicit\[decord\]'"):
+        encode_video(path, BY_DECORD)
+    with pytest.raises(UsageError, match=r"pip install 'mimicit\[decord\]'"):
+        build_shards(source, tmp_path / "out", BuildConfig(media=BY_DECORD))
+    assert build_shards(source, tmp_path / "out", BuildConfig()).manifest["totals"]["samples"] == 1
 
 
 @pytest.mark.parametrize("name", CLIPS)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from mimicit.build import BuildConfig, build_shards
+from mimicit.build.engine import LocalEngine
 from tests.factories import raw as make
 
 ROOT = Path(__file__).parents[1]
@@ -48,6 +50,17 @@ def test_commands_run_as_written(tmp_path: Path) -> None:
     )
     assert result.returncode == 0, result.stderr
     assert "<image>User:" in result.stdout
+
+
+def test_the_table_that_is_shown_builds(tmp_path: Path) -> None:
+    (table,) = re.findall(r"```csv\n(.*?)```", TEXT, re.DOTALL)
+    (tmp_path / "raw" / "images").mkdir(parents=True)
+    for number, name in enumerate(("cat", "a")):
+        (tmp_path / "raw" / "images" / f"{name}.jpg").write_bytes(make.picture(number))
+    (tmp_path / "raw" / "table.csv").write_text(table)
+    result = build_shards(tmp_path / "raw", tmp_path / "shards", BuildConfig(), engine=LocalEngine(1))
+    totals = result.manifest["totals"]
+    assert (totals["samples"], totals["rejects"]) == (2, 0)
 
 
 def test_links_and_make_targets_exist() -> None:

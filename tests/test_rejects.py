@@ -18,7 +18,7 @@ from mimicit.build import publish
 from mimicit.cli import main
 from mimicit.errors import CorruptShardError, ShardError
 from mimicit.inspecting import rejects as module
-from mimicit.inspecting.rejects import REJECTS_NAME, group_rejects, rejects_text
+from mimicit.inspecting.rejects import REJECTS_NAME, group_rejects, page_of_rejects, rejects_text
 
 MANIFEST = {
     "format": "mimicit/1",
@@ -87,6 +87,22 @@ def test_file_of_a_place(tmp_path: Path, locator: str, file: str) -> None:
     folder = put_rejects(tmp_path, [("record", "import", "malformed", "s", locator, "", "?")])
     (group,) = group_rejects(folder, by="file").groups
     assert group.by == file
+
+
+def test_pages_together_are_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_BATCH_ROWS", 2)
+    folder = put_rejects(tmp_path, ROWS * 3)
+    for choice in ({}, {"source": "la"}, {"reason": "missing_file"}, {"source": "own", "reason": "missing_file"}):
+        wanted = [row[4] for row in ROWS * 3 if _meets(row, **choice)]
+        for most in (1, 3, 100):
+            pages = [page_of_rejects(folder, start=start, most=most, **choice) for start in range(0, 16, most)]
+            assert [row["locator"] for page in pages for row in page.rows] == wanted
+            assert {page.total for page in pages} == {len(wanted)}
+            assert all(len(page.rows) <= most for page in pages)
+
+
+def _meets(row: tuple[str, ...], source: str = "", reason: str = "") -> bool:
+    return source in ("", row[3]) and reason in ("", row[2])
 
 
 @given(

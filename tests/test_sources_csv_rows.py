@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,54 @@ def rows(folder: Path, content: bytes | str) -> list[tuple[str, Any]]:
 cells = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
 
 
-@given(st.lists(st.tuples(cells, cells), max_size=5), st.sampled_from([",", "\t"]), st.booleans())
-def test_every_row_that_csv_writes_is_read_back(
-    folder: Path, written: list[tuple[str, str]], delimiter: str, has_bom: bool
-) -> None:
+def table(written: Iterable[Sequence[str]], delimiter: str = ",", end: str = "\r\n", quoting: int = 0) -> str:
     text = io.StringIO(newline="")
-    csv.writer(text, delimiter=delimiter, quoting=csv.QUOTE_ALL).writerows([("id", "answer"), *written])
-    found = rows(folder, text.getvalue().encode("utf-8-sig" if has_bom else "utf-8"))
-    assert [row for _, row in found] == [{"id": id or None, "answer": answer or None} for id, answer in written]
+    csv.writer(text, delimiter=delimiter, lineterminator=end, quoting=quoting).writerows(written)  # type: ignore[arg-type]
+    return text.getvalue()
+
+
+@given(
+    st.lists(st.tuples(cells, cells), max_size=5),
+    st.sampled_from([",", ";", "\t"]),
+    st.sampled_from(["\n", "\r\n", "\r"]),
+    st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
+    st.booleans(),
+)
+def test_every_row_that_csv_writes_is_read_back(
+    folder: Path, written: list[tuple[str, str]], delimiter: str, end: str, encoding: str, names_delimiter: bool
+) -> None:
+    text = table([("id", "answer"), *written], delimiter, end, csv.QUOTE_ALL)
+    content = (f"sep={delimiter}{end}{text}" if names_delimiter else text).encode(encoding)
+    assert csv_columns(content) == ["id", "answer"]
+    assert [row for _, row in rows(folder, content)] == [
+        {"id": id or None, "answer": answer or None} for id, answer in written if id or answer
+    ]
+
+
+def test_what_a_spreadsheet_or_a_data_frame_adds_is_left_out(folder: Path) -> None:
+    content = "id,answer,,\n1,a,,\n,,,\n2,b,,\n3,c,,d\n"
+    assert rows(folder, content) == [
+        ("t.csv:2", {"id": "1", "answer": "a"}),
+        ("t.csv:4", {"id": "2", "answer": "b"}),
+        ("t.csv:5", "malformed"),
+    ]
+    assert rows(folder, ",id,answer\n0,1,a\n1,2,\n") == [
+        ("t.csv:2", {"id": "1", "answer": "a"}),
+        ("t.csv:3", {"id": "2", "answer": None}),
+    ]
+
+
+def test_the_header_says_what_stands_between_cells(folder: Path) -> None:
+    assert csv_columns(b"image;question;answer, in words\n") == ["image", "question", "answer, in words"]
+    assert rows(folder, "id;answer\n1;a, b\n2;c;d\n")[0] == ("t.csv:2", {"id": "1", "answer": "a, b"})
+    assert rows(folder, "id;answer\n1;a, b\n2;c;d\n")[1] == ("t.csv:3", "malformed")
+
+
+def test_utf_16_that_is_cut_is_a_fault_and_half_a_pair_costs_its_row(folder: Path) -> None:
+    content = "id,answer\n1,\ud800\n2,b\n".encode("utf-16", "surrogatepass")
+    assert rows(folder, content) == [("t.csv:2", "malformed"), ("t.csv:3", {"id": "2", "answer": "b"})]
+    with pytest.raises(SourceError, match=r"^t\.csv: not utf-16.* save the table as UTF-8"):
+        rows(folder, content[:-1])
 
 
 def test_places_are_lines_and_blank_lines_are_no_rows(folder: Path) -> None:
@@ -64,7 +105,7 @@ def test_a_quote_left_open_is_a_fault_that_names_its_line(folder: Path, rest: st
         rows(folder, 'id,answer\n0,z\n9,"open\n' + rest)
 
 
-@pytest.mark.parametrize("header", [b"", b"\n", b"a,a\n", b"a,,b\n", b"\xff\xfe,b\n", b'"a\n'])
+@pytest.mark.parametrize("header", [b"", b"\n", b"a,a\n", b"a,,b\n", b"\xff\xfd,b\n", b'"a\n', b"sep=;\n", b",\n"])
 def test_a_file_without_a_header_is_a_fault(folder: Path, header: bytes) -> None:
     assert csv_columns(header) == []
     with pytest.raises(SourceError, match=r"^t\.csv:1: "):

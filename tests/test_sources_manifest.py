@@ -4,6 +4,7 @@ import csv
 import datetime
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,54 @@ def test_names_of_the_media_column(tmp_path: Path, column: str) -> None:
     (triplet,) = triplets_of(items_of(tmp_path))
     assert [medium.kind for medium in triplet.media] == ["video" if column == "video" else "image"]
     assert triplet.meta == {}
+
+
+@pytest.mark.parametrize(
+    ("header", "separator", "encoding"),
+    [
+        ("image,question,answer", ",", "utf-8"),
+        ("Image;Question;Answer", ";", "utf-8-sig"),
+        ("file_name\tprompt\tresponse", "\t", "utf-16"),
+        ("File Name,Question,Output", ",", "utf-8"),
+        ("image_path,question,answer", ",", "utf-8"),
+    ],
+)
+def test_a_table_as_people_write_it_is_the_manifest(tmp_path: Path, header: str, separator: str, encoding: str) -> None:
+    add_media(tmp_path)
+    row = ("images\\0.jpg", "What is \u00e4?", "This.")
+    found = []
+    for names in (header, separator.join(("media", "instruction", "answer"))):
+        put(tmp_path, "own/questions.csv", f"{names}\r\n{separator.join(row)}\r\n".encode(encoding))
+        (triplet,) = triplets_of(items_of(tmp_path))
+        found.append(triplet)
+    assert replace(found[0], id="") == replace(found[1], id="")
+    assert (found[0].instruction, found[0].answer, found[0].meta) == ("What is \u00e4?", "This.", {})
+    assert [medium.origin for medium in found[0].media] == ["own/images/0.jpg"]
+
+
+@pytest.mark.parametrize("header", ["image,caption", "filename,text", "path,label"])
+def test_a_table_of_pictures_and_captions_needs_no_question(tmp_path: Path, header: str) -> None:
+    add_media(tmp_path)
+    put(tmp_path, "own/captions.csv", f"{header}\nimages/0.jpg,A square.\n")
+    (triplet,) = triplets_of(items_of(tmp_path))
+    assert (triplet.answer, len(triplet.media), triplet.meta) == ("A square.", 1, {})
+    assert triplet.instruction
+
+
+def test_a_decomposed_name_finds_the_file_and_the_other_way_round(tmp_path: Path) -> None:
+    put(tmp_path, "B\u00e4r.jpg", jpeg())
+    put(tmp_path, "U\u0308bung.jpg", jpeg())
+    put(tmp_path, "t.csv", "image,question,answer\nBa\u0308r.jpg,What?,A bear.\n\u00dcbung.jpg,What?,Practice.\n")
+    origins = [triplet.media[0].origin for triplet in triplets_of(items_of(tmp_path))]
+    assert origins == ["B\u00e4r.jpg", "U\u0308bung.jpg"]  # as they lie on the disk
+
+
+def test_an_ending_in_capitals_is_named_and_not_guessed(tmp_path: Path) -> None:
+    put(tmp_path, "cat.JPG", jpeg())
+    put(tmp_path, "t.csv", "image,question,answer\ncat.jpg,What?,A cat.\ndog.jpg,What?,A dog.\n")
+    details = [item.detail for item in items_of(tmp_path) if isinstance(item, Reject)]
+    assert details[0].endswith("there is 'cat.JPG'")
+    assert details[1].endswith("write paths relative to it, or to the file that names them")
 
 
 def test_a_record_without_an_id_gets_one_from_its_content(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from mimicit.viewing.app import create_app
 from mimicit.viewing.criteria import Criteria
 from mimicit.viewing.gallery import Gallery, needle_for_picture, needle_for_text, needle_for_triplet
 from mimicit.viewing.serve import serve
-from tests.factories.viewing import LONG_LINE, RIGHT_TO_LEFT, SCRIPT, hostile_folder
+from tests.factories.viewing import LONG_LINE, RIGHT_TO_LEFT, SCRIPT, hostile_folder, many_rejects
 
 LOCAL = ("localhost", "127.0.0.1")
 
@@ -239,6 +239,27 @@ def test_rejects_are_shown_with_their_reasons(client: TestClient) -> None:
     page = client.get("/rejects").text
     assert "1 record: missing file" in page
     assert "nothing was left out" in client.get("/rejects?reason=timeout").text.lower()
+
+
+def test_a_hundred_thousand_rejects_are_shown_page_by_page(folder: Path, tmp_path: Path) -> None:
+    many = many_rejects(folder, tmp_path / "many", 100_000)
+    client = TestClient(create_app(Gallery(many), hosts=None, token=None))
+    overview = client.get("/rejects").text
+    assert "66,667 records: missing file" in overview and "33,333 records: empty answer" in overview
+    assert len(overview) < 20_000
+    (link,) = re.findall(r'<h2><a href="([^"]*empty_answer[^"]*)"', overview)
+    seen: list[int] = []
+    for number in (1, 2, 333, 334):
+        page = client.get(f"{unescape(link)}&page={number}").text
+        seen += [int(line) for line in re.findall(r"own/manifest\.jsonl:(\d+)", page)]
+        assert "33,333 rejects: empty answer" in page and f"page {number} of 334" in page
+        assert ('rel="prev"' in page, 'rel="next"' in page) == (number > 1, number < 334)
+    wanted = range(3, 100_001, 3)  # every third line
+    assert seen == [*wanted[:200], *wanted[33_200:]]
+    beyond = client.get("/rejects?reason=empty_answer&page=999999", follow_redirects=False)
+    assert (beyond.status_code, beyond.headers["location"]) == (303, "/rejects?reason=empty_answer&page=334")
+    assert "<script>document" not in client.get("/rejects?source=own").text
+    assert client.get("/rejects?source=own&page=x").status_code == 400
 
 
 def test_a_damaged_sample_does_not_hide_the_others(folder: Path, tmp_path: Path) -> None:

@@ -170,6 +170,7 @@ def test_axe_finds_nothing_serious(page: Any, address: str, folder: Path, tmp_pa
     page.emulate_media(color_scheme=scheme)
     axe = axe_script()
     places = ["", "?source=nobody", "sample/0?prompt=otter", "sample/3", "sample/1", "search?text=picture", "rejects"]
+    places.append("rejects?source=hostile")
     places.append(f"sample/{len(load(folder)) - 3}")
     for place in (*(f"{address}{place}" for place in places), (tmp_path / "report.html").as_uri()):
         page.goto(place)

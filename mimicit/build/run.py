@@ -42,6 +42,7 @@ from mimicit.build.similar import find_similar
 from mimicit.build.similar_options import compares_pictures
 from mimicit.build.tasks import Handover, hand_over
 from mimicit.errors import SourceError
+from mimicit.media.read_decord import check_decord
 from mimicit.shards.manifest import WORK_NAME
 from mimicit.sources import detect
 from mimicit.sources.base import Reject
@@ -134,6 +135,8 @@ def _build(
         (out / SCAN_NAME).unlink()
         remove_work(work)
         return BuildResult(manifest=finished, was_finished=True)
+    if config.media.video_reader == "decord":
+        check_decord()  # here, before any work, rather than at the first clip
     begin_or_continue(work, state, progress, overwrite=manner.overwrite)
     if former is not None:
         keep_former_rejects(work, former)

@@ -1,7 +1,7 @@
 """Why records were left out: ``rejects.parquet`` counted and sorted into groups, with the first of each to look at.
 
 The table is read in batches. Memory holds the groups, of which there are few (reason, source, kind of loss), or many
-where they are files: then what goes beyond the first `MAX_GROUPS` is counted together.
+where they are files: then what goes beyond the first `MAX_GROUPS` is counted together; or one page of rows.
 """
 
 from __future__ import annotations
@@ -13,13 +13,23 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mimicit.errors import CorruptShardError, ShardError
 from mimicit.inspecting.text import printable
 from mimicit.shards.manifest import read_manifest
 
-__all__ = ["MAX_GROUPS", "REJECTS_NAME", "RejectGroup", "RejectGroups", "group_rejects", "rejects_text"]
+__all__ = [
+    "MAX_GROUPS",
+    "REJECTS_NAME",
+    "RejectGroup",
+    "RejectGroups",
+    "RejectPage",
+    "group_rejects",
+    "page_of_rejects",
+    "rejects_text",
+]
 
 REJECTS_NAME: Final = "rejects.parquet"
 MAX_GROUPS: Final = 10_000
@@ -59,6 +69,14 @@ class RejectGroups:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True)
+class RejectPage:
+    """Some rows of the table, as objects by column, and how many the choice has in ``total``."""
+
+    total: int
+    rows: tuple[dict[str, str], ...]
+
+
 def group_rejects(
     folder: Path,
     *,
@@ -74,7 +92,7 @@ def group_rejects(
     read_manifest(folder)
     groups: dict[tuple[str, ...], RejectGroup] = {}
     total = others = 0
-    for row in _rows(folder / REJECTS_NAME):
+    for row in (row for batch in _batches(folder / REJECTS_NAME) for row in batch.to_pylist()):
         if (source is not None and row["source"] != source) or (reason is not None and row["reason"] != reason):
             continue
         total += 1
@@ -93,6 +111,25 @@ def group_rejects(
     return RejectGroups(path=str(folder), total=total, others=others, groups=tuple(ordered))
 
 
+def page_of_rejects(
+    folder: Path, *, source: str | None = None, reason: str | None = None, start: int = 0, most: int
+) -> RejectPage:
+    """The rejects of one ``source`` or ``reason`` if given, in the order of the table: ``most`` from ``start`` on.
+
+    Errors as `group_rejects`. Costs one pass over the table; a Python object is made of the rows of the page alone.
+    """
+    read_manifest(folder)
+    total = 0
+    rows: list[dict[str, str]] = []
+    for batch in _batches(folder / REJECTS_NAME):
+        for column, wanted in (("source", source), ("reason", reason)):
+            if wanted is not None:
+                batch = batch.filter(pc.equal(batch.column(column), wanted))
+        rows += batch.slice(min(max(start - total, 0), len(batch)), most - len(rows)).to_pylist()
+        total += len(batch)
+    return RejectPage(total, tuple(rows))
+
+
 def rejects_text(rejects: RejectGroups) -> str:
     """The groups as lines for a terminal."""
     lines = [f"{rejects.path}: {rejects.total:,} reject(s) in {len(rejects.groups):,} group(s)"]
@@ -109,7 +146,7 @@ def rejects_text(rejects: RejectGroups) -> str:
     return printable("\n".join(lines))
 
 
-def _rows(path: Path) -> Iterator[dict[str, str]]:
+def _batches(path: Path) -> Iterator[pa.RecordBatch]:
     if not path.is_file():
         raise ShardError(f"{path}: no such file; build the folder again")
     try:
@@ -117,8 +154,7 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
             missing = set(_COLUMNS) - set(file.schema_arrow.names)
             if missing:
                 raise CorruptShardError(f"{path}: column {min(missing)} is missing; build the folder again")
-            for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=list(_COLUMNS)):
-                yield from batch.to_pylist()
+            yield from file.iter_batches(batch_size=_BATCH_ROWS, columns=list(_COLUMNS))
     except (pa.ArrowException, OSError) as error:
         raise CorruptShardError(f"{path}: unreadable ({error}); build the folder again") from None
 

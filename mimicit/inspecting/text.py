@@ -26,7 +26,7 @@ def summary_text(summary: Summary) -> str:
         f" in {summary.files.total():,} files, {summary.bytes:,} bytes in {summary.shards} shard(s)",
     ]
     if summary.manifest is not None and summary.manifest["totals"]["rejects"]:
-        lines.append(f"  {summary.manifest['totals']['rejects']:,} rejects (rejects.parquet says why)")
+        lines.append(f"  {summary.manifest['totals']['rejects']:,} rejects (mimicit rejects says why)")
     lines += _block("source", top(summary.sources, 8))
     lines += _block("media", summary.media.most_common())
     lines += _block("size in pixels", top(summary.sizes, 6))

@@ -10,12 +10,21 @@ from typing import Any, Final, TypeVar
 
 from PIL import Image
 
+from mimicit.errors import UsageError
 from mimicit.media.packets import PacketTable
 
-__all__ = ["read_with_decord"]
+__all__ = ["check_decord", "read_with_decord"]
 
 _T = TypeVar("_T")
 _TOLERANCE_S: Final = 0.01  # decord gives times as float32, which is no finer than 2 ms after five hours
+
+
+def check_decord() -> None:
+    """Do nothing where decord is installed, else raise `UsageError`."""
+    try:
+        import decord  # noqa: F401
+    except ImportError:
+        raise UsageError("--video-reader decord: decord is not installed; pip install 'mimicit[decord]'") from None
 
 
 def read_with_decord(
@@ -23,12 +32,12 @@ def read_with_decord(
 ) -> list[_T] | None:
     """``store`` of the frames ``indices`` (ascending) of the clip, RGB as stored; None where decord fails or disagrees.
 
-    Disagreement: another number of frames, other times, or another size than the packets say.
+    Disagreement: another number of frames, other times, or another size than the packets say. `UsageError` where decord
+    is not installed: to go on without it would keep other clips on this machine than on those that have it.
     """
-    try:
-        import decord
-    except ImportError:  # there are no wheels for some platforms; the other readers give the same pixels
-        return None
+    check_decord()
+    import decord
+
     decord.logging.set_level(decord.logging.QUIET)
     try:
         with _stderr_closed():

@@ -48,9 +48,9 @@ def encode_video(path: Path, options: MediaOptions) -> EncodedMedia:
     ``timestamps_s`` are the frames' presentation times from the first shown frame on; ``duration_s`` runs from there
     to the end of the last shown frame.
 
-    `RejectedError` is the only error: ``missing_file``, ``empty_media``, ``unsupported_media`` (no known container),
-    ``too_many_pixels``, ``too_many_frames``, ``too_long``, ``too_much_memory``, ``undecodable_video`` (damaged, cut,
-    without pictures).
+    `RejectedError` is the only error about a clip: ``missing_file``, ``empty_media``, ``unsupported_media`` (no known
+    container), ``too_many_pixels``, ``too_many_frames``, ``too_long``, ``too_much_memory``, ``undecodable_video``
+    (damaged, cut, without pictures). `UsageError` where ``options`` ask for decord and it is not installed.
     """
     table = scan_packets(path, options)
     target = fit_within(table.width, table.height, options.size)

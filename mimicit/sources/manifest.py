@@ -14,7 +14,8 @@
 - ``document``, instead of ``instruction`` and ``answer``: an interleaved document (see `document_rows`).
 
 A CSV cell holds several paths or ids as a JSON list (``["a.jpg", "b.jpg"]``), or between ``;``, or between ``|``; a
-name that itself holds one of these needs the JSON list. ``meta`` may be a JSON object in a CSV cell.
+name that itself holds one of these needs the JSON list. ``meta`` may be a JSON object in a CSV cell. People write CSV
+by hand, so its columns may have other usual names too: ``question``, ``file_name``, ``caption`` (see `field_names`).
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from typing import Any, Final
 import orjson
 
 from mimicit.errors import RejectedError
-from mimicit.records import MediaKind
 from mimicit.sources.base import Item, MediaRef, RawTriplet, Row, SourceFormat, SourceSpec
+from mimicit.sources.column_names import MEDIA_FIELDS, field_names
 from mimicit.sources.csv_rows import csv_rows
 from mimicit.sources.document_rows import document_from_row, is_document_row
 from mimicit.sources.each_row import triplets_of_rows
@@ -42,7 +43,6 @@ from mimicit.sources.triplet_rows import triplet_from_row
 
 __all__ = ["MANIFEST"]
 
-_MEDIA_COLUMNS: Final[dict[str, MediaKind | None]] = {"media": None, "image": None, "images": None, "video": "video"}
 _NAMES: Final = frozenset({"manifest.jsonl", "manifest.ndjson", "manifest.csv", "manifest.tsv", "manifest.parquet"})
 _FLAGS: Final = {"true": True, "false": False}
 _TABLES: Final = frozenset({"array", "lines", "csv", "parquet"})
@@ -54,7 +54,7 @@ def _claim(root: Root, heads: Mapping[str, Head], *, force: bool = False) -> lis
             name=_called_after(path),
             format="manifest",
             files=(path,),
-            why=f"a table with the columns {', '.join(sorted(_known_columns(head))) or '(named by --format)'}",
+            why=f"a table with the columns {_shown_columns(head) or '(named by --format)'}",
         )
         for path, head in sorted(heads.items())
         if head.kind in _TABLES and (force or _fits(path, head))
@@ -72,7 +72,7 @@ MANIFEST: Final = SourceFormat(claim=_claim, read=_read)
 def _rows(root: Root, path: str) -> Iterator[Row]:
     kind = sniff(root, path).kind
     if kind == "csv":
-        return map(_uncelled_row, csv_rows(root, path))
+        return _csv_rows(root, path)
     return _parquet_rows(root, path) if kind == "parquet" else json_rows(root, path)
 
 
@@ -87,21 +87,32 @@ def _triplet(root: Root, folder: str, row: Mapping[str, Any], id: str, place: st
     if is_document_row(row):
         return document_from_row(root, row, id=id, place=place, beside=(folder, ""))
     media: tuple[MediaRef, ...] = ()
-    for column, kind in _MEDIA_COLUMNS.items():
+    for column, kind in MEDIA_FIELDS.items():
         media += media_refs(root, _listed(row.get(column)), beside=(folder, ""), kind=kind)
-    fields = {name: value for name, value in row.items() if name not in _MEDIA_COLUMNS}
+    fields = {name: value for name, value in row.items() if name not in MEDIA_FIELDS}
     return triplet_from_row(fields, id=id, place=place, media=media)
 
 
-def _known_columns(head: Head) -> set[str]:
-    return {"id", "instruction", "answer", "related", *_MEDIA_COLUMNS} & head.fields.keys()
+def _known_columns(head: Head) -> dict[str, str]:
+    """The fields of a triplet by the columns of the table that hold them."""
+    names = field_names(head.fields) if head.kind == "csv" else {column: column for column in head.fields}
+    known = {"id", "instruction", "answer", "related", *MEDIA_FIELDS}
+    return {column: field for column, field in names.items() if field in known}
+
+
+def _shown_columns(head: Head) -> str:
+    columns = sorted(_known_columns(head).items())
+    return ", ".join(column if field == column.casefold() else f"{column} ({field})" for column, field in columns)
 
 
 def _fits(path: str, head: Head) -> bool:
     columns = _known_columns(head)
     if any("binary" in head.fields[column] for column in columns):
         return False  # pictures inside the table: another format
-    return {"instruction", "answer"} <= columns or PurePosixPath(path).name.lower() in _NAMES
+    fields = set(columns.values())
+    if "answer" in fields and ("instruction" in fields or (head.kind == "csv" and fields & MEDIA_FIELDS.keys())):
+        return True
+    return PurePosixPath(path).name.lower() in _NAMES
 
 
 def _called_after(path: str) -> str:
@@ -118,18 +129,22 @@ def _listed(value: object) -> list[object]:
     return value if isinstance(value, list) else [value]
 
 
-def _uncelled_row(placed: Row) -> Row:
-    place, row = placed
-    try:
-        return place, row if isinstance(row, RejectedError) else _uncelled(row)
-    except RejectedError as error:
-        return place, error
+def _csv_rows(root: Root, path: str) -> Iterator[Row]:
+    fields: dict[str, str] = {}
+    for place, row in csv_rows(root, path):
+        try:
+            if isinstance(row, RejectedError):
+                raise row
+            fields = fields or field_names(row)  # the columns of all rows are the same
+            yield place, _uncelled({fields[column]: cell for column, cell in row.items()})
+        except RejectedError as error:
+            yield place, error
 
 
 def _uncelled(row: Mapping[str, Any]) -> dict[str, Any]:
     """The row with the CSV cells that stand for lists and objects taken apart."""
     fields = dict(row)
-    for column in ("related", *_MEDIA_COLUMNS):
+    for column in ("related", *MEDIA_FIELDS):
         if isinstance(row.get(column), str):
             fields[column] = _split(row[column], column)
     meta = row.get("meta")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+import unicodedata
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -64,21 +65,24 @@ class Root:
         """``path``, as written in an input file, as a relative POSIX path of a regular file under the root.
 
         It is taken relative to each folder of ``beside`` in turn (folders under the root; ``""`` is the root); the
-        first that holds such a file wins, and if none does, the fault found beside the first is reported.
+        first that holds such a file wins, and if none does, the fault found beside the first is reported. Where no
+        file has the name as it is written, one that spells its accents in the other form of Unicode will do (macOS
+        and its archives take letters apart, what people type does not).
 
         `RejectedError` with reason ``outside_root`` (absolute, ``..`` past the root, any symbolic link),
         ``missing_file`` (absent, a folder, a device, a URL) or ``malformed`` (a name no file can have).
         """
         _check_name(path)
         faults: list[RejectedError] = []
-        for folder in dict.fromkeys(beside):
-            try:
-                clean = _joined(folder, path)
-                self.open(clean).close()
-            except RejectedError as fault:
-                faults.append(fault)
-            else:
-                return clean
+        for spelling in _spellings(path):
+            for folder in dict.fromkeys(beside):
+                try:
+                    clean = _joined(folder, spelling)
+                    self.open(clean).close()
+                except RejectedError as fault:
+                    faults.append(fault)
+                else:
+                    return clean
         raise faults[0]
 
     def open(self, path: str) -> BinaryIO:
@@ -121,7 +125,15 @@ class Root:
             return RejectedError("outside_root", f"{path!r} passes a symbolic link; links are not followed")
         if isinstance(error, PermissionError):
             return RejectedError("missing_file", f"{path!r} cannot be read: permission denied")
-        return RejectedError("missing_file", f"{path!r} is not under the source folder")
+        similar = self._with_other_capitals(path)
+        mend = f"there is {similar!r}" if similar else "write paths relative to it, or to the file that names them"
+        return RejectedError("missing_file", f"{path!r} is not in the source folder; {mend}")
+
+    def _with_other_capitals(self, path: str) -> str | None:
+        """The file there is where the ending of ``path`` is written in small letters, or in capitals."""
+        stem, dot, ending = path.rpartition(".")
+        candidates = (f"{stem}{dot}{other}" for other in (ending.lower(), ending.upper()))
+        return next((found for found in candidates if dot and os.path.isfile(self.folder / found)), None)
 
     def _meets_link(self, path: str) -> bool:
         place = self.folder
@@ -184,6 +196,13 @@ def _is_utf8(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _spellings(path: str) -> tuple[str, ...]:
+    """``path`` as it is written, then with its accented letters whole, then with them taken apart."""
+    if path.isascii():
+        return (path,)
+    return tuple(dict.fromkeys((path, unicodedata.normalize("NFC", path), unicodedata.normalize("NFD", path))))
 
 
 def _check_name(path: str) -> None:

@@ -87,7 +87,7 @@ def sniff(root: Root, path: str) -> Head:
     if start[:1] in (b"{", b"["):
         return _json_head(start, has_lines_suffix=suffix in (".jsonl", ".ndjson"))
     if suffix in (".csv", ".tsv"):
-        return Head("csv", dict.fromkeys(csv_columns(head.partition(b"\n")[0]), "text"))
+        return Head("csv", dict.fromkeys(csv_columns(head), "text"))
     return Head("other")
 
 

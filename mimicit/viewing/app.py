@@ -6,7 +6,7 @@
 ``/media/{row}/{number}``    one stored file of a sample
 ``/find?id=``                to the sample with an id, a key or ``#row``, else to those that hold such a triplet
 ``/search?text=``            also ``picture=`` (SHA-256) and ``triplet=`` (id); ``start=`` goes on
-``/rejects``                 what was left out, and why
+``/rejects``                 what was left out, and why; with ``reason=`` or ``source=`` all of it, page by page
 ===========================  =================================================================================
 
 Files are named by row and number alone: no part of an address is ever a path.
@@ -19,6 +19,7 @@ from bisect import bisect_left
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlencode
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -29,7 +30,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from mimicit.errors import MimicitError, UsageError
-from mimicit.inspecting.rejects import group_rejects
+from mimicit.inspecting.rejects import group_rejects, page_of_rejects
 from mimicit.prompt import TEMPLATES
 from mimicit.shards.index import RELATIONS
 from mimicit.viewing.criteria import Criteria, parse_criteria, parse_number
@@ -45,8 +46,8 @@ _SEARCH_SECONDS: Final = 2.0
 _SEARCHES_AT_ONCE: Final = 2
 _LONGEST_NEEDLE: Final = 4096
 _TYPES: Final = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
-_GROUP_ROWS: Final = 5
-_CHOSEN_ROWS: Final = 200
+_REJECTS_OF_GROUP: Final = 5
+_REJECTS_PER_PAGE: Final = 100
 
 
 def create_app(gallery: Gallery, *, hosts: Collection[str] | None, token: str | None) -> Starlette:
@@ -160,15 +161,27 @@ class _Pages:
         return RedirectResponse(f"/?{criteria.query}", 303)
 
     def rejects(self, request: Request) -> Response:
-        """The rejects by reason, or more rows of one reason and source."""
+        """The first rejects of each reason, or a page of those of one reason and source."""
         reason, source = (request.query_params.get(name) or None for name in ("reason", "source"))
-        groups = group_rejects(
-            self._gallery.path,
+        if reason is None and source is None:
+            groups = group_rejects(self._gallery.path, limit=_REJECTS_OF_GROUP)
+            return self._page("rejects.html", Criteria(), groups=groups)
+        page = max(parse_number(request.query_params, "page") or 1, 1)
+        start = (page - 1) * _REJECTS_PER_PAGE
+        found = page_of_rejects(self._gallery.path, reason=reason, source=source, start=start, most=_REJECTS_PER_PAGE)
+        pages = max(1, -(-found.total // _REJECTS_PER_PAGE))
+        if page > pages:
+            return RedirectResponse(f"/rejects?{urlencode({**request.query_params, 'page': pages})}", 303)
+        return self._page(
+            "rejects_page.html",
+            Criteria(),
+            found=found,
             reason=reason,
             source=source,
-            limit=_CHOSEN_ROWS if reason or source else _GROUP_ROWS,
+            page=page,
+            pages=pages,
+            first=start + 1,
         )
-        return self._page("rejects.html", Criteria(), groups=groups, reason=reason, source=source)
 
     def http_error(self, request: Request, error: Exception) -> Response:
         """No such page, no such sample."""

@@ -1,0 +1,94 @@
+"""Pictures in a terminal: each character is a half block, whose two colours are two pixels one above the other.
+
+This takes 24-bit colour and UTF-8, which nearly all terminals have; protocols for real pictures are shared by few. A
+thumbnail of 24 columns is about 10 kB of text.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Final, TextIO
+
+from mimicit.errors import CorruptShardError
+from mimicit.stored_picture import decode_stored
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from mimicit.records import Sample
+
+__all__ = ["half_blocks", "sample_blocks", "shows_blocks"]
+
+_UPPER_HALF: Final = "▀"
+_RESET: Final = "\x1b[0m"
+_LEAST: Final = 24  # columns of a thumbnail, which is half as many lines high
+_MOST: Final = 40
+_ACROSS: Final = 3  # thumbnails side by side, as many as the usual sample has
+_GAP: Final = 2
+_FRAMES: Final = 3  # of a clip
+
+
+def shows_blocks(stream: TextIO, environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether ``stream`` is a terminal that says it has 24-bit colour (``COLORTERM``), and nobody has forbidden colour.
+
+    ``NO_COLOR`` forbids it, as https://no-color.org/ has it.
+    """
+    has_colours = environment.get("COLORTERM", "").lower() in ("truecolor", "24bit") and not environment.get("NO_COLOR")
+    return has_colours and stream.isatty() and (stream.encoding or "").lower().replace("-", "") == "utf8"
+
+
+def half_blocks(picture: Image.Image) -> list[str]:
+    """The RGB ``picture`` as lines of half blocks, a column for each pixel and a line for each two rows of them.
+
+    Of an odd number of rows, the last stands above the terminal's own background.
+    """
+    values = picture.tobytes()
+    pixels = [values[start : start + 3] for start in range(0, len(values), 3)]
+    rows = [pixels[start : start + picture.width] for start in range(0, len(pixels), picture.width)]
+    if len(rows) % 2:
+        rows.append([b""] * picture.width)
+    return ["".join(map(_cell, above, below)) + _RESET for above, below in zip(rows[::2], rows[1::2], strict=True)]
+
+
+def sample_blocks(sample: Sample, columns: int) -> str:
+    """All pictures of ``sample``, and the first frames of its clips, small and side by side on so many ``columns``.
+
+    Each stands under its number. One that is damaged is said to be so; without any, the text is empty.
+    """
+    shown = list(_thumbnails(sample))
+    width = max(1, min(columns, max(_LEAST, min(_MOST, (columns + _GAP) // _ACROSS - _GAP))))
+    across = max(1, (columns + _GAP) // (width + _GAP))
+    lines: list[str] = []
+    for start in range(0, len(shown), across):
+        band = [(f"{label[:width]:<{width}}", picture) for label, picture in shown[start : start + across]]
+        lines.append((" " * _GAP).join(label for label, _ in band).rstrip())
+        blocks = [_padded(picture, width) for _, picture in band]
+        lines += ((" " * _GAP).join(cells).rstrip() for cells in zip_longest(*blocks, fillvalue=" " * width))
+    return "\n".join(lines)
+
+
+def _cell(upper: bytes, lower: bytes) -> str:
+    ground = f"48;2;{lower[0]};{lower[1]};{lower[2]}" if lower else "49"
+    return f"\x1b[38;2;{upper[0]};{upper[1]};{upper[2]};{ground}m{_UPPER_HALF}"
+
+
+def _thumbnails(sample: Sample) -> Iterator[tuple[str, Image.Image | None]]:
+    for number, media in enumerate(sample.media):
+        for frame, data in enumerate(media.data[:_FRAMES]):
+            label = f"media[{number}]" if media.kind == "image" else f"media[{number}] frame {frame + 1}"
+            try:
+                picture = decode_stored(data, media.width, media.height).convert("RGB")
+            except CorruptShardError:
+                yield f"{label}: damaged", None
+            else:
+                picture.thumbnail((_MOST, _MOST))
+                yield label, picture
+
+
+def _padded(picture: Image.Image | None, width: int) -> list[str]:
+    if picture is None:
+        return []
+    picture.thumbnail((width, width))
+    return [line + " " * (width - picture.width) for line in half_blocks(picture)]
