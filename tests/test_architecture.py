@@ -16,8 +16,9 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     {"mimicit.__main__"},
     {"mimicit.cli"},
+    {"mimicit.commands"},
     {"mimicit.build", "mimicit.loading", "mimicit.inspecting", "mimicit.exporting", "mimicit.terminal"}
-    | {"mimicit.viewing", "mimicit.command_groups"},
+    | {"mimicit.viewing"},
     {"mimicit.shards", "mimicit.context", "mimicit.embedding", "mimicit.sources", "mimicit.media"},
     {"mimicit.prompt", "mimicit.schema"},
     {"mimicit.records"},

@@ -45,15 +45,22 @@ def token_cost(tokenizer: _Tokenizer, template: str = "otter") -> Cost:
     return Cost(measure, digest("tokens", template, rules, sorted(tokenizer.get_vocab().items())))
 
 
-def costs_of(samples: Samples, cost: str | Cost, cache_dir: Path | None = None) -> NDArray[np.int64]:
+def costs_of(
+    samples: Samples, cost: str | Cost | NDArray[np.int64], cache_dir: Path | None = None
+) -> NDArray[np.int64]:
     """The cost of each sample that takes part, in stored order: int64[number of samples].
 
-    ``cost`` names an integer column of the index (``frames``, ``media``, ``triplets``, ``characters``, ``size``), or
-    measures: every sample is read once, and the result kept in ``cache_dir`` for all later runs with the same folder,
-    filter and measure. `UsageError` where there is no such column or a cost is negative.
+    ``cost`` names an integer column of the index (``frames``, ``media``, ``triplets``, ``characters``, ``size``), is
+    such an array itself, or measures: every sample is read once, and the result kept in ``cache_dir`` for all later
+    runs with the same folder, filter and measure. `UsageError` where there is no such column, the array has another
+    length, or a cost is negative.
     """
     if isinstance(cost, str):
         costs = _column(samples, cost)
+    elif isinstance(cost, np.ndarray):
+        costs = cost
+        if costs.shape != (len(samples),):
+            raise UsageError(f"{costs.size} costs of {len(samples)} samples; give one for each")
     else:
         prints = samples.fingerprints
         name = f"costs-{digest(prints['content'], prints['filter'], cost.fingerprint)}"

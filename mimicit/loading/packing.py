@@ -45,15 +45,16 @@ def pack(
     samples: Samples,
     *,
     budget: int,
-    cost: str | Cost,
+    cost: str | Cost | NDArray[np.int64],
     oversized: Oversized = "raise",
     cache_dir: str | Path | None = None,
 ) -> PackedSamples:
     """The samples in packs whose costs sum up to at most ``budget``; every sample is in one pack.
 
-    ``cost`` is a column of the index (``frames``, ``characters``, ...) or a `Cost`, such as `token_cost`; with
-    ``cache_dir`` measured costs and packs are computed once. A sample above the budget raises `UsageError`, or with
-    ``"alone"`` gets a pack of its own (`PackedSamples.oversized` counts them). Packs are shuffled as ``samples`` are.
+    ``cost`` is a column of the index (``frames``, ``characters``, ...), a `Cost`, such as `token_cost`, or one number
+    for each sample in stored order; with ``cache_dir`` measured costs and packs are computed once. A sample above the
+    budget raises `UsageError`, or with ``"alone"`` gets a pack of its own (`PackedSamples.oversized` counts them).
+    Packs are shuffled as ``samples`` are.
     """
     if budget < 1:
         raise UsageError(f"budget={budget}: give at least 1")

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicit.cli import main
-from mimicit.command_groups import nearest_path
+from mimicit.commands.groups import nearest_path
 from mimicit.errors import ShardError
 
 

@@ -1,0 +1,105 @@
+"""``mimicit verify``, ``index`` and ``export``: shards that come from elsewhere, or go there."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from mimicit.commands.groups import ExistingPath
+from mimicit.commands.output import EXIT_FAILED, print_json
+
+__all__ = ["export", "index", "verify"]
+
+
+@click.command()
+@click.argument("path", type=ExistingPath())
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def verify(path: Path, as_json: bool) -> None:
+    """Check every checksum, member, reference and schema; exit 1 with findings.
+
+    \b
+    mimicit verify shards/
+    mimicit verify shards/shard-000.tar
+    """
+    from dataclasses import asdict
+
+    from mimicit.errors import ShardError
+    from mimicit.inspecting.text import printable
+    from mimicit.shards.verify import verify_folder, verify_shard
+
+    if not path.exists():
+        raise ShardError(f"{path}: no such file or folder")
+    count = 0
+    findings = []
+    for finding in verify_folder(path) if path.is_dir() else verify_shard(path):
+        count += 1
+        if as_json:
+            findings.append(asdict(finding))
+        else:
+            click.echo(printable(f"{finding.file}: {f'{finding.key}: ' if finding.key else ''}{finding.fault}"))
+    if as_json:
+        print_json({"path": str(path), "findings": findings})
+    else:
+        click.echo(f"{path}: {count} finding(s)" if count else f"{path}: sound")
+    sys.exit(EXIT_FAILED if count else 0)
+
+
+@click.command()
+@click.argument("path", type=ExistingPath())
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def index(path: Path, as_json: bool) -> None:
+    """Index a folder of tars that others made, so that mimicit loads them where they lie.
+
+    \b
+    mimicit index laion-part/
+
+    Pictures with texts, as img2dataset and WebDataset write them. The tars are only read; index.parquet,
+    rejects.parquet and manifest.json are written beside them.
+    """
+    from dataclasses import asdict
+
+    from mimicit.build.foreign import index_folder
+
+    report = index_folder(path)
+    if as_json:
+        print_json(asdict(report))
+        return
+    click.echo(f"{path}: {report.samples:,} samples in {report.shards:,} shards")
+    for reason, count in report.rejected.most_common():
+        click.echo(f"  left out: {reason} ({count:,}); see mimicit rejects {path}")
+
+
+@click.command()
+@click.argument("path", type=ExistingPath())
+@click.option(
+    "--to",
+    required=True,
+    type=click.Choice(["datasets", "files", "llava", "mimicit", "mmc4"]),
+    help="datasets: parquet; files: a manifest with pictures beside it, to build again.",
+)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="New or empty folder to write.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def export(path: Path, to: str, out: Path, as_json: bool) -> None:
+    """Write the samples of a shard or a folder of shards in a format that other tools read.
+
+    \b
+    mimicit export shards/ --to files --out raw-again/
+    mimicit export shards/ --to datasets --out table/
+
+    Only datasets holds all of a sample; what the other formats cannot hold is counted.
+    """
+    from dataclasses import asdict
+
+    from mimicit.exporting import export_shards
+    from mimicit.terminal import progress_display
+
+    with progress_display() as progress:
+        report = export_shards(path, out, to, on_progress=lambda samples: progress.update("export", samples, None))
+    if as_json:
+        print_json(asdict(report))
+        return
+    click.echo(f"{report.samples:,} samples as {report.records:,} records with {report.media:,} media files: {out}")
+    for what, count in report.lost.items():
+        click.echo(f"  not in {to}: {what} ({count:,})")
