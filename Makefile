@@ -1,7 +1,7 @@
 # make demo       set up; raw data -> shards -> a look -> a short training -> answers to held-out questions
 # make test       set up; the tests                make test-all     also the slow ones
 # make check      format, lint, types              make bench        the benchmarks
-# make proof      three training runs, and what each has learned to see
+# make proof      training runs on real pictures, and what each has learned (hours on two cores)
 # make constraints  renew the exact versions in constraints.txt
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -43,7 +43,9 @@ bench: $(READY)
 	@for script in tools/bench_*.py; do $(BIN)/python -m tools.$$(basename $$script .py); done
 
 proof: $(READY)
-	$(BIN)/python -m tools.proof.easy_vqa --folder .proof
+	$(BIN)/python -m tools.proof.easy_vqa --folder .proof/easy-vqa
+	$(BIN)/python -m tools.proof.captions --folder .proof/captions
+	$(BIN)/python -m tools.proof.binding --folder .proof/binding
 
 constraints:
 	rm -rf $(VENV)-new

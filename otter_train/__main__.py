@@ -58,8 +58,8 @@ _ABOUT_PRESETS = (
 @click.option("--language-model", help="Folder of a pretrained LLaMA-family model (transformers format).")
 @click.option("--vision-model", help="Folder of a pretrained CLIP model (transformers format).")
 @click.option("--epochs", type=int, help="Passes over the samples.")
-@click.option("--batch-size", type=int, help="Samples per optimiser step, over all devices.")
-@click.option("--batch-tokens", type=int, help="Pack samples into rows of so many tokens; --batch-size counts rows.")
+@click.option("--batch-size", type=int, help="Samples (or rows) of an optimiser step, over all devices.")
+@click.option("--batch-tokens", type=int, help="Tokens of a row of samples; --batch-size counts rows.")
 @click.option("--accumulate", type=int, default=1, help="Forward passes that a step is split into, per device.")
 @click.option("--lr", type=float, help="Highest learning rate of AdamW.")
 @click.option("--schedule", type=click.Choice(get_args(Schedule)), help="Course of the learning rate after warm-up.")
@@ -71,6 +71,12 @@ _ABOUT_PRESETS = (
     "--label-mode", type=click.Choice(get_args(LabelMode)), help="Learn answers only, or as the paper's code."
 )
 @click.option("--embeddings", type=click.Choice(get_args(Embeddings)), help="Which embedding matrices are trained.")
+@click.option("--train-language", is_flag=True, help="Train the pretrained language model too.")
+@click.option("--latents", type=int, help="Tokens that the perceiver makes of each picture or clip.")
+@click.option("--latent-std", type=float, help="Of what these start as; 1 is the paper's.")
+@click.option("--perceiver-depth", type=int, help="Layers of the perceiver.")
+@click.option("--cross-attention-every", type=int, help="Look at pictures before every n-th layer of the decoder.")
+@click.option("--cross-attention-gate", type=float, help="How far that is open at the start; 0: closed.")
 @click.option("--template", type=click.Choice(sorted(TEMPLATES)), help="Prompt template.")
 @click.option(
     "--context-order",
@@ -92,6 +98,7 @@ _ABOUT_PRESETS = (
 @click.option("--eval-limit", type=int, default=512, help="Measure on this many of the held-out samples.")
 @click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--precision", type=click.Choice(get_args(Precision)), help="auto: bfloat16 on a GPU, else float32.")
+@click.option("--stochastic-rounding", is_flag=True, help="Trained weights in bfloat16, without float32: less memory.")
 @click.option("--shard-frozen", is_flag=True, help="Spread frozen weights over the devices too, for small ones.")
 @click.option(
     "--guard", type=click.Choice(get_args(GuardMode)), help="What to do with a step whose gradient is no number."
@@ -111,10 +118,11 @@ _ABOUT_PRESETS = (
 def main(shards: Path, out: Path, preset: str | None, replay: int | None, **given: Any) -> None:
     """Train a vision-language model on the in-context samples of SHARDS.
 
-    Options without a default come from the preset; those of otter-9b are the paper's: learning rate 1e-5, batches of
-    4, 6 epochs, cosine schedule with 1% warm-up, clipping at 1.0. Start it with torchrun to use many GPUs. Ctrl-C
-    (exit code 1) and SIGTERM (0) write a checkpoint; the same command goes on from it. All options of a run are kept
-    in its config.json, which can be given again as --config.
+    Options without a default come from the preset; those of otter-9b are the paper's: learning rate 1e-5, 6 epochs,
+    cosine schedule with 1% warm-up, clipping at 1.0. Its batches have room for 4 prompts of --max-tokens, and no
+    padding; --batch-size 4 gives the paper's, of 4 samples. Start it with torchrun to use many GPUs. Ctrl-C (exit
+    code 1) and SIGTERM (0) write a checkpoint; the same command goes on from it. All options of a run are kept in its
+    config.json, which can be given again as --config.
     """
     with errors_on_one_line():
         options = RunOptions(**{field.name: given.pop(field.name) for field in fields(RunOptions)})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -39,7 +40,17 @@ _NAMED_AT_MOST = 5
 
 def model_config(config: RunConfig) -> ModelConfig:
     """The architecture that ``config`` asks for."""
-    return with_pretrained(preset(config.preset), language=config.language_model, vision=config.vision_model)
+    named = with_pretrained(preset(config.preset), language=config.language_model, vision=config.vision_model)
+    perceiver = {
+        "num_latents": config.latents,
+        "latent_std": config.latent_std,
+        "depth": config.perceiver_depth,
+    }
+    joint = {
+        "cross_attention_every": config.cross_attention_every,
+        "cross_attention_gate": config.cross_attention_gate,
+    }
+    return replace(named, perceiver=replace(named.perceiver, **_given(perceiver)), **_given(joint))
 
 
 def assemble_model(
@@ -48,26 +59,27 @@ def assemble_model(
     """The model on ``device`` with its pretrained weights, and what ``config`` does not train frozen.
 
     Frozen weights rest in the precision they are computed in; trained ones are float32, or small updates would be
-    rounded away.
+    rounded away, unless that is left to chance (`otter_train.rounding`). A model from scratch is all of one kind.
     """
     ids = special_ids(tokenizer)
-    frozen_dtype = torch.bfloat16 if uses_bfloat16(device, config.precision) else torch.float32
+    from_scratch = trains_everything(config)
+    computed = torch.bfloat16 if uses_bfloat16(device, config.precision) else torch.float32
+    trained_dtype = computed if config.stochastic_rounding else torch.float32
     model = build_model(
         architecture,
         vocab_size=len(tokenizer),
         token_ids=TokenIds(image=ids.image, endofchunk=ids.endofchunk, answer=ids.answer, pad=ids.pad),
-        dtype=frozen_dtype,
+        dtype=trained_dtype if from_scratch else computed,
     )
-    from_scratch = trains_everything(config)
     freeze(
         model,
         config.embeddings,
-        train_vision=from_scratch,
-        train_language=from_scratch,
+        train_vision=config.vision_model is None,
+        train_language=config.language_model is None or config.train_language,
         added_ids=added_ids(tokenizer),
     )
     for _, parameter in trainable_parameters(model):
-        parameter.data = parameter.data.float()
+        parameter.data = parameter.data.to(trained_dtype)
     return model.to(device)
 
 
@@ -91,13 +103,17 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
 
 
 def kept_weights(model: Otter, config: RunConfig) -> dict[str, Tensor]:
-    """The parameters by name that a checkpoint holds: the trained ones, and all of a model that starts from scratch.
+    """The parameters by name that a checkpoint holds: the trained ones, and all of a part that starts from scratch.
 
     What is random and frozen, as embeddings can be, exists nowhere else.
     """
-    everything = trains_everything(config)
-    kept = model.named_parameters() if everything else trainable_parameters(model)
-    return {name: parameter.detach() for name, parameter in kept}
+    pretrained = {"vision.": config.vision_model, "language.lm.": config.language_model}
+    elsewhere = tuple(prefix for prefix, folder in pretrained.items() if folder is not None)
+    return {
+        name: parameter.detach()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad or not name.startswith(elsewhere)
+    }
 
 
 def load_kept(model: Otter, config: RunConfig, weights: Mapping[str, Tensor]) -> None:
@@ -115,3 +131,7 @@ def load_kept(model: Otter, config: RunConfig, weights: Mapping[str, Tensor]) ->
         raise TrainError(f"the checkpoint does not fit the model: {'; '.join(faults[:_NAMED_AT_MOST])}{more}")
     for name, parameter in own.items():
         parameter.copy_(weights[name])
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}

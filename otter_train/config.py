@@ -1,7 +1,9 @@
 """What a run is: `RunConfig`, the presets that fill it, and the rules it must obey. No torch here.
 
-The defaults of the ``otter-9b`` preset are the paper's: AdamW, learning rate 1e-5, batch 4, 6 epochs, cosine
-annealing, clipping at 1.0. ``tiny`` trains every weight from scratch on two CPU cores in minutes.
+The defaults of the ``otter-9b`` preset are the paper's: AdamW, learning rate 1e-5, 6 epochs, cosine annealing, clipping
+at 1.0. Only the batch differs: as many tokens as the paper's batch of 4 samples has room for, filled with samples where
+there would be padding (``--batch-size 4`` is the paper's). ``tiny`` trains every weight from scratch on two CPU cores
+in minutes.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ Embeddings = Literal["full", "input_only", "new_rows", "none"]
 Precision = Literal["auto", "float32", "bfloat16"]
 GuardMode = Literal["skip", "stop", "off"]
 
+_WIDEST_GATE: Final = 3.0  # tanh is 0.995 there, and can hardly be learnt away from it
 _MODEL_NAME: Final = re.compile(r"\w[\w.-]*/[\w.-]+|[\w-]+:.+")  # of the Hub, or of open_clip with its weights
 
 
@@ -44,9 +47,13 @@ class RunConfig:
 
     ``batch_size`` counts the samples of one optimiser step over all devices and forward passes; with ``batch_tokens``
     it counts rows, each of as many whole samples as fit into so many tokens (0: samples are not put together).
+    `resolve` says which of the two a run has that names only one of them.
     ``warmup`` is a share of the steps. ``clip`` is the largest global gradient norm (0: no clipping). ``max_steps``
     ends the run before ``epochs`` do (0: it does not). ``guard`` decides about steps whose gradient is no number, or
-    has more than ``guard_factor`` times the usual norm (0: norms are not judged).
+    has more than ``guard_factor`` times the usual norm (0: norms are not judged). ``latents``, ``latent_std``,
+    ``perceiver_depth``, ``cross_attention_every`` and ``cross_attention_gate`` change what joins the two models (None:
+    as the preset has it); ``train_language`` thaws the pretrained decoder between them. With
+    ``stochastic_rounding`` trained weights rest in bfloat16 (`otter_train.rounding`), else in float32.
     """
 
     preset: str = "otter-9b"
@@ -70,9 +77,21 @@ class RunConfig:
     precision: Precision = "auto"
     guard: GuardMode = "skip"
     guard_factor: float = 20.0
+    stochastic_rounding: bool = False
+    latents: int | None = None
+    latent_std: float | None = None
+    perceiver_depth: int | None = None
+    cross_attention_every: int | None = None
+    cross_attention_gate: float | None = None
+    train_language: bool = False
 
     def __post_init__(self) -> None:
         _check(self)
+
+    @property
+    def room(self) -> int:
+        """The samples of a step if all are as long as they may be."""
+        return self.batch_size * max(1, self.batch_tokens // self.max_tokens)
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as it is stored in checkpoints."""
@@ -132,7 +151,7 @@ class RunOptions:
 
 
 PRESETS: Final[dict[str, dict[str, Any]]] = {
-    "otter-9b": {},
+    "otter-9b": {"max_tokens": 512, "batch_tokens": 512},
     "tiny": {
         "epochs": 8,
         "batch_size": 32,
@@ -150,6 +169,8 @@ def resolve(preset: str | None, **given: Any) -> RunConfig:
     """The configuration of ``preset`` with the options that were ``given`` (those that are not None).
 
     Without a preset, naming a language or a vision model means ``otter-9b`` and naming none means ``tiny``.
+    ``batch_size`` alone counts samples, ``batch_tokens`` alone means one row; rows that the preset asks for have room
+    for ``max_tokens``.
     """
     overrides = {name: value for name, value in given.items() if value is not None}
     named = [name for name in ("language_model", "vision_model") if overrides.get(name)]
@@ -157,7 +178,14 @@ def resolve(preset: str | None, **given: Any) -> RunConfig:
         preset = "otter-9b" if named else "tiny"
     if preset not in PRESETS:
         raise UsageError(f"no preset {preset!r}; there are: {', '.join(sorted(PRESETS))}")
-    return RunConfig(**{"preset": preset, **PRESETS[preset], **overrides})
+    recipe = {"preset": preset, **PRESETS[preset], **overrides}
+    if overrides.get("batch_tokens"):
+        recipe["batch_size"] = overrides.get("batch_size", 1)
+    elif "batch_size" in overrides:
+        recipe["batch_tokens"] = 0
+    elif "batch_tokens" not in overrides and "batch_tokens" in recipe:
+        recipe["batch_tokens"] = recipe["max_tokens"]
+    return RunConfig(**recipe)
 
 
 def difference(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -192,17 +220,32 @@ def _check(config: RunConfig) -> None:
         raise UsageError("--lr must be positive, --clip and --weight-decay not negative, --warmup between 0 and 1")
     if config.guard_factor != 0 and not 1 < config.guard_factor < float("inf"):
         raise UsageError(f"--guard-factor {config.guard_factor}: must be more than 1, or 0")
+    _check_joint(config)
     _check_models(config)
 
 
+def _check_joint(config: RunConfig) -> None:
+    for name in ("latents", "perceiver_depth", "cross_attention_every"):
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise UsageError(f"{_option(name)} {value}: must be at least 1")
+    if config.latent_std is not None and not 0 < config.latent_std < float("inf"):
+        raise UsageError(f"--latent-std {config.latent_std}: must be positive")
+    gate = config.cross_attention_gate
+    if gate is not None and not 0 <= gate <= _WIDEST_GATE:
+        raise UsageError(
+            f"--cross-attention-gate {gate}: must be between 0 and {_WIDEST_GATE}, its tanh opens the gate"
+        )
+
+
 def _check_models(config: RunConfig) -> None:
-    needed = ("language_model", "vision_model")
-    if config.preset == "tiny":
-        if any(getattr(config, name) for name in needed):
-            raise UsageError("--preset tiny brings its own small models; leave out --language-model and --vision-model")
-        return
-    for name in needed:
+    is_tiny = config.preset == "tiny"
+    if is_tiny and config.language_model:
+        raise UsageError("--preset tiny brings its own small language model; leave out --language-model")
+    for name in ("language_model", "vision_model"):
         folder = getattr(config, name)
+        if not folder and is_tiny:
+            continue
         if not folder:
             raise UsageError(
                 f"--preset {config.preset} needs {_option(name)} PATH, the folder of the pretrained weights; "

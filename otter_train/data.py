@@ -24,13 +24,15 @@ class Batch:
     """``B`` samples, padded to ``T`` tokens, ``T_img`` media and ``F`` frames.
 
     ``vision_x``: uint8[B, T_img, F, 3, H, W]; in-context pictures lie along T_img, the frames of one clip along F.
-    ``vision_mask``: bool[B, T_img, F], True where there is a picture. ``lang_x``: int64[B, T] token ids;
-    ``attention_mask``: bool[B, T]; ``labels``: int64[B, T], -100 where nothing is learnt, of which ``labelled`` are
-    not. ``ids`` and ``sources`` name the samples; ``cut`` counts what did not fit.
+    ``vision_mask``: bool[B, T_img, F], True where there is a picture. ``firsts``: int64[B, T_img, F], for each picture
+    the place, counted through B, T_img and F, of the first that has the same stored bytes: only those are encoded.
+    ``lang_x``: int64[B, T] token ids; ``attention_mask``: bool[B, T]; ``labels``: int64[B, T], -100 where nothing is
+    learnt, of which ``labelled`` are not. ``ids`` and ``sources`` name the samples; ``cut`` counts what did not fit.
     """
 
     vision_x: Tensor
     vision_mask: Tensor
+    firsts: Tensor
     lang_x: Tensor
     attention_mask: Tensor
     labels: Tensor
@@ -47,7 +49,7 @@ class Batch:
     @property
     def pictures(self) -> int:
         """Pictures to encode; the frames of a clip count one by one."""
-        return int(self.vision_mask.sum())
+        return len(set(self.firsts[self.vision_mask].tolist()))
 
     @property
     def learnt(self) -> list[int]:
@@ -72,19 +74,28 @@ class Batch:
 
 
 def collate(prompts: Sequence[Encoded], *, pad: int, image_size: int, pad_left: bool = False) -> Batch:
-    """Decode the media of ``prompts`` to ``image_size`` and pad everything to one shape.
+    """Decode the media of ``prompts`` to ``image_size``, each once, and pad everything to one shape.
 
     Tokens are padded on the right to train, on the left to generate.
     """
-    media = [[decode_media(prompt.sample, medium, image_size) for medium in prompt.sample.media] for prompt in prompts]
-    images = max(map(len, media))
-    frames = max((len(medium) for sample in media for medium in sample), default=0)
+    decoded: dict[tuple[bytes, ...], Tensor] = {}
+    for prompt in prompts:
+        for medium in prompt.sample.media:
+            if medium.data not in decoded:
+                decoded[medium.data] = decode_media(prompt.sample, medium, image_size)
+    images = max(len(prompt.sample.media) for prompt in prompts)
+    frames = max(map(len, decoded), default=0)
     vision_x = torch.zeros(len(prompts), images, frames, 3, image_size, image_size, dtype=torch.uint8)
     vision_mask = torch.zeros(len(prompts), images, frames, dtype=torch.bool)
-    for row, sample in enumerate(media):
-        for place, medium in enumerate(sample):
-            vision_x[row, place, : len(medium)] = medium
-            vision_mask[row, place, : len(medium)] = True
+    firsts = torch.arange(len(prompts) * images * frames).view(len(prompts), images, frames)
+    places: dict[bytes, int] = {}
+    for row, prompt in enumerate(prompts):
+        for place, medium in enumerate(prompt.sample.media):
+            there = slice(len(medium.data))
+            vision_x[row, place, there] = decoded[medium.data]
+            vision_mask[row, place, there] = True
+            own = firsts[row, place, there]
+            own.copy_(torch.tensor([places.setdefault(*one) for one in zip(medium.data, own.tolist(), strict=True)]))
     lang_x = _pad([prompt.ids for prompt in prompts], pad, pad_left)
     labels = _pad([prompt.labels for prompt in prompts], IGNORED, pad_left)
     labels[:, 0] = IGNORED  # nothing comes before it that could predict it
@@ -92,6 +103,7 @@ def collate(prompts: Sequence[Encoded], *, pad: int, image_size: int, pad_left: 
     return Batch(
         vision_x=vision_x,
         vision_mask=vision_mask,
+        firsts=firsts,
         lang_x=lang_x,
         attention_mask=attention_mask,
         labels=labels,
@@ -107,6 +119,7 @@ def blank_batch(pad: int, image_size: int) -> Batch:
     return Batch(
         vision_x=torch.zeros(1, 0, 0, 3, image_size, image_size, dtype=torch.uint8),
         vision_mask=torch.zeros(1, 0, 0, dtype=torch.bool),
+        firsts=torch.zeros(1, 0, 0, dtype=torch.long),
         lang_x=torch.tensor([[pad]]),
         attention_mask=torch.ones(1, 1, dtype=torch.bool),
         labels=torch.tensor([[IGNORED]]),

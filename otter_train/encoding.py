@@ -6,6 +6,7 @@ them and `IGNORED` elsewhere; the model compares position *t* with its predictio
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
@@ -75,6 +76,17 @@ class PromptEncoder:
         self.label_mode: LabelMode = label_mode
         self.context_order: ContextOrder = context_order
         self.seed = seed
+
+    def without_limit(self) -> PromptEncoder:
+        """The same encoder for prompts of any length."""
+        return PromptEncoder(
+            self.tokenizer,
+            template=self.template,
+            max_tokens=sys.maxsize,
+            label_mode=self.label_mode,
+            context_order=self.context_order,
+            seed=self.seed,
+        )
 
     def encode(self, sample: Sample, *, with_answer: bool = True) -> Encoded:
         """The prompt of ``sample``; without the answer it ends at the query's ``<answer>``, ready to be answered.

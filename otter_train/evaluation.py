@@ -21,6 +21,7 @@ __all__ = [
     "Attempt",
     "AttemptEach",
     "Report",
+    "choices",
     "evaluate",
     "is_right",
     "other_pictures",
@@ -30,12 +31,16 @@ __all__ = [
 
 
 class Attempt(NamedTuple):
-    """What a model made of a sample's query: its own answer, and the loss (nats) of the ``tokens`` of the true one."""
+    """What a model made of a sample's query: its own answer, and the loss (nats) of the ``tokens`` of the true one.
+
+    ``chosen`` is the one of the sample's `choices` that it finds likeliest; None where there are none.
+    """
 
     sample: Sample
     answer: str
     nats: float
     tokens: int
+    chosen: str | None = None
 
 
 AttemptEach = Callable[[Iterable[Sample]], Iterator[Attempt]]
@@ -48,7 +53,8 @@ class Answered:
 
     ``media`` are the kinds and hashes of everything shown, ``origin`` names what was shown last, ``shots`` counts the
     context triplets. ``nats`` and ``tokens`` are those of `Attempt`; ``humans`` counts the people whose answers
-    ``vqa`` (0 to 1) compares with, 0 where only the true answer is known.
+    ``vqa`` (0 to 1) compares with, 0 where only the true answer is known. ``chosen`` is that of `Attempt`, the
+    likeliest of so many ``choices``.
     """
 
     position: int
@@ -64,6 +70,8 @@ class Answered:
     tokens: int
     vqa: float
     humans: int
+    chosen: str | None = None
+    choices: int = 0
 
     @property
     def is_right(self) -> bool:
@@ -76,8 +84,9 @@ class Report:
     """The answers with at most ``shots`` context triplets, and baselines between 0 and 1.
 
     A baseline is None where it was not asked for or cannot be computed. ``majority``: always the most frequent
-    answer. ``question_only``: for each question text its most frequent answer. ``swapped_pictures``: the same model,
-    each query with the pictures of another sample. ``skipped`` counts interleaved documents, which ask nothing.
+    answer. ``question_only``: for each question text its most frequent answer. ``swapped``: what the same model makes
+    of the queries with the pictures of another sample; ``swapped_pictures`` is the share that is right even so.
+    ``skipped`` counts interleaved documents, which ask nothing.
     """
 
     shots: int
@@ -85,7 +94,12 @@ class Report:
     skipped: int
     majority: float | None = None
     question_only: float | None = None
-    swapped_pictures: float | None = None
+    swapped: tuple[Answered, ...] = ()
+
+    @property
+    def swapped_pictures(self) -> float | None:
+        """The share of right answers to queries with the pictures of another sample."""
+        return sum(one.is_right for one in self.swapped) / len(self.swapped) if self.swapped else None
 
     @property
     def by_source(self) -> dict[str, list[Answered]]:
@@ -141,14 +155,22 @@ def evaluate(
         return report
     pairs = other_pictures(report.answered)
     swapped = (_with_media_of(samples, shots, mine, other) for mine, other in pairs)
-    fooled = [_answered(0, attempt) for attempt in attempt_each(swapped)]
+    attempts = zip(pairs, attempt_each(swapped), strict=True)
     truths = [one.truth for one in answered]
     return replace(
         report,
         majority=question_accuracy([""] * len(truths), truths),
         question_only=question_accuracy([one.question for one in answered], truths),
-        swapped_pictures=sum(one.is_right for one in fooled) / len(fooled) if fooled else None,
+        swapped=tuple(_answered(mine, attempt) for (mine, _), attempt in attempts),
     )
+
+
+def choices(sample: Sample) -> list[str]:
+    """The answers that the ``choices`` of a sample's meta offer, the true one among them; often none."""
+    offered: Any = sample.meta.get("choices")
+    if not isinstance(offered, list) or sample.query.answer not in offered:
+        return []
+    return [choice for choice in offered if isinstance(choice, str) and choice.strip()]
 
 
 def is_right(answer: str, truth: str) -> bool:
@@ -210,6 +232,8 @@ def _answered(position: int, attempt: Attempt) -> Answered:
         tokens=attempt.tokens,
         vqa=vqa_accuracy(attempt.answer, humans) if humans else exact,
         humans=len(humans),
+        chosen=attempt.chosen,
+        choices=len(choices(attempt.sample)),
     )
 
 

@@ -14,9 +14,9 @@ import numpy as np
 from mimicit.schema import canonical_json
 from mimicit.shards.files import write_atomically
 from otter_train.bootstrap import Estimate, ratio
-from otter_train.evaluation import Answered, Report
+from otter_train.evaluation import Answered, Report, is_right
 
-__all__ = ["ALL", "Summary", "draw", "lines", "measure", "summarise", "to_json", "write_report"]
+__all__ = ["ALL", "Summary", "draw", "gained_by_looking", "lines", "measure", "summarise", "to_json", "write_report"]
 
 ALL: Final = "all"
 """Stands for all sources together."""
@@ -32,7 +32,8 @@ class Summary:
 
     ``loss`` is the mean over the tokens of the true answers, in nats; ``exact`` and ``vqa`` lie between 0 and 1.
     ``context`` is the mean number of context triplets that were shown; ``with_humans`` queries have the answers of
-    several people, the others count as exact or not in ``vqa``.
+    several people, the others count as exact or not in ``vqa``. ``choice`` is the share of right choices among the
+    ``with_choices`` queries that offer some, and ``chance`` what guessing would reach there.
     """
 
     queries: int
@@ -41,6 +42,9 @@ class Summary:
     loss: Estimate
     exact: Estimate
     vqa: Estimate
+    with_choices: int
+    choice: Estimate
+    chance: float
 
     @property
     def perplexity(self) -> float:
@@ -49,10 +53,12 @@ class Summary:
 
     def to_json(self) -> dict[str, Any]:
         """The summary as a JSON value."""
-        estimates = {"loss": self.loss, "exact": self.exact, "vqa": self.vqa}
+        estimates = {"loss": self.loss, "exact": self.exact, "vqa": self.vqa, "choice": self.choice}
         return {
             "queries": self.queries,
             "with_humans": self.with_humans,
+            "with_choices": self.with_choices,
+            "chance": self.chance,
             "context": self.context,
             "perplexity": self.perplexity,
             **{name: estimate._asdict() for name, estimate in estimates.items()},
@@ -65,6 +71,10 @@ def measure(answered: Sequence[Answered], *, seed: int) -> Summary:
     tokens = np.array([one.tokens for one in answered], dtype=np.float64)
     exact = np.array([one.is_right for one in answered], dtype=np.float64)
     vqa = np.array([one.vqa for one in answered], dtype=np.float64)
+    offering = np.array([one.choices > 0 for one in answered], dtype=np.float64)
+    choice = np.array(
+        [one.chosen is not None and is_right(one.chosen, one.truth) for one in answered], dtype=np.float64
+    )
     ones = np.ones(len(answered))
     return Summary(
         queries=len(answered),
@@ -73,6 +83,9 @@ def measure(answered: Sequence[Answered], *, seed: int) -> Summary:
         loss=ratio(nats, tokens, seed=seed),
         exact=ratio(exact, ones, seed=seed),
         vqa=ratio(vqa, ones, seed=seed),
+        with_choices=int(offering.sum()),
+        choice=ratio(choice, offering, seed=seed),
+        chance=sum(1 / one.choices for one in answered if one.choices) / max(1.0, offering.sum()),
     )
 
 
@@ -82,6 +95,15 @@ def summarise(report: Report, *, seed: int) -> dict[str, Summary]:
     if len(report.by_source) > 1:
         groups.update(report.by_source)
     return {name: measure(group, seed=seed) for name, group in groups.items()}
+
+
+def gained_by_looking(report: Report, *, seed: int) -> Estimate | None:
+    """Nats per token of the true answers by which another sample's pictures make them less likely; None: not asked."""
+    if not report.swapped:
+        return None
+    own = {one.position: one for one in report.answered}
+    more = np.array([one.nats - own[one.position].nats for one in report.swapped])
+    return ratio(more, np.array([one.tokens for one in report.swapped], dtype=np.float64), seed=seed)
 
 
 def lines(reports: Sequence[Report], summaries: Sequence[Mapping[str, Summary]]) -> Iterator[str]:
@@ -98,10 +120,19 @@ def lines(reports: Sequence[Report], summaries: Sequence[Mapping[str, Summary]])
     yield "[ ]: 95% of 1,000 resamples; loss: nats per token of the true answers; VQA: exact where one answer is known"
     if reports[0].skipped:
         yield f"{reports[0].skipped:,} interleaved documents ask nothing and were skipped"
+    for report, by_name in zip(reports, summaries, strict=True):
+        if (found := by_name[ALL]).with_choices:
+            asked = f"{report.shots} shots: the likeliest choice is right, of {found.with_choices:,}"
+            interval = f"[{found.choice.low:.1%}, {found.choice.high:.1%}]"
+            yield f"{found.choice.value:6.1%}  {asked} {interval}; by chance {found.chance:.1%}"
     for report in reports:
         for rate, meaning in _baselines(report):
             if rate is not None:
                 yield f"{rate:6.1%}  {report.shots} shots: {meaning}"
+        gained = gained_by_looking(report, seed=0)
+        if gained is not None:
+            change = f"{gained.value:6.3f}  {report.shots} shots: how much that adds to its loss"
+            yield f"{change} [{gained.low:.3f}, {gained.high:.3f}]"
     for one in reports[0].answered[:_EXAMPLES]:
         verdict = "right" if one.is_right else f"truth: {one.truth}"
         yield f"  {one.origin or 'no picture'}  {one.question!r}  ->  {one.answer!r}  ({verdict})"
@@ -112,6 +143,7 @@ def to_json(reports: Sequence[Report], summaries: Sequence[Mapping[str, Summary]
     return [
         {
             **report.to_json(),
+            "gained_by_looking": None if (gained := gained_by_looking(report, seed=0)) is None else gained._asdict(),
             "all": by_name[ALL].to_json(),
             "by_source": {name: summary.to_json() for name, summary in by_name.items() if name != ALL},
         }

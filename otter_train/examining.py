@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Final
 
@@ -14,11 +15,11 @@ from otter_train.answer_options import AnswerOptions
 from otter_train.assembly import autocast
 from otter_train.data import collate
 from otter_train.encoding import IGNORED
-from otter_train.evaluation import Attempt
+from otter_train.evaluation import Attempt, choices
 from otter_train.inference import TrainedModel, answer_each
 from otter_train.pictures import normalise
 
-__all__ = ["answer_losses", "attempt_each"]
+__all__ = ["answer_losses", "attempt_each", "choose_each"]
 
 _LOGITS_AT_ONCE: Final = 1 << 26  # 256 MiB of them
 
@@ -30,8 +31,25 @@ def attempt_each(
     stream = iter(samples)
     while batch := list(islice(stream, batch_size)):
         answers = answer_each(trained, batch, options, batch_size=batch_size)
-        for (sample, answer), (nats, tokens) in zip(answers, answer_losses(trained, batch), strict=True):
-            yield Attempt(sample, answer, nats, tokens)
+        losses, chosen = answer_losses(trained, batch), choose_each(trained, batch)
+        for (sample, answer), (nats, tokens), choice in zip(answers, losses, chosen, strict=True):
+            yield Attempt(sample, answer, nats, tokens, choice)
+
+
+def choose_each(trained: TrainedModel, samples: Sequence[Sample]) -> list[str | None]:
+    """The likeliest of the choices of each sample as a whole text, with the end of the answer; None without choices."""
+    offered = [choices(sample) for sample in samples]
+    pairs = [_answering(sample, choice) for sample, texts in zip(samples, offered, strict=True) for choice in texts]
+    nats = iter(answer_losses(trained, pairs) if pairs else [])
+    chosen: list[str | None] = []
+    for texts in offered:
+        likeliest = sorted((next(nats)[0], text) for text in texts)
+        chosen.append(likeliest[0][1] if likeliest else None)
+    return chosen
+
+
+def _answering(sample: Sample, answer: str) -> Sample:
+    return replace(sample, triplets=(*sample.context, replace(sample.query, answer=answer)))
 
 
 def answer_losses(trained: TrainedModel, samples: Sequence[Sample]) -> list[tuple[float, int]]:
@@ -50,7 +68,9 @@ def answer_losses(trained: TrainedModel, samples: Sequence[Sample]) -> list[tupl
         batch = batch.to(trained.device)
         vision_x = normalise(batch.vision_x, trained.model.vision.mean, trained.model.vision.std)
         with torch.no_grad(), autocast(trained.device, trained.precision):
-            logits = trained.model(vision_x, batch.lang_x, batch.attention_mask, vision_mask=batch.vision_mask).logits
+            logits = trained.model(
+                vision_x, batch.lang_x, batch.attention_mask, vision_mask=batch.vision_mask, firsts=batch.firsts
+            ).logits
         answers_before = (batch.lang_x == special.answer).flip(-1).cumsum(-1).flip(-1)
         targets = batch.labels.masked_fill(answers_before > 0, IGNORED)[:, 1:]
         nats = F.cross_entropy(logits[:, :-1].mT, targets, ignore_index=IGNORED, reduction="none").sum(-1)

@@ -87,5 +87,5 @@ def tower_fingerprint(tower: VisionTower) -> str:
     result = hashlib.sha256(repr((type(tower).__name__, tower.image_size, tower.mean, tower.std)).encode())
     for name, value in sorted(tower.state_dict().items()):
         result.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        result.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        result.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return result.hexdigest()[:32]

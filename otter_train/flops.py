@@ -61,8 +61,11 @@ class Flops:
         return self.token * work.tokens + self.label * work.labelled + self.picture * work.pictures
 
 
-def count_flops(model: Otter) -> Flops:
-    """The `Flops` of ``model``, which may lie on the meta device but must not be sharded yet."""
+def count_flops(model: Otter, *, with_tower: bool = True) -> Flops:
+    """The `Flops` of ``model``, which may lie on the meta device but must not be sharded yet.
+
+    ``with_tower=False``: what the vision tower makes of pictures is at hand, and its part is not to be computed.
+    """
     lm = model.language.lm
     below = _is_trained(lm.get_input_embeddings()) or model.new_rows is not None
     token = 0.0
@@ -73,7 +76,7 @@ def count_flops(model: Otter) -> Flops:
             below = below or _is_trained(block)
         token += _cost(layer, input_gradient=below)
         below = below or _is_trained(layer)
-    return Flops(token=token, label=_cost(lm.get_output_embeddings()), picture=_picture(model))
+    return Flops(token=token, label=_cost(lm.get_output_embeddings()), picture=_picture(model, with_tower=with_tower))
 
 
 def matmul_flops_per_s(device: torch.device, dtype: torch.dtype) -> float:
@@ -92,11 +95,11 @@ def matmul_flops_per_s(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * side**3 / best
 
 
-def _picture(model: Otter) -> float:
+def _picture(model: Otter, *, with_tower: bool) -> float:
     """The tower's forward pass (three times where it is trained), the perceiver and the keys made of its tokens."""
     perceiver, latents = model.perceiver, model.perceiver.num_latents
     forward, patches = _tower(model)
-    total = forward * (3 if _is_trained(model.vision) else 1)
+    total = forward * (3 if _is_trained(model.vision) else 1) if with_tower else 0.0
     for layer in cast("Iterable[PerceiverLayer]", perceiver.layers):
         total += latents * _cost(layer) + patches * _cost(layer.to_kv)
         total += 3 * 2 * 2 * latents * (latents + patches) * layer.to_q.out_features  # scores, and what they weigh

@@ -10,24 +10,21 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from mimicit.errors import UsageError
 from mimicit.loading.ordered import Address, Ordered
-from mimicit.loading.packing import Pack, pack
-from mimicit.loading.samples import Samples
+from mimicit.loading.packing import Pack
 from mimicit.loading.steps import Slots
 from mimicit.loading.torch import Loader
 from mimicit.records import Sample
 from otter_train.data import Batch, collate
 from otter_train.distributed import World
 from otter_train.encoding import PromptEncoder
-from otter_train.packed import PackedBatch, collate_packed, prompt_cost
+from otter_train.packed import PackedBatch, collate_packed
 
-__all__ = ["Group", "GroupCollator", "each_group", "evaluation_loader", "training_loader", "within_budget"]
+__all__ = ["Group", "GroupCollator", "each_group", "evaluation_loader", "training_loader"]
 
 Group = tuple[Batch | PackedBatch | None, ...]
 """The micro-batches of one step on one process; None for one without samples."""
@@ -68,17 +65,6 @@ class GroupCollator:
             special, size = self.encoder.special, self.image_size
             return collate_packed(prompts, special=special, image_size=size, with_keys=self.with_keys)
         return collate(prompts, pad=self.encoder.special.pad, image_size=self.image_size)
-
-
-def within_budget(samples: Ordered[Sample], encoder: PromptEncoder, budget: int, cache: Path) -> Ordered[Pack]:
-    """Rows of ``samples`` whose prompts have at most ``budget`` tokens together.
-
-    The first time every sample is read once to count its tokens; ``cache`` keeps the counts. `UsageError` where the
-    samples are a mixture, whose shares are shares of samples.
-    """
-    if not isinstance(samples, Samples):
-        raise UsageError("--batch-tokens packs the samples of one folder, and these are a mixture; give --batch-size")
-    return pack(samples, budget=budget, cost=prompt_cost(encoder), cache_dir=cache)
 
 
 def training_loader(

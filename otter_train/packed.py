@@ -1,8 +1,8 @@
 """Batches without padding: whole prompts side by side in one row, and each medium once, however often it is shown.
 
 In-context samples repeat their pictures, so a batch holds fewer than it shows: the same stored bytes are decoded,
-sent to the device, encoded and resampled once. What a row costs is known before it is read (`prompt_cost`), so rows of
-a token budget can be put together from an index (`mimicit.pack`).
+sent to the device, encoded and resampled once. What a row costs is known before it is read (`otter_train.lengths`), so
+rows of a token budget can be put together from an index (`mimicit.pack`).
 """
 
 from __future__ import annotations
@@ -15,15 +15,13 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from mimicit.loading.costs import Cost
-from mimicit.loading.ordered import digest
 from mimicit.records import Media, Sample
-from otter_train.encoding import Cut, Encoded, PromptEncoder
+from otter_train.encoding import Cut, Encoded
 from otter_train.model.packing import Document, Packing, lay_out
 from otter_train.pictures import decode_media
 from otter_train.tokenizer import SpecialIds
 
-__all__ = ["MULTIPLE", "PackedBatch", "collate_packed", "prompt_cost"]
+__all__ = ["MULTIPLE", "PackedBatch", "collate_packed"]
 
 MULTIPLE = 64
 """Rows have a multiple of so many tokens: matrix products like it, and compiled blocks meet fewer shapes."""
@@ -115,19 +113,6 @@ def collate_packed(
         cut=reduce(Cut.plus, (prompt.cut for prompt in prompts)),
         picture_keys=_keys([medium for _, medium in distinct]) if with_keys else (),
     )
-
-
-def prompt_cost(encoder: PromptEncoder) -> Cost:
-    """The tokens of each sample's prompt, after cutting, as a cost for `mimicit.pack`."""
-
-    def measure(sample: Sample) -> int:
-        return len(encoder.encode(sample).ids)
-
-    vocabulary = sorted(encoder.tokenizer.get_vocab().items())
-    backend = getattr(encoder.tokenizer, "backend_tokenizer", None)
-    rules = backend.to_str() if backend is not None else ""
-    settings = (encoder.template, encoder.max_tokens, encoder.context_order, encoder.seed)
-    return Cost(measure, digest("prompt tokens", *settings, rules, vocabulary))
 
 
 def _keys(media: Sequence[Media]) -> tuple[str, ...]:

@@ -19,20 +19,22 @@ from mimicit.loading.ordered import Ordered
 from mimicit.loading.torch import Loader
 from mimicit.prompt import template_named
 from mimicit.records import Sample
-from otter_train.assembly import assemble_model, load_kept, model_config, trains_everything, uses_bfloat16
+from otter_train.assembly import assemble_model, load_kept, model_config, uses_bfloat16
 from otter_train.checkpoint import Checkpoint, latest_checkpoint, load_optimizer_state, load_weights
 from otter_train.config import RunConfig, RunOptions, difference
 from otter_train.distributed import World, join_world, pick_device, shard
 from otter_train.encoding import PromptEncoder
 from otter_train.features import FeatureCache
 from otter_train.flops import Flops, count_flops, matmul_flops_per_s
-from otter_train.groups import GroupCollator, training_loader, within_budget
+from otter_train.groups import GroupCollator, training_loader
 from otter_train.guard import Guard
+from otter_train.lengths import within_budget
 from otter_train.metrics import Console
 from otter_train.model import ModelConfig, Otter, trainable_count
 from otter_train.model.speed import compile_blocks, recompute_activations
 from otter_train.optimizer import make_optimizer
 from otter_train.provenance import check_tokens, restore_generators, seed_generators
+from otter_train.rounding import RoundingAdamW
 from otter_train.snapshot import restore_optimizer
 from otter_train.tokenizer import load_tokenizer, train_tokenizer
 
@@ -45,7 +47,7 @@ _TOKENIZER_SAMPLES = 5_000  # enough to find the frequent words; a large corpus 
 class Session:
     """One process at work on the run in the folder ``run``, from step ``first`` to ``total``.
 
-    ``end`` is the first position of the data that the epochs do not reach. ``flops_per_s`` is what the device can do.
+    ``seen`` samples were trained on before. ``flops_per_s`` is what the device can do.
     """
 
     config: RunConfig
@@ -66,7 +68,7 @@ class Session:
     flops_per_s: float
     first: int
     total: int
-    end: int
+    seen: int
 
 
 def begin(
@@ -85,6 +87,8 @@ def begin(
     if not len(samples):
         raise UsageError("the shards hold no sample; look at their rejects.parquet")
     device = pick_device(options.device)
+    if config.stochastic_rounding and not uses_bfloat16(device, config.precision):
+        raise UsageError("--stochastic-rounding is for training in bfloat16; add --precision bfloat16")
     world = join_world(device)
     if not world.is_first:
         console = Console(io.StringIO())
@@ -94,7 +98,8 @@ def begin(
     # A model that is sharded as a whole may be too large for one device.
     place = torch.device("cpu") if options.shard_frozen and world.size > 1 else device
     model = assemble_model(architecture, config, tokenizer, place).train()
-    flops, counted = count_flops(model), _weights_line(model, device)
+    # What the cache has is not computed; that it has to be filled first is passed over.
+    flops, counted = count_flops(model, with_tower=options.vision_cache is None), _weights_line(model, device)
     if checkpoint:
         check_tokens(checkpoint.meta, tokenizer)
         load_kept(model, config, load_weights(checkpoint))
@@ -103,12 +108,14 @@ def begin(
     if options.compile:  # after `shard`, which changes the classes of layers
         compile_blocks(model)
     optimizer = make_optimizer(
-        model, lr=config.lr, weight_decay=config.weight_decay, whole_model=trains_everything(config)
+        model, lr=config.lr, weight_decay=config.weight_decay, whole_model=config.language_model is None
     )
+    if config.stochastic_rounding:
+        optimizer = RoundingAdamW(optimizer.param_groups)
     encoder = _encoder(config, tokenizer)
     rows: Ordered[Any] = samples
     if config.batch_tokens:
-        rows = within_budget(samples, encoder, config.batch_tokens, run / "lengths")
+        rows = within_budget(samples, encoder, config.batch_tokens, run / "rows")
     total, end = total_steps(config, len(rows)), config.epochs * len(rows)
     collator = GroupCollator(
         encoder=encoder,
@@ -135,7 +142,7 @@ def begin(
         states = checkpoint.meta["rng"]
         restore_generators(states[world.rank % len(states)], device)
         console.say(f"going on from {checkpoint.folder} (step {checkpoint.step} of {total})")
-    console.say(f"{counted} for {total:,} steps of {config.batch_size} samples")
+    console.say(f"{counted} for {total:,} steps of {_batch_line(config)}")
     dtype = torch.bfloat16 if uses_bfloat16(device, config.precision) else torch.float32
     return Session(
         config=config,
@@ -156,7 +163,7 @@ def begin(
         flops_per_s=matmul_flops_per_s(device, dtype),
         first=checkpoint.step if checkpoint else 0,
         total=total,
-        end=end,
+        seen=int(checkpoint.meta["samples_seen"]) if checkpoint else 0,
     )
 
 
@@ -203,6 +210,13 @@ def _restore_loader(loader: Loader[Any], checkpoint: Checkpoint, run: Path) -> N
 def _weights_line(model: Otter, device: torch.device) -> str:
     total = sum(parameter.numel() for parameter in model.parameters())
     return f"{trainable_count(model):,} of {total:,} weights are trained on {device}"
+
+
+def _batch_line(config: RunConfig) -> str:
+    if not config.batch_tokens:
+        return f"{config.batch_size} samples"
+    rows = "1 row" if config.batch_size == 1 else f"{config.batch_size} rows"
+    return f"{rows} of up to {config.batch_tokens:,} tokens"
 
 
 def _new_tokenizer(config: RunConfig, samples: Ordered[Sample]) -> PreTrainedTokenizerBase:

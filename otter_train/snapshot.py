@@ -52,13 +52,10 @@ def restore_optimizer(model: Otter, optimizer: Optimizer, state: Mapping[str, Ma
     if state and set(state) != set(names):
         wrong = sorted(set(state) ^ set(names))
         raise TrainError(f"the checkpoint's optimiser state does not fit the model: {', '.join(wrong[:5])}")
-    packed = optimizer.state_dict()
-    packed["state"] = {
-        number: {part: like(tensor, parameter) for part, tensor in state[name].items()}
-        for number, (name, parameter) in enumerate(_optimised(model, optimizer))
-        if state
-    }
-    optimizer.load_state_dict(packed)
+    # Not by `load_state_dict`, which would round the moments of bfloat16 parameters.
+    for name, parameter in _optimised(model, optimizer):
+        if state:
+            optimizer.state[parameter] = {part: like(tensor, parameter) for part, tensor in state[name].items()}
 
 
 def _optimised(model: nn.Module, optimizer: Optimizer) -> list[tuple[str, nn.Parameter]]:

@@ -112,6 +112,7 @@ def batch_loss(
                 batch.attention_mask,
                 batch.labels,
                 vision_mask=batch.vision_mask,
+                firsts=batch.firsts,
                 keep_logits=False,
             )
     return BatchLoss(output.loss, output.row_nats)

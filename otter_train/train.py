@@ -115,7 +115,7 @@ def _loop(
     """Take steps until the end or until it should stop; how many the run has now."""
     options, step = session.options, session.first
     window = Window(session.device)
-    cut, unlabelled = Cut(), 0
+    cut, unlabelled, seen = Cut(), 0, 0
     for group, waited_s in _timed(each_group(session.loader)):
         window.waited_s += waited_s
         result = run_step(session, step, group)
@@ -124,6 +124,7 @@ def _loop(
         after_step()
         cut = reduce(Cut.plus, (batch.cut for batch in group if batch is not None), cut)
         unlabelled += result.labelled == 0
+        seen += sum(len(batch.ids) for batch in group if batch is not None)
         (stopping,) = session.world.sum_numbers(int(should_stop()))
         is_last = step == session.total or bool(stopping)
         saving = is_last or _is_multiple(step, options.save_every)
@@ -134,7 +135,7 @@ def _loop(
         if held_out is not None and (step == session.total or _is_multiple(step, options.eval_every)):
             _evaluate(session, book, held_out, step)
         if saving:
-            _save(session, book, saver, step)
+            _save(session, book, saver, step, session.seen + session.world.sum_numbers(seen)[0])
         window.leave_out(time.perf_counter() - started)
         if stopping:
             break
@@ -160,7 +161,7 @@ def _evaluate(session: Session, book: Logbook, held_out: Ordered[Sample], step: 
         session.encoder,
         step=step,
         limit=session.options.eval_limit,
-        batch_size=max(1, config.batch_size // (session.world.size * session.options.accumulate)),
+        batch_size=max(1, config.room // (session.world.size * session.options.accumulate)),
         device=session.device,
         world=session.world,
         precision=config.precision,
@@ -168,7 +169,7 @@ def _evaluate(session: Session, book: Logbook, held_out: Ordered[Sample], step: 
     book.write_evaluation(row)
 
 
-def _save(session: Session, book: Logbook, saver: BackgroundSaver, step: int) -> None:
+def _save(session: Session, book: Logbook, saver: BackgroundSaver, step: int, seen: int) -> None:
     """Copy everything a checkpoint holds; the first process writes it while training goes on."""
     snapshot = take_snapshot(session.model, session.optimizer, session.config, session.world)
     states = session.world.gather(generator_states(session.device))
@@ -178,7 +179,7 @@ def _save(session: Session, book: Logbook, saver: BackgroundSaver, step: int) ->
         **describe(session.config, session.architecture, session.tokenizer),
         "step": step,
         "total_steps": session.total,
-        "samples_seen": min(step * session.config.batch_size, session.end),
+        "samples_seen": seen,
         "loader": session.loader.state_dict(),
         "guard": session.guard.state(),
         "rng": states,

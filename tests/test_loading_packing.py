@@ -116,6 +116,15 @@ def test_tokens_of_a_tokenizer(tmp_path: Path) -> None:
     assert cost.fingerprint == token_cost(TOKENIZER).fingerprint != token_cost(TOKENIZER, "plain").fingerprint
 
 
+def test_costs_may_be_given() -> None:
+    costs = [30, 70, 50, 20, 99, 1]
+    samples = Samples(VirtualStore(len(costs), columns={"frames": costs}), shuffle="full", seed=2)  # type: ignore[arg-type]
+    given = pack(samples, budget=100, cost=np.array(costs))
+    assert given.fingerprints == packed(costs).fingerprints
+    with pytest.raises(UsageError, match="5 costs of 6 samples"):
+        pack(samples, budget=100, cost=np.array(costs[:5]))
+
+
 def test_the_fingerprint_names_packing() -> None:
     costs = list(range(1, 60))
     prints = [packed(costs).fingerprints, packed(costs, 99).fingerprints]

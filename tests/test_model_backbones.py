@@ -211,7 +211,7 @@ def test_a_tower_from_a_folder_is_the_model_that_was_saved(vision: str, tmp_path
     expected = otter(with_vision(vision)).vision
     expected.model.save_pretrained(tmp_path)
     config = with_pretrained(preset("otter-9b"), vision=str(tmp_path)).vision
-    if vision in ("convnext", "mobilenet", "resnet"):  # these take any size, so the folder names none
+    if vision in ("convnext", "mobilenet", "resnet", "timm"):  # these take any size, so the folder names none
         assert (config.image_size, config.width) == (224, expected.dim)
         config = replace(config, image_size=16)
     assert (config.width, config.image_size) == (expected.dim, 16)
@@ -245,3 +245,13 @@ def test_vit_l_14_of_openai_uses_quick_gelu() -> None:
         with_pretrained(CONFIG, vision="ViT-XYZ:openai")
     with pytest.raises(TrainError, match="RN50 is no vision transformer"):
         with_pretrained(CONFIG, vision="RN50:openai")
+
+
+def test_a_network_of_timm_is_given_pictures_as_it_was_trained() -> None:
+    own = {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.5, 0.5]}
+    config = AutoConfig.for_model("timm_wrapper", architecture="test_efficientnet", pretrained_cfg=own)
+    tower = transformers_tower(AutoModel.from_config(config), image_size=16)
+    assert (tower.mean, tower.std) == ((0.1, 0.2, 0.3), (0.5, 0.5, 0.5))
+    transformer = AutoModel.from_config(AutoConfig.for_model("timm_wrapper", architecture="test_vit"))
+    with pytest.raises(TrainError, match="feature map"):
+        transformers_tower(transformer, image_size=160)

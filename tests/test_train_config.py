@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import get_args
 
@@ -27,11 +27,38 @@ def weights(tmp_path: Path) -> dict[str, str]:
 
 
 def test_the_defaults_are_those_of_the_paper(weights: dict[str, str]) -> None:
-    config = resolve(None, **weights)
+    config = resolve(None, **weights, batch_size=4)
     assert config.preset == "otter-9b"
     assert (config.lr, config.batch_size, config.epochs, config.clip) == (1e-5, 4, 6, 1.0)
     assert (config.schedule, config.warmup, config.weight_decay) == ("cosine", 0.01, 0.1)
     assert (config.label_mode, config.embeddings, config.max_steps) == ("span", "full", 0)
+    assert config.batch_tokens == 0
+    # Without being told how many samples, a step has the tokens that four could have, and no padding.
+    assert resolve(None, **weights) == replace(config, batch_tokens=512)
+
+
+@pytest.mark.parametrize(
+    ("given", "rows", "tokens", "room"),
+    [
+        ({}, 4, 512, 4),
+        ({"max_tokens": 2048}, 4, 2048, 4),
+        ({"batch_size": 8}, 8, 0, 8),
+        ({"batch_tokens": 16384}, 1, 16384, 32),
+        ({"batch_tokens": 4096, "batch_size": 8}, 8, 4096, 64),
+        ({"batch_tokens": 0}, 4, 0, 4),
+    ],
+)
+def test_a_batch_counts_samples_or_rows(
+    weights: dict[str, str], given: dict[str, int], rows: int, tokens: int, room: int
+) -> None:
+    config = resolve(None, **weights, **given)
+    assert (config.batch_size, config.batch_tokens, config.room) == (rows, tokens, room)
+    assert resolve(**config.to_json()) == config  # the config.json of a run says the same again
+
+
+def test_the_small_preset_counts_samples() -> None:
+    assert (resolve("tiny").batch_size, resolve("tiny").batch_tokens) == (32, 0)
+    assert resolve("tiny", batch_tokens=1000).batch_size == 1
 
 
 def test_without_weights_the_preset_is_tiny_and_options_win_over_it() -> None:

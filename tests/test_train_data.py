@@ -8,13 +8,30 @@ pytest.importorskip("torch", reason="comes with the extra 'train'")
 
 import torch
 
+import otter_train.data
 from otter_train.data import Batch, collate
 from otter_train.encoding import IGNORED, PromptEncoder
-from tests.factories.train import TOKENIZER, image, png, sample, triplet
+from otter_train.model import Otter, TokenIds, build_model
+from otter_train.pictures import normalise
+from tests.factories.train import MINUTE_MODEL, TOKENIZER, conversation, image, png, sample, triplet
 
 ENCODER = PromptEncoder(TOKENIZER)
 PAD = ENCODER.special.pad
 RED, GREEN, BLUE = png((255, 0, 0)), png((0, 255, 0)), png((0, 0, 255))
+
+
+SHOWN_AGAIN = [
+    sample(triplet(media=[0]), triplet(media=[1]), media=[image(RED), image(GREEN)], id="pictures"),
+    sample(triplet(media=[0]), media=[image(GREEN, RED, BLUE, kind="video")], id="clip"),
+    sample(triplet("no picture"), id="text"),
+]
+
+
+def otter_of_minutes() -> Otter:
+    torch.manual_seed(0)
+    special = ENCODER.special
+    ids = TokenIds(image=special.image, endofchunk=special.endofchunk, answer=special.answer, pad=special.pad)
+    return build_model(MINUTE_MODEL, vocab_size=len(TOKENIZER), token_ids=ids).eval()
 
 
 def mixed(pad_left: bool = False) -> Batch:
@@ -38,6 +55,28 @@ def test_pictures_lie_along_media_and_frames_along_frames() -> None:
     assert not batch.vision_x[~batch.vision_mask].any()
     shown = batch.vision_mask.any(-1).sum(-1)
     assert torch.equal(shown, (batch.lang_x == ENCODER.special.image).sum(-1))
+
+
+def test_a_picture_is_decoded_and_encoded_once_however_often_it_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[int] = []
+    decode = otter_train.data.decode_media
+    monkeypatch.setattr(otter_train.data, "decode_media", lambda *given: decoded.append(1) or decode(*given))
+    prompts = [ENCODER.encode(one) for one in (conversation(), *SHOWN_AGAIN)]
+    batch = collate(prompts, pad=PAD, image_size=16)
+    stored = {data for prompt in prompts for medium in prompt.sample.media for data in medium.data}
+    shown = batch.vision_x[batch.vision_mask]
+    assert len(decoded) == len({medium.data for prompt in prompts for medium in prompt.sample.media}) < len(shown)
+    assert batch.pictures == len(stored) == len({tuple(one.flatten().tolist()) for one in shown})
+    assert torch.equal(batch.vision_x.flatten(0, 2)[batch.firsts[batch.vision_mask]], shown)
+
+    built = otter_of_minutes()
+    passed: list[int] = []
+    built.vision.register_forward_hook(lambda module, given, out: passed.append(len(given[0])))
+    pictures = normalise(batch.vision_x, built.vision.mean, built.vision.std)
+    found = built(pictures, batch.lang_x, batch.attention_mask, vision_mask=batch.vision_mask, firsts=batch.firsts)
+    apart = built(pictures, batch.lang_x, batch.attention_mask, vision_mask=batch.vision_mask)
+    assert passed == [len(stored), len(shown)]
+    torch.testing.assert_close(found.logits, apart.logits, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("pad_left", [False, True])

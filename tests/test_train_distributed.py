@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 import otter_train.train
+from mimicit.loading import load
 from otter_train.checkpoint import latest_checkpoint, load_optimizer_state, load_weights
 from otter_train.config import RunOptions, resolve
 from otter_train.distributed import join_world, like, pick_device, shard, whole
@@ -26,6 +27,7 @@ from otter_train.optimizer import make_optimizer
 from otter_train.session import Session
 from otter_train.step import StepResult, take_step
 from otter_train.train import train
+from tests.factories.loading import small_shards
 from tests.factories.ranks import on_ranks
 from tests.factories.train import MINUTE_MODEL, Colours
 from tests.test_train_step import CPU, SAMPLES, batch, model
@@ -156,3 +158,30 @@ def test_frozen_weights_may_be_sharded_too(tmp_path: Path) -> None:
         replicated, sharded = (torch.load(tmp_path / f"{frozen}-{precision}.pt") for frozen in (False, True))
         for name, value in replicated.items():
             torch.testing.assert_close(sharded[name], value, rtol=0, atol=1e-6)
+
+
+def _rows(rank: int, shards: Path, folder: Path, stop_after: int | None = None) -> None:
+    """Two epochs of rows of a token budget, two rows a step."""
+    steps = iter(range(1, 1000))
+    train(
+        resolve("tiny", batch_size=2, batch_tokens=600, epochs=2, lr=3e-3),
+        load(shards, shuffle="full", seed=1),
+        folder,
+        options=RunOptions(save_every=0, log_every=1, device="cpu"),
+        console=Console(io.StringIO()),
+        should_stop=lambda: next(steps) == stop_after,
+    )
+
+
+def test_rows_of_a_budget_are_shared_by_two_then_one_then_two(tmp_path: Path) -> None:
+    shards = small_shards(tmp_path, 40)
+    _rows(0, shards, tmp_path / "alone")
+    on_ranks(2, _rows, shards, tmp_path / "changing", 2)
+    _rows(0, shards, tmp_path / "changing", 2)
+    on_ranks(2, _rows, shards, tmp_path / "changing")
+    ours, theirs = numbers(tmp_path / "changing"), numbers(tmp_path / "alone")
+    assert len(ours) == len(theirs) > 5 and theirs[-1][0] == 2 * 40
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine == pytest.approx(other, abs=1e-5)
+    checkpoints = [latest_checkpoint(tmp_path / name) for name in ("changing", "alone")]
+    assert [one.meta["samples_seen"] for one in checkpoints if one is not None] == [80, 80]

@@ -18,13 +18,14 @@ from otter_train.evaluation import (
     Answered,
     Attempt,
     Report,
+    choices,
     evaluate,
     is_right,
     other_pictures,
     question_accuracy,
     with_shots,
 )
-from otter_train.evaluation_report import ALL, draw, lines, measure, summarise, to_json
+from otter_train.evaluation_report import ALL, draw, gained_by_looking, lines, measure, summarise, to_json
 from tests.factories.train import COLOURS, Colours, image, png, sample, triplet
 
 
@@ -41,6 +42,13 @@ def blind(samples: Iterable[Sample]) -> Iterator[Attempt]:
         yield Attempt(one, " Red. ", 3.0, 2)
 
 
+def surer_of_the_right(samples: Iterable[Sample]) -> Iterator[Attempt]:
+    """A model to which the true answer is 2 nats per token less likely where the picture shows something else."""
+    for attempt in looking(samples):
+        is_true = attempt.answer == attempt.sample.query.answer
+        yield attempt._replace(nats=1.0 if is_true else 5.0)
+
+
 def exact(report: Report) -> float:
     return measure(report.answered, seed=0).exact.value
 
@@ -53,6 +61,14 @@ def test_one_who_looks_is_told_from_one_who_does_not() -> None:
     unseeing = evaluate(samples, blind, baselines=True)
     assert exact(unseeing) == unseeing.swapped_pictures == 0.25
     assert {name: len(group) for name, group in seeing.by_source.items()} == {"test": 12}
+
+
+def test_the_loss_with_other_pictures_is_compared_query_by_query() -> None:
+    samples = Colours(count=12)
+    seeing = gained_by_looking(evaluate(samples, surer_of_the_right, baselines=True), seed=0)
+    assert seeing is not None and seeing.value == pytest.approx(2.0) and seeing.low > 1.9
+    assert gained_by_looking(evaluate(samples, blind, baselines=True), seed=0) == (0.0, 0.0, 0.0)
+    assert gained_by_looking(evaluate(samples, blind), seed=0) is None
 
 
 def test_numbers_per_shots_and_source() -> None:
@@ -158,3 +174,28 @@ def test_swapped_pictures_are_never_ones_own(drawn: list[tuple[str, int]]) -> No
 def test_without_any_other_picture_there_is_no_such_baseline() -> None:
     same = [replace(Colours().get(0), id=str(number)) for number in range(4)]
     assert evaluate(same, looking, baselines=True).swapped_pictures is None
+
+
+def test_choices_are_counted_beside_what_guessing_reaches() -> None:
+    colours = Colours()
+    offering = [replace(colours.get(place), meta={"choices": ["red", "green", "blue", "white"]}) for place in range(8)]
+    plain = [colours.get(place) for place in range(4)]
+
+    def choosing(samples: Iterable[Sample]) -> Iterator[Attempt]:
+        for one in samples:
+            yield Attempt(one, "", 0.5, 2, "red" if choices(one) else None)
+
+    report, without = evaluate([*offering, *plain], choosing), evaluate(plain, choosing)
+    summaries = summarise(report, seed=0)
+    found = summaries[ALL]
+    assert (found.queries, found.with_choices, found.chance) == (12, 8, 0.25)
+    assert found.choice.value == sum(one.query.answer == "red" for one in offering) / 8
+    assert any("the likeliest choice is right, of 8" in line for line in lines([report], [summaries]))
+    assert not any("choice" in line for line in lines([without], [summarise(without, seed=0)]))
+
+
+@pytest.mark.parametrize("offered", [None, "red", ["blue"], [], {"red": 1}])
+def test_choices_without_the_truth_are_none(offered: object) -> None:
+    one = next(Colours().get(place) for place in range(9) if Colours().get(place).query.answer == "red")
+    assert choices(replace(one, meta={"choices": offered})) == []
+    assert choices(replace(one, meta={"choices": ["red", 7, " ", "blue"]})) == ["red", "blue"]

@@ -90,6 +90,14 @@ def test_other_weights_have_tokens_of_their_own(tmp_path: Path) -> None:
     assert not torch.equal(first, cache_in(tmp_path, other).tokens(pictures, ["a"]))
 
 
+def test_a_tower_may_count_what_it_has_seen() -> None:
+    """Batch normalisation holds a number without dimensions."""
+    built = model()
+    before = tower_fingerprint(built.vision)
+    built.vision.register_buffer("batches", torch.tensor(3))
+    assert len({before, tower_fingerprint(built.vision)}) == 2
+
+
 def test_it_keeps_within_its_bounds_and_goes_on(tmp_path: Path) -> None:
     built = model()
     pictures = torch.randn(6, 3, 16, 16)

@@ -50,6 +50,13 @@ def test_what_needs_no_gradient_does_not_count(otter_9b: Otter) -> None:
     assert everything.picture - full.picture == pytest.approx(2 * 162e9, rel=0.005)
 
 
+def test_the_tower_does_not_count_where_its_tokens_are_at_hand(otter_9b: Otter) -> None:
+    freeze(otter_9b, "full")
+    whole, cached = count_flops(otter_9b), count_flops(otter_9b, with_tower=False)
+    assert whole.picture - cached.picture == pytest.approx(162e9, rel=0.005)
+    assert (whole.token, whole.label) == (cached.token, cached.label)
+
+
 @pytest.mark.parametrize("name", sorted(VISIONS))
 def test_every_tower_can_be_counted(name: str) -> None:
     model = otter(with_vision(name))

@@ -18,11 +18,13 @@ def options(command: click.Command) -> list[str]:
 def test_options_are_pinned() -> None:
     assert options(train) == [
         "--accumulate", "--batch-size", "--batch-tokens", "--checkpoint-activations", "--clip", "--compile", "--config",
-        "--context-order", "--device", "--embeddings", "--epochs", "--eval-every", "--eval-limit", "--eval-shards",
-        "--guard", "--guard-factor", "--keep", "--label-mode", "--language-model", "--log-every", "--lr", "--max-steps",
-        "--max-tokens", "--no-resume", "--out", "--precision", "--preset", "--profile", "--replay", "--resume",
-        "--save-every", "--schedule", "--seed", "--shard-frozen", "--shards", "--template", "--tensorboard",
-        "--vision-cache", "--vision-cache-gb", "--vision-model", "--wandb", "--warmup", "--weight-decay", "--workers",
+        "--context-order", "--cross-attention-every", "--cross-attention-gate", "--device", "--embeddings", "--epochs",
+        "--eval-every", "--eval-limit", "--eval-shards", "--guard", "--guard-factor", "--keep", "--label-mode",
+        "--language-model", "--latent-std", "--latents", "--log-every", "--lr", "--max-steps", "--max-tokens",
+        "--no-resume", "--out", "--perceiver-depth", "--precision", "--preset", "--profile", "--replay", "--resume",
+        "--save-every", "--schedule", "--seed", "--shard-frozen", "--shards", "--stochastic-rounding", "--template",
+        "--tensorboard", "--train-language", "--vision-cache", "--vision-cache-gb", "--vision-model", "--wandb",
+        "--warmup", "--weight-decay", "--workers",
     ]  # fmt: skip
     assert options(generate) == [
         "--beams", "--checkpoint", "--context-answer", "--context-image", "--context-prompt", "--device", "--frames",

@@ -14,7 +14,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimicit.errors import UsageError
 from mimicit.loading import load
 from mimicit.loading.packing import Pack
 from mimicit.loading.steps import Slots
@@ -23,10 +22,11 @@ from otter_train.data import collate
 from otter_train.distributed import World
 from otter_train.encoding import PromptEncoder
 from otter_train.flops import Work
-from otter_train.groups import GroupCollator, training_loader, within_budget
+from otter_train.groups import GroupCollator, training_loader
+from otter_train.lengths import within_budget
 from otter_train.model import Otter, TokenIds, build_model, freeze, trainable_parameters
 from otter_train.optimizer import make_optimizer
-from otter_train.packed import PackedBatch, collate_packed, prompt_cost
+from otter_train.packed import PackedBatch, collate_packed
 from otter_train.step import batch_loss, take_step
 from tests.factories.loading import small_shards
 from tests.factories.train import MINUTE_MODEL, TOKENIZER, Colours, conversation, image, png, sample, triplet
@@ -127,7 +127,7 @@ def test_rows_keep_the_budget_and_hold_every_sample_once(tmp_path: Path) -> None
     samples = load(small_shards(tmp_path, 40), shuffle="full")
     costs = {one.id: len(ENCODER.encode(one).ids) for one in samples}
     budget = 3 * max(costs.values())
-    rows = within_budget(samples, ENCODER, budget, tmp_path / "lengths")
+    rows = within_budget(samples, ENCODER, budget, tmp_path / "rows")
     assert len(rows) < len(samples) / 2
     collator = GroupCollator(encoder=ENCODER, image_size=16, packed=True, end=len(rows))
     seen: list[str] = []
@@ -145,16 +145,3 @@ def test_a_micro_batch_of_packs_is_one_row() -> None:
         tuple(one.id for one in SAMPLES[:2]),
         (SAMPLES[3].id,),
     ]
-
-
-def test_costs_depend_on_all_that_decides_a_prompt() -> None:
-    prints = {
-        prompt_cost(PromptEncoder(TOKENIZER, **options)).fingerprint
-        for options in ({}, {"max_tokens": 99}, {"template": "otter-demo"}, {"context_order": "shuffled"})
-    }
-    assert len(prints) == 4
-
-
-def test_a_mixture_is_not_packed() -> None:
-    with pytest.raises(UsageError, match="--batch-tokens"):
-        within_budget(Colours(), ENCODER, 999, Path("unused"))

@@ -13,15 +13,9 @@ pytest.importorskip("torch", reason="comes with the extra 'train'")
 
 import torch
 from PIL import Image
-from tokenizers import Tokenizer
 from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
-    CLIPVisionConfig,
-    CLIPVisionModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
 )
 
 from mimicit.errors import UsageError
@@ -39,41 +33,13 @@ from otter_train.model import Otter
 from otter_train.model.cleaning import same_bits
 from otter_train.pictures import normalise
 from otter_train.train import Outcome, train
-from tests.factories.train import TOKENIZER, Colours
+from tests.factories.pretrained import pretrained_folders
+from tests.factories.train import Colours
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A LLaMA and a CLIP tower of random weights, as transformers saves them; the tokenizer has no special tokens."""
-    place = tmp_path_factory.mktemp("pretrained")
-    torch.manual_seed(0)
-    words = Tokenizer.from_str(TOKENIZER.backend_tokenizer.to_str().replace("<image>", "<unused>"))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", eos_token="</s>")
-    language = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=4,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            max_position_embeddings=512,
-        )
-    )
-    vision = CLIPVisionModel(
-        CLIPVisionConfig(
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            image_size=16,
-            patch_size=8,
-        )
-    )
-    language.save_pretrained(place / "language")
-    tokenizer.save_pretrained(place / "language")
-    vision.save_pretrained(place / "vision")
-    return {"language_model": str(place / "language"), "vision_model": str(place / "vision")}
+    return pretrained_folders(tmp_path_factory.mktemp("pretrained"))
 
 
 def run(folder: Path, **given: Any) -> Outcome:

@@ -8,7 +8,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from otter_train.metrics import Console, Row, read_table
 from otter_train.model import PRESETS
 from otter_train.train import Outcome, train
 from tests.factories.loading import small_shards
+from tests.factories.pretrained import pretrained_folders
 from tests.factories.train import MINUTE_MODEL, TOKENIZER
 from tests.test_train_checkpoint import meta
 
@@ -43,15 +44,29 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return pretrained_folders(tmp_path_factory.mktemp("pretrained"))
+
+
 @pytest.fixture(autouse=True)
 def minute_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PRESETS, "tiny", MINUTE_MODEL)
 
 
-def run(samples: Samples, folder: Path, *, workers: int = 0, save_every: int = 0, **recipe: Any) -> Outcome:
-    config = resolve("tiny", **{"batch_size": 4, "epochs": 100, "max_steps": STEPS, "lr": 3e-3, **recipe})
-    options = RunOptions(workers=workers, accumulate=2, save_every=save_every, log_every=1, device="cpu")
-    return train(config, samples, folder, options=options, console=Console(io.StringIO()))
+def run(
+    samples: Samples,
+    folder: Path,
+    *,
+    workers: int = 0,
+    save_every: int = 0,
+    options: Mapping[str, Any] | None = None,
+    **recipe: Any,
+) -> Outcome:
+    preset = None if "language_model" in recipe else "tiny"
+    config = resolve(preset, **{"batch_size": 4, "epochs": 100, "max_steps": STEPS, "lr": 3e-3, **recipe})
+    how = RunOptions(workers=workers, accumulate=2, save_every=save_every, log_every=1, device="cpu", **(options or {}))
+    return train(config, samples, folder, options=how, console=Console(io.StringIO()))
 
 
 def in_a_process(work: Callable[[], object]) -> int | None:
@@ -116,6 +131,34 @@ def test_twenty_steps_are_ten_and_a_kill_and_the_rest(shards: Path, tmp_path: Pa
         assert [getattr(row, name) for row in rows[0]] == [getattr(row, name) for row in rows[1]]
     for table in TABLES:
         assert (tmp_path / "whole" / table).read_bytes() == (tmp_path / "parts" / table).read_bytes()
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # torch's own
+@pytest.mark.parametrize("way", ["rows", "vision-cache", pytest.param("compile", marks=pytest.mark.slow)])
+def test_a_killed_run_goes_on_in_every_way_of_training(
+    shards: Path, pretrained: dict[str, str], tmp_path: Path, way: str
+) -> None:
+    samples = load(shards, shuffle="full", seed=1)
+    recipe: dict[str, Any] = {"rows": {"batch_size": 2, "batch_tokens": 600}, "vision-cache": pretrained}.get(way, {})
+    options = {"vision-cache": {"vision_cache": tmp_path / "cache"}, "compile": {"compile": True}}.get(way, {})
+
+    def killed() -> None:
+        die_in_forward_pass(2 * 13 + 2)
+        run(samples, tmp_path / "parts", save_every=10, options=options, **recipe)
+
+    assert in_a_process(killed) == -signal.SIGKILL
+    assert checkpoint_of(tmp_path / "parts").step == 10
+    torch.manual_seed(99)
+    run(samples, tmp_path / "parts", options=options, **recipe)
+    cached = way == "vision-cache"
+    assert cached == any((tmp_path / "cache").rglob("*.safetensors"))
+    run(samples, tmp_path / "whole", options={} if cached else options, **recipe)  # a cache changes no bit
+    same(checkpoint_of(tmp_path / "whole"), checkpoint_of(tmp_path / "parts"))
+    rows = [read_table(Row, tmp_path / name / "metrics.csv") for name in ("whole", "parts")]
+    assert [row.loss for row in rows[0]] == [row.loss for row in rows[1]]
+    assert [row.samples for row in rows[0]] == [row.samples for row in rows[1]]
+    assert rows[0][-1].samples == checkpoint_of(tmp_path / "parts").meta["samples_seen"]
+    assert (rows[0][-1].samples > 2 * STEPS) if way == "rows" else (rows[0][-1].samples == 4 * STEPS)
 
 
 def test_other_shards_or_another_order_are_refused_by_name(shards: Path, tmp_path: Path) -> None:

@@ -3,6 +3,9 @@
     python -m tools.bench_train --cpu --folder /tmp/bench      a model of 46 million weights, on one core, in minutes
     python -m tools.bench_train --folder /tmp/bench            otter-9b with random weights, on one GPU
 
+With ``--cases main --steps 198 --rounds 1 --plot losses.svg`` both sides train 200 steps, two of them to warm up, and
+their losses are drawn.
+
 Every run is a process of its own; the cases take turns, so that a slow moment of the machine meets them all, and the
 median over all steps is taken. On a CPU the seconds are those of the processor, which a busy machine does not change
 much. Tokens are those of the samples, not of padding; operations are those that have to be done
@@ -20,14 +23,18 @@ import statistics
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tools.train_peers import CASES, SIZES
 
 _PUBLISHED = ("open-flamingo==2.0.1", "einops==0.8.1", "einops-exts==0.0.4")
+_SIDES = ("ours", "published")
 _SHARES = ("padded rows", "logits", "as often as", "weight gradients", "not fused", "in float32")
 _ROOT = Path(__file__).parents[1]
 
@@ -65,7 +72,7 @@ def cases_of(chosen: str, size: str) -> list[str]:
     if chosen == "main":
         return main
     if size == "cpu":
-        left_out = ("in float32", "budget of 32", "budget of 64", "compiled")
+        left_out = ("in float32", "by chance", "budget of 32", "budget of 64", "compiled")
         return [case for case in CASES if not any(part in case for part in left_out)]
     return list(CASES)
 
@@ -87,20 +94,41 @@ def table(results: dict[str, list[dict[str, Any]]]) -> list[str]:
 
 
 def shares(results: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """What each optimisation is worth: how much slower our step is without it."""
+    """A table in Markdown of what each optimisation is worth: how long our step takes without it."""
     ours = _rate(results["ours"], "tokens")
     found = {case: runs for case, runs in results.items() if runs and any(part in case for part in _SHARES)}
-    return [
-        f"without: {case.removeprefix('ours, ')}: {ours / _rate(runs, 'tokens'):.2f} times as slow"
+    lines = [
+        f"| {case.removeprefix('ours, ')} | {ours / _rate(runs, 'tokens'):.2f} times as long |"
         for case, runs in found.items()
     ]
+    return ["", "| instead | a step takes |", "| --- | --- |", *lines, ""] if lines else []
 
 
 def difference(results: dict[str, list[dict[str, Any]]]) -> float:
     """The largest relative difference between the losses of the two sides, step by step."""
-    ours, published = results["ours"][0]["losses"], results["published"][0]["losses"]
+    ours, published = (results[side][0]["losses"] for side in _SIDES)
     apart = [abs(mine - theirs) / abs(theirs) for mine, theirs in zip(ours, published, strict=True)]
     return float(max(apart))
+
+
+def plot(losses: dict[str, list[float]], path: Path) -> None:
+    """Draw the ``losses`` of each side over the steps, and how far they are apart, as an SVG."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    matplotlib.rcParams.update({"svg.hashsalt": "losses", "svg.fonttype": "none"})  # the same bytes each time
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    above, below = figure.subplots(2, sharex=True, height_ratios=(2, 1))
+    steps = range(1, len(losses["ours"]) + 1)
+    above.plot(steps, losses["published"], linewidth=3, color="0.75", label="published")
+    above.plot(steps, losses["ours"], linewidth=1, color="tab:blue", label="ours")
+    above.set_ylabel("loss per labelled token (nats)")
+    above.legend()
+    apart = [abs(ours - theirs) / abs(theirs) for ours, theirs in zip(*(losses[side] for side in _SIDES), strict=True)]
+    below.semilogy(steps, apart, linewidth=1, color="tab:blue")
+    below.set_ylabel("relative difference")
+    below.set_xlabel("step")
+    figure.savefig(path, format="svg", metadata={"Date": None})
 
 
 def _rate(runs: Sequence[dict[str, Any]], what: str) -> float:
@@ -112,13 +140,15 @@ def main() -> None:
     """Parse, run, print."""
     parser = argparse.ArgumentParser(description="Compare training steps.")
     parser.add_argument("--cpu", action="store_true", help="the small model, on one core")
-    parser.add_argument("--folder", type=Path, required=True, help="for the environment of the published package")
+    home = Path(tempfile.gettempdir()) / "mimicit-bench-train"
+    parser.add_argument("--folder", type=Path, default=home, help="for the environment of the published package")
     parser.add_argument("--cases", choices=["main", "all"], default="all")
     parser.add_argument("--steps", type=int, default=6, help="timed steps of each run")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--losses", type=Path, help="write the losses of both sides, step by step, as JSON")
+    parser.add_argument("--plot", type=Path, help="draw them as SVG")
     given = parser.parse_args()
-    size = "cpu" if given.cpu else "otter-9b"
+    size = "cpu" if given.cpu or not torch.cuda.is_available() else "otter-9b"
     given.folder.mkdir(parents=True, exist_ok=True)
     python = environment(given.folder)
     results: dict[str, list[dict[str, Any]]] = {case: [] for case in cases_of(given.cases, size)}
@@ -145,8 +175,11 @@ def main() -> None:
         print("\n".join(shares(results)))
     if results["ours"] and results["published"]:
         print(f"losses of the two sides differ by {difference(results):.1e} at most, relative")
+        losses = {side: results[side][0]["losses"] for side in _SIDES}
         if given.losses:
-            given.losses.write_text(json.dumps({side: results[side][0]["losses"] for side in ("ours", "published")}))
+            given.losses.write_text(json.dumps(losses))
+        if given.plot:
+            plot(losses, given.plot)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ from otter_train.model.speed import compile_blocks, recompute_activations
 from otter_train.optimizer import make_optimizer
 from otter_train.packed import PackedBatch, collate_packed
 from otter_train.pictures import normalise
+from otter_train.rounding import RoundingAdamW
 from otter_train.step import take_step
 from otter_train.tokenizer import SpecialIds, train_tokenizer
 
@@ -68,6 +69,7 @@ class Case:
     fused: bool = True
     frozen_gradients: bool = False
     mixed: bool = False
+    rounded: bool = False
     recompute: int = 0
     compiled: bool = False
     budget: int = 0
@@ -83,6 +85,7 @@ CASES: Final[dict[str, Case]] = {
     "ours, weight gradients of frozen layers": Case(frozen_gradients=True),
     "ours, AdamW not fused": Case(fused=False),
     "ours, frozen weights in float32": Case(mixed=True),
+    "ours, trained weights rounded to bfloat16 by chance": Case(rounded=True),
     "ours, activations recomputed": Case(recompute=1),
     "ours, compiled": Case(compiled=True),
     "ours, budget of 8 prompts": Case(budget=8),
@@ -200,6 +203,8 @@ def _batch(prompts: Sequence[Encoded], case: Case, size: Size, special: SpecialI
 def _padded(batch: Batch, size: Size, pad: int) -> Batch:
     """``batch`` with as many tokens and pictures as any could have."""
     more, blank = size.tokens - batch.lang_x.shape[1], _MOST_PICTURES - batch.vision_x.shape[1]
+    of_row = batch.vision_mask[0].numel()
+    firsts = batch.firsts // of_row * (of_row // batch.vision_x.shape[1] * _MOST_PICTURES) + batch.firsts % of_row
     return replace(
         batch,
         lang_x=pad_end(batch.lang_x, (0, more), value=pad),
@@ -207,6 +212,7 @@ def _padded(batch: Batch, size: Size, pad: int) -> Batch:
         attention_mask=pad_end(batch.attention_mask, (0, more)),
         vision_x=pad_end(batch.vision_x, (0, 0, 0, 0, 0, 0, 0, 0, 0, blank)),
         vision_mask=pad_end(batch.vision_mask, (0, 0, 0, blank)),
+        firsts=pad_end(firsts, (0, 0, 0, blank)),
     )
 
 
@@ -235,11 +241,13 @@ def our_step(case: Case, size: Size, model: Otter, device: torch.device, precisi
     freeze(model, "input_only")
     for parameter in model.parameters():
         if parameter.requires_grad:
-            parameter.data = parameter.data.float()
+            parameter.data = parameter.data.to(torch.bfloat16 if case.rounded else torch.float32)
     model.to(device).train()
     optimizer = make_optimizer(model, lr=size.learning_rate, weight_decay=0.1)
     if not case.fused:
         optimizer = torch.optim.AdamW(optimizer.param_groups, lr=size.learning_rate, foreach=False)
+    if case.rounded:
+        optimizer = RoundingAdamW(optimizer.param_groups, lr=size.learning_rate)
     if case.frozen_gradients:
         model.language.lm.get_decoder().requires_grad_(True)
     recompute_activations(model, case.recompute)

@@ -79,6 +79,7 @@ def build_model(
             num_latents=config.perceiver.num_latents,
             ff_mult=config.perceiver.ff_mult,
             max_num_frames=config.perceiver.max_num_frames,
+            latent_std=config.perceiver.latent_std,
         )
         model = Otter(
             vision=vision,

@@ -64,6 +64,7 @@ class PerceiverConfig:
     num_latents: int = 64
     ff_mult: int = 4
     max_num_frames: int | None = None
+    latent_std: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -100,14 +100,16 @@ class Otter(nn.Module):
         labels: Tensor | None = None,
         *,
         vision_mask: Tensor | None = None,
+        firsts: Tensor | None = None,
         keep_logits: bool = True,
         packing: Packing | None = None,
     ) -> OtterOutput:
         """Logits of every position, and the mean cross-entropy of the labelled tokens.
 
         ``vision_x`` float (B, T_img, F, 3, H, W), T_img may be 0; ``vision_mask`` bool (B, T_img, F) is True for the
-        frames that are there (None: all are). ``lang_x`` and ``labels`` are long (B, T), aligned with each other
-        (the shift to the next token happens here); ``attention_mask`` is (B, T), true for tokens that are not
+        frames that are there (None: all are), ``firsts`` long (B, T_img, F) the place of the first frame like each (see
+        `encode_vision`). ``lang_x`` and ``labels`` are long (B, T), aligned with each other (the shift to the next
+        token happens here); ``attention_mask`` is (B, T), true for tokens that are not
         padding. A batch without any label has loss 0, with gradients of 0. ``keep_logits=False`` computes logits
         only where there are labels, and returns none.
 
@@ -119,7 +121,7 @@ class Otter(nn.Module):
         if packing is not None:
             return self._read_packed(vision_x, lang_x, packing)
         self.check(vision_x, lang_x, vision_mask)
-        media = self.encode_vision(vision_x, vision_mask)
+        media = self.encode_vision(vision_x, vision_mask, firsts)
         view = sight(self._text_time(lang_x), media_count=media.shape[1], latents=media.shape[2])
         mask, positions = padding_arguments(attention_mask)
         hidden, _ = self.language(
@@ -151,26 +153,40 @@ class Otter(nn.Module):
         row_nats = nats.new_zeros(packing.count).index_add(0, packing.owners, nats.detach())
         return OtterOutput(nats.sum() / max(1, packing.labelled), None, row_nats)
 
-    def encode_vision(self, vision_x: Tensor, vision_mask: Tensor | None = None) -> Tensor:
+    def encode_vision(
+        self, vision_x: Tensor, vision_mask: Tensor | None = None, firsts: Tensor | None = None
+    ) -> Tensor:
         """``vision_x`` (B, T_img, F, 3, H, W) to media tokens (B, max(T_img, 1), num_latents, dim).
 
-        Only frames that are there go through the tower. Where there are none at all, one blank picture does, unseen:
-        so every parameter takes part in every step, which data-parallel training waits for.
+        Only frames that are there go through the tower, and of those that are alike the first: ``firsts`` long
+        (B, T_img, F) says where that is, counted through the three dimensions (None: all differ). Where there are none
+        at all, one blank picture does, unseen: so every parameter takes part in every step, which data-parallel
+        training waits for.
         """
         if vision_mask is None:
             vision_mask = vision_x.new_ones(vision_x.shape[:3], dtype=torch.bool)
         shown = vision_mask
         if not vision_mask.any():
+            firsts = None
             batch, side = len(vision_x), self.vision.image_size
             vision_x = vision_x.new_zeros(batch, 1, 1, 3, side, side)
             vision_mask = vision_mask.new_zeros(batch, 1, 1)
             shown = vision_mask.clone()
             shown[0] = True
-        tokens = self.vision(vision_x[shown]).to(self.perceiver.latents.dtype)
+        tokens = self._patch_tokens(vision_x, shown, firsts).to(self.perceiver.latents.dtype)
         features = tokens.new_zeros(*shown.shape, *tokens.shape[1:])
         features[shown] = tokens
         media: Tensor = self.perceiver(features, vision_mask)
         return media
+
+    def _patch_tokens(self, vision_x: Tensor, shown: Tensor, firsts: Tensor | None) -> Tensor:
+        """The patch tokens (n, v, dim) of the n frames that are ``shown``; those that are alike are encoded once."""
+        if firsts is None:
+            tokens: Tensor = self.vision(vision_x[shown])
+            return tokens
+        places, numbers = torch.unique(firsts[shown], return_inverse=True)
+        tokens = self.vision(vision_x.flatten(0, 2)[places])
+        return tokens[numbers]
 
     def generate(
         self,

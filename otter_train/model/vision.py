@@ -17,7 +17,7 @@ from mimicit.errors import TrainError
 
 if TYPE_CHECKING:
     from open_clip.transformer import VisionTransformer
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 __all__ = [
     "CLIP_MEAN",
@@ -54,8 +54,12 @@ NORMALISATION: Final[dict[str, tuple[Channels, Channels]]] = {
     "mobilenet_v2": _HALF,
     "resnet": _IMAGENET,
     "siglip_vision_model": _HALF,
+    "timm_wrapper": _IMAGENET,
 }
-"""Mean and standard deviation that each kind of tower from transformers was trained with."""
+"""Mean and standard deviation that each kind of tower from transformers was trained with.
+
+The networks of timm are of one kind; each may name its own.
+"""
 
 
 class VisionTower(nn.Module):
@@ -131,7 +135,7 @@ class TransformersTower(VisionTower):
     layout = "transformers"
 
     def __init__(self, model: PreTrainedModel, *, dim: int, image_size: int) -> None:
-        mean, std = NORMALISATION[model.config.model_type]
+        mean, std = _normalisation(model.config)
         super().__init__(dim=dim, image_size=image_size, mean=mean, std=std)
         # Early releases of transformers 5 hold the transformer in an attribute; weights are named the same either way.
         self.model: Any = getattr(model, "vision_model", model)
@@ -205,6 +209,10 @@ class GridTower(TransformersTower):
         model.eval()
         with torch.no_grad():
             grid = model(next(model.parameters()).new_zeros(1, 3, image_size, image_size)).last_hidden_state
+        if grid.ndim != 4:
+            raise TrainError(
+                f"{type(model).__name__} gives no feature map of rows and columns; take a convolutional one"
+            )
         super().__init__(model, dim=grid.shape[1], image_size=image_size)
 
     def train(self, mode: bool = True) -> Self:
@@ -239,6 +247,12 @@ def transformers_tower(model: PreTrainedModel, *, image_size: int, conv_stem: bo
     if kind.startswith("dinov2"):
         return Dinov2Tower(model)
     return GridTower(model, image_size=image_size)
+
+
+def _normalisation(config: PreTrainedConfig) -> tuple[Channels, Channels]:
+    mean, std = NORMALISATION[config.model_type]
+    own = getattr(config, "pretrained_cfg", None) or {}
+    return tuple(own.get("mean", mean)), tuple(own.get("std", std))
 
 
 class OpenClipTower(VisionTower):

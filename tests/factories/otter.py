@@ -79,6 +79,7 @@ VISIONS: dict[str, VisionConfig] = {
         16, model_type="resnet", embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"
     ),
     "siglip": _other(24, model_type="siglip_vision_model", **_TRANSFORMER),
+    "timm": _other(256, model_type="timm_wrapper", architecture="test_efficientnet"),
 }
 """A small vision tower of each kind, for pictures of 16 pixels."""
 

@@ -59,6 +59,26 @@ def built(src: Path, out: Path, **options: Any) -> Path:
     return out
 
 
+def many_rejects(folder: Path, target: Path, rows: int) -> Path:
+    """``folder`` with a table of so many rejects, two in three of them missing files, in place of its own."""
+    shutil.copytree(folder, target)
+    kinds = [("missing_file", "'{}.jpg' is gone"), ("missing_file", SCRIPT), ("empty_answer", "the answer is empty")]
+    pq.write_table(
+        pa.table(
+            {
+                "scope": ["record"] * rows,
+                "reason": [kinds[number % 3][0] for number in range(rows)],
+                "source": ["own"] * rows,
+                "locator": [f"own/manifest.jsonl:{number + 1}" for number in range(rows)],
+                "id": [f"id {number}" for number in range(rows)],
+                "detail": [kinds[number % 3][1].format(number) for number in range(rows)],
+            }
+        ),
+        target / "rejects.parquet",
+    )
+    return target
+
+
 def many_rows(folder: Path, target: Path, rows: int) -> Path:
     """A folder whose index says that the samples of ``folder`` lie in its shard again and again, under other keys."""
     target.mkdir()

@@ -1,0 +1,49 @@
+"""Folders of a language model and of a vision tower as transformers saves them, with random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from transformers import (
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from tests.factories.train import TOKENIZER
+
+
+def pretrained_folders(place: Path) -> dict[str, str]:
+    """A LLaMA and a CLIP tower, by the options that name them; the tokenizer has no special tokens."""
+    torch.manual_seed(0)
+    words = Tokenizer.from_str(TOKENIZER.backend_tokenizer.to_str().replace("<image>", "<unused>"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", eos_token="</s>")
+    language = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=4,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            max_position_embeddings=512,
+        )
+    )
+    vision = CLIPVisionModel(
+        CLIPVisionConfig(
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            image_size=16,
+            patch_size=8,
+        )
+    )
+    language.save_pretrained(place / "language")
+    tokenizer.save_pretrained(place / "language")
+    vision.save_pretrained(place / "vision")
+    return {"language_model": str(place / "language"), "vision_model": str(place / "vision")}
