@@ -43,6 +43,7 @@ bench: $(READY)
 	@for script in tools/bench_*.py; do $(BIN)/python -m tools.$$(basename $$script .py); done
 
 proof: $(READY)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train,dev,proof]'
 	$(BIN)/python -m tools.proof.easy_vqa --folder .proof/easy-vqa
 	$(BIN)/python -m tools.proof.captions --folder .proof/captions
 	$(BIN)/python -m tools.proof.binding --folder .proof/binding

@@ -85,7 +85,7 @@ def measure(answered: Sequence[Answered], *, seed: int) -> Summary:
         vqa=ratio(vqa, ones, seed=seed),
         with_choices=int(offering.sum()),
         choice=ratio(choice, offering, seed=seed),
-        chance=sum(1 / one.choices for one in answered if one.choices) / max(1.0, offering.sum()),
+        chance=sum(1 / one.choices for one in answered if one.choices) / max(1, int(offering.sum())),
     )
 
 

@@ -62,7 +62,7 @@ def stream_tokens(
 
 def _reader(model: Otter, prompts: Batch) -> PromptReader:
     vision_x = normalise(prompts.vision_x, model.vision.mean, model.vision.std)
-    media = model.encode_vision(vision_x, prompts.vision_mask)
+    media = model.encode_vision(vision_x, prompts.vision_mask, prompts.firsts)
     return PromptReader(
         model.language,
         model.language.project_media(media.flatten(1, 2)),

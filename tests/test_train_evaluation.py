@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicit.records import Sample
+from mimicit.schema import canonical_json
 from otter_train.evaluation import (
     Answered,
     Attempt,
@@ -190,6 +191,7 @@ def test_choices_are_counted_beside_what_guessing_reaches() -> None:
     found = summaries[ALL]
     assert (found.queries, found.with_choices, found.chance) == (12, 8, 0.25)
     assert found.choice.value == sum(one.query.answer == "red" for one in offering) / 8
+    assert b'"chance":0.25' in canonical_json(found.to_json())
     assert any("the likeliest choice is right, of 8" in line for line in lines([report], [summaries]))
     assert not any("choice" in line for line in lines([without], [summarise(without, seed=0)]))
 

@@ -1,0 +1,101 @@
+"""The episodes of the binding proof: the name stands in the context alone, and only the pictures tell which it is."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="comes with the extra 'train'")
+
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from mimicit.build import BuildConfig
+from tests.factories.builds import build
+from tools.proof.binding import ASKED, table, write_manifest
+from tools.proof.episodes import dealt_anew, draw
+from tools.proof.pictures import HELD_OUT, kinds_of, squares
+
+KINDS = {kind: [f"{kind}/{number}.png" for number in range(6)] for kind in "abcdef"}
+
+
+@given(st.integers(0, 1 << 32), st.integers(2, 5), st.integers(1, 4), st.sampled_from([0.0, 1.0]))
+def test_the_name_asked_for_is_that_of_the_same_kind(seed: int, ways: int, shots: int, again: float) -> None:
+    episode = draw(KINDS, random.Random(seed), ways=ways, shots=shots, again=again)
+    named = {picture[0]: name for picture, name in episode.context}
+    assert len(named) == len(set(named.values())) == len(episode.choices) == ways
+    assert len({name[0] for name in episode.choices}) == ways  # another first token in any tokenizer
+    assert Counter(name for _, name in episode.context) == dict.fromkeys(episode.choices, shots)
+    assert all(named[picture[0]] == name for picture, name in episode.context)
+    assert episode.name == named[episode.query[0]]
+    assert (episode.query in dict(episode.context)) is (again == 1.0)
+    assert len(dict(episode.context)) == ways * shots
+
+
+def test_neither_place_nor_choice_tells_the_answer() -> None:
+    rng = random.Random(0)
+    drawn = [draw(KINDS, rng) for _ in range(1000)]
+    last = sum(episode.context[-1][1] == episode.name for episode in drawn)
+    first = sum(episode.choices[0] == episode.name for episode in drawn)
+    assert all(430 < count < 570 for count in (first, last))  # 4.4 standard deviations
+
+
+def test_names_dealt_anew_say_nothing_about_the_pictures() -> None:
+    rng = random.Random(0)
+    right = 0
+    for _ in range(500):
+        episode = draw(KINDS, rng)
+        dealt = dealt_anew(episode, rng)
+        assert [picture for picture, _ in dealt.context] == [picture for picture, _ in episode.context]
+        assert Counter(name for _, name in dealt.context) == Counter(name for _, name in episode.context)
+        assert (dealt.query, dealt.name, dealt.choices) == (episode.query, episode.name, episode.choices)
+        alike = [name for picture, name in dealt.context if picture[0] == dealt.query[0]]
+        right += alike.count(dealt.name)
+    assert 430 < right < 570
+
+
+def test_a_built_sample_is_the_episode(tmp_path: Path) -> None:
+    for number, path in enumerate(path for paths in KINDS.values() for path in paths):
+        (tmp_path / "raw" / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (number, 2 * number, 99)).save(tmp_path / "raw" / path)
+    rng = random.Random(0)
+    episodes = [draw(KINDS, rng) for _ in range(12)]
+    write_manifest(tmp_path / "raw", episodes)
+    built = build(tmp_path / "raw", tmp_path / "shards", BuildConfig(context="related", shots=4))
+    assert len(built.samples) == len(episodes)
+    for number, episode in enumerate(episodes):
+        sample = built.samples[f"e{number:05d}"]
+        shown = [sample.media[triplet.media[0]].origin for triplet in sample.triplets]
+        assert shown == [*dict(episode.context), episode.query]
+        assert [triplet.answer for triplet in sample.triplets] == [*(name for _, name in episode.context), episode.name]
+        assert sample.meta["choices"] == list(episode.choices)
+
+
+def test_kinds_are_folders_and_none_is_on_both_sides(tmp_path: Path) -> None:
+    held = min(HELD_OUT)
+    for folder, count in {held: 7, "openclipart-png/animals/birds": 7, "openclipart-png/tents": 7, "x": 9}.items():
+        (tmp_path / folder).mkdir(parents=True)
+        for number in range(count):
+            Image.new("RGBA", (30, 10), (number, 0, 0, 255)).save(tmp_path / folder / f"{number}.png")
+    (tmp_path / "openclipart-png" / "tents" / "9.png").write_bytes(b"no picture")
+    kinds, held_out = kinds_of(tmp_path)
+    assert (list(kinds), list(held_out)) == (["openclipart-png/tents"], [held])
+    ((kind, names),) = squares(kinds, tmp_path / "raw")
+    assert (kind, len(names)) == ("openclipart-png/tents", 7)
+    with Image.open(tmp_path / "raw" / names[0]) as square:
+        assert (square.size, square.mode) == ((224, 224), "RGB")
+        assert (square.getpixel((0, 0)), square.getpixel((112, 112))) == ((255, 255, 255), (0, 0, 0))
+
+
+def test_the_table_has_a_line_for_each_question_and_seed() -> None:
+    estimate = {"value": 0.81, "low": 0.77, "high": 0.84}
+    one = {"results": [{"all": {"choice": estimate, "exact": estimate}}]}
+    lines = list(table({seed: dict.fromkeys(ASKED, one) for seed in (0, 1)}))
+    assert len(lines) == 2 + 2 * len(ASKED)
+    assert lines[2] == "| with its context | 0 | 81.0% [77.0%, 84.0%] | 81.0% [77.0%, 84.0%] |"
+    with pytest.raises(KeyError):
+        list(table({0: {}}))
