@@ -75,7 +75,7 @@ def test_a_task_that_always_kills_is_given_up_by_name(engine: LocalEngine) -> No
 def test_killed_workers_change_no_byte_of_a_build(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     make.make_raw(raw)
-    make.add_manifest(raw, "more", pictures=300, questions=1)
+    make.add_manifest(raw, "more", pictures=600, questions=1)
     build_shards(raw, tmp_path / "whole", CONFIG, engine=LocalEngine(2))
     with killing(local_workers, times=3) as killed:
         build_shards(raw, tmp_path / "out", CONFIG, engine=LocalEngine(2))
