@@ -72,6 +72,8 @@ def table(evaluations: Mapping[int, Mapping[str, Any]]) -> Iterator[str]:
     for seed, result in results.items():
         own, more = result["all"]["loss"], result["gained_by_looking"]
         yield f"| {seed} | {result['all']['queries']} | {_interval(own)} | {_interval(more)} |"
+    if len(results) == 1:
+        return
     score = across([result["gained_by_looking"]["value"] for result in results.values()])
     yield f"| mean, ± 95% over seeds | | | {score.mean:.3f} ± {score.margin:.3f} |"
 
