@@ -103,20 +103,18 @@ def agreement_by_chance(categories: dict[str, str]) -> float:
 
 
 def save_efficientnet(checkpoint: Path, folder: Path) -> None:
-    """The checkpoint as a folder of transformers; its tensors are timm's, in the same order, under other names."""
+    """The checkpoint as a folder of transformers."""
     import timm
     import torch
     from transformers import TimmWrapperConfig, TimmWrapperModel
+
+    from tools.proof.pretrained import load_efficientnet
 
     name = "tf_efficientnet_lite0"
     trained = timm.create_model(name).pretrained_cfg
     config = TimmWrapperConfig.from_dict({"architecture": name, "num_classes": 1000, "pretrained_cfg": trained})
     model = TimmWrapperModel(config)
-    network = model.timm_model
-    mine = network.state_dict()
-    theirs = list(torch.load(checkpoint, weights_only=True).values())
-    renamed = dict(zip(mine, theirs, strict=False))  # theirs end with the classifier, which the wrapper leaves out
-    network.load_state_dict(renamed)
+    load_efficientnet(model, torch.load(checkpoint, weights_only=True))
     model.save_pretrained(folder)
 
 

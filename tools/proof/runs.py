@@ -5,14 +5,22 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from tools.demo import fetch, run
 from tools.proof.pretrained import VISION, write_vision_model
 
-__all__ = ["build", "trained_and_asked", "write_tower"]
+__all__ = ["SEEING", "ask", "build", "train", "trained_and_asked", "write_tower"]
+
+SEEING: Final = {
+    "--preset": "tiny",
+    "--vision-model": "vision/",
+    "--vision-cache": "vision-cache/",
+    "--latents": "4",
+}
+"""A small language model from scratch behind the frozen tower of `write_tower`."""
 
 
 def write_tower(folder: Path) -> None:
@@ -36,12 +44,24 @@ def trained_and_asked(folder: Path, seed: int, recipe: Mapping[str, str], *, lim
 
     ``limit`` samples are asked, which lie in an order of their own; 0: all.
     """
-    out = folder / f"evaluation-{seed}" / "evaluation.json"
-    if not out.exists():
-        train = ["-m", "otter_train", "--shards", "shards/", "--out", f"run-{seed}/", "--seed", str(seed)]
-        run(folder, [sys.executable, *train, *(word for option in recipe.items() for word in option)])
-        evaluate = ["--checkpoint", f"run-{seed}/", "--shards", "held-out/", "--shots", "0", "--baselines"]
-        evaluate += ["--limit", str(limit)] if limit else []
-        run(folder, [sys.executable, "-m", "otter_train.evaluate", *evaluate, "--out", f"{out.parent.name}/"])
-    loaded: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+    train(folder, "shards", f"run-{seed}", seed, recipe)
+    options = ["--shots", "0", "--baselines", *(["--limit", str(limit)] if limit else [])]
+    return ask(folder, f"run-{seed}", "held-out", f"evaluation-{seed}", options)
+
+
+def train(folder: Path, shards: str, out: str, seed: int, recipe: Mapping[str, str]) -> None:
+    """``python -m otter_train`` on ``folder/shards`` into ``folder/out``; its report is the last it writes."""
+    if (folder / out / "report.html").exists():
+        return
+    command = ["-m", "otter_train", "--shards", f"{shards}/", "--out", f"{out}/", "--seed", str(seed)]
+    run(folder, [sys.executable, *command, *(word for option in recipe.items() for word in option)])
+
+
+def ask(folder: Path, trained: str, shards: str, out: str, options: Sequence[str]) -> dict[str, Any]:
+    """What ``python -m otter_train.evaluate`` finds of ``folder/trained`` on ``folder/shards``, kept in ``out``."""
+    found = folder / out / "evaluation.json"
+    if not found.exists():
+        command = ["-m", "otter_train.evaluate", "--checkpoint", f"{trained}/", "--shards", f"{shards}/"]
+        run(folder, [sys.executable, *command, *options, "--out", f"{out}/"])
+    loaded: dict[str, Any] = json.loads(found.read_text(encoding="utf-8"))
     return loaded

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-__all__ = ["KINDS", "Score", "across", "by_kind", "kind_of", "table"]
+__all__ = ["KINDS", "Score", "across", "by_kind", "interval", "kind_of", "table"]
 
 SHAPES: Final = ("circle", "rectangle", "triangle")
 KINDS: Final = ("colour", "shape", "colour, yes or no", "shape, yes or no")
@@ -53,6 +53,11 @@ def across(values: Sequence[float]) -> Score:
         return Score(mean, math.nan)
     factor = _T95.get(len(values) - 1, 1.96)
     return Score(mean, factor * statistics.stdev(values) / math.sqrt(len(values)))
+
+
+def interval(estimate: Mapping[str, float], format: str) -> str:
+    """An estimate of an evaluation with its 95% interval, in the given ``format``."""
+    return f"{estimate['value']:{format}} [{estimate['low']:{format}}, {estimate['high']:{format}}]"
 
 
 def table(evaluations: Mapping[int, Mapping[str, Any]]) -> Iterator[str]:
