@@ -57,6 +57,9 @@ _ABOUT_PRESETS = (
 )
 @click.option("--language-model", help="Folder of a pretrained LLaMA-family model (transformers format).")
 @click.option("--vision-model", help="Folder of a pretrained CLIP model (transformers format).")
+@click.option(
+    "--init-from", help="Begin with the weights of this run, or of an OpenFlamingo or Otter model that convert reads."
+)
 @click.option("--epochs", type=int, help="Passes over the samples.")
 @click.option("--batch-size", type=int, help="Samples (or rows) of an optimiser step, over all devices.")
 @click.option("--batch-tokens", type=int, help="Tokens of a row of samples; --batch-size counts rows.")
@@ -66,6 +69,7 @@ _ABOUT_PRESETS = (
 @click.option("--warmup", type=float, help="Share of the steps in which the learning rate climbs.")
 @click.option("--clip", type=float, help="Largest gradient norm; 0 for no clipping.")
 @click.option("--weight-decay", type=float, help="Of the cross-attention matrices.")
+@click.option("--beta2", type=float, help="Of AdamW; 0.95 follows a change of the gradients sooner than 0.999.")
 @click.option("--max-tokens", type=int, help="Longest prompt; longer ones lose context, farthest first.")
 @click.option(
     "--label-mode", type=click.Choice(get_args(LabelMode)), help="Learn answers only, or as the paper's code."
@@ -126,10 +130,21 @@ def main(shards: Path, out: Path, preset: str | None, replay: int | None, **give
     """
     with errors_on_one_line():
         options = RunOptions(**{field.name: given.pop(field.name) for field in fields(RunOptions)})
-        config = resolve(preset, **given)
+        config = _resolved(preset, given)
         if replay is not None:
             sys.exit(_replay(config, options, shards, out, replay))
         sys.exit(_train(config, options, shards, out, chosen=preset is not None))
+
+
+def _resolved(preset: str | None, given: dict[str, Any]) -> RunConfig:
+    if given["init_from"] is None:
+        return resolve(preset, **given)
+    calm_threads()
+    from otter_train.initial import inherited  # seconds of imports, not needed for --help
+
+    found = inherited(Path(given["init_from"]))
+    theirs = found.pop("preset", None)
+    return resolve(preset or theirs, **{**found, **{name: value for name, value in given.items() if value is not None}})
 
 
 def _train(config: RunConfig, options: RunOptions, shards: Path, out: Path, *, chosen: bool) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +28,7 @@ from otter_train.tokenizer import added_ids, special_ids
 __all__ = [
     "assemble_model",
     "autocast",
+    "freeze_for",
     "kept_weights",
     "load_kept",
     "model_config",
@@ -54,12 +55,17 @@ def model_config(config: RunConfig) -> ModelConfig:
 
 
 def assemble_model(
-    architecture: ModelConfig, config: RunConfig, tokenizer: PreTrainedTokenizerBase, device: torch.device
+    architecture: ModelConfig,
+    config: RunConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    device: torch.device,
+    fill: Callable[[Otter], None] = lambda model: None,
 ) -> Otter:
     """The model on ``device`` with its pretrained weights, and what ``config`` does not train frozen.
 
     Frozen weights rest in the precision they are computed in; trained ones are float32, or small updates would be
     rounded away, unless that is left to chance (`otter_train.rounding`). A model from scratch is all of one kind.
+    ``fill`` may give the model other weights before.
     """
     ids = special_ids(tokenizer)
     from_scratch = trains_everything(config)
@@ -71,6 +77,13 @@ def assemble_model(
         token_ids=TokenIds(image=ids.image, endofchunk=ids.endofchunk, answer=ids.answer, pad=ids.pad),
         dtype=trained_dtype if from_scratch else computed,
     )
+    fill(model)
+    freeze_for(model, config, tokenizer, dtype=trained_dtype)
+    return model.to(device)
+
+
+def freeze_for(model: Otter, config: RunConfig, tokenizer: PreTrainedTokenizerBase, *, dtype: torch.dtype) -> None:
+    """Leave of ``model`` trained what ``config`` trains, in ``dtype``."""
     freeze(
         model,
         config.embeddings,
@@ -79,8 +92,7 @@ def assemble_model(
         added_ids=added_ids(tokenizer),
     )
     for _, parameter in trainable_parameters(model):
-        parameter.data = parameter.data.to(trained_dtype)
-    return model.to(device)
+        parameter.data = parameter.data.to(dtype)
 
 
 def trains_everything(config: RunConfig) -> bool:

@@ -37,6 +37,7 @@ __all__ = [
     "Checkpoint",
     "OptimizerState",
     "checkpoint_name",
+    "is_checkpointed",
     "latest_checkpoint",
     "load_optimizer_state",
     "load_weights",
@@ -124,6 +125,11 @@ def latest_checkpoint(run: Path) -> Checkpoint | None:
     if folders:
         raise TrainError(f"{run}: all {len(folders)} checkpoints are damaged; train into a new --out folder")
     return None
+
+
+def is_checkpointed(path: Path) -> bool:
+    """Whether ``path`` is a checkpoint folder, or a run folder that holds one, damaged or not."""
+    return path.is_dir() and ((path / _META).is_file() or any(path.glob(f"checkpoint-*/{_META}")))
 
 
 def open_checkpoint(path: Path) -> Checkpoint:

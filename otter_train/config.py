@@ -48,11 +48,12 @@ class RunConfig:
     ``batch_size`` counts the samples of one optimiser step over all devices and forward passes; with ``batch_tokens``
     it counts rows, each of as many whole samples as fit into so many tokens (0: samples are not put together).
     `resolve` says which of the two a run has that names only one of them.
-    ``warmup`` is a share of the steps. ``clip`` is the largest global gradient norm (0: no clipping). ``max_steps``
+    ``warmup`` is a share of the steps. ``beta2`` is AdamW's decay of the squared gradients. ``clip`` is the largest global gradient norm (0: no clipping). ``max_steps``
     ends the run before ``epochs`` do (0: it does not). ``guard`` decides about steps whose gradient is no number, or
     has more than ``guard_factor`` times the usual norm (0: norms are not judged). ``latents``, ``latent_std``,
     ``perceiver_depth``, ``cross_attention_every`` and ``cross_attention_gate`` change what joins the two models (None:
-    as the preset has it); ``train_language`` thaws the pretrained decoder between them. With
+    as the preset has it); ``train_language`` thaws the pretrained decoder between them. ``init_from`` is the run or the
+    model whose weights the run begins with (None: random ones where none are pretrained). With
     ``stochastic_rounding`` trained weights rest in bfloat16 (`otter_train.rounding`), else in float32.
     """
 
@@ -67,6 +68,7 @@ class RunConfig:
     warmup: float = 0.01
     clip: float = 1.0
     weight_decay: float = 0.1
+    beta2: float = 0.999
     max_tokens: int = 512
     label_mode: LabelMode = "span"
     embeddings: Embeddings = "full"
@@ -84,6 +86,7 @@ class RunConfig:
     cross_attention_every: int | None = None
     cross_attention_gate: float | None = None
     train_language: bool = False
+    init_from: str | None = None
 
     def __post_init__(self) -> None:
         _check(self)
@@ -218,6 +221,8 @@ def _check(config: RunConfig) -> None:
             raise UsageError(f"{_option(name)} {getattr(config, name)}: must be at least {least}")
     if not 0 < config.lr < float("inf") or config.clip < 0 or config.weight_decay < 0 or not 0 <= config.warmup <= 1:
         raise UsageError("--lr must be positive, --clip and --weight-decay not negative, --warmup between 0 and 1")
+    if not 0 <= config.beta2 < 1:
+        raise UsageError(f"--beta2 {config.beta2}: must be at least 0 and less than 1")
     if config.guard_factor != 0 and not 1 < config.guard_factor < float("inf"):
         raise UsageError(f"--guard-factor {config.guard_factor}: must be more than 1, or 0")
     _check_joint(config)

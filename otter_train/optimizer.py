@@ -8,6 +8,7 @@ matrices of the language model and of the vision tower decay too.
 from __future__ import annotations
 
 import math
+from typing import Final
 
 from torch import nn
 from torch.optim import AdamW
@@ -20,8 +21,12 @@ from otter_train.model.perceiver import PerceiverResampler
 
 __all__ = ["decayed", "make_optimizer", "rate_factor"]
 
+_BETA1: Final = 0.9
 
-def make_optimizer(model: Otter, *, lr: float, weight_decay: float, whole_model: bool = False) -> AdamW:
+
+def make_optimizer(
+    model: Otter, *, lr: float, weight_decay: float, beta2: float = 0.999, whole_model: bool = False
+) -> AdamW:
     """AdamW (fused) over the parameters of ``model`` that require gradients, in two groups: decayed and not.
 
     ``whole_model`` says that every weight is trained from scratch; see the module docstring.
@@ -32,7 +37,7 @@ def make_optimizer(model: Otter, *, lr: float, weight_decay: float, whole_model:
         {"params": [parameter for name, parameter in trained if name in names], "weight_decay": weight_decay},
         {"params": [parameter for name, parameter in trained if name not in names], "weight_decay": 0.0},
     ]
-    return AdamW([group for group in groups if group["params"]], lr=lr, fused=True)
+    return AdamW([group for group in groups if group["params"]], lr=lr, betas=(_BETA1, beta2), fused=True)
 
 
 def decayed(model: Otter, *, whole_model: bool = False) -> set[str]:

@@ -28,6 +28,7 @@ from otter_train.features import FeatureCache
 from otter_train.flops import Flops, count_flops, matmul_flops_per_s
 from otter_train.groups import GroupCollator, training_loader
 from otter_train.guard import Guard
+from otter_train.initial import initial_weights
 from otter_train.lengths import within_budget
 from otter_train.metrics import Console
 from otter_train.model import ModelConfig, Otter, trainable_count
@@ -93,11 +94,15 @@ def begin(
     if not world.is_first:
         console = Console(io.StringIO())
     seed_generators(config.seed)
-    tokenizer = load_tokenizer(checkpoint.tokenizer_folder) if checkpoint else _new_tokenizer(config, samples)
+    initial = initial_weights(Path(config.init_from), config) if config.init_from and not checkpoint else None
+    if checkpoint:
+        tokenizer = load_tokenizer(checkpoint.tokenizer_folder)
+    else:
+        tokenizer = initial.tokenizer if initial else _new_tokenizer(config, samples)
     architecture = ModelConfig.from_json(checkpoint.meta["model"]) if checkpoint else model_config(config)
     # A model that is sharded as a whole may be too large for one device.
     place = torch.device("cpu") if options.shard_frozen and world.size > 1 else device
-    model = assemble_model(architecture, config, tokenizer, place).train()
+    model = assemble_model(architecture, config, tokenizer, place, *([initial.fill] if initial else [])).train()
     # What the cache has is not computed; that it has to be filled first is passed over.
     flops, counted = count_flops(model, with_tower=options.vision_cache is None), _weights_line(model, device)
     if checkpoint:
@@ -108,7 +113,11 @@ def begin(
     if options.compile:  # after `shard`, which changes the classes of layers
         compile_blocks(model)
     optimizer = make_optimizer(
-        model, lr=config.lr, weight_decay=config.weight_decay, whole_model=config.language_model is None
+        model,
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        beta2=config.beta2,
+        whole_model=config.language_model is None,
     )
     if config.stochastic_rounding:
         optimizer = RoundingAdamW(optimizer.param_groups)

@@ -85,6 +85,8 @@ def test_every_preset_is_a_model_and_names_real_fields() -> None:
         ("tiny", {"epochs": 0}, "--epochs 0"),
         ("tiny", {"warmup": 1.5}, "--warmup"),
         ("tiny", {"clip": -1.0}, "--clip"),
+        ("tiny", {"beta2": 1.0}, "--beta2 1.0"),
+        ("tiny", {"beta2": float("nan")}, "--beta2 nan"),
         ("tiny", {"schedule": "square"}, "--schedule square: there are cosine"),
         ("tiny", {"template": "none"}, "no template"),
     ],

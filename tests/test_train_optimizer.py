@@ -61,7 +61,8 @@ def test_from_scratch_the_other_matrices_decay_too_but_not_what_is_spared() -> N
 def test_every_trained_weight_is_updated_once(whole_model: bool) -> None:
     model = otter()
     freeze(model, "full", train_vision=whole_model, train_language=whole_model)
-    optimizer = make_optimizer(model, lr=1e-3, weight_decay=0.1, whole_model=whole_model)
+    optimizer = make_optimizer(model, lr=1e-3, weight_decay=0.1, beta2=0.95, whole_model=whole_model)
+    assert {group["betas"] for group in optimizer.param_groups} == {(0.9, 0.95)}
     held = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
     assert sorted(held) == sorted(id(parameter) for _, parameter in trainable_parameters(model))
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]

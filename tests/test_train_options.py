@@ -17,14 +17,14 @@ def options(command: click.Command) -> list[str]:
 
 def test_options_are_pinned() -> None:
     assert options(train) == [
-        "--accumulate", "--batch-size", "--batch-tokens", "--checkpoint-activations", "--clip", "--compile", "--config",
-        "--context-order", "--cross-attention-every", "--cross-attention-gate", "--device", "--embeddings", "--epochs",
-        "--eval-every", "--eval-limit", "--eval-shards", "--guard", "--guard-factor", "--keep", "--label-mode",
-        "--language-model", "--latent-std", "--latents", "--log-every", "--lr", "--max-steps", "--max-tokens",
-        "--no-resume", "--out", "--perceiver-depth", "--precision", "--preset", "--profile", "--replay", "--resume",
-        "--save-every", "--schedule", "--seed", "--shard-frozen", "--shards", "--stochastic-rounding", "--template",
-        "--tensorboard", "--train-language", "--vision-cache", "--vision-cache-gb", "--vision-model", "--wandb",
-        "--warmup", "--weight-decay", "--workers",
+        "--accumulate", "--batch-size", "--batch-tokens", "--beta2", "--checkpoint-activations", "--clip", "--compile",
+        "--config", "--context-order", "--cross-attention-every", "--cross-attention-gate", "--device", "--embeddings",
+        "--epochs", "--eval-every", "--eval-limit", "--eval-shards", "--guard", "--guard-factor", "--init-from",
+        "--keep", "--label-mode", "--language-model", "--latent-std", "--latents", "--log-every", "--lr", "--max-steps",
+        "--max-tokens", "--no-resume", "--out", "--perceiver-depth", "--precision", "--preset", "--profile", "--replay",
+        "--resume", "--save-every", "--schedule", "--seed", "--shard-frozen", "--shards", "--stochastic-rounding",
+        "--template", "--tensorboard", "--train-language", "--vision-cache", "--vision-cache-gb", "--vision-model",
+        "--wandb", "--warmup", "--weight-decay", "--workers",
     ]  # fmt: skip
     assert options(generate) == [
         "--beams", "--checkpoint", "--context-answer", "--context-image", "--context-prompt", "--device", "--frames",

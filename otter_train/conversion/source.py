@@ -14,7 +14,7 @@ from typing import Any, Final
 import orjson
 
 from mimicit.errors import TrainError, UsageError
-from otter_train.checkpoint import open_checkpoint
+from otter_train.checkpoint import is_checkpointed, open_checkpoint
 from otter_train.conversion.published_config import read_published
 from otter_train.conversion.weight_files import find_weights, read_weights
 from otter_train.inference import load_trained_model
@@ -56,7 +56,7 @@ def open_origin(path: Path, layout: Layout | None = None, *, with_frozen: bool =
     """
     if not path.exists():
         raise UsageError(f"{path}: no such file or folder")
-    if path.is_dir() and ((path / "meta.json").is_file() or any(path.glob("checkpoint-*/meta.json"))):
+    if is_checkpointed(path):
         return _from_checkpoint(path, with_frozen, moved)
     tensors = read_weights(path)
     found = neutral_weights(tensors, layout)

@@ -18,7 +18,7 @@ from otter_train.model.layouts import DEFAULT_DECODER, Layout, arranged, decoder
 from otter_train.model.lazy import LazyTensor
 from otter_train.model.otter import Otter
 
-__all__ = ["from_layout", "misfits", "neutral_state", "to_layout"]
+__all__ = ["from_layout", "load_neutral", "misfits", "neutral_state", "to_layout"]
 
 
 def from_layout(
@@ -32,12 +32,19 @@ def from_layout(
     """
     stored = {key: LazyTensor.of(tensor) for key, tensor in unwrapped(state_dict).items()}
     found = neutral_weights(stored, layout)
-    faults, lacking = misfits(found.tensors, model, found.layout, may_lack)
+    return load_neutral(model, found.tensors, found.layout, may_lack=may_lack)
+
+
+def load_neutral(
+    model: Otter, tensors: Mapping[str, LazyTensor], layout: Layout, *, may_lack: Collection[str] = ()
+) -> list[str]:
+    """`from_layout` of ``tensors`` that have our names already; faults are named as in ``layout``."""
+    faults, lacking = misfits(tensors, model, layout, may_lack)
     if faults:
         raise TrainError(f"the weights do not fit the model: {'; '.join(faults)}")
     own = model.state_dict(keep_vars=True)
     with torch.no_grad():
-        for name, tensor in arranged(found.tensors, "ours", vision=model.vision.layout).items():
+        for name, tensor in arranged(tensors, "ours", vision=model.vision.layout).items():
             own[name].copy_(tensor.read())
     return lacking
 
