@@ -48,8 +48,9 @@ class RunConfig:
     ``batch_size`` counts the samples of one optimiser step over all devices and forward passes; with ``batch_tokens``
     it counts rows, each of as many whole samples as fit into so many tokens (0: samples are not put together).
     `resolve` says which of the two a run has that names only one of them.
-    ``warmup`` is a share of the steps. ``beta2`` is AdamW's decay of the squared gradients. ``clip`` is the largest global gradient norm (0: no clipping). ``max_steps``
-    ends the run before ``epochs`` do (0: it does not). ``guard`` decides about steps whose gradient is no number, or
+    ``warmup`` is a share of the steps. ``beta2`` is AdamW's decay of the squared gradients. ``clip`` is the largest
+    global gradient norm (0: no clipping). ``max_steps`` ends the run before ``epochs`` do (0: it does not).
+    ``guard`` decides about steps whose gradient is no number, or
     has more than ``guard_factor`` times the usual norm (0: norms are not judged). ``latents``, ``latent_std``,
     ``perceiver_depth``, ``cross_attention_every`` and ``cross_attention_gate`` change what joins the two models (None:
     as the preset has it); ``train_language`` thaws the pretrained decoder between them. ``init_from`` is the run or the
