@@ -50,12 +50,12 @@ class RunConfig:
     `resolve` says which of the two a run has that names only one of them.
     ``warmup`` is a share of the steps. ``beta2`` is AdamW's decay of the squared gradients. ``clip`` is the largest
     global gradient norm (0: no clipping). ``max_steps`` ends the run before ``epochs`` do (0: it does not).
-    ``guard`` decides about steps whose gradient is no number, or
-    has more than ``guard_factor`` times the usual norm (0: norms are not judged). ``latents``, ``latent_std``,
-    ``perceiver_depth``, ``cross_attention_every`` and ``cross_attention_gate`` change what joins the two models (None:
-    as the preset has it); ``train_language`` thaws the pretrained decoder between them. ``init_from`` is the run or the
-    model whose weights the run begins with (None: random ones where none are pretrained). With
-    ``stochastic_rounding`` trained weights rest in bfloat16 (`otter_train.rounding`), else in float32.
+    ``guard`` decides about steps whose gradient is no number, or has more than ``guard_factor`` times the usual norm
+    (0: norms are not judged). ``latents``, ``latent_std``, ``perceiver_depth``, ``cross_attention_every`` and
+    ``cross_attention_gate`` change what joins the two models (None: as the preset has it); ``train_language`` thaws
+    the pretrained decoder between them. ``init_from`` is the run or the model whose weights the run begins with (None:
+    random ones where none are pretrained). With ``stochastic_rounding`` trained weights rest in bfloat16
+    (`otter_train.rounding`), else in float32.
     """
 
     preset: str = "otter-9b"
