@@ -79,6 +79,7 @@ _ABOUT_PRESETS = (
 @click.option("--latents", type=int, help="Tokens that the perceiver makes of each picture or clip.")
 @click.option("--latent-std", type=float, help="Of what these start as; 1 is the paper's.")
 @click.option("--perceiver-depth", type=int, help="Layers of the perceiver.")
+@click.option("--perceiver-width", type=int, help="Of the perceiver; without it that of the vision tower.")
 @click.option("--cross-attention-every", type=int, help="Look at pictures before every n-th layer of the decoder.")
 @click.option("--cross-attention-gate", type=float, help="How far that is open at the start; 0: closed.")
 @click.option("--template", type=click.Choice(sorted(TEMPLATES)), help="Prompt template.")

@@ -46,6 +46,7 @@ def model_config(config: RunConfig) -> ModelConfig:
         "num_latents": config.latents,
         "latent_std": config.latent_std,
         "depth": config.perceiver_depth,
+        "width": config.perceiver_width,
     }
     joint = {
         "cross_attention_every": config.cross_attention_every,

@@ -51,11 +51,11 @@ class RunConfig:
     ``warmup`` is a share of the steps. ``beta2`` is AdamW's decay of the squared gradients. ``clip`` is the largest
     global gradient norm (0: no clipping). ``max_steps`` ends the run before ``epochs`` do (0: it does not).
     ``guard`` decides about steps whose gradient is no number, or has more than ``guard_factor`` times the usual norm
-    (0: norms are not judged). ``latents``, ``latent_std``, ``perceiver_depth``, ``cross_attention_every`` and
-    ``cross_attention_gate`` change what joins the two models (None: as the preset has it); ``train_language`` thaws
-    the pretrained decoder between them. ``init_from`` is the run or the model whose weights the run begins with (None:
-    random ones where none are pretrained). With ``stochastic_rounding`` trained weights rest in bfloat16
-    (`otter_train.rounding`), else in float32.
+    (0: norms are not judged). ``latents``, ``latent_std``, ``perceiver_depth``, ``perceiver_width``,
+    ``cross_attention_every`` and ``cross_attention_gate`` change what joins the two models (None: as the preset has
+    it); ``train_language`` thaws the pretrained decoder between them. ``init_from`` is the run or the model whose
+    weights the run begins with (None: random ones where none are pretrained). With ``stochastic_rounding`` trained
+    weights rest in bfloat16 (`otter_train.rounding`), else in float32.
     """
 
     preset: str = "otter-9b"
@@ -84,6 +84,7 @@ class RunConfig:
     latents: int | None = None
     latent_std: float | None = None
     perceiver_depth: int | None = None
+    perceiver_width: int | None = None
     cross_attention_every: int | None = None
     cross_attention_gate: float | None = None
     train_language: bool = False
@@ -231,7 +232,7 @@ def _check(config: RunConfig) -> None:
 
 
 def _check_joint(config: RunConfig) -> None:
-    for name in ("latents", "perceiver_depth", "cross_attention_every"):
+    for name in ("latents", "perceiver_depth", "perceiver_width", "cross_attention_every"):
         value = getattr(config, name)
         if value is not None and value < 1:
             raise UsageError(f"{_option(name)} {value}: must be at least 1")

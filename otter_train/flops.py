@@ -100,6 +100,8 @@ def _picture(model: Otter, *, with_tower: bool) -> float:
     perceiver, latents = model.perceiver, model.perceiver.num_latents
     forward, patches = _tower(model)
     total = forward * (3 if _is_trained(model.vision) else 1) if with_tower else 0.0
+    if perceiver.project is not None:
+        total += patches * _cost(perceiver.project, input_gradient=_is_trained(model.vision))
     for layer in cast("Iterable[PerceiverLayer]", perceiver.layers):
         total += latents * _cost(layer) + patches * _cost(layer.to_kv)
         total += 3 * 2 * 2 * latents * (latents + patches) * layer.to_q.out_features  # scores, and what they weigh

@@ -35,6 +35,7 @@ _INHERITED: Final = (
     "latents",
     "latent_std",
     "perceiver_depth",
+    "perceiver_width",
     "cross_attention_every",
     "cross_attention_gate",
     "template",

@@ -47,6 +47,15 @@ def test_a_medium_without_frames_is_finite_and_constant(perceiver: PerceiverResa
     assert features.grad[0, 0].count_nonzero() > 0
 
 
+def test_media_of_another_width_are_projected_first(perceiver: PerceiverResampler, features: torch.Tensor) -> None:
+    narrow = PerceiverResampler(8, depth=2, dim_head=8, heads=2, num_latents=3, media_dim=16, max_num_frames=4)
+    assert narrow(features).shape == (2, 3, 3, 8) and perceiver.project is None
+    assert narrow.project is not None
+    plain = PerceiverResampler(8, depth=2, dim_head=8, heads=2, num_latents=3, max_num_frames=4)
+    plain.load_state_dict({name: value for name, value in narrow.state_dict().items() if "project" not in name})
+    assert torch.equal(narrow(features), plain(narrow.project(features)))
+
+
 def test_media_do_not_see_each_other_but_frames_of_one_medium_do(
     perceiver: PerceiverResampler, features: torch.Tensor
 ) -> None:

@@ -6,10 +6,13 @@ import pytest
 
 pytest.importorskip("torch", reason="comes with the extra 'train'")
 
+from dataclasses import replace
+
 import torch
 
 from otter_train.flops import Flops, Work, count_flops, matmul_flops_per_s
 from otter_train.model import Otter, TokenIds, build_model, freeze, preset
+from otter_train.model.config import PerceiverConfig
 from tests.factories.otter import VISIONS, otter, with_vision
 
 LAYER = 4 * 4096**2 + 3 * 4096 * 11008  # weights of a decoder layer
@@ -55,6 +58,20 @@ def test_the_tower_does_not_count_where_its_tokens_are_at_hand(otter_9b: Otter) 
     whole, cached = count_flops(otter_9b), count_flops(otter_9b, with_tower=False)
     assert whole.picture - cached.picture == pytest.approx(162e9, rel=0.005)
     assert (whole.token, whole.label) == (cached.token, cached.label)
+
+
+def test_a_narrow_perceiver_costs_its_projection_and_what_is_left_of_it() -> None:
+    narrow = replace(preset("otter-9b"), perceiver=PerceiverConfig(width=64))
+    ids = TokenIds(image=32001, endofchunk=32000, answer=32002, pad=32003)
+    model = build_model(narrow, vocab_size=32004, token_ids=ids, device="meta", load_weights=False)
+    freeze(model, "full")
+    layers, latents, patches, inner = 6, 64, 256, 512
+    projection = patches * 4 * 1024 * 64  # the tower is frozen: nothing is asked of its tokens
+    per_layer = latents * 6 * (4 * 64 * inner + 2 * 64 * 4 * 64) + patches * 6 * 2 * 64 * inner
+    scores = 3 * 2 * 2 * latents * (latents + patches) * inner
+    keys = latents * 6 * 8 * 64 * 2 * 512
+    expected = projection + layers * (per_layer + scores) + keys
+    assert count_flops(model, with_tower=False).picture == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("name", sorted(VISIONS))

@@ -134,14 +134,19 @@ def test_on_the_command_line_the_model_need_not_be_described_again(tmp_path: Pat
     shards = small_shards(tmp_path / "shards", 6)
     fast = ["--shards", str(shards), "--max-steps", "1", "--batch-size", "2", "--device", "cpu"]
     models = ["--language-model", folders["language_model"], "--vision-model", folders["vision_model"]]
-    chosen = ["--latents", "3", "--template", "plain", "--lr", "0.5"]
+    chosen = ["--latents", "3", "--perceiver-width", "8", "--template", "plain", "--lr", "0.5"]
     first = CliRunner().invoke(main, [*fast, *models, *chosen, "--out", str(tmp_path / "first")])
     assert first.exit_code == 0, first.output
     command = [*fast, "--out", str(tmp_path / "second"), "--init-from", str(tmp_path / "first")]
     second = CliRunner().invoke(main, command)
     assert second.exit_code == 0, second.output
     written = orjson.loads((tmp_path / "second" / "config.json").read_bytes())
-    assert (written["latents"], written["template"], written["lr"]) == (3, "plain", 1e-5)  # the recipe is its own
+    assert (written["latents"], written["perceiver_width"], written["template"], written["lr"]) == (
+        3,
+        8,
+        "plain",
+        1e-5,
+    )  # the recipe is its own
     assert {name: written[name] for name in folders} == folders
     assert inherited(shards) == {}
     missing = CliRunner().invoke(main, [*fast, *models, "--init-from", str(tmp_path / "nowhere")])

@@ -42,10 +42,10 @@ def run(folder: Path, **given: Any) -> None:
 
 
 def test_options_shape_what_joins_the_models(tmp_path: Path, folders: dict[str, str]) -> None:
-    shape = {"latents": 3, "latent_std": 1e-3, "perceiver_depth": 2, "cross_attention_every": 2}
+    shape = {"latents": 3, "latent_std": 1e-3, "perceiver_depth": 2, "perceiver_width": 8, "cross_attention_every": 2}
     run(tmp_path, **folders, **shape, cross_attention_gate=0.5, lr=1e-9)
     model = load_trained_model(tmp_path, device="cpu").model
-    assert model.perceiver.latents.shape == (3, 32) and 0 < model.perceiver.latents.abs().max() < 1e-2
+    assert model.perceiver.latents.shape == (3, 8) and 0 < model.perceiver.latents.abs().max() < 1e-2
     assert (len(model.perceiver.layers), list(model.language.blocks_by_layer)) == (2, [1, 3])
     assert all(block.attn_gate.item() == pytest.approx(0.5) for block in model.language.blocks)
 
@@ -55,6 +55,7 @@ def test_options_shape_what_joins_the_models(tmp_path: Path, folders: dict[str, 
     [
         ("latents", 0),
         ("perceiver_depth", 0),
+        ("perceiver_width", 0),
         ("cross_attention_every", -1),
         ("cross_attention_gate", 4.0),
         ("latent_std", 0.0),

@@ -21,10 +21,10 @@ def test_options_are_pinned() -> None:
         "--config", "--context-order", "--cross-attention-every", "--cross-attention-gate", "--device", "--embeddings",
         "--epochs", "--eval-every", "--eval-limit", "--eval-shards", "--guard", "--guard-factor", "--init-from",
         "--keep", "--label-mode", "--language-model", "--latent-std", "--latents", "--log-every", "--lr", "--max-steps",
-        "--max-tokens", "--no-resume", "--out", "--perceiver-depth", "--precision", "--preset", "--profile", "--replay",
-        "--resume", "--save-every", "--schedule", "--seed", "--shard-frozen", "--shards", "--stochastic-rounding",
-        "--template", "--tensorboard", "--train-language", "--vision-cache", "--vision-cache-gb", "--vision-model",
-        "--wandb", "--warmup", "--weight-decay", "--workers",
+        "--max-tokens", "--no-resume", "--out", "--perceiver-depth", "--perceiver-width", "--precision", "--preset",
+        "--profile", "--replay", "--resume", "--save-every", "--schedule", "--seed", "--shard-frozen", "--shards",
+        "--stochastic-rounding", "--template", "--tensorboard", "--train-language", "--vision-cache",
+        "--vision-cache-gb", "--vision-model", "--wandb", "--warmup", "--weight-decay", "--workers",
     ]  # fmt: skip
     assert options(generate) == [
         "--beams", "--checkpoint", "--context-answer", "--context-image", "--context-prompt", "--device", "--frames",

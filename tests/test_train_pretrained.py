@@ -138,3 +138,13 @@ def test_a_run_goes_to_the_published_layout_and_back(tmp_path: Path, folders: di
         assert (tmp_path / "ours" / name).read_text() == (tmp_path / "direct" / name).read_text()
     trained = convert(tmp_path / "run", tmp_path / "trained.safetensors", to="openflamingo", frozen="drop")
     assert trained.absent == ["vision.", "language.lm."]
+
+
+def test_a_perceiver_of_its_own_width_goes_to_our_layout_only(tmp_path: Path, folders: dict[str, str]) -> None:
+    run(tmp_path / "run", **folders, perceiver_width=8)
+    convert(tmp_path / "run", tmp_path / "ours", to="ours")
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "ours")
+    assert model.model.perceiver.project.weight.shape == (8, 32)
+    for layout in ("otter", "openflamingo"):
+        with pytest.raises(UsageError, match="--perceiver-width"):
+            convert(tmp_path / "run", tmp_path / layout, to=layout)  # type: ignore[arg-type]

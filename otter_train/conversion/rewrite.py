@@ -26,6 +26,7 @@ from otter_train.model.vision import VisionLayout
 __all__ = ["FILE_SUFFIXES", "Frozen", "Report", "convert"]
 
 Frozen = Literal["keep", "require", "drop"]
+_PROJECTION: Final = "perceiver.project.weight"
 FILE_SUFFIXES: Final = (".safetensors", ".bin", ".pt")
 
 
@@ -79,6 +80,8 @@ def convert(
         raise UsageError(f"{target}: exists already; name a new file or an empty folder")
     origin = open_origin(source, layout, with_frozen=frozen != "drop", **(moved or {}))
     origin = replace(origin, architecture=origin.architecture or architecture)
+    if to != "ours" and _PROJECTION in origin.tensors:
+        raise UsageError(f"{source}: trained with --perceiver-width, which only --to ours has a place for")
     read = len(origin.tensors)
     check_complete(origin.tensors, origin.layout, decoder=origin.decoder, architecture=origin.architecture)
     origin = _with_frozen(origin, frozen)

@@ -72,7 +72,7 @@ def build_model(
         vision = _vision(config.vision, dtype, load_weights)
         language = _language(config.language, vocab_size, dtype, load_weights)
         perceiver = PerceiverResampler(
-            vision.dim,
+            config.perceiver.width or vision.dim,
             depth=config.perceiver.depth,
             dim_head=config.perceiver.dim_head,
             heads=config.perceiver.heads,
@@ -80,6 +80,7 @@ def build_model(
             ff_mult=config.perceiver.ff_mult,
             max_num_frames=config.perceiver.max_num_frames,
             latent_std=config.perceiver.latent_std,
+            media_dim=vision.dim if config.perceiver.width else None,
         )
         model = Otter(
             vision=vision,

@@ -56,7 +56,7 @@ class LanguageConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PerceiverConfig:
-    """The arguments of `PerceiverResampler`; its width is that of the vision tower."""
+    """The arguments of `PerceiverResampler`; without ``width`` it is as wide as the vision tower."""
 
     depth: int = 6
     dim_head: int = 64
@@ -65,6 +65,7 @@ class PerceiverConfig:
     ff_mult: int = 4
     max_num_frames: int | None = None
     latent_std: float = 1.0
+    width: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -75,9 +75,9 @@ class Otter(nn.Module):
         cross_attention_gate: float = 0.0,
     ) -> None:
         super().__init__()
-        if vision.dim != perceiver.dim:
+        if vision.dim != perceiver.media_dim:
             raise TrainError(
-                f"the vision tower gives tokens of width {vision.dim}, the perceiver takes {perceiver.dim}"
+                f"the vision tower gives tokens of width {vision.dim}, the perceiver takes {perceiver.media_dim}"
             )
         self.vision = vision
         self.perceiver = perceiver

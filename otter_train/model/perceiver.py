@@ -51,7 +51,8 @@ class PerceiverResampler(nn.Module):
 
     ``max_num_frames`` adds a learned embedding per frame; only checkpoints trained on video have one. The latents start
     with standard deviation ``latent_std``: with the published 1.0, nine tenths of what leaves is at first the same for
-    every picture; smaller latents let the pictures through, for trainings that must be short.
+    every picture; smaller latents let the pictures through, for trainings that must be short. Media tokens of another
+    width, ``media_dim``, are projected first; the published perceivers are as wide as their towers.
     """
 
     def __init__(
@@ -65,10 +66,13 @@ class PerceiverResampler(nn.Module):
         ff_mult: int = 4,
         max_num_frames: int | None = None,
         latent_std: float = 1.0,
+        media_dim: int | None = None,
     ) -> None:
         super().__init__()
         self.dim = dim
+        self.media_dim = dim if media_dim is None else media_dim
         self.num_latents = num_latents
+        self.project = None if media_dim is None else nn.Linear(media_dim, dim, bias=False)
         self.latents = nn.Parameter(torch.randn(num_latents, dim) * latent_std)
         self.frame_embs = None if max_num_frames is None else nn.Parameter(torch.randn(max_num_frames, dim))
         self.layers = nn.ModuleList(
@@ -77,13 +81,15 @@ class PerceiverResampler(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, features: Tensor, frame_mask: Tensor | None = None) -> Tensor:
-        """``features`` (B, T_img, F, v, d) to (B, T_img, num_latents, d).
+        """``features`` (B, T_img, F, v, media_dim) to (B, T_img, num_latents, dim).
 
         ``frame_mask`` bool (B, T_img, F) is True for frames that are there; the others are never looked at. A medium
         without any frame gives finite tokens that depend on nothing but the latents. `TrainError` where there are
         more frames than frame embeddings.
         """
         batch, media_count, frames, patches, _ = features.shape
+        if self.project is not None:
+            features = self.project(features)
         if self.frame_embs is not None:
             if frames > len(self.frame_embs):
                 raise TrainError(
