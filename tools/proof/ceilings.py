@@ -24,6 +24,7 @@ from mimicit.records import Sample
 from otter_train.bootstrap import ratio
 from otter_train.model.vision import transformers_tower
 from otter_train.pictures import decode_media, normalise
+from tools.proof.episodes import word_of
 
 _SIDE: Final = 224
 _FORMATS: Final = (("{word} a ", "{name}.\n"), ("<{word}>", "{name}\n"))
@@ -68,7 +69,7 @@ def by_words(model_folder: Path, samples: Sequence[Sample], before: str, after: 
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).eval()
     right = []
     for sample in samples:
-        words = [_word(sample.media[triplet.media[0]].origin) for triplet in sample.triplets]
+        words = [word_of(str(Path(sample.media[triplet.media[0]].origin).parent)) for triplet in sample.triplets]
         told = zip(words, sample.context, strict=False)
         prompt = "".join((before + after).format(word=word, name=one.answer) for word, one in told)
         prompt += before.format(word=words[-1])
@@ -85,11 +86,6 @@ def _scores(model: Any, tokenizer: Any, prompt: str, sample: Sample) -> Iterator
         with torch.no_grad():
             scores = model(ids).logits[0, len(told) - 1 : -1].log_softmax(-1)
         yield name, float(scores.gather(1, ids[0, len(told) :, None]).sum())
-
-
-def _word(origin: str) -> str:
-    kind = [part for part in Path(origin).parent.parts if part != "cartoon"]
-    return kind[-1].removesuffix("s") if kind[-1] != "string" else "violin"
 
 
 def _share(right: Sequence[bool]) -> str:
