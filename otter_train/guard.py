@@ -66,19 +66,22 @@ class BadStep:
 class Guard:
     """Judges the gradient norms of a run; its state goes into checkpoints, so a resumed run judges alike.
 
-    ``factor`` times the average norm is a spike; 0 for no such limit. With ``mode`` ``off`` no step is bad.
+    ``factor`` times the average norm is a spike; 0 for no such limit. A norm of at most ``harmless``, that which
+    gradients are clipped to, never is: where nearly everything has been learnt, what has not stands far above the
+    average, and is all there is to learn. With ``mode`` ``off`` no step is bad.
     """
 
-    def __init__(self, mode: GuardMode, factor: float, device: torch.device) -> None:
+    def __init__(self, mode: GuardMode, factor: float, device: torch.device, *, harmless: float = 0.0) -> None:
         self.mode: GuardMode = mode
         self.factor = factor or math.inf
+        self.harmless = harmless
         self._average = torch.zeros((), device=device)
         self._seen = torch.zeros((), device=device)
         self._in_a_row = torch.zeros((), device=device)
 
     def judge(self, norm: Tensor) -> Tensor:
         """True (bool scalar, on the device) where a step whose gradient has ``norm`` is to be left out."""
-        usual = (self._seen < _FEWEST) | (norm <= self.factor * self._average)
+        usual = (self._seen < _FEWEST) | (norm <= (self.factor * self._average).clamp(min=self.harmless))
         good = torch.isfinite(norm) & usual
         memory = torch.minimum(self._seen / (self._seen + 1), torch.full_like(self._seen, _MEMORY))
         moved = memory * self._average + (1 - memory) * norm

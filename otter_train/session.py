@@ -143,7 +143,7 @@ def begin(
         workers=_worker_count(options, device),
         pin_memory=device.type == "cuda",
     )
-    guard = Guard(config.guard, config.guard_factor, device)
+    guard = Guard(config.guard, config.guard_factor, device, harmless=config.clip)
     if checkpoint:
         restore_optimizer(model, optimizer, load_optimizer_state(checkpoint))
         guard.load_state(checkpoint.meta["guard"])

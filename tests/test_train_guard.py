@@ -141,6 +141,12 @@ def test_a_spike_is_what_lies_far_above_the_usual() -> None:
     assert judged(Guard("off", 20.0, CPU), [float("nan")]) == [False]
 
 
+def test_what_clipping_lets_through_is_no_spike() -> None:
+    guard = Guard("skip", 20.0, CPU, harmless=1.0)
+    assert judged(guard, [1e-3] * 60 + [0.9, 1.1, float("nan")]) == [False] * 61 + [True, True]
+    assert judged(Guard("skip", 20.0, CPU, harmless=1.0), [1.0] * 60 + [21.0]) == [False] * 60 + [True]
+
+
 def test_the_state_of_a_guard_comes_back_exactly() -> None:
     first, second = Guard("skip", 20.0, CPU), Guard("skip", 20.0, CPU)
     norms = [0.1 * number for number in range(1, 80)]

@@ -19,6 +19,8 @@ SEEING: Final = {
     "--vision-model": "vision/",
     "--vision-cache": "vision-cache/",
     "--latents": "4",
+    "--perceiver-width": "64",
+    "--beta2": "0.95",
 }
 """A small language model from scratch behind the frozen tower of `write_tower`."""
 
