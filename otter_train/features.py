@@ -22,6 +22,7 @@ from torch import Tensor
 from mimicit.errors import UsageError
 from mimicit.shards.files import publish
 from otter_train.model.vision import VisionTower
+from otter_train.pictures import normalise
 
 __all__ = ["FeatureCache", "tower_fingerprint"]
 
@@ -46,9 +47,10 @@ class FeatureCache:
         self.misses = 0
 
     def tokens(self, pictures: Tensor, keys: Sequence[str]) -> Tensor:
-        """The tokens (n, v, dim) of normalised ``pictures`` (n, 3, H, W) whose stored bytes have the SHA-256 ``keys``.
+        """The tokens (n, v, dim) of ``pictures`` uint8 (n, 3, H, W) whose stored bytes have the SHA-256 ``keys``.
 
         What is not kept goes through the tower and is kept from then on; that waits for the device, once per picture.
+        Only that is normalised: where all is kept, it would cost more than a small model does.
         """
         if len(pictures) != len(keys):
             raise ValueError(f"{len(pictures)} pictures and {len(keys)} keys")
@@ -56,7 +58,7 @@ class FeatureCache:
         missing = [place for place in range(len(keys)) if place not in kept]
         self.hits, self.misses = self.hits + len(kept), self.misses + len(missing)
         if missing:
-            fresh = self._tower(pictures[missing])
+            fresh = self._tower(normalise(pictures[missing], self._tower.mean, self._tower.std))
             for place, tokens in zip(missing, fresh, strict=True):
                 self._write(keys[place], tokens)
                 kept[place] = tokens

@@ -99,11 +99,12 @@ def batch_loss(
 
     Patch tokens that ``features`` holds are not computed again.
     """
-    vision_x = normalise(batch.vision_x, model.vision.mean, model.vision.std)
-    with autocast(vision_x.device, precision):
+    with autocast(batch.vision_x.device, precision):
+        if isinstance(batch, PackedBatch) and features is not None:
+            vision_x = features.tokens(batch.vision_x, batch.picture_keys)
+        else:
+            vision_x = normalise(batch.vision_x, model.vision.mean, model.vision.std)
         if isinstance(batch, PackedBatch):
-            if features is not None:
-                vision_x = features.tokens(vision_x, batch.picture_keys)
             output = model(vision_x, batch.lang_x, packing=batch.packing)
         else:
             output = model(

@@ -74,9 +74,9 @@ def test_training_with_the_cache_is_bit_for_bit_training_without(tmp_path: Path)
 
 def test_a_kept_picture_does_not_go_through_the_tower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built = model()
-    cache_in(tmp_path, built).tokens(torch.zeros(1, 3, 16, 16), ["a"])
+    cache_in(tmp_path, built).tokens(torch.zeros(1, 3, 16, 16, dtype=torch.uint8), ["a"])
     monkeypatch.setattr(built.vision, "patch_tokens", None)
-    assert cache_in(tmp_path, built).tokens(torch.zeros(1, 3, 16, 16), ["a"]).shape == (1, 4, 32)
+    assert cache_in(tmp_path, built).tokens(torch.zeros(1, 3, 16, 16, dtype=torch.uint8), ["a"]).shape == (1, 4, 32)
 
 
 def test_other_weights_have_tokens_of_their_own(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_other_weights_have_tokens_of_their_own(tmp_path: Path) -> None:
     with torch.no_grad():
         next(iter(other.vision.parameters())).add_(1)
     assert tower_fingerprint(built.vision) == tower_fingerprint(model().vision) != tower_fingerprint(other.vision)
-    pictures = torch.ones(1, 3, 16, 16)
+    pictures = torch.ones(1, 3, 16, 16, dtype=torch.uint8)
     first = cache_in(tmp_path, built).tokens(pictures, ["a"])
     assert not torch.equal(first, cache_in(tmp_path, other).tokens(pictures, ["a"]))
 
@@ -100,7 +100,7 @@ def test_a_tower_may_count_what_it_has_seen() -> None:
 
 def test_it_keeps_within_its_bounds_and_goes_on(tmp_path: Path) -> None:
     built = model()
-    pictures = torch.randn(6, 3, 16, 16)
+    pictures = torch.randint(256, (6, 3, 16, 16), dtype=torch.uint8)
     names = [f"{number:064d}" for number in range(6)]
     expected = cache_in(tmp_path / "all", built).tokens(pictures, names)
     one = next((tmp_path / "all").rglob("*.safetensors")).stat().st_size
@@ -113,7 +113,7 @@ def test_it_keeps_within_its_bounds_and_goes_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", [b"", b"\xff" * 40, None])
 def test_a_damaged_file_is_made_anew(tmp_path: Path, damage: bytes | None) -> None:
     built = model()
-    pictures = torch.ones(1, 3, 16, 16)
+    pictures = torch.ones(1, 3, 16, 16, dtype=torch.uint8)
     expected = cache_in(tmp_path, built).tokens(pictures, ["a"])
     (path,) = tmp_path.rglob("*.safetensors")
     whole = path.read_bytes()
