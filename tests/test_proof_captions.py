@@ -48,7 +48,7 @@ def test_the_table_has_a_line_per_seed_and_their_mean() -> None:
 
 def test_variations_are_compared_over_their_seeds() -> None:
     assert len({variation.name for variation in VARIATIONS}) == len(VARIATIONS)
-    assert [variation.name for variation in VARIATIONS if variation.recipe][0] == "random-label-mode-paper"
+    assert next(variation.name for variation in VARIATIONS if variation.recipe) == "random-label-mode-paper"
     with_context = {"results": [*evaluation(0.4)["results"], *evaluation(0.0)["results"]]}  # type: ignore[misc]
     found = {
         variation.name: {seed: with_context if variation.context else evaluation(0.6) for seed in range(3)}
