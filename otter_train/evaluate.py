@@ -75,11 +75,13 @@ def main(
         from otter_train.examining import attempt_each
         from otter_train.inference import load_trained_model
         from otter_train.metrics import Console
+        from otter_train.remembering import RememberingTower
 
         samples = load(shards, shuffle="full", seed=0)
         trained = load_trained_model(
             checkpoint, device=device, language_model=language_model, vision_model=vision_model
         )
+        trained.model.vision = RememberingTower(trained.model.vision)  # every picture is asked about several times
         console = Console(sys.stderr)
         options = AnswerOptions(max_new_tokens=max_new_tokens)
         reports = [
