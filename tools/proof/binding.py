@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tools.proof.episodes import Episode, alike, dealt_anew, draw, named, rows, seen_anew
-from tools.proof.pictures import VIEWS, kinds_of, squares, unpack, view_name
+from tools.proof.episodes import Episode, alike, dealt_anew, draw, named, rows
+from tools.proof.pictures import kinds_of, squares, unpack
 from tools.proof.runs import ask, build, train, write_tower
 from tools.proof.scores import across, interval
 
@@ -106,7 +106,7 @@ def lay_out(folder: Path, episodes: int, held_out_episodes: int) -> None:
     unpack(folder / "packages" / "pictures")
     kinds, held_out = kinds_of(folder / "packages" / "pictures")
     rng = random.Random(_TRAINING_SEED)
-    shown = dict(squares(kinds, folder / "raw", with_views=True))
+    shown = dict(squares(kinds, folder / "raw"))
     write_manifest(folder / "raw", (lesson(shown, rng) for _ in range(episodes)))
     for ways, shots in sorted(asked):
         source = folder / f"held-out-{ways}x{shots}-raw"
@@ -122,15 +122,13 @@ def lay_out(folder: Path, episodes: int, held_out_episodes: int) -> None:
 
 
 def lesson(kinds: Mapping[str, Sequence[str]], rng: random.Random) -> Episode:
-    """An episode to learn from, in views of its pictures; see `tools.proof.episodes` for the sorts."""
+    """An episode to learn from; see `tools.proof.episodes` for the sorts."""
     share, (ways, shots) = rng.random(), rng.choice(_TRAINED_ON)
     if share < _NAMED:
-        episode = named(kinds, rng, ways=ways, shots=shots)
-    elif share < _NAMED + _ALIKE:
-        episode = alike(kinds, rng, ways=ways, shots=shots)
-    else:
-        episode = draw(kinds, rng, ways=ways, shots=shots, again=0.2)
-    return seen_anew(episode, rng, view_name, VIEWS)
+        return named(kinds, rng, ways=ways, shots=shots)
+    if share < _NAMED + _ALIKE:
+        return alike(kinds, rng, ways=ways, shots=shots)
+    return draw(kinds, rng, ways=ways, shots=shots, again=0.2)
 
 
 def write_manifest(folder: Path, episodes: Iterable[Episode]) -> None:

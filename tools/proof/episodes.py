@@ -13,12 +13,12 @@ pictures (`alike`) ask for more than what tells apart the kinds of the training.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any, Final
 
-__all__ = ["INSTRUCTION", "NAMES", "Episode", "alike", "dealt_anew", "draw", "named", "rows", "seen_anew", "word_of"]
+__all__ = ["INSTRUCTION", "NAMES", "Episode", "alike", "dealt_anew", "draw", "named", "rows", "word_of"]
 
 INSTRUCTION: Final = "a"
 """All that is said beside the name. Short: the time of a step is that of its tokens."""
@@ -71,16 +71,6 @@ def alike(kinds: Mapping[str, Sequence[str]], rng: random.Random, *, ways: int =
     pool = [picture for pictures in kinds.values() for picture in pictures] if kind is None else list(kinds[kind])
     chosen = rng.sample(pool, ways)
     return _episode([[picture] * (shots + 1) for picture in chosen], _invented(rng, ways), rng)
-
-
-def seen_anew(episode: Episode, rng: random.Random, view: Callable[[str, int], str], views: int) -> Episode:
-    """``episode`` with one of the ``views`` of each picture, or the picture itself (0), wherever it is shown."""
-
-    def drawn(picture: str) -> str:
-        return view(picture, rng.randint(0, views))
-
-    context = tuple((drawn(picture), name) for picture, name in episode.context)
-    return replace(episode, context=context, query=drawn(episode.query))
 
 
 def word_of(kind: str) -> str:

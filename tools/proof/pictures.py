@@ -14,11 +14,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from PIL import Image, ImageEnhance, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from tools.demo import run
 
-__all__ = ["HELD_OUT", "PACKAGES", "STAMPS", "VIEWS", "kinds_of", "squares", "unpack", "view_name", "write_square"]
+__all__ = ["HELD_OUT", "PACKAGES", "STAMPS", "kinds_of", "squares", "unpack", "write_square"]
 
 STAMPS: Final = "tuxpaint-stamps-default"
 PACKAGES: Final = {
@@ -49,9 +49,6 @@ HELD_OUT: Final = frozenset(
     )
 )
 """Kinds that are kept for the test."""
-
-VIEWS: Final = 2
-"""Changed copies of each picture to train on."""
 
 _SIDE: Final = 224
 _LEAST: Final = 6
@@ -121,37 +118,10 @@ def write_square(source: Path, target: Path) -> bool:
     return True
 
 
-def squares(
-    kinds: Mapping[str, Sequence[Path]], folder: Path, *, with_views: bool = False
-) -> Iterator[tuple[str, list[str]]]:
-    """Write the pictures of ``kinds`` under ``folder``; each kind with their paths below it, if enough could be.
-
-    With views, `VIEWS` changed copies of each picture lie beside it; `view_name` says where.
-    """
+def squares(kinds: Mapping[str, Sequence[Path]], folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Write the pictures of ``kinds`` under ``folder``; each kind with their paths below it, if enough could be."""
     for kind, paths in kinds.items():
         names = [f"pictures/{kind}/{number:02d}.png" for number in range(len(paths))]
         written = [name for name, path in zip(names, paths, strict=True) if write_square(path, folder / name)]
         if len(written) >= _LEAST:
-            for name in written if with_views else ():
-                _write_views(folder, name)
             yield kind, written
-
-
-def view_name(name: str, number: int) -> str:
-    """Where view ``number`` (1 to `VIEWS`) of the picture ``name`` lies; 0 is the picture itself."""
-    return name if number == 0 else f"{name.removesuffix('.png')}-{number}.png"
-
-
-def _write_views(folder: Path, name: str) -> None:
-    """Copies as a camera could see them: turned, a part of the whole, darker or paler, every other one mirrored."""
-    with Image.open(folder / name) as square:
-        whole = square.convert("RGB")
-    for number in range(1, VIEWS + 1):
-        rng = random.Random(view_name(name, number))
-        view = whole.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else whole
-        view = view.rotate(rng.uniform(-20, 20), resample=Image.Resampling.BICUBIC, fillcolor="white")
-        side = round(_SIDE * rng.uniform(0.6, 1))
-        left, top = rng.randint(0, _SIDE - side), rng.randint(0, _SIDE - side)
-        view = view.crop((left, top, left + side, top + side)).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC)
-        view = ImageEnhance.Brightness(view).enhance(rng.uniform(0.7, 1.3))
-        ImageEnhance.Color(view).enhance(rng.uniform(0.7, 1.3)).save(folder / view_name(name, number))
