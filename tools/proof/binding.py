@@ -83,9 +83,9 @@ def main() -> None:
     """Fetch, lay out, build; train with context and without; ask with true names, and with names dealt out anew."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--folder", type=Path, default=Path(".proof/binding"))
-    parser.add_argument("--episodes", type=int, default=40_000, help="to train on")
+    parser.add_argument("--episodes", type=int, default=32_000, help="to train on")
     parser.add_argument("--held-out-episodes", type=int, default=200, help="to ask, of each size")
-    parser.add_argument("--max-steps", type=int, default=2_500, help="of 32 episodes")
+    parser.add_argument("--max-steps", type=int, default=2_000, help="of 32 episodes")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options = parser.parse_args()
     folder: Path = options.folder
