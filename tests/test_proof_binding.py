@@ -96,7 +96,7 @@ def test_the_table_has_a_line_for_each_question() -> None:
         choice = {"value": value, "low": value - 0.04, "high": value + 0.03}
         return {name_of(question): {"results": [{"all": {"choice": choice}}]} for question in ASKED}
 
-    assert len({name_of(question) for question in ASKED}) == len(ASKED) and len(ASKED) == len(SIZES) + 2
+    assert len({name_of(question) for question in ASKED}) == len(ASKED) and len(ASKED) == len(SIZES) + 4
     lines = list(table({1: found(0.83), 0: found(0.81)}))
     assert len(lines) == 2 + len(ASKED)
     assert lines[0] == "| asked | ways | shots | mean ± 95% | seed 0 [95%] | seed 1 [95%] |"

@@ -75,7 +75,10 @@ class Question:
 ASKED: Final = (
     *(Question("with its context", *size) for size in SIZES),
     Question("the names of the context dealt out anew", *_DEALT, dealt=True),
-    Question("a model trained without context (`--shots 0`)", *_DEALT, trained="shards-alone"),
+    *(
+        Question("a model trained without context (`--shots 0`)", 2, shots, trained="shards-alone")
+        for shots in (1, 2, 4)
+    ),
 )
 
 
