@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
+
+pytest.importorskip("torch", reason="comes with the extra 'train'")
+
 from hypothesis import given
 from hypothesis import strategies as st
 
+from otter_train.metrics import Row
+from tools.proof.curves import draw, losses
 from tools.proof.scores import KINDS, across, by_kind, kind_of, table
 
 
@@ -68,3 +75,15 @@ def test_the_table_counts_every_kind_of_every_seed() -> None:
     assert not any("of them: colour |" in line for line in lines), "no question of that kind was asked"
     assert {len(line.split("|")) for line in lines} == {6}
     assert by_kind(evaluation([True, True, False])["results"][0]["answers"])["shape, yes or no"] == 0  # type: ignore[index]
+
+
+def test_curves_are_drawn_from_the_logs_of_runs(tmp_path: Path) -> None:
+    for folder, run in (("a", "run-0"), ("a", "run-1"), ("b", "run-shards-0"), ("b", "run-shards-alone-0")):
+        (tmp_path / folder / run).mkdir(parents=True)
+        row = {field.name: 1 for field in fields(Row)} | {"step": 10, "loss": 0.5}
+        text = f"{','.join(row)}\n{','.join(map(str, row.values()))}\n"
+        (tmp_path / folder / run / "metrics.csv").write_text(text, encoding="utf-8")
+    found = {"one": losses(tmp_path / "a", "run-[0-9]"), "other": losses(tmp_path / "b", "run-shards-[0-9]")}
+    assert found == {"one": {"0": [(10, 0.5)], "1": [(10, 0.5)]}, "other": {"0": [(10, 0.5)]}}
+    draw(found, tmp_path / "curves.svg")
+    assert (tmp_path / "curves.svg").read_text(encoding="utf-8").count("seed 0") == 2
