@@ -180,7 +180,7 @@ def _train(config: RunConfig, options: RunOptions, shards: Path, out: Path, *, c
     if is_first:
         report = _report(out, held_out, options.device)
         console.say(f"Trained: {outcome.checkpoint}; curves, settings and data in {report}, numbers in {out}/*.csv.")
-    console.say(f'Next: python -m otter_train.generate --checkpoint {out} --image a.jpg --prompt "What is this?"')
+    console.say(f'Next: python -m otter_train.generate --checkpoint {out} --image YOUR.jpg --prompt "What is this?"')
     return 0
 
 

@@ -77,6 +77,8 @@ def main(
         click.echo(canonical_json({**asked, "answer": answer}))
     else:
         click.echo(answer)
+        if not answer:
+            click.echo("the model ended its answer before the first word; train it longer?", err=True)
 
 
 if __name__ == "__main__":

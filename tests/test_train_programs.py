@@ -103,6 +103,12 @@ def test_a_question_that_cannot_be_asked_is_one_line(place: Path, arguments: lis
     assert result.exit_code == 2 and message in result.output and result.output.count("\n") == 1
 
 
+def test_an_empty_answer_is_said_to_be_one(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("otter_train.inference.answer_each", lambda trained, samples, options: [(samples[0], "")])
+    result = run(generate, "--checkpoint", place / "run", "--prompt", "What?", "--image", picture(place))
+    assert result.exit_code == 0 and result.stdout == "\n" and "before the first word" in result.stderr
+
+
 def test_a_special_token_in_a_question_is_refused(place: Path) -> None:
     result = run(generate, "--checkpoint", place / "run", "--prompt", "<image>?")
     assert result.exit_code == 2 and "<image>" in result.output
