@@ -37,9 +37,9 @@ def test_the_channels_are_mixtures_of_the_components_around_the_middle(pictures:
         told = model(batch).last_hidden_state.flatten(2).mT.flatten(0, 1)  # places, channels
     assert told.shape == (6 * 9, 1280)
     within = (told > 0) & (told < 6)  # there the activation changes nothing
-    assert within.float().mean() > 0.99
-    free = told[within.all(1)]
-    assert len(free) > 0.5 * len(told)
+    assert within.float().mean() > 0.85
+    free = told[:, within.all(0)]
+    assert free.shape[1] > 20
     strengths = torch.linalg.svdvals(free - free.mean(0))
     assert strengths[3] < 1e-3 * strengths[2]
-    assert told.mean().item() == pytest.approx(3, abs=0.2) and told.std().item() == pytest.approx(0.75, rel=0.25)
+    assert told.mean().item() == pytest.approx(1.5, abs=0.2) and told.std().item() == pytest.approx(1, rel=0.25)

