@@ -47,6 +47,8 @@ proof: $(READY)
 	$(BIN)/python -m tools.proof.easy_vqa --folder .proof/easy-vqa
 	$(BIN)/python -m tools.proof.captions --folder .proof/captions
 	$(BIN)/python -m tools.proof.binding --folder .proof/binding
+	$(BIN)/python -m tools.proof.ceilings --folder .proof/binding
+	$(BIN)/python -m tools.proof.curves --out .proof/learning.svg
 
 constraints:
 	rm -rf $(VENV)-new
