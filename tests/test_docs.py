@@ -163,8 +163,8 @@ def test_every_option_exists(page: Path) -> None:
     everywhere = set().union(*(pages.known_options(command) for command in commands))
     if page.name in MEASURED:  # they name options of the programs that measured
         tools = "".join(path.read_text() for path in (ROOT / "tools").glob("*.py"))
-        everywhere |= set(re.findall(r'"(--[a-z][a-z-]*)"', tools))
-    alone = [match[0] for words in inline if (match := re.match(r"--[a-z][a-z-]*", words))]
+        everywhere |= set(re.findall(r'"(--[a-z][a-z0-9-]*)"', tools))
+    alone = [match[0] for words in inline if (match := re.match(r"--[a-z][a-z0-9-]*", words))]
     wrong += [option for option in alone if option not in everywhere]
     assert wrong == []
     for block in pages.blocks(text):

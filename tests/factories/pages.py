@@ -102,7 +102,7 @@ def known_options(command: click.Command) -> set[str]:
 
 def _options(words: list[str]) -> Iterator[str]:
     for word in words:
-        match = re.match(r"\[?(--[a-z][a-z-]*)", word)
+        match = re.match(r"\[?(--[a-z][a-z0-9-]*)", word)
         if match:
             yield match[1]
 
