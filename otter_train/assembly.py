@@ -60,7 +60,7 @@ def assemble_model(
     config: RunConfig,
     tokenizer: PreTrainedTokenizerBase,
     device: torch.device,
-    fill: Callable[[Otter], None] = lambda model: None,
+    fill: Callable[[Otter], None] | None = None,
 ) -> Otter:
     """The model on ``device`` with its pretrained weights, and what ``config`` does not train frozen.
 
@@ -78,7 +78,8 @@ def assemble_model(
         token_ids=TokenIds(image=ids.image, endofchunk=ids.endofchunk, answer=ids.answer, pad=ids.pad),
         dtype=trained_dtype if from_scratch else computed,
     )
-    fill(model)
+    if fill is not None:
+        fill(model)
     freeze_for(model, config, tokenizer, dtype=trained_dtype)
     return model.to(device)
 

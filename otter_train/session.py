@@ -102,7 +102,7 @@ def begin(
     architecture = ModelConfig.from_json(checkpoint.meta["model"]) if checkpoint else model_config(config)
     # A model that is sharded as a whole may be too large for one device.
     place = torch.device("cpu") if options.shard_frozen and world.size > 1 else device
-    model = assemble_model(architecture, config, tokenizer, place, *([initial.fill] if initial else [])).train()
+    model = assemble_model(architecture, config, tokenizer, place, initial.fill if initial else None).train()
     # What the cache has is not computed; that it has to be filled first is passed over.
     flops, counted = count_flops(model, with_tower=options.vision_cache is None), _weights_line(model, device)
     if checkpoint:

