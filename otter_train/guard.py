@@ -68,7 +68,10 @@ class Guard:
 
     ``factor`` times the average norm is a spike; 0 for no such limit. A norm of at most ``harmless``, that which
     gradients are clipped to, never is: where nearly everything has been learnt, what has not stands far above the
-    average, and is all there is to learn. With ``mode`` ``off`` no step is bad.
+    average, and is all there is to learn. Where gradients are clipped, a norm that stays far above the average is
+    no spike either: a model that has begun to use something new has steep gradients, and leaving out step after step
+    would keep it where it is. The fifth in a row is taken, clipped, and is what is usual from then on. With ``mode``
+    ``off`` no step is bad.
     """
 
     def __init__(self, mode: GuardMode, factor: float, device: torch.device, *, harmless: float = 0.0) -> None:
@@ -82,9 +85,10 @@ class Guard:
     def judge(self, norm: Tensor) -> Tensor:
         """True (bool scalar, on the device) where a step whose gradient has ``norm`` is to be left out."""
         usual = (self._seen < _FEWEST) | (norm <= (self.factor * self._average).clamp(min=self.harmless))
-        good = torch.isfinite(norm) & usual
+        stays = (self._in_a_row >= _MOST_IN_A_ROW - 1) & (self.harmless > 0)
+        good = torch.isfinite(norm) & (usual | stays)
         memory = torch.minimum(self._seen / (self._seen + 1), torch.full_like(self._seen, _MEMORY))
-        moved = memory * self._average + (1 - memory) * norm
+        moved = torch.where(usual, memory * self._average + (1 - memory) * norm, norm)
         self._average = torch.where(good, moved, self._average)
         self._seen += good
         self._in_a_row = torch.where(good, 0.0, self._in_a_row + 1)
@@ -97,9 +101,9 @@ class Guard:
         if bad and self.mode == "stop":
             raise TrainError(f"{bad[0].line()}; nothing was learnt from it, and --guard skip would go on")
         if bad and self._in_a_row.item() >= _MOST_IN_A_ROW:
-            what = "nan" if bad[-1].gradient_norm is None else "far above what it was"
+            what = "no number" if bad[-1].gradient_norm is None else "far above what it was"
             raise TrainError(
-                f"the loss is {what} at step {bad[-1].step}, as in the steps before it; try a lower --lr, "
+                f"the gradient is {what} at step {bad[-1].step}, as in the steps before it; try a lower --lr, "
                 "a longer --warmup or --clip 1.0"
             )
 

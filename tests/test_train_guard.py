@@ -147,6 +147,15 @@ def test_what_clipping_lets_through_is_no_spike() -> None:
     assert judged(Guard("skip", 20.0, CPU, harmless=1.0), [1.0] * 60 + [21.0]) == [False] * 60 + [True]
 
 
+def test_a_norm_that_stays_far_above_becomes_the_usual_one_where_gradients_are_clipped() -> None:
+    guard = Guard("skip", 20.0, CPU, harmless=1.0)
+    assert not any(judged(guard, [1.0] * 60))
+    assert judged(guard, [30.0, 31.0, 32.0, 33.0, 34.0, 35.0, 2.0]) == [True] * 4 + [False] * 3
+    assert judged(guard, [900.0]) == [True]  # measured by the new usual
+    assert all(judged(guard, [float("nan")] * 10))  # no number ever is
+    assert all(judged(Guard("skip", 20.0, CPU), [*[1.0] * 60, *[30.0] * 8])[60:])  # nothing bounds these
+
+
 def test_the_state_of_a_guard_comes_back_exactly() -> None:
     first, second = Guard("skip", 20.0, CPU), Guard("skip", 20.0, CPU)
     norms = [0.1 * number for number in range(1, 80)]
@@ -162,7 +171,7 @@ def test_too_many_bad_steps_at_a_stretch_end_the_run() -> None:
     judged(guard, [1.0, *[float("nan")] * 4])
     guard.report([bad], None)
     judged(guard, [float("nan")])
-    with pytest.raises(TrainError, match="loss is nan at step 5"):
+    with pytest.raises(TrainError, match="gradient is no number at step 5"):
         guard.report([bad], None)
 
 
