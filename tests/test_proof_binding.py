@@ -16,7 +16,7 @@ from PIL import Image
 
 from mimicit.build import BuildConfig
 from tests.factories.builds import build
-from tools.proof.binding import ASKED, SIZES, lesson, name_of, table, write_manifest
+from tools.proof.binding import ASKED, SETS, SIZES, lesson, name_of, table, write_manifest
 from tools.proof.episodes import NAMES, alike, dealt_anew, draw, named, word_of
 from tools.proof.pictures import HELD_OUT, kinds_of, squares
 
@@ -96,11 +96,12 @@ def test_the_table_has_a_line_for_each_question() -> None:
         choice = {"value": value, "low": value - 0.04, "high": value + 0.03}
         return {name_of(question): {"results": [{"all": {"choice": choice}}]} for question in ASKED}
 
-    assert len({name_of(question) for question in ASKED}) == len(ASKED) and len(ASKED) == len(SIZES) + 4
+    assert len({name_of(question) for question in ASKED}) == len(ASKED) and len(ASKED) == len(SETS) * (len(SIZES) + 4)
     lines = list(table({1: found(0.83), 0: found(0.81)}))
     assert len(lines) == 2 + len(ASKED)
-    assert lines[0] == "| asked | ways | shots | mean ± 95% | seed 0 [95%] | seed 1 [95%] |"
-    assert lines[2] == ("| with its context | 2 | 1 | 82.0% ± 12.7% | 81.0% [77.0%, 84.0%] | 83.0% [79.0%, 86.0%] |")
+    assert lines[0] == "| kinds | asked | ways | shots | mean ± 95% | seed 0 [95%] | seed 1 [95%] |"
+    scores = "82.0% ± 12.7% | 81.0% [77.0%, 84.0%] | 83.0% [79.0%, 86.0%] |"
+    assert lines[2] == f"| emoji | with its context | 2 | 1 | {scores}"
     assert list(table({0: found(0.81)}))[2].endswith("| 2 | 1 | 81.0% | 81.0% [77.0%, 84.0%] |")
     with pytest.raises(KeyError):
         list(table({0: {}}))
@@ -121,13 +122,16 @@ def test_single_pictures_are_shown_as_they_are(seed: int, ways: int, shots: int)
     assert called[episode.query] == episode.name and {*called.values()} == {*episode.choices} <= {*NAMES}
 
 
-def test_lessons_are_of_all_three_sorts() -> None:
+def test_lessons_are_of_all_three_sorts_and_of_all_sets() -> None:
     rng = random.Random(0)
-    drawn = [lesson(KINDS, rng) for _ in range(2000)]
+    others = {f"x/{kind}": [f"x/{picture}" for picture in pictures] for kind, pictures in KINDS.items()}
+    drawn = [lesson([KINDS, others], rng) for _ in range(2000)]
     with_words = sum(episode.name in KINDS for episode in drawn)
+    of_others = sum(episode.query.startswith("x/") for episode in drawn)
+    assert 0.26 < of_others / 2000 < 0.34  # half of those without words, which others have none of
     repeated = sum(len(dict(episode.context)) < len(episode.context) for episode in drawn)
-    assert 0.36 < with_words / 2000 < 0.44  # 0.4; of single pictures a quarter, half of them shown more than once
-    assert 0.09 < repeated / 2000 < 0.16
+    assert 0.36 < with_words / 2000 < 0.44  # 0.4; of single pictures a quarter, two thirds of them shown more than once
+    assert 0.13 < repeated / 2000 < 0.21
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,12 @@ import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from tools.proof.pictures import STAMPS, unpack, write_square
-from tools.proof.runs import SEEING, ask, build, train, write_tower
+from tools.proof.runs import SEEING, ask, build, side_by_side, train, write_tower
 from tools.proof.scores import across, interval
 
 _RECIPE: Final = {**SEEING, "--epochs": "20", "--max-steps": "0"}
@@ -66,9 +67,14 @@ def main() -> None:
         chosen = ("--context", context, "--shots", str(max(_SHOTS))) if context else ("--shots", "0")
         for source, name in (("raw", "shards"), ("held-out-raw", "held-out")):
             build(folder, source, f"{name}-{context or 'alone'}", *chosen)
-    found = {
-        variation.name: {seed: one_run(folder, variation, seed) for seed in options.seeds} for variation in VARIATIONS
-    }
+    each = side_by_side(
+        {
+            (variation.name, seed): partial(one_run, folder, variation, seed)
+            for variation in VARIATIONS
+            for seed in options.seeds
+        }
+    )
+    found = {variation.name: {seed: each[variation.name, seed] for seed in options.seeds} for variation in VARIATIONS}
     text = "\n".join([*table(found[VARIATIONS[0].name]), "", *comparison(found)])
     (folder / "table.md").write_text(text + "\n", encoding="utf-8")
     print(f"\n{text}\n\nproof: the tables are in {folder / 'table.md'}")

@@ -13,11 +13,12 @@ from __future__ import annotations
 import argparse
 import shutil
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from tools.demo import fetch, write_questions
-from tools.proof.runs import SEEING, build, trained_and_asked, write_tower
+from tools.proof.runs import SEEING, build, side_by_side, trained_and_asked, write_tower
 from tools.proof.scores import table
 
 _PACKAGE: Final = "easy-vqa==1.0"
@@ -39,7 +40,10 @@ def main() -> None:
     build(folder, "raw", "shards")
     build(folder, "held-out-raw", "held-out", "--shots", "0")
     recipe = {**SEEING, "--max-steps": str(options.max_steps)}
-    text = "\n".join(table({seed: trained_and_asked(folder, seed, recipe, limit=_ASKED) for seed in options.seeds}))
+    found = side_by_side(
+        {seed: partial(trained_and_asked, folder, seed, recipe, limit=_ASKED) for seed in options.seeds}
+    )
+    text = "\n".join(table(found))
     (folder / "table.md").write_text(text + "\n", encoding="utf-8")
     print(f"\n{text}\n\nproof: the table is in {folder / 'table.md'}")
 

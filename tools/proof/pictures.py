@@ -12,7 +12,7 @@ import subprocess
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from PIL import Image, UnidentifiedImageError
 
@@ -98,7 +98,7 @@ def kinds_of(folder: Path) -> tuple[dict[str, list[Path]], dict[str, list[Path]]
     return train, held_out
 
 
-def write_square(source: Path, target: Path) -> bool:
+def write_square(source: Path | BinaryIO, target: Path) -> bool:
     """Write ``source`` as a PNG of 224 x 224 pixels, whole and on white; False where it is no sensible picture.
 
     Padded here, because a vision tower cuts off what does not fit into a square.

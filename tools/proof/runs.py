@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from tools.demo import fetch, run
 from tools.proof.pretrained import VISION, write_vision_model
 
-__all__ = ["SEEING", "ask", "build", "train", "trained_and_asked", "write_tower"]
+__all__ = ["SEEING", "ask", "build", "side_by_side", "train", "trained_and_asked", "write_tower"]
+
+_Key = TypeVar("_Key")
+_Found = TypeVar("_Found")
 
 SEEING: Final = {
     "--preset": "tiny",
@@ -49,6 +54,18 @@ def trained_and_asked(folder: Path, seed: int, recipe: Mapping[str, str], *, lim
     train(folder, "shards", f"run-{seed}", seed, recipe)
     options = ["--shots", "0", "--baselines", *(["--limit", str(limit)] if limit else [])]
     return ask(folder, f"run-{seed}", "held-out", f"evaluation-{seed}", options)
+
+
+def side_by_side(jobs: Mapping[_Key, Callable[[], _Found]]) -> dict[_Key, _Found]:
+    """What each of ``jobs`` finds; as many at a time as there are cores, begun in their order.
+
+    Their commands share the cores: models as small as these gain little from a second thread.
+    """
+    cores = os.cpu_count() or 1
+    at_once = min(cores, len(jobs))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // max(1, at_once))))
+    with ThreadPoolExecutor(max(1, at_once)) as pool:
+        return dict(zip(jobs, pool.map(lambda job: job(), jobs.values()), strict=True))
 
 
 def train(folder: Path, shards: str, out: str, seed: int, recipe: Mapping[str, str]) -> None:
