@@ -125,7 +125,7 @@ def test_single_pictures_are_shown_as_they_are(seed: int, ways: int, shots: int)
 def test_lessons_are_of_all_three_sorts_and_of_all_sets() -> None:
     rng = random.Random(0)
     others = {f"x/{kind}": [f"x/{picture}" for picture in pictures] for kind, pictures in KINDS.items()}
-    drawn = [lesson([KINDS, others], rng) for _ in range(2000)]
+    drawn = [lesson([KINDS, others], 0.4, rng) for _ in range(2000)]
     with_words = sum(episode.name in KINDS for episode in drawn)
     of_others = sum(episode.query.startswith("x/") for episode in drawn)
     assert 0.26 < of_others / 2000 < 0.34  # half of those without words, which others have none of

@@ -51,7 +51,9 @@ SETS: Final = {"emoji": "emoji", "stamps": "stamps and clip art"}
 
 _TRAINED_ON: Final = ((2, 1), (2, 2), (2, 2), (4, 1), (2, 4), (4, 2))
 _DEALT: Final = (2, 2)
-_NAMED, _ALIKE = 0.4, 0.25  # the shares of two of the three sorts of episodes
+_NAMED: Final = 0.4  # the share of episodes with true words in the first training, half of it in the second
+_ALIKE: Final = 0.25  # of those about single pictures
+_LONGER: Final = 1.5  # the second training, than the first
 _FITTED: Final = 800  # pictures that the head of the tower is fitted to
 _SECOND: Final = 10  # added to the seed of the second training
 _TRAINING_SEED: Final = 0
@@ -97,9 +99,9 @@ def main() -> None:
     """Fetch, lay out, build; train with context and without; ask with true names, and with names dealt out anew."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--folder", type=Path, default=Path(".proof/binding"))
-    parser.add_argument("--episodes", type=int, default=32_000, help="to train on, in each of two trainings")
+    parser.add_argument("--episodes", type=int, default=32_000, help="of the first training")
     parser.add_argument("--held-out-episodes", type=int, default=200, help="to ask, of each size")
-    parser.add_argument("--max-steps", type=int, default=2_000, help="of 32 episodes, in each of two trainings")
+    parser.add_argument("--max-steps", type=int, default=2_000, help="of 32 episodes, in the first training")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options = parser.parse_args()
     folder: Path = options.folder
@@ -140,9 +142,10 @@ def lay_out(folder: Path, episodes: int, held_out_episodes: int) -> None:
     trained, held_out_names = emoji.split(drawn)
     known = [partial(squares, stamps), partial(emoji.rendered, {kind: drawn[kind] for kind in trained})]
     rng = random.Random(_TRAINING_SEED)
-    for name, writers in (("begin-raw", known[:1]), ("raw", known)):
+    longer = round(_LONGER * episodes)
+    for name, writers, count, share in (("begin-raw", known[:1], episodes, _NAMED), ("raw", known, longer, _NAMED / 2)):
         sets = [dict(write(folder / name)) for write in writers]
-        write_manifest(folder / name, (lesson(sets, rng) for _ in range(episodes)))
+        write_manifest(folder / name, (lesson(sets, share, rng) for _ in range(count)))
     held_out = {
         "stamps": partial(squares, held_out_stamps),
         "emoji": partial(emoji.rendered, {kind: drawn[kind] for kind in held_out_names}),
@@ -157,13 +160,16 @@ def lay_out(folder: Path, episodes: int, held_out_episodes: int) -> None:
         write_manifest(source, (dealt_anew(one, dealer) for one in asked) if question.dealt else asked)
 
 
-def lesson(sets: Sequence[Kinds], rng: random.Random) -> Episode:
-    """An episode to learn from (its sorts: `tools.proof.episodes`); true words are those of kinds of the first set."""
-    share, (ways, shots) = rng.random(), rng.choice(_TRAINED_ON)
-    if share < _NAMED:
+def lesson(sets: Sequence[Kinds], with_words: float, rng: random.Random) -> Episode:
+    """An episode to learn from, of one of three sorts (`tools.proof.episodes`).
+
+    The share ``with_words`` has true words, which are those of kinds of the first set.
+    """
+    which, (ways, shots) = rng.random(), rng.choice(_TRAINED_ON)
+    if which < with_words:
         return named(sets[0], rng, ways=ways, shots=shots)
     kinds = rng.choice(sets)
-    if share < _NAMED + _ALIKE:
+    if which < with_words + _ALIKE:
         return alike(kinds, rng, ways=ways, shots=shots)
     return draw(kinds, rng, ways=ways, shots=shots, again=0.2)
 
@@ -204,10 +210,10 @@ def one_run(folder: Path, seed: int, shards: str, max_steps: int) -> dict[str, A
     Twice: on stamps and clip art alone, with true words for nearly half of what is shown, comparing is soon found; it
     is then learnt for many more kinds, with a rate that begins anew.
     """
-    recipe = {**TRAIN, "--max-steps": str(max_steps)}
+    first, second = ({**TRAIN, "--max-steps": str(steps)} for steps in (max_steps, round(_LONGER * max_steps)))
     begun, trained = f"begun-{shards}-{seed}", f"run-{shards}-{seed}"
-    train(folder, shards.replace("shards", "begin"), begun, seed, recipe)
-    train(folder, shards, trained, _SECOND + seed, {**recipe, "--init-from": f"{begun}/"})
+    train(folder, shards.replace("shards", "begin"), begun, seed, first)
+    train(folder, shards, trained, _SECOND + seed, {**second, "--init-from": f"{begun}/"})
     found = {}
     for question in ASKED:
         if question.trained == shards:
