@@ -48,6 +48,7 @@ proof: $(READY)
 	$(BIN)/python -m tools.proof.captions --folder .proof/captions
 	$(BIN)/python -m tools.proof.binding --folder .proof/binding
 	$(BIN)/python -m tools.proof.ceilings --folder .proof/binding
+	$(BIN)/python -m tools.proof.examples --folder .proof/binding --out .proof/binding.png
 	$(BIN)/python -m tools.proof.curves --out .proof/learning.svg
 
 constraints:

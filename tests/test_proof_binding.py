@@ -18,6 +18,8 @@ from mimicit.build import BuildConfig
 from tests.factories.builds import build
 from tools.proof.binding import ASKED, SETS, SIZES, lesson, name_of, table, write_manifest
 from tools.proof.episodes import NAMES, alike, dealt_anew, draw, named, word_of
+from tools.proof.examples import chosen
+from tools.proof.examples import draw as show
 from tools.proof.pictures import HELD_OUT, kinds_of, squares
 
 KINDS = {kind: [f"{kind}/{number}.png" for number in range(6)] for kind in "abcdef"}
@@ -73,6 +75,27 @@ def test_a_built_sample_is_the_episode(tmp_path: Path) -> None:
         assert shown == [*dict(episode.context), episode.query]
         assert [triplet.answer for triplet in sample.triplets] == [*(name for _, name in episode.context), episode.name]
         assert sample.meta["choices"] == list(episode.choices)
+
+
+def test_examples_are_the_first_that_may_be_shown(tmp_path: Path) -> None:
+    families = ("noto", "twemoji", "openmoji", "fxemoji")
+    kinds = {kind: [f"{kind}/{family}.png" for family in families] for kind in "ab"}
+    for number, path in enumerate(path for paths in kinds.values() for path in paths):
+        (tmp_path / "raw" / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (30 * number, 99, 99)).save(tmp_path / "raw" / path)
+    rng = random.Random(0)
+    write_manifest(tmp_path / "raw", [draw(kinds, rng, shots=1) for _ in range(60)])
+    samples = build(tmp_path / "raw", tmp_path / "shards", BuildConfig(context="related", shots=2)).samples
+    answers = {
+        id: {"truth": sample.query.answer, "chosen": sample.query.answer if number % 2 else "none"}
+        for number, (id, sample) in enumerate(samples.items())
+    }
+    right = list(chosen(answers, samples, is_right=True, count=3))
+    may = [id for id in answers if not any("openmoji" in media.origin for media in samples[id].media)]
+    assert right == [id for id in may if answers[id]["chosen"] != "none"][:3] and len(right) == 3
+    show([(samples[right[0]], answers[right[0]]["chosen"]), (samples[right[1]], "none")], tmp_path / "shown.png")
+    with Image.open(tmp_path / "shown.png") as picture:
+        assert picture.width > picture.height > 100
 
 
 def test_kinds_are_folders_and_none_is_on_both_sides(tmp_path: Path) -> None:

