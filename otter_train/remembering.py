@@ -33,7 +33,7 @@ class RememberingTower(VisionTower):
         found = {key: self._kept[key] for key in first if key in self._kept}
         missing = [key for key in first if key not in found]
         if missing:
-            fresh = self.tower.patch_tokens(pictures[[first[key] for key in missing]])
+            fresh = self.tower(pictures[[first[key] for key in missing]])
             found.update(zip(missing, fresh, strict=True))
         for key in first:
             self._keep(key, found[key])

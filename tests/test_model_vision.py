@@ -89,7 +89,7 @@ def test_the_trap_is_real_and_the_tower_steps_around_it(pictures: Tensor) -> Non
 
 
 def test_pictures_are_encoded_one_by_one(tower: VisionTower, pictures: Tensor) -> None:
-    torch.testing.assert_close(tower(pictures)[1:2], tower(pictures[1:2]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(tower(pictures)[1:2], tower(pictures[1:2]))  # convolutions round by the batch
 
 
 def test_a_frozen_tower_records_no_gradient_and_a_trained_one_does(tower: VisionTower, pictures: Tensor) -> None:
@@ -99,6 +99,24 @@ def test_a_frozen_tower_records_no_gradient_and_a_trained_one_does(tower: Vision
     with torch.no_grad():
         tower.set_trainable(True)
         assert not tower(pictures).requires_grad
+
+
+def test_a_frozen_tower_takes_a_few_pictures_at_a_time(tower: VisionTower, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = torch.randn(150, 3, tower.image_size, tower.image_size, generator=torch.Generator().manual_seed(0))
+    sizes = []
+    patch_tokens = tower.patch_tokens
+
+    def counted(some: Tensor) -> Tensor:
+        sizes.append(len(some))
+        return patch_tokens(some)
+
+    monkeypatch.setattr(tower, "patch_tokens", counted)
+    tower.set_trainable(False)
+    torch.testing.assert_close(tower(many), patch_tokens(many), rtol=1e-4, atol=1e-5)
+    assert sizes == [64, 64, 22]
+    tower.set_trainable(True)
+    tower(many[:66])
+    assert sizes[-1] == 66  # with a gradient everything is kept anyway
 
 
 def test_every_trainable_parameter_gets_a_gradient(tower: VisionTower, pictures: Tensor) -> None:

@@ -45,6 +45,8 @@ _CLIP: Final = (CLIP_MEAN, CLIP_STD)
 _IMAGENET: Final = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HALF: Final = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
+_AT_ONCE: Final = 64
+
 NORMALISATION: Final[dict[str, tuple[Channels, Channels]]] = {
     "clip_vision_model": _CLIP,
     "convnext": _IMAGENET,
@@ -79,10 +81,15 @@ class VisionTower(nn.Module):
         self.std = std
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """``pictures`` (N, 3, H, W), normalised, to patch tokens (N, v, dim); without gradients while frozen."""
+        """``pictures`` (N, 3, H, W), normalised, to patch tokens (N, v, dim); without gradients while frozen.
+
+        Where no gradient is asked for, so many pictures at a time that what is between the layers stays small.
+        """
         trained = any(parameter.requires_grad for parameter in self.parameters())
-        with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
+        if trained and torch.is_grad_enabled():
             return self.patch_tokens(pictures)
+        with torch.no_grad():
+            return torch.cat([self.patch_tokens(some) for some in torch.split(pictures, _AT_ONCE)])
 
     def set_trainable(self, trainable: bool) -> None:
         """Train the tower or freeze it.

@@ -23,7 +23,8 @@ def main() -> None:
     options = parser.parse_args()
     panels = {
         "easy-vqa": losses(options.easy_vqa, "run-[0-9]"),
-        "binding": losses(options.binding, "run-shards-[0-9]"),
+        "binding, first training": losses(options.binding, "begun-shards-[0-9]"),
+        "binding, second training": losses(options.binding, "run-shards-[0-9]"),
     }
     draw(panels, options.out)
 
@@ -42,7 +43,7 @@ def draw(panels: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]], path: 
     from matplotlib.figure import Figure
 
     matplotlib.rcParams.update({"svg.hashsalt": "learning", "svg.fonttype": "none"})  # the same bytes each time
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    figure = Figure(figsize=(4 * len(panels), 3.5), layout="constrained")
     for axes, (title, runs) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
         for seed, points in runs.items():
             axes.plot([step for step, _ in points], [loss for _, loss in points], linewidth=1, label=f"seed {seed}")
