@@ -66,7 +66,7 @@ def draw(episodes: Sequence[tuple[Sample, str]], path: Path) -> None:
     from matplotlib.figure import Figure
 
     most = max(len(sample.triplets) for sample, _ in episodes)
-    figure = Figure(figsize=(1.1 * most + 1, 1.25 * len(episodes)), dpi=100, layout="constrained")
+    figure = Figure(figsize=(1.1 * most + 1, 1.25 * len(episodes)), dpi=75, layout="constrained")
     rows = figure.subplots(len(episodes), most, squeeze=False)
     for axes, (sample, choice) in zip(rows, episodes, strict=True):
         for place, triplet in zip(axes, sample.triplets, strict=True):
