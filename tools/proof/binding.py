@@ -4,9 +4,9 @@
 
 The parts are those of `tools.proof.easy_vqa`, one latent for each picture; the head of the frozen tower tells only what
 most pictures of the training differ in (`tools.proof.pretrained.compact_head`). Only the shipped commands work on the
-data: ``mimicit build``, ``python -m otter_train`` (for each seed one run with context, one without) and ``python -m
-otter_train.evaluate``. Each is printed before it runs; what is finished is not repeated; after a change of options take
-another folder. Two Debian packages hold the pictures, so it needs apt-get and dpkg-deb.
+data: ``mimicit build``, ``python -m otter_train`` (for each seed with context and without, in two trainings each) and
+``python -m otter_train.evaluate``. Each is printed before it runs; what is finished is not repeated; after a change of
+options take another folder. Two Debian packages and eight of npm hold the pictures: needs apt-get, dpkg-deb and npm.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,9 +22,7 @@ from mimicit.records import Sample
 
 __all__ = ["chosen", "draw"]
 
-SHARE_ALIKE: Final = frozenset(("openmoji", "emojione-v1"))
-"""Families whose drawings may be shown only under their own licence."""
-
+_SHARE_ALIKE: Final = frozenset(("openmoji", "emojione-v1"))  # families to be shown under their own licence only
 _SIDE: Final = 96
 
 
@@ -56,9 +54,9 @@ def chosen(
             yield id
 
 
-def may_be_shown(sample: Sample, share_alike: Collection[str] = SHARE_ALIKE) -> bool:
-    """Whether no drawing of ``sample`` is of a family in ``share_alike``; the file is called after its family."""
-    return not any(Path(media.origin).stem in share_alike for media in sample.media)
+def may_be_shown(sample: Sample) -> bool:
+    """Whether no licence of the drawings of ``sample`` asks to share alike; a file is called after its family."""
+    return _SHARE_ALIKE.isdisjoint(Path(media.origin).stem for media in sample.media)
 
 
 def draw(episodes: Sequence[tuple[Sample, str]], path: Path) -> None:
