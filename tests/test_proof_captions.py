@@ -11,7 +11,7 @@ pytest.importorskip("torch", reason="comes with the extra 'train'")
 
 from PIL import Image
 
-from tools.proof.captions import VARIATIONS, comparison, lay_out, table
+from tools.proof.captions import VARIATIONS, comparison, lay_out, table, with_category
 
 
 def test_every_sixth_caption_is_held_out_and_pictures_become_squares(tmp_path: Path) -> None:
@@ -31,6 +31,18 @@ def test_every_sixth_caption_is_held_out_and_pictures_become_squares(tmp_path: P
                 assert picture.size == (224, 224)
     assert found["held-out-raw"] == ["Thing 0.", "Thing 6.", "Thing 12."]
     assert len(found["raw"]) == 11 and not set(found["raw"]) & set(found["held-out-raw"])
+
+
+def test_related_are_the_others_of_the_folder() -> None:
+    ids = ["a/1.png", "a/2.png", "b/3.png", "a/4.png", "a/b/5.png"]
+    found = {row["id"]: row["related"] for row in with_category([{"id": id} for id in ids])}
+    assert {id: sorted(related) for id, related in found.items()} == {
+        "a/1.png": ["a/2.png", "a/4.png"],
+        "a/2.png": ["a/1.png", "a/4.png"],
+        "a/4.png": ["a/1.png", "a/2.png"],
+        "b/3.png": [],
+        "a/b/5.png": [],
+    }
 
 
 def evaluation(more: float) -> dict[str, object]:

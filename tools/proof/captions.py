@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from tools.proof.pictures import STAMPS, unpack, write_square
@@ -46,6 +47,7 @@ VARIATIONS: Final = (
     Variation("no context"),
     Variation("random context", "random"),
     Variation("context of similar pictures", "image-similar"),
+    Variation("context of the same category", "related"),
     Variation("random context, labels as the paper's code", "random", {"--label-mode": "paper"}),
     Variation("no context, embeddings of new tokens alone", "", {"--embeddings": "new_rows"}),
     Variation("no context, embeddings as they were drawn", "", {"--embeddings": "none"}),
@@ -81,20 +83,34 @@ def main() -> None:
 
 
 def lay_out(stamps: Path, folder: Path) -> None:
-    """``raw/`` and ``held-out-raw/``: pictures as squares, and a manifest of those with an English caption."""
+    """``raw/`` and ``held-out-raw/``: pictures as squares, and a manifest of those with an English caption.
+
+    Each names as related those in the same folder of the package, in random order.
+    """
     targets = {False: folder / "raw", True: folder / "held-out-raw"}
     if all((target / "manifest.jsonl").exists() for target in targets.values()):
         return
-    rows: dict[bool, list[str]] = {False: [], True: []}
+    rows: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
     for number, text in enumerate(sorted(stamps.rglob("*.txt"))):
         picture = text.with_suffix(".png")
         caption = text.read_text(encoding="utf-8", errors="replace").splitlines()[0].strip()
         is_held_out = number % _HELD_OUT_EACH == 0
         name = picture.relative_to(stamps).as_posix()
         if caption and picture.exists() and write_square(picture, targets[is_held_out] / name):
-            rows[is_held_out].append(json.dumps({"id": name, "media": name, "answer": caption}) + "\n")
+            rows[is_held_out].append({"id": name, "media": name, "answer": caption})
     for is_held_out, target in targets.items():
-        (target / "manifest.jsonl").write_text("".join(rows[is_held_out]), encoding="utf-8")
+        lines = [json.dumps(row) + "\n" for row in with_category(rows[is_held_out])]
+        (target / "manifest.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
+def with_category(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """``rows``, each with the ids of the others in its folder as ``related``, in an order that its own id decides."""
+    folders: dict[PurePosixPath, list[str]] = {}
+    for row in rows:
+        folders.setdefault(PurePosixPath(row["id"]).parent, []).append(row["id"])
+    for row in rows:
+        others = [id for id in folders[PurePosixPath(row["id"]).parent] if id != row["id"]]
+        yield {**row, "related": random.Random(row["id"]).sample(others, len(others))}
 
 
 def one_run(folder: Path, variation: Variation, seed: int) -> dict[str, Any]:
