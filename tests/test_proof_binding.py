@@ -16,7 +16,7 @@ from PIL import Image
 
 from mimicit.build import BuildConfig
 from tests.factories.builds import build
-from tools.proof.binding import ASKED, SETS, SIZES, lesson, name_of, table, write_manifest
+from tools.proof.binding import ASKED, FIRST, SECOND, SETS, SIZES, Lessons, name_of, table, write_manifest
 from tools.proof.episodes import NAMES, alike, dealt_anew, draw, named, word_of
 from tools.proof.examples import chosen
 from tools.proof.examples import draw as show
@@ -145,16 +145,19 @@ def test_single_pictures_are_shown_as_they_are(seed: int, ways: int, shots: int)
     assert called[episode.query] == episode.name and {*called.values()} == {*episode.choices} <= {*NAMES}
 
 
-def test_lessons_are_of_all_three_sorts_and_of_all_sets() -> None:
+@pytest.mark.parametrize("lessons", [FIRST, SECOND])
+def test_lessons_are_of_all_three_sorts_and_of_all_sets(lessons: Lessons) -> None:
     rng = random.Random(0)
     others = {f"x/{kind}": [f"x/{picture}" for picture in pictures] for kind, pictures in KINDS.items()}
-    drawn = [lesson([KINDS, others], 0.4, rng) for _ in range(2000)]
+    drawn = [lessons.draw([KINDS, others], rng) for _ in range(4000)]
     with_words = sum(episode.name in KINDS for episode in drawn)
     of_others = sum(episode.query.startswith("x/") for episode in drawn)
-    assert 0.26 < of_others / 2000 < 0.34  # half of those without words, which others have none of
     repeated = sum(len(dict(episode.context)) < len(episode.context) for episode in drawn)
-    assert 0.36 < with_words / 2000 < 0.44  # 0.4; of single pictures a quarter, two thirds of them shown more than once
-    assert 0.13 < repeated / 2000 < 0.21
+    more_than_one_shot = sum(shots > 1 for _, shots in lessons.sizes) / len(lessons.sizes)
+    assert abs(with_words / 4000 - lessons.named) < 0.03
+    assert abs(of_others / 4000 - (1 - lessons.named) / 2) < 0.03
+    assert abs(repeated / 4000 - lessons.alike * more_than_one_shot) < 0.03
+    assert {(len(one.choices), len(one.context) // len(one.choices)) for one in drawn} == {*lessons.sizes}
 
 
 @pytest.mark.parametrize(

@@ -49,11 +49,8 @@ SIZES: Final = ((2, 1), (2, 2), (2, 4), (4, 1), (4, 2))
 SETS: Final = {"emoji": "emoji", "stamps": "stamps and clip art"}
 """Where the kinds come from: the name of each set in folders, and in words."""
 
-_TRAINED_ON: Final = ((2, 1), (2, 2), (2, 2), (4, 1), (2, 4), (4, 2))
 _DEALT: Final = (2, 2)
-_NAMED: Final = 0.4  # the share of episodes with true words in the first training, half of it in the second
-_ALIKE: Final = 0.25  # of those about single pictures
-_LONGER: Final = 1.5  # the second training, than the first
+_LONGER: Final = 2.5  # the second training, than the first
 _FITTED: Final = 800  # pictures that the head of the tower is fitted to
 _SECOND: Final = 10  # added to the seed of the second training
 _TRAINING_SEED: Final = 0
@@ -62,6 +59,37 @@ _DEAL_SEED: Final = 2
 
 Kinds = Mapping[str, Sequence[str]]
 """The pictures of each kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lessons:
+    """What a training shows: sizes (ways, shots), each as often as it stands here, and shares of three sorts.
+
+    With true words, which are those of kinds of the first set; about single pictures; and, of all others, those that
+    ask about a picture of the context (`tools.proof.episodes`).
+    """
+
+    sizes: Sequence[tuple[int, int]]
+    named: float
+    alike: float
+    again: float
+
+    def draw(self, sets: Sequence[Kinds], rng: random.Random) -> Episode:
+        """One episode."""
+        which, (ways, shots) = rng.random(), rng.choice(self.sizes)
+        if which < self.named:
+            return named(sets[0], rng, ways=ways, shots=shots)
+        kinds = rng.choice(sets)
+        if which < self.named + self.alike:
+            return alike(kinds, rng, ways=ways, shots=shots)
+        return draw(kinds, rng, ways=ways, shots=shots, again=self.again)
+
+
+FIRST: Final = Lessons(((2, 1), (2, 2), (2, 2), (4, 1), (2, 4), (4, 2)), named=0.4, alike=0.25, again=0.2)
+"""To begin to compare: much that pays for telling kinds apart from the first step on."""
+
+SECOND: Final = Lessons(((2, 2), (2, 4), (3, 3), (4, 2)), named=0.1, alike=0.1, again=0.1)
+"""To compare well: many pictures, for the first of each kind in an episode can't be known and teaches nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +137,7 @@ def main() -> None:
     lay_out(folder, options.episodes, options.held_out_episodes)
     pictures = sorted((folder / "raw" / "pictures").rglob("*.png"))
     write_tower(folder, pictures[:: max(1, len(pictures) // _FITTED)])
-    most = str(max(ways * shots for ways, shots in (*SIZES, *_TRAINED_ON)))
+    most = str(max(ways * shots for ways, shots in (*SIZES, *FIRST.sizes, *SECOND.sizes)))
     for name, source in (("begin", "begin-raw"), ("shards", "raw")):
         build(folder, source, name, "--context", "related", "--shots", most, "--dedupe")
         build(folder, source, f"{name}-alone", "--context", "related", "--shots", "0", "--dedupe")
@@ -143,9 +171,9 @@ def lay_out(folder: Path, episodes: int, held_out_episodes: int) -> None:
     known = [partial(squares, stamps), partial(emoji.rendered, {kind: drawn[kind] for kind in trained})]
     rng = random.Random(_TRAINING_SEED)
     longer = round(_LONGER * episodes)
-    for name, writers, count, share in (("begin-raw", known[:1], episodes, _NAMED), ("raw", known, longer, _NAMED / 2)):
+    for name, writers, count, lessons in (("begin-raw", known[:1], episodes, FIRST), ("raw", known, longer, SECOND)):
         sets = [dict(write(folder / name)) for write in writers]
-        write_manifest(folder / name, (lesson(sets, share, rng) for _ in range(count)))
+        write_manifest(folder / name, (lessons.draw(sets, rng) for _ in range(count)))
     held_out = {
         "stamps": partial(squares, held_out_stamps),
         "emoji": partial(emoji.rendered, {kind: drawn[kind] for kind in held_out_names}),
@@ -158,20 +186,6 @@ def lay_out(folder: Path, episodes: int, held_out_episodes: int) -> None:
         rng, dealer = random.Random(_HELD_OUT_SEED), random.Random(_DEAL_SEED)
         asked = [draw(kinds, rng, ways=question.ways, shots=question.shots) for _ in range(held_out_episodes)]
         write_manifest(source, (dealt_anew(one, dealer) for one in asked) if question.dealt else asked)
-
-
-def lesson(sets: Sequence[Kinds], with_words: float, rng: random.Random) -> Episode:
-    """An episode to learn from, of one of three sorts (`tools.proof.episodes`).
-
-    The share ``with_words`` has true words, which are those of kinds of the first set.
-    """
-    which, (ways, shots) = rng.random(), rng.choice(_TRAINED_ON)
-    if which < with_words:
-        return named(sets[0], rng, ways=ways, shots=shots)
-    kinds = rng.choice(sets)
-    if which < with_words + _ALIKE:
-        return alike(kinds, rng, ways=ways, shots=shots)
-    return draw(kinds, rng, ways=ways, shots=shots, again=0.2)
 
 
 def write_manifest(folder: Path, episodes: Iterable[Episode]) -> None:
@@ -207,8 +221,8 @@ def name_of(question: Question) -> str:
 def one_run(folder: Path, seed: int, shards: str, max_steps: int) -> dict[str, Any]:
     """The evaluations of the run on ``shards`` with ``seed``, by what is asked of it; it is trained first.
 
-    Twice: on stamps and clip art alone, with true words for nearly half of what is shown, comparing is soon found; it
-    is then learnt for many more kinds, with a rate that begins anew.
+    Twice: comparing is soon found on stamps and clip art alone (`FIRST`), and then learnt for many more kinds
+    (`SECOND`), with a rate that begins anew.
     """
     first, second = ({**TRAIN, "--max-steps": str(steps)} for steps in (max_steps, round(_LONGER * max_steps)))
     begun, trained = f"begun-{shards}-{seed}", f"run-{shards}-{seed}"
