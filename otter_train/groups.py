@@ -22,6 +22,7 @@ from mimicit.records import Sample
 from otter_train.data import Batch, collate
 from otter_train.distributed import World
 from otter_train.encoding import PromptEncoder
+from otter_train.features import KeptTokens
 from otter_train.packed import PackedBatch, collate_packed
 
 __all__ = ["Group", "GroupCollator", "each_group", "evaluation_loader", "training_loader"]
@@ -36,7 +37,7 @@ class GroupCollator:
 
     The samples are shared out over ``accumulate`` micro-batches as evenly as can be. Left out are damaged ones that
     the loader masks, padding, and positions at or after ``end``, where the last epoch is over. ``packed`` makes one
-    row of each micro-batch, without padding; ``with_keys`` notes which stored bytes its pictures come from.
+    row of each micro-batch, without padding, for which pictures are not decoded whose patch tokens are ``cached``.
     """
 
     encoder: PromptEncoder
@@ -44,7 +45,7 @@ class GroupCollator:
     accumulate: int = 1
     end: int | None = None
     packed: bool = False
-    with_keys: bool = False
+    cached: KeptTokens | None = None
 
     def __call__(self, slots: Slots[Sample] | Slots[Pack]) -> Group:
         """The group of ``slots``; `MimicitError` names a sample that cannot be used."""
@@ -63,7 +64,7 @@ class GroupCollator:
         prompts = [self.encoder.encode(sample) for sample in samples]
         if self.packed:
             special, size = self.encoder.special, self.image_size
-            return collate_packed(prompts, special=special, image_size=size, with_keys=self.with_keys)
+            return collate_packed(prompts, special=special, image_size=size, cached=self.cached)
         return collate(prompts, pad=self.encoder.special.pad, image_size=self.image_size)
 
 

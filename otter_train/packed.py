@@ -8,7 +8,7 @@ rows of a token budget can be put together from an index (`mimicit.pack`).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mimicit.records import Media, Sample
 from otter_train.encoding import Cut, Encoded
+from otter_train.features import KeptTokens
 from otter_train.model.packing import Document, Packing, lay_out
 from otter_train.pictures import decode_media
 from otter_train.tokenizer import SpecialIds
@@ -32,8 +33,11 @@ class PackedBatch:
     """The samples of one row of N tokens.
 
     ``vision_x``: uint8[n, 3, H, W], the distinct pictures and frames; ``lang_x``: int64[1, N] token ids; ``packing``
-    says which is whose, and what is learnt. ``picture_keys`` are the SHA-256 of the stored bytes of each picture,
-    where they were asked for. ``ids``, ``sources``, ``labelled`` and ``cut`` are those of `Batch`.
+    says which is whose, and what is learnt. ``ids``, ``sources``, ``labelled`` and ``cut`` are those of `Batch`.
+
+    With a cache of patch tokens ``vision_x`` holds only the pictures that it had not: ``picture_keys`` are the SHA-256
+    of their stored bytes, ``kept``: float[k, v, dim] the tokens of the others, and ``order``: int64[k + n] the place of
+    each picture among those and these, one after another.
     """
 
     vision_x: Tensor
@@ -44,6 +48,8 @@ class PackedBatch:
     labelled: int
     cut: Cut
     picture_keys: tuple[str, ...] = ()
+    kept: Tensor | None = None
+    order: Tensor | None = None
 
     @property
     def tokens(self) -> int:
@@ -52,8 +58,8 @@ class PackedBatch:
 
     @property
     def pictures(self) -> int:
-        """Pictures to encode; the frames of a clip count one by one."""
-        return len(self.vision_x)
+        """Distinct pictures, kept or to encode; the frames of a clip count one by one."""
+        return len(self.vision_x) + (0 if self.kept is None else len(self.kept))
 
     @property
     def learnt(self) -> list[int]:
@@ -63,17 +69,21 @@ class PackedBatch:
 
     def to(self, device: torch.device) -> PackedBatch:
         """The batch on ``device``; copies from pinned memory run beside the computation."""
-        return replace(
-            self,
-            vision_x=self.vision_x.to(device, non_blocking=True),
-            lang_x=self.lang_x.to(device, non_blocking=True),
-            packing=self.packing.to(device),
-        )
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True), self.packing.to(device))
 
     def pin_memory(self) -> PackedBatch:
         """The batch in pinned memory; `DataLoader` calls it by this name."""
-        vision_x, lang_x = self.vision_x.pin_memory(), self.lang_x.pin_memory()
-        return replace(self, vision_x=vision_x, lang_x=lang_x, packing=self.packing.pin_memory())
+        return self._map(Tensor.pin_memory, self.packing.pin_memory())
+
+    def _map(self, change: Callable[[Tensor], Tensor], packing: Packing) -> PackedBatch:
+        return replace(
+            self,
+            vision_x=change(self.vision_x),
+            lang_x=change(self.lang_x),
+            packing=packing,
+            kept=None if self.kept is None else change(self.kept),
+            order=None if self.order is None else change(self.order),
+        )
 
 
 def collate_packed(
@@ -82,9 +92,9 @@ def collate_packed(
     special: SpecialIds,
     image_size: int,
     multiple: int = MULTIPLE,
-    with_keys: bool = False,
+    cached: KeptTokens | None = None,
 ) -> PackedBatch:
-    """One row of all ``prompts``, their distinct media decoded to ``image_size``.
+    """One row of all ``prompts``, their distinct media decoded to ``image_size``, or their patch tokens ``cached``.
 
     Media are the same where their stored bytes are; what a file says of itself is not believed.
     """
@@ -98,22 +108,48 @@ def collate_packed(
                 distinct.append((prompt.sample, medium))
         shown = [numbers[medium.data] for medium in prompt.sample.media]
         documents.append(Document(prompt.ids, prompt.labels, shown))
-    pictures = [decode_media(sample, medium, image_size) for sample, medium in distinct]
-    lang_x, packing = lay_out(
-        documents, [len(frames) for frames in pictures], image=special.image, pad=special.pad, multiple=multiple
-    )
-    blank = torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8)
+    frames = [len(medium.data) for _, medium in distinct]
+    lang_x, packing = lay_out(documents, frames, image=special.image, pad=special.pad, multiple=multiple)
+    vision_x, keys, kept, order = _pictures(distinct, image_size, cached)
     return PackedBatch(
-        vision_x=torch.cat(pictures) if pictures else blank,
+        vision_x=vision_x,
         lang_x=lang_x,
         packing=packing,
         ids=tuple(prompt.sample.id for prompt in prompts),
         sources=tuple(prompt.sample.source for prompt in prompts),
         labelled=packing.labelled,
         cut=reduce(Cut.plus, (prompt.cut for prompt in prompts)),
-        picture_keys=_keys([medium for _, medium in distinct]) if with_keys else (),
+        picture_keys=keys,
+        kept=kept,
+        order=order,
     )
 
 
-def _keys(media: Sequence[Media]) -> tuple[str, ...]:
-    return tuple(hashlib.sha256(data).hexdigest() for medium in media for data in medium.data) or ("blank",)
+def _pictures(
+    media: Sequence[tuple[Sample, Media]], size: int, cached: KeptTokens | None
+) -> tuple[Tensor, tuple[str, ...], Tensor | None, Tensor | None]:
+    """``vision_x``, ``picture_keys``, ``kept`` and ``order`` of the distinct ``media``; without any, a blank picture.
+
+    A clip of which a frame is missing is decoded.
+    """
+    if not media:
+        return torch.zeros(1, 3, size, size, dtype=torch.uint8), ("blank",) if cached else (), None, None
+    decoded = [torch.zeros(0, 3, size, size, dtype=torch.uint8)]
+    keys: list[str] = []
+    kept: list[Tensor] = []
+    are_kept: list[bool] = []
+    for sample, medium in media:
+        names = [hashlib.sha256(data).hexdigest() for data in medium.data] if cached else []
+        found = cached.read_all(names) if cached else None
+        if found is None:
+            decoded.append(decode_media(sample, medium, size))
+            keys += names
+        else:
+            kept += found
+        are_kept += [found is not None] * len(medium.data)
+    vision_x = torch.cat(decoded)
+    if not kept:
+        return vision_x, tuple(keys), None, None
+    flags = torch.tensor(are_kept)
+    order = torch.where(flags, flags.cumsum(0) - 1, len(kept) + (~flags).cumsum(0) - 1)
+    return vision_x, tuple(keys), torch.stack(kept), order

@@ -83,6 +83,8 @@ def _checkpoint_before(run: Path, step: int) -> Checkpoint | None:
 
 def _scores(session: Session, batch: Batch | PackedBatch) -> Iterator[ReplayedSample]:
     with torch.no_grad():
-        nats = batch_loss(session.model, batch.to(session.device), session.config.precision).row_nats.tolist()
+        nats = batch_loss(
+            session.model, batch.to(session.device), session.config.precision, session.features
+        ).row_nats.tolist()
     for id, source, tokens, loss in zip(batch.ids, batch.sources, batch.learnt, nats, strict=True):
         yield ReplayedSample(id=id, source=source, labelled=tokens, loss=loss / max(1, tokens))

@@ -125,6 +125,8 @@ def begin(
     rows: Ordered[Any] = samples
     if config.batch_tokens:
         rows = within_budget(samples, encoder, config.batch_tokens, run / "rows")
+    dtype = torch.bfloat16 if uses_bfloat16(device, config.precision) else torch.float32
+    features = _feature_cache(model, options, dtype)
     total, end = total_steps(config, len(rows)), config.epochs * len(rows)
     collator = GroupCollator(
         encoder=encoder,
@@ -132,7 +134,7 @@ def begin(
         accumulate=options.accumulate,
         end=end,
         packed=model.language.can_pack,
-        with_keys=options.vision_cache is not None,
+        cached=features.kept if features else None,
     )
     loader = training_loader(
         rows,
@@ -152,7 +154,6 @@ def begin(
         restore_generators(states[world.rank % len(states)], device)
         console.say(f"going on from {checkpoint.folder} (step {checkpoint.step} of {total})")
     console.say(f"{counted} for {total:,} steps of {_batch_line(config)}")
-    dtype = torch.bfloat16 if uses_bfloat16(device, config.precision) else torch.float32
     return Session(
         config=config,
         options=options,
@@ -167,7 +168,7 @@ def begin(
         optimizer=optimizer,
         guard=guard,
         loader=loader,
-        features=_feature_cache(model, options, dtype),
+        features=features,
         flops=flops,
         flops_per_s=matmul_flops_per_s(device, dtype),
         first=checkpoint.step if checkpoint else 0,

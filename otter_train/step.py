@@ -101,7 +101,7 @@ def batch_loss(
     """
     with autocast(batch.vision_x.device, precision):
         if isinstance(batch, PackedBatch) and features is not None:
-            vision_x = features.tokens(batch.vision_x, batch.picture_keys)
+            vision_x = features.tokens(batch.vision_x, batch.picture_keys, batch.kept, batch.order)
         else:
             vision_x = normalise(batch.vision_x, model.vision.mean, model.vision.std)
         if isinstance(batch, PackedBatch):

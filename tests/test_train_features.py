@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,19 +14,24 @@ import torch
 from torch import Tensor
 
 from mimicit.errors import UsageError
+from mimicit.records import Sample
 from otter_train.distributed import World
 from otter_train.encoding import PromptEncoder
 from otter_train.features import FeatureCache, tower_fingerprint
 from otter_train.model import Otter, TokenIds, build_model, freeze, trainable_parameters
 from otter_train.optimizer import make_optimizer
 from otter_train.packed import PackedBatch, collate_packed
+from otter_train.pictures import normalise
 from otter_train.step import take_step
-from tests.factories.train import MINUTE_MODEL, TOKENIZER, Colours, sample, triplet
+from tests.factories.train import MINUTE_MODEL, TOKENIZER, Colours, image, png, sample, triplet
 
 CPU = torch.device("cpu")
 ENCODER = PromptEncoder(TOKENIZER)
 SPECIAL = ENCODER.special
 PLENTY = 1 << 30
+CLIP = sample(
+    triplet("what?", "that", media=[0]), media=[image(*(png((9, 9, shade)) for shade in (1, 2, 3)), kind="video")]
+)
 
 
 def model() -> Otter:
@@ -36,14 +42,22 @@ def model() -> Otter:
     return built.train()
 
 
-def batches() -> list[PackedBatch]:
-    """Four with pictures that come again, and one without any."""
+def batches(features: FeatureCache | None) -> Iterator[PackedBatch]:
+    """Four with pictures that come again, one without any, and one with a clip and pictures known and new."""
     samples = [[Colours().get(place) for place in range(start, start + 3)] for start in (0, 3, 6, 0)]
     samples.append([sample(triplet("no picture"))])
-    return [
-        collate_packed([ENCODER.encode(one) for one in some], special=SPECIAL, image_size=16, with_keys=True)
-        for some in samples
-    ]
+    samples.append([Colours().get(1), CLIP, Colours().get(20), Colours().get(0)])
+    for some in samples:
+        yield collated(some, features)
+
+
+def collated(samples: Sequence[Sample], features: FeatureCache | None) -> PackedBatch:
+    cached = features.kept if features else None
+    return collate_packed([ENCODER.encode(one) for one in samples], special=SPECIAL, image_size=16, cached=cached)
+
+
+def tokens_of(batch: PackedBatch, features: FeatureCache) -> Tensor:
+    return features.tokens(batch.vision_x, batch.picture_keys, batch.kept, batch.order)
 
 
 def cache_in(folder: Path, built: Otter, limit_bytes: int = PLENTY) -> FeatureCache:
@@ -56,7 +70,7 @@ def losses(built: Otter, features: FeatureCache | None) -> tuple[list[float], di
         take_step(
             built, optimizer, [batch], device=CPU, world=World(), clip=1.0, precision="float32", features=features
         ).loss.item()
-        for batch in batches()
+        for batch in batches(features)
     ]
     return found, {name: value.detach() for name, value in trainable_parameters(built)}
 
@@ -77,6 +91,41 @@ def test_a_kept_picture_does_not_go_through_the_tower(tmp_path: Path, monkeypatc
     cache_in(tmp_path, built).tokens(torch.zeros(1, 3, 16, 16, dtype=torch.uint8), ["a"])
     monkeypatch.setattr(built.vision, "patch_tokens", None)
     assert cache_in(tmp_path, built).tokens(torch.zeros(1, 3, 16, 16, dtype=torch.uint8), ["a"]).shape == (1, 4, 32)
+
+
+def test_a_kept_picture_is_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    features = cache_in(tmp_path, model())
+    known = [Colours().get(place) for place in range(3)]
+    first = collated(known, features)
+    expected = tokens_of(first, features)
+    monkeypatch.setattr("otter_train.packed.decode_media", None)
+    again = collated(known, features)
+    assert len(again.vision_x) == 0 and again.pictures == first.pictures > 0
+    assert torch.equal(tokens_of(again, features), expected)
+
+
+def test_known_and_new_pictures_keep_their_order(tmp_path: Path) -> None:
+    features = cache_in(tmp_path, model())
+    everything = [Colours().get(1), CLIP, Colours().get(20), Colours().get(0)]
+    plain = collated(everything, features)
+    vision = model().vision
+    expected = vision(normalise(plain.vision_x, vision.mean, vision.std))
+    for known in ([Colours().get(20)], [CLIP], [Colours().get(0), Colours().get(1)]):
+        tokens_of(collated(known, features), features)
+        mixed = collated(everything, features)
+        assert len(mixed.vision_x) < len(plain.vision_x) == mixed.pictures
+        found = tokens_of(mixed, features)
+        torch.testing.assert_close(found, expected)
+
+
+def test_a_clip_with_a_frame_that_is_lost_is_decoded(tmp_path: Path) -> None:
+    features = cache_in(tmp_path, model())
+    batch = collated([CLIP], features)
+    expected = tokens_of(batch, features)
+    features.kept.path(batch.picture_keys[1]).unlink()
+    again = collated([CLIP], features)
+    assert again.picture_keys == batch.picture_keys and again.kept is None
+    assert torch.equal(tokens_of(again, features), expected)
 
 
 def test_other_weights_have_tokens_of_their_own(tmp_path: Path) -> None:

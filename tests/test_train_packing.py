@@ -21,6 +21,7 @@ from mimicit.records import Sample
 from otter_train.data import collate
 from otter_train.distributed import World
 from otter_train.encoding import PromptEncoder
+from otter_train.features import KeptTokens
 from otter_train.flops import Work
 from otter_train.groups import GroupCollator, training_loader
 from otter_train.lengths import within_budget
@@ -48,9 +49,9 @@ def model(embeddings: str = "full", *, everything: bool = True) -> Otter:
     return built.train()
 
 
-def packed(*samples: Sample, multiple: int = 64, with_keys: bool = False) -> PackedBatch:
+def packed(*samples: Sample, multiple: int = 64, cached: KeptTokens | None = None) -> PackedBatch:
     prompts = [ENCODER.encode(one) for one in samples]
-    return collate_packed(prompts, special=SPECIAL, image_size=16, multiple=multiple, with_keys=with_keys)
+    return collate_packed(prompts, special=SPECIAL, image_size=16, multiple=multiple, cached=cached)
 
 
 @given(st.lists(st.sampled_from(SAMPLES), min_size=1, max_size=6), st.sampled_from([1, 64]))
@@ -79,10 +80,10 @@ def test_a_medium_is_held_once_however_often_it_is_shown() -> None:
     assert row.pictures == sum(map(len, distinct))
 
 
-def test_media_are_the_same_by_their_bytes_and_not_by_what_they_claim() -> None:
+def test_media_are_the_same_by_their_bytes_and_not_by_what_they_claim(tmp_path: Path) -> None:
     red, blue = image(png((255, 0, 0))), image(png((0, 0, 255)))
     forged = sample(triplet(media=[0]), triplet(media=[1]), media=[red, replace(blue, sha256=red.sha256)])
-    row = packed(forged, with_keys=True)
+    row = packed(forged, cached=KeptTokens(tmp_path))
     assert len(row.vision_x) == 2
     assert row.picture_keys == tuple(hashlib.sha256(medium.data[0]).hexdigest() for medium in forged.media)
 

@@ -26,6 +26,7 @@ from otter_train.checkpoint import Checkpoint, latest_checkpoint, load_optimizer
 from otter_train.config import RunOptions, resolve
 from otter_train.metrics import Console, Row, read_table
 from otter_train.model import PRESETS
+from otter_train.replay import replay
 from otter_train.train import Outcome, train
 from tests.factories.loading import small_shards
 from tests.factories.pretrained import pretrained_folders
@@ -159,6 +160,18 @@ def test_a_killed_run_goes_on_in_every_way_of_training(
     assert [row.samples for row in rows[0]] == [row.samples for row in rows[1]]
     assert rows[0][-1].samples == checkpoint_of(tmp_path / "parts").meta["samples_seen"]
     assert (rows[0][-1].samples > 2 * STEPS) if way == "rows" else (rows[0][-1].samples == 4 * STEPS)
+
+
+def test_a_step_is_replayed_from_kept_tokens(shards: Path, pretrained: dict[str, str], tmp_path: Path) -> None:
+    samples = load(shards, shuffle="full", seed=1)
+    recipe: dict[str, Any] = {"batch_size": 4, "epochs": 100, "max_steps": 6, **pretrained}
+    options: dict[str, Any] = {"vision_cache": tmp_path / "cache"}
+    run(samples, tmp_path / "run", save_every=4, options=options, **recipe)
+    config = resolve(None, **{"lr": 3e-3, **recipe})
+    how = RunOptions(workers=0, accumulate=2, device="cpu", **options)
+    again = replay(config, samples, tmp_path / "run", 6, options=how, console=Console(io.StringIO()))
+    mean = sum(one.loss * one.labelled for one in again) / sum(one.labelled for one in again)
+    assert mean == pytest.approx(read_table(Row, tmp_path / "run" / "metrics.csv")[5].loss, rel=1e-5)
 
 
 def test_other_shards_or_another_order_are_refused_by_name(shards: Path, tmp_path: Path) -> None:
