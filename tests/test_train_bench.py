@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ pytest.importorskip("torch", reason="comes with the extra 'train'")
 
 import torch
 
+import mimicit
 from otter_train.flops import Work
+from otter_train.groups import Group, GroupCollator
 from tests.factories.train import MINUTE_MODEL
-from tools import train_peers
+from tools import bench_feed, train_peers
 from tools.bench_train import difference, plot, shares, table
 from tools.train_peers import CASES, Case, Size
 
@@ -85,3 +88,23 @@ def test_the_plot_is_the_same_bytes_each_time(tmp_path: Path) -> None:
         plot(losses, tmp_path / name)
     first = (tmp_path / "a.svg").read_bytes()
     assert first == (tmp_path / "b.svg").read_bytes() and b"published" in first
+
+
+def test_waiting_for_data_is_measured_on_real_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = train_peers.SIZES["cpu"]
+    shards = bench_feed.build_shards(tmp_path, size, 12)
+    made = [*train_peers.samples_of(12, size)]
+    for sample, found in zip(made, mimicit.load(shards), strict=True):
+        assert [one.answer for one in found.triplets] == [one.answer for one in sample.triplets]
+        assert len(found.media) == len({medium.data for medium in sample.media})
+    waited, whole = bench_feed.feed(shards, size, 0, STEPS)
+    assert len(waited) == len(whole) == STEPS and all(0 < wait < all_ for wait, all_ in zip(waited, whole, strict=True))
+    collate = GroupCollator.__call__
+
+    def slow(self: GroupCollator, slots: Any) -> Group:
+        time.sleep(0.2)
+        return collate(self, slots)
+
+    monkeypatch.setattr(GroupCollator, "__call__", slow)
+    assert all(wait > 0.2 for wait in bench_feed.feed(shards, size, 0, STEPS)[0])
+    assert bench_feed.line(8, [0.1, 0.2], [1.0, 2.0]) == "| 8 | 1.500 s | 10.00% | 0.200 s |"
