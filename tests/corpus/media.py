@@ -1,0 +1,7 @@
+"""Pictures and clips of all kinds."""
+
+from __future__ import annotations
+
+from tests.corpus.case import Case
+
+CASES: list[Case] = []

@@ -1,0 +1,48 @@
+"""A corpus of small raw folders, each built whole: every sample's text and the colour of every picture.
+
+The folders stand in the modules beside this one, by what they are about; a new one is an entry of ``CASES`` there.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from mimicit.build import build_shards
+from mimicit.loading import load
+from mimicit.records import Sample
+from mimicit.shards.verify import verify_folder
+from tests.corpus import detection, media, places, published, tables, talks, tars
+from tests.corpus.case import Case, Says, seen_colour
+from tests.factories.exporting import SerialEngine
+
+CASES: list[Case] = [
+    case for module in (tars, detection, places, talks, tables, published, media) for case in module.CASES
+]
+
+
+def said(sample: Sample) -> Says:
+    """What ``sample`` shows and says."""
+    query = sample.triplets[-1]
+    shows = tuple(seen_colour(medium.data[0]) for medium in sample.media)
+    return Says(answer=query.answer, shows=shows, instruction=query.instruction)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_every_sample_shows_and_says_what_is_written(case: Case, tmp_path: Path) -> None:
+    src, out = tmp_path / "raw", tmp_path / "out"
+    src.mkdir()
+    case.write(src)
+    result = build_shards(src, out, case.build_config(), engine=SerialEngine())
+    assert list(verify_folder(out)) == []
+    seen = [said(sample) for sample in load(out)]
+    pool = {(says.answer, says.shows) for says in case.says if says.instruction is None}
+    plain = [Says(s.answer, s.shows) if (s.answer, s.shows) in pool else s for s in seen]
+    assert Counter(plain) == Counter(case.says)
+    rejected: Counter[str] = Counter()
+    for source in result.manifest["sources"]:
+        assert source["in"] == source["out"] + source["merged"] + sum(source["rejected"].values())
+        rejected.update(source["rejected"])
+    assert rejected == Counter(case.rejects)
