@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mimicit.errors import RejectedError
+from mimicit.sources import reading
 from mimicit.sources.base import InFile, InJson, InParquet, InTar, Locator, Named
 from mimicit.sources.reading import Reader
 from mimicit.sources.root import Root
@@ -80,9 +81,23 @@ def test_limits_hold_before_anything_is_read(folder: Path) -> None:
 def test_a_file_is_handed_over_where_it_lies(folder: Path) -> None:
     reader = Reader(Root(folder))
     with reader.as_file(InFile("a/b.jpg")) as path:
-        assert path == folder / "a" / "b.jpg"
+        assert os.path.samefile(path, folder / "a" / "b.jpg")
     with pytest.raises(RejectedError, match="outside_root"), reader.as_file(InFile("link.jpg")):
         pass
+
+
+@pytest.mark.parametrize("swapped", ["a/b.jpg", "a"])
+@pytest.mark.parametrize("copies", [False, True])
+def test_a_name_that_leads_elsewhere_by_now_is_not_opened_again(
+    folder: Path, tmp_path: Path, swapped: str, copies: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if copies:  # as on systems without /proc
+        monkeypatch.setattr(reading, "_OPEN_DESCRIPTORS", tmp_path / "none")
+    put(tmp_path, "elsewhere/b.jpg", jpeg(9))
+    with Reader(Root(folder)).as_file(InFile("a/b.jpg")) as path:
+        (folder / swapped).rename(tmp_path / "moved")
+        (folder / swapped).symlink_to(tmp_path / ("outside.jpg" if swapped.endswith(".jpg") else "elsewhere"))
+        assert path.read_bytes() == jpeg(1)
 
 
 def test_what_lies_inside_another_file_is_copied_for_as_long_as_it_is_needed(folder: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ MAX_FILE_BYTES: Final = 1 << 30
 MAX_BASE64_BYTES: Final = 256 << 20
 _OPEN_FILES: Final = 16
 _COPIED_BYTES: Final = 1 << 20  # at once
+_OPEN_DESCRIPTORS: Final = Path("/proc/self/fd")  # opening one of these opens the very file, whatever its name is now
 
 
 class Reader:
@@ -81,23 +83,34 @@ class Reader:
 
     @contextmanager
     def as_file(self, locator: Locator) -> Iterator[Path]:
-        """The medium as a file of its own, for decoders that open it themselves.
+        """The medium as a file of its own, for decoders that open it themselves; the path is good within the block.
 
-        What is one is checked to lie beneath the root without passing a link. What lies inside another file is copied,
-        for as long as the block lasts. `RejectedError` as in `read`.
+        What is one is never opened by its name again, which may lead elsewhere by then: the path is that of the open
+        descriptor. What lies inside another file is copied. `RejectedError` as in `read`.
         """
         if isinstance(locator, InFile):
             with self._root.open(locator.path) as file:
                 self._check_file(locator.path, file)
-            yield self._root.folder / locator.path
+                if _OPEN_DESCRIPTORS.is_dir():
+                    yield _OPEN_DESCRIPTORS / str(file.fileno())
+                    return
+                with self._scratch_file() as path:
+                    with path.open("xb") as copy:
+                        shutil.copyfileobj(file, copy)
+                    yield path
             return
-        with tempfile.TemporaryDirectory(prefix="clip-", dir=self._scratch) as folder:
-            path = Path(folder) / "clip"
+        with self._scratch_file() as path:
             if isinstance(locator, InTar):
                 self._copy_member(locator, path)
             else:
                 path.write_bytes(self.read(locator))
             yield path
+
+    @contextmanager
+    def _scratch_file(self) -> Iterator[Path]:
+        """The path of a file to be written, which goes away with the block."""
+        with tempfile.TemporaryDirectory(prefix="clip-", dir=self._scratch) as folder:
+            yield Path(folder) / "clip"
 
     def rest(self) -> None:
         """Close all files but the columns of tables, which are read on from where they are."""
