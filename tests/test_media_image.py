@@ -13,13 +13,14 @@ import warnings
 import zlib
 
 import numpy as np
+import pillow_heif
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageFile
 
 from mimicit.errors import RejectedError
-from mimicit.media import EncodedMedia, MediaOptions, encode_image, probe_image
+from mimicit.media import EncodedMedia, MediaOptions, encode_image, image_file, probe_image
 from mimicit.schema import schema
 from tests.factories.media import (
     STORED_FOR,
@@ -33,7 +34,8 @@ from tests.factories.media import (
     vast_png,
 )
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+pillow_heif.register_heif_opener()  # so that the tests can write HEIC
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
 LOSSLESS = MediaOptions(size=0, image_format="png")
 REASONS = set(schema("reject")["properties"]["reason"]["enum"])
 
@@ -72,7 +74,7 @@ def test_every_stored_format_is_what_it_says(image_format: str) -> None:
 
 
 @pytest.mark.parametrize("orientation", STORED_FOR)
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF", "HEIF"])
 def test_exif_orientation_is_applied(format: str, orientation: int) -> None:
     data = oriented(scene(), format, orientation)
     stored = encode_image(data, MediaOptions(size=48, image_format="png"))
@@ -107,6 +109,8 @@ def transparent_pictures() -> dict[str, bytes]:
         "RGB with one clear colour": encoded(keyed, "PNG", transparency=(1, 2, 3)),
         "WebP": encoded(rgba, "WEBP", lossless=True),
         "TIFF": encoded(rgba, "TIFF"),
+        "AVIF": encoded(rgba, "AVIF", quality=100),
+        "HEIC": encoded(rgba, "HEIF", quality=100),
     }
 
 
@@ -183,7 +187,7 @@ def test_an_icc_profile_that_cannot_be_used_is_ignored() -> None:
     assert with_wrong_space.files == encode_image(encoded(grey, "PNG"), LOSSLESS).files
 
 
-@pytest.mark.parametrize("format", ["GIF", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("format", ["GIF", "PNG", "WEBP", "TIFF", "AVIF", "HEIF"])
 def test_the_first_frame_stands_for_an_animation(format: str) -> None:
     data = encoded(scene(), format, save_all=True, append_images=[scene().rotate(180)])
     assert probe_image(data, MediaOptions()).animated
@@ -312,16 +316,27 @@ def with_size(format: str, width: int, height: int) -> bytes:
         data[place : place + 4] = struct.pack("<HH", width, height)
     elif format == "GIF":
         data[6:10] = struct.pack("<HH", width, height)
+    elif format in ("AVIF", "HEIF"):
+        place = data.index(b"ispe") + 8
+        data[place : place + 8] = struct.pack(">II", width, height)
     elif format == "BMP":
         data[18:26] = struct.pack("<ii", width, height)
     return bytes(data)
 
 
-@pytest.mark.parametrize("format", ["JPEG", "WEBP", "GIF", "BMP"])
+@pytest.mark.parametrize("format", ["JPEG", "WEBP", "GIF", "BMP", "AVIF", "HEIF"])
 def test_every_header_is_checked_before_decoding(format: str) -> None:
     data = with_size(format, 16_000, 16_000)
     for max_pixels in (1_000_000, 100_000_000):
         assert reason_of(data, MediaOptions(max_pixels=max_pixels)) == "too_many_pixels"
+
+
+def test_heic_without_its_extra_is_a_reject_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    image_file._register_heif.cache_clear()
+    with pytest.raises(RejectedError, match=r"pip install 'mimicit\[heic\]'") as caught:
+        encode_image(encoded(scene(), "HEIF"), MediaOptions())
+    assert caught.value.reason == "unsupported_media"
 
 
 def test_the_limit_is_inclusive() -> None:
@@ -350,7 +365,8 @@ def test_a_truncated_file_is_refused_also_where_it_would_pass_through(format: st
         (b"", "empty_media", "0 bytes"),
         (b"<html><body>404 Not Found</body></html>", "unsupported_media", "an HTML page"),
         (b"just some text", "unsupported_media", "text"),
-        (b"\0\0\0\x1cftypavif\0\0\0\0avifmif1", "unsupported_media", "an AVIF or HEIC picture"),
+        (b"\0\0\0\x1cftypavif\0\0\0\0avifmif1", "truncated_image", "the AVIF ends early"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1jpeg", "unsupported_media", "another kind than AVIF and HEIC"),
         (b"\0\0\0\x18ftypisom\0\0\0\0isommp41", "unsupported_media", "a mp4 clip"),
         (b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", bytes(13)) + png_chunk(b"IEND", b""), "bad_media", "PNG"),
     ],
@@ -407,6 +423,7 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
     return bytes(mutant)
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")  # a JPEG that passes through keeps its metadata, damaged or not
 @pytest.mark.parametrize("seed", range(4))
 def test_mutants_are_stored_or_rejected_and_nothing_else(seed: int, capfd: pytest.CaptureFixture[str]) -> None:
     rng = random.Random(seed)

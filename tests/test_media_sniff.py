@@ -5,13 +5,24 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import pillow_heif
 import pytest
 from PIL import Image
 
 from mimicit.media import HEAD_BYTES, IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, kind_of, looks_like, sniff
 from tests.factories.media import encoded, scene, write_clip
 
-PICTURES = {"bmp": "BMP", "gif": "GIF", "jpeg": "JPEG", "png": "PNG", "tiff": "TIFF", "webp": "WEBP"}
+pillow_heif.register_heif_opener()  # so that the tests can write HEIC
+PICTURES = {
+    "avif": "AVIF",
+    "heic": "HEIF",
+    "bmp": "BMP",
+    "gif": "GIF",
+    "jpeg": "JPEG",
+    "png": "PNG",
+    "tiff": "TIFF",
+    "webp": "WEBP",
+}
 CLIPS = {
     ".mp4": ("mp4", "libx264"),
     ".mov": ("mp4", "libx264"),
@@ -66,7 +77,7 @@ def test_names_decide_by_extension_alone_whatever_the_case() -> None:
         ("naïve words".encode(), "text"),
         (b"%PDF-1.7", "a PDF document"),
         (b"PK\x03\x04....", "a ZIP archive"),
-        (b"\0\0\0\x1cftypavif\0\0\0\0", "an AVIF or HEIC picture"),
+        (b"\0\0\0\x1cftypmif1\0\0\0\0jpeg", "an HEIF picture of another kind"),
         (b"\x00\x01\x02\x03", "unknown bytes (00 01 02 03)"),
     ],
 )

@@ -6,9 +6,11 @@ import contextlib
 import itertools
 import os
 import random
+import struct
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from tests.factories.media import (
     number_of,
     numbered,
     pixels,
+    set_display_width,
     set_matrix,
     write_clip,
     write_sound,
@@ -258,6 +261,51 @@ def test_the_display_matrix_is_applied(tmp_path: Path, orientation: int) -> None
     assert difference(pixels(stored.files[0]), shown) < 6
 
 
+SQUARED = {
+    # (stored size, sample aspect ratio) to the size that a player shows
+    ((160, 128), Fraction(64, 45)): (228, 128),  # PAL, 16:9
+    ((160, 96), Fraction(2)): (320, 96),
+    ((180, 120), Fraction(8, 9)): (160, 120),  # NTSC, 4:3: narrower than stored
+    ((160, 96), Fraction(1)): (160, 96),
+}
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.webm", "a.ts", "a.mov", "a.avi"])
+@pytest.mark.parametrize(("size", "ratio"), SQUARED)
+def test_pixels_that_are_not_square_are_made_so(
+    tmp_path: Path, name: str, size: tuple[int, int], ratio: Fraction
+) -> None:
+    codec = {"a.webm": "libvpx-vp9", "a.avi": "mpeg4"}.get(name, "libx264")
+    path = write_clip(tmp_path / name, 3, size=size, codec=codec, sample_aspect_ratio=ratio)
+    if name == "a.webm":
+        set_display_width(path, SQUARED[size, ratio][0])
+    for options in (EXACT, BY_DECORD):
+        stored = encode_video(path, options)
+        width, height = pixels(stored.files[2]).shape[1::-1]
+        assert (stored.width, stored.height) == (stored.original_width, stored.original_height) == (width, height)
+        assert (width, height) == SQUARED[size, ratio]
+        assert number_of(pixels(stored.files[2])) == 2
+
+
+@pytest.mark.parametrize("orientation", STORED_FOR)
+def test_pixels_are_made_square_before_the_clip_is_turned(tmp_path: Path, orientation: int) -> None:
+    made = write_clip(tmp_path / "turned.mp4", 3, size=(160, 96), sample_aspect_ratio=Fraction(2))
+    stored = encode_video(set_matrix(made, MATRIX_FOR[orientation]), EXACT)
+    assert (stored.width, stored.height) == ((320, 96) if orientation < 5 else (96, 320))
+    small = encode_video(made, replace(EXACT, size=80))
+    assert (small.width, small.height) == ((80, 24) if orientation < 5 else (24, 80))
+
+
+def test_a_ratio_that_makes_a_picture_too_large_is_refused(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "wide.mp4", 3, size=(160, 96), sample_aspect_ratio=Fraction(2))
+    data = path.read_bytes()
+    place = data.index(b"pasp") + 4
+    path.write_bytes(data[:place] + struct.pack(">2I", 65_000, 1) + data[place + 8 :])
+    with pytest.raises(RejectedError, match="the limit is") as caught:
+        encode_video(path, EXACT)
+    assert caught.value.reason == "too_many_pixels"
+
+
 def test_frames_are_shrunk_and_stored_as_asked(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "a.mp4", size=(160, 90), options=CLOSED)
     for image_format in ("jpg", "png", "webp"):
@@ -327,9 +375,34 @@ def test_a_truncated_mp4_is_refused(tmp_path: Path, flags: str) -> None:
         assert reason_of(path) == "undecodable_video"
 
 
-@pytest.mark.parametrize("extension", ["ts", "mkv"])
-def test_a_truncated_stream_gives_the_frames_that_are_whole(tmp_path: Path, extension: str) -> None:
-    path = write_clip(tmp_path / f"a.{extension}", options=CLOSED)
+BROKEN_OFF: dict[str, Maker] = {
+    "WebM": CLIPS["VP9"],
+    "VP8 in WebM": CLIPS["VP8"],
+    "Matroska": CLIPS["B-frames in Matroska"],
+    "Matroska of one group": named("long.mkv", options=x264(keyint=250)),
+    "recorded live": named("live.webm", codec="libvpx", container_options={"live": "1"}),
+    "AVI": CLIPS["AVI without B-frames"],
+    "fragmented MP4": CLIPS["fragmented"],
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_OFF)
+def test_a_file_that_ends_before_the_length_it_declares_is_refused(tmp_path: Path, name: str) -> None:
+    path = BROKEN_OFF[name](tmp_path)
+    data = path.read_bytes()
+    assert_true(path)
+    for part in (0.3, 0.5, 0.7, 0.9):
+        path.write_bytes(data[: int(part * len(data))])
+        with pytest.raises(RejectedError, match=r"ends early|cannot be decoded") as caught:
+            encode_video(path, EXACT)
+        assert caught.value.reason == "undecodable_video"
+    if name != "recorded live":  # where the end has no place, what follows it belongs to it
+        path.write_bytes(data + b"what somebody added" * 10)
+        assert_true(path)
+
+
+def test_a_truncated_stream_gives_the_frames_that_are_whole(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.ts", options=CLOSED)
     data = path.read_bytes()
     path.write_bytes(data[: int(0.6 * len(data))])
     truth = dict(all_frames(path))

@@ -22,7 +22,7 @@ from mimicit.shards.files import publish
 __all__ = ["MEDIA_NAME", "input_digest", "library_versions", "write_media_table"]
 
 MEDIA_NAME: Final = "media.parquet"
-_LIBRARIES: Final = ("av", "cykooz-resizer", "decord", "decord2", "numpy", "orjson", "pillow", "pyarrow")
+_LIBRARIES: Final = ("av", "cykooz-resizer", "decord", "decord2", "numpy", "orjson", "pillow", "pillow-heif", "pyarrow")
 
 _BATCH: Final = 10_000
 _SCHEMA: Final = pa.schema(

@@ -15,9 +15,10 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError, features
 
 from mimicit.errors import RejectedError
 from mimicit.media.animation import check_frames
@@ -46,8 +47,10 @@ PILLOW_ERRORS: Final[tuple[type[Exception], ...]] = (
 """All that Pillow has been seen to raise on damaged pictures. Each one is a fault of the data, none of the program."""
 
 _PILLOW_NAMES: Final = {
+    "avif": "AVIF",
     "bmp": "BMP",
     "gif": "GIF",
+    "heic": "HEIF",
     "jpeg": "JPEG",
     "png": "PNG",
     "tiff": "TIFF",
@@ -67,7 +70,7 @@ _OUT_OF_MEMORY: Final = "out of memory"  # how Pillow's own decoders say so, in 
 class ImageHeader:
     """What the header of a picture says.
 
-    ``format`` is one of ``bmp gif jpeg png tiff webp``; ``width`` and ``height`` are pixels as stored, before
+    ``format`` is one of ``avif bmp gif heic jpeg png tiff webp``; ``width`` and ``height`` are pixels as stored, before
     ``orientation`` (EXIF, 1 to 8) is applied; it is 1, upright, for every TIFF, which Pillow turns by itself. ``mode``
     is Pillow's; ``animated`` is true where there is more than the one frame that is ever used.
     """
@@ -83,7 +86,7 @@ class ImageHeader:
 def probe_image(data: bytes, options: MediaOptions) -> ImageHeader:
     """The header of the picture ``data``; nothing is decoded.
 
-    `RejectedError` with reason ``empty_media``, ``unsupported_media`` (not one of the six formats),
+    `RejectedError` with reason ``empty_media``, ``unsupported_media`` (not one of these formats),
     ``too_many_pixels``, ``too_many_frames`` (an animation as long as a clip), ``truncated_image``, ``too_much_memory``
     or ``bad_media`` (a header that makes no sense).
     """
@@ -134,9 +137,24 @@ def _format_of(data: bytes) -> str:
     head = data[:HEAD_BYTES]
     format = sniff(head)
     if format is None or kind_of(head) != "image":
-        detail = f"looks like {looks_like(head)}; pictures are JPEG, PNG, WebP, GIF, BMP or TIFF"
+        detail = f"looks like {looks_like(head)}; pictures are JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or HEIC"
         raise RejectedError("unsupported_media", detail)
+    if format == "heic":
+        _register_heif()
+    elif format == "avif" and not features.check("avif"):
+        raise RejectedError("unsupported_media", "an AVIF picture; this Pillow was built without the decoder of these")
     return format
+
+
+@cache
+def _register_heif() -> None:
+    """Let Pillow open HEIC, which it knows by an extension; opened with ``formats``, no other file meets it."""
+    try:
+        import pillow_heif
+    except ImportError:
+        detail = "an HEIC picture; to read these, pip install 'mimicit[heic]', or convert them to JPEG"
+        raise RejectedError("unsupported_media", detail) from None
+    pillow_heif.register_heif_opener()
 
 
 def _header(picture: Image.Image, format: str) -> ImageHeader:
@@ -166,6 +184,8 @@ def _rejection(error: Exception, format: str, data: bytes, *, ends_early: bool) 
         return RejectedError("too_many_pixels", f"{name}: {error}")
     if format == "webp":  # its decoder does not say why it failed, but the file states its length
         ends_early = len(data) < 8 + int.from_bytes(data[4:8], "little")
+    elif format in ("avif", "heic"):
+        ends_early = _lacks_boxes(data)
     elif format == "png":
         ends_early = ends_early or b"IEND" not in data
     if ends_early:
@@ -173,3 +193,15 @@ def _rejection(error: Exception, format: str, data: bytes, *, ends_early: bool) 
     if isinstance(error, UnidentifiedImageError):
         return RejectedError("bad_media", f"the {name} header makes no sense")  # its text is an object's address
     return RejectedError("bad_media", f"the {name} cannot be decoded ({str(error) or type(error).__name__})")
+
+
+def _lacks_boxes(data: bytes) -> bool:
+    """Whether HEIF ``data`` ends within one of the boxes that it is made of, each with its length in front."""
+    place = 0
+    while place + 8 <= len(data):
+        size = int.from_bytes(data[place : place + 4], "big")
+        size = int.from_bytes(data[place + 8 : place + 16], "big") if size == 1 else size
+        if size < 8:
+            return False  # 0: up to the end, wherever that is
+        place += size
+    return place != len(data)

@@ -38,8 +38,8 @@ class MediaOptions:
 class EncodedMedia:
     """One medium as it is stored: the bytes of each file, all of one size in pixels and one format.
 
-    ``original_width`` and ``original_height`` are pixels in the input, before it was shrunk or turned upright (of
-    a video made of pictures, those of its first frame).
+    ``original_width`` and ``original_height`` are square pixels in the input, before it was shrunk or turned upright
+    (of a video made of pictures, those of its first frame).
     """
 
     kind: MediaKind

@@ -11,12 +11,15 @@ import struct
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from mimicit.errors import RejectedError
 from mimicit.media.clip_file import Clip, open_clip
+from mimicit.media.declared_length import check_length
+from mimicit.media.image_file import check_pixels
 from mimicit.media.options import MediaOptions
 
 if TYPE_CHECKING:
@@ -58,8 +61,9 @@ class PacketTable:
     """The frames of a clip as its packets announce them.
 
     ``pts`` are the presentation times of the shown frames, ascending, and ``end`` is when the last one ends, in
-    units of ``time_base_s`` seconds; ``keys`` ascend by ``pts``. ``width`` and ``height`` are pixels as stored;
-    ``orientation`` is the display matrix as an EXIF orientation (1 to 8).
+    units of ``time_base_s`` seconds; ``keys`` ascend by ``pts``. ``width`` and ``height`` are pixels as stored; a
+    player shows ``shown_width`` x ``height`` square ones, and then turns them by ``orientation``, the display matrix
+    as an EXIF orientation (1 to 8).
 
     ``can_seek``: every frame has a time of its own, and key frames start afresh even where bytes are damaged.
     ``has_guessed_times``: the container (AVI) stores none, so ffmpeg guesses, sometimes swaps two, and guesses
@@ -73,6 +77,7 @@ class PacketTable:
     time_base_s: float
     width: int
     height: int
+    shown_width: int
     orientation: int
     can_seek: bool
     has_guessed_times: bool
@@ -83,12 +88,15 @@ def scan_packets(path: Path, options: MediaOptions) -> PacketTable:
     """The packet table of the clip at ``path``; no more than the first shown frame is decoded.
 
     `RejectedError` as `mimicit.media.clip_file.probe_video`, and: ``too_many_frames`` and ``too_long`` by what is
-    really there, ``undecodable_video`` where the file ends before the frames that its index lists, or shows none.
+    really there, ``undecodable_video`` where the file ends before the frames that its index lists or the bytes that
+    its container declares, or shows no frame.
     """
     with open_clip(path, options) as clip:
         scan = _Scan(clip, options)
         for packet in clip.container.demux(clip.stream):
             scan.add(packet)
+        scan.check_complete()
+        check_length(path, clip.header.format)
         return scan.table()
 
 
@@ -141,7 +149,6 @@ class _Scan:
             self._show(pts, packet.duration or 0)
 
     def table(self) -> PacketTable:
-        self._check_complete()
         time_base = self._clip.stream.time_base
         if not self._shown or self._first_frame is None or not time_base:
             raise RejectedError("undecodable_video", "no frame can be decoded" if self._packets else "no frames at all")
@@ -153,6 +160,8 @@ class _Scan:
             raise RejectedError("too_long", f"{duration_s:,.0f} s long; the limit is {limit}")
         is_unique = all(earlier < later for earlier, later in pairwise(pts))
         orientation = _orientation(self._first_frame)
+        shown_width = self._shown_width(self._first_frame.width)
+        check_pixels(shown_width, self._first_frame.height, self._options)
         return PacketTable(
             pts=tuple(pts),
             end=end,
@@ -160,6 +169,7 @@ class _Scan:
             time_base_s=float(time_base),
             width=self._first_frame.width,
             height=self._first_frame.height,
+            shown_width=shown_width,
             orientation=orientation,
             can_seek=self._has_times and is_unique and self._clip.header.codec not in _NEVER_AFRESH,
             has_guessed_times=self._has_guessed_times,
@@ -183,13 +193,19 @@ class _Scan:
         key = self._keys[-1]
         return key.is_clean and (packet.is_keyframe or pts > key.pts)
 
-    def _check_complete(self) -> None:
+    def check_complete(self) -> None:
         """An MP4 whose index comes first lists its frames even where the file ends early."""
         listed = len(self._clip.stream.index_entries) if self._clip.header.format == "mp4" else 0
         if self._packets < listed:
             raise RejectedError(
                 "undecodable_video", f"the file ends early: {self._packets} of {listed} frames are there"
             )
+
+    def _shown_width(self, width: int) -> int:
+        """``width`` in square pixels: the height is kept, as by the usual ``scale=iw*sar:ih`` of ffmpeg."""
+        stream = self._clip.stream
+        ratio: Fraction | None = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio
+        return max(1, int(width * ratio + Fraction(1, 2))) if ratio and ratio > 0 else width
 
     def _usual_duration(self, pts: list[int]) -> int:
         if len(pts) > 1:

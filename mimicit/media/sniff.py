@@ -18,7 +18,10 @@ HEAD_BYTES: Final = 4096
 """How much of a file `sniff` and `looks_like` want to see; less is fine for a shorter file."""
 
 IMAGE_EXTENSIONS: Final = frozenset(
-    (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+    (
+        *(".avif", ".bmp", ".gif", ".heic", ".heif", ".hif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff"),
+        ".webp",
+    )
 )
 
 VIDEO_EXTENSIONS: Final = frozenset(
@@ -28,7 +31,7 @@ VIDEO_EXTENSIONS: Final = frozenset(
     )
 )
 
-_IMAGE_FORMATS: Final = frozenset(("bmp", "gif", "jpeg", "png", "tiff", "webp"))
+_IMAGE_FORMATS: Final = frozenset(("avif", "bmp", "gif", "heic", "jpeg", "png", "tiff", "webp"))
 _VIDEO_FORMATS: Final = frozenset(("asf", "avi", "flv", "matroska", "mp4", "mpeg", "mpegts", "ogg"))
 
 _PREFIXES: Final = (
@@ -48,7 +51,12 @@ _PREFIXES: Final = (
 )
 _BMP_HEADER_SIZES: Final = frozenset((12, 16, 40, 52, 56, 64, 108, 124))
 _MP4_FIRST_BOXES: Final = frozenset((b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot"))
-_STILL_BRANDS: Final = frozenset((b"avif", b"avis", b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"))
+_STILL_BRANDS: Final = {  # those of HEIF leave the codec to the brands that follow
+    **dict.fromkeys((b"avif", b"avis"), "avif"),
+    **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"), "heic"),
+    **dict.fromkeys((b"mif1", b"mif2", b"msf1"), None),
+}
+_MAX_BRANDS: Final = 64
 _TS_SYNC: Final = 0x47
 _TS_PACKET_SIZES: Final = (188, 192)
 _TS_PACKETS_SEEN: Final = 5
@@ -83,7 +91,7 @@ def kind_of(name_or_head: str | bytes) -> MediaKind | None:
 def sniff(head: bytes) -> str | None:
     """The format of a file that begins with ``head``, or None.
 
-    One of ``bmp gif jpeg png tiff webp`` or ``asf avi flv matroska mp4 mpeg mpegts ogg``.
+    One of ``avif bmp gif heic jpeg png tiff webp`` or ``asf avi flv matroska mp4 mpeg mpegts ogg``.
     """
     for prefix, name in _PREFIXES:
         if head.startswith(prefix):
@@ -92,8 +100,8 @@ def sniff(head: bytes) -> str | None:
         return {b"WEBP": "webp", b"AVI ": "avi"}.get(head[8:12])
     if head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in _BMP_HEADER_SIZES:
         return "bmp"
-    if head[4:8] in _MP4_FIRST_BOXES and head[8:12] not in _STILL_BRANDS:
-        return "mp4"
+    if head[4:8] in _MP4_FIRST_BOXES:
+        return _still_format(head) if head[4:12] in {b"ftyp" + brand for brand in _STILL_BRANDS} else "mp4"
     return "mpegts" if _is_mpegts(head) else None
 
 
@@ -103,11 +111,18 @@ def looks_like(head: bytes) -> str:
     if name is not None:
         return f"a {name} {'picture' if name in _IMAGE_FORMATS else 'clip'}"
     if head[4:8] == b"ftyp":
-        return "an AVIF or HEIC picture"
+        return "an HEIF picture of another kind than AVIF and HEIC"
     for prefix, words in _OTHER_PREFIXES:
         if head.startswith(prefix):
             return words
     return _text_kind(head) or f"unknown bytes ({head[:8].hex(' ')})"
+
+
+def _still_format(head: bytes) -> str | None:
+    """What the brands of an HEIF picture say of its codec: the first that names one."""
+    end = min(int.from_bytes(head[:4], "big"), 16 + 4 * _MAX_BRANDS)
+    brands = (head[8:12], *(head[place : place + 4] for place in range(16, end, 4)))
+    return next((format for brand in brands if (format := _STILL_BRANDS.get(brand))), None)
 
 
 def _is_mpegts(head: bytes) -> bool:

@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from typing import Final, TypeGuard
 
 from mimicit.errors import RejectedError
+from mimicit.media.sniff import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from mimicit.records import MediaKind
 from mimicit.sources.base import InFile, MediaRef
 from mimicit.sources.root import Root
@@ -15,47 +16,8 @@ from mimicit.sources.text import shown
 
 __all__ = ["clip_times", "folder_of", "media_refs", "named_kind"]
 
-# Some cannot be decoded (SVG, HEIC): they are still pictures, and the build rejects them as unsupported by name.
-_PICTURES: Final = frozenset(
-    {
-        ".avif",
-        ".bmp",
-        ".gif",
-        ".heic",
-        ".heif",
-        ".jfif",
-        ".jp2",
-        ".jpe",
-        ".jpeg",
-        ".jpg",
-        ".pgm",
-        ".png",
-        ".ppm",
-        ".svg",
-        ".tif",
-        ".tiff",
-        ".webp",
-    }
-)
-_CLIPS: Final = frozenset(
-    {
-        ".3gp",
-        ".avi",
-        ".flv",
-        ".m2ts",
-        ".m4v",
-        ".mkv",
-        ".mov",
-        ".mp4",
-        ".mpeg",
-        ".mpg",
-        ".mts",
-        ".ogv",
-        ".ts",
-        ".webm",
-        ".wmv",
-    }
-)
+# These cannot be decoded; they are still pictures, and the build rejects them as unsupported by name.
+_PICTURES: Final = IMAGE_EXTENSIONS | {".jp2", ".jxl", ".pgm", ".ppm", ".svg"}
 
 
 def named_kind(path: str) -> MediaKind | None:
@@ -63,7 +25,7 @@ def named_kind(path: str) -> MediaKind | None:
     suffix = PurePosixPath(path).suffix.lower()
     if suffix in _PICTURES:
         return "image"
-    return "video" if suffix in _CLIPS else None
+    return "video" if suffix in VIDEO_EXTENSIONS else None
 
 
 def folder_of(path: str) -> str:

@@ -20,12 +20,13 @@ RED, GREEN, BLUE, YELLOW = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)
 class Says:
     """One sample of a build without context: the colours of the media that it shows, in order, and its text.
 
-    An ``instruction`` of None is any, for captions draw theirs from a pool.
+    An ``instruction`` of None is any, for captions draw theirs from a pool; so are ``sizes`` (width, height) of None.
     """
 
     answer: str
     shows: tuple[Colour, ...] = ()
     instruction: str | None = None
+    sizes: tuple[tuple[int, int], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -71,7 +71,11 @@ def oriented(picture: Image.Image, format: str, orientation: int) -> bytes:
     method = STORED_FOR[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
-    return encoded(picture if method is None else picture.transpose(method), format, exif=exif)
+    stored = picture.copy() if method is None else picture.transpose(method)
+    if format == "HEIF":  # whose own way is a property of the picture; it is made of the tag that the picture has
+        stored.info["exif"] = exif.tobytes()
+        return encoded(stored, format)
+    return encoded(stored, format, exif=exif)
 
 
 def swapped_profile() -> bytes:
@@ -122,6 +126,7 @@ def write_clip(
     pixel_format: str = "yuv420p",
     options: Mapping[str, str] | None = None,
     container_options: Mapping[str, str] | None = None,
+    sample_aspect_ratio: Fraction | None = None,
 ) -> Path:
     """A clip of numbered frames; ``times`` (in frame intervals) makes its rate vary."""
     with av.open(str(path), "w", options=dict(container_options or {})) as container:
@@ -129,6 +134,8 @@ def write_clip(
         stream.width, stream.height = size
         stream.pix_fmt = pixel_format
         stream.thread_count = 1
+        if sample_aspect_ratio is not None:
+            stream.codec_context.sample_aspect_ratio = sample_aspect_ratio
         if times is not None:
             stream.codec_context.time_base = Fraction(1, rate)
         for number in range(frames):
@@ -163,6 +170,17 @@ def set_matrix(path: Path, matrix: tuple[int, int, int, int]) -> Path:
     a, b, c, d = (value << 16 for value in matrix)
     data[place : place + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     path.write_bytes(data)
+    return path
+
+
+def set_display_width(path: Path, width: int) -> Path:
+    """Write a width in square pixels into a WebM of `write_clip`, at the cost of the duration of its frames."""
+    data = path.read_bytes()
+    place = data.index(b"\x23\xe3\x83\x84")  # DefaultDuration, 8 bytes; behind it Video, with 6 bytes of content
+    video = data[place + 10 : place + 16]
+    assert data[place + 8 : place + 11] == b"\xe0\x86\xb0"
+    widened = b"\xe0\x8e" + video + b"\x54\xb0\x82" + struct.pack(">H", width) + b"\xec\x81\0"
+    path.write_bytes(data[:place] + widened + data[place + 16 :])
     return path
 
 
