@@ -15,6 +15,19 @@ SPELLINGS = [
         "TVC_IMG_castle_s01e01_seg02_clip_00_castle_s01e01_seg02_clip_00_00003",
     ],
     [
+        "TVC_IMG_s04e13_seg01_clip_00_bbt_s04e13_seg01_clip_00_00000",
+        "TVC_IMG_bbt_s04e13_seg01_clip_00_00000",
+        "TVC_IMG_s04e13_seg01_clip_00_00000",
+        "TVC_IMG_bbt_s04e13_seg01_clip_00_bbt_s04e13_seg01_clip_00_00000",
+        "TVC_IMG_s04e13_seg01_clip_00_s04e13_seg01_clip_00_00000",
+    ],
+    [
+        "TVC_IMG_s07e09_seg02_clip_02_house_s07e09_seg02_clip_02_00000",
+        "TVC_IMG_house_s07e09_seg02_clip_02_00000",
+        "TVC_IMG_house_s07e09_seg02_clip_02_house_s07e09_seg02_clip_02_00000",
+    ],
+    ["TVC_IMG_s01e01_seg01_clip_00_bbt_s01e01_seg01_clip_01_00000"],  # two clips in one name are none that is known
+    [
         "SN_IMG_scene0000_color_000100",
         "SN_IMG_scene0000_00_color_000100",
         "SN_00_IMG_scene0000_color_000100",

@@ -75,9 +75,9 @@ def _role(path: str, head: Head) -> _Role | None:
         first = first_member(head, "data")
         if f"{first}.answer" in fields or (not first and named.endswith(_INSTRUCTIONS)):
             return "instructions"
-    first = first_member(head)
-    if fields.get(first) == "base64" or fields.get(f"{first}[]") == "base64":
+    if any(kind == "base64" and "." not in name for name, kind in fields.items()):  # the first ones may be null
         return "json pictures"
+    first = first_member(head)
     return "train" if named.endswith(_TRAIN) and (not first or fields[first] in ("array", "text")) else None
 
 

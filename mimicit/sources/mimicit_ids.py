@@ -21,6 +21,9 @@ _CLIP_SETS: Final = ("DC_", "E4D_", "TVC_")
 _LA: Final = re.compile(r"(?:LA_(?:00_)?IMG_)?(\d{1,12})", re.ASCII)
 _CGD: Final = re.compile(r"CGD_IMG_(\d{1,16})", re.ASCII)
 _TVC: Final = re.compile(r"TVC_IMG_(.+)_(\d+)", re.ASCII | re.DOTALL)
+_EPISODE: Final = re.compile(
+    r"(?:(?P<before>s\d+e\d+_seg\d+_clip_\d+)_)?(?:(?P<show>[a-z]{1,16})_)?(?P<clip>s\d+e\d+_seg\d+_clip_\d+)", re.ASCII
+)
 _SN: Final = re.compile(r"SN_(?:00_)?IMG_(scene\d+)_(?:00_)?(.+)", re.ASCII | re.DOTALL)
 _SN_INS: Final = re.compile(r"SN_(?:00_)?INS_(scene\d+)_(?:00_)?(.+)", re.ASCII | re.DOTALL)
 _LACONV: Final = re.compile(r"(LACONV_\d+_INS_.+)_(\d{1,9})", re.ASCII | re.DOTALL)
@@ -39,15 +42,26 @@ def aliases(id: str) -> tuple[str, ...]:
     elif match := _CGD.fullmatch(id):
         names += [f"CGD_IMG_{int(match[1]):012d}", f"CGD_IMG_{int(match[1]):016d}"]
     elif match := _TVC.fullmatch(id):
-        clip, frame = match[1], match[2]
-        half = len(clip) // 2
-        if clip == f"{clip[:half]}_{clip[:half]}":
-            names.append(f"TVC_IMG_{clip[:half]}_{frame}")
-        else:
-            names.append(f"TVC_IMG_{clip}_{clip}_{frame}")
+        names += [f"TVC_IMG_{clip}_{match[2]}" for clip in _clip_names(match[1])]
     elif match := _SN.fullmatch(id):
         names += _with_and_without_infix("IMG", match)
     return tuple(dict.fromkeys(names))
+
+
+def _clip_names(clip: str) -> list[str]:
+    """The names that a clip of TVC may have, which is often doubled: ``castle_x`` as ``castle_x_castle_x``.
+
+    Clips of The Big Bang Theory stand without the name of their show in TVQA, with it in the pictures, and with both
+    in the instructions: ``x``, ``bbt_x`` and ``x_bbt_x``.
+    """
+    half = clip[: len(clip) // 2]
+    once = half if clip == f"{half}_{half}" else clip
+    match = _EPISODE.fullmatch(once)
+    if match is None or match["before"] not in (None, match["clip"]):
+        return [once, f"{once}_{once}"]
+    bare, show = match["clip"], match["show"] or "bbt"
+    names = [f"{show}_{bare}", f"{bare}_{show}_{bare}", f"{show}_{bare}_{show}_{bare}"]
+    return [*names, bare, f"{bare}_{bare}"] if show == "bbt" else names
 
 
 def instruction_aliases(id: str) -> tuple[str, ...]:

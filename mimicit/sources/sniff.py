@@ -19,6 +19,7 @@ import orjson
 
 from mimicit.errors import RejectedError, SourceError
 from mimicit.sources.arrow import arrow_columns, is_arrow
+from mimicit.sources.base64_text import looks_like_base64
 from mimicit.sources.csv_rows import csv_columns
 from mimicit.sources.json_cursor import JsonCursor
 from mimicit.sources.media_names import named_kind
@@ -40,11 +41,9 @@ _MAX_DEPTH: Final = 4
 _MAX_MEMBERS: Final = 32
 _MAX_LINES: Final = 16
 _MAX_KEY_BYTES: Final = 200
-_MIN_BASE64: Final = 64
 _MAX_SAMPLES: Final = 64
 _PACKED_TARS: Final = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 _YAML_KEY: Final = re.compile(rb"^[ -]*([A-Za-z0-9_]{1,64})[ ]*:", re.MULTILINE)
-_BASE64: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_=\\\r\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +184,7 @@ def _survey(cursor: JsonCursor, path: str, fields: dict[str, str], depth: int) -
     elif first == b'"':
         fields[path] = "base64"  # true of the one text that may be longer than what was read
         text = cursor.value(keep_bytes=_HEAD_BYTES).raw or b""
-        fields[path] = "base64" if len(text) >= _MIN_BASE64 and _BASE64.issuperset(text) else "text"
+        fields[path] = "base64" if looks_like_base64(text) else "text"
     else:
         cursor.value(keep_bytes=0)
         fields[path] = {b"{": "object", b"[": "array"}.get(first, "other")

@@ -2,6 +2,87 @@
 
 from __future__ import annotations
 
-from tests.corpus.case import Case
+import base64
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
-CASES: list[Case] = []
+from tests.corpus.case import BLUE, GREEN, RED, Case, Colour, Says, picture
+from tests.factories.sources import put, put_lines
+
+
+def text_of(colour: Colour) -> str:
+    """A picture of one colour as base64."""
+    return base64.b64encode(picture(colour)).decode()
+
+
+def mimicit_set(name: str, asked: Mapping[str, list[str]], pictures: Mapping[str, object]) -> Callable[[Path], None]:
+    """MIMIC-IT: instructions by the answer that each gives, with the pictures that it names."""
+
+    def write(root: Path) -> None:
+        data = {
+            f"{name}_INS_{number}": {"instruction": "q", "answer": answer, "image_ids": ids, "rel_ins_ids": []}
+            for number, (answer, ids) in enumerate(asked.items())
+        }
+        put(root, f"{name}_instructions.json", {"meta": {"version": "0.0.1"}, "data": data})
+        put(root, f"{name}.json", pictures)
+
+    return write
+
+
+def first_spelled(spelled: object) -> Callable[[Path], None]:
+    """MIMIC-IT whose first picture is ``spelled`` oddly, and the other two plainly."""
+    pictures = {"LA_IMG_1": spelled, "LA_IMG_2": text_of(GREEN), "LA_IMG_3": text_of(BLUE)}
+    return mimicit_set("LA", {"first": ["LA_IMG_1"], "green": ["LA_IMG_2"], "blue": ["LA_IMG_3"]}, pictures)
+
+
+def first_spelled_case(name: str, spelled: object, *, is_lost: bool = False) -> Case:
+    says = (Says("green", (GREEN,), "q"), Says("blue", (BLUE,), "q"))
+    if is_lost:
+        return Case(name=name, write=first_spelled(spelled), says=says, rejects={"dangling_reference": 1})
+    return Case(name=name, write=first_spelled(spelled), says=(Says("first", (RED,), "q"), *says))
+
+
+def tv_clips(asked: list[str], there: list[str]) -> Callable[[Path], None]:
+    """One clip of TVC of two frames, red and green, named by ``asked`` and published as ``there``."""
+    pictures = {f"TVC_IMG_{name}": text_of(colour) for name, colour in zip(there, (RED, GREEN), strict=True)}
+    return mimicit_set("TVC", {"a clip": [f"TVC_IMG_{name}" for name in asked]}, pictures)
+
+
+def tv_case(name: str, asked: str, there: str) -> Case:
+    frames = [[f"{clip}_{number:05d}" for number in range(2)] for clip in (asked, there)]
+    return Case(name=f"tvc-{name}", write=tv_clips(*frames), says=(Says("a clip", (RED,), "q"),))
+
+
+def mmc4_inline(spell: Callable[[str], str]) -> Callable[[Path], None]:
+    def write(root: Path) -> None:
+        infos = [
+            {"image_name": f"{n}.png", "matched_text_index": n, "matched_sim": 0.3, "image_base64": spell(text_of(c))}
+            for n, c in enumerate((RED, GREEN))
+        ]
+        document: dict[str, Any] = {"text_list": ["It is red.", "It is green."], "image_info": infos}
+        put_lines(root, "docs.jsonl", [document])
+
+    return write
+
+
+def mmc4_case(name: str, spell: Callable[[str], str]) -> Case:
+    says = Says("It is green.", (RED, GREEN), "")
+    return Case(name=name, write=mmc4_inline(spell), says=(says,), config={"options": {"mmc4": {"min_bytes": 0}}})
+
+
+BBT = "s04e13_seg01_clip_00"
+CASES: list[Case] = [
+    first_spelled_case("picture-as-data-url", f"data:image/png;base64,{text_of(RED)}"),
+    first_spelled_case("picture-as-bytes-of-python", f"b'{text_of(RED)}'"),
+    first_spelled_case("picture-as-bytes-of-python-in-lines", str(base64.encodebytes(picture(RED)))),
+    first_spelled_case("picture-in-a-list", [f"data:image/png;base64,{text_of(RED)}"]),
+    first_spelled_case("picture-that-is-null", None, is_lost=True),
+    first_spelled_case("picture-that-is-empty", "", is_lost=True),
+    tv_case("doubled-with-a-show", f"{BBT}_bbt_{BBT}", f"bbt_{BBT}"),
+    tv_case("doubled-without-a-show", f"{BBT}_bbt_{BBT}", BBT),
+    tv_case("with-a-show", f"bbt_{BBT}", f"{BBT}_bbt_{BBT}"),
+    tv_case("of-another-show", f"castle_{BBT}_castle_{BBT}", f"castle_{BBT}"),
+    mmc4_case("mmc4-bytes-of-python", lambda text: f"b'{text}'"),
+    mmc4_case("mmc4-data-url", lambda text: f"data:image/png;base64,{text}"),
+]
