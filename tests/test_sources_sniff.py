@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimicit.sources.root import Root
-from mimicit.sources.sniff import Head, first_member, sniff
+from mimicit.sources.sniff import Head, sniff
 from tests.factories.sources import base64_jpeg, json_values, put, put_lines
 
 TALK = {"id": "1", "conversations": [{"from": "human", "value": "Hi."}, {"from": "gpt", "value": "Hello."}]}
@@ -36,16 +37,43 @@ def head_of(folder: Path, content: bytes | str | Any, name: str = "f.json") -> H
 
 @pytest.mark.parametrize("name", ["f.json", "f.jsonl", "f", "f.log"])
 def test_json_is_known_by_its_content(folder: Path, name: str) -> None:
-    assert head_of(folder, [TALK, 7], name) == Head("array", TALK_FIELDS)
+    assert head_of(folder, [TALK, TALK], name) == Head("array", (TALK_FIELDS,), (2,))
     put_lines(folder, name, [TALK, TALK])
-    assert sniff(Root(folder), name) == Head("lines", TALK_FIELDS)
+    assert sniff(Root(folder), name) == Head("lines", (TALK_FIELDS,), (2,))
+
+
+def test_every_record_counts_and_not_the_first_alone(folder: Path) -> None:
+    records = [{"id": "x"}, *[TALK] * 998, {"id": "y", "late": 1}, {"id": "z", "unseen": 1}]
+    for name, content in (("f.json", records), ("f.jsonl", "".join(json.dumps(r) + "\n" for r in records))):
+        head = head_of(folder, content, name)
+        assert head.shapes == ({"": "object", "id": "text"}, TALK_FIELDS, {"": "object", "id": "text", "late": "other"})
+        assert head.counts == (1, 998, 1)
+        assert head.of_most().shapes == (TALK_FIELDS,)
+
+
+def test_shapes_are_bounded_and_none_is_lost(folder: Path) -> None:
+    head = head_of(folder, [{f"k{number}": 1, "answer": "a"} for number in range(900)] + [TALK])
+    assert len(head.shapes) == 32
+    assert sum(head.counts) == 901
+    assert head.any(lambda fields: "k899" in fields or len(fields) >= 512)
+
+
+def test_a_list_inside_a_record_is_described_by_all_its_elements(folder: Path) -> None:
+    fields = head_of(folder, {"images": [{}, {"file_name": "a.jpg"}], "annotations": [None, {"caption": "x"}]}).fields
+    assert {"images[].file_name", "annotations[].caption"} <= fields.keys()
+
+
+def test_members_of_a_big_object_that_differ_are_described(folder: Path) -> None:
+    pictures = {**{f"no{number}": None for number in range(500)}, "yes": base64_jpeg()}
+    assert head_of(folder, pictures).fields["yes"] == "base64"
+    assert head_of(folder, json.dumps(pictures, indent=1)).fields["yes"] == "base64"
 
 
 def test_a_big_object_on_one_line_is_an_object(folder: Path) -> None:
     pictures = {f"LA_IMG_{number:012d}": base64_jpeg() for number in range(1000)}
     head = head_of(folder, pictures)
-    assert head.kind == "object"
-    assert first_member(head) == "LA_IMG_000000000000"
+    assert head.kind in ("object", "lines")
+    assert list(head.fields)[1] == "LA_IMG_000000000000"
     assert head.fields["LA_IMG_000000000000"] == "base64"
 
 
@@ -59,10 +87,10 @@ def test_a_first_line_that_is_broken_does_not_hide_the_others(folder: Path) -> N
 
 
 def test_tables_have_their_columns(folder: Path) -> None:
-    assert head_of(folder, "\ufeffid,answer\n1,a\n", "f.csv") == Head("csv", {"id": "text", "answer": "text"})
+    assert head_of(folder, "\ufeffid,answer\n1,a\n", "f.csv") == Head("csv", ({"id": "text", "answer": "text"},), (1,))
     pq.write_table(pa.table({"id": ["a"], "image": [b"x"]}), folder / "f.bin")
-    assert sniff(Root(folder), "f.bin") == Head("parquet", {"id": "string", "image": "binary"})
-    assert head_of(folder, b"PAR1 damaged PAR1", "f.parquet") == Head("parquet", {})
+    assert sniff(Root(folder), "f.bin") == Head("parquet", ({"id": "string", "image": "binary"},), (1,))
+    assert head_of(folder, b"PAR1 damaged PAR1", "f.parquet") == Head("parquet")
 
 
 def test_media_and_captions_are_known_by_name_alone(tmp_path: Path) -> None:

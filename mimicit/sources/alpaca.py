@@ -16,7 +16,7 @@ from mimicit.sources.claiming import claim_files
 from mimicit.sources.each_row import talks_of_rows
 from mimicit.sources.json_rows import json_rows
 from mimicit.sources.root import Root
-from mimicit.sources.sniff import Head
+from mimicit.sources.sniff import Fields
 from mimicit.sources.talk import Turn
 from mimicit.sources.text import checked_meta, shown
 
@@ -26,8 +26,8 @@ _MEDIA_KEYS: Final = ("image", "images", "video", "videos", "audio", "audios")
 _KNOWN_KEYS: Final = frozenset({"id", "instruction", "input", "output", "history", *_MEDIA_KEYS})
 
 
-def _fits(root: Root, path: str, head: Head) -> bool:
-    return {"instruction", "output"} <= head.fields.keys() and "answer" not in head.fields
+def _fits(root: Root, path: str, fields: Fields) -> bool:
+    return {"instruction", "output"} <= fields.keys() and "answer" not in fields
 
 
 def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
@@ -35,7 +35,9 @@ def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
         yield from talks_of_rows(spec, json_rows(root, path), _turns, _about)
 
 
-ALPACA: Final = SourceFormat(claim=claim_files("alpaca", "JSON records with instruction and output", _fits), read=_read)
+ALPACA: Final = SourceFormat(
+    claim=claim_files("alpaca", "JSON records with instruction and output", _fits), read=_read, by_record=True
+)
 
 
 def _turns(row: Mapping[str, Any]) -> list[Turn]:

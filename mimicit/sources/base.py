@@ -235,7 +235,8 @@ class SourceFormat:
 
     ``read(spec, root)`` streams the items; it raises `SourceError` where a file is unreadable as a whole.
     With ``ids_repeat``, published ids name the picture and not the record: equal ids of different records are then told
-    apart by a number (``x``, ``x~2``, ...), and only a record that says the same again is a duplicate.
+    apart by a number (``x``, ``x~2``, ...), and only a record that says the same again is a duplicate. With
+    ``by_record``, each file is a source by itself, and claimed for what its single records are.
 
     ``options`` is a dataclass of numbers that a user may set, all with defaults; its constructor raises `UsageError`
     for one that is out of range. ``read`` makes it from ``spec.options``.
@@ -244,4 +245,5 @@ class SourceFormat:
     claim: Claim
     read: Callable[[SourceSpec, Root], Iterator[Item]]
     ids_repeat: bool = False
+    by_record: bool = False
     options: type[Any] | None = None

@@ -19,7 +19,7 @@ from mimicit.sources.json_rows import json_rows
 from mimicit.sources.media_names import media_refs
 from mimicit.sources.probing import usual_folders
 from mimicit.sources.root import Root
-from mimicit.sources.sniff import Head
+from mimicit.sources.sniff import Fields
 from mimicit.sources.text import checked_id, derived_id
 
 __all__ = ["CAPTION_LIST"]
@@ -30,8 +30,7 @@ _KNOWN_KEYS: Final = frozenset({"caption", *_ID_KEYS, *_MEDIA_KEYS})
 _OTHER_FORMATS: Final = frozenset({"answer", "conversations", "document", "instruction", "messages", "question"})
 
 
-def _fits(root: Root, path: str, head: Head) -> bool:
-    fields = head.fields
+def _fits(root: Root, path: str, fields: Fields) -> bool:
     return (
         fields.get("caption") in ("text", "base64", "array")
         and any(fields.get(key) == "text" for key in _MEDIA_KEYS)
@@ -55,7 +54,9 @@ def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
 
 
 CAPTION_LIST: Final = SourceFormat(
-    claim=claim_files("captions", "JSON records with a caption and the name of a picture or clip", _fits), read=_read
+    claim=claim_files("captions", "JSON records with a caption and the name of a picture or clip", _fits),
+    read=_read,
+    by_record=True,
 )
 
 

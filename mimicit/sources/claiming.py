@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 
 from mimicit.sources.base import Claim, SourceSpec
 from mimicit.sources.root import Root
-from mimicit.sources.sniff import Head, HeadKind
+from mimicit.sources.sniff import Fields, Head, HeadKind
 
 __all__ = ["claim_files"]
 
 
 def claim_files(
-    format: str, why: str, fits: Callable[[Root, str, Head], bool], kinds: Collection[HeadKind] = ("array", "lines")
+    format: str, why: str, fits: Callable[[Root, str, Fields], bool], kinds: Collection[HeadKind] = ("array", "lines")
 ) -> Claim:
     """A claim that takes every file of one of the ``kinds`` for a source if it ``fits``, or if the format is named."""
 
@@ -25,7 +26,8 @@ def claim_files(
                 why=why + (" (named by --format)" if force else ""),
             )
             for path, head in sorted(heads.items())
-            if (head.kind in kinds and (force or fits(root, path, head))) or (force and head.kind == "text")
+            if (head.kind in kinds and (force or head.any(partial(fits, root, path))))
+            or (force and head.kind == "text")
         ]
 
     return claim

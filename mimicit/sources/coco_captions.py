@@ -22,7 +22,7 @@ from mimicit.sources.json_members import first_of_members, member_rows
 from mimicit.sources.media_names import media_refs
 from mimicit.sources.probing import usual_folders
 from mimicit.sources.root import Root
-from mimicit.sources.sniff import Head
+from mimicit.sources.sniff import Fields
 from mimicit.sources.text import checked_id, shown
 
 __all__ = ["COCO_CAPTIONS"]
@@ -30,9 +30,9 @@ __all__ = ["COCO_CAPTIONS"]
 _KNOWN_KEYS: Final = frozenset({"id", "caption"})
 
 
-def _fits(root: Root, path: str, head: Head) -> bool:
+def _fits(root: Root, path: str, fields: Fields) -> bool:
     # The pictures alone are longer than the head; only a pass over the file tells captions from other annotations.
-    if "images[].file_name" not in head.fields and "annotations[].caption" not in head.fields:
+    if "images[].file_name" not in fields and "annotations[].caption" not in fields:
         return False
     first = first_of_members(root, path)
     picture, annotation = first.get("images"), first.get("annotations")

@@ -50,9 +50,13 @@ def detect(root: Root, *, format: str | None = None) -> Detection:
     skipped: list[tuple[str, str]] = []
     heads = _heads(root, skipped)
     sources: list[SourceSpec] = []
-    for name, source_format in SOURCES.items():
+    by_record = [(name, taken, False) for name, taken in SOURCES.items() if taken.by_record]
+    for name, source_format, of_most in [(name, taken, taken.by_record) for name, taken in SOURCES.items()] + by_record:
         if format in (None, name):
-            found = source_format.claim(root, heads, force=format is not None)
+            # A format that goes by single records first takes files most of whose records are its own, and in a
+            # second round those in which any is: a stray record of one format does not decide what the others are.
+            seen = {path: head.of_most() for path, head in heads.items()} if of_most else heads
+            found = source_format.claim(root, seen, force=format is not None)
             for spec in found:
                 for path in spec.files:
                     heads.pop(path, None)
@@ -77,7 +81,8 @@ def _heads(root: Root, skipped: list[tuple[str, str]]) -> dict[str, Head]:
         except RejectedError as error:
             skipped.append((path, error.detail))
         else:
-            heads[path] = known.setdefault((head.kind, *head.fields.items()), head)
+            shapes = (tuple(shape.items()) for shape in head.shapes)
+            heads[path] = known.setdefault((head.kind, head.counts, *shapes), head)
     return heads
 
 

@@ -153,8 +153,7 @@ def _orphans(paths: Iterable[str], heads: Mapping[str, Head]) -> list[str]:
         if heads[path].kind == "text"
         or (
             heads[path].kind in _JSON
-            and "answer" in heads[path].fields
-            and not _MEDIA_FIELDS & heads[path].fields.keys()
+            and heads[path].any(lambda fields: "answer" in fields and not _MEDIA_FIELDS & fields.keys())
         )
     ]
 

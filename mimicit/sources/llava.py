@@ -25,7 +25,7 @@ from mimicit.sources.each_row import talks_of_rows
 from mimicit.sources.json_rows import json_rows
 from mimicit.sources.media_names import folder_of, media_refs
 from mimicit.sources.root import Root
-from mimicit.sources.sniff import Head
+from mimicit.sources.sniff import Fields
 from mimicit.sources.talk import TALK_KEYS, system_text, turns_of
 from mimicit.sources.text import checked_meta
 
@@ -36,13 +36,13 @@ _SOUND_KEYS: Final = ("audio", "audios")
 _KNOWN_KEYS: Final = frozenset({"id", *TALK_KEYS, *_MEDIA_KEYS})
 
 
-def _fits(root: Root, path: str, head: Head) -> bool:
-    return any(_is_talk(head, key) for key in TALK_KEYS)
+def _fits(root: Root, path: str, fields: Fields) -> bool:
+    return any(_is_talk(fields, key) for key in TALK_KEYS)
 
 
-def _is_talk(head: Head, key: str) -> bool:
+def _is_talk(fields: Fields, key: str) -> bool:
     names = {f"{key}[].from", f"{key}[].role"}
-    return head.fields.get(key) == "array" and not names.isdisjoint(head.fields)
+    return fields.get(key) == "array" and not names.isdisjoint(fields)
 
 
 def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
@@ -51,7 +51,7 @@ def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
 
 
 LLAVA: Final = SourceFormat(
-    claim=claim_files("llava", "JSON records with conversations", _fits), read=_read, ids_repeat=True
+    claim=claim_files("llava", "JSON records with conversations", _fits), read=_read, ids_repeat=True, by_record=True
 )
 
 

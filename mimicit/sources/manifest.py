@@ -66,7 +66,7 @@ def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
         yield from triplets_of_rows(spec, _rows(root, path), partial(_triplet, root, folder_of(path)))
 
 
-MANIFEST: Final = SourceFormat(claim=_claim, read=_read)
+MANIFEST: Final = SourceFormat(claim=_claim, read=_read, by_record=True)
 
 
 def _rows(root: Root, path: str) -> Iterator[Row]:

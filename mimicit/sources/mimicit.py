@@ -43,7 +43,7 @@ from mimicit.sources.mimicit_list import is_list, listed_sets
 from mimicit.sources.mimicit_related import RelatedIds
 from mimicit.sources.parquet import parquet_columns, parquet_rows
 from mimicit.sources.root import Root
-from mimicit.sources.sniff import Head, first_member, sniff
+from mimicit.sources.sniff import Head, sniff
 from mimicit.sources.text import answer_of, checked_id, checked_ids, checked_meta, shown
 
 __all__ = ["MIMICIT"]
@@ -52,6 +52,8 @@ _Role = Literal["instructions", "train", "json pictures", "parquet pictures"]
 _PICTURE_COLUMN: Final = "base64"
 _ID_COLUMNS: Final = ("__index_level_0__", "index", "__null_dask_index__")
 _KNOWN_KEYS: Final = frozenset({"instruction", "answer", "image_ids", "rel_ins_ids", CLIPS})
+_FIELDS_OF_RECORDS: Final = frozenset({"id", "answer", "caption", "text", "conversations", "image", "images"})
+"""What a record with a picture inside has, and no map of pictures by their ids."""
 _INSTRUCTIONS: Final = "_instructions"
 _TRAIN: Final = "_train"
 _MEDIA_OF_GROUP: Final[dict[str, Callable[[Sequence[str]], tuple[MediaRef, ...]]]] = {
@@ -72,13 +74,13 @@ def _role(path: str, head: Head) -> _Role | None:
         return None
     named = path.rpartition("/")[2].rpartition(".")[0]
     if fields.get("data") == "object":
-        first = first_member(head, "data")
-        if f"{first}.answer" in fields or (not first and named.endswith(_INSTRUCTIONS)):
+        inner = [name.rpartition(".")[2] for name in fields if name.startswith("data.")]
+        if "answer" in inner or (not inner and named.endswith(_INSTRUCTIONS)):
             return "instructions"
-    if any(kind == "base64" and "." not in name for name, kind in fields.items()):  # the first ones may be null
+    kinds = [kind for name, kind in fields.items() if name]
+    if "base64" in kinds and "object" not in kinds and _FIELDS_OF_RECORDS.isdisjoint(fields):
         return "json pictures"
-    first = first_member(head)
-    return "train" if named.endswith(_TRAIN) and (not first or fields[first] in ("array", "text")) else None
+    return "train" if named.endswith(_TRAIN) and (not kinds or not {"array", "text"}.isdisjoint(kinds)) else None
 
 
 def _claim(root: Root, heads: Mapping[str, Head], *, force: bool = False) -> list[SourceSpec]:

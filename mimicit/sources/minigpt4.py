@@ -17,7 +17,7 @@ from mimicit.sources.each_row import triplets_of_rows
 from mimicit.sources.json_members import first_of_members, member_rows
 from mimicit.sources.probing import PICTURE_EXTENSIONS, media_of_stem, usual_folders
 from mimicit.sources.root import Root
-from mimicit.sources.sniff import Head
+from mimicit.sources.sniff import Fields
 from mimicit.sources.text import checked_id
 
 __all__ = ["MINIGPT4"]
@@ -25,8 +25,8 @@ __all__ = ["MINIGPT4"]
 _KNOWN_KEYS: Final = frozenset({"image_id", "caption"})
 
 
-def _fits(root: Root, path: str, head: Head) -> bool:
-    known = {f"annotations[].{key}" for key in _KNOWN_KEYS} <= head.fields.keys()
+def _fits(root: Root, path: str, fields: Fields) -> bool:
+    known = {f"annotations[].{key}" for key in _KNOWN_KEYS} <= fields.keys()
     return known and "images" not in first_of_members(root, path)  # with images by id, it is COCO's
 
 

@@ -37,7 +37,7 @@ from mimicit.sources.json_rows import Line, json_lines, record_of
 from mimicit.sources.media_names import folder_of
 from mimicit.sources.picture_tars import TAR, index_tar, picture_tars, tarred_picture
 from mimicit.sources.root import Root
-from mimicit.sources.sniff import Head, sniff
+from mimicit.sources.sniff import Fields, Head, sniff
 from mimicit.sources.text import checked_meta, checked_text, own_or_derived_id, shown
 from mimicit.sources.web_documents import document_items
 from mimicit.sources.zipped import open_zipped
@@ -98,13 +98,15 @@ def _claim(root: Root, heads: Mapping[str, Head], *, force: bool = False) -> lis
 
 
 def _is_documents(path: str, head: Head) -> bool:
-    fields = head.fields
-    if head.kind == "zip" and not fields:  # cannot be looked into; the name is as published, and reading says why
+    if head.kind == "zip" and not head.shapes:  # cannot be looked into; the name is as published, and reading says why
         name = path.rpartition("/")[2]
         return name.startswith("docs_") and name.endswith(".jsonl.zip")
-    if head.kind not in ("lines", "zip") or fields.get("image_info") != "array":
-        return False
-    return fields.get("text_list") == "array" or f"image_info[].{_INLINE}" in fields
+    return head.kind in ("lines", "zip") and head.any(_is_document)
+
+
+def _is_document(fields: Fields) -> bool:
+    is_one = fields.get("text_list") == "array" or f"image_info[].{_INLINE}" in fields
+    return is_one and fields.get("image_info") == "array"
 
 
 def _tars(root: Root, heads: Mapping[str, Head], folder: str, documents: list[str]) -> list[str]:

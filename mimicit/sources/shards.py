@@ -25,7 +25,7 @@ from mimicit.sources.media_names import folder_of
 from mimicit.sources.root import Root
 from mimicit.sources.shard_index import IndexedSample, indexed_samples
 from mimicit.sources.shard_triplets import ShardTriplets, StoredTriplet
-from mimicit.sources.sniff import Head
+from mimicit.sources.sniff import Fields, Head
 from mimicit.sources.tar_members import TarMember
 from mimicit.sources.tar_samples import TarSample, read_member, tar_samples
 from mimicit.sources.text import checked_answer, checked_id, checked_meta, checked_text
@@ -41,7 +41,7 @@ _MAX_MANIFEST_BYTES: Final = 256 << 20
 def _claim(root: Root, heads: Mapping[str, Head], *, force: bool = False) -> list[SourceSpec]:
     folders: dict[str, list[str]] = {}
     for path, head in sorted(heads.items()):
-        if head.kind == "tar" and (force or _fits(head)):
+        if head.kind == "tar" and (force or head.any(_fits)):
             folders.setdefault(folder_of(path), []).append(path)
     sources: list[SourceSpec] = []
     for folder, tars in folders.items():
@@ -58,8 +58,8 @@ def _claim(root: Root, heads: Mapping[str, Head], *, force: bool = False) -> lis
     return sources
 
 
-def _fits(head: Head) -> bool:
-    return {"json.format", "json.media", "json.triplets"} <= head.fields.keys()
+def _fits(fields: Fields) -> bool:
+    return {"json.format", "json.media", "json.triplets"} <= fields.keys()
 
 
 def _sources_in(root: Root, path: str) -> list[str]:

@@ -1,7 +1,8 @@
-"""What a file is made of, from its beginning alone: the kind of file, and the fields of its first record.
+"""What a file is made of, from its beginning alone: the kind of file, and the shapes of its first records.
 
 Formats claim files by these heads. Pictures and clips are known by their names, and ``.txt`` is a caption by its
-name; neither is opened. Everything else is read up to 256 KiB, so a first look at a million files stays cheap.
+name; neither is opened. Of everything else the first 1,000 records are looked at, as far as they lie in the first
+4 MiB: one odd record, first or not, must not decide what a file is. A small file costs no more than its own bytes.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import PurePosixPath
-from typing import Final, Literal
+from typing import Any, BinaryIO, Final, Literal
 
 import orjson
 
@@ -29,35 +30,61 @@ from mimicit.sources.tar_members import is_tar
 from mimicit.sources.tar_samples import TarSample, tar_samples
 from mimicit.sources.zipped import open_zipped
 
-__all__ = ["Head", "HeadKind", "first_member", "sniff"]
+__all__ = ["Fields", "Head", "HeadKind", "sniff"]
 
 HeadKind = Literal[
     "image", "video", "text", "array", "lines", "object", "csv", "parquet", "arrow", "tar", "yaml", "zip", "other"
 ]
 """``array``, ``lines`` and ``object`` are JSON: an array of records, a record per line, and one big object."""
 
-_HEAD_BYTES: Final = 256 << 10
+Fields = Mapping[str, str]
+"""One record: from path, such as ``conversations[].from``, to what is there (see `Head`)."""
+
+_MAX_RECORDS: Final = 1_000
+_MAX_BYTES: Final = 4 << 20
+_KIND_BYTES: Final = 256 << 10  # tell the kind of file, and often hold as many records
 _MAX_DEPTH: Final = 4
 _MAX_MEMBERS: Final = 32
-_MAX_LINES: Final = 16
-_MAX_KEY_BYTES: Final = 200
-_MAX_SAMPLES: Final = 64
+_MAX_SHAPES: Final = 32
+_MAX_FIELDS: Final = 512
+_MAX_KEY_CHARACTERS: Final = 200
+_TEXT_BYTES: Final = 1024  # by which base64 is known
+_LINES: Final = (".jsonl", ".ndjson")
 _PACKED_TARS: Final = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 _YAML_KEY: Final = re.compile(rb"^[ -]*([A-Za-z0-9_]{1,64})[ ]*:", re.MULTILINE)
+_TELLING: Final = ("other", "text", "array", "object", "base64")  # of two kinds at one place, the later one counts
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
     """The beginning of one file.
 
-    ``fields`` describes the first record (of an ``object``: the object itself), as far as it was seen: from path,
-    such as ``conversations[].from``, to ``object``, ``array``, ``text``, ``base64`` (long text of that alphabet)
-    or ``other``. Of an array only the first element is described. Tables have their columns, with Arrow's type names;
-    a ``tar`` has the suffixes of its first sample with more than one file, and the fields of its ``json``.
+    ``shapes`` are the distinct records among the first, in order, and ``counts`` how many there are of each. A shape
+    describes a record (of an ``object``: the object itself), as far as it was seen: from path, such as
+    ``conversations[].from``, to ``object``, ``array``, ``text``, ``base64`` (long text of that alphabet) or ``other``.
+    The elements of a list inside a record are described together. Tables have one shape, their columns with Arrow's
+    type names; a ``tar`` has the suffixes of its samples, and the fields of their ``json``.
     """
 
     kind: HeadKind
-    fields: Mapping[str, str] = field(default_factory=dict)
+    shapes: tuple[Fields, ...] = ()
+    counts: tuple[int, ...] = ()
+
+    @property
+    def fields(self) -> Fields:
+        """The first shape; of a table, its columns."""
+        return self.shapes[0] if self.shapes else {}
+
+    def any(self, fits: Callable[[Fields], bool]) -> bool:
+        """Whether one of the first records ``fits``."""
+        return any(map(fits, self.shapes))
+
+    def of_most(self) -> Head:
+        """The head with nothing but its most frequent shape."""
+        if len(self.shapes) < 2:
+            return self
+        most = max(range(len(self.counts)), key=self.counts.__getitem__)
+        return Head(self.kind, self.shapes[most : most + 1], self.counts[most : most + 1])
 
 
 def sniff(root: Root, path: str) -> Head:
@@ -69,7 +96,9 @@ def sniff(root: Root, path: str) -> Head:
     if suffix == ".txt":
         return Head("text")
     with root.open(path) as file:
-        head = file.read(_HEAD_BYTES)
+        head = file.read(_KIND_BYTES)
+        if _begins_json(head) or (suffix in _LINES and head.strip()):
+            return _json_head(head, file, has_lines_suffix=suffix in _LINES)
     if head.startswith(b"PAR1"):
         return _table_head("parquet", parquet_columns, root, path)
     if is_arrow(path, head):
@@ -79,112 +108,245 @@ def sniff(root: Root, path: str) -> Head:
     if path.lower().endswith(_PACKED_TARS):
         raise RejectedError("unusable_file", "a compressed archive cannot be read by places; unpack it")
     if suffix in (".yaml", ".yml"):
-        return Head("yaml", dict.fromkeys((key.decode() for key in _YAML_KEY.findall(head)[:_MAX_MEMBERS]), "other"))
+        return _one_shape("yaml", dict.fromkeys((key.decode() for key in _YAML_KEY.findall(head)), "other"))
     if head.startswith(b"PK\x03\x04"):
         return _zip_head(root, path)
-    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    if start[:1] in (b"{", b"["):
-        return _json_head(start, has_lines_suffix=suffix in (".jsonl", ".ndjson"))
     if suffix in (".csv", ".tsv"):
-        return Head("csv", dict.fromkeys(csv_columns(head), "text"))
+        return _one_shape("csv", dict.fromkeys(csv_columns(head), "text"))
     return Head("other")
 
 
-def first_member(head: Head, path: str = "") -> str:
-    """The path of the first member of the object at ``path`` (empty: the record itself); empty if it has none."""
-    start = f"{path}." if path else ""
-    return next((name for name in head.fields if name and name.startswith(start)), "")
+class _Shapes:
+    """Gathers the shapes of records; those beyond the most that are kept apart are one shape together."""
+
+    def __init__(self) -> None:
+        self._shapes: list[dict[str, str]] = []
+        self._counts: list[int] = []
+        self._numbers: dict[tuple[tuple[str, str], ...], int] = {}
+
+    def add(self, fields: dict[str, str]) -> None:
+        if not fields:
+            return
+        key = tuple(fields.items())
+        number = self._numbers.get(key)
+        if number is None and len(self._shapes) < _MAX_SHAPES:
+            number = self._numbers[key] = len(self._shapes)
+            self._shapes.append(fields)
+            self._counts.append(0)
+        elif number is None:
+            number = _MAX_SHAPES - 1
+            for path, kind in fields.items():
+                _note(self._shapes[number], path, kind)
+        self._counts[number] += 1
+
+    def head(self, kind: HeadKind) -> Head:
+        return Head(kind, tuple(self._shapes), tuple(self._counts))
+
+
+def _one_shape(kind: HeadKind, fields: Fields) -> Head:
+    return Head(kind, (fields,), (1,)) if fields else Head(kind)
 
 
 def _table_head(
     kind: Literal["arrow", "parquet"], columns: Callable[[Root, str], dict[str, str]], root: Root, path: str
 ) -> Head:
     try:
-        return Head(kind, columns(root, path))
+        return _one_shape(kind, columns(root, path))
     except SourceError:
         return Head(kind)  # a name may still give it away, and then reading it says what is wrong
 
 
 def _tar_head(root: Root, path: str) -> Head:
-    """The first sample of several files, or the very first file: what the suffixes are, and the fields of its JSON."""
-    found: TarSample | None = None
+    """The shapes of the samples up to the first that both shows something and has another file beside it."""
+    shapes = _Shapes()
+    left = _MAX_BYTES
     # A damaged archive is a fault for whoever reads it; until then its first samples are as good as any.
-    with contextlib.suppress(SourceError):
+    with contextlib.suppress(SourceError), root.open(path) as file:
         samples = (sample for sample in tar_samples(root, path) if isinstance(sample, TarSample))
-        for sample in islice(samples, _MAX_SAMPLES):
-            found = found or sample
-            if len(sample.files) > 1:
-                found = sample
+        for sample in islice(samples, _MAX_RECORDS):
+            fields: dict[str, str] = {}
+            for suffix, member in sample.files[:_MAX_MEMBERS]:
+                _note(fields, suffix, named_kind(f"x.{suffix}") or ("text" if suffix == "txt" else "other"))
+                if suffix == "json" and left > 0:
+                    file.seek(member.offset)
+                    raw = file.read(min(member.size, left))
+                    left -= len(raw)
+                    for name, kind in _shape_of(raw).items():
+                        _note(fields, f"{suffix}.{name}".rstrip("."), kind)
+            shapes.add(fields)
+            kinds = {named_kind(f"x.{suffix}") for suffix, _ in sample.files}
+            if left <= 0 or len(kinds) > 1:
                 break
-    fields: dict[str, str] = {}
-    for suffix, member in found.files[:_MAX_MEMBERS] if found else ():
-        fields[suffix] = named_kind(f"x.{suffix}") or ("text" if suffix == "txt" else "other")
-        if suffix == "json":
-            with root.open(path) as file:
-                file.seek(member.offset)
-                head = file.read(min(member.size, _HEAD_BYTES))
-            with contextlib.suppress(SourceError):
-                _survey(JsonCursor(io.BytesIO(head), ""), suffix, fields, 0)
-    return Head("tar", fields)
+    return shapes.head("tar")
 
 
 def _zip_head(root: Root, path: str) -> Head:
-    """``fields`` are those of the first record, where the archive holds JSON Lines and nothing else."""
+    """The shapes are those of the records, where the archive holds JSON Lines and nothing else."""
     try:
         with open_zipped(root, path) as file:
-            head = _json_head(file.read(_HEAD_BYTES).removeprefix(b"\xef\xbb\xbf").lstrip(), has_lines_suffix=True)
+            head = _json_head(file.read(_KIND_BYTES), file, has_lines_suffix=True)
     except SourceError:
         return Head("zip")
-    return Head("zip", head.fields if head.kind == "lines" else {})
+    return Head("zip", head.shapes, head.counts) if head.kind == "lines" else Head("zip")
 
 
-def _json_head(head: bytes, *, has_lines_suffix: bool) -> Head:
-    if head[:1] == b"[":
-        return Head("array", _fields(head[1:]))
-    lines = head.split(b"\n", _MAX_LINES)[:_MAX_LINES]
-    record = next((line for line in lines if _is_object(line)), None)
-    if record is not None and (has_lines_suffix or record is lines[0]):
-        return Head("lines", _fields(record))
-    return Head("lines" if has_lines_suffix else "object", _fields(head))
+def _begins_json(head: bytes) -> bool:
+    return head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[")
+
+
+def _json_head(head: bytes, file: BinaryIO, *, has_lines_suffix: bool) -> Head:
+    """The head of the JSON file that begins with ``head`` and goes on as ``file``, which is read if that is needed."""
+    found = _records_of(head, has_lines_suffix=has_lines_suffix)
+    if sum(found.counts) < _MAX_RECORDS and (more := file.read(_MAX_BYTES - len(head))):
+        return _records_of(head + more, has_lines_suffix=has_lines_suffix)
+    return found
+
+
+def _records_of(head: bytes, *, has_lines_suffix: bool) -> Head:
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    shapes = _Shapes()
+    if text[:1] == b"[":
+        for raw in _elements(text):
+            shapes.add(_shape_of(raw))
+        return shapes.head("array")
+    lines = text.split(b"\n", _MAX_RECORDS)[:_MAX_RECORDS]
+    found = [_is_object(line) for line in lines]
+    if not has_lines_suffix and not found[0] and found.count(True) * 2 <= len(found):
+        shapes.add(_shape_of(text))
+        return shapes.head("object")
+    for line, is_object in zip(lines, found, strict=True):
+        if is_object:
+            shapes.add(_shape_of(line))
+    if not any(found):
+        shapes.add(_shape_of(text))  # the first line may be longer than what was read
+    return shapes.head("lines")
+
+
+def _elements(array: bytes) -> Iterator[bytes]:
+    """The first elements of the array that begins as ``array``, the first one also where it is cut."""
+    cursor = JsonCursor(io.BytesIO(array), "")
+    start, number = 0, 0
+    try:
+        for number in cursor.elements():
+            if number >= _MAX_RECORDS:
+                return
+            cursor.peek()
+            start = cursor.offset
+            cursor.value(keep_bytes=0)
+            yield array[start : cursor.offset]
+    except SourceError:
+        if number == 0 and start:
+            yield array[start:]
 
 
 def _is_object(line: bytes) -> bool:
+    if not line.lstrip().startswith(b"{"):
+        return False
     try:
-        return isinstance(orjson.loads(line), dict)
+        orjson.loads(line)
     except orjson.JSONDecodeError:
         return False
+    return True
 
 
-def _fields(record: bytes) -> dict[str, str]:
+def _shape_of(raw: bytes) -> dict[str, str]:
+    """The shape of the value written as ``raw``, as far as it goes."""
     fields: dict[str, str] = {}
-    # A fault is the end of what was read, or one that reading the file will name.
-    with contextlib.suppress(SourceError):
-        _survey(JsonCursor(io.BytesIO(record), ""), "", fields, 0)
+    try:
+        _describe(orjson.loads(raw), "", fields, 0)
+    except orjson.JSONDecodeError:
+        # A fault is the end of what was read, or one that reading the file will name.
+        with contextlib.suppress(SourceError):
+            _survey(JsonCursor(io.BytesIO(raw), ""), "", fields, 0)
     return fields
 
 
+def _describe(value: Any, path: str, fields: dict[str, str], depth: int) -> None:
+    """Note in ``fields`` what ``value`` at ``path`` is."""
+    within = depth < _MAX_DEPTH
+    match value:
+        case dict():
+            _note(fields, path, "object")
+            seen: set[tuple[tuple[str, str], ...]] = set()
+            for number, (name, part) in enumerate(islice(value.items(), _MAX_RECORDS if within else 0)):
+                inner: dict[str, str] = {}
+                _describe(part, "", inner, depth + 1)
+                if _tells(inner, number, seen):
+                    _note_member(fields, path, name, inner)
+        case list():
+            _note(fields, path, "array")
+            for part in islice(value, _MAX_RECORDS if within else 0):
+                _describe(part, f"{path}[]", fields, depth + 1)
+        case str():
+            _note(fields, path, _kind_of_text(value[:_TEXT_BYTES].encode("utf-8", "replace")))
+        case _:
+            _note(fields, path, "other")
+
+
 def _survey(cursor: JsonCursor, path: str, fields: dict[str, str], depth: int) -> None:
-    """Pass the value at ``cursor`` and describe it in ``fields``, which stays useful if a fault ends it half-way."""
+    """As `_describe` for the value at ``cursor``, also where a fault or the end of what was read comes in between."""
     first = cursor.peek()
     if first == b"{" and depth < _MAX_DEPTH:
-        fields[path] = "object"
+        _note(fields, path, "object")
+        seen: set[tuple[tuple[str, str], ...]] = set()
         for number, key in enumerate(cursor.members()):
-            if number >= _MAX_MEMBERS or key.raw is None or len(key.raw) > _MAX_KEY_BYTES:
+            if number >= _MAX_RECORDS or key.raw is None:
                 cursor.value(keep_bytes=0)
                 continue
-            name = key.raw.decode("utf-8", "replace")
-            _survey(cursor, f"{path}.{name}" if path else name, fields, depth + 1)
+            inner: dict[str, str] = {}
+            try:
+                _survey(cursor, "", inner, depth + 1)
+            finally:
+                if _tells(inner, number, seen):
+                    _note_member(fields, path, _decoded(key.raw), inner)
     elif first == b"[" and depth < _MAX_DEPTH:
-        fields[path] = "array"
-        for index in cursor.elements():
-            if index == 0:
+        _note(fields, path, "array")
+        for number in cursor.elements():
+            if number < _MAX_RECORDS:
                 _survey(cursor, f"{path}[]", fields, depth + 1)
             else:
                 cursor.value(keep_bytes=0)
     elif first == b'"':
-        fields[path] = "base64"  # true of the one text that may be longer than what was read
-        text = cursor.value(keep_bytes=_HEAD_BYTES).raw or b""
-        fields[path] = "base64" if looks_like_base64(text) else "text"
-    else:
+        kind = "base64"  # true of the one text that may be longer than what was read
+        try:
+            text = cursor.value(keep_bytes=_MAX_BYTES).raw or b""
+            kind = _kind_of_text(text)
+        finally:
+            _note(fields, path, kind)
+    elif first:
         cursor.value(keep_bytes=0)
-        fields[path] = {b"{": "object", b"[": "array"}.get(first, "other")
+        _note(fields, path, {b"{": "object", b"[": "array"}.get(first, "other"))
+
+
+def _tells(inner: dict[str, str], number: int, seen: set[tuple[tuple[str, str], ...]]) -> bool:
+    """Whether the member ``number`` of an object is one of the first, or looks like none of those before it."""
+    shape = tuple(inner.items())
+    is_new = shape not in seen
+    seen.add(shape)
+    return is_new or number < _MAX_MEMBERS
+
+
+def _note_member(fields: dict[str, str], path: str, name: str, inner: dict[str, str]) -> None:
+    place = f"{path}.{name[:_MAX_KEY_CHARACTERS]}" if path else name[:_MAX_KEY_CHARACTERS]
+    for rest, kind in inner.items():
+        _note(fields, place + (rest if rest.startswith("[") or not rest else f".{rest}"), kind)
+
+
+def _note(fields: dict[str, str], path: str, kind: str) -> None:
+    known = fields.get(path)
+    if known is not None:
+        is_telling = known in _TELLING and kind in _TELLING and _TELLING.index(kind) > _TELLING.index(known)
+        fields[path] = kind if is_telling else known
+    elif len(fields) < _MAX_FIELDS:
+        fields[path] = kind
+
+
+def _kind_of_text(text: bytes) -> str:
+    return "base64" if looks_like_base64(text[:_TEXT_BYTES]) else "text"
+
+
+def _decoded(name: bytes) -> str:
+    try:
+        return str(orjson.loads(b'"' + name + b'"'))
+    except orjson.JSONDecodeError:
+        return name.decode("utf-8", "replace")

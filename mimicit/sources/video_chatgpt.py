@@ -17,7 +17,7 @@ from mimicit.sources.each_row import triplets_of_rows
 from mimicit.sources.json_rows import json_rows
 from mimicit.sources.probing import CLIP_EXTENSIONS, media_of_stem, usual_folders
 from mimicit.sources.root import Root
-from mimicit.sources.sniff import Head
+from mimicit.sources.sniff import Fields
 from mimicit.sources.text import checked_answer, checked_id, checked_meta
 
 __all__ = ["VIDEO_CHATGPT"]
@@ -25,8 +25,8 @@ __all__ = ["VIDEO_CHATGPT"]
 _KNOWN_KEYS: Final = frozenset({"id", "q", "a", "video_id"})
 
 
-def _fits(root: Root, path: str, head: Head) -> bool:
-    return {"q", "a", "video_id"} <= head.fields.keys()
+def _fits(root: Root, path: str, fields: Fields) -> bool:
+    return {"q", "a", "video_id"} <= fields.keys()
 
 
 def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
@@ -36,7 +36,7 @@ def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
 
 
 VIDEO_CHATGPT: Final = SourceFormat(
-    claim=claim_files("video-chatgpt", "JSON records with q, a and video_id", _fits), read=_read
+    claim=claim_files("video-chatgpt", "JSON records with q, a and video_id", _fits), read=_read, by_record=True
 )
 
 

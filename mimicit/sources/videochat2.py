@@ -20,7 +20,7 @@ from mimicit.sources.json_rows import json_rows
 from mimicit.sources.media_names import media_refs
 from mimicit.sources.probing import usual_folders
 from mimicit.sources.root import Root
-from mimicit.sources.sniff import Head
+from mimicit.sources.sniff import Fields
 from mimicit.sources.talk import Turn
 from mimicit.sources.text import checked_meta, shown
 
@@ -31,8 +31,8 @@ _PART_KEYS: Final = ("start", "end")
 _KNOWN_KEYS: Final = frozenset({"id", "QA", *_MEDIA_KEYS, *_PART_KEYS})
 
 
-def _fits(root: Root, path: str, head: Head) -> bool:
-    return head.fields.get("QA") == "array" and not _MEDIA_KEYS.keys().isdisjoint(head.fields)
+def _fits(root: Root, path: str, fields: Fields) -> bool:
+    return fields.get("QA") == "array" and not _MEDIA_KEYS.keys().isdisjoint(fields)
 
 
 def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
@@ -42,7 +42,7 @@ def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
 
 
 VIDEOCHAT2: Final = SourceFormat(
-    claim=claim_files("videochat2", "JSON records with a clip and a list QA", _fits), read=_read
+    claim=claim_files("videochat2", "JSON records with a clip and a list QA", _fits), read=_read, by_record=True
 )
 
 

@@ -50,7 +50,8 @@ def _claim(root: Root, heads: Mapping[str, Head], *, force: bool = False) -> lis
 
 
 def _is_about(head: Head, name: str) -> bool:
-    return head.kind in _OBJECTS and {f"{name}[].question_id", f"{name}[].image_id"} <= head.fields.keys()
+    needed = {f"{name}[].question_id", f"{name}[].image_id"}
+    return head.kind in _OBJECTS and head.any(lambda fields: needed <= fields.keys())
 
 
 def _subtype(root: Root, path: str) -> str:

@@ -21,7 +21,7 @@ from mimicit.sources.base import InTar, Item, MediaRef, RawTriplet, Reject, Sour
 from mimicit.sources.json_rows import MAX_RECORD_BYTES, parsed
 from mimicit.sources.media_names import folder_of, named_kind
 from mimicit.sources.root import Root
-from mimicit.sources.sniff import Head
+from mimicit.sources.sniff import Fields, Head
 from mimicit.sources.talk import TALK_KEYS, rejected_turns, system_text, talk_triplets, turns_of
 from mimicit.sources.tar_samples import TarSample, read_member, tar_samples
 from mimicit.sources.text import MAX_TEXT_CHARACTERS, checked_id, checked_meta
@@ -37,7 +37,7 @@ _IDS: Final = frozenset({"id", "key", "__key__"})
 def _claim(root: Root, heads: Mapping[str, Head], *, force: bool = False) -> list[SourceSpec]:
     folders: dict[str, list[str]] = {}
     for path, head in sorted(heads.items()):
-        if head.kind == "tar" and (force or _fits(head)):
+        if head.kind == "tar" and (force or head.any(_fits)):
             folders.setdefault(folder_of(path), []).append(path)
     return [
         SourceSpec(
@@ -50,10 +50,10 @@ def _claim(root: Root, heads: Mapping[str, Head], *, force: bool = False) -> lis
     ]
 
 
-def _fits(head: Head) -> bool:
-    """Whether the first sample shows something and says something about it."""
-    kinds = set(head.fields.values())
-    return not kinds.isdisjoint(("image", "video")) and not head.fields.keys().isdisjoint(("txt", "json"))
+def _fits(fields: Fields) -> bool:
+    """Whether the sample shows something and says something about it."""
+    kinds = set(fields.values())
+    return not kinds.isdisjoint(("image", "video")) and not fields.keys().isdisjoint(("txt", "json"))
 
 
 def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
