@@ -6,8 +6,9 @@ triplet that shows it, so the order of ``<image>`` tokens is the order of `Sampl
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from mimicit.errors import UsageError
 from mimicit.records import Sample, Triplet
@@ -18,8 +19,10 @@ __all__ = [
     "IMAGE",
     "SPECIAL_TOKENS",
     "TEMPLATES",
+    "Piece",
     "Template",
     "chunk",
+    "pieces",
     "render",
     "template_named",
 ]
@@ -42,6 +45,13 @@ class Template:
     version: int
     before: str
     between: str
+
+
+class Piece(NamedTuple):
+    """A part of a prompt: a person's own words, in which nothing is a special token, or what a template puts there."""
+
+    text: str
+    is_words: bool = False
 
 
 TEMPLATES: Final[dict[str, Template]] = {
@@ -69,25 +79,33 @@ def template_named(name: str) -> Template:
         raise UsageError(f"no template {name!r}; there are: {', '.join(sorted(TEMPLATES))}") from None
 
 
-def chunk(triplet: Triplet, template: Template, *, with_answer: bool = True) -> str:
-    """The text of one triplet: its ``<image>`` tokens, its words, and ``<|endofchunk|>``.
+def chunk(triplet: Triplet, template: Template, *, with_answer: bool = True) -> Iterator[Piece]:
+    """The pieces of one triplet: its ``<image>`` tokens, its words, and ``<|endofchunk|>``.
 
     Without the answer it ends at ``<answer>``, ready for a model to go on.
     """
-    images = IMAGE * len(triplet.media)
-    if triplet.relation == "document":
-        return f"{images}{triplet.answer}{ENDOFCHUNK}" if with_answer else images
-    question = f"{images}{template.before}{triplet.instruction}{template.between}{ANSWER}"
-    return f"{question}{triplet.answer}{ENDOFCHUNK}" if with_answer else question
+    yield Piece(IMAGE * len(triplet.media))
+    if triplet.relation != "document":
+        yield Piece(template.before)
+        yield Piece(triplet.instruction, is_words=True)
+        yield Piece(template.between + ANSWER)
+    if with_answer:
+        yield Piece(triplet.answer, is_words=True)
+        yield Piece(ENDOFCHUNK)
+
+
+def pieces(sample: Sample, template: str = "otter", *, with_answer: bool = True) -> Iterator[Piece]:
+    """The prompt of ``sample``: the chunks of its context triplets and then that of its query.
+
+    ``with_answer=False`` leaves out the query's answer (the context keeps its answers). The beginning- and
+    end-of-text tokens belong to the tokenizer and are not part of it.
+    """
+    chosen = template_named(template)
+    for triplet in sample.context:
+        yield from chunk(triplet, chosen)
+    yield from chunk(sample.query, chosen, with_answer=with_answer)
 
 
 def render(sample: Sample, template: str = "otter", *, with_answer: bool = True) -> str:
-    """The whole prompt of ``sample``: its context triplets and then the query.
-
-    ``with_answer=False`` leaves out the query's answer (the context keeps its answers). The beginning- and
-    end-of-text tokens belong to the tokenizer and are not part of this text.
-    """
-    chosen = template_named(template)
-    parts = [chunk(triplet, chosen) for triplet in sample.context]
-    parts.append(chunk(sample.query, chosen, with_answer=with_answer))
-    return "".join(parts)
+    """The `pieces` of the prompt of ``sample`` as one text."""
+    return "".join(piece.text for piece in pieces(sample, template, with_answer=with_answer))

@@ -14,11 +14,11 @@ from typing import Final, NamedTuple
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from mimicit.errors import TrainError
-from mimicit.prompt import ANSWER, ENDOFCHUNK, IMAGE, render
+from mimicit.prompt import IMAGE, pieces
 from mimicit.records import Sample
 from otter_train.config import ContextOrder, LabelMode
 from otter_train.context import drop_context, shuffle_context
-from otter_train.tokenizer import SpecialIds, special_ids
+from otter_train.tokenizer import PromptTokenizer, SpecialIds, special_ids
 
 __all__ = ["IGNORED", "Cut", "Encoded", "PromptEncoder", "label_ids"]
 
@@ -71,6 +71,7 @@ class PromptEncoder:
     ) -> None:
         self.tokenizer = tokenizer
         self.special: SpecialIds = special_ids(tokenizer)
+        self._prompt_tokenizer = PromptTokenizer(tokenizer)
         self.template = template
         self.max_tokens = max_tokens
         self.label_mode: LabelMode = label_mode
@@ -91,7 +92,7 @@ class PromptEncoder:
     def encode(self, sample: Sample, *, with_answer: bool = True) -> Encoded:
         """The prompt of ``sample``; without the answer it ends at the query's ``<answer>``, ready to be answered.
 
-        `TrainError` names the sample where its text holds a special token, or its pictures alone are too many.
+        `TrainError` names the sample where its pictures alone are too many, or are not those that its triplets show.
         """
         if self.context_order == "shuffled":
             sample = shuffle_context(sample, self.seed)
@@ -114,25 +115,21 @@ class PromptEncoder:
         return Encoded(sample=sample, ids=ids, labels=label_ids(ids, self.special, self.label_mode), cut=cut)
 
     def _tokens(self, sample: Sample, with_answer: bool) -> list[int]:
-        text = render(sample, self.template, with_answer=with_answer)
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
-        self._check_special_tokens(sample, ids, with_answer)
+        shown = sum(len(triplet.media) for triplet in sample.triplets)
+        if shown != len(sample.media):
+            raise TrainError(
+                f"sample {sample.id!r} of {sample.source}: its prompt has {shown} {IMAGE} where its media call for "
+                f"{len(sample.media)}; build the shards again"
+            )
+        ids = self._prompt_tokenizer.encode(pieces(sample, self.template, with_answer=with_answer))
+        if ids is None:
+            raise TrainError(
+                f"sample {sample.id!r} of {sample.source}: its words hold the name of a special token, which this "
+                "tokenizer cannot read as words"
+            )
         if self.special.bos is not None:
             ids = [self.special.bos, *ids]
         return [*ids, self.special.eos] if with_answer else ids
-
-    def _check_special_tokens(self, sample: Sample, ids: list[int], with_answer: bool) -> None:
-        expected = (
-            (IMAGE, self.special.image, len(sample.media)),
-            (ENDOFCHUNK, self.special.endofchunk, len(sample.triplets) - (not with_answer)),
-            (ANSWER, self.special.answer, sum(triplet.relation != "document" for triplet in sample.triplets)),
-        )
-        for token, id, count in expected:
-            if ids.count(id) != count:
-                raise TrainError(
-                    f"sample {sample.id!r} of {sample.source}: its prompt has {ids.count(id)} {token} where its media "
-                    f"and triplets call for {count}; its text may not contain {token}: build the shards again"
-                )
 
     def _drop_what_does_not_fit(self, sample: Sample, ids: list[int], with_answer: bool) -> tuple[Sample, list[int]]:
         shorter, drop = sample, 0

@@ -6,23 +6,29 @@ Published checkpoints add the special tokens in different orders, so every id is
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import re
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import orjson
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from mimicit.errors import TrainError
-from mimicit.prompt import ANSWER, ENDOFCHUNK, IMAGE, SPECIAL_TOKENS
+from mimicit.prompt import ANSWER, ENDOFCHUNK, IMAGE, SPECIAL_TOKENS, Piece
 
-__all__ = ["PAD", "SpecialIds", "added_ids", "load_tokenizer", "special_ids", "train_tokenizer"]
+__all__ = ["PAD", "PromptTokenizer", "SpecialIds", "added_ids", "load_tokenizer", "special_ids", "train_tokenizer"]
 
 PAD: Final = "<PAD>"
 _BOS: Final = "<s>"
 _EOS: Final = "</s>"
+# The trainer takes time with the square of a word's length; what is longer than this, it learns in pieces.
+_UNBROKEN: Final = re.compile(r"\S{1000}|\s{1000}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +69,7 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int = 2000) -> PreTrain
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator((part for text in texts for part in _broken(text)), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=_BOS,
@@ -87,7 +93,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise TrainError(f"{folder}: no tokenizer can be read ({reason})") from None
-    missing = [token for token in SPECIAL_TOKENS if token not in tokenizer.get_vocab()]
+    missing = [token for token in SPECIAL_TOKENS if token not in tokenizer.get_added_vocab()]
     if missing:
         tokenizer.add_special_tokens({"extra_special_tokens": missing}, replace_extra_special_tokens=False)
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):  # padding is never learnt, the end of text is
@@ -118,3 +124,100 @@ def added_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     vocabulary = tokenizer.get_vocab()
     names = (*SPECIAL_TOKENS, PAD) if tokenizer.pad_token == PAD else SPECIAL_TOKENS
     return tuple(sorted(vocabulary[name] for name in names))
+
+
+class PromptTokenizer:
+    """Encodes prompts so that special tokens come from the template alone, never out of a person's words.
+
+    A tokenizer finds its special tokens in any text. So a prompt with the name of one in its words is given to a copy
+    of the tokenizer whose special tokens have names that nobody can write; all other prompts are given to the tokenizer
+    itself. The copy is made when the first such prompt comes, and costs reading a ``tokenizer.json``.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        added = tokenizer.added_tokens_decoder
+        names = {token.content for token in added.values() if token.special} | set(tokenizer.all_special_tokens)
+        vocabulary = tokenizer.get_vocab()
+        self._ids: dict[str, int] = {name: vocabulary[name] for name in sorted(names | set(SPECIAL_TOKENS))}
+        self._names = re.compile("|".join(map(re.escape, sorted(self._ids, key=len, reverse=True))))
+        # What is unknown to the tokenizer becomes this token, wherever it stands.
+        self._steering = set(self._ids.values()) - {tokenizer.unk_token_id}
+        self._steering |= {id for id in (tokenizer.bos_token_id, tokenizer.eos_token_id) if id is not None}
+
+    def encode(self, pieces: Iterable[Piece]) -> list[int] | None:
+        """The ids of a prompt, without any at its ends; None where the tokenizer cannot read these words as words."""
+        prompt = list(pieces)
+        template = "".join(piece.text for piece in prompt if not piece.is_words)
+        expected = [id for id in map(self._ids.__getitem__, self._names.findall(template)) if id in self._steering]
+        if not any(piece.is_words and self._names.search(piece.text) for piece in prompt):
+            whole = "".join(piece.text for piece in prompt)
+            ids: list[int] = self._tokenizer.encode(whole, add_special_tokens=False)
+            if self._special_in(ids) == expected:
+                return ids
+        ids = self._encode_apart(prompt)
+        return ids if self._special_in(ids) == expected else None
+
+    def _special_in(self, ids: Sequence[int]) -> list[int]:
+        return [id for id in ids if id in self._steering]
+
+    def _encode_apart(self, prompt: Sequence[Piece]) -> list[int]:
+        if self._tokenizer.is_fast:
+            secret, backend = self._backend
+            whole = (
+                piece.text if piece.is_words else self._names.sub(lambda name: secret[name[0]], piece.text)
+                for piece in prompt
+            )
+            ids: list[int] = backend.encode("".join(whole), add_special_tokens=False).ids
+            return ids
+        ids = []
+        for part in self._parts(prompt):
+            if isinstance(part, int):
+                ids.append(part)
+            else:
+                ids += self._tokenizer.convert_tokens_to_ids(self._tokenizer.tokenize(part, split_special_tokens=True))
+        return ids
+
+    def _parts(self, prompt: Sequence[Piece]) -> Iterator[str | int]:
+        """The ids of special tokens, and the text between them."""
+        text = ""
+        for piece in prompt:
+            start = 0
+            for name in () if piece.is_words else self._names.finditer(piece.text):
+                text += piece.text[start : name.start()]
+                if text:
+                    yield text
+                yield self._ids[name[0]]
+                text, start = "", name.end()
+            text += piece.text[start:]
+        if text:
+            yield text
+
+    @cached_property
+    def _backend(self) -> tuple[dict[str, str], Tokenizer]:
+        """The secret name of each special token, and the tokenizer that knows them by these."""
+        nonce = secrets.token_hex(16)
+        secret = {name: f"<{nonce}-{id}>" for name, id in self._ids.items()}
+        rules: dict[str, Any] = orjson.loads(self._tokenizer.backend_tokenizer.to_str())
+        rules |= {"truncation": None, "padding": None, "post_processor": None}
+        for token in rules["added_tokens"]:
+            token["content"] = secret.get(token["content"], token["content"])
+        model = rules["model"]
+        if isinstance(model["vocab"], dict):
+            model["vocab"] = {secret.get(token, token): id for token, id in model["vocab"].items()}
+        else:  # of Unigram, which takes any token of its vocabulary that it finds
+            model["vocab"] = [[secret.get(token, token), score] for token, score in model["vocab"]]
+        if "merges" in model:  # of BPE; some would put the name of a special token together
+            model["merges"] = [pair for pair in model["merges"] if not secret.keys() & {*pair, "".join(pair)}]
+        if model.get("unk_token") in secret:
+            model["unk_token"] = secret[model["unk_token"]]
+        return secret, Tokenizer.from_str(orjson.dumps(rules).decode())
+
+
+def _broken(text: str) -> Iterator[str]:
+    """``text`` itself, or in parts where it goes on for long without a word's end."""
+    start = 0
+    for run in _UNBROKEN.finditer(text):
+        yield text[start : run.end()]
+        start = run.end()
+    yield text[start:]

@@ -161,11 +161,18 @@ def test_pictures_that_cannot_fit_are_an_error_with_the_sample_named() -> None:
         PromptEncoder(TOKENIZER, max_tokens=16).encode(crowded)
 
 
-@pytest.mark.parametrize("token", ["<image>", "<answer>", "<|endofchunk|>"])
-def test_a_special_token_inside_a_text_is_an_error_with_the_sample_named(token: str) -> None:
-    forged = sample(triplet(f"look: {token}", media=[0]), media=[image(RED)], id="forged-3")
-    with pytest.raises(TrainError, match="forged-3"):
-        PromptEncoder(TOKENIZER).encode(forged)
+@pytest.mark.parametrize("token", ["<image>", "<answer>", "<|endofchunk|>", "<s>", "</s>", "<PAD>", "</s></s>"])
+@pytest.mark.parametrize("label_mode", ["span", "paper"])
+def test_the_name_of_a_special_token_in_a_text_is_no_special_token(token: str, label_mode: str) -> None:
+    forged = sample(triplet(f"look: {token}"), triplet(f"{token} is", f"red{token}red", media=[0]), media=[image(RED)])
+    encoder = PromptEncoder(TOKENIZER, label_mode=label_mode)  # type: ignore[arg-type]
+    encoded = encoder.encode(forged)
+    plain = encoder.encode(sample(triplet("look: "), triplet(" is", "redred", media=[0]), media=[image(RED)]))
+    steering = set(SPECIAL.by_name().values())
+    assert [id for id in encoded.ids if id in steering] == [id for id in plain.ids if id in steering]
+    assert TOKENIZER.decode(encoded.ids[1:-1]) == render(forged)
+    end = len(encoded.ids) - encoded.ids[::-1].index(SPECIAL.answer)
+    assert TOKENIZER.decode(encoded.labels[end:]) == f"red{token}red<|endofchunk|></s>"
 
 
 def test_pictures_and_image_tokens_are_counted_against_each_other() -> None:

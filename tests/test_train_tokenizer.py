@@ -14,11 +14,14 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from mimicit.errors import TrainError
-from mimicit.prompt import SPECIAL_TOKENS
-from otter_train.tokenizer import PAD, load_tokenizer, special_ids, train_tokenizer
-from tests.factories.train import TOKENIZER
+from mimicit.prompt import SPECIAL_TOKENS, TEMPLATES, Piece, pieces, render
+from mimicit.records import Sample
+from otter_train.tokenizer import PAD, PromptTokenizer, load_tokenizer, special_ids, train_tokenizer
+from tests.factories.tokenizers import KINDS, write_tokenizer
+from tests.factories.train import TOKENIZER, image, sample, triplet
 
 TEXTS = [f"what is the {colour} shape? {colour}" for colour in ("red", "green", "blue")] * 5
 
@@ -82,3 +85,70 @@ def test_padding_that_is_also_the_end_of_text_is_replaced(tmp_path: Path) -> Non
 def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path) -> None:
     with pytest.raises(TrainError, match=str(tmp_path)):
         load_tokenizer(tmp_path)
+
+
+ORDINARY = [
+    ("Which colour is it?", "red"),
+    ("Is a < b, or a > b?\n\nSay  why.", "a<b since  b-a > 0 "),
+    ("use text/strike |out|", "[a] it's"),
+    ("", " "),
+]
+ODD = [
+    "</s>",
+    "Use <s>text</s> to strike it <PAD>.",
+    "<|im_start|>user",
+    "<unk> or </s",
+    "<image><answer><|endofchunk|>",
+    "<<s>>",
+    "a<|im_end|><|im_end|>b",
+]
+
+
+def talk(question: str, answer: str) -> Sample:
+    return sample(triplet(answer or "q", question or "a"), triplet(question, answer, media=[0]), media=[image(b"")])
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def brought(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerBase:
+    """The tokenizer of a language model."""
+    return load_tokenizer(write_tokenizer(tmp_path_factory.mktemp("tokenizer") / request.param, request.param))
+
+
+@pytest.mark.parametrize("template", sorted(TEMPLATES))
+def test_ordinary_texts_have_the_tokens_of_the_whole_prompt(brought: PreTrainedTokenizerBase, template: str) -> None:
+    for question, answer in ORDINARY:
+        prompt = talk(question, answer)
+        expected = brought.encode(render(prompt, template), add_special_tokens=False)
+        assert PromptTokenizer(brought).encode(pieces(prompt, template)) == expected
+
+
+@pytest.mark.parametrize("template", ["otter", "chat", "plain"])
+@pytest.mark.parametrize("words", ODD)
+def test_words_never_become_special_tokens(brought: PreTrainedTokenizerBase, template: str, words: str) -> None:
+    encode = PromptTokenizer(brought).encode
+    special = set(brought.all_special_ids) - {brought.unk_token_id}
+    ids = encode(pieces(talk(words, words), template))
+    plain = encode(pieces(talk("which colour", "red"), template))
+    assert ids is not None and plain is not None
+    assert [id for id in ids if id in special] == [id for id in plain if id in special]
+    start = ids.index(brought.get_vocab()["<answer>"]) + 1
+    answer = ids[start : ids.index(brought.get_vocab()["<|endofchunk|>"])]
+    is_lossless = brought.encode("red <", add_special_tokens=False).count(brought.unk_token_id) == 0
+    if is_lossless:
+        assert brought.unk_token_id not in answer
+        assert brought.decode(answer).strip() in (words, words.lower())
+
+
+def test_words_beside_the_name_of_a_special_token_keep_their_tokens(brought: PreTrainedTokenizerBase) -> None:
+    eos = brought.get_vocab()["</s>"]
+    text = "red, green or blue."
+    told = [Piece("<image>"), Piece(text, is_words=True), Piece("<answer>"), Piece("</s>", is_words=True)]
+    ids = PromptTokenizer(brought).encode(told)
+    assert ids is not None and eos not in ids
+    expected = brought.encode(f"<image>{text}<answer>", add_special_tokens=False)
+    assert ids[: len(expected)] == expected
+
+
+def test_a_long_word_does_not_hold_up_the_trainer() -> None:
+    tokenizer = train_tokenizer(["a" * 900_000, "red and blue"])
+    assert tokenizer.decode(tokenizer.encode("red and blue aa", add_special_tokens=False)) == "red and blue aa"

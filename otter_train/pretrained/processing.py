@@ -103,7 +103,7 @@ class OtterProcessor(ProcessorMixin):  # type: ignore[misc]
             spoken = "" if answer is None else _parts(answer)[0]
             place = tuple(range(len(media), len(media) + len(shown)))
             triplet = Triplet(id="turn", role="query", media=place, instruction=words, answer=spoken)
-            text += chunk(triplet, template, with_answer=answer is not None)
+            text += "".join(piece.text for piece in chunk(triplet, template, with_answer=answer is not None))
             media += shown
         return Prompt(text, media)
 
