@@ -14,7 +14,7 @@ import orjson
 
 from mimicit.errors import SchemaError
 
-__all__ = ["canonical_json", "names", "schema", "validate"]
+__all__ = ["canonical_json", "names", "null_for_nan", "schema", "validate"]
 
 
 def names() -> tuple[str, ...]:
@@ -50,6 +50,18 @@ def canonical_json(value: Any) -> bytes:
     if b"null" in data and _has_nan(value):  # orjson writes null for them, so only then it is worth a look
         raise SchemaError("not a JSON value: NaN or infinity")
     return data
+
+
+def null_for_nan(value: Any) -> Any:
+    """``value`` with null in place of each NaN and infinity, which JSON cannot hold."""
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case dict():
+            return {key: null_for_nan(part) for key, part in value.items()}
+        case list() | tuple():
+            return [null_for_nan(part) for part in value]
+    return value
 
 
 def _has_nan(value: Any) -> bool:

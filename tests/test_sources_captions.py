@@ -33,7 +33,12 @@ def test_a_clip_is_never_called_a_picture() -> None:
         assert "video" not in caption_instruction(str(number), [PICTURE])
 
 
-@pytest.mark.parametrize("absent", [None, "", "  ", float("nan")])
+def test_an_instruction_that_is_no_number_is_no_instruction() -> None:
+    with pytest.raises(RejectedError, match="instruction must be text, not float nan"):
+        instruction_or_caption(float("nan"), "a", [PICTURE])
+
+
+@pytest.mark.parametrize("absent", [None, "", "  "])
 def test_a_caption_needs_something_to_describe(absent: object) -> None:
     assert instruction_or_caption(absent, "a", [PICTURE]) == caption_instruction("a", [PICTURE])
     with pytest.raises(RejectedError, match="malformed"):

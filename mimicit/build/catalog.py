@@ -16,7 +16,7 @@ import orjson
 
 from mimicit.build.similar_pool import SimilarPool
 from mimicit.context.candidates import By, Candidate, Likeness
-from mimicit.sources.base import InArrow, InFile, InJson, InParquet, InTar, Locator, MediaRef, Named, Reject
+from mimicit.sources.base import InArrow, InFile, InJson, InParquet, InTar, Locator, MediaRef, Named, NoteKind, Reject
 
 __all__ = ["CATALOG_NAME", "Catalog", "locator_from_json", "locator_to_json", "ref_from_json", "ref_to_json"]
 
@@ -82,6 +82,10 @@ CREATE TABLE IF NOT EXISTS reject(
     source INTEGER NOT NULL, scope TEXT NOT NULL, stage TEXT NOT NULL, reason TEXT NOT NULL,
     locator TEXT NOT NULL, record TEXT NOT NULL, detail TEXT NOT NULL
 );
+-- What is worth saying though no record is lost by it.
+CREATE TABLE IF NOT EXISTS note(
+    source INTEGER NOT NULL, kind TEXT NOT NULL, count INTEGER NOT NULL, first TEXT NOT NULL, PRIMARY KEY(source, kind)
+) WITHOUT ROWID;
 """
 _INDEXES_FOR_CHOOSING: Final = """
 CREATE INDEX IF NOT EXISTS triplet_talk ON triplet(source, conversation, turn) WHERE conversation IS NOT NULL;
@@ -157,6 +161,14 @@ class Catalog:
         self.db.execute(
             "INSERT INTO reject(source, scope, stage, reason, locator, record, detail) VALUES (?, ?, ?, ?, ?, ?, ?)",
             (source, reject.scope, reject.stage, reject.reason, reject.locator, reject.id, reject.detail),
+        )
+
+    def add_note(self, source: int, kind: NoteKind, place: str) -> None:
+        """Count one note; of each kind, the place of the first is kept."""
+        self.db.execute(
+            "INSERT INTO note(source, kind, count, first) VALUES (?, ?, 1, ?)"
+            " ON CONFLICT(source, kind) DO UPDATE SET count = count + 1",
+            (source, kind, place),
         )
 
     def is_document(self, seq: int) -> bool:

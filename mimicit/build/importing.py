@@ -20,9 +20,9 @@ from mimicit.build.config import SourceRules
 from mimicit.build.filters import FilterConfig, text_fault
 from mimicit.build.progress import Progress
 from mimicit.errors import SchemaError, SourceError
-from mimicit.schema import canonical_json
+from mimicit.schema import canonical_json, null_for_nan
 from mimicit.sources import SOURCES
-from mimicit.sources.base import Picture, RawTriplet, Reject, SourceSpec, TrainEntry
+from mimicit.sources.base import Note, Picture, RawTriplet, Reject, SourceSpec, TrainEntry
 from mimicit.sources.root import Root
 
 __all__ = ["import_sources"]
@@ -77,7 +77,7 @@ def import_sources(
 def _begin(catalog: Catalog, number: int, spec: SourceSpec) -> None:
     """Remove what an interrupted import of this source left behind, and enter the source."""
     with catalog.transaction():
-        for table in ("picture", "train", "triplet", "reject"):
+        for table in ("picture", "train", "triplet", "reject", "note"):
             catalog.db.execute(f"DELETE FROM {table} WHERE source = ?", (number,))
         row = (number, spec.name, spec.format, spec.why)
         catalog.db.execute("INSERT OR REPLACE INTO source(id, name, format, why) VALUES (?, ?, ?, ?)", row)
@@ -97,6 +97,8 @@ def _read_source(catalog: Catalog, number: int, spec: SourceSpec, root: Root, pr
                         _add_picture(catalog, number, spec, item)
                     case TrainEntry():
                         _add_train_entry(catalog, number, spec, item)
+                    case Note():
+                        catalog.add_note(number, item.kind, item.place)
                     case Reject():
                         records += item.scope == "record"
                         catalog.add_reject(number, item)
@@ -111,12 +113,13 @@ def _add_triplet(catalog: Catalog, source: int, spec: SourceSpec, triplet: RawTr
         catalog.add_reject(source, reject)
         return
     try:
-        if _insert(catalog, source, triplet, triplet.id):
+        meta = _meta_json(catalog, source, triplet)
+        if _insert(catalog, source, triplet, triplet.id, meta):
             return
         if SOURCES[spec.format].ids_repeat and not _says_the_same(catalog, source, triplet, triplet.id):
             for number in itertools.count(2):
                 id = f"{triplet.id}~{number}"
-                if _insert(catalog, source, triplet, id):
+                if _insert(catalog, source, triplet, id, meta):
                     return
                 if _says_the_same(catalog, source, triplet, id):
                     break
@@ -126,8 +129,18 @@ def _add_triplet(catalog: Catalog, source: int, spec: SourceSpec, triplet: RawTr
         catalog.add_reject(source, spec.reject("malformed", place=triplet.place, id=triplet.id, detail=str(error)))
 
 
-def _insert(catalog: Catalog, source: int, triplet: RawTriplet, id: str) -> bool:
-    """Store ``triplet`` under ``id``; false where the id is taken."""
+def _meta_json(catalog: Catalog, source: int, triplet: RawTriplet) -> bytes:
+    """The free fields of ``triplet`` as JSON, with null in place of NaN, which is noted. `SchemaError` for the rest."""
+    try:
+        return canonical_json(dict(triplet.meta))
+    except SchemaError:
+        meta = canonical_json(null_for_nan(dict(triplet.meta)))
+        catalog.add_note(source, "nan_as_null", triplet.place)
+        return meta
+
+
+def _insert(catalog: Catalog, source: int, triplet: RawTriplet, id: str, meta: bytes) -> bool:
+    """Store ``triplet`` under ``id``, with its free fields as JSON; false where the id is taken."""
     try:
         catalog.db.execute(
             "INSERT INTO triplet(source, id, place, instruction, answer, conversation, turn, is_query, related, meta,"
@@ -142,7 +155,7 @@ def _insert(catalog: Catalog, source: int, triplet: RawTriplet, id: str) -> bool
                 triplet.turn,
                 triplet.is_query,
                 orjson.dumps(triplet.related).decode(),
-                canonical_json(dict(triplet.meta)),
+                meta,
                 _refs_json(triplet),
                 canonical_json(triplet.parts).decode(),
             ),

@@ -101,7 +101,13 @@ def _source_table(catalog: Catalog) -> list[dict[str, Any]]:
                 f"{name}: {records} records in, {out} out, {merged} merged, {rejected} rejected: unbalanced"
             )
         row = {"name": name, "format": format, "why": why, "in": records, "out": out, "merged": merged}
-        table.append({**row, "rejected": rejected})
+        notes = {
+            kind: {"count": count, "first": first}
+            for kind, count, first in catalog.db.execute(
+                "SELECT kind, count, first FROM note WHERE source = ? ORDER BY kind", (number,)
+            )
+        }
+        table.append({**row, "rejected": rejected, **({"notes": notes} if notes else {})})
     return table
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from mimicit.build.run import BuildResult
 
 __all__ = ["build_report"]
 
 _HEADER = ("source", "format", "in", "out", "merged", "rejected")
+
+_NOTES: Final[dict[str, str]] = {
+    "nan_as_null": "records with NaN or Infinity in a free field, which became null",
+    "shown_first": "records without a placeholder, whose media are shown before the first turn",
+}
 
 
 def build_report(result: BuildResult, out: Path) -> str:
@@ -24,6 +29,8 @@ def build_report(result: BuildResult, out: Path) -> str:
     for source in manifest["sources"]:
         for reason, count in sorted(source["rejected"].items()):
             lines.append(f"  {source['name']}: {count:,} rejected as {reason}")
+        for kind, note in sorted(source.get("notes", {}).items()):
+            lines.append(f"  {source['name']}: {note['count']:,} {_NOTES.get(kind, kind)}; first {note['first']}")
     lines.append(
         f"{totals['samples']:,} samples, {totals['triplets']:,} triplets, {totals['media']:,} media in"
         f" {len(manifest['shards'])} shard(s), {totals['bytes']:,} bytes: {out}"

@@ -29,6 +29,8 @@ __all__ = [
     "Locator",
     "MediaRef",
     "Named",
+    "Note",
+    "NoteKind",
     "Picture",
     "RawTriplet",
     "Reject",
@@ -138,6 +140,8 @@ class RawTriplet:
     An interleaved web document is one record with ``parts``: pairs of how many of the ``media`` are shown and the text
     that follows them, in order. Its ``instruction`` and ``answer`` are empty, and it has no context: it becomes a
     sample by itself, with a triplet of relation ``document`` for each part.
+
+    ``meta`` may hold NaN and infinities where the record does; the build makes them null and notes it.
     """
 
     id: str
@@ -179,7 +183,23 @@ class Reject:
     detail: str
 
 
-Item = Picture | RawTriplet | TrainEntry | Reject
+NoteKind = Literal["nan_as_null", "shown_first"]
+"""What is worth saying though no record is lost by it.
+
+``nan_as_null``: NaN or an infinity in a free field became null. ``shown_first``: media for which no text holds a
+placeholder are shown before the first turn.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something about the record at ``place`` that loses nothing; the manifest counts it by source and kind."""
+
+    kind: NoteKind
+    place: str
+
+
+Item = Picture | RawTriplet | TrainEntry | Reject | Note
 
 Row = tuple[str, dict[str, Any] | RejectedError]
 """One record of a text or table file, before its format is looked at: its place, and its fields or why it has none."""

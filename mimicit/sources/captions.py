@@ -49,7 +49,7 @@ def instruction_or_caption(value: object, id: str, media: Sequence[MediaRef]) ->
 
     `RejectedError` as `checked_text`, or ``malformed`` where there is neither an instruction nor a medium.
     """
-    text = "" if value is None or value != value else checked_text(value, "instruction")
+    text = "" if value is None else checked_text(value, "instruction")
     if text:
         return text
     if not media:

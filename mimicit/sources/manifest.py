@@ -124,7 +124,7 @@ def _stem(path: str) -> str:
 
 
 def _listed(value: object) -> list[object]:
-    if value is None or value == "" or value != value:
+    if value is None or value == "":
         return []
     return value if isinstance(value, list) else [value]
 

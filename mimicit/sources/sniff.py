@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -243,8 +244,8 @@ def _is_object(line: bytes) -> bool:
     if not line.lstrip().startswith(b"{"):
         return False
     try:
-        orjson.loads(line)
-    except orjson.JSONDecodeError:
+        json.loads(line)  # unlike orjson, it reads the NaN that Python writes
+    except (ValueError, RecursionError):
         return False
     return True
 

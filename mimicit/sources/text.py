@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from mimicit.errors import RejectedError, SchemaError
 from mimicit.prompt import SPECIAL_TOKENS
-from mimicit.schema import canonical_json
+from mimicit.schema import canonical_json, null_for_nan
 
 __all__ = [
     "MAX_TEXT_CHARACTERS",
@@ -64,8 +64,8 @@ def checked_answer(value: object) -> str:
         return str(value)
     if isinstance(value, float) and math.isfinite(value):
         return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
-    if value is None or value != value:  # NaN is how tables write a missing cell
-        raise RejectedError("empty_answer", "there is no answer")
+    if value is None or value != value:
+        raise RejectedError("empty_answer", "there is no answer" if value is None else "the answer is NaN")
     text = checked_text(value, "answer")
     if not text:
         raise RejectedError("empty_answer", "the answer is empty")
@@ -103,7 +103,10 @@ def checked_ids(value: object, field: str) -> tuple[str, ...]:
 
 
 def checked_meta(value: Mapping[str, Any]) -> dict[str, Any]:
-    """``value`` as free fields that JSON can hold. Reasons: ``malformed``, ``too_long`` (a megabyte)."""
+    """``value`` as free fields that JSON can hold, but for NaN and infinities, which the build makes null.
+
+    Reasons: ``malformed``, ``too_long`` (a megabyte).
+    """
     meta = dict(value)
     if meta and len(_canonical(meta, "meta")) > _MAX_META_BYTES:
         raise RejectedError("too_long", f"the free fields take more than {_MAX_META_BYTES} bytes")
@@ -141,5 +144,8 @@ def is_unicode(text: str) -> bool:
 def _canonical(value: dict[str, Any], field: str) -> bytes:
     try:
         return canonical_json(value)
-    except SchemaError as error:
-        raise RejectedError("malformed", f"{field}: {error}") from None
+    except SchemaError:
+        try:
+            return canonical_json(null_for_nan(value))
+        except (SchemaError, RecursionError) as error:
+            raise RejectedError("malformed", f"{field}: {error}") from None

@@ -33,14 +33,15 @@ class Says:
 class Case:
     """One raw folder: ``write`` lays it out, and a build of it gives ``says`` and nothing else.
 
-    ``rejects`` counts the records that are left out, by reason; ``unused`` are the files that must be named as used by
-    nobody. ``config`` are options of `BuildConfig`.
+    ``rejects`` counts the records that are left out, by reason, and ``notes`` what is said of others, by kind;
+    ``unused`` are the files that must be named as used by nobody. ``config`` are options of `BuildConfig`.
     """
 
     name: str
     write: Callable[[Path], None]
     says: tuple[Says, ...]
     rejects: Mapping[str, int] = field(default_factory=dict)
+    notes: Mapping[str, int] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
 

@@ -54,7 +54,10 @@ def test_every_sample_shows_and_says_what_is_written(case: Case, tmp_path: Path)
     seen = [as_asked(said(sample), case) for sample in load(out)]
     assert Counter(seen) == Counter(case.says)
     rejected: Counter[str] = Counter()
+    noted: Counter[str] = Counter()
     for source in result.manifest["sources"]:
         assert source["in"] == source["out"] + source["merged"] + sum(source["rejected"].values())
         rejected.update(source["rejected"])
+        noted.update({kind: note["count"] for kind, note in source.get("notes", {}).items()})
     assert rejected == Counter(case.rejects)
+    assert noted == Counter(case.notes)
