@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+from pathlib import Path
 from statistics import fmean
 
 import pytest
@@ -17,7 +19,14 @@ from tests import strategies
 @pytest.mark.parametrize(("agreeing", "accuracy"), [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (10, 1.0)])
 def test_how_many_of_ten_agree(agreeing: int, accuracy: float) -> None:
     people = ["net"] * agreeing + ["racket"] * (10 - agreeing)
-    assert vqa_accuracy("Net.", people) == pytest.approx(accuracy)
+    assert vqa_accuracy("net", people) == pytest.approx(accuracy)
+
+
+def test_every_accuracy_and_clean_up_is_that_of_the_official_scorer() -> None:
+    golden = json.loads((Path(__file__).parent / "golden" / "vqa_accuracy.json").read_text(encoding="utf-8"))
+    assert {text: plain_answer(text) for text in golden["plain"]} == golden["plain"]
+    for case in golden["accuracy"]:
+        assert vqa_accuracy(case["answer"], case["humans"]) == pytest.approx(case["accuracy"], abs=1e-6), case
 
 
 @given(st.text("ab", max_size=1), st.lists(st.text("ab", max_size=1), min_size=4, max_size=12))
@@ -40,7 +49,8 @@ def test_one_known_answer_is_right_or_wrong() -> None:
     ("one", "other"),
     [
         ("The two dogs.", "2 dogs"),
-        ("it's", "its"),
+        ("don't", "dont"),
+        ("U.S.A.", "usa"),
         ("1,000", "1000"),
         ("black-and-white", "black and white"),
         ("None", "zero"),
@@ -58,7 +68,14 @@ def test_a_number_keeps_its_point() -> None:
 
 @pytest.mark.parametrize(
     ("answers", "expected"),
-    [(["net", "", None, 3, "ball"], ["net", "ball"]), ("net", []), (None, []), ([], []), ({"a": 1}, [])],
+    [
+        (["net", "", None, 3, "ball"], ["net", "", "ball"]),
+        (["", " "], []),
+        ("net", []),
+        (None, []),
+        ([], []),
+        ({"a": 1}, []),
+    ],
 )
 @given(drawn=strategies.samples())
 def test_answers_of_people_are_read_from_the_meta(answers: object, expected: list[str], drawn: Sample) -> None:
