@@ -5,10 +5,11 @@ Attention runs through `torch.nn.functional.scaled_dot_product_attention`; the s
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["attend", "feed_forward", "split_heads"]
+__all__ = ["attend", "feed_forward", "in_dtype_of", "split_heads"]
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -34,3 +35,11 @@ def feed_forward(dim: int, mult: int) -> nn.Sequential:
         nn.GELU(),
         nn.Linear(dim * mult, dim, bias=False),
     )
+
+
+def in_dtype_of(weight: Tensor, x: Tensor) -> Tensor:
+    """``x`` in the dtype of ``weight``: layers take one dtype only, and the parts of a model may differ.
+
+    Autocast brings them together itself, and keeps more digits where it can.
+    """
+    return x if torch.is_autocast_enabled(x.device.type) else x.to(weight.dtype)

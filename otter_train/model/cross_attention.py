@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from otter_train.model.attention import attend, feed_forward, split_heads
+from otter_train.model.attention import attend, feed_forward, in_dtype_of, split_heads
 
 __all__ = ["GatedCrossAttentionBlock", "MediaKV", "Runs", "Sight", "sight"]
 
@@ -90,11 +90,12 @@ class MaskedCrossAttention(nn.Module):
 
     def project(self, media: Tensor) -> MediaKV:
         """The keys and values of ``media`` (B, T_img·n, vis_dim); they do not depend on the text."""
-        keys, values = self.to_kv(media).chunk(2, dim=-1)
+        keys, values = self.to_kv(in_dtype_of(self.to_kv.weight, media)).chunk(2, dim=-1)
         return MediaKV(split_heads(keys, self.heads), split_heads(values, self.heads))
 
     def forward(self, x: Tensor, media: MediaKV, view: Sight | Runs) -> Tensor:
         """``x`` (B, T, dim) to (B, T, dim); exactly zero for tokens that see nothing."""
+        x = in_dtype_of(self.norm.weight, x)
         if isinstance(view, Runs):
             return self._look_in_runs(x, media, view)
         queries = split_heads(self.to_q(self.norm(x)), self.heads)
@@ -131,12 +132,12 @@ class GatedCrossAttentionBlock(nn.Module):
         self.ff_gate = nn.Parameter(torch.full((1,), gate))
 
     def forward(self, x: Tensor, media: Tensor | MediaKV, view: Sight | Runs) -> Tensor:
-        """``x`` (B, T, dim) to (B, T, dim), in the dtype of ``x``.
+        """``x`` (B, T, dim) to (B, T, dim), in the dtype of ``x``, which need not be that of the block.
 
         ``media`` are tokens (B, T_img·n, vis_dim), for `Runs` (media, n, vis_dim), or their keys and values where
         those were computed before. The feed-forward also works on tokens that see no medium, as in OpenFlamingo.
         """
         media_kv = media if isinstance(media, MediaKV) else self.attn.project(media)
         out: Tensor = x + self.attn_gate.tanh() * self.attn(x, media_kv, view)
-        out = out + self.ff_gate.tanh() * self.feed_forward(out)
+        out = out + self.ff_gate.tanh() * self.feed_forward(in_dtype_of(self.ff_gate, out))
         return out.to(x.dtype)

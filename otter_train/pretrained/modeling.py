@@ -50,6 +50,7 @@ class OtterForConditionalGeneration(PreTrainedModel, GenerationMixin):  # type: 
     base_model_prefix = "model"
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False  # its loss is the mean of the batch, which transformers' trainer then shares out
     _supports_sdpa = True
 
     def __init__(self, config: OtterConfig) -> None:
@@ -59,6 +60,7 @@ class OtterForConditionalGeneration(PreTrainedModel, GenerationMixin):  # type: 
             vocab_size=config.text_config.vocab_size,
             token_ids=config.token_ids,
             device=torch.get_default_device(),  # transformers builds on the meta device and loads weights into it
+            dtype=torch.get_default_dtype(),  # and sets the dtype that was asked for
             load_weights=False,
         )
         self.post_init()
@@ -90,9 +92,13 @@ class OtterForConditionalGeneration(PreTrainedModel, GenerationMixin):  # type: 
         self._know_tied_weights()
 
     def _know_tied_weights(self) -> None:
+        """Which weights are one, and which modules must lie on one device as a whole."""
         inner = self.model.language.lm.all_tied_weights_keys
         prefix = "model.language.lm."
         self.all_tied_weights_keys = {f"{prefix}{name}": f"{prefix}{source}" for name, source in inner.items()}
+        parts = [module for module in self.model.modules() if isinstance(module, PreTrainedModel)]
+        whole = {name for part in parts for name in part._no_split_modules or ()}
+        self._no_split_modules = {"GatedCrossAttentionBlock", "PerceiverResampler", "VisionTower", *whole}
 
     def _init_weights(self, module: Any) -> None:
         """Nothing: the parts draw their own random weights when they are built."""

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin
+from transformers.image_utils import load_image
 
 from mimicit.errors import TrainError, UsageError
-from mimicit.prompt import SPECIAL_TOKENS, chunk, template_named
+from mimicit.prompt import ANSWER, ENDOFCHUNK, SPECIAL_TOKENS, chunk, template_named
 from mimicit.records import Triplet
 from otter_train.model.vision import CLIP_MEAN, CLIP_STD
 from otter_train.pictures import fit, normalise
@@ -21,11 +23,22 @@ from otter_train.tokenizer import special_ids
 
 __all__ = ["OtterProcessor", "Prompt"]
 
+_IMAGE_FIELDS: Final = ("image", "url", "path", "base64")
+
 
 class Prompt(NamedTuple):
     """``text`` with one ``<image>`` for each of ``media``: a picture, or a list of pictures, the frames of a clip."""
 
     text: str
+    media: list[Any]
+
+
+class _Conversation(NamedTuple):
+    """The chunks before the last question, that question up to ``<answer>``, its answer (None: to come), all media."""
+
+    before: str
+    question: str
+    spoken: str | None
     media: list[Any]
 
 
@@ -60,20 +73,19 @@ class OtterProcessor(ProcessorMixin):  # type: ignore[misc]
     ) -> BatchFeature:
         """A batch of ``text``, one prompt or several, and the ``images`` of each.
 
-        ``images`` holds one list per prompt (for one prompt: that list). What is in it stands for one ``<image>``
-        each: a picture (PIL, a path, uint8 (H, W, 3) or (3, H, W)), or a list of pictures, the frames of one clip.
-        Pad on the left to generate and on the right to train. `TrainError` where ``<image>`` tokens and media are not
+        ``images`` holds one list per prompt (for one prompt: that list, or one picture), or the pictures of all
+        prompts one after the other. What is in a list stands for one ``<image>`` each: a picture (PIL, a path or an
+        address, uint8 (H, W, 3) or (3, H, W)), or a list of pictures, the frames of one clip. Rows are always padded:
+        on the left to generate, on the right to train. `TrainError` where ``<image>`` tokens and media are not
         equally many.
         """
+        kwargs.pop("padding", None)
         if kwargs.pop("return_tensors", "pt") != "pt" or kwargs:
             raise UsageError(f"OtterProcessor gives torch tensors and takes no {', '.join(kwargs) or 'other kind'}")
         texts = [text] if isinstance(text, str) else list(text)
-        shown = list(images or ())
-        rows = [shown] if isinstance(text, str) else shown or [[] for _ in texts]
-        if len(rows) != len(texts):
-            raise UsageError(f"{len(texts)} prompts and the images of {len(rows)}; give one list of images per prompt")
         special = special_ids(self.tokenizer)
         encoded = [self._encode(prompt) for prompt in texts]
+        rows = _rows(images, [ids.count(special.image) for ids in encoded])
         for number, (ids, row) in enumerate(zip(encoded, rows, strict=True)):
             if ids.count(special.image) != len(row):
                 raise TrainError(
@@ -89,28 +101,76 @@ class OtterProcessor(ProcessorMixin):  # type: ignore[misc]
     def prompt(self, turns: Sequence[Mapping[str, Any]]) -> Prompt:
         """The `Prompt` of a conversation in the format of transformers, ready for the next answer.
 
-        Each turn has a ``role`` (user, assistant) and a ``content``: text, or parts of ``type`` text, image (with
-        ``image``) or video (with ``video``, a list of pictures). `UsageError` where they do not alternate.
+        Each turn has a ``role`` (system first, then user and assistant) and a ``content``: text, or parts of ``type``
+        text, image (with ``image``, ``url``, ``path`` or ``base64``) or video (with ``video``, a list of pictures).
+        `UsageError` where they do not alternate, or the user is not last.
         """
-        template = template_named(self.template)
-        questions, answers = turns[::2], [*turns[1::2], None]
-        roles = [str(turn.get("role")) for turn in turns]
-        if roles != (["user", "assistant"] * len(turns))[: len(turns)] or len(turns) % 2 == 0:
-            raise UsageError(f"the roles are {', '.join(roles)}; user and assistant take turns, and the user is last")
-        text, media = "", list[Any]()
-        for question, answer in zip(questions, answers, strict=True):
-            words, shown = _parts(question)
-            spoken = "" if answer is None else _parts(answer)[0]
-            place = tuple(range(len(media), len(media) + len(shown)))
-            triplet = Triplet(id="turn", role="query", media=place, instruction=words, answer=spoken)
-            text += "".join(piece.text for piece in chunk(triplet, template, with_answer=answer is not None))
-            media += shown
-        return Prompt(text, media)
+        made = self._conversation(turns)
+        if made.spoken is not None:
+            raise UsageError("the last turn is the assistant's; user and assistant take turns, and the user is last")
+        return Prompt(made.before + made.question, made.media)
 
     def converse(self, conversations: Sequence[Sequence[Mapping[str, Any]]]) -> BatchFeature:
         """The batch of several conversations, each as `prompt` takes it, ready to be answered."""
         prompts = [self.prompt(turns) for turns in conversations]
         return self([prompt.text for prompt in prompts], [prompt.media for prompt in prompts])
+
+    def apply_chat_template(
+        self,
+        conversation: Sequence[Any],
+        chat_template: str | None = None,
+        *,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
+        tokenize: bool = False,
+        return_dict: bool = True,
+        processor_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """A conversation, or several, as text, or with ``tokenize`` as a batch; arguments are those of transformers.
+
+        It is the prompt of ``template`` that is written, so there is no other ``chat_template``.
+        """
+        if chat_template is not None:
+            raise UsageError(f"Otter was trained with the template {self.template!r}; leave out chat_template")
+        several = not isinstance(conversation[0], Mapping)
+        texts, media = [], []
+        for turns in conversation if several else [conversation]:
+            made = self._conversation(turns)
+            if made.spoken is None:
+                between = template_named(self.template).between
+                ending = made.question if add_generation_prompt else made.question.removesuffix(f"{between}{ANSWER}")
+            else:
+                ending = f"{made.question}{made.spoken}{'' if continue_final_message else ENDOFCHUNK}"
+            texts.append(made.before + ending)
+            media.append(made.media)
+        if not tokenize:
+            return texts if several else texts[0]
+        batch = self(texts, media, **{**kwargs, **(processor_kwargs or {})})
+        return batch if return_dict else batch["input_ids"]
+
+    def _conversation(self, turns: Sequence[Mapping[str, Any]]) -> _Conversation:
+        template = template_named(self.template)
+        turns = list(turns)
+        system = "".join(f"{_parts(turn)[0]}\n" for turn in turns if turn.get("role") == "system")
+        roles = [str(turn.get("role")) for turn in turns]
+        turns = [turn for turn in turns if turn.get("role") != "system"]
+        expected = ["system"] * (len(roles) - len(turns)) + (["user", "assistant"] * len(turns))[: len(turns)]
+        if roles != expected or not turns:
+            raise UsageError(
+                f"the roles are {', '.join(roles) or 'none'}; system comes first, then user and assistant take turns"
+            )
+        before, question, spoken, media = "", "", None, list[Any]()
+        for number, asked in enumerate(turns[::2]):
+            before += "" if spoken is None else f"{question}{spoken}{ENDOFCHUNK}"
+            words, shown = _parts(asked)
+            place = tuple(range(len(media), len(media) + len(shown)))
+            triplet = Triplet(id="turn", role="query", media=place, instruction=(system if not number else "") + words,
+                              answer="")  # fmt: skip
+            question = "".join(piece.text for piece in chunk(triplet, template, with_answer=False))
+            spoken = _parts(turns[2 * number + 1])[0] if 2 * number + 1 < len(turns) else None
+            media += shown
+        return _Conversation(before, question, spoken, media)
 
     def batch_decode(self, rows: Any, **kwargs: Any) -> list[str]:
         """The texts of generated ids, as the tokenizer decodes them."""
@@ -142,6 +202,27 @@ class OtterProcessor(ProcessorMixin):  # type: ignore[misc]
         return normalise(pixels, self.image_mean, self.image_std), mask
 
 
+def _rows(images: Any, counts: Sequence[int]) -> list[list[Any]]:
+    """The media of each prompt; ``counts`` are their ``<image>`` tokens."""
+    if images is None:
+        return [[] for _ in counts]
+    given = list(images) if isinstance(images, list | tuple) else [images]
+    nested = all(isinstance(one, list | tuple) for one in given)
+    if len(counts) == 1:
+        # A list in a list is the media of the one prompt, or else the frames of its one clip.
+        return [list(given[0]) if nested and len(given) == 1 and len(given[0]) == counts[0] else given]
+    if nested:
+        if len(given) != len(counts):
+            raise UsageError(
+                f"{len(counts)} prompts and the images of {len(given)}; give one list of images per prompt"
+            )
+        return [list(one) for one in given]
+    ends = [*accumulate(counts)]
+    if ends[-1] != len(given):
+        raise TrainError(f"the prompts have {ends[-1]} <image> tokens and {len(given)} media; each needs the other")
+    return [given[end - count : end] for end, count in zip(ends, counts, strict=True)]
+
+
 def _parts(turn: Mapping[str, Any]) -> tuple[str, list[Any]]:
     """The words and the media of one turn."""
     content = turn.get("content")
@@ -151,14 +232,17 @@ def _parts(turn: Mapping[str, Any]) -> tuple[str, list[Any]]:
     words, media = [], []
     for part in parts:
         kind = part.get("type")
-        if kind not in ("text", "image", "video") or kind not in part:
-            raise UsageError(
-                f"a part of a turn is of type {kind!r}; there are text, image and video, each with its own"
-            )
-        if kind == "text":
+        if kind == "text" and "text" in part:
             words.append(str(part["text"]))
+        elif kind == "image" and (found := [name for name in _IMAGE_FIELDS if part.get(name) is not None]):
+            media.append(part[found[0]])
+        elif kind == "video" and isinstance(part.get("video"), list | tuple):
+            media.append(list(part["video"]))
         else:
-            media.append(list(part["video"]) if kind == "video" else part["image"])
+            raise UsageError(
+                f"a part of a turn is of type {kind!r}; there are text, image (with {', '.join(_IMAGE_FIELDS)}) and "
+                "video (with its pictures in a list), each with its own"
+            )
     text = " ".join(words)
     if any(token in text for token in SPECIAL_TOKENS):
         raise UsageError(f"{text[:60]!r} holds one of {', '.join(SPECIAL_TOKENS)}; leave it out")
@@ -169,10 +253,9 @@ def _pixels(picture: Any) -> Tensor:
     """uint8[3, H, W] of a picture."""
     if isinstance(picture, str | Path):
         try:
-            with Image.open(picture) as opened:
-                return _pixels(opened.convert("RGB"))
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            raise UsageError(f"{picture}: no picture ({error})") from None
+            return _pixels(load_image(str(picture)))
+        except Exception as error:  # of the file, the picture, or whatever library fetches an address
+            raise UsageError(f"{str(picture)[:200]}: no picture ({' '.join(str(error).split())[:300]})") from None
     if isinstance(picture, Image.Image):
         return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
     pixels = torch.as_tensor(picture)
