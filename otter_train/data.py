@@ -28,6 +28,7 @@ class Batch:
     the place, counted through B, T_img and F, of the first that has the same stored bytes: only those are encoded.
     ``lang_x``: int64[B, T] token ids; ``attention_mask``: bool[B, T]; ``labels``: int64[B, T], -100 where nothing is
     learnt, of which ``labelled`` are not. ``ids`` and ``sources`` name the samples; ``cut`` counts what did not fit.
+    ``left_out`` says why samples are missing that belong here: they cannot be shown in ``--max-tokens``.
     """
 
     vision_x: Tensor
@@ -40,6 +41,7 @@ class Batch:
     sources: tuple[str, ...]
     labelled: int
     cut: Cut
+    left_out: tuple[str, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -73,7 +75,14 @@ class Batch:
         return Batch(**values)
 
 
-def collate(prompts: Sequence[Encoded], *, pad: int, image_size: int, pad_left: bool = False) -> Batch:
+def collate(
+    prompts: Sequence[Encoded],
+    *,
+    pad: int,
+    image_size: int,
+    pad_left: bool = False,
+    left_out: tuple[str, ...] = (),
+) -> Batch:
     """Decode the media of ``prompts`` to ``image_size``, each once, and pad everything to one shape.
 
     Tokens are padded on the right to train, on the left to generate.
@@ -111,10 +120,11 @@ def collate(prompts: Sequence[Encoded], *, pad: int, image_size: int, pad_left: 
         sources=tuple(prompt.sample.source for prompt in prompts),
         labelled=int((labels != IGNORED).sum()),
         cut=reduce(Cut.plus, (prompt.cut for prompt in prompts)),
+        left_out=left_out,
     )
 
 
-def blank_batch(pad: int, image_size: int) -> Batch:
+def blank_batch(pad: int, image_size: int, left_out: tuple[str, ...] = ()) -> Batch:
     """One token, no picture, nothing to learn: what a process without samples computes where others wait for it."""
     return Batch(
         vision_x=torch.zeros(1, 0, 0, 3, image_size, image_size, dtype=torch.uint8),
@@ -127,6 +137,7 @@ def blank_batch(pad: int, image_size: int) -> Batch:
         sources=(),
         labelled=0,
         cut=Cut(),
+        left_out=left_out,
     )
 
 

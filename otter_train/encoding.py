@@ -20,9 +20,13 @@ from otter_train.config import ContextOrder, LabelMode
 from otter_train.context import drop_context, shuffle_context
 from otter_train.tokenizer import PromptTokenizer, SpecialIds, special_ids
 
-__all__ = ["IGNORED", "Cut", "Encoded", "PromptEncoder", "label_ids"]
+__all__ = ["IGNORED", "Cut", "Encoded", "PromptEncoder", "TooLongError", "label_ids"]
 
 IGNORED: Final = -100
+
+
+class TooLongError(TrainError):
+    """The pictures and the bare prompt of a query do not fit into ``--max-tokens``; the message names the sample."""
 
 
 class Cut(NamedTuple):
@@ -92,7 +96,8 @@ class PromptEncoder:
     def encode(self, sample: Sample, *, with_answer: bool = True) -> Encoded:
         """The prompt of ``sample``; without the answer it ends at the query's ``<answer>``, ready to be answered.
 
-        `TrainError` names the sample where its pictures alone are too many, or are not those that its triplets show.
+        `TooLongError` names the sample where its pictures alone are too many, `TrainError` where they are not those
+        that its triplets show.
         """
         if self.context_order == "shuffled":
             sample = shuffle_context(sample, self.seed)
@@ -163,7 +168,7 @@ class PromptEncoder:
         whole = shortened.count(self.special.image) == len(sample.media)
         answered = is_document or self.special.answer in shortened[:-1]
         if not (with_answer and whole and answered):
-            raise TrainError(
+            raise TooLongError(
                 f"sample {sample.id!r} of {sample.source}: {len(sample.media)} pictures and the bare prompt do not fit "
                 f"into {self.max_tokens} tokens; raise --max-tokens"
             )

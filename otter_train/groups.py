@@ -19,9 +19,9 @@ from mimicit.loading.packing import Pack
 from mimicit.loading.steps import Slots
 from mimicit.loading.torch import Loader
 from mimicit.records import Sample
-from otter_train.data import Batch, collate
+from otter_train.data import Batch, blank_batch, collate
 from otter_train.distributed import World
-from otter_train.encoding import PromptEncoder
+from otter_train.encoding import PromptEncoder, TooLongError
 from otter_train.features import KeptTokens
 from otter_train.packed import PackedBatch, collate_packed
 
@@ -36,8 +36,9 @@ class GroupCollator:
     """Makes the `Group` of a step from what the loader has read; it runs in the workers.
 
     The samples are shared out over ``accumulate`` micro-batches as evenly as can be. Left out are damaged ones that
-    the loader masks, padding, and positions at or after ``end``, where the last epoch is over. ``packed`` makes one
-    row of each micro-batch, without padding, for which pictures are not decoded whose patch tokens are ``cached``.
+    the loader masks, padding, positions at or after ``end``, where the last epoch is over, and samples too long to be
+    shown (see `Batch.left_out`). ``packed`` makes one row of each micro-batch, without padding, for which pictures are
+    not decoded whose patch tokens are ``cached``.
     """
 
     encoder: PromptEncoder
@@ -61,11 +62,18 @@ class GroupCollator:
         samples = [one for value in values for one in (value.samples if isinstance(value, Pack) else (value,))]
         if not samples:
             return None
-        prompts = [self.encoder.encode(sample) for sample in samples]
+        prompts, too_long = [], []
+        for sample in samples:
+            try:
+                prompts.append(self.encoder.encode(sample))
+            except TooLongError as error:
+                too_long.append(str(error))
+        special, size, left_out = self.encoder.special, self.image_size, tuple(too_long)
+        if not prompts:
+            return blank_batch(special.pad, size, left_out)
         if self.packed:
-            special, size = self.encoder.special, self.image_size
-            return collate_packed(prompts, special=special, image_size=size, cached=self.cached)
-        return collate(prompts, pad=self.encoder.special.pad, image_size=self.image_size)
+            return collate_packed(prompts, special=special, image_size=size, cached=self.cached, left_out=left_out)
+        return collate(prompts, pad=special.pad, image_size=size, left_out=left_out)
 
 
 def training_loader(

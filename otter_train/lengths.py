@@ -27,7 +27,7 @@ from mimicit.prompt import template_named
 from mimicit.records import Sample
 from otter_train.encoding import PromptEncoder
 
-__all__ = ["Lengths", "estimate_lengths", "within_budget"]
+__all__ = ["Lengths", "estimate_lengths", "showable", "within_budget"]
 
 _READ: Final = 64  # of each source: the error of a mean of so many is an eighth of that of one sample
 _MARGIN: Final = 3.0  # standard errors
@@ -51,6 +51,36 @@ class Lengths:
         """
         margin = _MARGIN * self.error * np.sqrt(self.tokens / budget)
         return np.clip(np.ceil(self.tokens * (1 + margin)), 1, self.longest).astype(np.int64)
+
+
+def showable(samples: Ordered[Sample], encoder: PromptEncoder) -> tuple[Ordered[Sample], list[str]]:
+    """``samples`` without those of which the index says that their query cannot be shown, and why, sample by sample.
+
+    A sample of one triplet needs a token for each of its media. Where there is context, and in samples without an
+    index, only the prompt tells (`TooLongError`). `UsageError` where none can be shown.
+    """
+    if isinstance(samples, Mixture) and not samples.changes:
+        parts, why = zip(*(showable(part, encoder) for part in samples.parts), strict=True)
+        if not any(why):
+            return samples, []
+        mixture = Mixture(parts, samples.weights, seed=samples.seed, window=samples.window)
+        return mixture, [line for lines in why for line in lines]
+    if not isinstance(samples, Samples):
+        return samples, []
+    media = costs_of(samples, "media")
+    room = encoder.max_tokens - (encoder.special.bos is not None)
+    fits = (media <= room) | (costs_of(samples, "triplets") > 1)
+    if fits.all():
+        return samples, []
+    names = samples.store.columns(["id", "source"]).take(samples.rows(np.flatnonzero(~fits))).to_pylist()
+    why = [
+        f"sample {row['id']!r} of {row['source']}: {count} pictures do not fit into {encoder.max_tokens} tokens; "
+        "raise --max-tokens"
+        for row, count in zip(names, media[~fits].tolist(), strict=True)
+    ]
+    if not fits.any():
+        raise UsageError(f"none of the {len(fits)} samples can be shown; {why[0]}")
+    return samples.only(np.flatnonzero(fits)), why
 
 
 def within_budget(samples: Ordered[Sample], encoder: PromptEncoder, budget: int, cache: Path) -> Ordered[Pack]:

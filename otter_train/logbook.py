@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import astuple
 from pathlib import Path
@@ -14,17 +14,21 @@ from mimicit.errors import TrainError
 from otter_train.flops import Work
 from otter_train.growing_file import GrowingFile
 from otter_train.guard import GUARD_NAME, BadStep
-from otter_train.metrics import EvalRow, GateRow, Row, SourceRow, Table, draw_loss, progress_line
+from otter_train.metrics import Console, EvalRow, GateRow, Row, SourceRow, Table, draw_loss, progress_line
 from otter_train.session import Session
 from otter_train.sinks import open_sinks
 from otter_train.watch import SourceLoss, Window, gates, peak_memory_bytes
 
-__all__ = ["EVAL_NAME", "GATES_NAME", "METRICS_NAME", "SOURCES_NAME", "Logbook", "logbook"]
+__all__ = ["EVAL_NAME", "GATES_NAME", "LEFT_OUT_NAME", "METRICS_NAME", "SOURCES_NAME", "Logbook", "logbook"]
 
 METRICS_NAME: Final = "metrics.csv"
 EVAL_NAME: Final = "eval.csv"
 SOURCES_NAME: Final = "sources.csv"
 GATES_NAME: Final = "gates.csv"
+LEFT_OUT_NAME: Final = "left_out.txt"
+"""The file of a run folder with a line for each sample that could not be shown."""
+
+_SAID: Final = 5  # of those, on the console
 
 
 class Logbook:
@@ -44,6 +48,8 @@ class Logbook:
         self._sources = Table(SourceRow, path(SOURCES_NAME), after_step=first)
         self._gates = Table(GateRow, path(GATES_NAME), after_step=first)
         self._bad_steps = GrowingFile(run / GUARD_NAME) if writes else None
+        self._left_out = LeftOut(session.console, path(LEFT_OUT_NAME))
+        self._left_out.add(session.left_out)
         options = session.options
         self._sinks = (
             open_sinks(run, session.config.to_json(), tensorboard=options.tensorboard, wandb=options.wandb)
@@ -67,6 +73,7 @@ class Logbook:
         for one in bad:
             session.console.say(one.line())
         session.guard.report(bad, self._bad_steps)
+        self._left_out.add(window.left_out(world))
         sources = window.source_losses(world, bad)
         row = self._row(step, window, bad, elapsed_s)
         if session.guard.mode == "off" and not math.isfinite(row.loss):
@@ -92,6 +99,11 @@ class Logbook:
         )
         for sink in self._sinks:
             sink.log(row.step, {"held_out/loss": row.loss, "held_out/perplexity": row.perplexity})
+
+    @property
+    def left_out(self) -> int:
+        """How many different samples could not be shown so far."""
+        return len(self._left_out.lines)
 
     def draw(self) -> None:
         """Renew the curve of the loss."""
@@ -124,6 +136,27 @@ class Logbook:
             values[f"gate/feed_forward/{gate.layer}"] = gate.feed_forward
         for sink in self._sinks:
             sink.log(row.step, values)
+
+
+class LeftOut:
+    """The samples that could not be shown: each is written to the file ``path`` once, and the first are said."""
+
+    def __init__(self, console: Console, path: Path | None) -> None:
+        self._console = console
+        self._file = GrowingFile(path) if path else None
+        self.lines = set(path.read_text(encoding="utf-8").splitlines()) if path and path.exists() else set()
+
+    def add(self, lines: Iterable[str]) -> None:
+        """Note those of ``lines`` that are new."""
+        for line in dict.fromkeys(lines):
+            shown = " ".join(line.split())
+            if shown in self.lines:
+                continue
+            self.lines.add(shown)
+            if len(self.lines) <= _SAID:
+                self._console.say(f"left out: {shown}")
+            if self._file is not None:
+                self._file.append(f"{shown}\n".encode(errors="replace"))
 
 
 @contextmanager

@@ -33,7 +33,8 @@ class PackedBatch:
     """The samples of one row of N tokens.
 
     ``vision_x``: uint8[n, 3, H, W], the distinct pictures and frames; ``lang_x``: int64[1, N] token ids; ``packing``
-    says which is whose, and what is learnt. ``ids``, ``sources``, ``labelled`` and ``cut`` are those of `Batch`.
+    says which is whose, and what is learnt. ``ids``, ``sources``, ``labelled``, ``cut`` and ``left_out`` are those of
+    `Batch`.
 
     With a cache of patch tokens ``vision_x`` holds only the pictures that it had not: ``picture_keys`` are the SHA-256
     of their stored bytes, ``kept``: float[k, v, dim] the tokens of the others, and ``order``: int64[k + n] the place of
@@ -47,6 +48,7 @@ class PackedBatch:
     sources: tuple[str, ...]
     labelled: int
     cut: Cut
+    left_out: tuple[str, ...] = ()
     picture_keys: tuple[str, ...] = ()
     kept: Tensor | None = None
     order: Tensor | None = None
@@ -93,6 +95,7 @@ def collate_packed(
     image_size: int,
     multiple: int = MULTIPLE,
     cached: KeptTokens | None = None,
+    left_out: tuple[str, ...] = (),
 ) -> PackedBatch:
     """One row of all ``prompts``, their distinct media decoded to ``image_size``, or their patch tokens ``cached``.
 
@@ -119,6 +122,7 @@ def collate_packed(
         sources=tuple(prompt.sample.source for prompt in prompts),
         labelled=packing.labelled,
         cut=reduce(Cut.plus, (prompt.cut for prompt in prompts)),
+        left_out=left_out,
         picture_keys=keys,
         kept=kept,
         order=order,

@@ -29,7 +29,7 @@ from otter_train.flops import Flops, count_flops, matmul_flops_per_s
 from otter_train.groups import GroupCollator, training_loader
 from otter_train.guard import Guard
 from otter_train.initial import initial_weights
-from otter_train.lengths import within_budget
+from otter_train.lengths import showable, within_budget
 from otter_train.metrics import Console
 from otter_train.model import ModelConfig, Otter, trainable_count
 from otter_train.model.speed import compile_blocks, recompute_activations
@@ -48,7 +48,8 @@ _TOKENIZER_SAMPLES = 5_000  # enough to find the frequent words; a large corpus 
 class Session:
     """One process at work on the run in the folder ``run``, from step ``first`` to ``total``.
 
-    ``seen`` samples were trained on before. ``flops_per_s`` is what the device can do.
+    ``seen`` samples were trained on before. ``flops_per_s`` is what the device can do. ``left_out`` says which samples
+    the index shows to be too long, and why.
     """
 
     config: RunConfig
@@ -70,6 +71,7 @@ class Session:
     first: int
     total: int
     seen: int
+    left_out: tuple[str, ...]
 
 
 def begin(
@@ -122,6 +124,7 @@ def begin(
     if config.stochastic_rounding:
         optimizer = RoundingAdamW(optimizer.param_groups)
     encoder = _encoder(config, tokenizer)
+    samples, left_out = showable(samples, encoder)
     rows: Ordered[Any] = samples
     if config.batch_tokens:
         rows = within_budget(samples, encoder, config.batch_tokens, run / "rows")
@@ -174,6 +177,7 @@ def begin(
         first=checkpoint.step if checkpoint else 0,
         total=total,
         seen=int(checkpoint.meta["samples_seen"]) if checkpoint else 0,
+        left_out=tuple(left_out),
     )
 
 

@@ -21,7 +21,7 @@ from otter_train.config import RunConfig, RunOptions
 from otter_train.config_file import CONFIG_NAME, write_options
 from otter_train.encoding import Cut
 from otter_train.groups import Group, each_group
-from otter_train.logbook import Logbook, logbook
+from otter_train.logbook import LEFT_OUT_NAME, Logbook, logbook
 from otter_train.metrics import Console, Row
 from otter_train.optimizer import rate_factor
 from otter_train.profiling import traced
@@ -139,7 +139,7 @@ def _loop(
         window.leave_out(time.perf_counter() - started)
         if stopping:
             break
-    _say_what_was_left_out(session, Cut(*session.world.sum_numbers(*cut)), unlabelled)
+    _say_what_was_left_out(session, book, Cut(*session.world.sum_numbers(*cut)), unlabelled)
     return step
 
 
@@ -199,7 +199,9 @@ def _save(session: Session, book: Logbook, saver: BackgroundSaver, step: int, se
     saver.start(str(session.run / checkpoint_name(step)), write)
 
 
-def _say_what_was_left_out(session: Session, cut: Cut, unlabelled: int) -> None:
+def _say_what_was_left_out(session: Session, book: Logbook, cut: Cut, unlabelled: int) -> None:
+    if book.left_out:
+        session.console.say(f"{book.left_out} samples were left out; {session.run / LEFT_OUT_NAME} names them")
     if any(cut):
         session.console.say(
             f"cut to fit --max-tokens {session.config.max_tokens}: {cut.context_triplets} context triplets, "

@@ -36,12 +36,12 @@ def validate(
     """The mean loss over the labelled tokens of the first ``limit`` samples after ``step`` steps, on every rank.
 
     Each rank reads its share of them, ``batch_size`` at a time; all take equally many steps, the last of which may be
-    padding. The model is in training mode again when this returns.
+    padding. Samples too long to be shown are left out. The model is in training mode again when this returns.
     """
     collator = GroupCollator(encoder=encoder, image_size=model.vision.image_size)
     loader = evaluation_loader(samples, collator, limit=limit, batch_size=batch_size, world=world)
     total = torch.zeros((), dtype=torch.float64)
-    labelled = 0
+    labelled = count = 0
     model.eval()
     with torch.no_grad():
         for (batch,) in each_group(loader):
@@ -51,11 +51,11 @@ def validate(
             elif batch is not None:
                 total += batch_loss(model, batch.to(device), precision).row_nats.double().sum().cpu()
                 labelled += batch.labelled
+                count += len(batch.ids)
     model.train()
     if isinstance(model, FSDPModule):
         model.reshard()  # what a backward pass would have done
     world.sum_(total)
-    (labelled,) = world.sum_numbers(labelled)
+    labelled, count = world.sum_numbers(labelled, count)
     loss = total.item() / max(1, labelled)
-    count = min(limit, len(samples))
     return EvalRow(step=step, samples=count, labelled=labelled, loss=loss, perplexity=math.exp(min(loss, 700.0)))

@@ -49,12 +49,14 @@ class Window:
         self.work = Work()
         self._results: list[tuple[int, StepResult]] = []
         self._scored: list[_Scored] = []
+        self._left_out: list[str] = []
 
     def add(self, step: int, result: StepResult, group: Group) -> None:
         """Count ``step`` (from 1), which was made of ``group``; the batches themselves are not kept."""
         for batch in group:
             if batch is not None:
                 self.work += Work.of(batch)
+                self._left_out += batch.left_out
         for batch, nats in result.row_nats:
             self._scored.append(_Scored(step, batch.ids, batch.sources, tuple(batch.learnt), nats))
         self._results.append((step, result._replace(row_nats=())))
@@ -79,6 +81,10 @@ class Window:
         if not any(result.labelled for _, result in self._results):
             return 0.0
         return (total / labelled).item()
+
+    def left_out(self, world: World) -> list[str]:
+        """Why samples of these steps were left out, on all processes: a line for each."""
+        return [line for lines in world.gather(tuple(self._left_out)) for line in lines]
 
     def bad_steps(self, world: World) -> list[BadStep]:
         """The steps that the guard left out, with the samples of all processes."""

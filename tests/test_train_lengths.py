@@ -16,7 +16,7 @@ from mimicit.errors import UsageError
 from mimicit.loading import Mixture, Samples, load
 from mimicit.loading.packing import PackedSamples
 from otter_train.encoding import PromptEncoder
-from otter_train.lengths import estimate_lengths, within_budget
+from otter_train.lengths import estimate_lengths, showable, within_budget
 from tests.factories import raw as make
 from tests.factories.loading import InProcess, small_shards
 from tests.factories.train import TOKENIZER, Colours
@@ -132,3 +132,26 @@ def test_a_mixture_keeps_its_shares_of_samples(shards: Path, tmp_path: Path) -> 
 def test_samples_without_an_index_are_refused_by_name(tmp_path: Path, samples: Any) -> None:
     with pytest.raises(UsageError, match=r"--batch-tokens.*--batch-size"):
         within_budget(samples, ENCODER, 999, tmp_path)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_samples_with_more_pictures_than_tokens_are_left_out_by_name(tmp_path: Path, mixed: bool) -> None:
+    source = tmp_path / "raw" / "many"
+    source.mkdir(parents=True)
+    (source / "0.jpg").write_bytes(make.picture(0))
+    rows = [
+        {"id": f"p{n}", "media": ["0.jpg"] * count, "instruction": "q", "answer": "a"}
+        for n, count in enumerate((1, 40, 30, 31, 2))
+    ]
+    make.write_manifest(source, rows)
+    build_shards(tmp_path / "raw", tmp_path / "shards", BuildConfig(context="none"), engine=InProcess())
+    samples: Any = load(tmp_path / "shards", shuffle="full")
+    if mixed:
+        samples = Mixture([samples, load(tmp_path / "shards", shuffle="full", where={"max_media": 2})], [1, 1])
+    kept, why = showable(samples, PromptEncoder(TOKENIZER, max_tokens=31))
+    shown = {sample.id for sample in map(kept.fetch, kept.addresses(range(40))) if sample is not None}
+    assert shown == {"p0", "p2", "p4"}  # p2 leaves no room for its question, which only its prompt tells
+    assert [line.split(" pictures")[0] for line in why] == ["sample 'p1' of many: 40", "sample 'p3' of many: 31"]
+    assert showable(samples, ENCODER) == (samples, [])
+    with pytest.raises(UsageError, match=r"none of the .*--max-tokens"):
+        showable(load(tmp_path / "shards", where={"min_media": 40}), PromptEncoder(TOKENIZER, max_tokens=31))

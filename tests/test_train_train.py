@@ -6,6 +6,7 @@ import io
 import math
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from otter_train import assembly
 from otter_train.checkpoint import latest_checkpoint, load_weights
 from otter_train.config import RunOptions, resolve
 from otter_train.inference import load_trained_model
-from otter_train.metrics import Console, Row, read_table
+from otter_train.logbook import EVAL_NAME, LEFT_OUT_NAME
+from otter_train.metrics import Console, EvalRow, Row, read_table
 from otter_train.model import PRESETS, Otter
 from otter_train.session import total_steps
 from otter_train.train import Outcome, train
@@ -221,3 +223,39 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     together, single = weights(tmp_path / "two"), weights(tmp_path / "one")
     for name, value in single.items():
         torch.testing.assert_close(together[name], value, rtol=1e-3, atol=1e-4)
+
+
+class _Crowded(Colours):
+    """Of every four samples one shows a picture more often than a prompt has tokens."""
+
+    def stored(self, row: int) -> Sample:
+        """The sample with the stored index ``row``."""
+        found = super().stored(row)
+        if row % 4:
+            return found
+        query = replace(found.query, media=tuple(range(1, 41)))
+        return replace(found, media=found.media * 41, triplets=(*found.context, query))
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_samples_that_cannot_be_shown_are_left_out_counted_and_named(
+    tmp_path: Path, batch_size: int, workers: int
+) -> None:
+    said = io.StringIO()
+    outcome = train(
+        resolve("tiny", epochs=2, batch_size=batch_size, max_tokens=40, lr=1e-3),
+        _Crowded(),
+        tmp_path,
+        options=RunOptions(workers=workers, save_every=0, log_every=1, device="cpu", eval_shards=tmp_path),
+        console=Console(said),
+        held_out=_Crowded(),
+    )
+    names = {f"sample-{row}" for row in (0, 4, 8)}
+    lines = (tmp_path / LEFT_OUT_NAME).read_text().splitlines()
+    assert {re.findall(r"sample '(.+?)' of test: 4. pictures .*--max-tokens", line)[0] for line in lines} == names
+    assert len(lines) == 3  # of two epochs
+    assert all(f"left out: sample {name!r}" in said.getvalue() for name in names)
+    assert "3 samples were left out" in said.getvalue()
+    assert outcome.finished and outcome.rows[-1].samples == 2 * 9
+    assert read_table(EvalRow, tmp_path / EVAL_NAME)[-1].samples == 9

@@ -5,8 +5,9 @@ The object holds no position, so it can be shared, pickled into workers, and ask
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar, overload
 
@@ -72,6 +73,14 @@ class Samples(Sequence[Sample]):
         self._filter_digest = digest() if self._selected is None else digest(self._selected)
         count = len(store) if self._selected is None else len(self._selected)
         self.order = Order(length=count, shuffle=shuffle, seed=seed)
+
+    def only(self, indices: NDArray[np.int64]) -> Samples:
+        """Those of these samples that are at ``indices`` (ascending) of their stored order, ordered alike."""
+        fewer = copy.copy(self)
+        fewer._selected = self.rows(indices)
+        fewer._filter_digest = digest(fewer._selected)
+        fewer.order = replace(self.order, length=len(indices))
+        return fewer
 
     @property
     def folder(self) -> Path:
