@@ -267,15 +267,21 @@ class _Marker:
 def _encode(ref: MediaRef, reader: Reader, options: MediaOptions) -> tuple[EncodedMedia, int]:
     """The medium as it is stored, and the bytes of its original."""
     if ref.timestamps_s is not None:
-        pictures = [reader.read(part) for part in ref.parts]
+        sizes: list[int] = []
+        pictures = (_counted(reader.read(part), sizes) for part in ref.parts)
         encoded = encode_frames(pictures, ref.timestamps_s, options, duration_s=ref.duration_s)
-        return encoded, sum(map(len, pictures))
+        return encoded, sum(sizes)
     (part,) = ref.parts
     if ref.kind == "video":
         with reader.as_file(part) as path:
             return encode_video(path, options), path.stat().st_size
     data = reader.read(part)
     return encode_image(data, options), len(data)
+
+
+def _counted(data: bytes, sizes: list[int]) -> bytes:
+    sizes.append(len(data))
+    return data
 
 
 def _look(encoded: EncodedMedia) -> bytes | None:

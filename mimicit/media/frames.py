@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Final
 
@@ -32,9 +32,11 @@ def evenly_spaced(count: int, wanted: int) -> list[int]:
 
 
 def encode_frames(
-    pictures: Sequence[bytes], timestamps_s: Sequence[float], options: MediaOptions, *, duration_s: float | None = None
+    pictures: Iterable[bytes], timestamps_s: Sequence[float], options: MediaOptions, *, duration_s: float | None = None
 ) -> EncodedMedia:
     """A video whose frames are the files ``pictures``, shown at ``timestamps_s`` (seconds, ascending, one each).
+
+    One of ``pictures`` after the other is taken, so that they need not be held together.
 
     ``options.frames`` of them are kept, evenly spaced, each stored as `encode_image` does; their times are kept as
     given. The duration is ``duration_s`` where the publisher says it, else the last time plus the mean interval (plus
@@ -44,9 +46,16 @@ def encode_frames(
     ``too_long``, ``bad_media`` (times that do not ascend from 0 or do not match the pictures in number, frames that
     end with different sizes).
     """
-    _check_times(pictures, timestamps_s, duration_s, options)
-    chosen = evenly_spaced(len(pictures), options.frames)
-    stored = [encode_image(pictures[index], options) for index in chosen]
+    _check_times(timestamps_s, duration_s, options)
+    chosen = evenly_spaced(len(timestamps_s), options.frames)
+    kept = set(chosen)
+    count, stored = 0, []
+    for data in pictures:
+        if count in kept:
+            stored.append(encode_image(data, options))
+        count += 1
+    if count != len(timestamps_s):
+        raise RejectedError("bad_media", f"{count} frames but {len(timestamps_s)} timestamps")
     for index, frame in zip(chosen, stored, strict=True):
         if (frame.width, frame.height) != (stored[0].width, stored[0].height):
             sizes = f"{frame.width} x {frame.height}, frame {chosen[0]} {stored[0].width} x {stored[0].height}"
@@ -64,15 +73,12 @@ def encode_frames(
     )
 
 
-def _check_times(
-    pictures: Sequence[bytes], timestamps_s: Sequence[float], duration_s: float | None, options: MediaOptions
-) -> None:
-    if not pictures:
+def _check_times(timestamps_s: Sequence[float], duration_s: float | None, options: MediaOptions) -> None:
+    frames = len(timestamps_s)
+    if not frames:
         raise RejectedError("empty_media", "a video without frames")
-    if len(pictures) > options.max_video_frames:
-        raise RejectedError("too_many_frames", f"{len(pictures):,} frames; the limit is {options.max_video_frames:,}")
-    if len(pictures) != len(timestamps_s):
-        raise RejectedError("bad_media", f"{len(pictures)} frames but {len(timestamps_s)} timestamps")
+    if frames > options.max_video_frames:
+        raise RejectedError("too_many_frames", f"{frames:,} frames; the limit is {options.max_video_frames:,}")
     ascends = all(earlier < later for earlier, later in pairwise(timestamps_s))
     if not ascends or timestamps_s[0] < 0 or not math.isfinite(timestamps_s[-1]):
         raise RejectedError("bad_media", "the timestamps of the frames do not ascend from 0 or more")

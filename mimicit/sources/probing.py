@@ -9,6 +9,7 @@ from typing import Final
 from mimicit.errors import RejectedError
 from mimicit.records import MediaKind
 from mimicit.sources.base import InFile, MediaRef
+from mimicit.sources.frame_folders import frames_of_folder
 from mimicit.sources.media_names import folder_of, named_kind
 from mimicit.sources.root import Root
 
@@ -37,6 +38,8 @@ def media_of_stem(
 ) -> MediaRef:
     """The medium called ``stem``, which may have its extension or lack it, in one of the folders ``beside``.
 
+    A clip may also be the folder of its frames.
+
     `RejectedError` as `Root.resolve`.
     """
     names = [stem] if named_kind(stem) == kind else []
@@ -48,5 +51,8 @@ def media_of_stem(
                 raise
         else:
             return MediaRef(kind=kind, parts=(InFile(path),), origin=path)
+    folder = frames_of_folder(root, stem, beside=beside) if kind == "video" else None
+    if folder is not None:
+        return folder
     detail = f"there is no file {stem!r} with any of {', '.join(extensions)} in the usual folders"
     raise RejectedError("missing_file", detail)

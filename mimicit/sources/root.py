@@ -101,6 +101,14 @@ class Root:
         with self.open(path) as file:
             return os.fstat(file.fileno()).st_size
 
+    def names_in(self, folder: str) -> list[str]:
+        """The names of the regular files in ``folder`` (relative POSIX path) itself; none where it is no folder."""
+        try:
+            entries = self._listed(f"{folder}/" if folder else "")
+        except (SourceError, ValueError):
+            return []
+        return [entry.name for entry in entries if entry.size is not None and not entry.why]
+
     def _open_descriptor(self, path: str) -> int:
         *folders, name = path.split("/")
         descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -119,6 +119,33 @@ def clips_named_by_a_table(root: Path) -> None:
     (root / "manifest.csv").write_text("video,image,instruction,answer\na.webm,,Which?,red\nb.mov,c.gif,Which?,two\n")
 
 
+def frames(root: Path, folder: str, colour: Colour, count: int = 3) -> None:
+    (root / folder).mkdir(parents=True)
+    for number in range(count):
+        (root / folder / f"frame-{8 + number}.png").write_bytes(picture(colour if number == 0 else BLACK))
+
+
+def folders_of_frames(root: Path) -> None:
+    frames(root, "clips/run", RED)
+    (root / "clips/run.txt").write_text("somebody runs")
+    frames(root, "clips/jump", GREEN, 12)
+    (root / "clips/jump.json").write_text('{"instruction": "What is it?", "answer": "a jump", "fps": 4}')
+    frames(root, "clips/unknown", BLUE)
+    frames(root, "pictures", YELLOW)
+    for number in (8, 9, 10):
+        (root / f"pictures/frame-{number}.txt").write_text(f"a picture by itself, {number}")
+
+
+def folders_of_frames_in_a_manifest(root: Path) -> None:
+    frames(root, "media/run", RED)
+    frames(root, "media/jump", GREEN)
+    (root / "manifest.jsonl").write_text(
+        '{"video": "media/run", "instruction": "Which?", "answer": "run"}\n'
+        '{"media": [{"frames": "media/jump", "fps": 2}], "instruction": "Which?", "answer": "jump"}\n'
+        '{"video": "media/none", "instruction": "Which?", "answer": "none"}\n'
+    )
+
+
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 
 CASES: list[Case] = [
@@ -187,6 +214,24 @@ CASES: list[Case] = [
         name="clear-pictures",
         write=clear_pictures,
         says=(Says("nothing in RGBA", (WHITE,)), Says("nothing in LA", (WHITE,))),
+    ),
+    Case(
+        name="folders-of-frames",
+        write=folders_of_frames,
+        says=(
+            Says("somebody runs", (RED,)),
+            Says("a jump", (GREEN,), "What is it?"),
+            Says("a picture by itself, 8", (YELLOW,)),
+            Says("a picture by itself, 9", (BLACK,)),
+            Says("a picture by itself, 10", (BLACK,)),
+        ),
+        rejects={"missing_sidecar": 1},
+    ),
+    Case(
+        name="folders-of-frames-in-a-manifest",
+        write=folders_of_frames_in_a_manifest,
+        says=(Says("run", (RED,), "Which?"), Says("jump", (GREEN,), "Which?")),
+        rejects={"missing_file": 1},
     ),
     Case(
         name="clips-named-by-a-table",
