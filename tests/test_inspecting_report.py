@@ -134,3 +134,17 @@ def test_the_command_writes_the_report(folder: Path, tmp_path: Path) -> None:
     assert value["samples"] == len(load(folder)) and (tmp_path / "r.html").stat().st_size > 10_000
     refused = subprocess.run([*command, "--sample", "x"], capture_output=True, text=True, check=False)
     assert refused.returncode == 2
+
+
+def test_the_sheet_shows_no_query_with_the_picture_of_another(tmp_path: Path) -> None:
+    """A question about no picture may stand behind one of a random context."""
+    src = tmp_path / "raw"
+    (src / "images").mkdir(parents=True)
+    (src / "images" / "0.jpg").write_bytes(make.picture(0))
+    rows = [{"id": "seen", "media": "images/0.jpg", "instruction": "Seen?", "answer": "yes"}]
+    rows += [{"id": f"blind-{number}", "instruction": f"Blind {number}?", "answer": "no"} for number in range(3)]
+    make.write_manifest(src, rows)
+    folder = built(src, tmp_path / "out", context="random")
+    write_report(folder, tmp_path / "report.html")
+    html = (tmp_path / "report.html").read_text()
+    assert 'alt="Seen? yes"' in html and 'alt="Blind' not in html

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +24,8 @@ from mimicit.viewing.app import create_app
 from mimicit.viewing.criteria import Criteria
 from mimicit.viewing.gallery import Gallery, needle_for_picture, needle_for_text, needle_for_triplet
 from mimicit.viewing.serve import serve
-from tests.factories.viewing import LONG_LINE, RIGHT_TO_LEFT, SCRIPT, hostile_folder, many_rejects
+from tests.factories import raw as make
+from tests.factories.viewing import LONG_LINE, RIGHT_TO_LEFT, SCRIPT, built, hostile_folder, many_rejects
 
 LOCAL = ("localhost", "127.0.0.1")
 
@@ -218,6 +221,41 @@ def test_search_says_how_far_it_got(client: TestClient, monkeypatch: pytest.Monk
     page = client.get("/search?text=e&source=own").text
     assert "in samples 1 to 1 of 18 that meet the filter" in page
     assert 'href="/search?source=own&amp;start=1&amp;text=e">Search on</a>' in page
+
+
+def talk(id: str, turns: int, **fields: str) -> dict[str, Any]:
+    """A conversation in the form of LLaVA; with ``image`` or ``video``, its first question shows it."""
+    said: list[dict[str, str]] = []
+    for turn in range(turns):
+        placeholder = "<image>\n" if fields and not turn else ""
+        said += [{"from": "human", "value": f"{placeholder}{id} {turn}?"}, {"from": "gpt", "value": f"{id} {turn}!"}]
+    return {"id": id, "conversations": said, **fields}
+
+
+@pytest.mark.parametrize("context", ["auto", "random"])
+def test_a_card_shows_what_its_query_is_about_also_where_it_was_shown_before(tmp_path: Path, context: str) -> None:
+    src = tmp_path / "raw"
+    src.mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        (src / name).write_bytes(make.picture(ord(name[0])))
+    make.clip(src / "c.mp4")
+    talks = [talk("a", 4, image="a.jpg"), talk("b", 1, image="b.jpg"), talk("c", 3, video="c.mp4"), talk("none", 3)]
+    (src / "talks.json").write_text(json.dumps(talks))
+    folder = built(src, tmp_path / "out", context=context)
+    client = TestClient(create_app(Gallery(folder), hosts=None, token=None))
+    cards = re.findall(r'<li class="card">(.*?)</li>', client.get("/").text, re.DOTALL)
+    assert len(cards) == 11
+    for card, sample in zip(cards, load(folder), strict=True):
+        name = sample.query.instruction.split()[0]
+        shown = re.findall(r'<img src="/media/(\d+)/(\d+)"[^>]* alt="[^"]* (\S+)"', card)
+        if name == "none":
+            assert not shown and "no picture" in card
+            continue
+        ((row, number, origin),) = shown
+        assert origin.startswith(f"{name}.")
+        (medium,) = (medium for medium in sample.media if medium.origin.startswith(f"{name}."))
+        assert client.get(f"/media/{row}/{number}").content == medium.data[0]
+        assert ("shown earlier" in card) == (not sample.query.media)
 
 
 def test_filters_are_kept_for_a_while(gallery: Gallery) -> None:

@@ -15,6 +15,7 @@ from mimicit.inspecting.findings import Findings, Progress, Quoted, find_out
 from mimicit.inspecting.shelf import Shelf, open_shelf
 from mimicit.inspecting.warnings import warnings_of
 from mimicit.shards.files import write_atomically
+from mimicit.sources.shown_media import media_of_triplets
 from mimicit.stored_picture import thumbnail_url
 
 __all__ = ["Bar", "Picture", "report_html", "write_report"]
@@ -114,12 +115,13 @@ def _spread(samples: int) -> list[int]:
 
 
 def _query_picture(shelf: Shelf, row: int) -> Picture | None:
-    """The picture nearest to the query at ``row``; None where there is none, or it cannot be read."""
+    """The last picture that the query at ``row`` is about; None where there is none, or it cannot be read."""
     try:
         sample = shelf.peek(row)
-        if not sample.media:
+        *_, about = media_of_triplets(sample)
+        if not about.media or about.media[-1] >= len(sample.media):
             return None
-        before = sum(len(media.files) for media in sample.media[:-1])
+        before = sum(len(media.files) for media in sample.media[: about.media[-1]])
         words = f"{sample.query.instruction} {sample.query.answer}".strip()
         return _picture(shelf, row, before, words, _THUMBNAIL)
     except MimicitError:

@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from mimicit.errors import CorruptShardError, MimicitError
 from mimicit.inspecting.shelf import Shelf
 from mimicit.records import Media, Sample, Triplet
+from mimicit.sources.shown_media import media_of_triplets
 from mimicit.viewing.criteria import Criteria
 
 __all__ = ["Card", "Figure", "Turn", "card_at", "render_page", "turns_of"]
@@ -47,19 +48,28 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """One sample in a list; ``fault`` says why there is no ``sample``."""
+    """One sample in a list; ``fault`` says why there is no ``sample``.
+
+    ``seen`` are the figures that the query is about; they are ``earlier`` where the query does not show them again.
+    """
 
     row: int
     sample: Sample | None
     turns: tuple[Turn, ...]
     fault: str
+    seen: tuple[Figure, ...] = ()
+    earlier: bool = False
 
 
 def card_at(shelf: Shelf, row: int) -> Card:
     """The sample at ``row``, or what is wrong with it; its media are not read."""
     try:
         sample = shelf.peek(row)
-        return Card(row, sample, turns_of(sample), "")
+        turns = turns_of(sample)
+        *_, about = media_of_triplets(sample)
+        figures = {index: figure for t in turns for index, figure in zip(t.triplet.media, t.figures, strict=True)}
+        seen = tuple(figures[index] for index in about.media)
+        return Card(row, sample, turns, "", seen, earlier=not sample.query.media)
     except MimicitError as error:
         return Card(row, None, (), str(error))
 
