@@ -2,19 +2,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from mimicit.build import BuildConfig, build_shards
 from mimicit.errors import SourceError
 from mimicit.sources import detect
 from mimicit.sources.root import Root
-from mimicit.sources.unclaimed import unclaimed_tables
-from tests.factories.sources import jpeg, put
+from mimicit.sources.unclaimed import why_unused
+from tests.factories.sources import base64_jpeg, jpeg, put
+from tests.factories.tars import put_tar
 
 
 def lines_of(folder: Path) -> list[str]:
     root = Root(folder)
-    return list(unclaimed_tables(root, detect(root).unused))
+    return [f"{path}: {why_unused(root, path)}" for path in detect(root).unused]
 
 
 def test_every_table_that_no_format_takes_is_named_with_its_mend(tmp_path: Path) -> None:
@@ -25,10 +28,46 @@ def test_every_table_that_no_format_takes_is_named_with_its_mend(tmp_path: Path)
     put(tmp_path, "notes.md", "nothing")
     put(tmp_path, "x.jpg", jpeg())
     assert lines_of(tmp_path) == [
-        "a.csv: not used: its columns are Bild, Frage, Antwort; name them image, question and answer,"
+        "a.csv: a table with the columns Bild, Frage, Antwort; name them image, question and answer,"
         " or image and caption",
-        "b.tsv: not used: its first line must name the columns, each once, in UTF-8",
-        "c.XLSX: not used: save the sheet as CSV (UTF-8)",
+        "b.tsv: a table whose first line does not name the columns, each once, in UTF-8",
+        "c.XLSX: a spreadsheet; save the sheet as CSV (UTF-8)",
+        "notes.md: neither JSON, CSV, parquet, Arrow nor tar: it begins with b'nothing'",
+    ]
+
+
+def test_what_is_seen_in_a_file_is_said_with_the_nearest_format_and_what_it_misses(tmp_path: Path) -> None:
+    put(tmp_path, "a.json", [{"id": 1, "caption": "a cat", "file": "x.jpg"}])
+    put(tmp_path, "b.jsonl", '{"text_list": ["x"], "url": "y"}\n')
+    put(tmp_path, "c.json", {"images": [{"file_name": "x.jpg"}], "annotations": [{"image_id": 1, "bbox": []}]})
+    put(tmp_path, "d.json", {"LA_IMG_1": base64_jpeg()})
+    put(tmp_path, "e.json", "[1, 2")
+    put(tmp_path, "f.txt", "a cat")
+    put(tmp_path, "g.yaml", "a: 1")
+    put(tmp_path, "h.zip", b"PK\x03\x04")
+    put(tmp_path, "i.bin", b"")
+    put_tar(tmp_path, "j.tar", [("a.jpg", jpeg()), ("b.jpg", jpeg())])
+    put_tar(tmp_path, "k.tar", [("a.json", {"text_list": [], "other": 1})])
+    pq.write_table(pa.table({"question": ["?"], "answer": ["!"]}), tmp_path / "l.parquet")
+    assert lines_of(tmp_path) == [
+        "a.json: a JSON list of records with id, caption, file; the nearest format is captions, for which image or"
+        " video is missing",
+        "b.jsonl: a JSON object with text_list, url; the nearest format is mmc4, for which image_info or"
+        " json.image_info is missing",
+        "c.json: a JSON object with images, annotations; the nearest format is coco-captions, for which"
+        " annotations[].caption is missing",
+        "d.json: a JSON object with LA_IMG_1; these are pictures by id, and no instructions name them:"
+        " d_instructions.json",
+        "e.json: a JSON list of records in which no record could be read",
+        "f.txt: a text, and no picture or clip 'f' beside it that it could describe",
+        "g.yaml: a YAML file; the only ones that are read are training lists of MIMIC-IT, with mimicit_path",
+        "h.zip: a zip archive; unpack it",
+        "i.bin: an empty file",
+        "j.tar: a tar of samples with .jpg; the nearest format is webdataset, for which txt or json is missing",
+        "k.tar: a tar of samples with .json; the nearest format is mmc4, for which image_info or json.image_info is"
+        " missing",
+        "l.parquet: a parquet table with the columns question, answer; the nearest format is datasets, for which"
+        " a column of pictures is missing",
     ]
 
 

@@ -19,6 +19,7 @@ from mimicit.build.config import BuildConfig
 from mimicit.build.media_table import MEDIA_NAME, library_versions, write_media_table
 from mimicit.build.pack import index_piece
 from mimicit.build.scan import InputScan, ScannedFiles
+from mimicit.build.unused import unused_part
 from mimicit.errors import BuildError
 from mimicit.records import FORMAT
 from mimicit.schema import canonical_json, validate
@@ -44,14 +45,14 @@ def publish_folder(
     config: BuildConfig,
     scan: InputScan,
     scanned: ScannedFiles,
-    unused: int,
     shards: Sequence[dict[str, Any]],
 ) -> dict[str, Any]:
     """Write everything beside the shards, the manifest last; returns the manifest."""
     catalog = Catalog(work, writable=False)
     try:
         sources = _source_table(catalog)
-        rejects = _write_rejects(catalog, work, out)
+        unused = unused_part(catalog)
+        rejects = _write_rejects(catalog, work, out) - unused["unused"] - unused["unused_media"]
         totals = _write_index(work, out, len(shards))
         write_media_table(catalog, scanned, work, out)
     finally:
@@ -63,7 +64,7 @@ def publish_folder(
         "layout": "dedupe" if config.dedupe else "inline",
         "mimicit_version": version("mimicit"),
         "config": config.to_json(),
-        "input": {"fingerprint": scan.fingerprint, "files": scan.files, "bytes": scan.bytes, "unused": unused},
+        "input": {"fingerprint": scan.fingerprint, "files": scan.files, "bytes": scan.bytes, **unused},
         "libraries": library_versions(),
         "shards": list(shards),
         "sources": sources,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mimicit.build.run import BuildResult
+from mimicit.build.unused import UNUSED_FILE, UNUSED_MEDIA
 
 __all__ = ["build_report"]
 
@@ -39,8 +40,13 @@ def build_report(result: BuildResult, out: Path) -> str:
         lines.append(f"{result.retried.mended:,} of {result.retried.former:,} former rejects are now in")
     if totals["rejects"]:
         lines.append(f"{totals['rejects']:,} rejects; for the reasons: mimicit rejects {out}")
-    if unused := manifest["input"]["unused"]:
-        lines.append(f"{unused:,} files were not used by any source")
+    given = manifest["input"]
+    for count, what, reason in (
+        (given["unused"], "file(s) were not used by any source", UNUSED_FILE),
+        (given["unused_media"], "picture(s) and clip(s) are shown by no record", UNUSED_MEDIA),
+    ):
+        if count:
+            lines.append(f"{count:,} {what}; for their names: mimicit rejects {out} --reason {reason}")
     lines.append(f"next: mimicit inspect {out}")
     return "\n".join(lines)
 

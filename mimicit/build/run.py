@@ -10,9 +10,8 @@ import functools
 import os
 from dataclasses import dataclass
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from mimicit.build.catalog import Catalog
 from mimicit.build.config import BuildConfig
@@ -41,17 +40,14 @@ from mimicit.build.settle import settle_triplets
 from mimicit.build.similar import find_similar
 from mimicit.build.similar_options import compares_pictures
 from mimicit.build.tasks import Handover, hand_over
+from mimicit.build.unused import UNUSED_FILE, UNUSED_MEDIA, note_left_out, note_unused_media, refuse_unused, say_unused
 from mimicit.errors import SourceError
 from mimicit.media.read_decord import check_decord
 from mimicit.shards.manifest import WORK_NAME
 from mimicit.sources import detect
-from mimicit.sources.base import Reject
 from mimicit.sources.root import Root
-from mimicit.sources.unclaimed import unclaimed_tables
 
 __all__ = ["BuildResult", "Manner", "build_shards", "run_build"]
-
-_UNCLAIMED_SHOWN: Final = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +64,7 @@ class BuildResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manner:
-    """How a build goes about its work; nothing of it shapes a byte. The first four are those of `build_shards`.
+    """How a build goes about its work; nothing of it shapes a byte. The first five are those of `build_shards`.
 
     With ``task_count``, the build ends before the next stage that waits for so many tasks.
     """
@@ -76,6 +72,7 @@ class Manner:
     overwrite: bool = False
     retry_rejects: bool = False
     keep_going: bool = False
+    strict: bool = False
     embedding_cache: Path | None = None
     task_count: int | None = None
 
@@ -90,6 +87,7 @@ def build_shards(
     overwrite: bool = False,
     retry_rejects: bool = False,
     keep_going: bool = False,
+    strict: bool = False,
     embedding_cache: Path | None = None,
 ) -> BuildResult:
     """Turn everything usable under ``src`` into a folder of shards at ``out``.
@@ -97,12 +95,16 @@ def build_shards(
     A finished folder of the same input and configuration is left as it is; an interrupted build goes on.
     ``overwrite`` begins anew where input or configuration changed, ``retry_rejects`` where the input alone did (it
     was mended) and counts the former rejects that are in now; both use again what is still the same. ``keep_going``
-    leaves out unreadable sources. ``embedding_cache`` is a folder where the vectors of models are kept for other
-    builds.
+    leaves out unreadable sources, and ``strict`` refuses input with data that no source uses. ``embedding_cache`` is a
+    folder where the vectors of models are kept for other builds.
     Raises `SourceError` (input), `ChangedInputError` and `BuildError` (output folder, disk).
     """
     manner = Manner(
-        overwrite=overwrite, retry_rejects=retry_rejects, keep_going=keep_going, embedding_cache=embedding_cache
+        overwrite=overwrite,
+        retry_rejects=retry_rejects,
+        keep_going=keep_going,
+        strict=strict,
+        embedding_cache=embedding_cache,
     )
     result = run_build(src, out, config, engine or LocalEngine(os.cpu_count() or 1), progress or Silent(), manner)
     assert isinstance(result, BuildResult)  # only a build in tasks hands over
@@ -126,7 +128,7 @@ def _build(
     root: Root, out: Path, config: BuildConfig, engine: Engine, progress: Progress, manner: Manner
 ) -> BuildResult | Handover:
     work = out / WORK_NAME
-    selection = _selected(root, config, progress)
+    selection = _selected(root, config, progress, strict=manner.strict)
     scan = scan_input(root, out / SCAN_NAME, engine, progress)
     state = {"config": config.to_json(), "input": scan.fingerprint, "mimicit_version": version("mimicit")}
     former = former_rejects(out, state) if manner.retry_rejects else None
@@ -153,7 +155,7 @@ def _build(
             return hand_over(work, "pack", missing, count=task_count, src=root.folder, config=config)
         shards = pack_shards(work, out, engine, progress, dedupe=config.dedupe)
         progress.update("publish", 0, 1)
-        manifest = publish_folder(work, out, config, scan, scanned, len(selection.unused), shards)
+        manifest = publish_folder(work, out, config, scan, scanned, shards)
         progress.update("publish", 1, 1)
     finally:
         scanned.close()
@@ -162,10 +164,11 @@ def _build(
     return BuildResult(manifest=manifest, was_finished=False, retried=retried)
 
 
-def _selected(root: Root, config: BuildConfig, progress: Progress) -> Selection:
+def _selected(root: Root, config: BuildConfig, progress: Progress, *, strict: bool) -> Selection:
     selection = select_sources(config, functools.cache(lambda format: detect(root, format=format)))
-    for line in islice(unclaimed_tables(root, selection.unused), _UNCLAIMED_SHOWN):
-        progress.note(line)
+    if strict:
+        refuse_unused(root, selection)
+    say_unused(root, selection, progress)
     if not selection.specs:
         raise SourceError(
             f"{root.folder}: nothing to build from; put a manifest.jsonl or .csv, a published data set, or pictures"
@@ -196,7 +199,7 @@ def _import_and_encode(
     catalog = Catalog(work, writable=True)
     try:
         if not catalog.is_done("frozen"):
-            _note_skipped(catalog, selection)
+            _note_left_out(catalog, root, selection)
             import_sources(catalog, root, selection.specs, selection.rules, progress, keep_going=manner.keep_going)
             reuse_media(catalog, work, scanned, config, engine, progress)
             compare = compares_pictures(config.to_json())
@@ -211,6 +214,7 @@ def _import_and_encode(
                 duplicate_triplets=config.duplicate_triplets,
                 seed=config.seed,
             )
+            note_unused_media(catalog, selection, scanned.table)
             catalog.index_for_choosing()
             with catalog.transaction():
                 catalog.mark_done("frozen")
@@ -220,31 +224,24 @@ def _import_and_encode(
         catalog.close()
 
 
-def _note_skipped(catalog: Catalog, selection: Selection) -> None:
-    """Links, special files and unreadable names are left out; say so once each."""
-    if catalog.is_done("scan"):
-        return
-    with catalog.transaction():
-        for path, why in selection.skipped:
-            reject = Reject(
-                scope="source", stage="scan", reason="unusable_file", source="", locator=path, id="", detail=why
-            )
-            catalog.add_reject(-1, reject)
-        catalog.mark_done("scan")
+def _note_left_out(catalog: Catalog, root: Root, selection: Selection) -> None:
+    """Links, special files, unreadable names and files that nobody uses are left out; say so once each."""
+    if not catalog.is_done("scan"):
+        with catalog.transaction():
+            note_left_out(catalog, root, selection)
+            catalog.mark_done("scan")
 
 
 def _refuse_nothing(catalog: Catalog, root: Root) -> None:
     """An empty folder of shards helps nobody; say what became of the records instead."""
     if catalog.db.execute("SELECT 1 FROM triplet WHERE rank IS NOT NULL AND is_query LIMIT 1").fetchone() is not None:
         return
-    reasons = catalog.db.execute(
-        "SELECT reason, count(*) FROM reject WHERE scope IN ('record', 'source') GROUP BY reason ORDER BY reason"
-    ).fetchall()
+    lost = "FROM reject WHERE scope IN ('record', 'source') AND reason NOT IN (?, ?)"
+    unused = (UNUSED_FILE, UNUSED_MEDIA)
+    reasons = catalog.db.execute(f"SELECT reason, count(*) {lost} GROUP BY reason ORDER BY reason", unused).fetchall()
     if not reasons:
         raise SourceError(f"{root.folder}: its sources hold no record")
-    first = catalog.db.execute(
-        "SELECT locator, reason, detail FROM reject WHERE scope IN ('record', 'source') ORDER BY id LIMIT 1"
-    ).fetchone()
+    first = catalog.db.execute(f"SELECT locator, reason, detail {lost} ORDER BY id LIMIT 1", unused).fetchone()
     counts = ", ".join(f"{count} as {reason}" for reason, count in reasons)
     total = sum(count for _, count in reasons)
     raise SourceError(

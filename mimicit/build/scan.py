@@ -76,6 +76,7 @@ class ScannedFiles:
     """The hashes of the files that `scan_input` found."""
 
     def __init__(self, table: Path) -> None:
+        self.table = table
         self._db = sqlite3.connect(f"{table.resolve().as_uri()}?mode=ro&immutable=1", uri=True)
 
     def close(self) -> None:

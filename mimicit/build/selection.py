@@ -84,7 +84,7 @@ def _with_options(config: BuildConfig, spec: SourceSpec, entry: SourceOptions | 
 
 
 def _files(specs: Iterable[SourceSpec]) -> set[str]:
-    return {path for spec in specs for path in spec.files}
+    return {path for spec in specs for path in (*spec.files, *spec.beside)}
 
 
 def _named(mine: list[SourceSpec], entry: SourceOptions, found: Detection) -> Iterator[SourceSpec]:

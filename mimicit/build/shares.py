@@ -44,6 +44,7 @@ def build_in_tasks(
     *,
     overwrite: bool = False,
     keep_going: bool = False,
+    strict: bool = False,
     embedding_cache: Path | None = None,
 ) -> BuildResult | Handover:
     """Build up to the next stage that waits for tasks, or to the end; options and errors as in `build_shards`.
@@ -52,7 +53,13 @@ def build_in_tasks(
     """
     if task_count < 1:
         raise UsageError(f"--task-count: {task_count} is too small; the least is 1")
-    manner = Manner(overwrite=overwrite, keep_going=keep_going, embedding_cache=embedding_cache, task_count=task_count)
+    manner = Manner(
+        overwrite=overwrite,
+        keep_going=keep_going,
+        strict=strict,
+        embedding_cache=embedding_cache,
+        task_count=task_count,
+    )
     return run_build(src, out, config, engine, progress, manner)
 
 

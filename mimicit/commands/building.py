@@ -108,6 +108,7 @@ _IMAGE_EMBEDDER_HELP: Final = (
 @click.option("--overwrite", is_flag=True, help="Build anew where input or options have changed.")
 @click.option("--retry-rejects", is_flag=True, help="Build anew where the input was mended; count what is in now.")
 @click.option("--keep-going", is_flag=True, help="Leave out sources that are unreadable as a whole.")
+@click.option("--strict", is_flag=True, help="Refuse input in which a file with data is used by no source.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest.")
 @click.pass_context
 def build(
@@ -127,6 +128,7 @@ def build(
     overwrite: bool,
     retry_rejects: bool,
     keep_going: bool,
+    strict: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -191,6 +193,7 @@ def build(
                 progress,
                 overwrite=overwrite,
                 keep_going=keep_going,
+                strict=strict,
                 embedding_cache=embedding_cache,
             )
         return build_shards(
@@ -202,6 +205,7 @@ def build(
             overwrite=overwrite,
             retry_rejects=retry_rejects,
             keep_going=keep_going,
+            strict=strict,
             embedding_cache=embedding_cache,
         )
 

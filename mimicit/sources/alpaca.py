@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from mimicit.errors import RejectedError
-from mimicit.sources.base import Item, MediaRef, SourceFormat, SourceSpec
+from mimicit.sources.base import Item, MediaRef, Needs, SourceFormat, SourceSpec
 from mimicit.sources.claiming import claim_files
 from mimicit.sources.each_row import talks_of_rows
 from mimicit.sources.json_rows import json_rows
@@ -36,7 +36,10 @@ def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
 
 
 ALPACA: Final = SourceFormat(
-    claim=claim_files("alpaca", "JSON records with instruction and output", _fits), read=_read, by_record=True
+    claim=claim_files("alpaca", "JSON records with instruction and output", _fits),
+    read=_read,
+    by_record=True,
+    needs=(Needs(("array", "lines"), (("instruction",), ("output",))),),
 )
 
 

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from mimicit.errors import RejectedError
 from mimicit.records import MediaKind
 
 if TYPE_CHECKING:
     from mimicit.sources.root import Root
-    from mimicit.sources.sniff import Head
+    from mimicit.sources.sniff import Head, HeadKind
 
 __all__ = [
+    "A_MEDIUM",
+    "PICTURES",
     "Claim",
     "InArrow",
     "InFile",
@@ -29,6 +31,7 @@ __all__ = [
     "Locator",
     "MediaRef",
     "Named",
+    "Needs",
     "Note",
     "NoteKind",
     "Picture",
@@ -212,7 +215,8 @@ class SourceSpec:
     ``files`` are the text and table files in a fixed order (of a ``folder`` source: the sidecars and the media);
     ``why`` says in words what gave the format away. ``part`` is what the format calls this source, where it makes
     several of the same files. ``limit`` is the number of queries that the publisher would draw at most. ``options``
-    are those of the format that the user has set (see `SourceFormat`).
+    are those of the format that the user has set (see `SourceFormat`). ``beside`` are files that only describe the
+    others, such as the statistics of a download: they are not read, and not unused either.
     """
 
     name: str
@@ -222,6 +226,7 @@ class SourceSpec:
     part: str = ""
     limit: int | None = None
     options: Mapping[str, float] = field(default_factory=dict)
+    beside: tuple[str, ...] = ()
 
     def reject(
         self,
@@ -249,6 +254,22 @@ class Claim(Protocol):
         ...
 
 
+A_MEDIUM: Final = "a picture or clip"
+PICTURES: Final = "a column of pictures"
+"""What a format that needs some picture names in `Needs`, whatever the suffix or the column is called."""
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a file of one of the ``kinds`` must hold to be of a format, for messages: of each of ``fields``, one name.
+
+    The names are those of a `Head`, or `A_MEDIUM`, or `PICTURES`.
+    """
+
+    kinds: tuple[HeadKind, ...]
+    fields: tuple[tuple[str, ...], ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceFormat:
     """How one published format is found and read.
@@ -259,7 +280,8 @@ class SourceFormat:
     ``by_record``, each file is a source by itself, and claimed for what its single records are.
 
     ``options`` is a dataclass of numbers that a user may set, all with defaults; its constructor raises `UsageError`
-    for one that is out of range. ``read`` makes it from ``spec.options``.
+    for one that is out of range. ``read`` makes it from ``spec.options``. ``needs`` says of a file that nobody claims
+    how far it is from this format.
     """
 
     claim: Claim
@@ -267,3 +289,4 @@ class SourceFormat:
     ids_repeat: bool = False
     by_record: bool = False
     options: type[Any] | None = None
+    needs: tuple[Needs, ...] = ()

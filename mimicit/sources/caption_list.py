@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from mimicit.errors import RejectedError
 from mimicit.records import MediaKind
-from mimicit.sources.base import Item, MediaRef, RawTriplet, Reject, SourceFormat, SourceSpec
+from mimicit.sources.base import Item, MediaRef, Needs, RawTriplet, Reject, SourceFormat, SourceSpec
 from mimicit.sources.captioned import captioned
 from mimicit.sources.claiming import claim_files
 from mimicit.sources.json_rows import json_rows
@@ -57,6 +57,7 @@ CAPTION_LIST: Final = SourceFormat(
     claim=claim_files("captions", "JSON records with a caption and the name of a picture or clip", _fits),
     read=_read,
     by_record=True,
+    needs=(Needs(("array", "lines"), (("image", "video"), ("caption",))),),
 )
 
 

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, Final
 
 from mimicit.errors import RejectedError
-from mimicit.sources.base import Item, RawTriplet, Reject, SourceFormat, SourceSpec
+from mimicit.sources.base import Item, Needs, RawTriplet, Reject, SourceFormat, SourceSpec
 from mimicit.sources.captioned import captioned
 from mimicit.sources.claiming import claim_files
 from mimicit.sources.disk_table import DiskTable
@@ -57,6 +57,9 @@ def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
 COCO_CAPTIONS: Final = SourceFormat(
     claim=claim_files("coco-captions", "annotations with captions, and images by id", _fits, ("object", "lines")),
     read=_read,
+    needs=(
+        Needs(("object", "lines"), (("images[].file_name",), ("annotations[].image_id",), ("annotations[].caption",))),
+    ),
 )
 
 

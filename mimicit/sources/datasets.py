@@ -24,7 +24,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final
 
 from mimicit.errors import RejectedError
-from mimicit.sources.base import Item, MediaRef, RawTriplet, Reject, SourceFormat, SourceSpec
+from mimicit.sources.base import PICTURES, Item, MediaRef, Needs, RawTriplet, Reject, SourceFormat, SourceSpec
 from mimicit.sources.captions import instruction_or_caption
 from mimicit.sources.media_names import folder_of
 from mimicit.sources.mimicit_ids import clip_of, conversation_of, names_clip
@@ -100,7 +100,11 @@ def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
                 yield spec.reject(error.reason, place=place, id=id, detail=error.detail)
 
 
-DATASETS: Final = SourceFormat(claim=_claim, read=_read)
+DATASETS: Final = SourceFormat(
+    claim=_claim,
+    read=_read,
+    needs=(Needs(("parquet", "arrow"), ((PICTURES,), (*_ANSWERS, *TALK_KEYS))),),
+)
 
 
 def _items(

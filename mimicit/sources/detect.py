@@ -58,7 +58,7 @@ def detect(root: Root, *, format: str | None = None) -> Detection:
             seen = {path: head.of_most() for path, head in heads.items()} if of_most else heads
             found = source_format.claim(root, seen, force=format is not None)
             for spec in found:
-                for path in spec.files:
+                for path in (*spec.files, *spec.beside):
                     heads.pop(path, None)
             sources.extend(found)
     unused = [path for path, head in heads.items() if head.kind not in ("image", "video")]

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from mimicit.errors import RejectedError
 from mimicit.records import MediaKind
-from mimicit.sources.base import Item, MediaRef, SourceFormat, SourceSpec
+from mimicit.sources.base import Item, MediaRef, Needs, SourceFormat, SourceSpec
 from mimicit.sources.claiming import claim_files
 from mimicit.sources.each_row import talks_of_rows
 from mimicit.sources.json_rows import json_rows
@@ -51,7 +51,11 @@ def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
 
 
 LLAVA: Final = SourceFormat(
-    claim=claim_files("llava", "JSON records with conversations", _fits), read=_read, ids_repeat=True, by_record=True
+    claim=claim_files("llava", "JSON records with conversations", _fits),
+    read=_read,
+    ids_repeat=True,
+    by_record=True,
+    needs=(Needs(("array", "lines"), (("conversations[].from", "messages[].role"),)),),
 )
 
 

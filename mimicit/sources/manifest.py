@@ -28,7 +28,7 @@ from typing import Any, Final
 import orjson
 
 from mimicit.errors import RejectedError
-from mimicit.sources.base import Item, MediaRef, RawTriplet, Row, SourceFormat, SourceSpec
+from mimicit.sources.base import Item, MediaRef, Needs, RawTriplet, Row, SourceFormat, SourceSpec
 from mimicit.sources.column_names import MEDIA_FIELDS, field_names
 from mimicit.sources.csv_rows import csv_rows
 from mimicit.sources.document_rows import document_from_row, is_document_row
@@ -66,7 +66,12 @@ def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
         yield from triplets_of_rows(spec, _rows(root, path), partial(_triplet, root, folder_of(path)))
 
 
-MANIFEST: Final = SourceFormat(claim=_claim, read=_read, by_record=True)
+MANIFEST: Final = SourceFormat(
+    claim=_claim,
+    read=_read,
+    by_record=True,
+    needs=(Needs(("array", "lines", "csv", "parquet"), (("instruction",), ("answer",))),),
+)
 
 
 def _rows(root: Root, path: str) -> Iterator[Row]:

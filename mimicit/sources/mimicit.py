@@ -25,6 +25,7 @@ from mimicit.sources.base import (
     InParquet,
     Item,
     MediaRef,
+    Needs,
     Picture,
     RawTriplet,
     Reject,
@@ -143,7 +144,11 @@ def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
                     raise SourceError(f"{path}: has changed since it was found; start the build again")
 
 
-MIMICIT: Final = SourceFormat(claim=_claim, read=_read)
+MIMICIT: Final = SourceFormat(
+    claim=_claim,
+    read=_read,
+    needs=(Needs(("object", "lines"), (("data",),)),),
+)
 
 
 def _picture_sets(roles: Mapping[str, _Role | None]) -> dict[tuple[str, str], tuple[str, ...]]:

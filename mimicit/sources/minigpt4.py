@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, Final
 
-from mimicit.sources.base import Item, RawTriplet, SourceFormat, SourceSpec
+from mimicit.sources.base import Item, Needs, RawTriplet, SourceFormat, SourceSpec
 from mimicit.sources.captioned import captioned
 from mimicit.sources.claiming import claim_files
 from mimicit.sources.each_row import triplets_of_rows
@@ -40,6 +40,7 @@ MINIGPT4: Final = SourceFormat(
     claim=claim_files("minigpt4", "annotations with captions by picture name", _fits, ("object", "lines")),
     read=_read,
     ids_repeat=True,
+    needs=(Needs(("object", "lines"), (("annotations[].image_id",), ("annotations[].caption",))),),
 )
 
 

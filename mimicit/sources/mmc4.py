@@ -26,6 +26,7 @@ from mimicit.sources.base import (
     Item,
     Locator,
     MediaRef,
+    Needs,
     RawTriplet,
     Reject,
     SourceFormat,
@@ -138,7 +139,12 @@ def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
                     yield from _document(spec, line, pictures)
 
 
-MMC4: Final = SourceFormat(claim=_claim, read=_read, options=Mmc4Options)
+MMC4: Final = SourceFormat(
+    claim=_claim,
+    read=_read,
+    options=Mmc4Options,
+    needs=(Needs(("lines", "zip", "tar"), (("text_list", "json.text_list"), ("image_info", "json.image_info"))),),
+)
 
 
 def _document(spec: SourceSpec, line: Line, pictures: _Pictures) -> Iterator[RawTriplet | Reject]:

@@ -19,7 +19,7 @@ from typing import Any, Final
 import orjson
 
 from mimicit.errors import RejectedError
-from mimicit.sources.base import InFile, Item, MediaRef, RawTriplet, Reject, Row, SourceFormat, SourceSpec
+from mimicit.sources.base import InFile, Item, MediaRef, Needs, RawTriplet, Reject, Row, SourceFormat, SourceSpec
 from mimicit.sources.csv_rows import csv_rows
 from mimicit.sources.disk_table import DiskTable
 from mimicit.sources.json_rows import json_rows, parsed
@@ -102,7 +102,11 @@ def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
                 yield from _document(spec, root, row, f"{path}[{number}]", downloads)
 
 
-OBELICS: Final = SourceFormat(claim=_claim, read=_read)
+OBELICS: Final = SourceFormat(
+    claim=_claim,
+    read=_read,
+    needs=(Needs(("parquet",), (("images",), ("texts",))),),
+)
 
 
 def _read_map(spec: SourceSpec, root: Root, path: str, downloads: DiskTable) -> Iterator[Reject]:

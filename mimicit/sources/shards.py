@@ -19,7 +19,7 @@ import orjson
 from mimicit.errors import RejectedError, SchemaError, SourceError
 from mimicit.records import Media, Sample, sample_from_json
 from mimicit.schema import validate
-from mimicit.sources.base import InTar, Item, MediaRef, RawTriplet, Reject, SourceFormat, SourceSpec
+from mimicit.sources.base import InTar, Item, MediaRef, Needs, RawTriplet, Reject, SourceFormat, SourceSpec
 from mimicit.sources.json_rows import MAX_RECORD_BYTES, parsed
 from mimicit.sources.media_names import folder_of
 from mimicit.sources.root import Root
@@ -101,7 +101,11 @@ def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
                 yield spec.reject(error.reason, place=triplet.place, id=triplet.id, detail=error.detail)
 
 
-SHARDS: Final = SourceFormat(claim=_claim, read=_read)
+SHARDS: Final = SourceFormat(
+    claim=_claim,
+    read=_read,
+    needs=(Needs(("tar",), (("json.format",), ("json.media",), ("json.triplets",))),),
+)
 
 
 def _beside(spec: SourceSpec, name: str) -> str | None:

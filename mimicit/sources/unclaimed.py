@@ -1,4 +1,7 @@
-"""Why a table that somebody wrote by hand is no source: a CSV file or a spreadsheet that no format claims."""
+"""Why no source is made of a file: what was seen in it, the nearest format, and what is missing for that one.
+
+Costs one look at the beginning of the file (see `sniff`). What a format needs stands beside it (`SourceFormat.needs`).
+"""
 
 from __future__ import annotations
 
@@ -7,31 +10,129 @@ from pathlib import PurePosixPath
 from typing import Final
 
 from mimicit.errors import RejectedError
+from mimicit.sources.base import A_MEDIUM, PICTURES, Needs
+from mimicit.sources.registry import SOURCES
 from mimicit.sources.root import Root
-from mimicit.sources.sniff import sniff
+from mimicit.sources.sniff import Fields, Head, HeadKind, sniff
+from mimicit.sources.table_rows import is_pictures
 
-__all__ = ["unclaimed_tables"]
+__all__ = ["is_data", "why_unused"]
 
 _SPREADSHEETS: Final = frozenset({".ods", ".xls", ".xlsm", ".xlsx"})
-_MOST_COLUMNS: Final = 8
+_PAPERS: Final = frozenset(
+    {"authors", "changelog", "citation", "contributing", "copying", "license", "licence", "notice", "readme"}
+)
+_PAPER_SUFFIXES: Final = frozenset({".bib", ".cff", ".css", ".html", ".ipynb", ".md", ".pdf", ".py", ".rst", ".sh"})
+_SEEN: Final[dict[HeadKind, str]] = {
+    "array": "a JSON list of records with",
+    "lines": "JSON Lines of records with",
+    "object": "a JSON object with",
+    "zip": "zipped JSON Lines of records with",
+    "csv": "a table with the columns",
+    "parquet": "a parquet table with the columns",
+    "arrow": "an Arrow table with the columns",
+    "tar": "a tar of samples with",
+}
+_MOST_NAMES: Final = 8
+_MOST_CHARACTERS: Final = 40
 
 
-def unclaimed_tables(root: Root, paths: Iterable[str]) -> Iterator[str]:
-    """One line for each table among ``paths``, which no source is made of: its name, what it lacks, and the mend."""
-    for path in paths:
-        suffix = PurePosixPath(path).suffix.lower()
-        if suffix in _SPREADSHEETS:
-            yield f"{path}: not used: save the sheet as CSV (UTF-8)"
-        elif suffix in (".csv", ".tsv"):
-            yield f"{path}: not used: {_lack(root, path)}"
+def is_data(path: str) -> bool:
+    """Whether the name of a file lets it hold data, and is not that of a text for people or of a program."""
+    name = PurePosixPath(path.lower())
+    return name.suffix not in _PAPER_SUFFIXES and name.name.partition(".")[0] not in _PAPERS
 
 
-def _lack(root: Root, path: str) -> str:
+def why_unused(root: Root, path: str) -> str:
+    """What was seen in the file at ``path``, which no format has claimed, and what the nearest one misses there."""
+    if PurePosixPath(path).suffix.lower() in _SPREADSHEETS:
+        return "a spreadsheet; save the sheet as CSV (UTF-8)"
     try:
-        columns = list(sniff(root, path).fields)
+        head = sniff(root, path)
     except RejectedError as error:
         return error.detail
-    if not columns:
-        return "its first line must name the columns, each once, in UTF-8"
-    shown = ", ".join(columns[:_MOST_COLUMNS]) + (", ..." if len(columns) > _MOST_COLUMNS else "")
-    return f"its columns are {shown}; name them image, question and answer, or image and caption"
+    if head.kind in ("text", "yaml", "other"):
+        return _of_no_records(root, path, head.kind)
+    if not head.any(any):  # in no record is there a name
+        return _without_records(head.kind)
+    fields = head.of_most().fields
+    if not any(fields):
+        fields = next(filter(any, head.shapes))
+    kind = "object" if head.kind == "lines" and sum(head.counts) == 1 else head.kind
+    seen = f"{_SEEN.get(kind, kind)} {_listed(_names(head.kind, fields))}"
+    if head.kind == "csv":
+        return f"{seen}; name them image, question and answer, or image and caption"
+    half = _half_of_a_set(path, head)
+    if half:
+        return f"{seen}; {half}"
+    format, missing = _nearest(head)
+    return f"{seen}; the nearest format is {format}, for which {_listed(missing)} is missing"
+
+
+def _of_no_records(root: Root, path: str, kind: HeadKind) -> str:
+    if kind == "text":
+        stem = path.rpartition("/")[2].rpartition(".")[0]
+        return f"a text, and no picture or clip {stem[:_MOST_CHARACTERS]!r} beside it that it could describe"
+    if kind == "yaml":
+        return "a YAML file; the only ones that are read are training lists of MIMIC-IT, with mimicit_path"
+    with root.open(path) as file:
+        start = file.read(8)
+    return f"neither JSON, CSV, parquet, Arrow nor tar: it begins with {start!r}" if start else "an empty file"
+
+
+def _without_records(kind: HeadKind) -> str:
+    match kind:
+        case "csv":
+            return "a table whose first line does not name the columns, each once, in UTF-8"
+        case "zip":
+            return "a zip archive; unpack it"
+        case "tar":
+            return "a tar in which no sample was found"
+    return f"{_SEEN.get(kind, kind).partition(' with')[0]} in which no record could be read"
+
+
+def _half_of_a_set(path: str, head: Head) -> str:
+    """What the file is good for in a set of MIMIC-IT, of which the instructions are missing."""
+    if head.kind not in ("object", "lines") or "base64" not in head.fields.values():
+        return ""
+    name = path.rpartition("/")[2].rpartition(".")[0]
+    return f"these are pictures by id, and no instructions name them: {name[:_MOST_CHARACTERS]}_instructions.json"
+
+
+def _nearest(head: Head) -> tuple[str, list[str]]:
+    """The format that a record of the file has most fields of, and the fields that are missing for it."""
+    rank: tuple[int, int] | None = None
+    found = "manifest", ["instruction and answer"]
+    for name, format in SOURCES.items():
+        for needs in (needs for needs in format.needs if head.kind in needs.kinds):
+            for fields in head.shapes:
+                missing = list(_missing(needs, head.kind, fields))
+                here = len(missing) - len(needs.fields), len(missing)
+                if rank is None or here < rank:
+                    rank, found = here, (name, missing)
+    return found
+
+
+def _missing(needs: Needs, kind: HeadKind, fields: Fields) -> Iterator[str]:
+    there = {*fields, *_generic_names(kind, fields)}
+    for names in needs.fields:
+        if there.isdisjoint(names):
+            yield " or ".join(names)
+
+
+def _generic_names(kind: HeadKind, fields: Fields) -> Iterator[str]:
+    if kind == "tar" and not {"image", "video"}.isdisjoint(fields.values()):
+        yield A_MEDIUM
+    if kind in ("parquet", "arrow") and any(map(is_pictures, fields.values())):
+        yield PICTURES
+
+
+def _names(kind: HeadKind, fields: Fields) -> list[str]:
+    if kind in ("csv", "parquet", "arrow"):
+        return list(fields)
+    return [f".{name}" if kind == "tar" else name for name in fields if name and "." not in name and "[" not in name]
+
+
+def _listed(names: Iterable[str]) -> str:
+    listed = [name[:_MOST_CHARACTERS] for name in names]
+    return ", ".join(listed[:_MOST_NAMES] + ["..."] * (len(listed) > _MOST_NAMES)) or "nothing in it"

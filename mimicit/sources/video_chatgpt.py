@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, Final
 
-from mimicit.sources.base import Item, RawTriplet, SourceFormat, SourceSpec
+from mimicit.sources.base import Item, Needs, RawTriplet, SourceFormat, SourceSpec
 from mimicit.sources.captions import instruction_or_caption
 from mimicit.sources.claiming import claim_files
 from mimicit.sources.each_row import triplets_of_rows
@@ -36,7 +36,10 @@ def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
 
 
 VIDEO_CHATGPT: Final = SourceFormat(
-    claim=claim_files("video-chatgpt", "JSON records with q, a and video_id", _fits), read=_read, by_record=True
+    claim=claim_files("video-chatgpt", "JSON records with q, a and video_id", _fits),
+    read=_read,
+    by_record=True,
+    needs=(Needs(("array", "lines"), (("q",), ("a",), ("video_id",))),),
 )
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from mimicit.errors import RejectedError
 from mimicit.records import MediaKind
-from mimicit.sources.base import Item, MediaRef, SourceFormat, SourceSpec
+from mimicit.sources.base import Item, MediaRef, Needs, SourceFormat, SourceSpec
 from mimicit.sources.claiming import claim_files
 from mimicit.sources.each_row import talks_of_rows
 from mimicit.sources.json_rows import json_rows
@@ -42,7 +42,10 @@ def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
 
 
 VIDEOCHAT2: Final = SourceFormat(
-    claim=claim_files("videochat2", "JSON records with a clip and a list QA", _fits), read=_read, by_record=True
+    claim=claim_files("videochat2", "JSON records with a clip and a list QA", _fits),
+    read=_read,
+    by_record=True,
+    needs=(Needs(("array", "lines"), (("QA",), ("video", "image"))),),
 )
 
 

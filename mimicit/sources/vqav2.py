@@ -19,7 +19,7 @@ import orjson
 
 from mimicit.errors import RejectedError
 from mimicit.schema import canonical_json
-from mimicit.sources.base import InFile, Item, MediaRef, RawTriplet, Reject, SourceFormat, SourceSpec
+from mimicit.sources.base import InFile, Item, MediaRef, Needs, RawTriplet, Reject, SourceFormat, SourceSpec
 from mimicit.sources.disk_table import DiskTable
 from mimicit.sources.each_row import triplets_of_rows
 from mimicit.sources.json_members import first_of_members, member_rows
@@ -95,7 +95,11 @@ def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
             yield spec.reject("dangling_reference", place=place, id=id, detail=detail, scope="reference")
 
 
-VQAV2: Final = SourceFormat(claim=_claim, read=_read)
+VQAV2: Final = SourceFormat(
+    claim=_claim,
+    read=_read,
+    needs=(Needs(("object", "lines"), (("questions[].question_id",), ("questions[].image_id",))),),
+)
 
 
 def _read_answers(spec: SourceSpec, root: Root, path: str, answers: DiskTable) -> Iterator[Reject]:

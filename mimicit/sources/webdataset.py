@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from mimicit.errors import RejectedError
-from mimicit.sources.base import InTar, Item, MediaRef, RawTriplet, Reject, SourceFormat, SourceSpec
+from mimicit.sources.base import A_MEDIUM, InTar, Item, MediaRef, Needs, RawTriplet, Reject, SourceFormat, SourceSpec
 from mimicit.sources.json_rows import MAX_RECORD_BYTES, parsed
 from mimicit.sources.media_names import folder_of, named_kind
 from mimicit.sources.root import Root
@@ -76,7 +76,11 @@ def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
                 yield spec.reject(error.reason, place=place, id=sample.key, detail=error.detail)
 
 
-WEBDATASET: Final = SourceFormat(claim=_claim, read=_read)
+WEBDATASET: Final = SourceFormat(
+    claim=_claim,
+    read=_read,
+    needs=(Needs(("tar",), ((A_MEDIUM,), ("txt", "json"))),),
+)
 
 
 def _media(path: str, sample: TarSample) -> tuple[MediaRef, ...]:

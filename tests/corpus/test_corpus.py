@@ -5,16 +5,20 @@ The folders stand in the modules beside this one, by what they are about; a new 
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from mimicit.build import build_shards
 from mimicit.loading import load
 from mimicit.records import Sample
 from mimicit.shards.verify import verify_folder
+from mimicit.sources import detect
+from mimicit.sources.root import Root
 from tests.corpus import detection, media, places, published, tables, talks, tars
 from tests.corpus.case import Case, Says, seen_colour
 from tests.factories.exporting import SerialEngine
@@ -44,6 +48,28 @@ def as_asked(seen: Says, case: Case) -> Says:
     return seen
 
 
+def files_of(src: Path) -> set[str]:
+    """The files under ``src`` that a build reads: no links, and nothing hidden."""
+    files = {path.relative_to(src).as_posix() for path in src.rglob("*") if path.is_file() and not path.is_symlink()}
+    return {path for path in files if not any(step.startswith(".") for step in path.split("/"))} - {"mimicit.toml"}
+
+
+def shown_files(out: Path) -> set[str]:
+    """The files that the media of a build lie in, and those that a table names beside their bytes."""
+    refs = [json.loads(row["ref"]) for row in pq.read_table(out / "media.parquet", columns=["ref"]).to_pylist()]
+    return {path for ref in refs for path in (ref["origin"], *(part[1] for part in ref["parts"]))}
+
+
+def named_files(out: Path) -> dict[str, str]:
+    """The files that the rejects name as a whole, or media of which say why they are not used, with the reason."""
+    rows = pq.read_table(out / "rejects.parquet").to_pylist()
+    return {row["locator"]: row["reason"] for row in rows if row["scope"] in ("source", "media")}
+
+
+def files_of_sources(src: Path, format: str | None) -> set[str]:
+    return {path for spec in detect(Root(src), format=format).sources for path in (*spec.files, *spec.beside)}
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_every_sample_shows_and_says_what_is_written(case: Case, tmp_path: Path) -> None:
     src, out = tmp_path / "raw", tmp_path / "out"
@@ -61,3 +87,7 @@ def test_every_sample_shows_and_says_what_is_written(case: Case, tmp_path: Path)
         noted.update({kind: note["count"] for kind, note in source.get("notes", {}).items()})
     assert rejected == Counter(case.rejects)
     assert noted == Counter(case.notes)
+    named = named_files(out)
+    assert sorted(path for path, reason in named.items() if reason.startswith("unused")) == sorted(case.unused)
+    nobodys = files_of(src) - shown_files(out) - files_of_sources(src, case.config.get("format")) - named.keys()
+    assert nobodys == set(), "neither used nor named"
