@@ -18,6 +18,7 @@ from mimicit.loading import load
 from mimicit.records import Sample
 from mimicit.shards.verify import verify_folder
 from mimicit.sources import detect
+from mimicit.sources.media_names import named_kind
 from mimicit.sources.root import Root
 from tests.corpus import detection, media, places, published, tables, talks, tars
 from tests.corpus.case import Case, Says, seen_colour
@@ -88,6 +89,13 @@ def test_every_sample_shows_and_says_what_is_written(case: Case, tmp_path: Path)
     assert rejected == Counter(case.rejects)
     assert noted == Counter(case.notes)
     named = named_files(out)
-    assert sorted(path for path, reason in named.items() if reason.startswith("unused")) == sorted(case.unused)
-    nobodys = files_of(src) - shown_files(out) - files_of_sources(src, case.config.get("format")) - named.keys()
+    unused = {path for path, reason in named.items() if reason == "unused_file"}
+    unused_media = {
+        path for path, reason in named.items() if reason == "unused_media"
+    }  # also those of rejected records
+    assert unused == {path for path in case.unused if named_kind(path) is None}
+    assert unused_media >= set(case.unused) - unused
+    shown = shown_files(out)
+    assert shown.isdisjoint(unused_media)
+    nobodys = files_of(src) - shown - files_of_sources(src, case.config.get("format")) - named.keys()
     assert nobodys == set(), "neither used nor named"
