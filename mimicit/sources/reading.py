@@ -19,6 +19,7 @@ from mimicit.errors import RejectedError
 from mimicit.sources.arrow import ArrowCells
 from mimicit.sources.base import InArrow, InFile, InJson, InParquet, InTar, Locator
 from mimicit.sources.base64_text import decode_base64
+from mimicit.sources.finding import find_file
 from mimicit.sources.media_names import folder_of
 from mimicit.sources.parquet import ParquetCells
 from mimicit.sources.root import Root
@@ -189,7 +190,7 @@ class Reader:
             path = value.get("path")
             value = value.get("bytes")
             if value is None and isinstance(path, str):
-                return self._in_file(InFile(self._root.resolve(path, beside=(folder_of(locator.path), ""))))
+                return self._in_file(InFile(find_file(self._root, path, beside=folder_of(locator.path))))
         if isinstance(value, str):
             self._check_base64(locator.path, len(value))
             return decode_base64(value.encode("utf-8", "replace"))
