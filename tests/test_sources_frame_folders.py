@@ -9,8 +9,8 @@ import pytest
 from mimicit.errors import RejectedError
 from mimicit.sources import detect
 from mimicit.sources.base import InFile, Reject
+from mimicit.sources.finding import media_refs
 from mimicit.sources.frame_folders import MAX_FRAMES, frames_in, frames_ref
-from mimicit.sources.media_names import media_refs
 from mimicit.sources.root import Root
 from tests.factories.sources import items_of, jpeg, one_source, put, reasons_of, triplets_of
 
@@ -65,12 +65,12 @@ def test_a_path_may_name_a_folder_of_frames(tmp_path: Path) -> None:
     parts = put_frames(tmp_path, "data/clips/run")
     root = Root(tmp_path)
     for path in ("clips/run", "clips/run/", "./clips//run", "clips/../clips/run"):
-        (clip,) = media_refs(root, [path], beside=("data", ""))
+        (clip,) = media_refs(root, [path], beside="data")
         assert (clip.kind, clip.parts, clip.origin) == ("video", parts, "data/clips/run")
         assert clip.timestamps_s == (0.0, 1.0, 2.0)
-    (clip,) = media_refs(root, [{"frames": "data/clips/run", "fps": 4}], beside=("",))
+    (clip,) = media_refs(root, [{"frames": "data/clips/run", "fps": 4}], beside="")
     assert clip.timestamps_s == (0.0, 0.25, 0.5)
-    (clip,) = media_refs(root, [{"frames": [part.path for part in parts], "fps": 0.5}], beside=("",))
+    (clip,) = media_refs(root, [{"frames": [part.path for part in parts], "fps": 0.5}], beside="")
     assert clip.timestamps_s == (0.0, 2.0, 4.0)
 
 
@@ -78,7 +78,7 @@ def test_a_path_may_name_a_folder_of_frames(tmp_path: Path) -> None:
 def test_a_rate_that_is_none_is_refused(tmp_path: Path, fps: object) -> None:
     put_frames(tmp_path, "run")
     with pytest.raises(RejectedError, match="fps must be") as caught:
-        media_refs(Root(tmp_path), [{"frames": "run", "fps": fps}], beside=("",))
+        media_refs(Root(tmp_path), [{"frames": "run", "fps": fps}], beside="")
     assert caught.value.reason == "malformed"
 
 
@@ -88,14 +88,14 @@ def test_what_is_no_folder_of_frames_is_refused(tmp_path: Path, path: str) -> No
     put_frames(tmp_path, "src/run")
     put_frames(tmp_path, "src/one", 1)
     with pytest.raises(RejectedError) as caught:
-        media_refs(Root(tmp_path / "src"), [path], beside=("",))
+        media_refs(Root(tmp_path / "src"), [path], beside="")
     assert caught.value.reason in ("missing_file", "outside_root", "malformed")
 
 
 def test_a_picture_is_no_clip(tmp_path: Path) -> None:
     put_frames(tmp_path, "run")
     with pytest.raises(RejectedError):
-        media_refs(Root(tmp_path), ["run"], beside=("",), kind="image")
+        media_refs(Root(tmp_path), ["run"], beside="", kind="image")
 
 
 def test_a_folder_of_frames_with_a_sidecar_is_a_clip(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -20,6 +19,7 @@ from mimicit.build.progress import Progress
 from mimicit.build.publish import BESIDE_SHARDS, REJECTS_NAME
 from mimicit.errors import BuildError, ChangedInputError, CorruptShardError
 from mimicit.shards.files import sync_folder, write_atomically
+from mimicit.shards.folders import empty_folder, make_folder, refuse_links, remove_folder
 from mimicit.shards.manifest import MANIFEST_NAME, WORK_NAME, read_manifest
 
 __all__ = [
@@ -48,6 +48,7 @@ def held(out: Path, *, shared: bool = False) -> Iterator[None]:
         raise BuildError(f"{out}: is a file; give --out a folder")
     out.mkdir(parents=True, exist_ok=True)
     _refuse_strangers(out)
+    refuse_links(out / WORK_NAME)
     descriptor = os.open(out, os.O_RDONLY)
     try:
         try:
@@ -160,22 +161,15 @@ def _clear(out: Path) -> None:
     The manifest goes first, so from then on the folder is an unfinished build.
     """
     work = out / WORK_NAME
-    work.mkdir(exist_ok=True)
+    make_folder(work)
     (work / _STATE_NAME).unlink(missing_ok=True)
     set_aside(out, work)
     temporary = [path for path in out.glob(".*.tmp") if path.name != SCAN_NAME]
     for path in [*out.glob("shard-*.tar"), *(out / name for name in BESIDE_SHARDS), *temporary]:
         path.unlink(missing_ok=True)
-    for path in work.iterdir():
-        if path.name == FORMER_NAME:
-            continue
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+    empty_folder(work, keep=(FORMER_NAME,))
 
 
 def remove_work(work: Path) -> None:
     """Remove the state of a build that has ended."""
-    if work.exists():
-        shutil.rmtree(work)
+    remove_folder(work)

@@ -36,7 +36,7 @@ from mimicit.build.plan import make_plan
 from mimicit.build.progress import Progress, Silent
 from mimicit.build.publish import publish_folder
 from mimicit.build.retry import Retried, count_retried, keep_former_rejects
-from mimicit.build.scan import ScannedFiles, scan_input
+from mimicit.build.scan import scan_input
 from mimicit.build.selection import Selection, select_sources
 from mimicit.build.settle import settle_triplets
 from mimicit.build.similar import find_similar
@@ -48,6 +48,7 @@ from mimicit.media.read_decord import check_decord
 from mimicit.shards.manifest import WORK_NAME
 from mimicit.sources import detect
 from mimicit.sources.root import Root
+from mimicit.sources.scanned import ScannedFiles
 
 __all__ = ["BuildResult", "Manner", "build_shards", "run_build"]
 
@@ -131,7 +132,8 @@ def _build(
 ) -> BuildResult | Handover:
     work = out / WORK_NAME
     selection = _selected(root, config, progress, strict=manner.strict)
-    scan = scan_input(root, out / SCAN_NAME, engine, progress)
+    sources = {path for spec in selection.specs for path in (*spec.files, *spec.beside)}
+    scan = scan_input(root, out / SCAN_NAME, sources, engine, progress)
     state = {"config": config.to_json(), "input": scan.fingerprint, "mimicit_version": version("mimicit")}
     former = former_rejects(out, state) if manner.retry_rejects else None
     finished = finished_manifest(out, state, overwrite=manner.overwrite or former is not None)
@@ -145,6 +147,7 @@ def _build(
     if former is not None:
         keep_former_rejects(work, former)
     scanned = ScannedFiles(out / SCAN_NAME)
+    root = root.compared(scanned)  # what is read from here on is what was hashed
     try:
         task_count = manner.task_count
         missing = _import_and_encode(root, work, selection, config, scanned, engine, progress, manner)

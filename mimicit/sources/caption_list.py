@@ -15,9 +15,9 @@ from mimicit.records import MediaKind
 from mimicit.sources.base import Item, MediaRef, Needs, RawTriplet, Reject, SourceFormat, SourceSpec
 from mimicit.sources.captioned import captioned
 from mimicit.sources.claiming import claim_files
+from mimicit.sources.finding import media_refs
 from mimicit.sources.json_rows import json_rows
-from mimicit.sources.media_names import media_refs
-from mimicit.sources.probing import usual_folders
+from mimicit.sources.media_names import folder_of
 from mimicit.sources.root import Root
 from mimicit.sources.sniff import Fields
 from mimicit.sources.text import checked_id, derived_id
@@ -40,7 +40,6 @@ def _fits(root: Root, path: str, fields: Fields) -> bool:
 
 def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
     for path in spec.files:
-        folders = usual_folders(root, path, "images", "videos")
         for place, row in json_rows(root, path):
             id = ""
             try:
@@ -50,7 +49,7 @@ def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
             except RejectedError as error:
                 yield spec.reject(error.reason, place=place, id=id, detail=error.detail)
             else:
-                yield from _triplets(spec, root, row, folders, id=id, place=place)
+                yield from _triplets(spec, root, row, folder_of(path), id=id, place=place)
 
 
 CAPTION_LIST: Final = SourceFormat(
@@ -67,7 +66,7 @@ def _id(row: Mapping[str, Any]) -> str:
 
 
 def _triplets(
-    spec: SourceSpec, root: Root, row: Mapping[str, Any], folders: tuple[str, ...], *, id: str, place: str
+    spec: SourceSpec, root: Root, row: Mapping[str, Any], beside: str, *, id: str, place: str
 ) -> Iterator[RawTriplet | Reject]:
     """One triplet or reject for each caption of the record; no caption at all is an empty one."""
     listed = row.get("caption")
@@ -76,15 +75,15 @@ def _triplets(
     for number, caption in enumerate(captions):
         caption_id = f"{id}_{number}" if len(captions) > 1 else id
         try:
-            medium = _medium(root, row, folders)
+            medium = _medium(root, row, beside)
             yield captioned(caption, id=checked_id(caption_id), place=place, media=medium, meta=meta)
         except RejectedError as error:
             yield spec.reject(error.reason, place=place, id=caption_id, detail=error.detail)
 
 
-def _medium(root: Root, row: Mapping[str, Any], folders: tuple[str, ...]) -> MediaRef:
+def _medium(root: Root, row: Mapping[str, Any], beside: str) -> MediaRef:
     for key, kind in _MEDIA_KEYS.items():
         if row.get(key) is not None:
-            (medium,) = media_refs(root, [row[key]], beside=folders, kind=kind)
+            (medium,) = media_refs(root, [row[key]], beside=beside, kind=kind)
             return medium
     raise RejectedError("malformed", "the record names neither an image nor a video")

@@ -1,9 +1,9 @@
 """COCO captions: one JSON object with ``images`` (id, file name) and ``annotations`` (picture id, caption).
 
 Every caption is one triplet with the id of its annotation; its instruction comes from a fixed pool, picked by a hash of
-that id. Pictures are looked for in the folder of the file, the one above, and the root; there, or in ``images``, in
-the folder called like the split (``train2017`` of ``captions_train2017.json``), or in that inside ``images``. File
-names wait in a table on disk. Files of the same shape without captions (instances, keypoints) are left alone.
+that id. Pictures are looked for in a folder called like the split first (``train2017`` of ``captions_train2017.json``),
+and then as by all formats (see `finding`). File names wait in a table on disk. Files of the same shape without captions
+(instances, keypoints) are left alone.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from mimicit.sources.captioned import captioned
 from mimicit.sources.claiming import claim_files
 from mimicit.sources.disk_table import DiskTable
 from mimicit.sources.each_row import triplets_of_rows
+from mimicit.sources.finding import media_refs
 from mimicit.sources.json_members import first_of_members, member_rows
-from mimicit.sources.media_names import media_refs
-from mimicit.sources.probing import usual_folders
+from mimicit.sources.media_names import folder_of
 from mimicit.sources.root import Root
 from mimicit.sources.sniff import Fields
 from mimicit.sources.text import checked_id, shown
@@ -47,10 +47,9 @@ def _fits(root: Root, path: str, fields: Fields) -> bool:
 def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
     for path in spec.files:
         split = path.rpartition("/")[2].partition(".")[0].rpartition("_")[2]
-        folders = usual_folders(root, path, "images", split, f"images/{split}")
         with DiskTable() as names:
             yield from _read_names(spec, root, path, names)
-            triplet = partial(_triplet, root, names, folders)
+            triplet = partial(_triplet, root, names, folder_of(path), split)
             yield from triplets_of_rows(spec, member_rows(root, path, "annotations"), triplet, _own_id)
 
 
@@ -84,12 +83,12 @@ def _own_id(row: Mapping[str, Any]) -> str:
 
 
 def _triplet(
-    root: Root, names: DiskTable, folders: tuple[str, ...], row: Mapping[str, Any], id: str, place: str
+    root: Root, names: DiskTable, beside: str, split: str, row: Mapping[str, Any], id: str, place: str
 ) -> RawTriplet:
     picture = checked_id(row.get("image_id"), "image_id")
     name = names.get(picture)
     if name is None:
         raise RejectedError("dangling_reference", f"image_id {picture} is none of the images of the file")
-    (media,) = media_refs(root, [name], beside=folders, kind="image")
+    (media,) = media_refs(root, [name], beside=beside, kind="image", hints=(split,))
     meta = {key: value for key, value in row.items() if key not in _KNOWN_KEYS}
     return captioned(row.get("caption"), id=id, place=place, media=media, meta=meta)

@@ -6,12 +6,12 @@ the text that follows them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from mimicit.errors import RejectedError
 from mimicit.sources.base import MediaRef, RawTriplet
-from mimicit.sources.media_names import media_refs
+from mimicit.sources.finding import media_refs
 from mimicit.sources.root import Root
 from mimicit.sources.text import checked_text, shown
 from mimicit.sources.triplet_rows import free_fields
@@ -24,8 +24,8 @@ def is_document_row(row: Mapping[str, Any]) -> bool:
     return isinstance(row.get("document"), list) and row.get("instruction") is None and row.get("answer") is None
 
 
-def document_from_row(root: Root, row: Mapping[str, Any], *, id: str, place: str, beside: Sequence[str]) -> RawTriplet:
-    """The document ``id`` of ``row``, with media relative to the folders ``beside``. Raises `RejectedError`."""
+def document_from_row(root: Root, row: Mapping[str, Any], *, id: str, place: str, beside: str) -> RawTriplet:
+    """The document ``id`` of ``row``, with media found from the folder ``beside``. Raises `RejectedError`."""
     media: list[MediaRef] = []
     parts: list[tuple[int, str]] = []
     waiting = 0

@@ -15,15 +15,13 @@ from typing import Final
 from mimicit.errors import RejectedError
 from mimicit.media.sniff import kind_of
 from mimicit.sources.base import InFile, MediaRef
+from mimicit.sources.media_names import DEFAULT_RATE
 from mimicit.sources.root import Root
 
-__all__ = ["DEFAULT_RATE", "MAX_FRAMES", "frames_in", "frames_of_folder", "frames_ref"]
+__all__ = ["MAX_FRAMES", "frames_in", "frames_of_folder", "frames_ref"]
 
 MAX_FRAMES: Final = 20_000
 """Of one clip, which is an hour of 5 frames a second; a list of all their paths stands in its record."""
-
-DEFAULT_RATE: Final = 1.0
-"""Frames per second where nobody says: that of MIMIC-IT's own clips."""
 
 _NUMBERED: Final = re.compile(r"(.*?)([0-9]{1,15})(\.[A-Za-z]+)")
 _LEAST_SHARE: Final = 0.5  # of the numbers between the first frame and the last that are there

@@ -22,8 +22,9 @@ from mimicit.records import MediaKind
 from mimicit.sources.base import Item, MediaRef, Needs, SourceFormat, SourceSpec
 from mimicit.sources.claiming import claim_files
 from mimicit.sources.each_row import talks_of_rows
+from mimicit.sources.finding import media_refs
 from mimicit.sources.json_rows import json_rows
-from mimicit.sources.media_names import folder_of, media_refs
+from mimicit.sources.media_names import folder_of
 from mimicit.sources.root import Root
 from mimicit.sources.sniff import Fields
 from mimicit.sources.talk import TALK_KEYS, system_text, turns_of
@@ -67,10 +68,9 @@ def _about(root: Root, folder: str, record: Mapping[str, Any]) -> tuple[tuple[Me
 def _media(root: Root, record: Mapping[str, Any], folder: str) -> tuple[MediaRef, ...]:
     if any(record.get(key) for key in _SOUND_KEYS):
         raise RejectedError("unsupported_media", "the record is about sound, which no sample can hold")
-    beside = (folder, "", f"{folder}/images" if folder else "images")
     media: tuple[MediaRef, ...] = ()
     for key, kind in _MEDIA_KEYS.items():
         value = record.get(key)
         if value is not None and value != "":
-            media += media_refs(root, value if isinstance(value, list) else [value], beside=beside, kind=kind)
+            media += media_refs(root, value if isinstance(value, list) else [value], beside=folder, kind=kind)
     return media

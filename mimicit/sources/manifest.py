@@ -33,9 +33,10 @@ from mimicit.sources.column_names import MEDIA_FIELDS, field_names
 from mimicit.sources.csv_rows import csv_rows
 from mimicit.sources.document_rows import document_from_row, is_document_row
 from mimicit.sources.each_row import triplets_of_rows
+from mimicit.sources.finding import media_refs
 from mimicit.sources.json_rows import json_rows
 from mimicit.sources.json_values import json_value
-from mimicit.sources.media_names import folder_of, media_refs
+from mimicit.sources.media_names import folder_of
 from mimicit.sources.parquet import parquet_columns, parquet_rows
 from mimicit.sources.root import Root
 from mimicit.sources.sniff import Head, sniff
@@ -90,10 +91,10 @@ def _parquet_rows(root: Root, path: str) -> Iterator[Row]:
 
 def _triplet(root: Root, folder: str, row: Mapping[str, Any], id: str, place: str) -> RawTriplet:
     if is_document_row(row):
-        return document_from_row(root, row, id=id, place=place, beside=(folder, ""))
+        return document_from_row(root, row, id=id, place=place, beside=folder)
     media: tuple[MediaRef, ...] = ()
     for column, kind in MEDIA_FIELDS.items():
-        media += media_refs(root, _listed(row.get(column)), beside=(folder, ""), kind=kind)
+        media += media_refs(root, _listed(row.get(column)), beside=folder, kind=kind)
     fields = {name: value for name, value in row.items() if name not in MEDIA_FIELDS}
     return triplet_from_row(fields, id=id, place=place, media=media)
 

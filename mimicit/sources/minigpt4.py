@@ -14,8 +14,9 @@ from mimicit.sources.base import Item, Needs, RawTriplet, SourceFormat, SourceSp
 from mimicit.sources.captioned import captioned
 from mimicit.sources.claiming import claim_files
 from mimicit.sources.each_row import triplets_of_rows
+from mimicit.sources.finding import PICTURE_EXTENSIONS, media_ref
 from mimicit.sources.json_members import first_of_members, member_rows
-from mimicit.sources.probing import PICTURE_EXTENSIONS, media_of_stem, usual_folders
+from mimicit.sources.media_names import folder_of
 from mimicit.sources.root import Root
 from mimicit.sources.sniff import Fields
 from mimicit.sources.text import checked_id
@@ -32,7 +33,7 @@ def _fits(root: Root, path: str, fields: Fields) -> bool:
 
 def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
     for path in spec.files:
-        triplet = partial(_triplet, root, usual_folders(root, path, "image", "images"))
+        triplet = partial(_triplet, root, folder_of(path))
         yield from triplets_of_rows(spec, member_rows(root, path, "annotations"), triplet, _picture_id)
 
 
@@ -48,7 +49,7 @@ def _picture_id(row: Mapping[str, Any]) -> str:
     return checked_id(row.get("image_id"), "image_id")
 
 
-def _triplet(root: Root, folders: tuple[str, ...], row: Mapping[str, Any], id: str, place: str) -> RawTriplet:
-    medium = media_of_stem(root, id, PICTURE_EXTENSIONS, beside=folders, kind="image")
+def _triplet(root: Root, beside: str, row: Mapping[str, Any], id: str, place: str) -> RawTriplet:
+    medium = media_ref(root, id, beside=beside, extensions=PICTURE_EXTENSIONS, kind="image")
     meta = {key: value for key, value in row.items() if key not in _KNOWN_KEYS}
     return captioned(row.get("caption"), id=id, place=place, media=medium, meta=meta)

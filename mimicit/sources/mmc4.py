@@ -1,9 +1,9 @@
 """MMC4: web pages as JSON Lines, one document a line, plain or as the one member of a ``.jsonl.zip``.
 
-The documents of one folder are one source. ``text_list`` are the sentences; each entry of ``image_info`` belongs to
-the sentence ``matched_text_index`` and is shown right before it, several in their published order. Pictures lie in a
-file called ``image_name`` (beside the documents, in ``images/``, or at the root), in an uncompressed tar of
-pictures beside the documents, or inline as ``image_base64`` (of a file that is not zipped).
+The documents of one folder are one source. ``text_list`` are the sentences; each entry of ``image_info`` belongs to the
+sentence ``matched_text_index`` and is shown right before it, several in their published order. Pictures lie in a file
+called ``image_name`` (see `finding`; in a folder called like the shard first), in an uncompressed tar of pictures
+beside the documents, or inline as ``image_base64`` (of a file that is not zipped).
 
 The usual policy holds (see `Mmc4Options`): a picture is shown if its ``matched_sim`` is at least 0.24 and its file has
 more than 10 kB, and at most five of a document. Every other picture is counted as a reject of scope ``media``. The
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -33,6 +34,7 @@ from mimicit.sources.base import (
     SourceSpec,
 )
 from mimicit.sources.disk_table import DiskTable
+from mimicit.sources.finding import find_file
 from mimicit.sources.json_cursor import JsonCursor, Span
 from mimicit.sources.json_rows import Line, json_lines, record_of
 from mimicit.sources.media_names import folder_of
@@ -47,6 +49,7 @@ __all__ = ["MMC4", "Mmc4Options"]
 
 _KNOWN_KEYS: Final = frozenset({"id", "text_list", "image_info", "similarity_matrix"})
 _INLINE: Final = "image_base64"
+_SHARD: Final = re.compile(r"_shard_(\d{1,9})_")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +74,8 @@ class Mmc4Options:
 class _Pictures:
     """Where the pictures of one file of documents are looked for, and which of them are shown.
 
-    ``is_zipped``: none of them can be inline.
+    ``folders`` are those that are called like the published shard, or as usual. ``is_zipped``: none of them can be
+    inline.
     """
 
     root: Root
@@ -130,8 +134,7 @@ def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
         for path in spec.files:
             if path in tars:
                 continue
-            folder = folder_of(path)
-            folders = (folder, f"{folder}/images".lstrip("/"), "")
+            folders = (*_SHARD.findall(path.rpartition("/")[2]), "images")
             is_zipped = sniff(root, path).kind == "zip"
             pictures = _Pictures(root, path, folders, tarred, is_zipped, options)
             with open_zipped(root, path) if is_zipped else root.open_input(path) as file:
@@ -226,7 +229,7 @@ def _located(info: Mapping[str, Any], span: Span | None, line: Line, pictures: _
     tarred = tarred_picture(pictures.tarred, name)
     if tarred is not None:
         return tarred, tarred.size
-    path = pictures.root.resolve(name, beside=pictures.folders)
+    path = find_file(pictures.root, name, beside=folder_of(pictures.path), hints=pictures.folders)
     return InFile(path), pictures.root.size(path)
 
 

@@ -19,14 +19,14 @@ from typing import Any, Final
 import orjson
 
 from mimicit.errors import RejectedError
-from mimicit.sources.base import InFile, Item, MediaRef, Needs, RawTriplet, Reject, Row, SourceFormat, SourceSpec
+from mimicit.sources.base import Item, MediaRef, Needs, RawTriplet, Reject, Row, SourceFormat, SourceSpec
 from mimicit.sources.csv_rows import csv_rows
 from mimicit.sources.disk_table import DiskTable
+from mimicit.sources.finding import PICTURE_EXTENSIONS, media_ref
 from mimicit.sources.json_rows import json_rows, parsed
 from mimicit.sources.media_names import folder_of
 from mimicit.sources.parquet import parquet_columns, parquet_rows
 from mimicit.sources.picture_tars import TAR, index_tar, tarred_picture
-from mimicit.sources.probing import PICTURE_EXTENSIONS, media_of_stem
 from mimicit.sources.root import Root
 from mimicit.sources.sniff import Head, sniff
 from mimicit.sources.text import checked_id, checked_meta, checked_text, derived_id, shown
@@ -179,8 +179,7 @@ def _picture(url: str, root: Root, downloads: DiskTable) -> MediaRef:
         raise RejectedError("missing_file", "no map has a download of this URL that succeeded; nothing is fetched")
     match orjson.loads(entry):
         case ["path", folder, str(path)]:
-            clean = root.resolve(path, beside=(folder, ""))
-            return MediaRef(kind="image", parts=(InFile(clean),), origin=clean)
+            return media_ref(root, path, beside=str(folder), kind="image")
         case ["key", table, key]:
             return _of_img2dataset(checked_id(key, "key"), str(table).removesuffix(_PARQUET), root, downloads)
     raise RejectedError("malformed", "the map gives no path for this URL")
@@ -191,7 +190,8 @@ def _of_img2dataset(key: str, shard: str, root: Root, downloads: DiskTable) -> M
         tarred = tarred_picture(downloads, f"{shard}{TAR}\0{key}{extension}")
         if tarred is not None:
             return MediaRef(kind="image", parts=(tarred,), origin=f"{tarred.path}#{key}{extension}")
-    return media_of_stem(root, key, PICTURE_EXTENSIONS, beside=(shard, folder_of(shard)), kind="image")
+    folder, _, name = shard.rpartition("/")
+    return media_ref(root, key, beside=folder, hints=(name,), extensions=PICTURE_EXTENSIONS, kind="image")
 
 
 def _general_metadata(value: object) -> dict[str, Any]:

@@ -1,65 +1,123 @@
-"""The folder ``--src``, and the promise that nothing outside it is ever opened.
+"""The folder ``--src``, and the promise that nothing is ever opened that lies neither in it nor where a user allows.
 
-Every path that comes out of an input file goes through `Root.resolve`. A path is opened component by component
-without following links, so neither ``..`` nor a symbolic link (also one that is swapped in later) leads outside.
+Every file of the input is opened here, folder by folder and without following links, so neither ``..`` nor a symbolic
+link (also one that is swapped in later) leads outside. With ``follow_links``, a path that passes links is first taken
+to where they lead; that place must lie beneath ``--src`` or one of the folders that are allowed, and is then opened in
+the same way from there.
 """
 
 from __future__ import annotations
 
+import copy
 import os
 import stat
-import unicodedata
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, Final, NamedTuple
 
 from mimicit.errors import RejectedError, SourceError
+from mimicit.sources.file_names import FileNames
+from mimicit.sources.media_names import named_kind
+from mimicit.sources.scanned import ScannedFiles
+from mimicit.sources.written_paths import check_relative, is_utf8, joined, spellings
 
-__all__ = ["Root"]
+__all__ = ["LINK_NOT_FOLLOWED", "UNREADABLE", "Root"]
 
-_MAX_PATH_CHARACTERS = 4096
+LINK_NOT_FOLLOWED: Final = "symbolic links are not followed"
+"""Why `Root.walk` passes over a link, where links are not followed at all."""
+
+UNREADABLE: Final = "cannot be read: permission denied"
+"""How the detail of a `RejectedError` ends, where a file is there."""
+
+_LINK_OUTSIDE: Final = "leads outside --src and every --allow-root, to "
+_MOST_FOLDER_LINKS: Final = 10_000
+_FOLDERS_NAMED: Final = 3  # in a hint
+_BLOBS, _SNAPSHOTS = "blobs", "snapshots"  # of a cache of the Hugging Face Hub
+
+OnSkip = Callable[[str, str], None]
 
 
 class Root:
-    """The regular files beneath ``folder``; symbolic links, hidden files and special files are not among them.
+    """The regular files beneath ``folder``; hidden files, special files and symbolic links are not among them.
 
-    Two roots of one folder without the same files are equal.
+    With ``follow_links``, links are followed to what lies beneath ``folder`` or the folders ``allow``. Each of these
+    that is a snapshot in a cache of the Hub allows the ``blobs`` of that cache. ``media_roots`` are how paths in
+    records begin, and what stands for that beneath ``folder``: pairs of any beginning and a path relative to
+    ``folder``. ``found`` counts in which way records have found their files (see `mimicit.sources.finding`).
+
+    Two roots with the same arguments are equal.
     """
 
-    def __init__(self, folder: Path, *, exclude: Collection[Path] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        exclude: Collection[Path] = (),
+        follow_links: bool = False,
+        allow: Sequence[Path] = (),
+        media_roots: Mapping[str, str] | None = None,
+    ) -> None:
+        self.given = os.path.abspath(folder)
         self.folder = Path(os.path.realpath(folder))
+        self.follow_links = follow_links
+        self.media_roots = dict(media_roots or {})
+        self.found: Counter[str] = Counter()
+        self._names: FileNames | None = None
+        self._scanned: ScannedFiles | None = None
+        self._inputs: set[str] = set()  # opened as the files of a source, to be compared after it was read
+        self._folders: dict[str, bool] = {}
         self._exclude = frozenset(path.resolve() for path in exclude)
-        if not os.path.isdir(self.folder):  # also for names that no file can have, where Path.is_dir raises
-            raise SourceError(f"{folder}: no such folder; give --src the folder that holds the raw data")
+        self._allowed = tuple(Path(os.path.realpath(path)) for path in allow)
+        for place, given in zip((self.folder, *self._allowed), (folder, *allow), strict=True):
+            if not os.path.isdir(place):  # also for names that no file can have, where Path.is_dir raises
+                option = "--src the folder that holds the raw data" if place == self.folder else "--allow-root a folder"
+                raise SourceError(f"{given}: no such folder; give {option}")
+        blobs = filter(None, map(_hub_blobs, (self.folder, *self._allowed)))
+        self._reachable = (self.folder, *self._allowed, *blobs) if follow_links else (self.folder,)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Root) and (self.folder, self._exclude) == (other.folder, other._exclude)
+        return isinstance(other, Root) and self._key() == other._key()
 
     def __hash__(self) -> int:
         return hash((self.folder, self._exclude))
 
-    def walk(self, on_skip: Callable[[str, str], None] | None = None) -> Iterator[tuple[str, int]]:
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_names": None, "_folders": {}, "found": Counter()}
+
+    def _key(self) -> tuple[object, ...]:
+        return self.folder, self._exclude, self.follow_links, self._allowed, self.media_roots, self._scanned
+
+    def compared(self, scanned: ScannedFiles) -> Root:
+        """The same files, but only those that a scan has found, each of them compared with it when it is opened.
+
+        `BuildError` then names a file that has changed since.
+        """
+        root = copy.copy(self)
+        root._scanned, root._inputs = scanned, set()
+        return root
+
+    @property
+    def names(self) -> FileNames:
+        """The names of all files that `walk` lists, to be looked through; made when it is asked for first."""
+        if self._names is None:
+            self._names = FileNames(path for path, _ in self.walk())
+        return self._names
+
+    def walk(self, on_skip: OnSkip | None = None) -> Iterator[tuple[str, int]]:
         """All regular files as (relative POSIX path, bytes), in an order that depends on the names alone.
 
         ``on_skip(path, why)`` is told of links, special files, hidden files and folders, and names that are not UTF-8
         (which no JSON file can write, with the odd bytes escaped). The excluded folders are passed over without a word.
+
+        Links come last. Pictures, clips and captions are listed under all their names, any other file under one, lest
+        its records count twice: under that which needs no link, else under the first.
         """
-        folders = [""]
-        while folders:
-            prefix = folders.pop()
-            inner: list[str] = []
-            for name, size, why in self._listed(prefix):
-                path = prefix + name
-                if self.folder / path in self._exclude:
-                    continue
-                if why:
-                    if on_skip is not None:
-                        on_skip(path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"), why)
-                elif size is None:
-                    inner.append(f"{path}/")
-                else:
-                    yield path, size
-            folders.extend(reversed(inner))
+        links: list[str] = []
+        skip = on_skip or (lambda path, why: None)
+        yield from self._walk("", skip, links)
+        if self.follow_links:
+            yield from self._walk_links(links, skip)
 
     def resolve(self, path: str, *, beside: Sequence[str] = ("",)) -> str:
         """``path``, as written in an input file, as a relative POSIX path of a regular file under the root.
@@ -69,15 +127,15 @@ class Root:
         file has the name as it is written, one that spells its accents in the other form of Unicode will do (macOS
         and its archives take letters apart, what people type does not).
 
-        `RejectedError` with reason ``outside_root`` (absolute, ``..`` past the root, any symbolic link),
-        ``missing_file`` (absent, a folder, a device, a URL) or ``malformed`` (a name no file can have).
+        `RejectedError` with reason ``outside_root`` (absolute, ``..`` past the root, a symbolic link that is not
+        followed), ``missing_file`` (absent, a folder, a device, a URL) or ``malformed`` (a name no file can have).
         """
-        _check_name(path)
+        check_relative(path)
         faults: list[RejectedError] = []
-        for spelling in _spellings(path):
+        for spelling in spellings(path):
             for folder in dict.fromkeys(beside):
                 try:
-                    clean = _joined(folder, spelling)
+                    clean = joined(folder, spelling)
                     self.open(clean).close()
                 except RejectedError as fault:
                     faults.append(fault)
@@ -87,14 +145,51 @@ class Root:
 
     def open(self, path: str) -> BinaryIO:
         """The file at the relative POSIX ``path`` for reading bytes; errors as in `resolve`."""
-        return os.fdopen(self._open_descriptor(path), "rb")
+        try:
+            descriptor = self._opened(path)
+        except (OSError, ValueError) as error:
+            if self._scanned is not None and self._scanned.has(path):
+                raise self._scanned.missing(path) from None
+            raise self._rejection(path, error) from None
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise RejectedError("missing_file", f"{path!r} is not a regular file")
+        if self._scanned is None:
+            return os.fdopen(descriptor, "rb")
+        file = self._scanned.opened(path, descriptor)
+        if file is None:
+            os.close(descriptor)
+            raise RejectedError("missing_file", f"{path!r} is not among the files that were found{_hidden(path)}")
+        return file
 
     def open_input(self, path: str) -> BinaryIO:
         """The file at ``path`` that a source is made of: like `open`, but its absence is a `SourceError`."""
         try:
-            return self.open(path)
+            file = self.open(path)
         except RejectedError as error:
             raise SourceError(f"{path}: cannot be opened: {error.detail}") from None
+        if self._scanned is not None:
+            self._inputs.add(path)
+        return file
+
+    def check(self, paths: Iterable[str]) -> None:
+        """`BuildError` where one of the files at ``paths`` is not the one that was scanned."""
+        for path in paths if self._scanned is not None else ():
+            self.open(path).close()
+
+    def check_inputs(self) -> None:
+        """As `check`, of all files that `open_input` has opened since the last call."""
+        paths, self._inputs = self._inputs, set()
+        self.check(sorted(paths))
+
+    def check_content(self, path: str, content: bytes | BinaryIO) -> None:
+        """`BuildError` where what was read, or is open, is not what was hashed when the file was scanned."""
+        if self._scanned is None:
+            return
+        if isinstance(content, bytes):
+            self._scanned.check_content(path, content)
+        else:
+            self._scanned.check_file(path, content)
 
     def size(self, path: str) -> int:
         """Bytes of the file at ``path``; errors as in `resolve`."""
@@ -109,39 +204,75 @@ class Root:
             return []
         return [entry.name for entry in entries if entry.size is not None and not entry.why]
 
-    def _open_descriptor(self, path: str) -> int:
-        *folders, name = path.split("/")
-        descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    def is_same_file(self, path: str, other: str) -> bool:
+        """Whether two paths lead to one file, through links or hard links."""
+        with self.open(path) as one, self.open(other) as two:
+            return os.path.samestat(os.fstat(one.fileno()), os.fstat(two.fileno()))
+
+    def has_folder(self, path: str) -> bool:
+        """Whether a folder lies at the relative POSIX ``path``; asked of the disk once."""
+        if path not in self._folders:
+            try:
+                os.close(self._opened(path, os.O_DIRECTORY))
+            except (OSError, ValueError):
+                self._folders[path] = False
+            else:
+                self._folders[path] = True
+        return self._folders[path]
+
+    def relative(self, path: str) -> str | None:
+        """The absolute ``path`` relative to the root, where it begins with its folder, as given or without links."""
+        for folder in (str(self.folder), self.given):
+            if path.startswith(f"{folder}/"):
+                return path[len(folder) + 1 :]
+        return None
+
+    def links_advice(self, links: Iterable[str]) -> str:
+        """The options that let a build read what ``links`` (relative POSIX paths) lead to."""
+        folders: dict[str, None] = {}
+        for link in links:
+            real = os.path.realpath(self.folder / link)
+            inside = (self.folder, *self._allowed, _hub_blobs(self.folder))
+            if any(base is not None and _beneath(base, real) is not None for base in inside):
+                continue
+            if os.path.exists(real):
+                folders[real if os.path.isdir(real) else os.path.dirname(real)] = None
+        named = [_text(folder) for folder in folders if os.path.dirname(folder) not in folders]
+        more = " ..." if len(named) > _FOLDERS_NAMED else ""
+        options = [] if self.follow_links else ["--follow-links"]
+        return " ".join([*options, *(f"--allow-root {folder}" for folder in named[:_FOLDERS_NAMED])]) + more
+
+    def _opened(self, path: str, flags: int = 0) -> int:
+        """The descriptor of what lies at ``path``; OSError or ValueError where that cannot be."""
         try:
-            for step in folders:
-                inner = os.open(step, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=descriptor)
-                os.close(descriptor)
-                descriptor = inner
-            # O_NONBLOCK: opening a pipe must not wait for a writer.
-            inner = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=descriptor)
-        except (OSError, ValueError) as error:
-            raise self._rejection(path, error) from None
-        finally:
-            os.close(descriptor)
-        if not stat.S_ISREG(os.fstat(inner).st_mode):
-            os.close(inner)
-            raise RejectedError("missing_file", f"{path!r} is not a regular file")
-        return inner
+            return _open_beneath(self.folder, path, flags)
+        except OSError:
+            place = self._link_target(path)
+            if place is None:
+                raise
+            return _open_beneath(*place, flags)
+
+    def _link_target(self, path: str) -> tuple[Path, str] | None:
+        """Where the links on ``path`` lead: a folder that may be read, and a path in it; None for any other place."""
+        if not (self.follow_links and self._meets_link(path)):
+            return None
+        return self._reached(os.path.realpath(self.folder / path))
+
+    def _reached(self, real: str) -> tuple[Path, str] | None:
+        inside = ((base, _beneath(base, real)) for base in self._reachable)
+        return next(((base, path) for base, path in inside if path is not None), None)
 
     def _rejection(self, path: str, error: Exception) -> RejectedError:
         if self._meets_link(path):
-            return RejectedError("outside_root", f"{path!r} passes a symbolic link; links are not followed")
+            if not self.follow_links:
+                advice = self.links_advice([path]) or "--follow-links"
+                return RejectedError("outside_root", f"{path!r} passes a symbolic link; to follow it, add {advice}")
+            real = os.path.realpath(self.folder / path)
+            if self._reached(real) is None:
+                return RejectedError("outside_root", f"{path!r} {_LINK_OUTSIDE}{real!r}")
         if isinstance(error, PermissionError):
-            return RejectedError("missing_file", f"{path!r} cannot be read: permission denied")
-        similar = self._with_other_capitals(path)
-        mend = f"there is {similar!r}" if similar else "write paths relative to it, or to the file that names them"
-        return RejectedError("missing_file", f"{path!r} is not in the source folder; {mend}")
-
-    def _with_other_capitals(self, path: str) -> str | None:
-        """The file there is where the ending of ``path`` is written in small letters, or in capitals."""
-        stem, dot, ending = path.rpartition(".")
-        candidates = (f"{stem}{dot}{other}" for other in (ending.lower(), ending.upper()))
-        return next((found for found in candidates if dot and os.path.isfile(self.folder / found)), None)
+            return RejectedError("missing_file", f"{path!r} {UNREADABLE}")
+        return RejectedError("missing_file", f"{path!r} is not in the source folder")
 
     def _meets_link(self, path: str) -> bool:
         place = self.folder
@@ -154,10 +285,88 @@ class Root:
                 return False
         return False
 
+    def _walk(self, start: str, skip: OnSkip, links: list[str]) -> Iterator[tuple[str, int]]:
+        """The files beneath the folder at ``start`` (empty, or with a slash at its end), and the ``links`` there."""
+        folders = [start]
+        while folders:
+            prefix = folders.pop()
+            inner: list[str] = []
+            listed = self._listed(prefix)
+            names = {entry.name for entry in listed}
+            for entry in listed:
+                path = prefix + entry.name
+                if self.folder / path in self._exclude:
+                    continue
+                if self.follow_links and entry.why == LINK_NOT_FOLLOWED:
+                    links.append(path)
+                elif entry.why:
+                    skip(_text(path), entry.why)
+                elif entry.size is not None:
+                    yield path, entry.size
+                elif not (self.follow_links and entry.name == _BLOBS and _SNAPSHOTS in names):
+                    inner.append(f"{path}/")  # blobs are read under the names that the snapshots give them
+            folders.extend(reversed(inner))
+
+    def _walk_links(self, links: list[str], skip: OnSkip) -> Iterator[tuple[str, int]]:
+        """The files that ``links`` lead to, and the links in the folders that they lead to, and so on."""
+        known: set[tuple[int, int]] = set()
+        todo: deque[tuple[str, tuple[str, ...]]] = deque((link, (str(self.folder),)) for link in sorted(links))
+        followed = 0
+        while todo:
+            link, chain = todo.popleft()
+            real = os.path.realpath(self.folder / link)
+            if any(_beneath(path, real) is not None for path in self._exclude):
+                continue
+            if self._reached(real) is None:
+                skip(link, _LINK_OUTSIDE + _text(real))
+                continue
+            try:
+                found = os.stat(real, follow_symlinks=False)
+            except OSError as error:
+                skip(link, f"the link leads to nothing ({error.strerror})")
+                continue
+            if stat.S_ISREG(found.st_mode):
+                if self._is_first_name(link, real, found, known):
+                    yield link, found.st_size
+            elif not stat.S_ISDIR(found.st_mode):
+                skip(link, "the link leads to no regular file")
+            elif _leads_back(real, (os.path.realpath(os.path.dirname(self.folder / link)), *chain)):
+                skip(link, "the link leads back to a folder that it lies in")
+            else:
+                followed += 1
+                if followed > _MOST_FOLDER_LINKS:
+                    raise SourceError(f"{self.folder}: more than {_MOST_FOLDER_LINKS:,} links to folders, up to {link}")
+                inner: list[str] = []
+                for path, size in self._walk(f"{link}/", skip, inner):
+                    place = os.path.join(real, path[len(link) + 1 :])
+                    if self._is_first_name(path, place, None, known):
+                        yield path, size
+                todo.extend((path, (*chain, real)) for path in sorted(inner))
+
+    def _is_first_name(self, path: str, real: str, found: os.stat_result | None, known: set[tuple[int, int]]) -> bool:
+        """Whether the file at ``real`` is to be listed as ``path``, which leads there through a link; notes it."""
+        if named_kind(path) or path.lower().endswith(".txt"):
+            return True
+        own = _beneath(self.folder, real)
+        if own is not None and not any(step.startswith(".") for step in own.split("/")) and not self._in_blobs(own):
+            return False  # it is listed under its own name
+        try:
+            found = found or os.stat(real, follow_symlinks=False)
+        except OSError:
+            return True  # reading it will say what is wrong
+        is_first = (found.st_dev, found.st_ino) not in known
+        known.add((found.st_dev, found.st_ino))
+        return is_first
+
+    def _in_blobs(self, path: str) -> bool:
+        steps = path.split("/")
+        blobs = [number for number, step in enumerate(steps[:-1]) if step == _BLOBS]
+        return any(self.has_folder("/".join((*steps[:number], _SNAPSHOTS))) for number in blobs)
+
     def _listed(self, prefix: str) -> list[_Entry]:
         # Opened like a file, so that a folder swapped for a link between listing and descending is not followed.
         try:
-            descriptor = self._open_folder(prefix)
+            descriptor = self._opened(prefix.rstrip("/"), os.O_DIRECTORY)
             try:
                 with os.scandir(descriptor) as entries:
                     return sorted(map(_entry, entries))
@@ -166,16 +375,10 @@ class Root:
         except OSError as error:
             raise SourceError(f"{self.folder / prefix}: cannot be listed ({error.strerror})") from None
 
-    def _open_folder(self, prefix: str) -> int:
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(self.folder, flags)
-        for step in prefix.split("/")[:-1]:
-            try:
-                inner = os.open(step, flags, dir_fd=descriptor)
-            finally:
-                os.close(descriptor)
-            descriptor = inner
-        return descriptor
+
+def _hidden(path: str) -> str:
+    is_hidden = any(step.startswith(".") for step in path.split("/"))
+    return "; hidden files and folders are not looked into" if is_hidden else ""
 
 
 class _Entry(NamedTuple):
@@ -185,12 +388,12 @@ class _Entry(NamedTuple):
 
 
 def _entry(entry: os.DirEntry[str]) -> _Entry:
-    if not _is_utf8(entry.name):
+    if not is_utf8(entry.name):
         return _Entry(entry.name, 0, "the name is not UTF-8")
     if entry.name.startswith("."):
         return _Entry(entry.name, 0, "hidden files and folders are not looked into")
     if entry.is_symlink():
-        return _Entry(entry.name, 0, "symbolic links are not followed")
+        return _Entry(entry.name, 0, LINK_NOT_FOLLOWED)
     if entry.is_dir(follow_symlinks=False):
         return _Entry(entry.name, None, "")
     if not entry.is_file(follow_symlinks=False):
@@ -198,37 +401,45 @@ def _entry(entry: os.DirEntry[str]) -> _Entry:
     return _Entry(entry.name, entry.stat(follow_symlinks=False).st_size, "")
 
 
-def _is_utf8(name: str) -> bool:
+def _text(path: str) -> str:
+    """``path`` for messages, with bytes that are not UTF-8 escaped."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _open_beneath(folder: Path, path: str, flags: int = 0) -> int:
+    """The descriptor of what lies at ``path`` in ``folder``, opened step by step; a link on the way is an OSError."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    if not path:
+        return descriptor
+    *folders, name = path.split("/")
     try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+        for step in folders:
+            inner = os.open(step, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=descriptor)
+            os.close(descriptor)
+            descriptor = inner
+        # O_NONBLOCK: opening a pipe must not wait for a writer.
+        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | flags, dir_fd=descriptor)
+    finally:
+        os.close(descriptor)
 
 
-def _spellings(path: str) -> tuple[str, ...]:
-    """``path`` as it is written, then with its accented letters whole, then with them taken apart."""
-    if path.isascii():
-        return (path,)
-    return tuple(dict.fromkeys((path, unicodedata.normalize("NFC", path), unicodedata.normalize("NFD", path))))
+def _beneath(base: Path, real: str) -> str | None:
+    """The path of ``real`` relative to ``base``, empty where they are equal; None where it lies elsewhere."""
+    start = f"{str(base).rstrip('/')}/"
+    if real == str(base):
+        return ""
+    return real[len(start) :] if real.startswith(start) else None
 
 
-def _check_name(path: str) -> None:
-    if not path or len(path) > _MAX_PATH_CHARACTERS or "\0" in path or not _is_utf8(path):
-        raise RejectedError("malformed", f"{path[:80]!r} is no file name")
-    if "://" in path[:16]:
-        raise RejectedError("missing_file", f"{path[:200]!r} is a URL; nothing is fetched, download it beforehand")
-    if path.startswith(("/", "\\")) or (len(path) > 1 and path[1] == ":" and path[0].isalpha()):
-        raise RejectedError("outside_root", f"{path!r} is absolute; write it relative to the source folder")
+def _leads_back(real: str, chain: Iterable[str]) -> bool:
+    """Whether the folder ``real`` is one of ``chain``, or holds one of them."""
+    return any(_beneath(Path(real), folder) is not None for folder in chain)
 
 
-def _joined(folder: str, path: str) -> str:
-    steps = folder.split("/") if folder else []
-    for step in path.replace("\\", "/").split("/"):
-        if step == "..":
-            if not steps:
-                raise RejectedError("outside_root", f"{path!r} leads out of the source folder")
-            steps.pop()
-        elif step not in ("", "."):
-            steps.append(step)
-    return "/".join(steps)
+def _hub_blobs(folder: Path) -> Path | None:
+    """The blobs that the links in ``folder`` lead to, where it is a snapshot in a cache of the Hub, or lies in one."""
+    for place in (folder, *folder.parents):
+        if place.name == _SNAPSHOTS:
+            blobs = place.parent / _BLOBS
+            return blobs if blobs.is_dir() and not blobs.is_symlink() else None
+    return None

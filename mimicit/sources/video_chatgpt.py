@@ -1,7 +1,7 @@
 """Video-ChatGPT: ``[{"q": "...", "a": "...", "video_id": "v_k_ZXmr8pmrs"}]``; one record is one triplet.
 
-``video_id`` is the name of the clip without its extension, which is looked for beside the file, in ``videos``, in the
-folder above, and at the root. The id of a record is a hash of it, for many ask about one clip.
+``video_id`` is the name of the clip, with its extension or without (see `finding`). The id of a record is a hash of it,
+for many ask about one clip.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from mimicit.sources.base import Item, Needs, RawTriplet, SourceFormat, SourceSp
 from mimicit.sources.captions import instruction_or_caption
 from mimicit.sources.claiming import claim_files
 from mimicit.sources.each_row import triplets_of_rows
+from mimicit.sources.finding import CLIP_EXTENSIONS, media_ref
 from mimicit.sources.json_rows import json_rows
-from mimicit.sources.probing import CLIP_EXTENSIONS, media_of_stem, usual_folders
+from mimicit.sources.media_names import folder_of
 from mimicit.sources.root import Root
 from mimicit.sources.sniff import Fields
 from mimicit.sources.text import checked_answer, checked_id, checked_meta
@@ -31,8 +32,7 @@ def _fits(root: Root, path: str, fields: Fields) -> bool:
 
 def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
     for path in spec.files:
-        folders = usual_folders(root, path, "videos", "video")
-        yield from triplets_of_rows(spec, json_rows(root, path), partial(_triplet, root, folders))
+        yield from triplets_of_rows(spec, json_rows(root, path), partial(_triplet, root, folder_of(path)))
 
 
 VIDEO_CHATGPT: Final = SourceFormat(
@@ -43,9 +43,9 @@ VIDEO_CHATGPT: Final = SourceFormat(
 )
 
 
-def _triplet(root: Root, folders: tuple[str, ...], row: Mapping[str, Any], id: str, place: str) -> RawTriplet:
+def _triplet(root: Root, beside: str, row: Mapping[str, Any], id: str, place: str) -> RawTriplet:
     name = checked_id(row.get("video_id"), "video_id")
-    media = (media_of_stem(root, name, CLIP_EXTENSIONS, beside=folders, kind="video"),)
+    media = (media_ref(root, name, beside=beside, extensions=CLIP_EXTENSIONS, kind="video"),)
     return RawTriplet(
         id=id,
         place=place,

@@ -16,9 +16,9 @@ from mimicit.records import MediaKind
 from mimicit.sources.base import Item, MediaRef, Needs, SourceFormat, SourceSpec
 from mimicit.sources.claiming import claim_files
 from mimicit.sources.each_row import talks_of_rows
+from mimicit.sources.finding import media_refs
 from mimicit.sources.json_rows import json_rows
-from mimicit.sources.media_names import media_refs
-from mimicit.sources.probing import usual_folders
+from mimicit.sources.media_names import folder_of
 from mimicit.sources.root import Root
 from mimicit.sources.sniff import Fields
 from mimicit.sources.talk import Turn
@@ -37,7 +37,7 @@ def _fits(root: Root, path: str, fields: Fields) -> bool:
 
 def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
     for path in spec.files:
-        about = partial(_about, root, usual_folders(root, path, "videos", "images"))
+        about = partial(_about, root, folder_of(path))
         yield from talks_of_rows(spec, json_rows(root, path), _turns, about, placeholders_needed=False)
 
 
@@ -62,16 +62,16 @@ def _question(turn: Mapping[str, Any]) -> object:
     return next((part for part in parts if not isinstance(part, str)), "\n".join(map(str, parts)))
 
 
-def _about(root: Root, folders: tuple[str, ...], row: Mapping[str, Any]) -> tuple[tuple[MediaRef, ...], dict[str, Any]]:
-    medium = _medium(root, row, folders)
+def _about(root: Root, beside: str, row: Mapping[str, Any]) -> tuple[tuple[MediaRef, ...], dict[str, Any]]:
+    medium = _medium(root, row, beside)
     return (medium,), checked_meta({key: value for key, value in row.items() if key not in _KNOWN_KEYS})
 
 
-def _medium(root: Root, row: Mapping[str, Any], folders: tuple[str, ...]) -> MediaRef:
+def _medium(root: Root, row: Mapping[str, Any], beside: str) -> MediaRef:
     if any(row.get(key) is not None for key in _PART_KEYS):
         raise RejectedError("unsupported_media", "the record is about a part of its clip; cut the clip beforehand")
     for key, kind in _MEDIA_KEYS.items():
         if row.get(key) is not None:
-            (medium,) = media_refs(root, [row[key]], beside=folders, kind=kind)
+            (medium,) = media_refs(root, [row[key]], beside=beside, kind=kind)
             return medium
     raise RejectedError("malformed", "the record names neither a video nor an image")

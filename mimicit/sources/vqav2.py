@@ -4,9 +4,9 @@ The answers are those of the same ``data_subtype``, in the folder of the questio
 similar name; a test split has none, and each of its questions is a reject. The answer of a triplet is
 ``multiple_choice_answer``; ``answers`` (those of all ten people), ``question_type`` and ``answer_type`` go to ``meta``.
 
-Pictures are ``COCO_{data_subtype}_{image_id:012d}.jpg``, or without the prefix as COCO 2017 has it, in the folder of
-the questions, the one above, or the root; there, or in ``images``, ``{data_subtype}`` or ``images/{data_subtype}``. The
-answers wait in a table on disk for their questions.
+Pictures are ``COCO_{data_subtype}_{image_id:012d}.jpg``, or without the prefix as COCO 2017 has it, in a folder called
+``{data_subtype}`` first, and then as by all formats (see `finding`). The answers wait in a table on disk for their
+questions.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import orjson
 
 from mimicit.errors import RejectedError
 from mimicit.schema import canonical_json
-from mimicit.sources.base import InFile, Item, MediaRef, Needs, RawTriplet, Reject, SourceFormat, SourceSpec
+from mimicit.sources.base import Item, MediaRef, Needs, RawTriplet, Reject, SourceFormat, SourceSpec
 from mimicit.sources.disk_table import DiskTable
 from mimicit.sources.each_row import triplets_of_rows
+from mimicit.sources.finding import media_ref
 from mimicit.sources.json_members import first_of_members, member_rows
 from mimicit.sources.media_names import folder_of
-from mimicit.sources.probing import usual_folders
 from mimicit.sources.root import Root
 from mimicit.sources.sniff import Head
 from mimicit.sources.text import checked_answer, checked_id, checked_meta, checked_text, shown
@@ -76,7 +76,6 @@ def _alike(path: str, other: str) -> int:
 def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
     questions, *annotations = spec.files
     subtype = _subtype(root, questions)
-    folders = usual_folders(root, questions, "images", subtype, f"images/{subtype}")
     with DiskTable() as answers:
         for path in annotations:
             yield from _read_answers(spec, root, path, answers)
@@ -85,7 +84,7 @@ def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
             answer = answers.use(id)
             if answer is None:
                 raise RejectedError("empty_answer", "no annotation answers this question, as in a test split")
-            picture = _picture(root, row.get("image_id"), subtype, folders)
+            picture = _picture(root, row.get("image_id"), subtype, folder_of(questions))
             return _triplet(row, orjson.loads(answer), picture, id=id, place=place)
 
         yield from triplets_of_rows(spec, member_rows(root, questions, "questions"), answered, _question_id)
@@ -149,20 +148,8 @@ def _triplet(
     )
 
 
-def _picture(root: Root, image_id: object, subtype: str, folders: tuple[str, ...]) -> MediaRef:
+def _picture(root: Root, image_id: object, subtype: str, beside: str) -> MediaRef:
     if not isinstance(image_id, int) or isinstance(image_id, bool):
         raise RejectedError("malformed", f"image_id must be a whole number, not {shown(image_id)}")
-    try:
-        path = root.resolve(f"COCO_{subtype}_{image_id:012d}.jpg", beside=folders)
-    except RejectedError as error:
-        if error.reason != "missing_file":
-            raise
-        path = _without_prefix(root, image_id, folders, error)
-    return MediaRef(kind="image", parts=(InFile(path),), origin=path)
-
-
-def _without_prefix(root: Root, image_id: int, folders: tuple[str, ...], absent: RejectedError) -> str:
-    try:
-        return root.resolve(f"{image_id:012d}.jpg", beside=folders)
-    except RejectedError:
-        raise absent from None
+    names = (f"COCO_{subtype}_{image_id:012d}.jpg", f"{image_id:012d}.jpg")
+    return media_ref(root, names, beside=beside, kind="image", hints=(subtype,) if subtype else ())
