@@ -155,7 +155,7 @@ def test_zipped_documents_with_pictures_in_a_tar_beside_them(tmp_path: Path) -> 
     put(tmp_path, "x/docs_shard_7_v2.jsonl.zip", zip_of({"docs_shard_7_v2.jsonl": line}))
     members = {"shard_7/a.jpg": noise(1), "b.jpg": noise(2), "../b.jpg": noise(3), "other/a.jpg": noise(4)}
     put(tmp_path, "x/pictures.tar", tar_of(members))
-    put(tmp_path, "x/labels.tar", tar_of({"a.jpg": noise(1), "a.cls": b"1"}))
+    put(tmp_path, "x/labels.tar", tar_of({"a.jpg": noise(1), "a.npy": b"1"}))
     spec = one_source(tmp_path)
     assert (spec.name, spec.files) == ("docs_shard_7_v2", ("x/docs_shard_7_v2.jsonl.zip", "x/pictures.tar"))
     items = items_of(tmp_path)

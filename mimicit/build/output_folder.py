@@ -15,12 +15,14 @@ import orjson
 from mimicit.build.config import BuildConfig
 from mimicit.build.disk import remove_scratch
 from mimicit.build.former import FORMER_NAME, set_aside
+from mimicit.build.mixture import MIXTURE_NAME
 from mimicit.build.progress import Progress
 from mimicit.build.publish import BESIDE_SHARDS, REJECTS_NAME
 from mimicit.errors import BuildError, ChangedInputError, CorruptShardError
 from mimicit.shards.files import sync_folder, write_atomically
 from mimicit.shards.folders import empty_folder, make_folder, refuse_links, remove_folder
 from mimicit.shards.manifest import MANIFEST_NAME, WORK_NAME, read_manifest
+from mimicit.sources.root import Root
 
 __all__ = [
     "SCAN_NAME",
@@ -29,10 +31,12 @@ __all__ = [
     "finished_manifest",
     "former_rejects",
     "held",
+    "input_root",
     "remove_work",
 ]
 
 SCAN_NAME: Final = ".scan.tmp"
+_UNPACKED_NAME: Final = "unpacked"
 """The table of the input's files, which is made before it is known whether there is anything to build."""
 
 _STATE_NAME: Final = "build.json"
@@ -109,6 +113,14 @@ def former_rejects(out: Path, state: dict[str, Any]) -> bytes | None:
     if then["mimicit_version"] != state["mimicit_version"] or not _same(then["config"], state["config"]):
         return None
     return None if then["input"]["fingerprint"] == state["input"] else (out / REJECTS_NAME).read_bytes()
+
+
+def input_root(src: Path, out: Path) -> Root:
+    """The input of a build, whose unpacked copies lie in the work folder of ``out``.
+
+    What the mixture says is part of the options, so its file is not part of the input.
+    """
+    return Root(src, exclude=[out, src / MIXTURE_NAME], scratch=out.absolute() / WORK_NAME / _UNPACKED_NAME)
 
 
 def begin_or_continue(work: Path, state: dict[str, Any], progress: Progress, *, overwrite: bool) -> None:

@@ -22,13 +22,13 @@ from mimicit.build.engine import Engine, LocalEngine
 from mimicit.build.former import reuse_media
 from mimicit.build.freeze import write_tables
 from mimicit.build.importing import import_sources
-from mimicit.build.mixture import MIXTURE_NAME
 from mimicit.build.output_folder import (
     SCAN_NAME,
     begin_or_continue,
     finished_manifest,
     former_rejects,
     held,
+    input_root,
     remove_work,
 )
 from mimicit.build.pack import pack_shards, unpacked_shards
@@ -118,7 +118,7 @@ def run_build(
     src: Path, out: Path, config: BuildConfig, engine: Engine, progress: Progress, manner: Manner
 ) -> BuildResult | Handover:
     """As `build_shards`, in the given ``manner``."""
-    root = Root(src, exclude=[out, src / MIXTURE_NAME])  # what the mixture says is part of config
+    root = input_root(src, out)
     out = out.absolute()  # workers may have another working folder
     try:
         with reported(out, out / WORK_NAME), held(out):

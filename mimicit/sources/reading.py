@@ -15,7 +15,7 @@ from typing import BinaryIO, Final, Self
 
 import orjson
 
-from mimicit.errors import RejectedError
+from mimicit.errors import RejectedError, SourceError
 from mimicit.sources.arrow import ArrowCells
 from mimicit.sources.base import InArrow, InFile, InJson, InParquet, InTar, Locator
 from mimicit.sources.base64_text import decode_base64
@@ -24,6 +24,7 @@ from mimicit.sources.media_names import folder_of
 from mimicit.sources.parquet import ParquetCells
 from mimicit.sources.root import Root
 from mimicit.sources.tar_members import regular_size
+from mimicit.sources.unpacked import open_unpacked
 
 __all__ = ["MAX_BASE64_BYTES", "MAX_FILE_BYTES", "Reader", "kept_reader"]
 
@@ -211,7 +212,10 @@ class Reader:
         return value
 
     def _opened(self, path: str) -> BinaryIO:
-        file = self._files.pop(path, None) or self._root.open(path)
+        try:
+            file = self._files.pop(path, None) or open_unpacked(self._root, path)
+        except SourceError as error:
+            raise RejectedError("bad_media", str(error)) from None
         self._files[path] = file
         if len(self._files) > _OPEN_FILES:
             self._files.popitem(last=False)[1].close()

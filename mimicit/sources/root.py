@@ -45,8 +45,10 @@ class Root:
     that is a snapshot in a cache of the Hub allows the ``blobs`` of that cache. ``media_roots`` are how paths in
     records begin, and what stands for that beneath ``folder``: pairs of any beginning and a path relative to
     ``folder``. ``found`` counts in which way records have found their files (see `mimicit.sources.finding`).
+    ``scratch`` is a folder, made when it is needed, for the unpacked copies of compressed files; None: one of the
+    process.
 
-    Two roots with the same arguments are equal.
+    Two roots with the same arguments are equal, whatever their ``scratch``.
     """
 
     def __init__(
@@ -57,7 +59,9 @@ class Root:
         follow_links: bool = False,
         allow: Sequence[Path] = (),
         media_roots: Mapping[str, str] | None = None,
+        scratch: Path | None = None,
     ) -> None:
+        self.scratch = scratch
         self.given = os.path.abspath(folder)
         self.folder = Path(os.path.realpath(folder))
         self.follow_links = follow_links
