@@ -254,5 +254,14 @@ def _refuse_nothing(catalog: Catalog, root: Root) -> None:
     total = sum(count for _, count in reasons)
     raise SourceError(
         f"{root.folder}: no record is left: {total} records were rejected ({counts}); the first is"
-        f" {first[0]} ({first[1]}: {first[2]})"
+        f" {first[0]} ({first[1]}: {first[2]}){_lost_media(catalog)}"
     )
+
+
+def _lost_media(catalog: Catalog) -> str:
+    """How many pictures and clips of the records fell to which rule or look-up, with an example of each."""
+    rows = catalog.db.execute(
+        "SELECT count(*), reason, detail, min(id) FROM reject WHERE scope = 'media' GROUP BY reason ORDER BY 1 DESC, 2"
+    ).fetchall()
+    examples = "; ".join(f"{count} as {reason}, such as {detail}" for count, reason, detail, _ in rows)
+    return f". Of their pictures and clips were left out: {examples}" if rows else ""
