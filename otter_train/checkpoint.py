@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,6 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from mimicit.errors import SchemaError, TrainError
 from mimicit.schema import canonical_json, validate
 from mimicit.shards.files import sha256_of, sync_folder
-from mimicit.shards.folders import remove_folder
 
 __all__ = [
     "FORMAT",
@@ -99,18 +99,15 @@ def save_checkpoint(
     run.mkdir(parents=True, exist_ok=True)
     final = run / checkpoint_name(meta["step"])
     temporary = run / f".{final.name}.tmp"
-    remove_folder(temporary, ignore_errors=True)
+    shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
         _write(temporary, meta, weights, optimizer_state, tokenizer)
         _replace_folder(final, temporary)
     finally:
-        remove_folder(temporary, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     for _, old in _folders(run)[:-keep]:
-        if old.is_symlink():
-            _log.warning("%s: is a link, so it is left where an older checkpoint would be removed", old)
-        else:
-            remove_folder(old)
+        shutil.rmtree(old)
     return final
 
 
@@ -150,7 +147,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
 def remove_unfinished(run: Path) -> None:
     """Remove what a killed process may have left in ``run`` of a checkpoint it was writing."""
     for path in run.glob(".checkpoint-*"):
-        remove_folder(path, ignore_errors=True)
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def load_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
@@ -203,14 +200,12 @@ def _write(
 
 def _replace_folder(final: Path, temporary: Path) -> None:
     replaced = final.with_name(f".{final.name}.old")
-    remove_folder(replaced, ignore_errors=True)
-    if final.is_symlink():
-        final.unlink()
-    elif final.exists():  # a damaged one that the run fell back from; a rename needs its place empty
+    shutil.rmtree(replaced, ignore_errors=True)
+    if final.exists():  # a damaged one that the run fell back from; a rename needs its place empty
         final.rename(replaced)
     temporary.rename(final)
     sync_folder(final.parent)
-    remove_folder(replaced, ignore_errors=True)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _folders(run: Path) -> list[tuple[int, Path]]:

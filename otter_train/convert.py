@@ -44,6 +44,10 @@ _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**
 @click.option("--cross-attention-every", type=click.IntRange(min=1), help="Layers per cross-attention block.")
 @click.option("--tokenizer", type=_PATH, help="Folder of a tokenizer: rows of special tokens move to its ids.")
 @click.option("--source-tokenizer", type=_PATH, help="Folder of the tokenizer that the source was trained with.")
+@click.option("--added-tokens", help="Added tokens of the source in the order of their rows, separated by commas.")
+@click.option(
+    "--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Numbers of the target; else as stored."
+)
 @click.option("--vision-layout", type=click.Choice(["transformers", "open_clip"]), help="Vision tower in --to ours.")
 @click.option("--format", "file_format", type=click.Choice(["safetensors", "bin"]), default="safetensors")
 @click.option("--max-shard-size", help="Largest file, such as 5GB; beyond it weights are split into shards.")
@@ -60,6 +64,8 @@ def main(
     cross_attention_every: int | None,
     tokenizer: Path | None,
     source_tokenizer: Path | None,
+    added_tokens: str | None,
+    dtype: str | None,
     vision_layout: str | None,
     file_format: str,
     max_shard_size: str | None,
@@ -74,6 +80,8 @@ def main(
     with errors_on_one_line():
         calm_threads()
         limit = _bytes(max_shard_size)
+        import torch
+
         from otter_train.conversion import convert
 
         report = convert(
@@ -85,6 +93,8 @@ def main(
             architecture=_architecture(preset, language_model, vision_model, cross_attention_every),
             tokenizer=tokenizer,
             source_tokenizer=source_tokenizer,
+            added_tokens=[name.strip() for name in added_tokens.split(",")] if added_tokens else (),
+            dtype=None if dtype is None else getattr(torch, dtype),
             file_format=file_format,  # type: ignore[arg-type]
             max_shard_bytes=limit,
             vision=vision_layout,  # type: ignore[arg-type]

@@ -30,7 +30,7 @@ class _Shots(click.ParamType[tuple[int, ...]]):
 
 
 @click.command(context_settings=HELP)
-@click.option("--checkpoint", type=_FOLDER, required=True, help="Run folder, or one checkpoint of it.")
+@click.option("--checkpoint", type=_FOLDER, required=True, help="Run, checkpoint, or model of any layout.")
 @click.option("--shards", type=_FOLDER, required=True, help="Shards whose queries are asked; not those of training.")
 @click.option("--shots", type=_Shots(), default="0", help="Context triplets shown before each query: 0,1,2,4,8.")
 @click.option("--baselines", is_flag=True, help="Also what a model that never looks could reach.")
@@ -97,7 +97,7 @@ def main(
         ]
         summaries = [summarise(report, seed=seed) for report in reports]
         text = "\n".join(lines(reports, summaries))
-        asked = {"checkpoint": str(trained.checkpoint.folder), "step": trained.checkpoint.step, "shards": str(shards)}
+        asked = {"checkpoint": str(trained.source), "step": trained.step, "shards": str(shards)}
         value = {**asked, "seed": seed, "results": to_json(reports, summaries)}
         if out is not None:
             write_report(out, value, text, draw(reports, summaries))

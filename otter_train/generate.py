@@ -15,7 +15,7 @@ _FILE = click.Path(path_type=Path)
 
 
 @click.command(context_settings=HELP)
-@click.option("--checkpoint", type=_FILE, required=True, help="Run folder, or one checkpoint of it.")
+@click.option("--checkpoint", type=_FILE, required=True, help="Run, checkpoint, or model of any layout.")
 @click.option("--image", type=_FILE, help="Picture that the question is about.")
 @click.option("--video", type=_FILE, help="Clip that the question is about, instead of a picture.")
 @click.option("--prompt", required=True, help="The question.")
@@ -73,7 +73,7 @@ def main(
         )
         ((_, answer),) = answer_each(trained, [sample], options)
     if as_json:
-        asked = {"checkpoint": str(trained.checkpoint.folder), "step": trained.checkpoint.step, "prompt": prompt}
+        asked = {"checkpoint": str(trained.source), "step": trained.step, "prompt": prompt}
         click.echo(canonical_json({**asked, "answer": answer}))
     else:
         click.echo(answer)

@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import torch
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from mimicit.records import Sample
 from otter_train.answer_options import AnswerOptions
-from otter_train.assembly import assemble_model, load_kept
-from otter_train.checkpoint import Checkpoint, load_weights, open_checkpoint
+from otter_train.assembly import assemble_model, load_kept, uses_bfloat16
+from otter_train.checkpoint import is_checkpointed, load_weights, open_checkpoint
 from otter_train.config import Precision, RunConfig
 from otter_train.data import Batch, collate
 from otter_train.distributed import pick_device
@@ -28,6 +28,8 @@ from otter_train.tokenizer import load_tokenizer
 __all__ = ["Finish", "Piece", "TrainedModel", "answer_each", "load_trained_model", "stream_answers"]
 
 Finish = Literal["stop", "length"]
+_LONGEST_PROMPT: Final = 2048
+"""Tokens of a prompt where no training says it: as many as the decoders of published models know positions."""
 
 
 class Piece(NamedTuple):
@@ -44,9 +46,11 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedModel:
-    """A model that can be asked, and the checkpoint it came from."""
+    """A model that can be asked, and where it came from; ``step`` counts its steps where that is a checkpoint."""
 
-    checkpoint: Checkpoint
+    source: Path
+    step: int | None
+    architecture: ModelConfig
     model: Otter
     tokenizer: PreTrainedTokenizerBase
     encoder: PromptEncoder
@@ -57,13 +61,15 @@ class TrainedModel:
 def load_trained_model(
     path: Path, *, device: str = "auto", language_model: str | None = None, vision_model: str | None = None
 ) -> TrainedModel:
-    """The model of a run folder's last checkpoint, or of the checkpoint folder ``path``.
+    """The model of a run folder's last checkpoint, of a checkpoint folder, or of weights that `open_origin` reads.
 
     ``language_model`` and ``vision_model`` say where the frozen weights lie now, if not where they lay in training.
-    `TrainError` where the checkpoint is damaged or does not fit.
+    `TrainError` where the weights are damaged or do not fit, `UsageError` where something about them is not known.
     """
-    checkpoint = open_checkpoint(path)
     place = pick_device(device)
+    if not is_checkpointed(path) and path.exists():
+        return _load_weights_of_any_layout(path, place, language_model, vision_model)
+    checkpoint = open_checkpoint(path)
     config = RunConfig.from_json(_moved(checkpoint.meta["config"], language_model, vision_model))
     architecture = ModelConfig.from_json(checkpoint.meta["model"])
     architecture = replace(
@@ -78,12 +84,35 @@ def load_trained_model(
     load_kept(model, config, load_weights(checkpoint))
     encoder = PromptEncoder(tokenizer, template=config.template, max_tokens=config.max_tokens)
     return TrainedModel(
-        checkpoint=checkpoint,
+        source=checkpoint.folder,
+        step=checkpoint.step,
+        architecture=architecture,
         model=model.eval(),
         tokenizer=tokenizer,
         encoder=encoder,
         device=place,
         precision=config.precision,
+    )
+
+
+def _load_weights_of_any_layout(
+    path: Path, device: torch.device, language_model: str | None, vision_model: str | None
+) -> TrainedModel:
+    from otter_train.conversion.ready import ready_model  # conversions are not needed for the checkpoints of runs
+
+    dtype = torch.bfloat16 if uses_bfloat16(device, "auto") else torch.float32
+    ready = ready_model(path, dtype=dtype, language_model=language_model, vision_model=vision_model)
+    longest = getattr(ready.model.language.lm.config, "max_position_embeddings", None) or _LONGEST_PROMPT
+    encoder = PromptEncoder(ready.tokenizer, template=ready.template, max_tokens=min(longest, _LONGEST_PROMPT))
+    return TrainedModel(
+        source=path,
+        step=None,
+        architecture=ready.architecture,
+        model=ready.model.to(device).eval(),
+        tokenizer=ready.tokenizer,
+        encoder=encoder,
+        device=device,
+        precision="auto",
     )
 
 
@@ -148,7 +177,7 @@ def _beam_answers(trained: TrainedModel, prompts: Sequence[Encoded], options: An
 
     rows = search_beams(
         trained.model,
-        ModelConfig.from_json(trained.checkpoint.meta["model"]),
+        trained.architecture,
         _collated(trained, prompts),
         beams=options.beams,
         max_new_tokens=options.max_new_tokens,

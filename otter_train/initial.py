@@ -89,8 +89,15 @@ def _fill_published(model: Otter, language_model: Path, path: Path) -> None:
     origin = open_origin(path)
     try:
         check_complete(origin.tensors, origin.layout, decoder=origin.decoder, architecture=origin.architecture)
-        before = special_rows(origin.tokenizer or language_model, origin.layout)
-        tensors = reordered(origin.tensors, before, special_rows(language_model, "ours"))
+        tensors = origin.tensors
+        if origin.vocabulary:
+            try:
+                before = origin.named_rows(origin.tokenizer or language_model)
+            except UsageError as error:
+                raise UsageError(
+                    f"--init-from {path}: {error}, to otter_train.convert; begin from the result"
+                ) from None
+            tensors = reordered(tensors, origin.vocabulary, before, special_rows(language_model))
         load_neutral(model, tensors, origin.layout, may_lack=_FROZEN)
     except TrainError as error:
         raise TrainError(f"--init-from {path}: {error}") from None

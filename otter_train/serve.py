@@ -5,12 +5,16 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from mimicit.errors import UsageError
 from otter_train.command_line import HELP, calm_threads, errors_on_one_line
 from otter_train.serving.limits import Limits
+
+if TYPE_CHECKING:
+    from otter_train.inference import TrainedModel
 
 __all__ = ["main"]
 
@@ -20,7 +24,7 @@ _AT_LEAST_1 = click.IntRange(min=1)
 
 
 @click.command(context_settings=HELP)
-@click.option("--checkpoint", type=click.Path(path_type=Path), required=True, help="Run folder, or one checkpoint.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), required=True, help="Run, checkpoint, or any model.")
 @click.option("--host", default="127.0.0.1", help="Address to listen at; beyond this machine only with --api-key.")
 @click.option("--port", type=click.IntRange(0, 65_535), default=8000, help="Port to listen at; 0 for a free one.")
 @click.option("--api-key", envvar="OTTER_API_KEY", help="Key that every request must bear.  [env: OTTER_API_KEY]")
@@ -85,7 +89,7 @@ def main(
             checkpoint, device=device, language_model=language_model, vision_model=vision_model
         )
         longest = getattr(trained.model.language.lm.config, "max_position_embeddings", None) or context
-        name = model_name or _name_of(trained.checkpoint.folder)
+        name = model_name or _name_of(trained)
         with Worker(trained, replace(limits, context=min(context, longest))) as worker:
             app = create_app(worker, model=name, api_key=api_key, hosts=_LOCAL_NAMES if local and not api_key else None)
             click.echo(f"{name} answers at http://{f'[{host}]' if ':' in host else host}:{port}/v1")
@@ -99,9 +103,9 @@ def _is_local(host: str) -> bool:
         return False
 
 
-def _name_of(checkpoint: Path) -> str:
-    run = checkpoint.resolve().parent
-    return run.name or "otter"
+def _name_of(trained: TrainedModel) -> str:
+    source = trained.source.resolve()
+    return (source.stem if trained.step is None else source.parent.name) or "otter"
 
 
 if __name__ == "__main__":

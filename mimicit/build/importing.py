@@ -53,7 +53,6 @@ def import_sources(
             try:
                 _begin(catalog, number, spec)
                 records = _read_source(catalog, number, spec, root, progress)
-                root.check_inputs()
             except SourceError as error:
                 if not keep_going:
                     raise

@@ -22,7 +22,6 @@ from typing import Any, Final
 from mimicit.errors import ChangedShardError, ShardError, UsageError
 from mimicit.loading.remote import RemoteFolder, check_size
 from mimicit.loading.shard_files import OpenShards
-from mimicit.shards.folders import make_folder
 
 __all__ = ["CachedShards", "ShardCache"]
 
@@ -45,7 +44,7 @@ class ShardCache:
         self.folder = folder / _FOLDER
         self.most_bytes = most_bytes
         try:
-            make_folder(self.folder)
+            self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"{folder}: cannot hold a cache: {error.strerror}") from None
 

@@ -140,10 +140,8 @@ def _gather(spec: SourceSpec, root: Root, path: str, triplets: ShardTriplets, *,
                 yield spec.reject(sample.reason, place=path, detail=sample.detail, scope="media")
             continue
         is_mine = answers
-        place = sample.place(path)
+        place = f"{path}#{sample.key}"
         try:
-            if sample.fault:
-                raise RejectedError("duplicate_id", sample.fault)
             value = _parsed_sample(root, path, sample)
             is_mine = spec.part in ("", value.source)
             if is_mine:

@@ -12,14 +12,15 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final
 
 from mimicit.errors import TrainError
-from otter_train.model import ModelConfig, TokenIds, build_model
+from otter_train.conversion.frozen import empty_model
+from otter_train.model import ModelConfig
 from otter_train.model.convert import misfits
 from otter_train.model.layouts import DEFAULT_DECODER, Layout, place_in
 from otter_train.model.lazy import LazyTensor
 
-__all__ = ["EMBEDDINGS", "absent_parts", "check_complete"]
+__all__ = ["absent_parts", "check_complete", "vocabulary_names", "vocabulary_rows"]
 
-EMBEDDINGS: Final = frozenset(
+_EMBEDDINGS: Final = frozenset(
     f"language.lm.{name}"
     for name in (
         "embed_out.weight",
@@ -54,13 +55,8 @@ def check_complete(
     may be absent as a whole.
     """
     if architecture is not None:
-        model = build_model(
-            architecture,
-            vocab_size=_rows(tensors),
-            token_ids=TokenIds(image=0, endofchunk=0, answer=0, pad=0),
-            device="meta",
-        )
-        faults, _ = misfits(tensors, model, layout, absent_parts(tensors))
+        model = empty_model(architecture, vocabulary_rows(tensors, architecture))
+        faults, _ = misfits(tensors, model, layout, absent_parts(tensors, architecture))
     else:
 
         def named(name: str) -> str:
@@ -72,18 +68,32 @@ def check_complete(
         raise TrainError(f"these weights make no whole Otter: {'; '.join(faults)}")
 
 
-def absent_parts(tensors: Collection[str]) -> list[str]:
+def absent_parts(tensors: Collection[str], architecture: ModelConfig | None = None) -> list[str]:
     """The beginnings of the names of the frozen parts that are absent as a whole."""
     parts = []
     if not any(name.startswith("vision.") for name in tensors):
         parts.append("vision.")
-    if not any(name.startswith("language.lm.") and name not in EMBEDDINGS for name in tensors):
+    language = {name for name in tensors if name.startswith("language.lm.")}
+    if not language - vocabulary_names(language, architecture):
         parts.append("language.lm.")
     return parts
 
 
-def _rows(tensors: Mapping[str, LazyTensor]) -> int:
-    return max((tensors[name].shape[0] for name in EMBEDDINGS & tensors.keys()), default=1)
+def vocabulary_names(tensors: Collection[str], architecture: ModelConfig | None = None) -> set[str]:
+    """Which of ``tensors`` have a row for every token of the vocabulary."""
+    known = set(_EMBEDDINGS)
+    if architecture is not None:
+        lm = empty_model(architecture, 1).language.lm
+        head = lm.get_output_embeddings()
+        ids = {id(one) for one in (lm.get_input_embeddings().weight, head.weight, getattr(head, "bias", None))}
+        named = lm.named_parameters(remove_duplicate=False)
+        known |= {f"language.lm.{name}" for name, one in named if id(one) in ids}
+    return known & set(tensors)
+
+
+def vocabulary_rows(tensors: Mapping[str, LazyTensor], architecture: ModelConfig | None = None, least: int = 1) -> int:
+    """The rows of the embeddings; ``least`` where there are none."""
+    return max((tensors[name].shape[0] for name in vocabulary_names(tensors, architecture)), default=least)
 
 
 def _structural_faults(names: Collection[str], named: Callable[[str], str]) -> list[str]:

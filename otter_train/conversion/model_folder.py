@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import GenerationConfig
 
 from mimicit.schema import canonical_json
 from mimicit.shards.files import write_atomically
-from otter_train.conversion.completeness import EMBEDDINGS
 from otter_train.conversion.published_config import write_published
 from otter_train.conversion.source import Origin
 from otter_train.model import ModelConfig, TokenIds, build_model
@@ -33,8 +35,7 @@ def write_description(folder: Path, origin: Origin, layout: Layout, *, vision: V
     before = set(folder.iterdir())
     architecture = replace(origin.architecture, vision=replace(origin.architecture.vision, layout=vision))
     if layout == "otter":
-        rows = _rows(origin, 1)
-        _write_json(folder / "config.json", write_published(architecture, rows))
+        _write_json(folder / "config.json", write_published(architecture, origin.rows()))
         if origin.tokenizer is not None:
             load_tokenizer(origin.tokenizer).save_pretrained(folder)
     elif origin.tokenizer is not None:
@@ -47,10 +48,10 @@ def _write_ours(folder: Path, origin: Origin, architecture: ModelConfig) -> None
     tokenizer = load_tokenizer(origin.tokenizer)
     ids = special_ids(tokenizer)
     token_ids = TokenIds(image=ids.image, endofchunk=ids.endofchunk, answer=ids.answer, pad=ids.pad)
-    rows = _rows(origin, len(tokenizer))
+    rows = origin.rows(len(tokenizer))
     config = OtterConfig.from_model_config(architecture, vocab_size=rows, token_ids=token_ids)
     config.architectures = ["OtterForConditionalGeneration"]
-    config.dtype = origin.tensors["perceiver.latents"].dtype
+    config.dtype = _usual_dtype(origin)
     config.save_pretrained(folder)
     GenerationConfig(
         bos_token_id=ids.bos, eos_token_id=[ids.eos, ids.endofchunk], pad_token_id=ids.pad, max_new_tokens=128
@@ -65,8 +66,12 @@ def _write_ours(folder: Path, origin: Origin, architecture: ModelConfig) -> None
     ).save_pretrained(folder)
 
 
-def _rows(origin: Origin, least: int) -> int:
-    return max((origin.tensors[name].shape[0] for name in EMBEDDINGS & origin.tensors.keys()), default=least)
+def _usual_dtype(origin: Origin) -> torch.dtype:
+    """The dtype of most of the numbers: what transformers loads a model in unless it is told another."""
+    sizes: Counter[torch.dtype] = Counter()
+    for tensor in origin.tensors.values():
+        sizes[tensor.dtype] += math.prod(tensor.shape) if tensor.dtype.is_floating_point else 0
+    return sizes.most_common(1)[0][0]
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

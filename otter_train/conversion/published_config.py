@@ -17,7 +17,7 @@ from otter_train.model.build import architecture_of, clip_config, language_confi
 from otter_train.model.config import LanguageConfig, ModelConfig, PerceiverConfig, VisionConfig
 from otter_train.model.lazy import LazyTensor
 
-__all__ = ["read_published", "write_published"]
+__all__ = ["perceiver_of", "read_published", "write_published"]
 
 _OURS: Final = "otter_train"
 
@@ -32,14 +32,19 @@ def read_published(config: Mapping[str, Any], tensors: Mapping[str, LazyTensor],
         tower = _clip(vision)
     except (KeyError, TypeError, AttributeError) as error:
         raise TrainError(f"{path}: no configuration of an Otter (it lacks {error})") from None
+    perceiver = perceiver_of(tensors)
+    return ModelConfig(language=language, vision=tower, perceiver=perceiver, cross_attention_every=int(every))
+
+
+def perceiver_of(tensors: Mapping[str, LazyTensor]) -> PerceiverConfig:
+    """The perceiver of the weights ``tensors``, as far as their shapes say it: its heads are of 64."""
     depths = [int(name.split(".")[2]) for name in tensors if name.startswith("perceiver.layers.")]
     latents, frames = tensors.get("perceiver.latents"), tensors.get("perceiver.frame_embs")
-    perceiver = PerceiverConfig(
+    return PerceiverConfig(
         depth=max(depths, default=PerceiverConfig().depth - 1) + 1,
         num_latents=PerceiverConfig().num_latents if latents is None else latents.shape[0],
         max_num_frames=None if frames is None else frames.shape[0],
     )
-    return ModelConfig(language=language, vision=tower, perceiver=perceiver, cross_attention_every=int(every))
 
 
 def write_published(model: ModelConfig, vocab_size: int) -> dict[str, Any]:

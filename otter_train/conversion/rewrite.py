@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -11,16 +11,14 @@ from typing import Any, Final, Literal
 import torch
 
 from mimicit.errors import TrainError, UsageError
-from otter_train.conversion.completeness import EMBEDDINGS, absent_parts, check_complete
+from otter_train.conversion.completeness import absent_parts, check_complete
+from otter_train.conversion.frozen import empty_model, frozen_weights
 from otter_train.conversion.model_folder import write_description
 from otter_train.conversion.source import Origin, open_origin
-from otter_train.conversion.token_rows import reordered, special_rows
+from otter_train.conversion.token_rows import adds_padding, published_rows, reordered, special_rows, without_spare_rows
 from otter_train.conversion.weight_files import write_weights
 from otter_train.model import ModelConfig
-from otter_train.model.build import build_model
-from otter_train.model.convert import neutral_state
 from otter_train.model.layouts import DEFAULT_DECODER, Layout, arranged, decoder_of, place_in
-from otter_train.model.otter import TokenIds
 from otter_train.model.vision import VisionLayout
 
 __all__ = ["FILE_SUFFIXES", "Frozen", "Report", "convert"]
@@ -63,9 +61,11 @@ def convert(
     architecture: ModelConfig | None = None,
     tokenizer: Path | None = None,
     source_tokenizer: Path | None = None,
+    added_tokens: Sequence[str] = (),
     file_format: Literal["safetensors", "bin"] = "safetensors",
     max_shard_bytes: int | None = None,
     vision: VisionLayout | None = None,
+    dtype: torch.dtype | None = None,
     moved: Mapping[str, str | None] | None = None,
 ) -> Report:
     """Write the weights of ``source`` in the layout ``to`` as the file or into the folder ``target``.
@@ -73,8 +73,11 @@ def convert(
     ``layout`` is that of the source (None: look). ``frozen`` parts are kept as far as they are there, required (from
     the pretrained models of ``architecture`` where the source lacks them), or dropped. ``architecture`` is for sources
     that do not say theirs. With ``tokenizer`` the rows of the special tokens move to the ids that it gives them, from
-    those of ``source_tokenizer`` (None: that of the source). ``vision`` is the layout of the tower in ours (None: that
-    of the architecture). ``moved`` says where the pretrained models of a training run lie now.
+    those that the source notes, that ``added_tokens`` name in order, or that ``source_tokenizer`` gives (None: that of
+    the source). ``vision`` is the layout of the tower in ours (None: that of the architecture). Numbers keep their
+    dtype unless ``dtype`` names another. ``moved`` says where the pretrained models of a training run lie now.
+
+    Memory: one tensor, and one file where torch's format is written.
     """
     if target.exists() and (target.is_file() or any(target.iterdir())):
         raise UsageError(f"{target}: exists already; name a new file or an empty folder")
@@ -84,17 +87,29 @@ def convert(
         raise UsageError(f"{source}: trained with --perceiver-width, which only --to ours has a place for")
     read = len(origin.tensors)
     check_complete(origin.tensors, origin.layout, decoder=origin.decoder, architecture=origin.architecture)
-    origin = _with_frozen(origin, frozen)
-    origin, moved_tokens = _with_tokens(origin, tokenizer, source_tokenizer)
+    origin = _with_frozen(origin, frozen, architecture)
+    origin, moved_tokens = _with_tokens(origin, tokenizer, source_tokenizer, added_tokens)
+    if dtype is not None:
+        origin = replace(origin, tensors={name: tensor.cast(dtype) for name, tensor in origin.tensors.items()})
     tower = vision or ("transformers" if origin.architecture is None else origin.architecture.vision.layout)
     decoder = origin.decoder or _decoder(origin)
+    count = origin.rows()
+    if to == "openflamingo" and origin.tokens is not None and origin.vocabulary:
+        origin, count = _with_published_rows(origin)
     placed = arranged(origin.tensors, to, vision=tower, decoder=decoder)
-    unplaced = [name for name in origin.tensors if place_in(name, to, vision=tower, decoder=decoder) is None]
+    places = {name: place_in(name, to, vision=tower, decoder=decoder) for name in origin.tensors}
+    unplaced = [name for name, place in places.items() if place is None]
     left_out = origin.removed + Counter({"without a place in the layout": len(unplaced)})
+    written = without_spare_rows(placed, [place.key for name in origin.vocabulary if (place := places[name])], count)
     is_file = target.suffix in FILE_SUFFIXES
     (target.parent if is_file else target).mkdir(parents=True, exist_ok=True)
     name = "model.safetensors" if file_format == "safetensors" else "pytorch_model.bin"
-    files = write_weights(target if is_file else target / name, placed, max_shard_bytes=max_shard_bytes)
+    files = write_weights(
+        target if is_file else target / name,
+        written,
+        max_shard_bytes=max_shard_bytes,
+        notes=_notes(origin, tower),
+    )
     if not is_file:
         files += write_description(target, origin, to, vision=tower)
     return Report(
@@ -102,40 +117,35 @@ def convert(
         layout=origin.layout,
         target=to,
         tensors_read=read,
-        tensors_written=len(placed),
-        bytes_written=sum(tensor.nbytes for tensor in placed.values()),
+        tensors_written=len(written),
+        bytes_written=sum(tensor.nbytes for tensor in written.values()),
         left_out=dict(left_out),
-        absent=absent_parts(origin.tensors),
+        absent=absent_parts(origin.tensors, origin.architecture),
         moved_tokens=moved_tokens,
         files=[str(path) for path in files],
     )
 
 
-def _with_frozen(origin: Origin, frozen: Frozen) -> Origin:
+def _with_frozen(origin: Origin, frozen: Frozen, named: ModelConfig | None) -> Origin:
     if frozen == "drop":
         kept = {
             name: tensor
             for name, tensor in origin.tensors.items()
-            if not name.startswith(("vision.", "language.lm.")) or name in EMBEDDINGS
+            if not name.startswith(("vision.", "language.lm.")) or name in origin.vocabulary
         }
         return replace(origin, tensors=kept)
-    absent = absent_parts(origin.tensors)
+    absent = absent_parts(origin.tensors, origin.architecture)
     if frozen == "keep" or not absent:
         return origin
-    if origin.architecture is None or _has_no_weights(origin.architecture, absent):
+    # What the caller names is where the models lie now; what the source says is where they lay once.
+    architecture = named or origin.architecture
+    if architecture is None or _has_no_weights(architecture, absent):
         raise TrainError(
             f"the source holds nothing of {', '.join(part.rstrip('.') for part in absent)}; "
             "say with --language-model and --vision-model where these weights are"
         )
-    # The one step that holds whole models in memory: growing a vocabulary is the business of `build_model`.
-    rows = max((origin.tensors[name].shape[0] for name in EMBEDDINGS & origin.tensors.keys()), default=1)
-    model = build_model(
-        origin.architecture,
-        vocab_size=rows,
-        token_ids=TokenIds(image=0, endofchunk=0, answer=0, pad=0),
-        dtype=getattr(torch, str(origin.architecture.language.architecture.get("dtype", "float32"))),
-    )
-    added = {name: tensor for name, tensor in neutral_state(model).items() if name.startswith(tuple(absent))}
+    pretrained = frozen_weights(architecture, origin.rows())
+    added = {name: tensor for name, tensor in pretrained.items() if name.startswith(tuple(absent))}
     return replace(origin, tensors={**added, **origin.tensors}, decoder=decoder_of(added, "ours") or origin.decoder)
 
 
@@ -145,16 +155,43 @@ def _has_no_weights(architecture: ModelConfig, absent: list[str]) -> bool:
 
 
 def _with_tokens(
-    origin: Origin, tokenizer: Path | None, source_tokenizer: Path | None
+    origin: Origin, tokenizer: Path | None, source_tokenizer: Path | None, added: Sequence[str]
 ) -> tuple[Origin, dict[str, tuple[int, int]]]:
-    if tokenizer is None:
-        return replace(origin, tokenizer=source_tokenizer or origin.tokenizer), {}
+    """``origin`` with its rows as ``tokenizer`` wants them, and which of the added tokens moved from where to where."""
     known = source_tokenizer or origin.tokenizer
-    if known is None:
-        raise UsageError("--tokenizer says where special tokens go; say with --source-tokenizer where they are")
-    before, after = special_rows(known, origin.layout), special_rows(tokenizer, "ours")
+    if tokenizer is None:
+        try:
+            tokens: dict[str, int] | None = origin.named_rows(known, added)
+        except UsageError:
+            if added:
+                raise
+            tokens = None  # nothing moves, so nobody need know
+        return replace(origin, tokenizer=known, tokens=tokens), {}
+    before, after = origin.named_rows(known, added), special_rows(tokenizer)
     moved = {name: (id, after[name]) for name, id in before.items() if name in after and after[name] != id}
-    return replace(origin, tensors=reordered(origin.tensors, before, after), tokenizer=tokenizer), moved
+    tensors = reordered(origin.tensors, origin.vocabulary, before, after)
+    return replace(origin, tensors=tensors, tokenizer=tokenizer, tokens=after), moved
+
+
+def _with_published_rows(origin: Origin) -> tuple[Origin, int]:
+    """``origin`` with the rows of the added tokens where OpenFlamingo has them, and how many rows that makes."""
+    assert origin.tokens is not None
+    language = None if origin.architecture is None else origin.architecture.language.pretrained
+    ids, count = published_rows(origin.rows(), origin.tokens, pads=language is None or adds_padding(Path(language)))
+    tensors = reordered(origin.tensors, origin.vocabulary, origin.tokens, ids)
+    return replace(origin, tensors=tensors, tokens=ids), count
+
+
+def _notes(origin: Origin, tower: VisionLayout) -> dict[str, Any]:
+    """What a file says of itself."""
+    notes: dict[str, Any] = {"template": origin.template}
+    if origin.tokens is not None:
+        notes["added_tokens"] = origin.tokens
+    if origin.architecture is not None:
+        notes["model"] = replace(
+            origin.architecture, vision=replace(origin.architecture.vision, layout=tower)
+        ).to_json()
+    return notes
 
 
 def _decoder(origin: Origin) -> str:
@@ -162,7 +199,4 @@ def _decoder(origin: Origin) -> str:
         return found
     if origin.architecture is None:
         return DEFAULT_DECODER
-    model = build_model(
-        origin.architecture, vocab_size=1, token_ids=TokenIds(image=0, endofchunk=0, answer=0, pad=0), device="meta"
-    )
-    return decoder_of(model.state_dict(), "ours") or DEFAULT_DECODER
+    return decoder_of(empty_model(origin.architecture, 1).state_dict(), "ours") or DEFAULT_DECODER

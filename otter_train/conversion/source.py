@@ -1,12 +1,13 @@
 """Where weights come from: a file, a folder as transformers writes it, or the checkpoint of a training run.
 
-A folder also says which architecture its weights belong to, and has a tokenizer; a bare file says neither.
+Files that this package writes say which architecture their weights belong to and which rows are those of the added
+tokens; a folder does, too, and has a tokenizer. A bare file of others says neither.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -15,28 +16,32 @@ import orjson
 
 from mimicit.errors import TrainError, UsageError
 from otter_train.checkpoint import is_checkpointed, open_checkpoint
+from otter_train.conversion.completeness import vocabulary_names, vocabulary_rows
+from otter_train.conversion.frozen import empty_model, frozen_weights, tied_names
 from otter_train.conversion.published_config import read_published
-from otter_train.conversion.weight_files import find_weights, read_weights
-from otter_train.inference import load_trained_model
-from otter_train.model import ModelConfig, freeze
+from otter_train.conversion.token_rows import named_rows, special_rows, with_spare_rows
+from otter_train.conversion.weight_files import find_weights, read_notes, read_weights
+from otter_train.model import ModelConfig, Otter, build_model
 from otter_train.model.cleaning import neutral_weights
 from otter_train.model.convert import neutral_state
 from otter_train.model.layouts import Layout
-from otter_train.model.lazy import LazyTensor
+from otter_train.model.lazy import LazyTensor, replaced_rows
 from otter_train.pretrained.configuration import OtterConfig
+from otter_train.tokenizer import added_ids, load_tokenizer
 
 __all__ = ["Origin", "open_origin"]
 
 _CONFIG: Final = "config.json"
 _TOKENIZERS: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+_NEW_ROWS: Final = "new_rows."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
     """Weights by our names, the layout they came in, and what is known about them (None: nothing).
 
-    ``tokenizer`` is a folder. ``template`` names the prompt template they were trained with. ``removed`` counts what
-    was no weight of its own.
+    ``tokens`` are the rows of the added tokens, as the file itself says. ``tokenizer`` is a folder. ``template`` names
+    the prompt template they were trained with. ``removed`` counts what was no weight of its own.
     """
 
     tensors: dict[str, LazyTensor]
@@ -44,54 +49,126 @@ class Origin:
     decoder: str | None
     removed: Counter[str]
     architecture: ModelConfig | None = None
+    tokens: dict[str, int] | None = None
     tokenizer: Path | None = None
     template: str = "otter"
 
+    @property
+    def vocabulary(self) -> set[str]:
+        """The names of the tensors with a row for every token."""
+        return vocabulary_names(self.tensors, self.architecture)
 
-def open_origin(path: Path, layout: Layout | None = None, *, with_frozen: bool = True, **moved: str | None) -> Origin:
+    def rows(self, least: int = 1) -> int:
+        """How many rows these have; ``least`` where there are none."""
+        return vocabulary_rows(self.tensors, self.architecture, least)
+
+    def named_rows(self, tokenizer: Path | None = None, added: Sequence[str] = ()) -> dict[str, int]:
+        """Which rows are those of the added tokens; ``tokenizer`` and ``added`` as in `token_rows.named_rows`.
+
+        `UsageError` where nothing says it.
+        """
+        return named_rows(
+            self.rows(), self.layout, noted=self.tokens, tokenizer=tokenizer or self.tokenizer, added=added
+        )
+
+
+def open_origin(
+    path: Path,
+    layout: Layout | None = None,
+    *,
+    with_frozen: bool = True,
+    language_model: str | None = None,
+    vision_model: str | None = None,
+) -> Origin:
     """The weights of ``path``; no tensor of a file is read yet.
 
-    The checkpoint of a run holds what was trained; ``with_frozen`` adds the rest from the folders it names (``moved``:
-    ``language_model`` and ``vision_model``, where they lie now). `TrainError` where nothing fitting can be read.
+    The checkpoint of a run holds what was trained; ``with_frozen`` adds the rest from the models it names, or from
+    ``language_model`` and ``vision_model``, where they lie now. `TrainError` where nothing fitting can be read.
     """
     if not path.exists():
         raise UsageError(f"{path}: no such file or folder")
     if is_checkpointed(path):
-        return _from_checkpoint(path, with_frozen, moved)
-    tensors = read_weights(path)
-    found = neutral_weights(tensors, layout)
+        return _from_checkpoint(path, with_frozen, language_model, vision_model)
+    notes = read_notes(path)
+    found = neutral_weights(with_spare_rows(read_weights(path)), layout)
     folder = find_weights(path).parent
-    origin = Origin(tensors=found.tensors, layout=found.layout, decoder=found.decoder, removed=found.removed)
+    origin = Origin(
+        tensors=found.tensors,
+        layout=found.layout,
+        decoder=found.decoder,
+        removed=found.removed,
+        architecture=ModelConfig.from_json(notes["model"]) if "model" in notes else None,
+        tokens=notes.get("added_tokens"),
+        template=str(notes.get("template", "otter")),
+    )
     if path.is_dir():
-        origin = replace(origin, architecture=_architecture(folder, found.tensors), tokenizer=_tokenizer(folder))
-        return replace(origin, template=_template(folder))
+        architecture = _architecture(folder, found.tensors) or origin.architecture
+        origin = replace(origin, architecture=architecture, tokenizer=_tokenizer(folder))
+        return replace(origin, template=_template(folder, origin.template))
     return origin
 
 
-def _from_checkpoint(path: Path, with_frozen: bool, moved: Mapping[str, str | None]) -> Origin:
+def _from_checkpoint(path: Path, with_frozen: bool, language_model: str | None, vision_model: str | None) -> Origin:
     checkpoint = open_checkpoint(path)
-    if with_frozen:
-        model = load_trained_model(path, device="cpu", **moved).model
-        freeze(model, "none")  # writes rows that were trained apart into their matrices
-        tensors, removed = neutral_state(model), Counter[str]()
-    else:
-        stored = read_weights(checkpoint.folder / "model.safetensors")
-        if any(key.startswith("new_rows.") for key in stored):
-            raise UsageError(f"{path}: trained single rows of the frozen embeddings; convert it --with-frozen")
-        tensors, _, _, removed = neutral_weights(stored, "ours")
+    stored = read_weights(checkpoint.folder / "model.safetensors")
+    apart = {key.removeprefix(_NEW_ROWS): one for key, one in stored.items() if key.startswith(_NEW_ROWS)}
+    if apart and not with_frozen:
+        raise UsageError(f"{path}: trained single rows of the frozen embeddings; convert it --with-frozen")
+    trained = {key: one for key, one in stored.items() if not key.startswith(_NEW_ROWS)}
+    tensors, _, _, removed = neutral_weights(trained, "ours")
+    tokenizer = load_tokenizer(checkpoint.tokenizer_folder)
     architecture = ModelConfig.from_json(checkpoint.meta["model"])
+    config = checkpoint.meta["config"]
+    architecture = replace(
+        architecture,
+        language=replace(architecture.language, pretrained=language_model or config["language_model"]),
+        vision=replace(architecture.vision, pretrained=vision_model or config["vision_model"]),
+    )
+    if with_frozen:
+        tensors = _completed(tensors, apart, architecture, added_ids(tokenizer), len(tokenizer))
     return Origin(
         tensors=tensors,
         layout="ours",
         decoder=None,
         removed=removed,
         architecture=architecture,
+        tokens=special_rows(checkpoint.tokenizer_folder),
         tokenizer=checkpoint.tokenizer_folder,
         template=str(checkpoint.meta["template"]["name"]),
     )
 
 
-def _architecture(folder: Path, tensors: Mapping[str, LazyTensor]) -> ModelConfig | None:
+def _completed(
+    trained: dict[str, LazyTensor],
+    apart: dict[str, LazyTensor],
+    architecture: ModelConfig,
+    added: Sequence[int],
+    rows: int,
+) -> dict[str, LazyTensor]:
+    """What was ``trained`` and what was not, in the order of the model; rows that were trained ``apart`` in place."""
+    empty = empty_model(architecture, rows)
+    first = tied_names(empty)
+    found = {**frozen_weights(architecture, rows), **trained}
+    # Of tied weights, training knows the first name only.
+    found |= {name: found[one] for name, one in first.items() if one in found}
+    lm = empty.language.lm
+    for part, matrix in (("input", lm.get_input_embeddings().weight), ("output", lm.get_output_embeddings().weight)):
+        for name, one in empty.named_parameters(remove_duplicate=False):
+            if one is matrix and part in apart:
+                found[name] = replaced_rows(found[name], added, apart[part])
+    names = neutral_state(empty)
+    if any(name in names and name not in found for name, _ in empty.named_buffers()):
+        built = build_model(architecture, vocab_size=rows, token_ids=empty.token_ids, load_weights=False)
+        found = {**neutral_state(built), **found} if (names.keys() - found.keys()) <= _buffers(built) else found
+    return {name: found[name] for name in names if name in found}
+
+
+def _buffers(model: Otter) -> set[str]:
+    """What no training changes: the statistics that convolutional towers normalise with."""
+    return {name for name, _ in model.named_buffers()}
+
+
+def _architecture(folder: Path, tensors: dict[str, LazyTensor]) -> ModelConfig | None:
     config = _json(folder / _CONFIG)
     if config.get("model_type") != "otter":
         return None
@@ -104,8 +181,8 @@ def _tokenizer(folder: Path) -> Path | None:
     return folder if any((folder / name).is_file() for name in _TOKENIZERS) else None
 
 
-def _template(folder: Path) -> str:
-    return str(_json(folder / "processor_config.json").get("template", "otter"))
+def _template(folder: Path, otherwise: str) -> str:
+    return str(_json(folder / "processor_config.json").get("template", otherwise))
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from mimicit.shards.files import publish, write_atomically
 from otter_train.model.cleaning import unwrapped
 from otter_train.model.lazy import LazyTensor
 
-__all__ = ["find_weights", "read_weights", "write_weights"]
+__all__ = ["find_weights", "read_notes", "read_weights", "write_weights"]
 
 _DTYPES: Final = {
     "BF16": torch.bfloat16,
@@ -44,6 +44,8 @@ _DTYPES: Final = {
 _DTYPE_NAMES: Final = {dtype: name for name, dtype in _DTYPES.items()}
 _NAMES: Final = ("model.safetensors", "pytorch_model.bin", "checkpoint.pt", "final_weights.pt")
 _INDEX: Final = ".index.json"
+_NOTES: Final = "otter_train"
+_NOTES_SUFFIX: Final = ".otter.json"
 _HEADER_LENGTH: Final = 8
 _ALIGNMENT: Final = 8
 
@@ -70,25 +72,60 @@ def read_weights(path: Path) -> dict[str, LazyTensor]:
     return _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
 
 
-def write_weights(path: Path, tensors: Mapping[str, LazyTensor], *, max_shard_bytes: int | None = None) -> list[Path]:
+def read_notes(path: Path) -> dict[str, Any]:
+    """What `write_weights` noted about the weights in ``path``, a file or a folder; nothing where others wrote them."""
+    path = find_weights(path)
+    if path.name.endswith(_INDEX):
+        try:
+            places = orjson.loads(path.read_bytes())["weight_map"]
+            path = path.with_name(min(Path(str(name)).name for name in places.values()))
+        except (OSError, orjson.JSONDecodeError, KeyError, TypeError, AttributeError, ValueError):
+            return {}  # `read_weights` says what is wrong with it
+    text: Any = None
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, framework="pt") as file:
+                text = (file.metadata() or {}).get(_NOTES)
+        except (SafetensorError, OSError):
+            return {}
+    elif (beside := path.with_name(path.name + _NOTES_SUFFIX)).is_file():
+        text = beside.read_bytes()
+    try:
+        notes = orjson.loads(text) if text else {}
+    except orjson.JSONDecodeError as error:
+        raise TrainError(f"{path}: what it notes of itself is no JSON ({error})") from None
+    return notes if isinstance(notes, dict) else {}
+
+
+def write_weights(
+    path: Path,
+    tensors: Mapping[str, LazyTensor],
+    *,
+    max_shard_bytes: int | None = None,
+    notes: Mapping[str, Any] | None = None,
+) -> list[Path]:
     """Write ``tensors`` as ``path`` (``.safetensors``, else torch's format); the files that hold them.
+
+    ``notes``, a JSON object, go into the metadata of each ``.safetensors`` file, and into a file beside torch's, which
+    has no room for them.
 
     Beyond ``max_shard_bytes`` they are split into ``NAME-00001-of-00003.safetensors`` and so on, with the index that
     transformers reads. Each file is absent or complete; the index comes last. Writing ``.safetensors`` keeps one
     tensor in memory, torch's format one whole file.
     """
     shards = _split(tensors, max_shard_bytes)
+    noted = canonical_json(dict(notes)) if notes else b""
     if len(shards) == 1:
-        _write_file(path, tensors)
-        return [path]
+        return _write_file(path, tensors, noted)
     names = [f"{path.stem}-{number:05d}-of-{len(shards):05d}{path.suffix}" for number in range(1, len(shards) + 1)]
+    files = []
     for name, shard in zip(names, shards, strict=True):
-        _write_file(path.with_name(name), shard)
+        files += _write_file(path.with_name(name), shard, noted)
     total = sum(tensor.nbytes for tensor in tensors.values())
     places = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
     index = path.with_name(path.name + _INDEX)
     write_atomically(index, [canonical_json({"metadata": {"total_size": total}, "weight_map": places})])
-    return [*(path.with_name(name) for name in names), index]
+    return [*files, index]
 
 
 def _split(tensors: Mapping[str, LazyTensor], limit: int | None) -> list[dict[str, LazyTensor]]:
@@ -184,12 +221,17 @@ def _read_pickle(path: Path) -> dict[str, LazyTensor]:
         raise TrainError(f"{path}: {error}") from None
 
 
-def _write_file(path: Path, tensors: Mapping[str, LazyTensor]) -> None:
+def _write_file(path: Path, tensors: Mapping[str, LazyTensor], notes: bytes) -> list[Path]:
     with publish(path, path.with_name(f".{path.name}.tmp")) as file:
         if path.suffix == ".safetensors":
-            file.writelines(_safetensors_chunks(tensors))
+            file.writelines(_safetensors_chunks(tensors, notes))
         else:
             _write_pickle(file, tensors)
+    if path.suffix == ".safetensors" or not notes:
+        return [path]
+    beside = path.with_name(path.name + _NOTES_SUFFIX)
+    write_atomically(beside, [notes])
+    return [path, beside]
 
 
 def _write_pickle(file: BinaryIO, tensors: Mapping[str, LazyTensor]) -> None:
@@ -202,9 +244,9 @@ def _write_pickle(file: BinaryIO, tensors: Mapping[str, LazyTensor]) -> None:
     torch.save(state, file)
 
 
-def _safetensors_chunks(tensors: Mapping[str, LazyTensor]) -> Iterator[bytes | memoryview]:
+def _safetensors_chunks(tensors: Mapping[str, LazyTensor], notes: bytes) -> Iterator[bytes | memoryview]:
     """The bytes of a ``.safetensors`` file: the length of the header, the header, and each tensor's numbers."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"} | ({_NOTES: notes.decode()} if notes else {})}
     offset = 0
     for key, tensor in tensors.items():
         if tensor.dtype not in _DTYPE_NAMES:

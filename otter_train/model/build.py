@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import orjson
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -29,7 +29,15 @@ from otter_train.model.vision import OpenClipTower, VisionTower, transformers_to
 if TYPE_CHECKING:
     from open_clip.transformer import VisionTransformer
 
-__all__ = ["architecture_of", "build_model", "clip_config", "language_config"]
+__all__ = [
+    "architecture_of",
+    "build_model",
+    "clip_config",
+    "grown_rows",
+    "language_config",
+    "load_language",
+    "load_vision",
+]
 
 _DROPOUTS: Final = (
     "activation_dropout",
@@ -126,6 +134,12 @@ def language_config(config: LanguageConfig, vocab_size: int) -> PreTrainedConfig
 def _language(config: LanguageConfig, vocab_size: int, dtype: torch.dtype, load_weights: bool) -> PreTrainedModel:
     if config.pretrained is None or not load_weights:
         return AutoModelForCausalLM.from_config(language_config(config, vocab_size), dtype=dtype)
+    return load_language(config, vocab_size, dtype)
+
+
+def load_language(config: LanguageConfig, vocab_size: int, dtype: torch.dtype | Literal["auto"]) -> PreTrainedModel:
+    """The pretrained language model of ``config`` with at least ``vocab_size`` rows; ``auto``: as it was stored."""
+    assert config.pretrained is not None
     stored = _without_dropout(_from_source(AutoConfig, config.pretrained))
     lm = _weights_from(AutoModelForCausalLM, config.pretrained, dtype, config=stored)
     if lm.get_input_embeddings().num_embeddings < vocab_size:
@@ -140,16 +154,25 @@ def _grow_vocabulary(lm: PreTrainedModel, vocab_size: int) -> None:
     They are the same each time: a checkpoint does not repeat frozen embeddings, so it could not bring them back.
     """
     matrices = {id(part.weight): part for part in (lm.get_input_embeddings(), lm.get_output_embeddings())}
-    spread = [(part.weight.detach().float().mean(0), part.weight.detach().float().std(0)) for part in matrices.values()]
-    tied = len(matrices) == 1
     before = lm.get_input_embeddings().num_embeddings
+    rows = [
+        grown_rows(part.weight.detach(), vocab_size - before, number) for number, part in enumerate(matrices.values())
+    ]
+    tied = len(matrices) == 1
     lm.resize_token_embeddings(vocab_size, mean_resizing=False)
     grown = [lm.get_input_embeddings()] if tied else [lm.get_input_embeddings(), lm.get_output_embeddings()]
-    generator = torch.Generator().manual_seed(_NEW_ROWS_SEED)
     with torch.no_grad():
-        for part, (mean, std) in zip(grown, spread, strict=True):
-            noise = torch.randn(vocab_size - before, part.weight.shape[1], generator=generator)
-            part.weight[before:] = (mean + std * noise).to(part.weight.dtype)
+        for part, new in zip(grown, rows, strict=True):
+            part.weight[before:] = new
+
+
+def grown_rows(matrix: Tensor, count: int, number: int) -> Tensor:
+    """``count`` more rows (count, d) for ``matrix`` (V, d): the input embeddings (``number`` 0) or the output's (1)."""
+    mean, std = matrix.float().mean(0), matrix.float().std(0)
+    generator = torch.Generator().manual_seed(_NEW_ROWS_SEED)
+    for _ in range(number + 1):
+        noise = torch.randn(count, matrix.shape[1], generator=generator)
+    return (mean + std * noise).to(matrix.dtype)
 
 
 def _without_dropout(config: PreTrainedConfig) -> PreTrainedConfig:
@@ -162,7 +185,15 @@ def _without_dropout(config: PreTrainedConfig) -> PreTrainedConfig:
 
 
 def _vision(config: VisionConfig, dtype: torch.dtype, load_weights: bool) -> VisionTower:
-    source = config.pretrained if load_weights else None
+    return _tower(config, dtype, config.pretrained if load_weights else None).to(dtype)
+
+
+def load_vision(config: VisionConfig) -> VisionTower:
+    """The pretrained vision tower of ``config`` as it was stored."""
+    return _tower(config, "auto", config.pretrained)
+
+
+def _tower(config: VisionConfig, dtype: torch.dtype | Literal["auto"], source: str | None) -> VisionTower:
     plain_clip = config.layout == "transformers" and config.architecture is None
     if config.stem == "conv" and (not plain_clip or config.pretrained is not None):
         raise UsageError("a vision tower with a convolutional stem starts from random weights, in transformers' layout")
@@ -177,10 +208,12 @@ def _vision(config: VisionConfig, dtype: torch.dtype, load_weights: bool) -> Vis
             f"{source or 'vision'}: a vision tower of width {tower.dim} for {tower.image_size} pixels, but the"
             f" configuration says {config.width} and {config.image_size}"
         )
-    return tower.to(dtype)
+    return tower
 
 
-def _transformers_vision(config: VisionConfig, source: str | None, dtype: torch.dtype) -> PreTrainedModel:
+def _transformers_vision(
+    config: VisionConfig, source: str | None, dtype: torch.dtype | Literal["auto"]
+) -> PreTrainedModel:
     kind = "clip_vision_model" if config.architecture is None else config.architecture["model_type"]
     # A whole CLIP or SigLIP folder holds its text half too; the other kinds are vision models as a whole.
     model_class = {"clip_vision_model": CLIPVisionModel, "siglip_vision_model": SiglipVisionModel}.get(kind, AutoModel)
@@ -226,7 +259,7 @@ def _open_clip_visual(config: VisionConfig, source: str | None) -> VisionTransfo
     return open_clip.create_model(architecture, pretrained=weights, force_quick_gelu=config.quick_gelu).visual
 
 
-def _weights_from(kind: Any, source: str, dtype: torch.dtype, **options: Any) -> Any:
+def _weights_from(kind: Any, source: str, dtype: torch.dtype | Literal["auto"], **options: Any) -> Any:
     model, report = _from_source(kind, source, dtype=dtype, output_loading_info=True, **options)
     if report["missing_keys"]:  # transformers would go on with random numbers
         raise TrainError(f"{source}: weights are missing: {', '.join(sorted(report['missing_keys']))}")

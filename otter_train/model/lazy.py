@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["LazyTensor", "concatenated", "third_of", "with_rows"]
+__all__ = ["LazyTensor", "concatenated", "replaced_rows", "rows_of", "third_of", "with_rows"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,12 @@ class LazyTensor:
     def of(cls, tensor: Tensor) -> LazyTensor:
         """A tensor that is in memory already."""
         return cls(tuple(tensor.shape), tensor.dtype, lambda: tensor.detach())
+
+    def cast(self, dtype: torch.dtype) -> LazyTensor:
+        """The same in ``dtype``, where it holds floating-point numbers."""
+        if not self.dtype.is_floating_point or self.dtype == dtype:
+            return self
+        return LazyTensor(self.shape, dtype, lambda: self.read().to(dtype))
 
     @property
     def nbytes(self) -> int:
@@ -59,3 +65,19 @@ def with_rows(whole: LazyTensor, order: Sequence[int | None]) -> LazyTensor:
         return rows
 
     return LazyTensor((len(order), *whole.shape[1:]), whole.dtype, read)
+
+
+def rows_of(whole: LazyTensor, start: int, stop: int) -> LazyTensor:
+    """The rows from ``start`` up to ``stop``."""
+    return LazyTensor((stop - start, *whole.shape[1:]), whole.dtype, lambda: whole.read()[start:stop])
+
+
+def replaced_rows(whole: LazyTensor, places: Sequence[int], rows: LazyTensor) -> LazyTensor:
+    """``whole`` with ``rows[i]`` at ``places[i]``."""
+
+    def read() -> Tensor:
+        tensor = whole.read().clone()
+        tensor[torch.tensor(places)] = rows.read().to(tensor.dtype)
+        return tensor
+
+    return LazyTensor(whole.shape, whole.dtype, read)

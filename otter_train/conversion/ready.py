@@ -1,0 +1,106 @@
+"""A whole model, ready to answer, out of weights in any layout: OpenFlamingo's, Otter's, ours, as files and folders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from transformers.initialization import no_init_weights
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from mimicit.errors import TrainError, UsageError
+from otter_train.conversion.completeness import absent_parts, check_complete
+from otter_train.conversion.frozen import frozen_weights
+from otter_train.conversion.published_config import perceiver_of
+from otter_train.conversion.source import Origin, open_origin
+from otter_train.conversion.token_rows import reordered, special_rows
+from otter_train.model import ModelConfig, Otter, TokenIds, build_model, preset, with_pretrained
+from otter_train.model.convert import load_neutral
+from otter_train.model.lazy import LazyTensor
+from otter_train.tokenizer import load_tokenizer, special_ids
+
+__all__ = ["ReadyModel", "ready_model"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadyModel:
+    """A model with all its weights, on the CPU, and what prompts are made with."""
+
+    model: Otter
+    architecture: ModelConfig
+    tokenizer: PreTrainedTokenizerBase
+    template: str
+
+
+def ready_model(
+    path: Path, *, dtype: torch.dtype, language_model: str | None = None, vision_model: str | None = None
+) -> ReadyModel:
+    """The model of the file or folder ``path``, its frozen parts in ``dtype`` and what joins them in float32.
+
+    What the weights do not say of themselves comes from ``language_model`` and ``vision_model``: the architecture, the
+    tokenizer, and frozen parts that are not there. `UsageError` names the option that is needed.
+    """
+    origin = open_origin(path)
+    architecture = _architecture(origin, path, language_model, vision_model)
+    origin = replace(origin, architecture=architecture)
+    check_complete(origin.tensors, origin.layout, decoder=origin.decoder, architecture=architecture)
+    folder = origin.tokenizer or (None if language_model is None else Path(language_model))
+    if folder is None and (source := architecture.language.pretrained) is not None and Path(source).is_dir():
+        folder = Path(source)
+    if folder is None:
+        raise UsageError(f"{path}: has no tokenizer; name its language model with --language-model")
+    tokenizer = load_tokenizer(folder)
+    target = special_rows(folder)
+    tensors = origin.tensors
+    if origin.vocabulary:
+        tensors = reordered(tensors, origin.vocabulary, origin.named_rows(folder), target)
+    rows = replace(origin, tensors=tensors).rows(len(tokenizer))
+    tensors = {**_absent(tensors, architecture, rows, path), **tensors}
+    ids = special_ids(tokenizer)
+    with torch.random.fork_rng(devices=[]), no_init_weights():
+        model = build_model(
+            architecture,
+            vocab_size=rows,
+            token_ids=TokenIds(image=ids.image, endofchunk=ids.endofchunk, answer=ids.answer, pad=ids.pad),
+            dtype=dtype,
+            load_weights=False,
+        )
+    try:
+        load_neutral(model, tensors, origin.layout)
+    except TrainError as error:
+        raise TrainError(f"{path}: {error}") from None
+    return ReadyModel(model=model, architecture=architecture, tokenizer=tokenizer, template=origin.template)
+
+
+def _absent(
+    tensors: Mapping[str, LazyTensor], architecture: ModelConfig, rows: int, path: Path
+) -> dict[str, LazyTensor]:
+    """Those frozen parts that ``tensors`` lack as a whole, from the pretrained models."""
+    absent = absent_parts(tensors, architecture)
+    vision = architecture.vision if "vision." in absent else replace(architecture.vision, pretrained=None)
+    language = architecture.language if "language.lm." in absent else replace(architecture.language, pretrained=None)
+    for part, source in (("vision.", vision.pretrained), ("language.lm.", language.pretrained)):
+        if part in absent and source is None:
+            option = "--vision-model" if part == "vision." else "--language-model"
+            raise UsageError(f"{path}: holds no {part.split('.')[0]} model; name it with {option}")
+    return frozen_weights(replace(architecture, vision=vision, language=language), rows) if absent else {}
+
+
+def _architecture(origin: Origin, path: Path, language_model: str | None, vision_model: str | None) -> ModelConfig:
+    """What the weights say of themselves, with the pretrained models that were named in the place of theirs."""
+    known = origin.architecture
+    if known is None:
+        if language_model is None or vision_model is None:
+            raise UsageError(
+                f"{path}: does not say what model it is; name its language model with --language-model and its vision "
+                "tower with --vision-model"
+            )
+        every = min((int(name.split(".")[2]) for name in origin.tensors if "cross_attention." in name), default=3) + 1
+        known = replace(preset("otter-9b"), cross_attention_every=every, perceiver=perceiver_of(origin.tensors))
+        return with_pretrained(known, language=language_model, vision=vision_model)
+    # Its own configuration says more than those of the pretrained models, such as the layout of the tower.
+    language = replace(known.language, pretrained=language_model or known.language.pretrained)
+    vision = replace(known.vision, pretrained=vision_model or known.vision.pretrained)
+    return replace(known, language=language, vision=vision)
