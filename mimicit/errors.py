@@ -9,6 +9,7 @@
     ├── SchemaError              a JSON value that does not match its schema
     ├── BuildError               a build that cannot start or go on
     │   └── ChangedInputError    the output folder belongs to another input or configuration
+    ├── LinkError                a symbolic link where a folder of ours is to be cleared
     ├── ShardError               a shard folder that cannot be read
     │   ├── UnfinishedError      no manifest.json: the build was interrupted
     │   └── CorruptShardError    bytes that are not what the index or the checksum says
@@ -23,6 +24,7 @@ __all__ = [
     "ChangedInputError",
     "ChangedShardError",
     "CorruptShardError",
+    "LinkError",
     "MimicitError",
     "RejectedError",
     "SchemaError",
@@ -72,6 +74,10 @@ class BuildError(MimicitError):
 
 class ChangedInputError(BuildError):
     """The output folder was begun from another input or configuration."""
+
+
+class LinkError(MimicitError):
+    """A folder that is cleared without asking (work, cache, checkpoint) is a symbolic link, which is never followed."""
 
 
 class ShardError(MimicitError):

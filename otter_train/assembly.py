@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from mimicit.errors import TrainError
@@ -64,23 +64,31 @@ def assemble_model(
 ) -> Otter:
     """The model on ``device`` with its pretrained weights, and what ``config`` does not train frozen.
 
-    Frozen weights rest in the precision they are computed in; trained ones are float32, or small updates would be
-    rounded away, unless that is left to chance (`otter_train.rounding`). A model from scratch is all of one kind.
-    ``fill`` may give the model other weights before.
+    Frozen weights rest in the precision they are computed in; trained ones are float32 and begin with the values of
+    their file, or small updates would be rounded away, unless that is left to chance (`otter_train.rounding`). A model
+    from scratch is all of one kind. ``fill`` may give the model other weights before.
     """
     ids = special_ids(tokenizer)
     from_scratch = trains_everything(config)
     computed = torch.bfloat16 if uses_bfloat16(device, config.precision) else torch.float32
     trained_dtype = computed if config.stochastic_rounding else torch.float32
+    # Read as they are stored where some of them are trained; this takes the memory of the whole model in float32.
+    trains_matrices = config.train_language or config.embeddings in ("full", "input_only")
+    exact = from_scratch or trains_matrices or (fill is not None and config.embeddings == "new_rows")
     model = build_model(
         architecture,
         vocab_size=len(tokenizer),
         token_ids=TokenIds(image=ids.image, endofchunk=ids.endofchunk, answer=ids.answer, pad=ids.pad),
-        dtype=trained_dtype if from_scratch else computed,
+        dtype=trained_dtype if exact else computed,
     )
     if fill is not None:
         fill(model)
     freeze_for(model, config, tokenizer, dtype=trained_dtype)
+    for parameter in (*model.vision.parameters(), *model.language.lm.parameters()):
+        if not parameter.requires_grad and not from_scratch:
+            parameter.data = parameter.data.to(computed)
+    if computed == torch.bfloat16 and device.type == "cpu":
+        _round_before_norms(model)
     return model.to(device)
 
 
@@ -145,6 +153,23 @@ def load_kept(model: Otter, config: RunConfig, weights: Mapping[str, Tensor]) ->
         raise TrainError(f"the checkpoint does not fit the model: {'; '.join(faults[:_NAMED_AT_MOST])}{more}")
     for name, parameter in own.items():
         parameter.copy_(weights[name])
+
+
+def _round_before_norms(model: Otter) -> None:
+    """Let frozen LayerNorms in bfloat16 take float32, which trained embeddings before them give.
+
+    On a GPU autocast does so; on the CPU torch has no LayerNorm for float32 between weights in bfloat16.
+    """
+    for module in model.language.lm.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.register_forward_pre_hook(_rounded)
+
+
+def _rounded(norm: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    weight = norm.weight
+    if isinstance(weight, Tensor) and weight.dtype == torch.bfloat16:
+        return (args[0].to(weight.dtype), *args[1:])
+    return None
 
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from mimicit.errors import SchemaError, TrainError
 from mimicit.schema import canonical_json, validate
 from mimicit.shards.files import sha256_of, sync_folder
+from mimicit.shards.folders import remove_folder
 
 __all__ = [
     "FORMAT",
@@ -99,15 +99,18 @@ def save_checkpoint(
     run.mkdir(parents=True, exist_ok=True)
     final = run / checkpoint_name(meta["step"])
     temporary = run / f".{final.name}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
+    remove_folder(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
         _write(temporary, meta, weights, optimizer_state, tokenizer)
         _replace_folder(final, temporary)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove_folder(temporary, ignore_errors=True)
     for _, old in _folders(run)[:-keep]:
-        shutil.rmtree(old)
+        if old.is_symlink():
+            _log.warning("%s: is a link, so it is left where an older checkpoint would be removed", old)
+        else:
+            remove_folder(old)
     return final
 
 
@@ -147,7 +150,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
 def remove_unfinished(run: Path) -> None:
     """Remove what a killed process may have left in ``run`` of a checkpoint it was writing."""
     for path in run.glob(".checkpoint-*"):
-        shutil.rmtree(path, ignore_errors=True)
+        remove_folder(path, ignore_errors=True)
 
 
 def load_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
@@ -200,12 +203,14 @@ def _write(
 
 def _replace_folder(final: Path, temporary: Path) -> None:
     replaced = final.with_name(f".{final.name}.old")
-    shutil.rmtree(replaced, ignore_errors=True)
-    if final.exists():  # a damaged one that the run fell back from; a rename needs its place empty
+    remove_folder(replaced, ignore_errors=True)
+    if final.is_symlink():
+        final.unlink()
+    elif final.exists():  # a damaged one that the run fell back from; a rename needs its place empty
         final.rename(replaced)
     temporary.rename(final)
     sync_folder(final.parent)
-    shutil.rmtree(replaced, ignore_errors=True)
+    remove_folder(replaced, ignore_errors=True)
 
 
 def _folders(run: Path) -> list[tuple[int, Path]]:

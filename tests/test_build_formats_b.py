@@ -42,19 +42,19 @@ def test_webdataset(tmp_path: Path) -> None:
     files += [("blind.txt", "no picture"), ("mute.jpg", make.picture(8))]
     files += [("clip.mp4", b"\0\0\0\x18ftypisom"), ("clip.txt", "a clip")]
     put_tar(tmp_path, "raw/cats/00000.tar", files)
-    put_tar(tmp_path, "raw/cats/00001.tar", files[:2])  # an id for the second time
+    put_tar(tmp_path, "raw/cats/00001.tar", files[:2])  # a name for the second time
     built = build(tmp_path / "raw", tmp_path / "out", RELATED)
     assert {name: (row["format"], row["in"], row["out"]) for name, row in built.sources.items()} == {
-        "cats": ("webdataset", 9, 4)
+        "cats": ("webdataset", 9, 5)
     }
     assert record_rejects(built.rejects) == {
-        ("truncated_image", "cats/00000.tar#broken", "broken"),
-        ("missing_file", "cats/00000.tar#blind", "blind"),
-        ("missing_sidecar", "cats/00000.tar#mute", "mute"),
-        ("undecodable_video", "cats/00000.tar#clip", "clip"),
-        ("duplicate_id", "cats/00001.tar#0", "0"),
+        ("truncated_image", "cats/00000.tar#broken", "00000.tar/broken"),
+        ("missing_file", "cats/00000.tar#blind", "00000.tar/blind"),
+        ("missing_sidecar", "cats/00000.tar#mute", "00000.tar/mute"),
+        ("undecodable_video", "cats/00000.tar#clip", "00000.tar/clip"),
     }
-    assert built.samples["2"].media[0].data[0] == make.picture(2)
+    assert built.samples["00000.tar/2"].media[0].data[0] == make.picture(2)
+    assert built.samples["00001.tar/0"].media[0].data[0] == make.picture(0)
 
 
 def test_a_clip_inside_a_tar_or_a_table_is_the_clip_itself(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mimicit.build import BuildConfig, build_shards
 from mimicit.errors import SourceError
 from mimicit.sources import SOURCES, detect
 from mimicit.sources.base import InFile, InJson, InTar, Item, RawTriplet, SourceSpec
@@ -155,7 +156,7 @@ def test_zipped_documents_with_pictures_in_a_tar_beside_them(tmp_path: Path) -> 
     put(tmp_path, "x/docs_shard_7_v2.jsonl.zip", zip_of({"docs_shard_7_v2.jsonl": line}))
     members = {"shard_7/a.jpg": noise(1), "b.jpg": noise(2), "../b.jpg": noise(3), "other/a.jpg": noise(4)}
     put(tmp_path, "x/pictures.tar", tar_of(members))
-    put(tmp_path, "x/labels.tar", tar_of({"a.jpg": noise(1), "a.cls": b"1"}))
+    put(tmp_path, "x/labels.tar", tar_of({"a.jpg": noise(1), "a.npy": b"1"}))
     spec = one_source(tmp_path)
     assert (spec.name, spec.files) == ("docs_shard_7_v2", ("x/docs_shard_7_v2.jsonl.zip", "x/pictures.tar"))
     items = items_of(tmp_path)
@@ -220,3 +221,17 @@ def test_no_document_and_no_picture_is_lost(folder: Path, values: list[Any]) -> 
         assert len(records) == 1
         if isinstance(records[0], RawTriplet):
             assert len(mine) - 1 + len(records[0].media) == len(value["image_info"])
+
+
+def test_where_nothing_is_left_the_error_says_which_rule_took_how_many_pictures(tmp_path: Path) -> None:
+    put(tmp_path, "raw/a.jpg", noise(1))
+    put(tmp_path, "raw/small.jpg", jpeg())
+    images = [mmc4_image("a.jpg", 0, matched_sim=0.1), mmc4_image("a.jpg", 1, matched_sim=0.2)]
+    images += [mmc4_image("small.jpg", 0), mmc4_image("none.jpg", 2)]
+    put_lines(tmp_path, "raw/docs.jsonl", [mmc4_document(images)])
+    with pytest.raises(SourceError) as caught:
+        build_shards(tmp_path / "raw", tmp_path / "out", BuildConfig())
+    said = str(caught.value)
+    assert "2 as low_similarity, such as image_info[0] 'a.jpg': matched_sim 0.1 is below 0.24" in said
+    assert "1 as file_size" in said
+    assert "1 as missing_file, such as image_info[3] 'none.jpg'" in said

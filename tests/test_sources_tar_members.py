@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
+import lzma
+import random
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicit.errors import RejectedError, SourceError
-from mimicit.sources import detect
 from mimicit.sources.base import InTar
 from mimicit.sources.reading import Reader
 from mimicit.sources.root import Root
@@ -117,13 +120,45 @@ def test_limits(tmp_path: Path) -> None:
         members_of(tmp_path, huge.tobuf() + bytes(3 << 20))
 
 
-def test_a_compressed_archive_is_named_and_left_out(tmp_path: Path) -> None:
-    put(tmp_path, "a.tar.gz", gzip.compress(packed([("a.jpg", jpeg())])))
-    with pytest.raises(SourceError, match=r"a\.tar\.gz: no tar file; unpack"):
-        list(tar_members(Root(tmp_path), "a.tar.gz"))
-    ((path, why),) = detect(Root(tmp_path)).skipped
-    assert path == "a.tar.gz"
-    assert "unpack it" in why
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+def test_a_compressed_archive_has_the_members_of_its_unpacked_copy(
+    tmp_path: Path, pack: Callable[[bytes], bytes]
+) -> None:
+    put(tmp_path, "a.tar.gz", pack(packed([("a.jpg", jpeg(1)), ("b.jpg", jpeg(2))])))
+    root = Root(tmp_path, scratch=tmp_path / "scratch")
+    members = list(tar_members(root, "a.tar.gz"))
+    with Reader(root) as reader:
+        found = [reader.read(InTar("a.tar.gz", m.offset, m.size)) for m in members if isinstance(m, TarMember)]
+    assert found == [jpeg(1), jpeg(2)]
+    assert len(list((tmp_path / "scratch").iterdir())) == 1
+    put(tmp_path, "a.tar.gz", pack(packed([("a.jpg", jpeg(3))])))  # a copy is of one state of the file
+    with Reader(root) as reader:
+        assert reader.read(InTar("a.tar.gz", 512, len(jpeg(3)))) == jpeg(3)
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+def test_a_compressed_file_that_is_cut_damaged_or_a_bomb_is_refused(
+    tmp_path: Path, pack: Callable[[bytes], bytes]
+) -> None:
+    good = pack(packed([(f"{n}.jpg", random.Random(n).randbytes(4000)) for n in range(9)]))
+    for name, data in (
+        ("cut", good[: len(good) // 2]),
+        ("damaged", good[:2000] + bytes(200) + good[2200:]),
+        ("bomb", pack(bytes(40 << 20))),
+    ):
+        put(tmp_path, name, data)
+        with pytest.raises(SourceError, match=rf"^{name}: "):
+            list(tar_members(Root(tmp_path, scratch=tmp_path / "scratch"), name))
+    assert not list((tmp_path / "scratch").iterdir())
+
+
+def test_archives_behind_one_another_are_all_read(tmp_path: Path) -> None:
+    one = packed([("a.jpg", jpeg(1))])
+    found = members_of(tmp_path, one + one + bytes(5 * 512) + one)
+    assert [(m.name, m.archive) for m in found if isinstance(m, TarMember)] == [("a.jpg", n) for n in range(3)]
+    *_, refused = members_of(tmp_path, one + b"no tar " * 200)
+    assert isinstance(refused, RejectedError)
+    assert "1400 bytes" in refused.detail
 
 
 def test_a_member_is_read_by_its_place_and_only_while_it_is_there(tmp_path: Path) -> None:

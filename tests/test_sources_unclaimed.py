@@ -63,7 +63,8 @@ def test_what_is_seen_in_a_file_is_said_with_the_nearest_format_and_what_it_miss
         "g.yaml: a YAML file; the only ones that are read are training lists of MIMIC-IT, with mimicit_path",
         "h.zip: a zip archive; unpack it",
         "i.bin: an empty file",
-        "j.tar: a tar of samples with .jpg; the nearest format is webdataset, for which txt or json is missing",
+        "j.tar: a tar of samples with .jpg; the nearest format is webdataset, for which txt or text or caption or cls"
+        " or json is missing",
         "k.tar: a tar of samples with .json; the nearest format is mmc4, for which image_info or json.image_info is"
         " missing",
         "l.parquet: a parquet table with the columns question, answer; the nearest format is datasets, for which"

@@ -65,7 +65,9 @@ def test_shards_of_img2dataset(tmp_path: Path) -> None:
     spec = one_source(tmp_path)
     assert (spec.name, spec.format, spec.files) == ("cats", "webdataset", ("cats/00000.tar", "cats/00001.tar"))
     found = triplets_of(items_of(tmp_path))
-    assert [triplet.id for triplet in found] == ["000000000", "000000001", "000010000", "000010001"]
+    assert [triplet.id for triplet in found] == [
+        f"0000{tar}.tar/0000{tar}000{place}" for tar in range(2) for place in range(2)
+    ]
     assert {triplet.answer for triplet in found} == {"a cat on a mat"}
     assert found[0].place == "cats/00000.tar#000000000"
     assert found[0].meta["url"] == "https://example.org/cat.jpg"
@@ -89,7 +91,7 @@ def test_where_the_text_may_be(tmp_path: Path) -> None:
             ("told.json", {"conversations": TALK, "id": 7, "split": "x"}),
         ],
     )
-    found = {triplet.id: triplet for triplet in triplets_of(items_of(tmp_path))}
+    found = {triplet.id.removeprefix("a.tar/"): triplet for triplet in triplets_of(items_of(tmp_path))}
     assert {id: triplet.answer for id, triplet in found.items()} == {
         "text": "a cat",
         "described": "a dog",
@@ -98,7 +100,7 @@ def test_where_the_text_may_be(tmp_path: Path) -> None:
         "told_1": "On a mat.",
     }
     assert found["described"].meta == {"answer_type": "x"}
-    assert (found["asked"].instruction, found["asked"].related) == ("What?", ("text",))
+    assert (found["asked"].instruction, found["asked"].related) == ("What?", ("a.tar/text",))
     assert found["asked"].meta == {"license": "CC0"}
     assert [
         (t.instruction, t.conversation == t.place, t.turn, len(t.media)) for id, t in found.items() if "told" in id
@@ -109,13 +111,13 @@ def test_where_the_text_may_be(tmp_path: Path) -> None:
     assert found["told_0"].meta == {"split": "x"}
 
 
-def test_several_pictures_are_shown_in_the_order_of_their_names(tmp_path: Path) -> None:
+def test_several_pictures_are_shown_in_the_order_of_the_tar(tmp_path: Path) -> None:
     files = [("x.2.jpg", jpeg(2)), ("x.txt", "three"), ("x.0.jpg", jpeg(0)), ("x.1.PNG", jpeg(1)), ("x.npy", b"?")]
     put_tar(tmp_path, "a.tar", files)
     (triplet,) = triplets_of(items_of(tmp_path))
     with Reader(Root(tmp_path)) as reader:
-        assert [reader.read(medium.parts[0]) for medium in triplet.media] == [jpeg(n) for n in range(3)]
-    assert [medium.origin for medium in triplet.media] == ["a.tar#x.0.jpg", "a.tar#x.1.PNG", "a.tar#x.2.jpg"]
+        assert [reader.read(medium.parts[0]) for medium in triplet.media] == [jpeg(n) for n in (2, 0, 1)]
+    assert [medium.origin for medium in triplet.media] == ["a.tar#x.2.jpg", "a.tar#x.0.jpg", "a.tar#x.1.PNG"]
 
 
 @pytest.mark.parametrize(
@@ -139,11 +141,11 @@ def test_several_pictures_are_shown_in_the_order_of_their_names(tmp_path: Path) 
 def test_a_bad_sample_costs_only_itself(tmp_path: Path, files: list[tuple[str, Any]], reason: str) -> None:
     put_tar(tmp_path, "a.tar", [*sample("first"), *files, *sample("last")])
     items = items_of(tmp_path)
-    assert [triplet.id for triplet in triplets_of(items)] == ["first", "last"]
+    assert [triplet.id for triplet in triplets_of(items)] == ["a.tar/first", "a.tar/last"]
     rejects = [item for item in items if isinstance(item, Reject)]
     assert set(reasons_of(rejects)) == {reason}
     assert all((reject.scope, reject.locator) == ("record", "a.tar#bad") for reject in rejects)
-    assert all(reject.id.startswith("bad") for reject in rejects)
+    assert all(reject.id.startswith("a.tar/bad") for reject in rejects)
 
 
 def test_a_cut_tar_is_a_fault_of_the_file(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ pytest.importorskip("torch", reason="comes with the extra 'train'")
 import torch
 from PIL import Image
 from transformers import (
+    AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoProcessor,
 )
@@ -33,6 +34,7 @@ from otter_train.model import Otter
 from otter_train.model.cleaning import same_bits
 from otter_train.pictures import normalise
 from otter_train.train import Outcome, train
+from tests.factories.otter import LANGUAGES
 from tests.factories.pretrained import pretrained_folders
 from tests.factories.train import Colours
 
@@ -86,6 +88,37 @@ def test_frozen_weights_in_bfloat16_learn_as_in_float32(tmp_path: Path, folders:
     rounded = run(tmp_path / "bfloat16", **folders, precision="bfloat16")
     for one, other in zip(exact.rows, rounded.rows, strict=True):
         assert one.loss == pytest.approx(other.loss, rel=0.02) and one.loss != other.loss
+
+
+@pytest.mark.parametrize("family", ["falcon", "gpt2", "gpt_neo", "gpt_neox", "mpt", "opt"])
+def test_decoders_with_layer_norms_learn_in_bfloat16_on_the_cpu(tmp_path: Path, family: str) -> None:
+    trained = {"embeddings": "full", "max_steps": 1}
+    known = {
+        "gpt2": {"model_type": "gpt2", "n_embd": 32, "n_layer": 4, "n_head": 4},
+        "gpt_neo": {**LANGUAGES["phi"], "model_type": "gpt_neo", "num_heads": 4, "num_layers": 4}
+        | {"attention_types": [[["global", "local"], 2]]},
+    }
+    folders = pretrained_folders(tmp_path, known.get(family) or LANGUAGES[family])
+    exact = run(tmp_path / "float32", **folders, **trained, precision="float32")
+    rounded = run(tmp_path / "bfloat16", **folders, **trained, precision="bfloat16")
+    assert [row.loss for row in rounded.rows] == pytest.approx([row.loss for row in exact.rows], rel=0.03)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("trained", [{"embeddings": "full"}, {"train_language": True}])
+def test_what_is_trained_begins_with_the_values_of_the_file(
+    tmp_path: Path, folders: dict[str, str], dtype: torch.dtype, trained: dict[str, Any]
+) -> None:
+    folders = {**folders, "language_model": str(shutil.copytree(folders["language_model"], tmp_path / "language"))}
+    stored = AutoModelForCausalLM.from_pretrained(folders["language_model"], dtype=dtype)
+    stored.save_pretrained(folders["language_model"])
+    run(tmp_path / "run", **folders, **trained, max_steps=1, lr=1e-30, precision="bfloat16")
+    weights = load_weights(open_checkpoint(tmp_path / "run"))
+    held = {name: value for name, value in stored.state_dict().items() if f"language.lm.{name}" in weights}
+    assert len(held) >= 2
+    for name, value in held.items():
+        kept = weights[f"language.lm.{name}"]
+        assert kept.dtype == torch.float32 and torch.equal(kept[: len(value)], value.float())
 
 
 def test_a_moved_language_model_is_found_again_when_it_is_named(tmp_path: Path, folders: dict[str, str]) -> None:

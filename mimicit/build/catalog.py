@@ -12,10 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-import orjson
-
-from mimicit.build.similar_pool import SimilarPool
-from mimicit.context.candidates import By, Candidate, Likeness
 from mimicit.sources.base import InArrow, InFile, InJson, InParquet, InTar, Locator, MediaRef, Named, NoteKind, Reject
 
 __all__ = ["CATALOG_NAME", "Catalog", "locator_from_json", "locator_to_json", "ref_from_json", "ref_to_json"]
@@ -87,12 +83,6 @@ CREATE TABLE IF NOT EXISTS note(
     source INTEGER NOT NULL, kind TEXT NOT NULL, count INTEGER NOT NULL, first TEXT NOT NULL, PRIMARY KEY(source, kind)
 ) WITHOUT ROWID;
 """
-_INDEXES_FOR_CHOOSING: Final = """
-CREATE INDEX IF NOT EXISTS triplet_talk ON triplet(source, conversation, turn) WHERE conversation IS NOT NULL;
-CREATE INDEX IF NOT EXISTS triplet_shown ON triplet(source, shown) WHERE shown <> '';
-CREATE UNIQUE INDEX IF NOT EXISTS triplet_rank ON triplet(source, rank) WHERE rank IS NOT NULL;
-"""
-_CANDIDATE_COLUMNS: Final = "seq, id, instruction, shown, conversation, turn"
 
 
 class Catalog:
@@ -111,15 +101,10 @@ class Catalog:
         self.db.execute("PRAGMA cache_size = -65536")  # 64 MiB
         self.db.execute("PRAGMA temp_store = FILE")
         self._names: dict[int, str] = {}
-        self._numbers: dict[str, int] = {}
-        self._work = work
-        self._similar: SimilarPool | None = None  # opened by the first query that asks for it
 
     def close(self) -> None:
         """Close the connection."""
         self.db.close()
-        if self._similar is not None:
-            self._similar.close()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -140,21 +125,11 @@ class Catalog:
         """Note inside a transaction that ``stage`` is complete."""
         self.db.execute("INSERT OR IGNORE INTO stage VALUES (?)", (stage,))
 
-    def index_for_choosing(self) -> None:
-        """Create the indexes that the choice of context needs; after this the catalog is only read."""
-        self.db.executescript(_INDEXES_FOR_CHOOSING)
-
     def source_name(self, number: int) -> str:
         """The name of source ``number``."""
         if number not in self._names:
             self._names = dict(self.db.execute("SELECT id, name FROM source"))
         return self._names[number]
-
-    def source_number(self, name: str) -> int:
-        """The number of the source called ``name``."""
-        if name not in self._numbers:
-            self._numbers = dict(self.db.execute("SELECT name, id FROM source"))
-        return self._numbers[name]
 
     def add_reject(self, source: int, reject: Reject) -> None:
         """Store one reject."""
@@ -169,99 +144,6 @@ class Catalog:
             "INSERT INTO note(source, kind, count, first) VALUES (?, ?, 1, ?)"
             " ON CONFLICT(source, kind) DO UPDATE SET count = count + 1",
             (source, kind, place),
-        )
-
-    def is_document(self, seq: int) -> bool:
-        """Whether the record at ``seq`` is an interleaved document, which has no context."""
-        (parts,) = self.db.execute("SELECT parts FROM triplet WHERE seq = ?", (seq,)).fetchone()
-        return bool(parts != "[]")
-
-    # The pool of mimicit.context.choose, over usable triplets only.
-
-    def candidate(self, seq: int) -> Candidate:
-        """The usable triplet at ``seq``."""
-        row = self.db.execute(f"SELECT source, {_CANDIDATE_COLUMNS} FROM triplet WHERE seq = ?", (seq,)).fetchone()
-        return self._candidate(row[0], row[1:])
-
-    def related(self, query: Candidate) -> list[Candidate]:
-        """See `mimicit.context.candidates.Pool`."""
-        source = self.source_number(query.source)
-        (text,) = self.db.execute("SELECT related FROM triplet WHERE seq = ?", (query.seq,)).fetchone()
-        sql = (
-            "SELECT coalesce(merged_into, seq) FROM triplet WHERE source = ? AND id = ?"
-            " AND (rank IS NOT NULL OR merged_into IS NOT NULL)"
-        )
-        rows = (self.db.execute(sql, (source, id)).fetchone() for id in orjson.loads(text))
-        return [self.candidate(row[0]) for row in rows if row is not None]
-
-    def earlier_turns(self, query: Candidate, limit: int) -> list[Candidate]:
-        """See `mimicit.context.candidates.Pool`."""
-        source = self.source_number(query.source)
-        rows = self.db.execute(
-            f"SELECT {_CANDIDATE_COLUMNS} FROM triplet WHERE source = ? AND conversation = ? AND turn < ?"
-            " AND rank IS NOT NULL ORDER BY turn DESC, seq DESC LIMIT ?",
-            (source, query.conversation, query.turn, limit),
-        )
-        return [self._candidate(source, row) for row in rows]
-
-    def same_media(self, query: Candidate, limit: int) -> list[Candidate]:
-        """See `mimicit.context.candidates.Pool`."""
-        source = self.source_number(query.source)
-        rows = self.db.execute(
-            f"SELECT {_CANDIDATE_COLUMNS} FROM triplet WHERE source = ? AND shown = ? AND shown <> ''"
-            " AND seq <> ? ORDER BY seq LIMIT ?",
-            (source, query.media, query.seq, limit),
-        )
-        return [self._candidate(source, row) for row in rows]
-
-    def count(self, source: str) -> int:
-        """See `mimicit.context.candidates.Pool`."""
-        (last,) = self.db.execute(
-            "SELECT max(rank) FROM triplet WHERE source = ? AND rank IS NOT NULL", (self.source_number(source),)
-        ).fetchone()
-        return 0 if last is None else int(last) + 1
-
-    def at(self, source: str, rank: int) -> Candidate:
-        """See `mimicit.context.candidates.Pool`."""
-        number = self.source_number(source)
-        row = self.db.execute(
-            f"SELECT {_CANDIDATE_COLUMNS} FROM triplet WHERE source = ? AND rank = ?", (number, rank)
-        ).fetchone()
-        return self._candidate(number, row)
-
-    def neighbours(self, query: Candidate, by: By) -> Iterator[tuple[Candidate, float]]:
-        """See `mimicit.context.candidates.Pool`."""
-        for seq, score in self._similar_pool().neighbours(query.seq, by):
-            yield self.candidate(seq), score
-
-    def likeness(self, candidate: Candidate) -> Likeness:
-        """See `mimicit.context.candidates.Pool`."""
-        rows = self.db.execute(
-            "SELECT fingerprint FROM medium WHERE fingerprint IS NOT NULL"
-            " AND id IN (SELECT value FROM triplet, json_each(triplet.media) WHERE triplet.seq = ?)",
-            (candidate.seq,),
-        )
-        return Likeness(
-            **self._similar_pool().marks(candidate.seq)._asdict(),
-            pictures=frozenset(candidate.media.split(",")) - {""},
-            looks=tuple(int.from_bytes(look, "big") for (look,) in rows),
-        )
-
-    def _similar_pool(self) -> SimilarPool:
-        if self._similar is None:
-            self._similar = SimilarPool(self._work)
-        return self._similar
-
-    def _candidate(self, source: int, row: tuple[Any, ...]) -> Candidate:
-        seq, id, instruction, shown, conversation, turn = row
-        return Candidate(
-            seq=seq,
-            source=self.source_name(source),
-            id=id,
-            instruction=instruction,
-            media=shown,
-            conversation=conversation,
-            turn=turn,
         )
 
 

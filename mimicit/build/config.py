@@ -14,6 +14,7 @@ from mimicit.context.choose import parse_strategies
 from mimicit.errors import UsageError
 from mimicit.media.options import MediaOptions
 from mimicit.schema import canonical_json
+from mimicit.sources.base import OptionValue
 from mimicit.sources.options import checked_options
 
 __all__ = ["BuildConfig", "DuplicateTriplets", "SourceOptions", "SourceRules"]
@@ -54,7 +55,7 @@ class SourceOptions:
     limit: int | None = None
     weight: float = 1.0
     filters: FilterConfig | None = None
-    options: Mapping[str, float] = field(default_factory=dict)
+    options: Mapping[str, OptionValue] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         place = f"source {self.path!r}"
@@ -99,7 +100,7 @@ class BuildConfig:
     near_duplicates: int | None = None
     duplicate_triplets: DuplicateTriplets = "keep"
     sources: tuple[SourceOptions, ...] = ()
-    options: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    options: Mapping[str, Mapping[str, OptionValue]] = field(default_factory=dict)
     similar: SimilarOptions = field(default_factory=SimilarOptions)
 
     def __post_init__(self) -> None:

@@ -27,13 +27,14 @@ from mimicit.build.config import BuildConfig
 from mimicit.build.engine import Engine
 from mimicit.build.media_table import MEDIA_NAME, input_digest, library_versions
 from mimicit.build.progress import Progress
-from mimicit.build.scan import ScannedFiles
 from mimicit.build.similar_options import compares_pictures
 from mimicit.errors import ShardError
 from mimicit.schema import canonical_json
 from mimicit.shards.files import sha256_of, sync_folder
+from mimicit.shards.folders import remove_folder
 from mimicit.shards.index import INDEX_NAME, iterate_index
 from mimicit.shards.manifest import MANIFEST_NAME, read_manifest
+from mimicit.sources.scanned import ScannedFiles
 
 __all__ = ["FORMER_NAME", "FormerShard", "adopt_shard", "former_index", "former_shards", "reuse_media", "set_aside"]
 
@@ -54,8 +55,7 @@ def set_aside(out: Path, work: Path) -> None:
     """Move the finished folder ``out``, if it is one, into the work folder; may be killed and called again."""
     former = work / FORMER_NAME
     if (out / MANIFEST_NAME).exists():
-        if former.exists():
-            shutil.rmtree(former)
+        remove_folder(former)
         former.mkdir()
         os.replace(out / MANIFEST_NAME, former / MANIFEST_NAME)
         sync_folder(out)

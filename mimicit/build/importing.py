@@ -53,6 +53,7 @@ def import_sources(
             try:
                 _begin(catalog, number, spec)
                 records = _read_source(catalog, number, spec, root, progress)
+                root.check_inputs()
             except SourceError as error:
                 if not keep_going:
                     raise

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 
 from mimicit.build.batches import batched
 from mimicit.build.catalog import Catalog
-from mimicit.build.scan import ScannedFiles
 from mimicit.shards.files import publish
+from mimicit.sources.scanned import ScannedFiles
 
 __all__ = ["MEDIA_NAME", "input_digest", "library_versions", "write_media_table"]
 

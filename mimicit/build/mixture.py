@@ -35,6 +35,7 @@ from mimicit.build.similar_options import SimilarOptions
 from mimicit.errors import SchemaError, UsageError
 from mimicit.media.options import MediaOptions
 from mimicit.schema import schema, validate
+from mimicit.sources.base import OptionValue
 from mimicit.sources.options import checked_options, parsed_option
 
 __all__ = ["MIXTURE_NAME", "build_config", "merged_options", "read_mixture"]
@@ -88,7 +89,9 @@ def build_config(options: Mapping[str, Any]) -> BuildConfig:
     )
 
 
-def merged_options(options: Mapping[str, Mapping[str, float]], given: Iterable[str]) -> dict[str, dict[str, float]]:
+def merged_options(
+    options: Mapping[str, Mapping[str, OptionValue]], given: Iterable[str]
+) -> dict[str, dict[str, OptionValue]]:
     """The ``options`` of formats in a file with those ``given`` as ``FORMAT.NAME=VALUE``, which win."""
     merged = {format: dict(values) for format, values in options.items()}
     for text in given:

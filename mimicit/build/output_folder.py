@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -16,11 +15,14 @@ import orjson
 from mimicit.build.config import BuildConfig
 from mimicit.build.disk import remove_scratch
 from mimicit.build.former import FORMER_NAME, set_aside
+from mimicit.build.mixture import MIXTURE_NAME
 from mimicit.build.progress import Progress
 from mimicit.build.publish import BESIDE_SHARDS, REJECTS_NAME
 from mimicit.errors import BuildError, ChangedInputError, CorruptShardError
 from mimicit.shards.files import sync_folder, write_atomically
+from mimicit.shards.folders import empty_folder, make_folder, refuse_links, remove_folder
 from mimicit.shards.manifest import MANIFEST_NAME, WORK_NAME, read_manifest
+from mimicit.sources.root import Root
 
 __all__ = [
     "SCAN_NAME",
@@ -29,10 +31,12 @@ __all__ = [
     "finished_manifest",
     "former_rejects",
     "held",
+    "input_root",
     "remove_work",
 ]
 
 SCAN_NAME: Final = ".scan.tmp"
+_UNPACKED_NAME: Final = "unpacked"
 """The table of the input's files, which is made before it is known whether there is anything to build."""
 
 _STATE_NAME: Final = "build.json"
@@ -48,6 +52,7 @@ def held(out: Path, *, shared: bool = False) -> Iterator[None]:
         raise BuildError(f"{out}: is a file; give --out a folder")
     out.mkdir(parents=True, exist_ok=True)
     _refuse_strangers(out)
+    refuse_links(out / WORK_NAME)
     descriptor = os.open(out, os.O_RDONLY)
     try:
         try:
@@ -110,6 +115,14 @@ def former_rejects(out: Path, state: dict[str, Any]) -> bytes | None:
     return None if then["input"]["fingerprint"] == state["input"] else (out / REJECTS_NAME).read_bytes()
 
 
+def input_root(src: Path, out: Path) -> Root:
+    """The input of a build, whose unpacked copies lie in the work folder of ``out``.
+
+    What the mixture says is part of the options, so its file is not part of the input.
+    """
+    return Root(src, exclude=[out, src / MIXTURE_NAME], scratch=out.absolute() / WORK_NAME / _UNPACKED_NAME)
+
+
 def begin_or_continue(work: Path, state: dict[str, Any], progress: Progress, *, overwrite: bool) -> None:
     """Go on with the build in ``work`` if it is the same, or begin one; `ChangedInputError` as above."""
     path = work / _STATE_NAME
@@ -160,22 +173,15 @@ def _clear(out: Path) -> None:
     The manifest goes first, so from then on the folder is an unfinished build.
     """
     work = out / WORK_NAME
-    work.mkdir(exist_ok=True)
+    make_folder(work)
     (work / _STATE_NAME).unlink(missing_ok=True)
     set_aside(out, work)
     temporary = [path for path in out.glob(".*.tmp") if path.name != SCAN_NAME]
     for path in [*out.glob("shard-*.tar"), *(out / name for name in BESIDE_SHARDS), *temporary]:
         path.unlink(missing_ok=True)
-    for path in work.iterdir():
-        if path.name == FORMER_NAME:
-            continue
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+    empty_folder(work, keep=(FORMER_NAME,))
 
 
 def remove_work(work: Path) -> None:
     """Remove the state of a build that has ended."""
-    if work.exists():
-        shutil.rmtree(work)
+    remove_folder(work)

@@ -16,18 +16,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mimicit.build.batches import batched
+from mimicit.build.column_file import ColumnFile
 from mimicit.build.disk import naming, scratch
 from mimicit.build.engine import Engine
 from mimicit.build.former import FormerShard, adopt_shard, former_index, former_shards
-from mimicit.build.plan import Plan, ShardPlan
+from mimicit.build.plan import PlannedSamples, ShardPlan, planned_shards
 from mimicit.build.progress import Progress
-from mimicit.build.samples import SampleMaker
+from mimicit.build.stored_media import StoredMedia
 from mimicit.build.tasks import Share
 from mimicit.errors import BuildError
-from mimicit.records import Sample, sample_to_json
-from mimicit.schema import canonical_json
 from mimicit.shards.files import publish, sha256_of
-from mimicit.shards.index import INDEX_SCHEMA, IndexRow, rows_to_table
+from mimicit.shards.index import INDEX_SCHEMA, RELATIONS
 from mimicit.shards.tar import BLOCK, END_OF_ARCHIVE, Link, PackedSample, member_span, pack_members
 
 __all__ = ["index_piece", "pack_shards", "pack_share", "shard_name", "unpacked_shards"]
@@ -61,29 +60,21 @@ def pack_shards(work: Path, out: Path, engine: Engine, progress: Progress, *, de
 
     With ``dedupe``, a file that a shard holds already becomes a hard link to its first member.
     """
-    shards = _planned(work)
+    shards = planned_shards(work)
     _pack_all(_unpacked(work, out, shards), len(shards), work, out, engine, progress, dedupe=dedupe)
     return [_shard_info(index_piece(work, shard.number)) for shard in shards]
 
 
 def pack_share(work: Path, out: Path, engine: Engine, progress: Progress, share: Share, *, dedupe: bool) -> None:
     """Pack those shards of one share that are not packed yet."""
-    shards = _planned(work)
+    shards = planned_shards(work)
     todo = [shard for shard in _unpacked(work, out, shards) if share.takes(shard.number)]
     _pack_all(todo, len(shards), work, out, engine, progress, dedupe=dedupe)
 
 
 def unpacked_shards(work: Path, out: Path) -> list[int]:
     """The numbers of the shards that are not packed yet."""
-    return [shard.number for shard in _unpacked(work, out, _planned(work))]
-
-
-def _planned(work: Path) -> list[ShardPlan]:
-    plan = Plan(work)
-    try:
-        return plan.shards()
-    finally:
-        plan.close()
+    return [shard.number for shard in _unpacked(work, out, planned_shards(work))]
 
 
 def _unpacked(work: Path, out: Path, shards: Sequence[ShardPlan]) -> list[ShardPlan]:
@@ -157,8 +148,8 @@ def _keep(task: _Task, former: FormerShard) -> bool:
 
 def _write(task: _Task) -> None:
     """Write one shard; its piece of the index gets its name after the shard has."""
-    maker = SampleMaker(task.work)
-    plan = Plan(task.work)
+    samples = PlannedSamples(task.work)
+    media = StoredMedia(task.work)
     piece = index_piece(task.work, task.shard.number)
     temporary = scratch(task.work / task.name)
     digest = hashlib.sha256()
@@ -171,17 +162,16 @@ def _write(task: _Task) -> None:
             pq.ParquetWriter(piece_file, INDEX_SCHEMA) as index,
             publish(task.out / task.name, temporary) as file,
         ):
-            for batch in batched(plan.samples(task.shard), _INDEX_BATCH):
-                rows: list[IndexRow] = []
-                for planned in batch:
-                    sample, media = maker.make(planned.seq, planned.context)
-                    packed = _pack(sample, [data for stored in media for data in maker.read(stored)], position, held)
-                    rows.append(_index_row(task.name, sample, packed, position))
-                    for chunk in packed.chunks:
-                        digest.update(chunk)
-                    file.writelines(packed.chunks)
+            for places in batched(range(task.shard.first, task.shard.last + 1), _INDEX_BATCH):
+                rows: list[tuple[Any, ...]] = []
+                for part, row in map(samples.at, places):
+                    packed = _pack(part, row, media, position, held)
+                    rows.append(_index_row(task.name, part, row, packed, position))
+                    chunk = b"".join(packed.chunks)
+                    digest.update(chunk)
+                    file.write(chunk)
                     position += packed.size
-                index.write_table(rows_to_table(rows))
+                index.write_table(_index_table(rows))
             file.write(END_OF_ARCHIVE)
             digest.update(END_OF_ARCHIVE)
             position += len(END_OF_ARCHIVE)
@@ -199,45 +189,52 @@ def _write(task: _Task) -> None:
             }
             index.add_key_value_metadata({_SHARD_INFO: orjson.dumps(info)})
     finally:
-        plan.close()
-        maker.close()
+        media.close()
 
 
 def _pack(
-    sample: Sample, payloads: list[bytes], position: int, held: dict[str, tuple[str, int]] | None
+    part: ColumnFile, row: int, media: StoredMedia, position: int, held: dict[str, tuple[str, int]] | None
 ) -> PackedSample:
-    """The members of ``sample``, which starts at ``position`` of its shard.
+    """The members of one sample, which starts at ``position`` of its shard.
 
     ``held`` has the member and its place in the shard of every file so far, by checksum, and receives those of this
     sample; ``None`` writes every file itself.
     """
-    text = canonical_json(sample_to_json(sample))
-    members: list[tuple[str, bytes | Link]] = [(f"{sample.key}.json", text)]
+    key = part.text("key", row)
+    text = part.data("json", row)
+    members: list[tuple[str, bytes | Link]] = [(f"{key}.json", text)]
     end = position + member_span(len(text))
-    files = [
-        (file, checksum) for media in sample.media for file, checksum in zip(media.files, media.sha256, strict=True)
-    ]
-    for (file, checksum), data in zip(files, payloads, strict=True):
-        name = f"{sample.key}.{file}"
-        if held is not None and checksum in held:
-            target, offset = held[checksum]
-            members.append((name, Link(target=target, offset=offset - position, size=len(data))))
-            end += BLOCK
-            continue
-        if held is not None:
-            held[checksum] = (name, end + BLOCK)
-        members.append((name, data))
-        end += member_span(len(data))
+    for number in part.integers("media", row):
+        for file in media.files(number):
+            name = f"{key}.{len(members) - 1:03d}.{file.extension}"
+            if held is not None and file.sha256 in held:
+                target, offset = held[file.sha256]
+                members.append((name, Link(target=target, offset=offset - position, size=file.size)))
+                end += BLOCK
+                continue
+            if held is not None:
+                held[file.sha256] = (name, end + BLOCK)
+            members.append((name, media.read(file)))
+            end += member_span(file.size)
     return pack_members(members)
 
 
-def _index_row(shard: str, sample: Sample, packed: PackedSample, position: int) -> IndexRow:
-    return IndexRow(
-        shard=shard,
-        key=sample.key,
-        offset=position,
-        size=packed.size,
-        member_offsets=[position + offset for offset in packed.member_offsets],
-        member_sizes=packed.member_sizes,
-        sample=sample,
+def _index_row(shard: str, part: ColumnFile, row: int, packed: PackedSample, position: int) -> tuple[Any, ...]:
+    """The columns of `INDEX_SCHEMA`, with the relations as a list."""
+    return (
+        *(shard, part.text("key", row), part.text("id", row), part.text("source", row)),
+        *(position, packed.size, [position + offset for offset in packed.member_offsets], packed.member_sizes),
+        *(part.integers("relations", row), part.number("triplets", row), len(part.integers("media", row))),
+        *(part.number(name, row) for name in ("videos", "frames", "characters")),
     )
+
+
+def _index_table(rows: Sequence[tuple[Any, ...]]) -> pa.Table:
+    columns = dict(zip(INDEX_SCHEMA.names, zip(*rows, strict=True), strict=True))
+    counts = zip(*columns["relations"], strict=True)
+    fields = [pa.array(values, pa.int32()) for values in counts]
+    relations = pa.StructArray.from_arrays(fields, list(RELATIONS))
+    arrays = [
+        relations if field.name == "relations" else pa.array(columns[field.name], field.type) for field in INDEX_SCHEMA
+    ]
+    return pa.table(arrays, schema=INDEX_SCHEMA)

@@ -1,54 +1,63 @@
-"""Choose the context of every query, and fix which sample goes to which shard before anything is packed.
+"""Fix which sample goes to which shard, before anything is packed.
 
-The plan is a second SQLite file, so the catalog stays frozen while workers read it. Samples keep the order of the
-input, or, where a shard holds each file once, stand beside those that show the same (see `mimicit.build.placement`). A
+Samples keep the order of the input, or, where a shard holds each file once, stand beside those that show the same. A
 shard is closed before it would exceed its limits, so the cut depends on the samples alone.
 """
 
 from __future__ import annotations
 
 import hashlib
-import sqlite3
-from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import duckdb
+import numpy as np
 import orjson
+import pyarrow as pa
 
-from mimicit.build.catalog import Catalog
-from mimicit.build.config import BuildConfig, SourceRules
-from mimicit.build.engine import Engine
-from mimicit.build.placement import place_samples
-from mimicit.build.progress import Progress
-from mimicit.build.samples import SampleMaker
-from mimicit.context.choose import Choice, choose, parse_strategies
-from mimicit.context.neighbours import Guards
+from mimicit.build.choosing import sample_parts
+from mimicit.build.column_file import ColumnFile, batches_of_rows
+from mimicit.build.config import BuildConfig
+from mimicit.build.disk import scratch
+from mimicit.build.freeze import MEDIA_NAME
+from mimicit.build.joins import insert, joins
 from mimicit.errors import BuildError
-from mimicit.records import sample_to_json
-from mimicit.schema import canonical_json
+from mimicit.shards.files import publish, write_atomically
 from mimicit.shards.tar import BLOCK, END_OF_ARCHIVE, member_span
 
-__all__ = ["Plan", "PlannedSample", "ShardPlan", "make_plan"]
+__all__ = ["PlannedSamples", "ShardPlan", "make_plan", "planned_shards"]
 
-PLAN_NAME: Final = "plan.sqlite"
-_TASK_QUERIES: Final = 1_000
-_TABLES: Final = """
-CREATE TABLE IF NOT EXISTS stage(name TEXT PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS sample(
-    seq INTEGER PRIMARY KEY, context TEXT NOT NULL, key TEXT NOT NULL,
-    json_size INTEGER NOT NULL, digest BLOB NOT NULL,  -- of its JSON
-    size INTEGER NOT NULL,   -- bytes in the shard, if it holds all its files itself
-    place INTEGER            -- in the order of the shards
-);
-CREATE TABLE IF NOT EXISTS shard(
-    number INTEGER PRIMARY KEY, first INTEGER NOT NULL, last INTEGER NOT NULL,
-    samples INTEGER NOT NULL, bytes INTEGER NOT NULL, content TEXT NOT NULL
-);
--- The files that a sample shows, where a shard holds each of them once.
-CREATE TABLE IF NOT EXISTS file(seq INTEGER NOT NULL, sha256 BLOB NOT NULL, size INTEGER NOT NULL);
-CREATE INDEX IF NOT EXISTS file_seq ON file(seq);
-CREATE INDEX IF NOT EXISTS sample_place ON sample(place);
+_PLAN_NAME: Final = "plan.json"
+_ORDER_NAME: Final = "order.npy"
+_MEDIA_KEPT: Final = 1 << 14
+_FILES_OF_SAMPLES: Final = """
+CREATE TABLE files AS
+SELECT shown.sample, unnest(media.sha256) AS sha256
+FROM (SELECT sample, unnest(media) AS number FROM samples) AS shown
+JOIN media ON media.number = shown.number
+"""
+# Each sample goes with the file of its own that most samples show, and among those with its next most shown file;
+# samples whose contexts overlap so come together, whatever their number, by nothing but sorting.
+_TOGETHER: Final = """
+WITH shown AS (SELECT sha256, count(*) AS samples FROM files GROUP BY sha256),
+ranked AS (
+    SELECT files.sample, files.sha256, row_number() OVER (
+        PARTITION BY files.sample ORDER BY shown.samples DESC, files.sha256
+    ) AS rank
+    FROM files JOIN shown USING (sha256)
+),
+first_three AS (
+    SELECT sample, max(sha256) FILTER (rank = 1) AS first, max(sha256) FILTER (rank = 2) AS second,
+        max(sha256) FILTER (rank = 3) AS third
+    FROM ranked WHERE rank <= 3 GROUP BY sample
+)
+SELECT samples.sample FROM samples LEFT JOIN first_three USING (sample)
+ORDER BY first NULLS FIRST, second NULLS FIRST, third NULLS FIRST, samples.sample
 """
 
 
@@ -68,216 +77,122 @@ class ShardPlan:
     content: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedSample:
-    """One sample: the query's place in the catalog, and its context, nearest to the query first."""
-
-    seq: int
-    context: tuple[Choice, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _ChooseTask:
-    work: Path
-    rules: Mapping[str, SourceRules]
-    seed: int
-    guards: Guards
-    first: int
-    last: int
-    list_files: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Chosen:
-    """A sample with its context as JSON; ``files`` are (SHA-256, bytes), and ``size`` counts all of them."""
-
-    seq: int
-    context: str
-    key: str
-    json_size: int
-    digest: bytes
-    size: int
-    files: tuple[tuple[bytes, int], ...]
-
-
-class Plan:
-    """The plan of one work folder, for reading."""
+class PlannedSamples:
+    """The samples of a build by their place in the order of the shards, for reading."""
 
     def __init__(self, work: Path) -> None:
-        uri = f"{(work / PLAN_NAME).resolve().as_uri()}?mode=ro&immutable=1"
-        self._db = sqlite3.connect(uri, uri=True, isolation_level=None)
+        self._parts = [ColumnFile(path) for path in sample_parts(work)]
+        self._starts = list(accumulate((part.rows for part in self._parts), initial=0))
+        self.count = self._starts.pop()
+        order = work / _ORDER_NAME
+        self._order = np.load(order, mmap_mode="r") if order.exists() else None
 
-    def close(self) -> None:
-        """Close the file."""
-        self._db.close()
-
-    def shards(self) -> list[ShardPlan]:
-        """All shards in order."""
-        rows = self._db.execute("SELECT number, first, last, samples, bytes, content FROM shard ORDER BY number")
-        return [ShardPlan(number=n, first=a, last=z, samples=s, bytes=b, content=c) for n, a, z, s, b, c in rows]
-
-    def samples(self, shard: ShardPlan) -> Iterator[PlannedSample]:
-        """The samples of ``shard`` in order."""
-        rows = self._db.execute(
-            "SELECT seq, context FROM sample WHERE place BETWEEN ? AND ? ORDER BY place", (shard.first, shard.last)
-        )
-        for seq, context in rows:
-            yield PlannedSample(seq=seq, context=_choices_from_json(context))
+    def at(self, place: int) -> tuple[ColumnFile, int]:
+        """The part of SAMPLES with the sample at ``place``, and its row there."""
+        sample = place if self._order is None else int(self._order[place])
+        number = bisect_right(self._starts, sample) - 1
+        return self._parts[number], sample - self._starts[number]
 
 
-def make_plan(
-    work: Path, config: BuildConfig, rules: Mapping[str, SourceRules], engine: Engine, progress: Progress
-) -> None:
-    """Choose the context of all queries of the frozen catalog and cut the samples into shards; resumable.
-
-    ``rules`` holds for every source, by its name, how many triplets of context it gets and by which strategies.
-    """
-    db = sqlite3.connect(work / PLAN_NAME, isolation_level=None)
-    try:
-        db.execute("PRAGMA journal_mode = TRUNCATE")
-        db.execute("PRAGMA synchronous = NORMAL")
-        db.executescript(_TABLES)
-        if db.execute("SELECT 1 FROM stage WHERE name = 'plan'").fetchone() is None:
-            _choose_all(db, work, rules, config, engine, progress)
-            _check_keys(db)
-            db.execute("BEGIN IMMEDIATE")
-            place_samples(db, together=config.dedupe)
-            db.execute("DELETE FROM shard")
-            for shard in _cut(db, config):
-                row = (shard.number, shard.first, shard.last, shard.samples, shard.bytes, shard.content)
-                db.execute("INSERT INTO shard VALUES (?, ?, ?, ?, ?, ?)", row)
-            db.execute("INSERT INTO stage VALUES ('plan')")
-            db.execute("COMMIT")
-    finally:
-        db.close()
+def make_plan(work: Path, config: BuildConfig) -> None:
+    """Cut the chosen samples into shards, once; `BuildError` where two samples have one key."""
+    if (work / _PLAN_NAME).exists():
+        return
+    with joins(work) as db:
+        _register_samples(db, work)
+        _check_keys(db)
+        if config.dedupe:
+            _register_media(db, work)
+            with publish(work / _ORDER_NAME, scratch(work / _ORDER_NAME)) as file:
+                np.save(file, _beside_alike(db))
+    shards = list(_cut(work, config))
+    write_atomically(work / _PLAN_NAME, [orjson.dumps([asdict(shard) for shard in shards])])
 
 
-def _choose_all(
-    db: sqlite3.Connection,
-    work: Path,
-    rules: Mapping[str, SourceRules],
-    config: BuildConfig,
-    engine: Engine,
-    progress: Progress,
-) -> None:
-    tasks = [
-        _ChooseTask(
-            work=work,
-            rules=rules,
-            seed=config.seed,
-            guards=config.similar.guards,
-            first=first,
-            last=last,
-            list_files=config.dedupe,
-        )
-        for first, last in _query_ranges(work)
-        if db.execute("SELECT 1 FROM stage WHERE name = ?", (f"choose {first}",)).fetchone() is None
-    ]
-    for task, samples in engine.run(_choose_task, tasks, label="choose", progress=progress, total=len(tasks)):
-        db.execute("BEGIN IMMEDIATE")
-        for sample in samples:
-            row = (sample.seq, sample.context, sample.key, sample.json_size, sample.digest, sample.size)
-            db.execute("INSERT INTO sample VALUES (?, ?, ?, ?, ?, ?, NULL)", row)
-            db.executemany("INSERT INTO file VALUES (?, ?, ?)", ((sample.seq, *file) for file in sample.files))
-        db.execute("INSERT INTO stage VALUES (?)", (f"choose {task.first}",))
-        db.execute("COMMIT")
+def planned_shards(work: Path) -> list[ShardPlan]:
+    """All shards in order."""
+    return [ShardPlan(**value) for value in orjson.loads((work / _PLAN_NAME).read_bytes())]
 
 
-def _query_ranges(work: Path) -> list[tuple[int, int]]:
-    """Ranges of catalog places that hold about `_TASK_QUERIES` queries each."""
-    catalog = Catalog(work, writable=False)
-    try:
-        rows = catalog.db.execute("SELECT seq FROM triplet WHERE rank IS NOT NULL AND is_query ORDER BY seq")
-        ranges: list[tuple[int, int]] = []
-        while batch := rows.fetchmany(_TASK_QUERIES):
-            ranges.append((batch[0][0], batch[-1][0]))
-        return ranges
-    finally:
-        catalog.close()
+def _register_samples(db: duckdb.DuckDBPyConnection, work: Path) -> None:
+    """The table ``samples(sample, key, media)``: a number in the order of the input, the key, and what it shows."""
+    db.execute("CREATE TABLE samples(sample BIGINT, key VARCHAR, media BIGINT[])")
+    start = 0
+    for path in sample_parts(work):
+        part = ColumnFile(path)
+        columns = part.table(["key", "media"])
+        numbers = pa.array(np.arange(start, start + part.rows))
+        insert(db, "samples", columns.add_column(0, "sample", numbers).to_batches())
+        start += part.rows
 
 
-def _choose_task(task: _ChooseTask) -> list[_Chosen]:
-    """The samples of the queries of a range; runs in a worker."""
-    strategies = {source: parse_strategies(rule.context) for source, rule in task.rules.items()}
-    maker = SampleMaker(task.work)
-    try:
-        seqs = maker.catalog.db.execute(
-            "SELECT seq FROM triplet WHERE seq BETWEEN ? AND ? AND rank IS NOT NULL AND is_query ORDER BY seq",
-            (task.first, task.last),
-        ).fetchall()
-        chosen: list[_Chosen] = []
-        for (seq,) in seqs:
-            context: list[Choice] = []
-            if not maker.catalog.is_document(seq):
-                query = maker.catalog.candidate(seq)
-                shots = task.rules[query.source].shots
-                context = choose(query, maker.catalog, strategies[query.source], shots, task.seed, task.guards)
-            sample, media = maker.make(seq, context)
-            text = canonical_json(sample_to_json(sample))
-            sizes = [length for stored in media for length in stored.sizes]
-            hashes = [bytes.fromhex(checksum) for shown in sample.media for checksum in shown.sha256]
-            chosen.append(
-                _Chosen(
-                    seq=seq,
-                    context=_choices_to_json(context),
-                    key=sample.key,
-                    json_size=len(text),
-                    digest=hashlib.sha256(text).digest(),
-                    size=sum(map(member_span, [len(text), *sizes])),
-                    files=tuple(zip(hashes, sizes, strict=True)) if task.list_files else (),
-                )
-            )
-        return chosen
-    finally:
-        maker.close()
-
-
-def _check_keys(db: sqlite3.Connection) -> None:
+def _check_keys(db: duckdb.DuckDBPyConnection) -> None:
     """Keys hold 64 bits of a hash, so two samples with one key are all but impossible; still, never write it."""
-    row = db.execute("SELECT key, count(*) FROM sample GROUP BY key HAVING count(*) > 1 LIMIT 1").fetchone()
+    row = db.execute(
+        "SELECT key, count(*) FROM samples GROUP BY key HAVING count(*) > 1 ORDER BY key LIMIT 1"
+    ).fetchone()
     if row is not None:
         raise BuildError(f"{row[1]} samples have the same key {row[0]}; change one of their ids")
 
 
-def _cut(db: sqlite3.Connection, config: BuildConfig) -> Iterator[ShardPlan]:
-    number, first, last, samples, size = 0, -1, -1, 0, len(END_OF_ARCHIVE)
+def _register_media(db: duckdb.DuckDBPyConnection, work: Path) -> None:
+    """The table ``media(number, sha256)``: the checksums of the files of each medium."""
+    db.execute("CREATE TABLE media(number BIGINT, sha256 BLOB[])")
+    media = ColumnFile(work / MEDIA_NAME)
+    schema = pa.schema([("number", pa.int64()), ("sha256", pa.list_(pa.binary()))])
+    rows = ((number, [bytes.fromhex(digest) for digest in _checksums(media, number)]) for number in range(media.rows))
+    insert(db, "media", batches_of_rows(rows, schema))
+
+
+def _checksums(media: ColumnFile, number: int) -> list[str]:
+    text = media.data("media", number)
+    found: list[str] = orjson.loads(text)["sha256"] if text else []
+    return found
+
+
+def _beside_alike(db: duckdb.DuckDBPyConnection) -> Any:
+    """int64[samples]: the samples in an order in which those that show the same files stand together."""
+    db.execute(_FILES_OF_SAMPLES)
+    return db.sql(_TOGETHER).to_arrow_table().column(0).to_numpy()
+
+
+def _cut(work: Path, config: BuildConfig) -> Iterator[ShardPlan]:
+    samples = PlannedSamples(work)
+    media = ColumnFile(work / MEDIA_NAME)
+
+    @lru_cache(_MEDIA_KEPT)
+    def files_of(number: int) -> tuple[tuple[str, int], ...]:
+        """(SHA-256, bytes) of the files of a medium."""
+        return tuple(zip(_checksums(media, number), media.integers("sizes", number), strict=True))
+
+    number, first, size = 0, 0, len(END_OF_ARCHIVE)
     content = hashlib.sha256()
-
-    def shard() -> ShardPlan:
-        return ShardPlan(
-            number=number, first=first, last=last, samples=samples, bytes=size, content=content.hexdigest()
-        )
-
-    seen: set[bytes] = set()  # files that the shard holds already, where it holds each of them once
-    rows = db.execute("SELECT seq, place, json_size, size, digest FROM sample ORDER BY place")
-    for seq, place, json_size, inline_size, digest in rows:
-        files: list[tuple[bytes, int]] = []
-        bytes_ = inline_size
+    seen: dict[str, int] = {}  # files that the shard holds already, where it holds each of them once
+    for place in range(samples.count):
+        part, row = samples.at(place)
+        bytes_ = inline_size = part.number("size", row)
+        files: Sequence[tuple[str, int]] = ()
         if config.dedupe:
-            files = db.execute("SELECT sha256, size FROM file WHERE seq = ?", (seq,)).fetchall()
-            bytes_ = member_span(json_size) + _deduped_size(files, seen)
-        if samples and (size + bytes_ > config.shard_bytes or samples >= config.shard_samples):
-            yield shard()
-            number, samples, size, content, seen = number + 1, 0, len(END_OF_ARCHIVE), hashlib.sha256(), set()
-            bytes_ = member_span(json_size) + _deduped_size(files, seen) if config.dedupe else inline_size
-        if not samples:
-            first = place
-        last, samples, size = place, samples + 1, size + bytes_
-        seen.update(sha256 for sha256, _ in files)
-        content.update(digest)
-    if samples:
-        yield shard()
+            files = [file for medium in part.integers("media", row) for file in files_of(medium)]
+            json_size = inline_size - sum(member_span(size) for _, size in files)
+            bytes_ = json_size + _deduped_size(files, seen)
+        count = place - first
+        if count and (size + bytes_ > config.shard_bytes or count >= config.shard_samples):
+            yield _shard(number, first, place, size, content.hexdigest())
+            number, first, size, content, seen = number + 1, place, len(END_OF_ARCHIVE), hashlib.sha256(), {}
+            bytes_ = json_size + _deduped_size(files, seen) if config.dedupe else inline_size
+        size += bytes_
+        seen.update(files)
+        content.update(part.value("digest", row))
+    if samples.count:
+        yield _shard(number, first, samples.count, size, content.hexdigest())
 
 
-def _deduped_size(files: Sequence[tuple[bytes, int]], seen: Set[bytes]) -> int:
+def _shard(number: int, first: int, end: int, size: int, content: str) -> ShardPlan:
+    return ShardPlan(number=number, first=first, last=end - 1, samples=end - first, bytes=size, content=content)
+
+
+def _deduped_size(files: Sequence[tuple[str, int]], seen: Mapping[str, int]) -> int:
     """Bytes of the members of ``files`` in a shard that holds those in ``seen``: a link is a header alone."""
     new = {sha256: member_span(size) - BLOCK for sha256, size in files if sha256 not in seen}
     return BLOCK * len(files) + sum(new.values())
-
-
-def _choices_to_json(context: Sequence[Choice]) -> str:
-    return orjson.dumps([[choice.seq, choice.relation, choice.score] for choice in context]).decode()
-
-
-def _choices_from_json(text: str) -> tuple[Choice, ...]:
-    return tuple(Choice(seq=seq, relation=relation, score=score) for seq, relation, score in orjson.loads(text))

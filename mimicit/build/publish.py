@@ -18,7 +18,7 @@ from mimicit.build.catalog import Catalog
 from mimicit.build.config import BuildConfig
 from mimicit.build.media_table import MEDIA_NAME, library_versions, write_media_table
 from mimicit.build.pack import index_piece
-from mimicit.build.scan import InputScan, ScannedFiles
+from mimicit.build.scan import InputScan
 from mimicit.build.unused import unused_part
 from mimicit.errors import BuildError
 from mimicit.records import FORMAT
@@ -26,6 +26,7 @@ from mimicit.schema import canonical_json, validate
 from mimicit.shards.files import publish, sha256_of, write_atomically
 from mimicit.shards.index import INDEX_NAME, INDEX_SCHEMA, RELATIONS
 from mimicit.shards.manifest import MANIFEST_NAME
+from mimicit.sources.scanned import ScannedFiles
 
 __all__ = ["BESIDE_SHARDS", "REJECTS_NAME", "REJECTS_SCHEMA", "publish_folder"]
 

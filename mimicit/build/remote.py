@@ -11,7 +11,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +28,7 @@ from mimicit.build.remote_files import RemoteFiles, RemoteObject, is_remote, loc
 from mimicit.errors import BuildError, ChangedInputError, SourceError
 from mimicit.loading.index_columns import default_cache
 from mimicit.shards.files import sha256_of
+from mimicit.shards.folders import make_folder, refuse_link, remove_folder
 from mimicit.shards.index import INDEX_NAME
 from mimicit.shards.manifest import MANIFEST_NAME, read_manifest
 
@@ -110,7 +110,7 @@ def _fetch_input(source: RemoteFiles, target: RemoteFiles | None, work: Path, pr
     if not wanted:
         raise SourceError(f"{source.url}: holds no file; give --src the folder that holds the raw data")
     folder = work / "input"
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     with closing(sqlite3.connect(work / "input.sqlite", isolation_level=None)) as db:
         db.execute(_FETCHED_TABLE)
         _remove_gone(folder, wanted)
@@ -165,13 +165,14 @@ def _recall(target: RemoteFiles, out: Path) -> None:
 
     The build then treats it as it would the folder itself; such a shell of it is cleared by the next call.
     """
+    refuse_link(out)
     if (out / MANIFEST_NAME).exists() and not all((out / name).exists() for name in _contents(out)):
-        shutil.rmtree(out)
+        remove_folder(out)
     data = target.read(MANIFEST_NAME)
     if data is None or out.exists():
         return
     begun = out.with_name(f"{out.name}.tmp")
-    shutil.rmtree(begun, ignore_errors=True)
+    remove_folder(begun)
     begun.mkdir()
     for name in _ASKED:
         (begun / name).write_bytes(target.read(name) or b"")

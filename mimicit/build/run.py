@@ -14,19 +14,21 @@ from pathlib import Path
 from typing import Any
 
 from mimicit.build.catalog import Catalog
+from mimicit.build.choosing import choose_contexts
 from mimicit.build.config import BuildConfig
 from mimicit.build.disk import reported
 from mimicit.build.encode import encode_media, unfinished_units
 from mimicit.build.engine import Engine, LocalEngine
 from mimicit.build.former import reuse_media
+from mimicit.build.freeze import write_tables
 from mimicit.build.importing import import_sources
-from mimicit.build.mixture import MIXTURE_NAME
 from mimicit.build.output_folder import (
     SCAN_NAME,
     begin_or_continue,
     finished_manifest,
     former_rejects,
     held,
+    input_root,
     remove_work,
 )
 from mimicit.build.pack import pack_shards, unpacked_shards
@@ -34,7 +36,7 @@ from mimicit.build.plan import make_plan
 from mimicit.build.progress import Progress, Silent
 from mimicit.build.publish import publish_folder
 from mimicit.build.retry import Retried, count_retried, keep_former_rejects
-from mimicit.build.scan import ScannedFiles, scan_input
+from mimicit.build.scan import scan_input
 from mimicit.build.selection import Selection, select_sources
 from mimicit.build.settle import settle_triplets
 from mimicit.build.similar import find_similar
@@ -46,6 +48,7 @@ from mimicit.media.read_decord import check_decord
 from mimicit.shards.manifest import WORK_NAME
 from mimicit.sources import detect
 from mimicit.sources.root import Root
+from mimicit.sources.scanned import ScannedFiles
 
 __all__ = ["BuildResult", "Manner", "build_shards", "run_build"]
 
@@ -115,7 +118,7 @@ def run_build(
     src: Path, out: Path, config: BuildConfig, engine: Engine, progress: Progress, manner: Manner
 ) -> BuildResult | Handover:
     """As `build_shards`, in the given ``manner``."""
-    root = Root(src, exclude=[out, src / MIXTURE_NAME])  # what the mixture says is part of config
+    root = input_root(src, out)
     out = out.absolute()  # workers may have another working folder
     try:
         with reported(out, out / WORK_NAME), held(out):
@@ -129,7 +132,8 @@ def _build(
 ) -> BuildResult | Handover:
     work = out / WORK_NAME
     selection = _selected(root, config, progress, strict=manner.strict)
-    scan = scan_input(root, out / SCAN_NAME, engine, progress)
+    sources = {path for spec in selection.specs for path in (*spec.files, *spec.beside)}
+    scan = scan_input(root, out / SCAN_NAME, sources, engine, progress)
     state = {"config": config.to_json(), "input": scan.fingerprint, "mimicit_version": version("mimicit")}
     former = former_rejects(out, state) if manner.retry_rejects else None
     finished = finished_manifest(out, state, overwrite=manner.overwrite or former is not None)
@@ -143,6 +147,7 @@ def _build(
     if former is not None:
         keep_former_rejects(work, former)
     scanned = ScannedFiles(out / SCAN_NAME)
+    root = root.compared(scanned)  # what is read from here on is what was hashed
     try:
         task_count = manner.task_count
         missing = _import_and_encode(root, work, selection, config, scanned, engine, progress, manner)
@@ -150,7 +155,10 @@ def _build(
             return hand_over(work, "encode", missing, count=task_count, src=root.folder, config=config)
         retried = count_retried(work)
         find_similar(work, selection.rules, config.similar, engine, progress, cache=manner.embedding_cache)
-        make_plan(work, config, selection.rules, engine, progress)
+        choose_contexts(work, selection.rules, config.similar.guards, config.seed, engine, progress)
+        progress.update("plan", 0, 1)
+        make_plan(work, config)
+        progress.update("plan", 1, 1)
         if task_count is not None and (missing := unpacked_shards(work, out)):
             return hand_over(work, "pack", missing, count=task_count, src=root.folder, config=config)
         shards = pack_shards(work, out, engine, progress, dedupe=config.dedupe)
@@ -215,7 +223,7 @@ def _import_and_encode(
                 seed=config.seed,
             )
             note_unused_media(catalog, selection, scanned.table)
-            catalog.index_for_choosing()
+            write_tables(catalog, work)
             with catalog.transaction():
                 catalog.mark_done("frozen")
         _refuse_nothing(catalog, root)
@@ -246,5 +254,14 @@ def _refuse_nothing(catalog: Catalog, root: Root) -> None:
     total = sum(count for _, count in reasons)
     raise SourceError(
         f"{root.folder}: no record is left: {total} records were rejected ({counts}); the first is"
-        f" {first[0]} ({first[1]}: {first[2]})"
+        f" {first[0]} ({first[1]}: {first[2]}){_lost_media(catalog)}"
     )
+
+
+def _lost_media(catalog: Catalog) -> str:
+    """How many pictures and clips of the records fell to which rule or look-up, with an example of each."""
+    rows = catalog.db.execute(
+        "SELECT count(*), reason, detail, min(id) FROM reject WHERE scope = 'media' GROUP BY reason ORDER BY 1 DESC, 2"
+    ).fetchall()
+    examples = "; ".join(f"{count} as {reason}, such as {detail}" for count, reason, detail, _ in rows)
+    return f". Of their pictures and clips were left out: {examples}" if rows else ""

@@ -20,8 +20,7 @@ from mimicit.build.config import BuildConfig
 from mimicit.build.disk import reported
 from mimicit.build.encode import encode_share
 from mimicit.build.engine import Engine
-from mimicit.build.mixture import MIXTURE_NAME
-from mimicit.build.output_folder import check_options, held
+from mimicit.build.output_folder import SCAN_NAME, check_options, held, input_root
 from mimicit.build.pack import pack_share
 from mimicit.build.progress import Progress
 from mimicit.build.run import BuildResult, Manner, run_build
@@ -29,7 +28,7 @@ from mimicit.build.similar_options import compares_pictures
 from mimicit.build.tasks import Handover, Share, config_from_json, read_handover
 from mimicit.errors import UsageError
 from mimicit.shards.manifest import MANIFEST_NAME, WORK_NAME, read_manifest
-from mimicit.sources.root import Root
+from mimicit.sources.scanned import ScannedFiles
 
 __all__ = ["build_in_tasks", "build_share", "publish_tasks"]
 
@@ -79,7 +78,7 @@ def build_share(
         check_options(work, config)
         with reported(out, work), held(out, shared=True):
             if handover.stage == "encode":
-                root = Root(src, exclude=[out, src / MIXTURE_NAME])
+                root = input_root(src, out).compared(ScannedFiles(out / SCAN_NAME))
                 compare = compares_pictures(config.to_json())
                 encode_share(root, work, config.media, engine, progress, share, compare=compare)
             else:

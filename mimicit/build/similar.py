@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -43,6 +42,7 @@ from mimicit.embedding.exact import nearest
 from mimicit.embedding.registry import Embedder, image_embedder, is_light, text_embedder
 from mimicit.embedding.vectors import NOTHING
 from mimicit.shards.files import publish
+from mimicit.shards.folders import remove_folder
 
 __all__ = ["find_similar"]
 
@@ -186,7 +186,7 @@ def _cells(folder: Path, kind: Kind, span: Span, engine: Engine, progress: Progr
     fill(home / "probes.npy", shape, np.uint32, tasks, _probe_task, engine, progress, f"place {kind}s")
     if not (home / "inverted").exists():
         begun = home / "inverted.tmp"
-        shutil.rmtree(begun, ignore_errors=True)
+        remove_folder(begun)
         begun.mkdir()
         write_cells(begun, vectors, mapped(home / "probes.npy"), len(centres))
         os.replace(begun, home / "inverted")

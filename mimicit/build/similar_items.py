@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -12,11 +11,12 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import orjson
 
-from mimicit.build.samples import SampleMaker
+from mimicit.build.column_file import ColumnFile
+from mimicit.build.freeze import TRIPLETS_NAME, row_of
 from mimicit.build.similar_options import ComparedText
 from mimicit.build.similar_tables import Kind, open_tables
+from mimicit.build.stored_media import StoredMedia
 from mimicit.embedding.cache import VectorCache
 from mimicit.embedding.registry import Embedder
 from mimicit.embedding.vectors import Int8, quantise
@@ -42,55 +42,48 @@ class EmbedTask:
 
 def embed_items(task: EmbedTask) -> tuple[npt.NDArray[np.int64], Int8]:
     """The numbers of ``task``, and their vectors int8[n, d]."""
-    maker = SampleMaker(task.work)
-    try:
-        with closing(open_tables(task.tables)) as tables:
-            seqs = tables.execute(
-                f"SELECT seq FROM {task.kind} WHERE number >= ? AND number < ? ORDER BY number", (task.first, task.end)
-            ).fetchall()
-        if task.kind == "text":
-            texts = [_text(maker.catalog.db, seq, task.text) for (seq,) in seqs]
-            vectors = _embed(task, texts, [hashlib.sha256(text.encode()).digest() for text in texts])
-        else:
-            vectors = _embed_pictures(task, maker, [seq for (seq,) in seqs])
-    finally:
-        maker.close()
+    with closing(open_tables(task.tables)) as tables:
+        seqs = tables.execute(
+            f"SELECT seq FROM {task.kind} WHERE number >= ? AND number < ? ORDER BY number", (task.first, task.end)
+        ).fetchall()
+    triplets = ColumnFile(task.work / TRIPLETS_NAME)
+    rows = [row_of(triplets, seq) for (seq,) in seqs]
+    if task.kind == "text":
+        texts = [_text(triplets, row, task.text) for row in rows]
+        vectors = _embed(task, texts, [hashlib.sha256(text.encode()).digest() for text in texts])
+    else:
+        vectors = _embed_pictures(task, triplets, rows)
     return np.arange(task.first, task.end), vectors
 
 
 def sample_texts(work: Path, tables: Path, text: ComparedText, most: int) -> list[str]:
     """Up to ``most`` of the distinct texts, evenly spaced."""
-    maker = SampleMaker(work)
-    try:
-        with closing(open_tables(tables)) as db:
-            (count,) = db.execute("SELECT count(*) FROM text").fetchone()
-            step = -(-count // most) or 1
-            seqs = db.execute("SELECT seq FROM text WHERE number % ? = 0 ORDER BY number", (step,)).fetchall()
-        return [_text(maker.catalog.db, seq, text) for (seq,) in seqs]
-    finally:
-        maker.close()
+    with closing(open_tables(tables)) as db:
+        (count,) = db.execute("SELECT count(*) FROM text").fetchone()
+        step = -(-count // most) or 1
+        seqs = db.execute("SELECT seq FROM text WHERE number % ? = 0 ORDER BY number", (step,)).fetchall()
+    triplets = ColumnFile(work / TRIPLETS_NAME)
+    return [_text(triplets, row_of(triplets, seq), text) for (seq,) in seqs]
 
 
-def _text(catalog: sqlite3.Connection, seq: int, text: ComparedText) -> str:
-    instruction, answer = catalog.execute("SELECT instruction, answer FROM triplet WHERE seq = ?", (seq,)).fetchone()
-    return str(instruction) if text == "instruction" else f"{instruction}\n{answer}"
+def _text(triplets: ColumnFile, row: int, text: ComparedText) -> str:
+    instruction = triplets.text("instruction", row)
+    return instruction if text == "instruction" else f"{instruction}\n{triplets.text('answer', row)}"
 
 
-def _embed_pictures(task: EmbedTask, maker: SampleMaker, seqs: Sequence[int]) -> Int8:
+def _embed_pictures(task: EmbedTask, triplets: ColumnFile, rows: Sequence[int]) -> Int8:
     """One vector for all that each triplet shows: the sum of those of its pictures and frames, evenly spaced."""
     stored: list[bytes] = []
     digests: list[bytes] = []
     starts: list[int] = []
-    for seq in seqs:
-        (numbers,) = maker.catalog.db.execute("SELECT media FROM triplet WHERE seq = ?", (seq,)).fetchone()
-        shown = [maker.medium(number) for number in orjson.loads(numbers)]
-        files = [data for _, where in shown for data in maker.read(where)]
-        hashes = [bytes.fromhex(digest) for media, _ in shown for digest in media.sha256]
-        few = min(len(files), _FILES)
-        places = [(2 * place + 1) * len(files) // (2 * few) for place in range(few)]
-        starts.append(len(stored))
-        stored.extend(files[place] for place in places)
-        digests.extend(hashes[place] for place in places)
+    with closing(StoredMedia(task.work)) as media:
+        for row in rows:
+            files = [file for number in triplets.integers("media", row) for file in media.files(number)]
+            few = min(len(files), _FILES)
+            starts.append(len(stored))
+            for place in ((2 * place + 1) * len(files) // (2 * few) for place in range(few)):
+                stored.append(media.read(files[place]))
+                digests.append(bytes.fromhex(files[place].sha256))
     vectors = _embed(task, stored, digests)
     return quantise(np.add.reduceat(vectors.astype(np.int64), starts, axis=0))
 

@@ -14,7 +14,7 @@ from mimicit.build.progress import Progress
 from mimicit.build.selection import Selection
 from mimicit.errors import SourceError
 from mimicit.sources.base import Reject
-from mimicit.sources.media_names import folder_of, named_kind
+from mimicit.sources.media_names import named_kind
 from mimicit.sources.root import Root
 from mimicit.sources.unclaimed import is_data, why_unused
 
@@ -64,29 +64,30 @@ def note_left_out(catalog: Catalog, root: Root, selection: Selection) -> None:
 def note_unused_media(catalog: Catalog, selection: Selection, table: Path) -> None:
     """Enter the pictures and clips among the scanned files (``table``) that no record shows; they may be millions.
 
-    A file that a table names beside the bytes of a picture counts as shown.
+    A file whose name, or the end of it, a table gives to a picture counts as shown.
     """
     if catalog.is_done(_STAGE):
         return
     db = catalog.db
     db.execute("ATTACH ? AS scanned", (str(table),))
-    db.execute("CREATE TEMP TABLE shown(path TEXT PRIMARY KEY) WITHOUT ROWID")
+    for name in ("shown", "cell_name"):
+        db.execute(f"CREATE TEMP TABLE {name}(path TEXT PRIMARY KEY) WITHOUT ROWID")
     with catalog.transaction():
         db.executemany("INSERT OR IGNORE INTO shown VALUES (?)", ((path,) for path in _files_of_sources(selection)))
         db.execute(
             "INSERT OR IGNORE INTO shown SELECT json_extract(part.value, '$[1]')"
             " FROM medium, json_each(medium.ref, '$.parts') AS part"
         )
-        for origin, cell in db.execute(
-            "SELECT json_extract(ref, '$.origin'), json_extract(ref, '$.parts[0][1]') FROM medium WHERE cell <> ''"
-        ):
-            names = (origin, f"{folder_of(cell)}/{origin}")
-            db.executemany("INSERT OR IGNORE INTO shown VALUES (?)", ((name,) for name in names))
+        # A cell of a table may name a file instead of holding its bytes, which is looked for when the cell is read.
+        db.execute("INSERT OR IGNORE INTO cell_name SELECT json_extract(ref, '$.origin') FROM medium WHERE cell <> ''")
+        names = db.execute("SELECT path FROM cell_name")
+        db.executemany("INSERT OR IGNORE INTO shown VALUES (?)", ((end,) for (name,) in names for end in _ends(name)))
         for (path,) in db.execute("SELECT path FROM scanned.file WHERE path NOT IN shown ORDER BY id"):
-            if named_kind(path) is not None:
+            if named_kind(path) is not None and not any(_is_cell_name(catalog, end) for end in _ends(path)):
                 _add(catalog, UNUSED_MEDIA, path, "no record shows this file")
         catalog.mark_done(_STAGE)
-    db.execute("DROP TABLE temp.shown")
+    db.execute("DROP TABLE shown")
+    db.execute("DROP TABLE cell_name")
     db.execute("DETACH scanned")
 
 
@@ -101,6 +102,16 @@ def unused_part(catalog: Catalog) -> dict[str, Any]:
         "unused_files": [{"path": path, "why": why} for path, why in first],
         "unused_media": count.get(UNUSED_MEDIA, 0),
     }
+
+
+def _ends(path: str) -> Iterator[str]:
+    """``path``, and what is left of it without its first folder, without its first two, ..."""
+    steps = path.split("/")
+    return ("/".join(steps[number:]) for number in range(len(steps)))
+
+
+def _is_cell_name(catalog: Catalog, name: str) -> bool:
+    return catalog.db.execute("SELECT 1 FROM cell_name WHERE path = ?", (name,)).fetchone() is not None
 
 
 def _files_of_sources(selection: Selection) -> Iterator[str]:

@@ -1,14 +1,16 @@
-"""From a query and its chosen context to a `Sample`: who shows which medium, and where."""
+"""From a query and its chosen context to a sample: who shows which medium, and where."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from mimicit.records import Media, Sample, Triplet
 
-__all__ = ["Part", "assemble"]
+__all__ = ["Part", "assemble", "shown_anew"]
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,22 +25,28 @@ class Part:
     score: float | None = None
 
 
+def shown_anew(media: Sequence[Sequence[Key]]) -> Iterator[Sequence[Key]]:
+    """What each triplet of a sample shows right before its text, given the ``media`` that each is about, in order.
+
+    It shows them unless exactly these were shown last: then text goes on about them (text attends to the picture right
+    before it, so an earlier picture must be shown again).
+    """
+    last: Sequence[Key] = ()
+    for about in media:
+        yield about if about != last else ()
+        last = about or last
+
+
 def assemble(
     parts: Sequence[Part], media: Mapping[int, Media], *, id: str, source: str, meta: Mapping[str, Any]
 ) -> tuple[Sample, list[int]]:
     """The `Sample` of ``parts`` (context first, query last), and the key of each of its media in order.
 
-    A part shows its media right before its text, unless exactly these were shown last: then text goes on about
-    them (text attends to the picture right before it, so an earlier picture must be shown again). Files are
-    numbered through the sample: ``000.jpg``, ``001.jpg``, ...
+    A part shows its media as `shown_anew` says. Files are numbered through the sample: ``000.jpg``, ``001.jpg``, ...
     """
     shown: list[int] = []
-    last: tuple[int, ...] = ()
     triplets: list[Triplet] = []
-    for place, part in enumerate(parts):
-        new = part.media if part.media != last else ()
-        if part.media:
-            last = part.media
+    for place, (part, new) in enumerate(zip(parts, shown_anew([part.media for part in parts]), strict=True)):
         triplets.append(
             Triplet(
                 id=part.id,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from mimicit.exporting.registry import EXPORTERS
 from mimicit.inspecting.summary import iterate_samples
 from mimicit.records import Sample
 from mimicit.shards.files import sync_folder
+from mimicit.shards.folders import make_folder, remove_folder
 from mimicit.shards.verify import sample_findings
 
 __all__ = ["ExportReport", "export_shards"]
@@ -102,7 +102,7 @@ def _refuse_occupied(out: Path) -> None:
 def _workplace(out: Path) -> Iterator[tuple[Path, Path]]:
     """Two empty folders beside ``out``, for the result and for notes; removed in the end, or next time after a kill."""
     work = out.absolute().with_name(f".{out.absolute().name}.tmp")
-    work.mkdir(parents=True, exist_ok=True)
+    make_folder(work)
     descriptor = os.open(work, os.O_RDONLY)
     try:
         try:
@@ -111,11 +111,11 @@ def _workplace(out: Path) -> Iterator[tuple[Path, Path]]:
             raise BuildError(f"{out}: another mimicit export is writing there; wait for it to end") from None
         try:
             for name in ("folder", "scratch"):
-                shutil.rmtree(work / name, ignore_errors=True)
+                remove_folder(work / name)
                 (work / name).mkdir()
             yield work / "folder", work / "scratch"
         finally:
-            shutil.rmtree(work)
+            remove_folder(work)
     finally:
         os.close(descriptor)
 

@@ -22,6 +22,7 @@ from typing import Any, Final
 from mimicit.errors import ChangedShardError, ShardError, UsageError
 from mimicit.loading.remote import RemoteFolder, check_size
 from mimicit.loading.shard_files import OpenShards
+from mimicit.shards.folders import make_folder
 
 __all__ = ["CachedShards", "ShardCache"]
 
@@ -44,7 +45,7 @@ class ShardCache:
         self.folder = folder / _FOLDER
         self.most_bytes = most_bytes
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
         except OSError as error:
             raise UsageError(f"{folder}: cannot hold a cache: {error.strerror}") from None
 

@@ -34,6 +34,7 @@ __all__ = [
     "Needs",
     "Note",
     "NoteKind",
+    "OptionValue",
     "Picture",
     "RawTriplet",
     "Reject",
@@ -204,6 +205,9 @@ class Note:
 
 Item = Picture | RawTriplet | TrainEntry | Reject | Note
 
+OptionValue = float | tuple[str, ...]
+"""What a user sets an option of a format to."""
+
 Row = tuple[str, dict[str, Any] | RejectedError]
 """One record of a text or table file, before its format is looked at: its place, and its fields or why it has none."""
 
@@ -225,7 +229,7 @@ class SourceSpec:
     why: str
     part: str = ""
     limit: int | None = None
-    options: Mapping[str, float] = field(default_factory=dict)
+    options: Mapping[str, OptionValue] = field(default_factory=dict)
     beside: tuple[str, ...] = ()
 
     def reject(
@@ -279,9 +283,9 @@ class SourceFormat:
     apart by a number (``x``, ``x~2``, ...), and only a record that says the same again is a duplicate. With
     ``by_record``, each file is a source by itself, and claimed for what its single records are.
 
-    ``options`` is a dataclass of numbers that a user may set, all with defaults; its constructor raises `UsageError`
-    for one that is out of range. ``read`` makes it from ``spec.options``. ``needs`` says of a file that nobody claims
-    how far it is from this format.
+    ``options`` is a dataclass of numbers and tuples of texts that a user may set, all with defaults; its constructor
+    raises `UsageError` for one that is out of range. ``read`` makes it from ``spec.options``. ``needs`` says of a file
+    that nobody claims how far it is from this format.
     """
 
     claim: Claim

@@ -1,4 +1,6 @@
-"""MMC4: web pages as JSON Lines, one document a line, plain or as the one member of a ``.jsonl.zip``.
+"""MMC4: web pages as JSON Lines, one document a line, plain or as the one member of a ``.jsonl.zip``; or in tars.
+
+In a tar, as OpenFlamingo packs them, each ``{key}.json`` is a document whose pictures are inline.
 
 The documents of one folder are one source. ``text_list`` are the sentences; each entry of ``image_info`` belongs to the
 sentence ``matched_text_index`` and is shown right before it, several in their published order. Pictures lie in a file
@@ -36,11 +38,12 @@ from mimicit.sources.base import (
 from mimicit.sources.disk_table import DiskTable
 from mimicit.sources.finding import find_file
 from mimicit.sources.json_cursor import JsonCursor, Span
-from mimicit.sources.json_rows import Line, json_lines, record_of
+from mimicit.sources.json_rows import MAX_RECORD_BYTES, Line, json_lines, record_of
 from mimicit.sources.media_names import folder_of
 from mimicit.sources.picture_tars import TAR, index_tar, picture_tars, tarred_picture
 from mimicit.sources.root import Root
 from mimicit.sources.sniff import Fields, Head, sniff
+from mimicit.sources.tar_samples import read_member, tar_samples
 from mimicit.sources.text import checked_meta, checked_text, own_or_derived_id, shown
 from mimicit.sources.web_documents import document_items
 from mimicit.sources.zipped import open_zipped
@@ -96,7 +99,7 @@ def _claim(root: Root, heads: Mapping[str, Head], *, force: bool = False) -> lis
             name=folder or "mmc4" if len(paths) > 1 else _stem(paths[0]),
             format="mmc4",
             files=(*paths, *_tars(root, heads, folder, paths)),
-            why="lines with text_list and image_info" + (" (named by --format)" if force else ""),
+            why="documents with text_list and image_info" + (" (named by --format)" if force else ""),
         )
         for folder, paths in folders.items()
     ]
@@ -106,19 +109,23 @@ def _is_documents(path: str, head: Head) -> bool:
     if head.kind == "zip" and not head.shapes:  # cannot be looked into; the name is as published, and reading says why
         name = path.rpartition("/")[2]
         return name.startswith("docs_") and name.endswith(".jsonl.zip")
-    return head.kind in ("lines", "zip") and head.any(_is_document)
+    return head.kind in ("lines", "zip", "tar") and head.any(_is_document)
 
 
 def _is_document(fields: Fields) -> bool:
-    is_one = fields.get("text_list") == "array" or f"image_info[].{_INLINE}" in fields
-    return is_one and fields.get("image_info") == "array"
+    """Whether the record, or the JSON of the sample of a tar, is a document."""
+    for start in ("", "json."):
+        is_one = fields.get(f"{start}text_list") == "array" or f"{start}image_info[].{_INLINE}" in fields
+        if is_one and fields.get(f"{start}image_info") == "array":
+            return True
+    return False
 
 
 def _tars(root: Root, heads: Mapping[str, Head], folder: str, documents: list[str]) -> list[str]:
     """The tars called like the documents, then those in their folder, or in its ``images``, that hold pictures."""
     namesakes = [path for path in (_stem(document) + TAR for document in documents) if path in heads]
     found = picture_tars(root, heads, (folder, f"{folder}/images".lstrip("/")))
-    return list(dict.fromkeys((*namesakes, *found)))
+    return [path for path in dict.fromkeys((*namesakes, *found)) if path not in documents]
 
 
 def _stem(path: str) -> str:
@@ -128,18 +135,16 @@ def _stem(path: str) -> str:
 def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
     options = Mmc4Options(**spec.options)  # type: ignore[arg-type]
     with DiskTable() as tarred:
-        tars = [path for path in spec.files if path.lower().endswith(TAR)]
-        for path in tars:
-            yield from index_tar(spec, root, path, tarred)
+        heads = {path: sniff(root, path) for path in spec.files}
+        documents = [path for path, head in heads.items() if head.kind != "tar" or head.any(_is_document)]
         for path in spec.files:
-            if path in tars:
-                continue
+            if path not in documents:
+                yield from index_tar(spec, root, path, tarred)
+        for path in documents:
             folders = (*_SHARD.findall(path.rpartition("/")[2]), "images")
-            is_zipped = sniff(root, path).kind == "zip"
-            pictures = _Pictures(root, path, folders, tarred, is_zipped, options)
-            with open_zipped(root, path) if is_zipped else root.open_input(path) as file:
-                for line in json_lines(file, path):
-                    yield from _document(spec, line, pictures)
+            pictures = _Pictures(root, path, folders, tarred, heads[path].kind == "zip", options)
+            for line in _lines(spec, root, path, heads[path]):
+                yield from _document(spec, line, pictures) if isinstance(line, Line) else (line,)
 
 
 MMC4: Final = SourceFormat(
@@ -148,6 +153,30 @@ MMC4: Final = SourceFormat(
     options=Mmc4Options,
     needs=(Needs(("lines", "zip", "tar"), (("text_list", "json.text_list"), ("image_info", "json.image_info"))),),
 )
+
+
+def _lines(spec: SourceSpec, root: Root, path: str, head: Head) -> Iterator[Line | Reject]:
+    """The documents of a file: its lines, or the JSON of each sample of a tar."""
+    if head.kind != "tar":
+        with open_zipped(root, path) if head.kind == "zip" else root.open_input(path) as file:
+            yield from json_lines(file, path)
+        return
+    for sample in tar_samples(root, path):
+        if isinstance(sample, RejectedError):
+            yield spec.reject(sample.reason, place=path, detail=sample.detail, scope="media")
+            continue
+        try:
+            if sample.fault:
+                raise RejectedError("duplicate_id", sample.fault)
+            member = sample.file("json")
+            if member is None:
+                raise RejectedError("missing_sidecar", f"the sample {sample.key!r} has no {sample.key}.json")
+            raw = read_member(root, path, member, most=MAX_RECORD_BYTES)
+        except RejectedError as error:
+            yield spec.reject(error.reason, place=sample.place(path), id=sample.key, detail=error.detail)
+        else:
+            text = raw.removeprefix(b"\xef\xbb\xbf").lstrip()
+            yield Line(sample.place(path), member.offset + len(raw) - len(text), text.rstrip())
 
 
 def _document(spec: SourceSpec, line: Line, pictures: _Pictures) -> Iterator[RawTriplet | Reject]:
@@ -224,6 +253,8 @@ def _located(info: Mapping[str, Any], span: Span | None, line: Line, pictures: _
             raise RejectedError("unsupported_media", "a picture inside a zipped file has no place; unpack the file")
         return InJson(pictures.path, line.offset + span.offset, span.length), span.length * 3 // 4
     name = info.get("image_name")
+    if name is None and _INLINE in info:
+        raise RejectedError("empty_media", f"{_INLINE} is {shown(info[_INLINE])}, and there is no image_name")
     if not isinstance(name, str):
         raise RejectedError("malformed", f"image_name must be text, not {shown(name)}")
     tarred = tarred_picture(pictures.tarred, name)

@@ -1,7 +1,7 @@
-"""Options of a single format, such as the thresholds of MMC4: numbers that a user may set.
+"""Options of a single format, such as the thresholds of MMC4: numbers and lists of texts that a user may set.
 
-A format declares them as a dataclass of numbers with defaults, whose constructor checks their limits (see
-`SourceFormat.options`). What the user has set stands in the `SourceSpec` that is read.
+A format declares them as a dataclass of numbers and tuples of texts with defaults, whose constructor checks their
+limits (see `SourceFormat.options`). What the user has set stands in the `SourceSpec` that is read.
 """
 
 from __future__ import annotations
@@ -10,13 +10,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import fields
 
+import orjson
+
 from mimicit.errors import UsageError
+from mimicit.sources.base import OptionValue
 from mimicit.sources.registry import SOURCES
 
 __all__ = ["checked_options", "parsed_option"]
 
 
-def checked_options(format: str, values: Mapping[str, object]) -> dict[str, float]:
+def checked_options(format: str, values: Mapping[str, object]) -> dict[str, OptionValue]:
     """``values`` as options of ``format``, sorted by name, each of the type of its default.
 
     `UsageError` where there is no such format or option, or a value is not what the option takes.
@@ -29,23 +32,52 @@ def checked_options(format: str, values: Mapping[str, object]) -> dict[str, floa
         if name not in known:
             there = f"there are: {', '.join(sorted(known))}" if known else "it has none"
             raise UsageError(f"options: the format {format} has no option {name!r}; {there}")
-    checked = {name: _number(f"{format}.{name}", values[name], type(known[name])) for name in sorted(values)}
+    checked = {name: _of_type(type(known[name]), f"{format}.{name}", values[name]) for name in sorted(values)}
     if declared is not None:
         declared(**checked)  # its limits
     return checked
 
 
-def parsed_option(text: str) -> tuple[str, str, float]:
-    """(format, name, value) of ``FORMAT.NAME=VALUE``, as the command line takes it; `UsageError` where it is not."""
+def parsed_option(text: str) -> tuple[str, str, OptionValue]:
+    """(format, name, value) of ``FORMAT.NAME=VALUE``, as the command line takes it; `UsageError` where it is not.
+
+    A list of texts is written with commas between them, or as a JSON list.
+    """
     place, equals, value = text.partition("=")
-    format, dot, name = place.strip().partition(".")
+    format, dot, name = (part.strip() for part in place.partition("."))
+    if not equals or not dot or not name:
+        raise UsageError(f"--option: {text!r} is not FORMAT.NAME=NUMBER, such as mmc4.min_similarity=0.2")
+    declared = SOURCES[format].options if format in SOURCES else None
+    if declared is not None and any(
+        field.name == name and isinstance(field.default, tuple) for field in fields(declared)
+    ):
+        return format, name, _texts(f"{format}.{name}", _listed(value))
     try:
-        number = float(value) if equals and dot and name else math.nan
+        number = float(value)
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
         raise UsageError(f"--option: {text!r} is not FORMAT.NAME=NUMBER, such as mmc4.min_similarity=0.2")
     return format, name, number
+
+
+def _listed(text: str) -> object:
+    if not text.lstrip().startswith("["):
+        return [part.strip() for part in text.split(",") if part.strip()]
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return text
+
+
+def _of_type(kind: type, place: str, value: object) -> OptionValue:
+    return _texts(place, value) if kind is tuple else _number(place, value, kind)
+
+
+def _texts(place: str, value: object) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(isinstance(text, str) and text for text in value):
+        raise UsageError(f"options: {place} must be a list of texts, not {value!r}")
+    return tuple(value)
 
 
 def _number(place: str, value: object, kind: type) -> float:

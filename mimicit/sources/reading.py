@@ -15,7 +15,7 @@ from typing import BinaryIO, Final, Self
 
 import orjson
 
-from mimicit.errors import RejectedError
+from mimicit.errors import RejectedError, SourceError
 from mimicit.sources.arrow import ArrowCells
 from mimicit.sources.base import InArrow, InFile, InJson, InParquet, InTar, Locator
 from mimicit.sources.base64_text import decode_base64
@@ -24,6 +24,7 @@ from mimicit.sources.media_names import folder_of
 from mimicit.sources.parquet import ParquetCells
 from mimicit.sources.root import Root
 from mimicit.sources.tar_members import regular_size
+from mimicit.sources.unpacked import open_unpacked
 
 __all__ = ["MAX_BASE64_BYTES", "MAX_FILE_BYTES", "Reader", "kept_reader"]
 
@@ -54,6 +55,7 @@ class Reader:
         self._max_file_bytes = max_file_bytes
         self._max_base64_bytes = max_base64_bytes
         self._files: OrderedDict[str, BinaryIO] = OrderedDict()
+        self._tables: set[str] = set()  # read from since `wake`
         self._cells = ParquetCells(root)
         self._arrow_cells = ArrowCells(root)
 
@@ -74,8 +76,10 @@ class Reader:
             case InJson():
                 return self._in_json(locator)
             case InParquet():
+                self._tables.add(locator.path)
                 return self._in_table(locator, self._cells.read(locator))
             case InArrow():
+                self._tables.add(locator.path)
                 return self._in_table(locator, self._arrow_cells.read(locator))
             case InTar():
                 return self._in_tar(locator)
@@ -92,6 +96,7 @@ class Reader:
         if isinstance(locator, InFile):
             with self._root.open(locator.path) as file:
                 self._check_file(locator.path, file)
+                self._root.check_content(locator.path, file)
                 if _OPEN_DESCRIPTORS.is_dir():
                     yield _OPEN_DESCRIPTORS / str(file.fileno())
                     return
@@ -114,11 +119,15 @@ class Reader:
             yield Path(folder) / "clip"
 
     def rest(self) -> None:
-        """Close all files but the columns of tables, which are read on from where they are."""
-        for file in self._files.values():
-            file.close()
-        self._files.clear()
+        """Close all files but the columns of tables, which are read on from where they are.
+
+        `BuildError` where one has changed since it was scanned.
+        """
+        while self._files:
+            self._files.popitem()[1].close()
         self._arrow_cells.close()
+        tables, self._tables = self._tables, set()
+        self._root.check(sorted(tables))
 
     def wake(self) -> None:
         """Close the columns of tables that have changed since `rest`."""
@@ -140,7 +149,9 @@ class Reader:
     def _in_file(self, locator: InFile) -> bytes:
         with self._root.open(locator.path) as file:
             # No more than was checked, even if the file grows meanwhile; and `read` allocates all that it is asked for.
-            return file.read(self._check_file(locator.path, file))
+            data = file.read(self._check_file(locator.path, file))
+        self._root.check_content(locator.path, data)
+        return data
 
     def _in_json(self, locator: InJson) -> bytes:
         self._check_base64(locator.path, locator.length)
@@ -201,7 +212,10 @@ class Reader:
         return value
 
     def _opened(self, path: str) -> BinaryIO:
-        file = self._files.pop(path, None) or self._root.open(path)
+        try:
+            file = self._files.pop(path, None) or open_unpacked(self._root, path)
+        except SourceError as error:
+            raise RejectedError("bad_media", str(error)) from None
         self._files[path] = file
         if len(self._files) > _OPEN_FILES:
             self._files.popitem(last=False)[1].close()

@@ -8,6 +8,7 @@ the same way from there.
 
 from __future__ import annotations
 
+import copy
 import os
 import stat
 from collections import Counter, deque
@@ -18,6 +19,7 @@ from typing import Any, BinaryIO, Final, NamedTuple
 from mimicit.errors import RejectedError, SourceError
 from mimicit.sources.file_names import FileNames
 from mimicit.sources.media_names import named_kind
+from mimicit.sources.scanned import ScannedFiles
 from mimicit.sources.written_paths import check_relative, is_utf8, joined, spellings
 
 __all__ = ["LINK_NOT_FOLLOWED", "UNREADABLE", "Root"]
@@ -43,8 +45,10 @@ class Root:
     that is a snapshot in a cache of the Hub allows the ``blobs`` of that cache. ``media_roots`` are how paths in
     records begin, and what stands for that beneath ``folder``: pairs of any beginning and a path relative to
     ``folder``. ``found`` counts in which way records have found their files (see `mimicit.sources.finding`).
+    ``scratch`` is a folder, made when it is needed, for the unpacked copies of compressed files; None: one of the
+    process.
 
-    Two roots with the same arguments are equal.
+    Two roots with the same arguments are equal, whatever their ``scratch``.
     """
 
     def __init__(
@@ -55,13 +59,17 @@ class Root:
         follow_links: bool = False,
         allow: Sequence[Path] = (),
         media_roots: Mapping[str, str] | None = None,
+        scratch: Path | None = None,
     ) -> None:
+        self.scratch = scratch
         self.given = os.path.abspath(folder)
         self.folder = Path(os.path.realpath(folder))
         self.follow_links = follow_links
         self.media_roots = dict(media_roots or {})
         self.found: Counter[str] = Counter()
         self._names: FileNames | None = None
+        self._scanned: ScannedFiles | None = None
+        self._inputs: set[str] = set()  # opened as the files of a source, to be compared after it was read
         self._folders: dict[str, bool] = {}
         self._exclude = frozenset(path.resolve() for path in exclude)
         self._allowed = tuple(Path(os.path.realpath(path)) for path in allow)
@@ -82,7 +90,16 @@ class Root:
         return {**self.__dict__, "_names": None, "_folders": {}, "found": Counter()}
 
     def _key(self) -> tuple[object, ...]:
-        return self.folder, self._exclude, self.follow_links, self._allowed, self.media_roots
+        return self.folder, self._exclude, self.follow_links, self._allowed, self.media_roots, self._scanned
+
+    def compared(self, scanned: ScannedFiles) -> Root:
+        """The same files, but only those that a scan has found, each of them compared with it when it is opened.
+
+        `BuildError` then names a file that has changed since.
+        """
+        root = copy.copy(self)
+        root._scanned, root._inputs = scanned, set()
+        return root
 
     @property
     def names(self) -> FileNames:
@@ -135,18 +152,48 @@ class Root:
         try:
             descriptor = self._opened(path)
         except (OSError, ValueError) as error:
+            if self._scanned is not None and self._scanned.has(path):
+                raise self._scanned.missing(path) from None
             raise self._rejection(path, error) from None
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
             raise RejectedError("missing_file", f"{path!r} is not a regular file")
-        return os.fdopen(descriptor, "rb")
+        if self._scanned is None:
+            return os.fdopen(descriptor, "rb")
+        file = self._scanned.opened(path, descriptor)
+        if file is None:
+            os.close(descriptor)
+            raise RejectedError("missing_file", f"{path!r} is not among the files that were found{_hidden(path)}")
+        return file
 
     def open_input(self, path: str) -> BinaryIO:
         """The file at ``path`` that a source is made of: like `open`, but its absence is a `SourceError`."""
         try:
-            return self.open(path)
+            file = self.open(path)
         except RejectedError as error:
             raise SourceError(f"{path}: cannot be opened: {error.detail}") from None
+        if self._scanned is not None:
+            self._inputs.add(path)
+        return file
+
+    def check(self, paths: Iterable[str]) -> None:
+        """`BuildError` where one of the files at ``paths`` is not the one that was scanned."""
+        for path in paths if self._scanned is not None else ():
+            self.open(path).close()
+
+    def check_inputs(self) -> None:
+        """As `check`, of all files that `open_input` has opened since the last call."""
+        paths, self._inputs = self._inputs, set()
+        self.check(sorted(paths))
+
+    def check_content(self, path: str, content: bytes | BinaryIO) -> None:
+        """`BuildError` where what was read, or is open, is not what was hashed when the file was scanned."""
+        if self._scanned is None:
+            return
+        if isinstance(content, bytes):
+            self._scanned.check_content(path, content)
+        else:
+            self._scanned.check_file(path, content)
 
     def size(self, path: str) -> int:
         """Bytes of the file at ``path``; errors as in `resolve`."""
@@ -331,6 +378,11 @@ class Root:
                 os.close(descriptor)
         except OSError as error:
             raise SourceError(f"{self.folder / prefix}: cannot be listed ({error.strerror})") from None
+
+
+def _hidden(path: str) -> str:
+    is_hidden = any(step.startswith(".") for step in path.split("/"))
+    return "; hidden files and folders are not looked into" if is_hidden else ""
 
 
 class _Entry(NamedTuple):

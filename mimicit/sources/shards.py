@@ -140,8 +140,10 @@ def _gather(spec: SourceSpec, root: Root, path: str, triplets: ShardTriplets, *,
                 yield spec.reject(sample.reason, place=path, detail=sample.detail, scope="media")
             continue
         is_mine = answers
-        place = f"{path}#{sample.key}"
+        place = sample.place(path)
         try:
+            if sample.fault:
+                raise RejectedError("duplicate_id", sample.fault)
             value = _parsed_sample(root, path, sample)
             is_mine = spec.part in ("", value.source)
             if is_mine:

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, Final, Literal
 
 import orjson
 
-from mimicit.errors import RejectedError, SourceError
+from mimicit.errors import SourceError
 from mimicit.sources.arrow import arrow_columns, is_arrow
 from mimicit.sources.base64_text import looks_like_base64
 from mimicit.sources.csv_rows import csv_columns
@@ -28,7 +28,8 @@ from mimicit.sources.media_names import named_kind
 from mimicit.sources.parquet import parquet_columns
 from mimicit.sources.root import Root
 from mimicit.sources.tar_members import is_tar
-from mimicit.sources.tar_samples import TarSample, tar_samples
+from mimicit.sources.tar_samples import first_samples
+from mimicit.sources.unpacked import first_unpacked_bytes, is_packed, open_start
 from mimicit.sources.zipped import open_zipped
 
 __all__ = ["Fields", "Head", "HeadKind", "sniff"]
@@ -49,9 +50,9 @@ _MAX_MEMBERS: Final = 32
 _MAX_SHAPES: Final = 32
 _MAX_FIELDS: Final = 512
 _MAX_KEY_CHARACTERS: Final = 200
+_BLOCK: Final = 512
 _TEXT_BYTES: Final = 1024  # by which base64 is known
 _LINES: Final = (".jsonl", ".ndjson")
-_PACKED_TARS: Final = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 _YAML_KEY: Final = re.compile(rb"^[ -]*([A-Za-z0-9_]{1,64})[ ]*:", re.MULTILINE)
 _TELLING: Final = ("other", "text", "array", "object", "base64")  # of two kinds at one place, the later one counts
 
@@ -104,10 +105,8 @@ def sniff(root: Root, path: str) -> Head:
         return _table_head("parquet", parquet_columns, root, path)
     if is_arrow(path, head):
         return _table_head("arrow", arrow_columns, root, path)
-    if is_tar(head):
+    if is_tar(head) or (is_packed(head) and _is_packed_tar(root, path)):
         return _tar_head(root, path)
-    if path.lower().endswith(_PACKED_TARS):
-        raise RejectedError("unusable_file", "a compressed archive cannot be read by places; unpack it")
     if suffix in (".yaml", ".yml"):
         return _one_shape("yaml", dict.fromkeys((key.decode() for key in _YAML_KEY.findall(head)), "other"))
     if head.startswith(b"PK\x03\x04"):
@@ -157,14 +156,17 @@ def _table_head(
         return Head(kind)  # a name may still give it away, and then reading it says what is wrong
 
 
+def _is_packed_tar(root: Root, path: str) -> bool:
+    with root.open(path) as file:
+        return is_tar(first_unpacked_bytes(file, path, _BLOCK))
+
+
 def _tar_head(root: Root, path: str) -> Head:
     """The shapes of the samples up to the first that both shows something and has another file beside it."""
     shapes = _Shapes()
     left = _MAX_BYTES
-    # A damaged archive is a fault for whoever reads it; until then its first samples are as good as any.
-    with contextlib.suppress(SourceError), root.open(path) as file:
-        samples = (sample for sample in tar_samples(root, path) if isinstance(sample, TarSample))
-        for sample in islice(samples, _MAX_RECORDS):
+    with open_start(root, path) as file:
+        for sample in first_samples(root, path, _MAX_RECORDS):
             fields: dict[str, str] = {}
             for suffix, member in sample.files[:_MAX_MEMBERS]:
                 _note(fields, suffix, named_kind(f"x.{suffix}") or ("text" if suffix == "txt" else "other"))

@@ -2,7 +2,8 @@
 
 Headers are walked directly, with seeks over the bytes between them: `tarfile` remembers every member, and reads a
 header of any size. Memory is bounded by one header. POSIX ustar, pax and GNU long names are understood, and the old
-form without a magic; a compressed archive is not, because no member of it can be read by its place.
+form without a magic. Of a compressed archive, the places are those in its unpacked copy (see `unpacked`). Behind the
+mark of an archive's end another archive may follow, as ``cat a.tar b.tar`` makes them.
 """
 
 from __future__ import annotations
@@ -16,24 +17,30 @@ from typing import BinaryIO, Final
 from mimicit.errors import RejectedError, SourceError
 from mimicit.sources.root import Root
 from mimicit.sources.text import is_unicode
+from mimicit.sources.unpacked import open_start, open_unpacked
 
-__all__ = ["MAX_MEMBERS", "TarMember", "is_tar", "regular_size", "tar_members"]
+__all__ = ["MAX_MEMBERS", "TarMember", "first_members", "is_tar", "regular_size", "tar_members"]
 
 MAX_MEMBERS: Final = 1_000_000
 _MAX_NAME_BYTES: Final = 4096
 _MAX_EXTENSION_BYTES: Final = 1 << 20  # of the pax records or the long name in front of a member
 _BLOCK: Final = tarfile.BLOCKSIZE
 _REGULAR: Final = frozenset({tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE})
-_PACKED: Final = (".gz", ".tgz", ".bz2", ".xz", ".zst")
+_MAX_PADDING: Final = 64 << 20  # zeros between two archives
+_READ_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class TarMember:
-    """A regular file in a tar: its name, and its ``size`` bytes at ``offset``."""
+    """A regular file in a tar: its name, and its ``size`` bytes at ``offset``.
+
+    ``archive`` counts the archives that one file holds.
+    """
 
     name: str
     offset: int
     size: int
+    archive: int = 0
 
 
 @dataclass(slots=True)
@@ -69,26 +76,48 @@ def tar_members(root: Root, path: str, *, max_members: int = MAX_MEMBERS) -> Ite
     ``unsupported_media``, an absolute name or one with ``..`` is ``outside_root``, any other odd name ``malformed``.
     `SourceError` where the file is no tar, is cut or damaged, or has more than ``max_members`` members.
     """
-    with root.open_input(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        position, count = 0, 0
+    try:
+        file = open_unpacked(root, path)
+    except RejectedError as error:
+        raise SourceError(f"{path}: cannot be opened: {error.detail}") from None
+    with file:
+        yield from _members(file, path, max_members)
+
+
+def first_members(root: Root, path: str) -> Iterator[TarMember | RejectedError]:
+    """As `tar_members`; of a compressed archive, those in its first 8 MiB, which are not unpacked to the disk."""
+    with open_start(root, path) as file:
+        yield from _members(file, path)
+
+
+def _members(file: BinaryIO, path: str, max_members: int = MAX_MEMBERS) -> Iterator[TarMember | RejectedError]:
+    size = file.seek(0, os.SEEK_END)
+    position = count = archive = 0
+    extension = _Extension()
+    while True:
+        info = _next_header(file, path, position, size)
+        if info is None:
+            following = _next_archive(file, position, size)
+            if not isinstance(following, int):
+                yield from following
+                return
+            position, archive, extension = following, archive + 1, _Extension()
+            continue
+        start = position + _BLOCK
+        is_extension = info.type in (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.XGLTYPE)
+        if is_extension or info.type in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK):
+            position = _end(path, info.name, start, info.size, size)
+            _extend(extension, info.type, _payload(file, path, info, start))
+            continue
+        count += 1
+        if count > max_members:
+            raise SourceError(f"{path}: more than {max_members} members; split the archive")
+        length = info.size if extension.size is None else extension.size
+        has_payload = info.type in _REGULAR or info.type not in tarfile.SUPPORTED_TYPES
+        position = _end(path, info.name, start, length, size) if has_payload else start
+        if info.type != tarfile.DIRTYPE:
+            yield _member(info, extension, start, length, archive)
         extension = _Extension()
-        while (info := _next_header(file, path, position, size)) is not None:
-            start = position + _BLOCK
-            is_extension = info.type in (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.XGLTYPE)
-            if is_extension or info.type in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK):
-                position = _end(path, info.name, start, info.size, size)
-                _extend(extension, info.type, _payload(file, path, info, start))
-                continue
-            count += 1
-            if count > max_members:
-                raise SourceError(f"{path}: more than {max_members} members; split the archive")
-            length = info.size if extension.size is None else extension.size
-            has_payload = info.type in _REGULAR or info.type not in tarfile.SUPPORTED_TYPES
-            position = _end(path, info.name, start, length, size) if has_payload else start
-            if info.type != tarfile.DIRTYPE:
-                yield _member(info, extension, start, length)
-            extension = _Extension()
 
 
 def _header(block: bytes) -> tarfile.TarInfo | None:
@@ -104,7 +133,7 @@ def _next_header(file: BinaryIO, path: str, position: int, size: int) -> tarfile
         info = _header(file.read(_BLOCK))
     except tarfile.HeaderError as error:
         if position == 0:
-            raise SourceError(f"{path}: no tar file{_packed_hint(path)}") from None
+            raise SourceError(f"{path}: no tar file") from None
         what = "the archive is cut" if position + _BLOCK > size else f"no header ({error})"
         raise SourceError(f"{path}: {what} at byte {position}; fetch or pack it again") from None
     if info is not None and info.size < 0:
@@ -112,8 +141,25 @@ def _next_header(file: BinaryIO, path: str, position: int, size: int) -> tarfile
     return info
 
 
-def _packed_hint(path: str) -> str:
-    return "; unpack the compressed archive first" if path.lower().endswith(_PACKED) else ""
+def _next_archive(file: BinaryIO, position: int, size: int) -> int | list[RejectedError]:
+    """Where the next archive begins behind the mark of the end at ``position``; else what is refused of the rest."""
+    file.seek(position)
+    at = position
+    while block := file.read(_READ_BYTES):
+        zeros = len(block) - len(block.lstrip(b"\0"))
+        if zeros < len(block):
+            at += zeros - zeros % _BLOCK
+            file.seek(at)
+            if is_tar(file.read(_BLOCK)):
+                return at
+            what = f"the {size - at} bytes from byte {at} on, after the end of the archive, are no tar"
+            return [RejectedError("malformed", f"{what}; fetch or pack it again")]
+        at += len(block)
+        if at - position > _MAX_PADDING:
+            return [
+                RejectedError("malformed", f"nothing but zeros from byte {position} on; what may follow is not read")
+            ]
+    return []
 
 
 def _end(path: str, name: str, start: int, length: int, size: int) -> int:
@@ -160,7 +206,9 @@ def _extend_by_pax(extension: _Extension, records: bytes) -> None:
         records = records[length:]
 
 
-def _member(info: tarfile.TarInfo, extension: _Extension, start: int, length: int) -> TarMember | RejectedError:
+def _member(
+    info: tarfile.TarInfo, extension: _Extension, start: int, length: int, archive: int
+) -> TarMember | RejectedError:
     raw = info.name.encode("utf-8", "surrogateescape") if extension.name is None else extension.name
     name = raw.decode("utf-8", "surrogateescape")
     if len(raw) > _MAX_NAME_BYTES or not name or "\0" in name or not is_unicode(name):
@@ -171,4 +219,4 @@ def _member(info: tarfile.TarInfo, extension: _Extension, start: int, length: in
         return RejectedError("unsupported_media", f"member {name!r} is a link or a device, not a regular file")
     if extension.fault:
         return RejectedError("unsupported_media", f"member {name!r} cannot be read: {extension.fault}")
-    return TarMember(name.removeprefix("./"), start, length)
+    return TarMember(name.removeprefix("./"), start, length, archive)

@@ -1,37 +1,69 @@
 """WebDataset shards of pictures and texts, as img2dataset and many others write them: tar files of samples.
 
-A sample is the members whose names are the same up to the first dot: ``00001.jpg``, ``00001.txt``, ``00001.json``.
+A sample is the members whose names are the same up to the first dot (see `tar_samples`): ``00001.jpg``, ``00001.txt``,
+``00001.json``.
 
-- Pictures: every member with the extension of one, shown in the order of the names.
+- Pictures: every member with the extension of one, shown in the order of the tar; or those that the option
+  ``pictures`` names.
 - ``.json`` with ``conversations`` is a talk (see `talk`); one with ``answer`` is a triplet, as in a sidecar.
-- Otherwise ``.txt`` is the caption, or else the ``caption`` of the ``.json``. Its instruction comes from a fixed pool,
-  picked by a hash of the id. The fields of the ``.json`` go to ``meta``, and those of other members are passed over.
-- The id is the common name, folder and all.
+- Otherwise ``.txt`` is the caption, or else ``.text``, ``.caption``, the ``caption`` of the ``.json``, or the class in
+  ``.cls``. Its instruction comes from a fixed pool, picked by a hash of the id. The fields of the ``.json`` go to
+  ``meta``, and those of other members are passed over.
+- The id is the name of the tar and the common name, folder and all: ``00000.tar/00001``. So tars may use the same
+  names, and no id changes when another tar comes into the folder. ``related`` names samples of the same tar.
 
-The tars of one folder are one source. A sample without a picture or clip, or without a text, is a reject.
+The tars of one folder are one source; beside them may lie what img2dataset writes of its downloads. A sample without a
+picture or clip, or without a text, is a reject.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import Any, Final
 
 from mimicit.errors import RejectedError
-from mimicit.sources.base import A_MEDIUM, InTar, Item, MediaRef, Needs, RawTriplet, Reject, SourceFormat, SourceSpec
+from mimicit.sources.base import (
+    A_MEDIUM,
+    InTar,
+    Item,
+    MediaRef,
+    Needs,
+    RawTriplet,
+    Reject,
+    SourceFormat,
+    SourceSpec,
+)
 from mimicit.sources.json_rows import MAX_RECORD_BYTES, parsed
 from mimicit.sources.media_names import folder_of, named_kind
 from mimicit.sources.root import Root
 from mimicit.sources.sniff import Fields, Head
 from mimicit.sources.talk import TALK_KEYS, rejected_turns, system_text, talk_triplets, turns_of
+from mimicit.sources.tar_members import TarMember
 from mimicit.sources.tar_samples import TarSample, read_member, tar_samples
 from mimicit.sources.text import MAX_TEXT_CHARACTERS, checked_id, checked_meta
 from mimicit.sources.triplet_rows import triplet_from_row
 
-__all__ = ["WEBDATASET"]
+__all__ = ["WEBDATASET", "WebdatasetOptions"]
 
 _MAX_CAPTION_BYTES: Final = 4 * MAX_TEXT_CHARACTERS
+_TEXTS: Final = ("txt", "text", "caption")
 _CAPTION: Final = "caption"
+_CLASS: Final = "cls"
 _IDS: Final = frozenset({"id", "key", "__key__"})
+_DOWNLOADS: Final = frozenset({"url", "key", "status"})
+_MOST_SUFFIXES: Final = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebdatasetOptions:
+    """``pictures`` are the suffixes of the members that are shown, such as ``jpg``, or patterns of them, such as
+    ``*.jpg``; none: all pictures and clips. ``classes`` are the names of the classes that ``.cls`` counts, from 0.
+    """
+
+    pictures: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
 
 
 def _claim(root: Root, heads: Mapping[str, Head], *, force: bool = False) -> list[SourceSpec]:
@@ -44,7 +76,8 @@ def _claim(root: Root, heads: Mapping[str, Head], *, force: bool = False) -> lis
             name=folder or (paths[0].rpartition(".")[0] if len(paths) == 1 else "webdataset"),
             format="webdataset",
             files=tuple(paths),
-            why=f"{len(paths)} tar of samples with pictures and texts" + (" (named by --format)" if force else ""),
+            why=_why([heads[path] for path in paths]) + (" (named by --format)" if force else ""),
+            beside=tuple(_of_downloads(paths, heads)),
         )
         for folder, paths in folders.items()
     ]
@@ -52,46 +85,73 @@ def _claim(root: Root, heads: Mapping[str, Head], *, force: bool = False) -> lis
 
 def _fits(fields: Fields) -> bool:
     """Whether the sample shows something and says something about it."""
-    kinds = set(fields.values())
-    return not kinds.isdisjoint(("image", "video")) and not fields.keys().isdisjoint(("txt", "json"))
+    suffixes = {name.rpartition(".")[2] for name in fields if not name.startswith("json.")}
+    return not {"image", "video"}.isdisjoint(fields.values()) and not suffixes.isdisjoint((*_TEXTS, _CLASS, "json"))
+
+
+def _why(heads: list[Head]) -> str:
+    """What the tars hold, as far as a first look goes: which members are taken for pictures, above all."""
+    shapes = [fields for head in heads for fields in head.shapes]
+    media = dict.fromkeys(name for fields in shapes for name, kind in fields.items() if kind in ("image", "video"))
+    shown = ", ".join(f".{suffix}" for suffix in list(media)[:_MOST_SUFFIXES]) + ", ..." * (len(media) > _MOST_SUFFIXES)
+    return f"{len(heads)} tar of samples; for pictures or clips are taken {shown or 'none'}"
+
+
+def _of_downloads(tars: list[str], heads: Mapping[str, Head]) -> Iterator[str]:
+    """What img2dataset writes beside the tars: the statistics of each, and the table of its downloads."""
+    for path in tars:
+        stem = path.rpartition(".")[0]
+        if f"{stem}_stats.json" in heads:
+            yield f"{stem}_stats.json"
+        if f"{stem}.parquet" in heads and heads[f"{stem}.parquet"].fields.keys() >= _DOWNLOADS:
+            yield f"{stem}.parquet"
 
 
 def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
-    for path in spec.files:
+    options = WebdatasetOptions(**spec.options)  # type: ignore[arg-type]
+    names = tuple(f"{path.rpartition('/')[2]}/" for path in spec.files)
+    for path, prefix in zip(spec.files, names, strict=True):
         for sample in tar_samples(root, path):
             if isinstance(sample, RejectedError):
                 yield spec.reject(sample.reason, place=path, detail=sample.detail, scope="media")
                 continue
-            place = f"{path}#{sample.key}"
+            place, id = sample.place(path), prefix + sample.key
             try:
-                media = _media(path, sample)
+                if sample.fault:
+                    raise RejectedError("duplicate_id", sample.fault)
+                media = _media(path, sample, options)
                 row = _json(root, path, sample)
                 if any(key in row for key in TALK_KEYS):
-                    yield from _talk(spec, row, media, id=sample.key, place=place)
-                else:
-                    yield triplet_from_row(
-                        _row(root, path, sample, row), id=checked_id(sample.key), place=place, media=media
-                    )
+                    yield from _talk(spec, row, media, id=id, place=place)
+                    continue
+                fields = _row(root, path, sample, row, options)
+                triplet = triplet_from_row(fields, id=checked_id(id), place=place, media=media)
+                related = (name if name.startswith(names) else prefix + name for name in triplet.related)
+                yield replace(triplet, related=tuple(related))
             except RejectedError as error:
-                yield spec.reject(error.reason, place=place, id=sample.key, detail=error.detail)
+                yield spec.reject(error.reason, place=place, id=id, detail=error.detail)
 
 
 WEBDATASET: Final = SourceFormat(
     claim=_claim,
     read=_read,
-    needs=(Needs(("tar",), ((A_MEDIUM,), ("txt", "json"))),),
+    ids_repeat=True,
+    options=WebdatasetOptions,
+    needs=(Needs(("tar",), ((A_MEDIUM,), (*_TEXTS, _CLASS, "json"))),),
 )
 
 
-def _media(path: str, sample: TarSample) -> tuple[MediaRef, ...]:
+def _media(path: str, sample: TarSample, options: WebdatasetOptions) -> tuple[MediaRef, ...]:
     media = []
-    for suffix, member in sorted(sample.files, key=lambda file: file[0]):
+    for suffix, member in sample.files:
         kind = named_kind(f"x.{suffix}")
-        if kind is not None:
+        is_asked_for = not options.pictures or any(fnmatchcase(suffix, name) for name in options.pictures)
+        if kind is not None and is_asked_for:
             place = InTar(path, member.offset, member.size)
             media.append(MediaRef(kind=kind, parts=(place,), origin=f"{path}#{member.name}"))
     if not media:
-        raise RejectedError("missing_file", f"the sample {sample.key!r} has no picture and no clip")
+        which = f", none of {', '.join(options.pictures)}" if options.pictures else " and no clip"
+        raise RejectedError("missing_file", f"the sample {sample.key!r} has no picture{which}")
     return tuple(media)
 
 
@@ -105,25 +165,46 @@ def _json(root: Root, path: str, sample: TarSample) -> dict[str, Any]:
     return row
 
 
-def _row(root: Root, path: str, sample: TarSample, row: Mapping[str, Any]) -> dict[str, Any]:
+def _row(
+    root: Root, path: str, sample: TarSample, row: Mapping[str, Any], options: WebdatasetOptions
+) -> dict[str, Any]:
     """The fields of a triplet, from the ``.json`` alone where it has an answer, else with the caption for one."""
     fields = {key: value for key, value in row.items() if key not in _IDS}
     if "answer" in row:
         return fields
     caption = fields.pop(_CAPTION, None)
-    member = sample.file("txt")
+    member = next(filter(None, map(sample.file, _TEXTS)), None)
+    number = sample.file(_CLASS)
     if member is not None:
-        text = read_member(root, path, member, most=_MAX_CAPTION_BYTES)
-        try:
-            answer: object = text.decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise RejectedError("malformed", f"{member.name!r} is not UTF-8: {error.reason}") from None
+        answer: object = _text(root, path, member)
     elif _CAPTION in row:
         answer = caption
+    elif number is not None:
+        answer = _class_name(_text(root, path, number).strip(), number, options)
     else:
         raise RejectedError("missing_sidecar", f"the sample {sample.key!r} has no text: no .txt, no caption in a .json")
     # The other fields describe the picture: none of them is a field of ours, whatever its name.
     return {"answer": answer, "meta": fields or None}
+
+
+def _text(root: Root, path: str, member: TarMember) -> str:
+    text = read_member(root, path, member, most=_MAX_CAPTION_BYTES)
+    try:
+        return text.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RejectedError("malformed", f"{member.name!r} is not UTF-8: {error.reason}") from None
+
+
+def _class_name(text: str, member: TarMember, options: WebdatasetOptions) -> str:
+    """The name of the class that ``text`` says; what is no number is a name itself."""
+    if not (text.isascii() and text.isdigit()):
+        return text
+    number = int(text) if len(text) < 10 else len(options.classes)
+    if number < len(options.classes):
+        return options.classes[number]
+    known = f"webdataset.classes has {len(options.classes)} names" if options.classes else "no class has a name"
+    mend = "give all names in order: --option webdataset.classes=cat,dog"
+    raise RejectedError("malformed", f"{member.name!r} says class {text[:20]}, but {known}; {mend}")
 
 
 def _talk(

@@ -16,11 +16,11 @@ from typing import BinaryIO, Final, cast
 from mimicit.errors import SourceError
 from mimicit.sources.root import Root
 
-__all__ = ["MAX_BYTES", "MAX_RATIO", "open_zipped"]
+__all__ = ["ALWAYS_FINE_BYTES", "MAX_BYTES", "MAX_RATIO", "open_zipped"]
 
 MAX_BYTES: Final = 64 << 30
 MAX_RATIO: Final = 200  # JSON of web pages shrinks to a third or a tenth
-_ALWAYS_FINE_BYTES: Final = 16 << 20  # however well it is packed
+ALWAYS_FINE_BYTES: Final = 16 << 20  # however well it is packed
 _MAX_READ_BYTES: Final = 1 << 20
 _METHODS: Final = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 _ENCRYPTED: Final = 1
@@ -78,7 +78,7 @@ def _only_member(archive: zipfile.ZipFile, path: str) -> zipfile.ZipInfo:
     (member,) = members
     if member.flag_bits & _ENCRYPTED or member.compress_type not in _METHODS:
         raise SourceError(f"{path}: is encrypted, or packed in another way than deflate; unpack it")
-    most = max(_ALWAYS_FINE_BYTES, MAX_RATIO * member.compress_size)
+    most = max(ALWAYS_FINE_BYTES, MAX_RATIO * member.compress_size)
     if member.file_size > min(most, MAX_BYTES):
         sizes = f"{member.compress_size} bytes that unpack to {member.file_size}"
         raise SourceError(f"{path}: {sizes}; more than {MAX_RATIO} times, or than {MAX_BYTES} bytes, is refused")

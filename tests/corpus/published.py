@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import gzip
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.corpus.case import BLUE, GREEN, RED, Case, Colour, Says, picture
+from tests.corpus.case import BLUE, GREEN, RED, YELLOW, Case, Colour, Says, picture
 from tests.factories.sources import put, put_lines
+from tests.factories.tars import put_tar
 
 
 def text_of(colour: Colour) -> str:
@@ -71,6 +73,28 @@ def mmc4_case(name: str, spell: Callable[[str], str]) -> Case:
     return Case(name=name, write=mmc4_inline(spell), says=(says,), config={"options": {"mmc4": {"min_bytes": 0}}})
 
 
+def mmc4_document(*colours: Colour | None) -> dict[str, Any]:
+    """A document as OpenFlamingo packs them; the picture of a None is null."""
+    infos = [
+        {
+            "matched_text_index": n,
+            "matched_sim": 0.3,
+            "image_base64": None if colour is None else f"b'{text_of(colour)}'",
+        }
+        for n, colour in enumerate(colours)
+    ]
+    return {"text_list": [f"text {n}" for n in range(len(colours))], "image_info": infos, "similarity_matrix": [[0.3]]}
+
+
+def mmc4_tars(root: Path) -> None:
+    """Tars of nothing but documents; one begins with what is none, and one is packed and has a name twice."""
+    put_tar(root, "0.tar", [("0.json", {"note": "x"}), ("1.json", mmc4_document(None, RED))])
+    put_tar(root, "1.tar", [("0.json", mmc4_document(None, None)), ("1.json", mmc4_document(GREEN, BLUE))])
+    place = put_tar(root, "2", [("0.json", mmc4_document(BLUE)), ("0.json", mmc4_document(YELLOW))])
+    put(root, "2.tar.gz", gzip.compress(place.read_bytes()))
+    place.unlink()
+
+
 BBT = "s04e13_seg01_clip_00"
 CASES: list[Case] = [
     first_spelled_case("picture-as-data-url", f"data:image/png;base64,{text_of(RED)}"),
@@ -83,6 +107,18 @@ CASES: list[Case] = [
     tv_case("doubled-without-a-show", f"{BBT}_bbt_{BBT}", BBT),
     tv_case("with-a-show", f"bbt_{BBT}", f"{BBT}_bbt_{BBT}"),
     tv_case("of-another-show", f"castle_{BBT}_castle_{BBT}", f"castle_{BBT}"),
+    Case(
+        name="mmc4-tars-of-openflamingo",
+        write=mmc4_tars,
+        says=(
+            Says("text 1", (RED,), ""),
+            Says("text 1", (GREEN, BLUE), ""),
+            Says("text 0", (BLUE,), ""),
+            Says("text 0", (YELLOW,), ""),
+        ),
+        rejects={"malformed": 1, "no_media": 1},
+        config={"options": {"mmc4": {"min_bytes": 0}}},
+    ),
     mmc4_case("mmc4-bytes-of-python", lambda text: f"b'{text}'"),
     mmc4_case("mmc4-data-url", lambda text: f"data:image/png;base64,{text}"),
 ]

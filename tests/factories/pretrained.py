@@ -2,37 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Final
 
 import torch
 from tokenizers import Tokenizer
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
     CLIPVisionConfig,
     CLIPVisionModel,
-    LlamaConfig,
-    LlamaForCausalLM,
     PreTrainedTokenizerFast,
 )
 
 from tests.factories.train import TOKENIZER
 
+_LLAMA: Final = {
+    "model_type": "llama",
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+}
 
-def pretrained_folders(place: Path) -> dict[str, str]:
-    """A LLaMA and a CLIP tower, by the options that name them; the tokenizer has no special tokens."""
+
+def pretrained_folders(place: Path, architecture: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """A LLaMA, or another ``architecture``, and a CLIP tower, by the options that name them.
+
+    The tokenizer has no special tokens.
+    """
     torch.manual_seed(0)
     words = Tokenizer.from_str(TOKENIZER.backend_tokenizer.to_str().replace("<image>", "<unused>"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", eos_token="</s>")
-    language = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=4,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            max_position_embeddings=512,
-        )
-    )
+    shape = {**(architecture or _LLAMA), "vocab_size": len(tokenizer), "max_position_embeddings": 512}
+    language = AutoModelForCausalLM.from_config(AutoConfig.for_model(**shape))
     vision = CLIPVisionModel(
         CLIPVisionConfig(
             hidden_size=32,

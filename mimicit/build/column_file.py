@@ -1,0 +1,124 @@
+"""Tables on disk: an Arrow IPC file that appears whole under its name, and random access to its cells by memory map.
+
+A table under its final name is done: that is all that a resumed build looks at. Reading costs no memory but the pages
+that are touched, and about half a microsecond a cell.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from mimicit.build.disk import naming, scratch
+from mimicit.shards.files import publish
+
+__all__ = ["ColumnFile", "batches_of_rows", "write_columns"]
+
+_BATCH_ROWS: Final = 1 << 14
+_BATCH_BYTES: Final = 32 << 20  # of texts; a batch is held in memory while it is written
+
+
+def write_columns(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+    """Write ``batches`` as the table ``path``; it appears whole or not at all."""
+    path.parent.mkdir(exist_ok=True)
+    with naming(path), publish(path, scratch(path)) as file, pa.ipc.new_file(file, schema) as writer:
+        for batch in batches:
+            if batch.num_rows:
+                writer.write_batch(batch)
+
+
+def batches_of_rows(rows: Iterable[Sequence[Any]], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """``rows``, each a value per column of ``schema``, as batches of bounded rows and bytes."""
+    waiting: list[Sequence[Any]] = []
+    size = 0
+    for row in rows:
+        waiting.append(row)
+        size += sum(len(value) for value in row if isinstance(value, str | bytes | list))
+        if len(waiting) == _BATCH_ROWS or size > _BATCH_BYTES:
+            yield _batch(waiting, schema)
+            waiting, size = [], 0
+    if waiting:
+        yield _batch(waiting, schema)
+
+
+def _batch(rows: Sequence[Sequence[Any]], schema: pa.Schema) -> pa.RecordBatch:
+    columns = zip(*rows, strict=True)
+    arrays = [pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
+    return pa.record_batch(arrays, schema=schema)
+
+
+class ColumnFile:
+    """One table on disk, for reading single cells; the file stays mapped for as long as this lives."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = pa.ipc.open_file(pa.memory_map(str(path)))
+        self._batches = [self._file.get_batch(number) for number in range(self._file.num_record_batches)]
+        self._starts = list(accumulate((batch.num_rows for batch in self._batches), initial=0))
+        self.rows = self._starts.pop()
+        self._numbers = cache(self._number_chunks)
+        self._bytes = cache(self._byte_chunks)
+        self._lists = cache(self._list_chunks)
+
+    def table(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """The whole table (or ``columns`` of it), mapped into memory."""
+        table = pa.Table.from_batches(self._batches, self._file.schema)
+        return table if columns is None else table.select(list(columns))
+
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """A whole column of numbers or flags without nulls, in memory."""
+        return np.concatenate(self._numbers(name)) if self.rows else np.zeros(0, np.int64)
+
+    def number(self, name: str, row: int) -> int:
+        """A whole number."""
+        batch = bisect_right(self._starts, row) - 1
+        return int(self._numbers(name)[batch][row - self._starts[batch]])
+
+    def data(self, name: str, row: int) -> bytes:
+        """Bytes, or a text as UTF-8; empty where there is none."""
+        return bytes(self._cell(name, row))
+
+    def text(self, name: str, row: int) -> str:
+        """A text; empty where there is none."""
+        return str(self._cell(name, row), "utf-8")
+
+    def integers(self, name: str, row: int) -> list[int]:
+        """A list of whole numbers."""
+        batch = bisect_right(self._starts, row) - 1
+        offsets, values = self._lists(name)[batch]
+        place = row - self._starts[batch]
+        found: list[int] = values[offsets[place] : offsets[place + 1]].tolist()
+        return found
+
+    def value(self, name: str, row: int) -> Any:
+        """Any cell as Python has it; slower than the others, and ``None`` where there is none."""
+        batch = bisect_right(self._starts, row) - 1
+        return self._batches[batch].column(name)[row - self._starts[batch]].as_py()
+
+    def _cell(self, name: str, row: int) -> memoryview:
+        batch = bisect_right(self._starts, row) - 1
+        offsets, data = self._bytes(name)[batch]
+        place = row - self._starts[batch]
+        return data[offsets[place] : offsets[place + 1]]
+
+    def _number_chunks(self, name: str) -> list[npt.NDArray[Any]]:
+        return [batch.column(name).to_numpy(zero_copy_only=False) for batch in self._batches]
+
+    def _byte_chunks(self, name: str) -> list[tuple[npt.NDArray[np.int64], memoryview]]:
+        return [_offsets_and_data(batch.column(name)) for batch in self._batches]
+
+    def _list_chunks(self, name: str) -> list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
+        columns = [batch.column(name) for batch in self._batches]
+        return [(column.offsets.to_numpy(), column.values.to_numpy(zero_copy_only=False)) for column in columns]
+
+
+def _offsets_and_data(column: pa.Array) -> tuple[npt.NDArray[np.int64], memoryview]:
+    _, offsets, data = column.buffers()  # of a column of large_string or large_binary
+    return np.frombuffer(offsets, np.int64), memoryview(b"" if data is None else data)

@@ -1,0 +1,53 @@
+"""Joins, sorts and windows over the tables of a build: DuckDB, with bounded memory, spilling into the work folder.
+
+Whoever asks for rows orders them by a key, so threads never change a result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import duckdb
+import pyarrow as pa
+
+from mimicit.errors import BuildError
+
+__all__ = ["insert", "joins", "ordered"]
+
+_MEMORY_LIMIT: Final = "256MB"
+_THREADS: Final = 2
+
+
+@contextmanager
+def joins(work: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection whose tables live as long as the block; `BuildError` where disk or memory run out."""
+    spill = work / "joins"
+    spill.mkdir(exist_ok=True)
+    config: dict[str, str | bool | int | float | list[str]] = {
+        "memory_limit": _MEMORY_LIMIT,
+        "temp_directory": str(spill),
+        "threads": _THREADS,
+    }
+    try:
+        with duckdb.connect(config=config) as db:
+            yield db
+    except duckdb.OperationalError as error:  # no space to spill into, or not even the least memory
+        why = str(error).splitlines()[0]
+        raise BuildError(f"{work}: {why}; mend this and run the same command again to go on") from error
+
+
+def insert(db: duckdb.DuckDBPyConnection, table: str, batches: Iterable[pa.RecordBatch]) -> None:
+    """Add ``batches`` to ``table``, which has their columns, one after the other."""
+    for batch in batches:
+        db.register("batch", pa.Table.from_batches([batch]))
+        db.execute(f"INSERT INTO {table} SELECT * FROM batch")
+        db.unregister("batch")
+
+
+def ordered(db: duckdb.DuckDBPyConnection, query: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """The rows of ``query`` as batches of ``schema``."""
+    for batch in db.sql(query).to_arrow_reader():
+        yield from pa.Table.from_batches([batch]).cast(schema).to_batches()

@@ -1,0 +1,77 @@
+"""Folders of ours, made, emptied and removed without ever following a link.
+
+A work folder, a cache, a checkpoint: all are cleared without asking, for nothing in them is anybody else's. That holds
+for the folder itself, and not for what a link of its name leads to. So each is opened as a folder and no link, and
+what is deleted is named relative to what was opened: a link that is put there in between is not followed either.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+from typing import Final
+
+from mimicit.errors import LinkError
+
+__all__ = ["empty_folder", "make_folder", "refuse_link", "refuse_links", "remove_folder"]
+
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def make_folder(path: Path) -> None:
+    """Make the folder ``path`` where there is none; `LinkError` where it is a link, `OSError` where it is a file."""
+    path.mkdir(parents=True, exist_ok=True)
+    refuse_link(path)
+
+
+def remove_folder(path: Path, *, ignore_errors: bool = False) -> None:
+    """Remove the folder ``path`` with all that is in it, if there is one; `LinkError` where it is a link.
+
+    With ``ignore_errors``, what the system does not let go is left.
+    """
+    refuse_link(path)
+    try:
+        parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        shutil.rmtree(path.name, ignore_errors, dir_fd=parent)
+    except FileNotFoundError:
+        if path.exists():
+            raise
+    finally:
+        os.close(parent)
+
+
+def empty_folder(path: Path, *, keep: Collection[str] = ()) -> None:
+    """Remove all that is in the folder ``path`` but the names in ``keep``; `LinkError` where it is a link."""
+    refuse_link(path)
+    folder = os.open(path, _FOLDER)
+    try:
+        with os.scandir(folder) as entries:
+            found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries if entry.name not in keep]
+        for name, is_folder in found:
+            if is_folder:
+                shutil.rmtree(name, dir_fd=folder)
+            else:
+                os.unlink(name, dir_fd=folder)  # a link goes, and not what it leads to
+    finally:
+        os.close(folder)
+
+
+def refuse_links(path: Path) -> None:
+    """`LinkError` where the folder ``path``, or anything in it, is a link; it need not be there."""
+    refuse_link(path)
+    for folder, folders, files in os.walk(path):
+        for name in (*folders, *files):
+            refuse_link(Path(folder, name))
+
+
+def refuse_link(path: Path) -> None:
+    """`LinkError` where ``path`` is a link; it need not be there."""
+    if path.is_symlink():
+        raise LinkError(
+            f"{path}: is a symbolic link, and what is in this place is deleted without asking; remove the link"
+        )

@@ -1,0 +1,156 @@
+"""What a scan has found of the input, and the promise that what is read later is what was hashed then.
+
+The table has size, times, inode and SHA-256 of every file. Whoever reads the input through a `Root` that was given it
+gets files that are compared when they are opened and again when they are closed, so a file that is cut, replaced or
+restored in between stops the build by name and never reaches a shard. Cost: 20 microseconds a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import secrets
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Final, NamedTuple, cast
+
+from mimicit.errors import BuildError
+
+__all__ = ["SCANNED_TABLE", "FileState", "ScannedFiles"]
+
+SCANNED_TABLE: Final = """
+CREATE TABLE file(
+    id INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE, size INTEGER NOT NULL, modified_ns INTEGER NOT NULL,
+    changed_ns INTEGER NOT NULL, inode INTEGER NOT NULL,
+    sha256 TEXT NOT NULL,     -- of the whole file, or of its beginning where nothing more of it can be used
+    is_whole INTEGER NOT NULL
+)
+"""
+
+
+class FileState(NamedTuple):
+    """What tells one content of a file from another without reading it; times are those of writing and of `stat`."""
+
+    size: int  # bytes
+    modified_ns: int
+    changed_ns: int
+    inode: int
+
+    @classmethod
+    def of(cls, descriptor: int) -> FileState:
+        """The state of an open file."""
+        status = os.fstat(descriptor)
+        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+
+
+class ScannedFiles:
+    """The files that a scan has found, by path relative to ``--src``. Each process has a connection of its own."""
+
+    def __init__(self, table: Path) -> None:
+        self.table = table.absolute()
+        self._token = secrets.token_hex(8)  # a later scan may write a table of the same name
+        self._open: sqlite3.Connection | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ScannedFiles) and self._token == other._token
+
+    def __hash__(self) -> int:
+        return hash(self._token)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": None}  # a connection does not cross processes
+
+    def close(self) -> None:
+        """Close the table; it is opened again when needed."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+    def has(self, path: str) -> bool:
+        """Whether the scan found a file at ``path``."""
+        return self._row(path) is not None
+
+    def opened(self, path: str, descriptor: int) -> BinaryIO | None:
+        """The open file for reading; None where the scan has not found it, and then it stays the caller's.
+
+        `BuildError` where it is not as it was scanned, here or when it is closed.
+        """
+        row = self._row(path)
+        if row is None:
+            return None
+        then = FileState(*row[:4])
+        try:
+            _compare(path, descriptor, then)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return cast(BinaryIO, io.BufferedReader(_CheckedFile(descriptor, path, then)))
+
+    def check_content(self, path: str, data: bytes) -> None:
+        """`BuildError` where ``data`` is not the whole content of the file when it was hashed."""
+        self._check_sha256(path, lambda: hashlib.sha256(data).hexdigest())
+
+    def check_file(self, path: str, file: BinaryIO) -> None:
+        """As `check_content`, of an open file, which is left at its start."""
+        self._check_sha256(path, lambda: hashlib.file_digest(file, "sha256").hexdigest())  # type: ignore[arg-type]
+        file.seek(0)
+
+    def missing(self, path: str) -> BuildError:
+        """The error about a file that was scanned and cannot be opened any more."""
+        return _changed(path, "it is not there any more")
+
+    def digest(self, paths: Sequence[str]) -> str | None:
+        """One SHA-256 over the contents of ``paths``; ``None`` where one was not found."""
+        total = hashlib.sha256()
+        for path in paths:
+            row = self._row(path)
+            if row is None:
+                return None
+            total.update(bytes.fromhex(row[4]))
+        return total.hexdigest()
+
+    def _check_sha256(self, path: str, found: Any) -> None:
+        row = self._row(path)
+        assert row is not None  # it was opened
+        if row[5] and found() != row[4]:
+            raise _changed(path, "it has other contents")
+
+    def _row(self, path: str) -> tuple[Any, ...] | None:
+        if self._open is None:
+            uri = f"{self.table.as_uri()}?mode=ro&immutable=1"
+            self._open = sqlite3.connect(uri, uri=True, check_same_thread=False)
+        row: tuple[Any, ...] | None = self._open.execute(
+            "SELECT size, modified_ns, changed_ns, inode, sha256, is_whole FROM file WHERE path = ?", (path,)
+        ).fetchone()
+        return row
+
+
+class _CheckedFile(io.FileIO):
+    """A file that is compared with its scan, once more when it is closed."""
+
+    def __init__(self, descriptor: int, path: str, scanned: FileState) -> None:
+        super().__init__(descriptor, "rb")
+        self._path = path
+        self._scanned = scanned
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        try:
+            _compare(self._path, self.fileno(), self._scanned)
+        finally:
+            super().close()
+
+
+def _compare(path: str, descriptor: int, then: FileState) -> None:
+    now = FileState.of(descriptor)
+    if now.size != then.size:
+        raise _changed(path, f"it had {then.size:,} bytes and has {now.size:,}")
+    if now != then:
+        raise _changed(path, "it was written to or replaced")
+
+
+def _changed(path: str, what: str) -> BuildError:
+    return BuildError(f"{path}: changed while the build was running ({what}); run the same command again")

@@ -1,0 +1,113 @@
+"""The pool over the tables of a build says the same as a look at every triplet would."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mimicit.build.catalog import Catalog
+from mimicit.build.column_file import ColumnFile, batches_of_rows, write_columns
+from mimicit.build.freeze import write_tables
+from mimicit.build.pool import TripletPool
+from mimicit.build.tables import TRIPLETS
+
+SOURCES = ("one", "two")
+
+
+def triplets(rng: random.Random, count: int) -> list[dict[str, Any]]:
+    """Triplets of two sources, some of which are rejected or merged into an earlier one."""
+    rows: list[dict[str, Any]] = []
+    for seq in range(count):
+        source = int(seq >= count // 2)
+        usable = [row["seq"] for row in rows if row["source"] == source and row["rank"] is not None]
+        fate = rng.choice(["usable", "usable", "usable", "merged", "rejected"])
+        shown = rng.choice(["", "a", "b", "a,b"])
+        row: dict[str, Any] = {
+            "seq": seq,
+            "source": source,
+            "id": f"t{seq}",
+            "shown": shown,
+            "rank": None,
+            "into": None,
+        }
+        if fate == "usable":
+            row["rank"] = len(usable)
+        elif fate == "merged" and usable:
+            row["into"] = rng.choice(usable)
+        row["conversation"] = rng.choice([None, "c", "d"])
+        row["turn"] = rng.randrange(4)
+        row["related"] = [f"t{rng.randrange(count + 2)}" for _ in range(rng.randrange(4))]
+        rows.append(row)
+    return rows
+
+
+def catalog_of(work: Path, rows: list[dict[str, Any]]) -> None:
+    catalog = Catalog(work, writable=True)
+    for number, name in enumerate(SOURCES):
+        catalog.db.execute("INSERT INTO source(id, name, format, why) VALUES (?, ?, 'f', 'w')", (number, name))
+    for row in rows:
+        catalog.db.execute(
+            "INSERT INTO triplet(seq, source, id, place, instruction, answer, conversation, turn, is_query, related,"
+            " meta, refs, parts, media, shown, rank, merged_into)"
+            " VALUES (?, ?, ?, '', ?, 'a', ?, ?, 1, ?, '{}', '[]', '[]', '[]', ?, ?, ?)",
+            (
+                *(row["seq"], row["source"], row["id"], f"question {row['seq']}", row["conversation"], row["turn"]),
+                *(json.dumps(row["related"]), row["shown"], row["rank"], row["into"]),
+            ),
+        )
+    write_tables(catalog, work)
+    catalog.close()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_candidates_are_those_that_a_look_at_all_triplets_finds(tmp_path: Path, seed: int) -> None:
+    rows = triplets(random.Random(seed), 60)
+    catalog_of(tmp_path, rows)
+    pool = TripletPool(tmp_path, SOURCES)
+    usable = [row for row in rows if row["rank"] is not None]
+    by_id = {(row["source"], row["id"]): row for row in rows}
+    for place, row in enumerate(usable):
+        query = pool.candidate(place)
+        mine = [other for other in usable if other["source"] == row["source"]]
+        assert (query.id, query.source, query.turn) == (row["id"], SOURCES[row["source"]], row["turn"])
+        assert pool.count(query.source) == len(mine)
+        assert [pool.at(query.source, rank).id for rank in range(len(mine))] == [other["id"] for other in mine]
+        before = [
+            other
+            for other in mine
+            if row["conversation"] and other["conversation"] == row["conversation"] and other["turn"] < row["turn"]
+        ]
+        before.sort(key=lambda other: (-other["turn"], -other["seq"]))
+        if row["conversation"]:
+            assert [c.id for c in pool.earlier_turns(query, 3)] == [other["id"] for other in before[:3]]
+        same = [other["id"] for other in mine if row["shown"] and other["shown"] == row["shown"] and other is not row]
+        assert [c.id for c in pool.same_media(query, 5)] == same[:5]
+        named = (by_id.get((row["source"], id)) for id in row["related"])
+        targets = [rows[other["into"]] if other["into"] is not None else other for other in named if other]
+        assert [c.id for c in pool.related(query)] == [other["id"] for other in targets if other["rank"] is not None]
+
+
+def test_cells_are_found_in_every_batch(tmp_path: Path) -> None:
+    """Batches are cut by rows and by bytes, and a cell is found in whichever it lies."""
+    rng = random.Random(0)
+    rows = []
+    for seq in range(60):
+        text = "x" * rng.choice([0, 5, 3_000_000])
+        first = (seq, seq % 3, f"é{seq}", text, "", b"{}", list(range(seq % 4)), "", b"", "")
+        rows.append((*first, seq, seq % 2 == 0, [str(seq)] * (seq % 3)))
+    path = tmp_path / "t.arrow"
+    write_columns(path, TRIPLETS, batches_of_rows(rows, TRIPLETS))
+    table = ColumnFile(path)
+    assert table.table().column("id").num_chunks > 1
+    assert table.rows == len(rows)
+    for seq, row in enumerate(rows):
+        assert table.number("seq", seq) == seq
+        assert table.text("id", seq) == row[2]
+        assert len(table.data("instruction", seq)) == len(row[3])
+        assert table.integers("media", seq) == row[6]
+        assert table.value("related", seq) == row[-1]
+    assert table.column("is_query").tolist() == [row[11] for row in rows]
