@@ -84,8 +84,8 @@ def test_candidates_are_those_that_a_look_at_all_triplets_finds(tmp_path: Path, 
         before.sort(key=lambda other: (-other["turn"], -other["seq"]))
         if row["conversation"]:
             assert [c.id for c in pool.earlier_turns(query, 3)] == [other["id"] for other in before[:3]]
-        same = [other["id"] for other in mine if row["shown"] and other["shown"] == row["shown"] and other is not row]
-        assert [c.id for c in pool.same_media(query, 5)] == same[:5]
+        same = [other["id"] for other in mine if row["shown"] and other["shown"] == row["shown"]]
+        assert [pool.same_media_at(query, n).id for n in range(pool.same_media_count(query))] == same
         named = (by_id.get((row["source"], id)) for id in row["related"])
         targets = [rows[other["into"]] if other["into"] is not None else other for other in named if other]
         assert [c.id for c in pool.related(query)] == [other["id"] for other in targets if other["rank"] is not None]

@@ -27,8 +27,11 @@ class ListPool:
         turns = [c for c in self.all if c.conversation == query.conversation and c.turn < query.turn]
         return sorted(turns, key=lambda c: -c.turn)[:limit]
 
-    def same_media(self, query: Candidate, limit: int) -> list[Candidate]:
-        return [c for c in self.all if c.media == query.media and c.seq != query.seq][:limit]
+    def same_media_count(self, query: Candidate) -> int:
+        return len([c for c in self.all if query.media and c.media == query.media])
+
+    def same_media_at(self, query: Candidate, place: int) -> Candidate:
+        return [c for c in self.all if c.media == query.media][place]
 
     def count(self, source: str) -> int:
         return len(self.all)
@@ -98,6 +101,21 @@ def test_related_keeps_the_published_order_and_comes_before_random() -> None:
 def test_same_media_never_repeats_the_question() -> None:
     pool = ListPool([candidate(0, "p", text="what?"), candidate(1, "p", text="what?"), candidate(2, "p", text="who?")])
     assert [choice.seq for choice in choose(pool.all[0], pool, ("same-media",), 3, 0)] == [2]
+
+
+@pytest.mark.parametrize("count", [2, 3, 60, 64])
+def test_same_media_finds_the_only_other_question_wherever_it_stands(count: int) -> None:
+    for place in range(count):
+        pool = ListPool([candidate(n, "p", text="who?" if n == place else "what?") for n in range(count)])
+        query = pool.all[(place + 1) % count]
+        assert [choice.seq for choice in choose(query, pool, ("same-media",), 2, 0)] == [place]
+
+
+def test_same_media_draws_from_all_that_show_the_picture() -> None:
+    pool = ListPool([candidate(n, "p") for n in range(300)])
+    chosen = [choice.seq for query in pool.all for choice in choose(query, pool, ("same-media",), 2, 0)]
+    assert len(chosen) == 600
+    assert len(set(chosen)) > 240  # of 300: what falls of 600 draws on each is about two
 
 
 @pytest.mark.parametrize("text", ["nearest", "random,random", "", "related,"])

@@ -74,12 +74,13 @@ class ColumnFile:
 
     def column(self, name: str) -> npt.NDArray[Any]:
         """A whole column of numbers or flags without nulls, in memory."""
-        return np.concatenate(self._numbers(name)) if self.rows else np.zeros(0, np.int64)
+        return np.concatenate([np.asarray(chunk) for chunk in self._numbers(name)] or [np.zeros(0, np.int64)])
 
     def number(self, name: str, row: int) -> int:
         """A whole number."""
         batch = bisect_right(self._starts, row) - 1
-        return int(self._numbers(name)[batch][row - self._starts[batch]])
+        value: int = self._numbers(name)[batch][row - self._starts[batch]]
+        return value
 
     def data(self, name: str, row: int) -> bytes:
         """Bytes, or a text as UTF-8; empty where there is none."""
@@ -108,17 +109,22 @@ class ColumnFile:
         place = row - self._starts[batch]
         return data[offsets[place] : offsets[place + 1]]
 
-    def _number_chunks(self, name: str) -> list[npt.NDArray[Any]]:
-        return [batch.column(name).to_numpy(zero_copy_only=False) for batch in self._batches]
+    def _number_chunks(self, name: str) -> list[memoryview]:
+        return [_view(batch.column(name)) for batch in self._batches]
 
-    def _byte_chunks(self, name: str) -> list[tuple[npt.NDArray[np.int64], memoryview]]:
+    def _byte_chunks(self, name: str) -> list[tuple[memoryview, memoryview]]:
         return [_offsets_and_data(batch.column(name)) for batch in self._batches]
 
-    def _list_chunks(self, name: str) -> list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
+    def _list_chunks(self, name: str) -> list[tuple[memoryview, memoryview]]:
         columns = [batch.column(name) for batch in self._batches]
-        return [(column.offsets.to_numpy(), column.values.to_numpy(zero_copy_only=False)) for column in columns]
+        return [(_view(column.offsets), _view(column.values)) for column in columns]
 
 
-def _offsets_and_data(column: pa.Array) -> tuple[npt.NDArray[np.int64], memoryview]:
+def _view(column: pa.Array) -> memoryview:
+    """The numbers of ``column``: a view gives Python's own numbers, in half the time that an array takes."""
+    return memoryview(column.to_numpy(zero_copy_only=False))
+
+
+def _offsets_and_data(column: pa.Array) -> tuple[memoryview, memoryview]:
     _, offsets, data = column.buffers()  # of a column of large_string or large_binary
-    return np.frombuffer(offsets, np.int64), memoryview(b"" if data is None else data)
+    return memoryview(np.frombuffer(offsets, np.int64)), memoryview(b"" if data is None else data)

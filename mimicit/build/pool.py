@@ -81,14 +81,14 @@ class TripletPool:
             row = self._links.number("turn_before", row)
         return found
 
-    def same_media(self, query: Candidate, limit: int) -> list[Candidate]:
+    def same_media_count(self, query: Candidate) -> int:
+        """See `mimicit.context.candidates.Pool`."""
+        return self._links.number("same_media_count", query.seq)
+
+    def same_media_at(self, query: Candidate, place: int) -> Candidate:
         """See `mimicit.context.candidates.Pool`."""
         first = self._links.number("same_media", query.seq)
-        if first < 0:
-            return []
-        count = min(self._links.number("same_media_count", query.seq), limit + 1)
-        rows = (self._same_media.number("row", first + place) for place in range(count))
-        return [self.candidate(row) for row in rows if row != query.seq][:limit]
+        return self.candidate(self._same_media.number("row", first + place))
 
     def count(self, source: str) -> int:
         """See `mimicit.context.candidates.Pool`."""

@@ -64,8 +64,11 @@ class Pool(Protocol):
     def earlier_turns(self, query: Candidate, limit: int) -> Sequence[Candidate]:
         """Up to ``limit`` earlier turns of the query's conversation, latest first."""
 
-    def same_media(self, query: Candidate, limit: int) -> Sequence[Candidate]:
-        """Up to ``limit`` triplets that show the same media, in the order of the catalog."""
+    def same_media_count(self, query: Candidate) -> int:
+        """How many triplets show exactly what the query shows, itself included; 0 where it shows nothing."""
+
+    def same_media_at(self, query: Candidate, place: int) -> Candidate:
+        """One of these, ``0 <= place < count``."""
 
     def count(self, source: str) -> int:
         """How many usable triplets the source has."""

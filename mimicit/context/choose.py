@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from math import gcd
 from typing import Final
 
 from mimicit.context.candidates import Candidate, Choice, Pool
@@ -21,7 +23,7 @@ __all__ = ["AUTO", "STRATEGIES", "Candidate", "Choice", "Pool", "Strategy", "cho
 Strategy = Callable[[Candidate, Pool, int, int], Iterator[Candidate]]
 """(query, pool, shots, seed) to candidates, best first."""
 
-_SAME_MEDIA_WINDOW: Final = 64  # candidates looked at; a picture with more triplets is not searched further
+_SAME_MEDIA_LOOKS: Final = 64  # candidates looked at, however many triplets show the same
 _RANDOM_DRAWS_PER_SHOT: Final = 8  # a draw can hit the query itself or its picture; small sources run dry
 
 
@@ -40,15 +42,12 @@ def conversation(query: Candidate, pool: Pool, shots: int, seed: int) -> Iterato
 
 def same_media(query: Candidate, pool: Pool, shots: int, seed: int) -> Iterator[Candidate]:
     """Other questions about what the query shows; never the same question, whose answer would give it away."""
-    if not query.media:
-        return
-    candidates = [
-        candidate
-        for candidate in pool.same_media(query, _SAME_MEDIA_WINDOW)
-        if candidate.instruction != query.instruction
-        and (candidate.conversation is None or candidate.conversation != query.conversation)
-    ]
-    yield from sorted(candidates, key=lambda candidate: _draw(seed, query, "same_media", candidate.id))
+    count = pool.same_media_count(query)
+    for place in islice(_walk(count, _draw(seed, query, "same_media", "")), _SAME_MEDIA_LOOKS):
+        candidate = pool.same_media_at(query, place)
+        same_talk = query.conversation is not None and candidate.conversation == query.conversation
+        if candidate.seq != query.seq and candidate.instruction != query.instruction and not same_talk:
+            yield candidate
 
 
 def random(query: Candidate, pool: Pool, shots: int, seed: int) -> Iterator[Candidate]:
@@ -132,3 +131,17 @@ def _draw(seed: int, query: Candidate, purpose: str, salt: str) -> int:
     """64 random bits that depend on the content alone."""
     text = "\0".join((str(seed), purpose, query.source, query.id, salt))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def _walk(count: int, bits: int) -> Iterator[int]:
+    """Every number below ``count`` once, from a start and by a step that 64 random ``bits`` decide.
+
+    A step without a common divisor with ``count`` meets all numbers before it comes round.
+    """
+    if count == 0:
+        return
+    step = 1 + (bits >> 32) % count
+    while gcd(step, count) > 1:
+        step += 1
+    for number in range(count):
+        yield ((bits & 0xFFFFFFFF) + number * step) % count
