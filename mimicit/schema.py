@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import math
 from collections.abc import Callable
 from importlib import resources
@@ -65,13 +66,10 @@ def null_for_nan(value: Any) -> Any:
 
 
 def _has_nan(value: Any) -> bool:
-    match value:
-        case float():
-            return not math.isfinite(value)
-        case dict():
-            return any(_has_nan(part) for part in value.values())
-        case list() | tuple():
-            return any(_has_nan(part) for part in value)
+    try:
+        json.dumps(value, allow_nan=False, default=str)  # walks in C
+    except ValueError:
+        return True
     return False
 
 
