@@ -84,7 +84,7 @@ def test_one_meaning_is_one_configuration(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("shoots = 3", "no key 'shoots'; there are: allow_same_answer, allow_same_media, context,"),
+        ("shoots = 3", "no key 'shoots'; there are: allow_root, allow_same_answer, allow_same_media, context,"),
         ("[filters]\nmin_width = 3", "filters: no key 'min_width'; there are: control_characters, max_aspect,"),
         ('[[source]]\npath = "a"\nlimt = 3', r"source\[0\]: no key 'limt'; there are: context, filters, format, limit"),
         ('[[source]]\npath = "a"\nfilters = { x = 1 }', r"source\[0\]\.filters: no key 'x'"),

@@ -43,12 +43,13 @@ def test_options_are_pinned() -> None:
     }
     assert options == {
         "build": [
-            "--allow-same-answer", "--allow-same-media", "--config", "--context", "--dedupe", "--embedding-cache",
-            "--engine", "--format", "--frames", "--image-embedder", "--image-format", "--json", "--keep-going",
-            "--license", "--limit", "--max-aspect", "--max-pixels", "--min-score", "--min-side", "--option", "--out",
-            "--overwrite", "--quality", "--ray-address", "--retry-rejects", "--seed", "--shard-samples",
-            "--shard-size", "--shots", "--similar-text", "--size", "--src", "--strict", "--task-count",
-            "--task-index", "--text-embedder", "--video-reader", "--work", "--workers",
+            "--allow-root", "--allow-same-answer", "--allow-same-media", "--config", "--context", "--dedupe",
+            "--embedding-cache", "--engine", "--follow-links", "--format", "--frames", "--image-embedder",
+            "--image-format", "--json", "--keep-going", "--license", "--limit", "--max-aspect", "--max-pixels",
+            "--media-root", "--min-score", "--min-side", "--option", "--out", "--overwrite", "--quality",
+            "--ray-address", "--retry-rejects", "--seed", "--shard-samples", "--shard-size", "--shots",
+            "--similar-text", "--size", "--src", "--strict", "--task-count", "--task-index", "--text-embedder",
+            "--video-reader", "--work", "--workers",
         ],
         "compare": ["--json", "--limit", "a", "b"],
         "export": ["--json", "--out", "--to", "path"],

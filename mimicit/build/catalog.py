@@ -78,6 +78,10 @@ CREATE TABLE IF NOT EXISTS reject(
     source INTEGER NOT NULL, scope TEXT NOT NULL, stage TEXT NOT NULL, reason TEXT NOT NULL,
     locator TEXT NOT NULL, record TEXT NOT NULL, detail TEXT NOT NULL
 );
+-- How many files the records of a source have found in which way (see `mimicit.sources.finding`).
+CREATE TABLE IF NOT EXISTS found(
+    source INTEGER NOT NULL, way TEXT NOT NULL, count INTEGER NOT NULL, PRIMARY KEY(source, way)
+) WITHOUT ROWID;
 -- What is worth saying though no record is lost by it.
 CREATE TABLE IF NOT EXISTS note(
     source INTEGER NOT NULL, kind TEXT NOT NULL, count INTEGER NOT NULL, first TEXT NOT NULL, PRIMARY KEY(source, kind)

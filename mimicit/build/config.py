@@ -19,6 +19,7 @@ from mimicit.sources.options import checked_options
 
 __all__ = ["BuildConfig", "DuplicateTriplets", "SourceOptions", "SourceRules"]
 
+
 DuplicateTriplets = Literal["keep", "merge", "merge-all"]
 
 _NAME: Final = re.compile(r"[a-z0-9_-]{1,80}")
@@ -84,6 +85,9 @@ class BuildConfig:
     say the same are all kept, merged within their source, or merged across sources. ``sources``, where there are any,
     are the only ones that are built; their order is that of the samples. ``options`` are those of single formats, by
     the name of the format (see `mimicit.sources.options`); ``similar`` those of the strategies that compare triplets.
+
+    ``follow_links`` reads what symbolic links lead to, in ``--src`` or in the folders ``allow_root``. ``media_root``
+    has beginnings of paths in records, and the folder beneath ``--src`` that each stands for.
     """
 
     shots: int = 2
@@ -102,9 +106,14 @@ class BuildConfig:
     sources: tuple[SourceOptions, ...] = ()
     options: Mapping[str, Mapping[str, OptionValue]] = field(default_factory=dict)
     similar: SimilarOptions = field(default_factory=SimilarOptions)
+    follow_links: bool = False
+    allow_root: tuple[str, ...] = ()
+    media_root: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         parse_strategies(self.context)
+        if self.allow_root and not self.follow_links:
+            raise UsageError("--allow-root goes with --follow-links")
         for format, values in self.options.items():
             checked_options(format, values)
         limits = (

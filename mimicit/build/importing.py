@@ -61,9 +61,12 @@ def import_sources(
                 place = spec.files[0] if spec.files else spec.name
                 reject = spec.reject("unreadable_source", place=place, detail=str(error), scope="source")
                 catalog.add_reject(number, reject)
+                root.found.clear()
                 records = 0
             with catalog.transaction():
                 catalog.db.execute("UPDATE source SET records = ? WHERE id = ?", (records, number))
+                found = ((number, way, count) for way, count in root.found.items())
+                catalog.db.executemany("INSERT INTO found VALUES (?, ?, ?)", found)
                 catalog.mark_done(stage)
     for number, spec in enumerate(specs):
         stage = f"settle {spec.name}"
@@ -78,7 +81,7 @@ def import_sources(
 def _begin(catalog: Catalog, number: int, spec: SourceSpec) -> None:
     """Remove what an interrupted import of this source left behind, and enter the source."""
     with catalog.transaction():
-        for table in ("picture", "train", "triplet", "reject", "note"):
+        for table in ("picture", "train", "triplet", "reject", "found", "note"):
             catalog.db.execute(f"DELETE FROM {table} WHERE source = ?", (number,))
         row = (number, spec.name, spec.format, spec.why)
         catalog.db.execute("INSERT OR REPLACE INTO source(id, name, format, why) VALUES (?, ?, ?, ?)", row)
@@ -87,6 +90,7 @@ def _begin(catalog: Catalog, number: int, spec: SourceSpec) -> None:
 def _read_source(catalog: Catalog, number: int, spec: SourceSpec, root: Root, progress: Progress) -> int:
     """Store the items of one source; returns the number of its records, kept or not."""
     records = 0
+    root.found.clear()
     for batch in batched(SOURCES[spec.format].read(spec, root), _BATCH):
         with catalog.transaction():
             for item in batch:

@@ -3,6 +3,7 @@
 ::
 
     shots = 3
+    media_root = { "/export/share/coco" = "images" }
     [filters]
     min_side = 64
     [options.mmc4]
@@ -21,6 +22,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
@@ -38,7 +40,7 @@ from mimicit.schema import schema, validate
 from mimicit.sources.base import OptionValue
 from mimicit.sources.options import checked_options, parsed_option
 
-__all__ = ["MIXTURE_NAME", "build_config", "merged_options", "read_mixture"]
+__all__ = ["MIXTURE_NAME", "build_config", "merged_media_roots", "merged_options", "read_mixture", "refuse_outside"]
 
 MIXTURE_NAME: Final = "mimicit.toml"
 _MIB: Final = 1024**2
@@ -77,6 +79,8 @@ def build_config(options: Mapping[str, Any]) -> BuildConfig:
         for key, value in options.items()
         if key not in {*_MEDIA_KEYS, *_SIMILAR_KEYS, *_FILTERS, "filters", "options", "source", "shard_size"}
     }
+    if "allow_root" in options:  # absolute, for tasks on other machines work in other folders
+        rest["allow_root"] = tuple(os.path.abspath(folder) for folder in options["allow_root"])
     if "shard_size" in options:
         rest["shard_bytes"] = options["shard_size"] * _MIB
     return BuildConfig(
@@ -98,6 +102,46 @@ def merged_options(
         format, name, value = parsed_option(text)
         merged.setdefault(format, {})[name] = value
     return merged
+
+
+def merged_media_roots(roots: Mapping[str, str], given: Iterable[str]) -> dict[str, str]:
+    """The ``media_root`` of a file with those ``given`` as ``OLD=NEW``, which win."""
+    merged = dict(roots)
+    for text in given:
+        old, equals, new = text.rpartition("=")
+        if not equals:
+            raise UsageError(f"--media-root: {text!r} must be OLD=NEW, such as /export/share/coco=images")
+        merged[old] = new
+    return merged
+
+
+def refuse_outside(options: Mapping[str, Any], path: Path) -> None:
+    """`UsageError` where ``options``, which came with the data as ``path``, lead out of its folder or to the network.
+
+    Whoever made the data may not choose what else of this machine is read. It takes an option on the command line, or
+    the file itself as ``--config``.
+    """
+    src = os.path.realpath(path.parent)
+
+    def refuse(option: str, value: str) -> None:
+        raise UsageError(
+            f"{path}: {option} = {value!r} leads out of --src, which a file that lies in it may not;"
+            f" add --{option.replace('_', '-')} {value}, or --config {path}"
+        )
+
+    for folder in options.get("allow_root", ()):
+        if not _lies_in(src, folder):
+            refuse("allow_root", folder)
+    for option in ("text_embedder", "image_embedder"):
+        name, _, source = options.get(option, "").partition(":")
+        place = source.partition(":")[2] if name == "open_clip" else source
+        if source and not (os.path.exists(place) and _lies_in(src, place)):
+            refuse(option, options[option])
+
+
+def _lies_in(folder: str, path: str) -> bool:
+    real = os.path.realpath(path)
+    return real == folder or real.startswith(f"{folder.rstrip('/')}/")
 
 
 def _source_options(entry: Mapping[str, Any], defaults: Mapping[str, Any]) -> SourceOptions:

@@ -115,12 +115,19 @@ def former_rejects(out: Path, state: dict[str, Any]) -> bytes | None:
     return None if then["input"]["fingerprint"] == state["input"] else (out / REJECTS_NAME).read_bytes()
 
 
-def input_root(src: Path, out: Path) -> Root:
-    """The input of a build, whose unpacked copies lie in the work folder of ``out``.
+def input_root(src: Path, out: Path, config: BuildConfig) -> Root:
+    """The input of a build as ``config`` has it, whose unpacked copies lie in the work folder of ``out``.
 
     What the mixture says is part of the options, so its file is not part of the input.
     """
-    return Root(src, exclude=[out, src / MIXTURE_NAME], scratch=out.absolute() / WORK_NAME / _UNPACKED_NAME)
+    return Root(
+        src,
+        exclude=[out, src / MIXTURE_NAME],
+        follow_links=config.follow_links,
+        allow=[Path(folder) for folder in config.allow_root],
+        media_roots=config.media_root,
+        scratch=out.absolute() / WORK_NAME / _UNPACKED_NAME,
+    )
 
 
 def begin_or_continue(work: Path, state: dict[str, Any], progress: Progress, *, overwrite: bool) -> None:

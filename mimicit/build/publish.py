@@ -103,13 +103,15 @@ def _source_table(catalog: Catalog) -> list[dict[str, Any]]:
                 f"{name}: {records} records in, {out} out, {merged} merged, {rejected} rejected: unbalanced"
             )
         row = {"name": name, "format": format, "why": why, "in": records, "out": out, "merged": merged}
+        ways = dict(catalog.db.execute("SELECT way, count FROM found WHERE source = ?", (number,)))
         notes = {
             kind: {"count": count, "first": first}
             for kind, count, first in catalog.db.execute(
                 "SELECT kind, count, first FROM note WHERE source = ? ORDER BY kind", (number,)
             )
         }
-        table.append({**row, "rejected": rejected, **({"notes": notes} if notes else {})})
+        others = {name: value for name, value in (("notes", notes), ("found", ways)) if value}
+        table.append({**row, "rejected": rejected, **others})
     return table
 
 

@@ -7,11 +7,22 @@ from typing import Any, Final
 
 from mimicit.build.run import BuildResult
 from mimicit.build.unused import UNUSED_FILE, UNUSED_MEDIA
+from mimicit.sources.finding import Way
 
 __all__ = ["build_report"]
 
 _HEADER = ("source", "format", "in", "out", "merged", "rejected")
 
+_FOUND: Final[dict[Way, str]] = {
+    "media_root": "as --media-root maps them",
+    "beside": "from the folder of their records",
+    "src": "from --src",
+    "absolute": "by absolute paths inside --src",
+    "usual_folder": "in the usual folders",
+    "suffix": "by the end of their paths",
+    "name": "by their name alone",
+    "extension": "under another extension",
+}
 _NOTES: Final[dict[str, str]] = {
     "nan_as_null": "records with NaN or Infinity in a free field, which became null",
     "shown_first": "records without a placeholder, whose media are shown before the first turn",
@@ -30,6 +41,9 @@ def build_report(result: BuildResult, out: Path) -> str:
     for source in manifest["sources"]:
         for reason, count in sorted(source["rejected"].items()):
             lines.append(f"  {source['name']}: {count:,} rejected as {reason}")
+        if found := source.get("found", {}):
+            counts = ", ".join(f"{found[way]:,} {words}" for way, words in _FOUND.items() if way in found)
+            lines.append(f"  {source['name']}: media found: {counts}")
         for kind, note in sorted(source.get("notes", {}).items()):
             lines.append(f"  {source['name']}: {note['count']:,} {_NOTES.get(kind, kind)}; first {note['first']}")
     lines.append(

@@ -118,7 +118,7 @@ def run_build(
     src: Path, out: Path, config: BuildConfig, engine: Engine, progress: Progress, manner: Manner
 ) -> BuildResult | Handover:
     """As `build_shards`, in the given ``manner``."""
-    root = input_root(src, out)
+    root = input_root(src, out, config)
     out = out.absolute()  # workers may have another working folder
     try:
         with reported(out, out / WORK_NAME), held(out):
@@ -177,11 +177,16 @@ def _selected(root: Root, config: BuildConfig, progress: Progress, *, strict: bo
     if strict:
         refuse_unused(root, selection)
     say_unused(root, selection, progress)
+    links = root.links_advice(selection.skipped)
     if not selection.specs:
+        if links:
+            raise SourceError(f"{root.folder}: nothing to build from; {links}")
         raise SourceError(
             f"{root.folder}: nothing to build from; put a manifest.jsonl or .csv, a published data set, or pictures"
             " with .txt files of the same name there"
         )
+    if links:
+        progress.note(links)
     for spec in selection.specs:
         progress.note(f"{spec.name}: {spec.format} ({spec.why})")
     for spec in selection.left_out:

@@ -78,7 +78,7 @@ def build_share(
         check_options(work, config)
         with reported(out, work), held(out, shared=True):
             if handover.stage == "encode":
-                root = input_root(src, out).compared(ScannedFiles(out / SCAN_NAME))
+                root = input_root(src, out, config).compared(ScannedFiles(out / SCAN_NAME))
                 compare = compares_pictures(config.to_json())
                 encode_share(root, work, config.media, engine, progress, share, compare=compare)
             else:

@@ -92,6 +92,7 @@ def config_from_json(value: Mapping[str, Any]) -> BuildConfig:
         "filters": FilterConfig(**value["filters"]),
         "similar": SimilarOptions(**value["similar"]),
         "sources": tuple(map(_source_from_json, value["sources"])),
+        "allow_root": tuple(value["allow_root"]),
     }
     return BuildConfig(**{**value, **parts})
 

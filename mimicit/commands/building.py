@@ -95,6 +95,15 @@ _IMAGE_EMBEDDER_HELP: Final = (
     type=click.Path(path_type=Path),
     help="More options and a mixture of sources [default: mimicit.toml in --src, if there is one].",
 )
+@click.option("--follow-links", is_flag=True, help="Read what symbolic links lead to, in --src or --allow-root.")
+@click.option("--allow-root", multiple=True, metavar="FOLDER", help="Folder outside --src that links may lead to.")
+@click.option(
+    "--media-root",
+    "media_roots",
+    multiple=True,
+    metavar="OLD=NEW",
+    help="Look for paths that begin with OLD in the folder NEW of --src; may be given several times.",
+)
 @click.option("--workers", default=os.cpu_count() or 1, show_default="all cores", help="Processes.")
 @click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="What runs it.")
 @click.option("--ray-address", envvar="RAY_ADDRESS", help="Cluster to join [default: one of --workers here].")
@@ -117,6 +126,7 @@ def build(
     src: str,
     out: str,
     format_options: tuple[str, ...],
+    media_roots: tuple[str, ...],
     embedding_cache: Path | None,
     config_path: Path | None,
     workers: int,
@@ -148,7 +158,14 @@ def build(
     """
     from mimicit.build import build_shards
     from mimicit.build.engine import Engine, LocalEngine
-    from mimicit.build.mixture import MIXTURE_NAME, build_config, merged_options, read_mixture
+    from mimicit.build.mixture import (
+        MIXTURE_NAME,
+        build_config,
+        merged_media_roots,
+        merged_options,
+        read_mixture,
+        refuse_outside,
+    )
     from mimicit.build.remote import build_at
     from mimicit.build.remote_files import is_remote, local_path
     from mimicit.build.shares import build_in_tasks, build_share
@@ -172,7 +189,13 @@ def build(
         beside = src / MIXTURE_NAME
         mixture = config_path or (beside if os.path.isfile(beside) and not os.path.islink(beside) else None)
         chosen = read_mixture(mixture) if mixture else {}
-        config = build_config({**chosen, **given, "options": merged_options(chosen.get("options", {}), format_options)})
+        if mixture is not None and config_path is None:
+            refuse_outside({name: value for name, value in chosen.items() if name not in given}, mixture)
+        merged = {
+            "options": merged_options(chosen.get("options", {}), format_options),
+            "media_root": merged_media_roots(chosen.get("media_root", {}), media_roots),
+        }
+        config = build_config({**chosen, **given, **merged})
         if mixture is not None:
             progress.note(f"options from {mixture}")
         if engine == "ray":

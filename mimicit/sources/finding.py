@@ -260,10 +260,10 @@ class _Search:
             except RejectedError as fault:
                 if fault.reason == "outside_root" or fault.detail.endswith(UNREADABLE):
                     raise  # it is there, and another file is not meant
-            else:
-                if candidate == path:
-                    return clean
-                found.append(clean)
+                continue
+            if candidate == path:
+                return clean
+            found.append(clean)
         return self._only(found, path) if found else None
 
     def _by_end(self, written: _Written) -> tuple[Way, str] | None:

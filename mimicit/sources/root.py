@@ -10,22 +10,21 @@ from __future__ import annotations
 
 import copy
 import os
+import posixpath
 import stat
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Final, NamedTuple
+from typing import Any, BinaryIO, Final
 
-from mimicit.errors import RejectedError, SourceError
+from mimicit.errors import RejectedError, SourceError, UsageError
+from mimicit.sources.descriptors import LINK_NOT_FOLLOWED, Entry, beneath, list_folder, open_beneath
 from mimicit.sources.file_names import FileNames
 from mimicit.sources.media_names import named_kind
 from mimicit.sources.scanned import ScannedFiles
-from mimicit.sources.written_paths import check_relative, is_utf8, joined, spellings
+from mimicit.sources.written_paths import check_relative, is_absolute, joined, spellings
 
-__all__ = ["LINK_NOT_FOLLOWED", "UNREADABLE", "Root"]
-
-LINK_NOT_FOLLOWED: Final = "symbolic links are not followed"
-"""Why `Root.walk` passes over a link, where links are not followed at all."""
+__all__ = ["UNREADABLE", "Root"]
 
 UNREADABLE: Final = "cannot be read: permission denied"
 """How the detail of a `RejectedError` ends, where a file is there."""
@@ -65,7 +64,7 @@ class Root:
         self.given = os.path.abspath(folder)
         self.folder = Path(os.path.realpath(folder))
         self.follow_links = follow_links
-        self.media_roots = dict(media_roots or {})
+        self.media_roots = {old: self._media_root(old, new) for old, new in (media_roots or {}).items()}
         self.found: Counter[str] = Counter()
         self._names: FileNames | None = None
         self._scanned: ScannedFiles | None = None
@@ -231,13 +230,24 @@ class Root:
                 return path[len(folder) + 1 :]
         return None
 
-    def links_advice(self, links: Iterable[str]) -> str:
-        """The options that let a build read what ``links`` (relative POSIX paths) lead to."""
+    def links_advice(self, skipped: Iterable[tuple[str, str]]) -> str:
+        """One line about the links among what `walk` has ``skipped``: how many there are, and the options to read them.
+
+        Empty where there are none.
+        """
+        links = [path for path, why in skipped if why == LINK_NOT_FOLLOWED or why.startswith(_LINK_OUTSIDE)]
+        if not links:
+            return ""
+        what = "1 symbolic link was" if len(links) == 1 else f"{len(links):,} symbolic links were"
+        options = self._options_for(links)
+        return f"{what} passed over, such as {links[0]}; to read what they lead to, add {options}"
+
+    def _options_for(self, links: Iterable[str]) -> str:
         folders: dict[str, None] = {}
         for link in links:
             real = os.path.realpath(self.folder / link)
             inside = (self.folder, *self._allowed, _hub_blobs(self.folder))
-            if any(base is not None and _beneath(base, real) is not None for base in inside):
+            if any(base is not None and beneath(base, real) is not None for base in inside):
                 continue
             if os.path.exists(real):
                 folders[real if os.path.isdir(real) else os.path.dirname(real)] = None
@@ -246,15 +256,22 @@ class Root:
         options = [] if self.follow_links else ["--follow-links"]
         return " ".join([*options, *(f"--allow-root {folder}" for folder in named[:_FOLDERS_NAMED])]) + more
 
+    def _media_root(self, old: str, new: str) -> str:
+        """The folder ``new`` relative to the root."""
+        inside = (self.relative(f"{new}/") if is_absolute(new) else new) if new else ""
+        if inside is None or ".." in inside.split("/"):
+            raise UsageError(f"--media-root {old}={new}: {new} must be a folder in --src")
+        return posixpath.normpath(inside).strip("/") if inside else ""
+
     def _opened(self, path: str, flags: int = 0) -> int:
         """The descriptor of what lies at ``path``; OSError or ValueError where that cannot be."""
         try:
-            return _open_beneath(self.folder, path, flags)
+            return open_beneath(self.folder, path, flags)
         except OSError:
             place = self._link_target(path)
             if place is None:
                 raise
-            return _open_beneath(*place, flags)
+            return open_beneath(*place, flags)
 
     def _link_target(self, path: str) -> tuple[Path, str] | None:
         """Where the links on ``path`` lead: a folder that may be read, and a path in it; None for any other place."""
@@ -263,13 +280,13 @@ class Root:
         return self._reached(os.path.realpath(self.folder / path))
 
     def _reached(self, real: str) -> tuple[Path, str] | None:
-        inside = ((base, _beneath(base, real)) for base in self._reachable)
+        inside = ((base, beneath(base, real)) for base in self._reachable)
         return next(((base, path) for base, path in inside if path is not None), None)
 
     def _rejection(self, path: str, error: Exception) -> RejectedError:
         if self._meets_link(path):
             if not self.follow_links:
-                advice = self.links_advice([path]) or "--follow-links"
+                advice = self._options_for([path])
                 return RejectedError("outside_root", f"{path!r} passes a symbolic link; to follow it, add {advice}")
             real = os.path.realpath(self.folder / path)
             if self._reached(real) is None:
@@ -319,7 +336,7 @@ class Root:
         while todo:
             link, chain = todo.popleft()
             real = os.path.realpath(self.folder / link)
-            if any(_beneath(path, real) is not None for path in self._exclude):
+            if any(beneath(path, real) is not None for path in self._exclude):
                 continue
             if self._reached(real) is None:
                 skip(link, _LINK_OUTSIDE + _text(real))
@@ -351,7 +368,7 @@ class Root:
         """Whether the file at ``real`` is to be listed as ``path``, which leads there through a link; notes it."""
         if named_kind(path) or path.lower().endswith(".txt"):
             return True
-        own = _beneath(self.folder, real)
+        own = beneath(self.folder, real)
         if own is not None and not any(step.startswith(".") for step in own.split("/")) and not self._in_blobs(own):
             return False  # it is listed under its own name
         try:
@@ -367,15 +384,10 @@ class Root:
         blobs = [number for number, step in enumerate(steps[:-1]) if step == _BLOBS]
         return any(self.has_folder("/".join((*steps[:number], _SNAPSHOTS))) for number in blobs)
 
-    def _listed(self, prefix: str) -> list[_Entry]:
+    def _listed(self, prefix: str) -> list[Entry]:
         # Opened like a file, so that a folder swapped for a link between listing and descending is not followed.
         try:
-            descriptor = self._opened(prefix.rstrip("/"), os.O_DIRECTORY)
-            try:
-                with os.scandir(descriptor) as entries:
-                    return sorted(map(_entry, entries))
-            finally:
-                os.close(descriptor)
+            return list_folder(self._opened(prefix.rstrip("/"), os.O_DIRECTORY))
         except OSError as error:
             raise SourceError(f"{self.folder / prefix}: cannot be listed ({error.strerror})") from None
 
@@ -385,59 +397,14 @@ def _hidden(path: str) -> str:
     return "; hidden files and folders are not looked into" if is_hidden else ""
 
 
-class _Entry(NamedTuple):
-    name: str
-    size: int | None  # bytes; None: a folder
-    why: str  # why it is skipped, else empty
-
-
-def _entry(entry: os.DirEntry[str]) -> _Entry:
-    if not is_utf8(entry.name):
-        return _Entry(entry.name, 0, "the name is not UTF-8")
-    if entry.name.startswith("."):
-        return _Entry(entry.name, 0, "hidden files and folders are not looked into")
-    if entry.is_symlink():
-        return _Entry(entry.name, 0, LINK_NOT_FOLLOWED)
-    if entry.is_dir(follow_symlinks=False):
-        return _Entry(entry.name, None, "")
-    if not entry.is_file(follow_symlinks=False):
-        return _Entry(entry.name, 0, "not a regular file")
-    return _Entry(entry.name, entry.stat(follow_symlinks=False).st_size, "")
-
-
 def _text(path: str) -> str:
     """``path`` for messages, with bytes that are not UTF-8 escaped."""
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def _open_beneath(folder: Path, path: str, flags: int = 0) -> int:
-    """The descriptor of what lies at ``path`` in ``folder``, opened step by step; a link on the way is an OSError."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    if not path:
-        return descriptor
-    *folders, name = path.split("/")
-    try:
-        for step in folders:
-            inner = os.open(step, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=descriptor)
-            os.close(descriptor)
-            descriptor = inner
-        # O_NONBLOCK: opening a pipe must not wait for a writer.
-        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | flags, dir_fd=descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _beneath(base: Path, real: str) -> str | None:
-    """The path of ``real`` relative to ``base``, empty where they are equal; None where it lies elsewhere."""
-    start = f"{str(base).rstrip('/')}/"
-    if real == str(base):
-        return ""
-    return real[len(start) :] if real.startswith(start) else None
-
-
 def _leads_back(real: str, chain: Iterable[str]) -> bool:
     """Whether the folder ``real`` is one of ``chain``, or holds one of them."""
-    return any(_beneath(Path(real), folder) is not None for folder in chain)
+    return any(beneath(Path(real), folder) is not None for folder in chain)
 
 
 def _hub_blobs(folder: Path) -> Path | None:
