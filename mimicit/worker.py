@@ -10,11 +10,15 @@ Threads: there are as many workers as cores, so the threads that BLAS would star
 from __future__ import annotations
 
 import ctypes
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
 from typing import Final
 
 from threadpoolctl import threadpool_limits
 
-__all__ = ["begin_worker"]
+__all__ = ["apart_from_main", "begin_worker"]
 
 _TRIM_THRESHOLD: Final = -1  # the names of mallopt(3), as in malloc.h
 _MMAP_THRESHOLD: Final = -3
@@ -28,3 +32,17 @@ def begin_worker() -> None:
         mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
         mallopt(_MMAP_THRESHOLD, _KEPT_BYTES)
     threadpool_limits(limits=1)
+
+
+@contextmanager
+def apart_from_main() -> Iterator[None]:
+    """Start processes that do not run the user's script again, as they would where it has no ``__main__`` guard.
+
+    No worker needs what the script defines.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main

@@ -12,20 +12,17 @@ import itertools
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
-from types import ModuleType
 from typing import Any, Protocol, TypeVar
 
 from mimicit.build.progress import Progress
 from mimicit.errors import BuildError, MimicitError
-from mimicit.worker import begin_worker
+from mimicit.worker import apart_from_main, begin_worker
 
 __all__ = ["Engine", "LocalEngine", "WorkerDiedError", "counted", "result_after_death", "run_alone"]
 
@@ -138,7 +135,7 @@ class LocalEngine:
             while True:
                 for task in itertools.islice(todo, self.workers * _AHEAD_PER_WORKER - len(pending)):
                     suspects.append(task)  # until it is known to be handed out
-                    with _main_left_alone():
+                    with apart_from_main():
                         pending[pool.submit(function, task)] = task
                     suspects.pop()
                 if not pending:
@@ -172,7 +169,7 @@ def run_alone(context: BaseContext, function: Callable[[Task], Result], task: Ta
     """The result of ``task`` from a process of its own; `WorkerDiedError` where that ends without one."""
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_call, args=(sender, function, task), daemon=True)  # type: ignore[attr-defined]
-    with _main_left_alone():
+    with apart_from_main():
         process.start()
     sender.close()
     try:
@@ -190,20 +187,6 @@ def run_alone(context: BaseContext, function: Callable[[Task], Result], task: Ta
         raise value
     result: Result = value
     return result
-
-
-@contextmanager
-def _main_left_alone() -> Iterator[None]:
-    """Start processes that do not run the user's script again, as they would where it has no ``__main__`` guard.
-
-    No task needs what the script defines.
-    """
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
 
 
 def result_after_death(

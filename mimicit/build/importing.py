@@ -17,12 +17,12 @@ import orjson
 from mimicit.build.batches import batched
 from mimicit.build.catalog import Catalog, locator_to_json, ref_to_json
 from mimicit.build.config import SourceRules
-from mimicit.build.filters import FilterConfig, text_fault
+from mimicit.build.filters import Fault, FilterConfig, text_fault
 from mimicit.build.progress import Progress
 from mimicit.errors import SchemaError, SourceError
 from mimicit.schema import canonical_json, null_for_nan
 from mimicit.sources import SOURCES
-from mimicit.sources.base import Note, Picture, RawTriplet, Reject, SourceSpec, TrainEntry
+from mimicit.sources.base import MAX_MEDIA, MAX_RELATED, Note, Picture, RawTriplet, Reject, SourceSpec, TrainEntry
 from mimicit.sources.root import Root
 
 __all__ = ["import_sources"]
@@ -112,9 +112,9 @@ def _read_source(catalog: Catalog, number: int, spec: SourceSpec, root: Root, pr
 
 
 def _add_triplet(catalog: Catalog, source: int, spec: SourceSpec, triplet: RawTriplet) -> None:
-    if not 0 < len(triplet.id) <= _MAX_ID_CHARACTERS:
-        detail = f"ids have 1 to {_MAX_ID_CHARACTERS} characters; this one has {len(triplet.id)}"
-        reject = spec.reject("malformed", place=triplet.place, id=triplet.id[:80], detail=detail)
+    fault = _size_fault(triplet)
+    if fault is not None:
+        reject = spec.reject(fault.reason, place=triplet.place, id=triplet.id[:80], detail=fault.detail)
         catalog.add_reject(source, reject)
         return
     try:
@@ -142,6 +142,18 @@ def _meta_json(catalog: Catalog, source: int, triplet: RawTriplet) -> bytes:
         meta = canonical_json(null_for_nan(dict(triplet.meta)))
         catalog.add_note(source, "nan_as_null", triplet.place)
         return meta
+
+
+def _size_fault(triplet: RawTriplet) -> Fault | None:
+    """What of ``triplet`` is more than a record may have, in whatever format it was written."""
+    if not 0 < len(triplet.id) <= _MAX_ID_CHARACTERS:
+        detail = f"ids have 1 to {_MAX_ID_CHARACTERS} characters; this one has {len(triplet.id)}"
+        return Fault("malformed", detail)
+    if len(triplet.media) > MAX_MEDIA:
+        return Fault("too_many_pictures", f"{len(triplet.media):,} media; the limit of a record is {MAX_MEDIA:,}")
+    if len(triplet.related) > MAX_RELATED:
+        return Fault("too_long", f"{len(triplet.related):,} related ids; the limit is {MAX_RELATED:,}")
+    return None
 
 
 def _insert(catalog: Catalog, source: int, triplet: RawTriplet, id: str, meta: bytes) -> bool:

@@ -17,7 +17,7 @@ from typing import Final
 from mimicit.errors import RejectedError
 from mimicit.media.options import MediaOptions
 
-__all__ = ["TIMER_SIGNALS", "bounded", "out_of_memory"]
+__all__ = ["TIMER_SIGNALS", "bounded", "memory_limit", "out_of_memory"]
 
 TIMER_SIGNALS: Final = frozenset((signal.SIGALRM, signal.SIGPROF))
 """What ends a process that decodes for too long."""
@@ -35,25 +35,37 @@ def bounded(options: MediaOptions, cpu_seconds: float) -> Iterator[None]:
     one of `TIMER_SIGNALS`: run it in a worker, and in its main thread. Where the system does not tell what a process
     uses (all but Linux), only the time is bounded.
     """
-    # RLIMIT_DATA counts what is private and writable. RLIMIT_AS would also count libraries, stacks of threads and
-    # mapped input (600 MB of address space where 40 MB are used), and RLIMIT_RSS does nothing on Linux.
-    before = resource.getrlimit(resource.RLIMIT_DATA)
-    used = _data_bytes()
     handlers = {number: signal.signal(number, signal.SIG_DFL) for number in TIMER_SIGNALS}
     cpu = signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
     wall = signal.setitimer(signal.ITIMER_REAL, _WALL_PER_CPU * cpu_seconds)
     try:
-        if used is not None:
-            resource.setrlimit(resource.RLIMIT_DATA, _tightened(before, used + options.max_memory_bytes))
-        yield
+        with memory_limit(options.max_memory_bytes):
+            yield
     except MemoryError:
         raise out_of_memory(options) from None
     finally:
-        resource.setrlimit(resource.RLIMIT_DATA, before)
         signal.setitimer(signal.ITIMER_PROF, *cpu)
         signal.setitimer(signal.ITIMER_REAL, *wall)
         for number, handler in handlers.items():
             signal.signal(number, handler or signal.SIG_DFL)
+
+
+@contextmanager
+def memory_limit(more_bytes: int) -> Iterator[None]:
+    """Let the block allocate ``more_bytes`` beside what the process has; what asks for more meets `MemoryError`.
+
+    Nothing is limited where the system does not tell what a process uses (all but Linux).
+    """
+    # RLIMIT_DATA counts what is private and writable. RLIMIT_AS would also count libraries, stacks of threads and
+    # mapped input (600 MB of address space where 40 MB are used), and RLIMIT_RSS does nothing on Linux.
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    used = _data_bytes()
+    try:
+        if used is not None:
+            resource.setrlimit(resource.RLIMIT_DATA, _tightened(before, used + more_bytes))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
 def out_of_memory(options: MediaOptions) -> RejectedError:

@@ -11,16 +11,18 @@ import mmap
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from mimicit.errors import RejectedError, SourceError
+from mimicit.media.bounds import memory_limit
 from mimicit.sources.base import InArrow
 from mimicit.sources.root import Root
+from mimicit.sources.table_process import MAX_ROWS_PER_BYTE, MAX_TABLE_BYTES, value_apart
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["ArrowCells", "arrow_batches", "arrow_columns", "arrow_damage", "is_arrow", "picked"]
+__all__ = ["ArrowCells", "arrow_batches", "arrow_columns", "arrow_columns_of", "arrow_damage", "is_arrow", "picked"]
 
 _FILE_MAGIC: Final = b"ARROW1"
 _STREAM_MARK: Final = b"\xff\xff\xff\xff"
@@ -36,14 +38,22 @@ def is_arrow(path: str, head: bytes) -> bool:
 
 def arrow_columns(root: Root, path: str) -> dict[str, str]:
     """The type of each column, as Arrow names it."""
-    with arrow_damage(path):
-        return {field.name: str(field.type) for field in _opened(_mapped(root, path)).schema}
+    return value_apart(root, path, arrow_columns_of)
 
 
-def arrow_batches(root: Root, path: str) -> Iterator[pa.RecordBatch]:
-    """The record batches in order; `SourceError` where the file is damaged. Cells are mapped, not yet checked."""
+def arrow_columns_of(file: BinaryIO, path: str) -> dict[str, str]:
+    """As `arrow_columns`, of the open ``file``."""
     with arrow_damage(path):
-        mapped = _mapped(root, path)
+        return {field.name: str(field.type) for field in _opened(_mapped(file)).schema}
+
+
+def arrow_batches(file: BinaryIO, path: str) -> Iterator[pa.RecordBatch]:
+    """The record batches in order; `SourceError` where the file is damaged. Cells are mapped, not yet checked.
+
+    For a process of its own: see `mimicit.sources.table_process`.
+    """
+    with arrow_damage(path):
+        mapped = _mapped(file)
         for batch in _batches(mapped, path):
             yield batch
             _give_back(mapped)
@@ -51,14 +61,17 @@ def arrow_batches(root: Root, path: str) -> Iterator[pa.RecordBatch]:
 
 def _batches(mapped: mmap.mmap, path: str) -> Iterator[pa.RecordBatch]:
     reader = _opened(mapped)
-    if hasattr(reader, "num_record_batches"):
-        for number in range(reader.num_record_batches):
-            yield reader.get_batch(number)
-    else:
-        yield from reader
-        # A stream that was cut between two batches still looks whole to pyarrow; the mark of its end tells.
-        if mapped[-len(_STREAM_END) :] != _STREAM_END:
-            raise SourceError(f"{path}: no end-of-stream mark; the file was cut, fetch or save it again")
+    rows = 0
+    is_file = hasattr(reader, "num_record_batches")
+    for batch in map(reader.get_batch, range(reader.num_record_batches)) if is_file else reader:
+        rows += len(batch)
+        if rows > MAX_ROWS_PER_BYTE * len(mapped):  # a column of nothing but null takes no bytes
+            detail = f"the table says that it has {rows:,} rows or more in {len(mapped):,} bytes"
+            raise RejectedError("too_much_memory", detail)
+        yield batch
+    # A stream that was cut between two batches still looks whole to pyarrow; the mark of its end tells.
+    if not is_file and mapped[-len(_STREAM_END) :] != _STREAM_END:
+        raise SourceError(f"{path}: no end-of-stream mark; the file was cut, fetch or save it again")
 
 
 class ArrowCells:
@@ -77,7 +90,12 @@ class ArrowCells:
             self._files[place.path] = file
             if len(self._files) > _OPEN_FILES:
                 self._files.popitem(last=False)
-            return file.cell(place)
+            with memory_limit(MAX_TABLE_BYTES):
+                return file.cell(place)
+        except MemoryError:
+            self._files.pop(place.path, None)
+            detail = f"{place.path}: reading the cell takes more than {MAX_TABLE_BYTES >> 20} MiB"
+            raise RejectedError("too_much_memory", detail) from None
         except SourceError as error:
             raise RejectedError("bad_media", str(error)) from None
 
@@ -91,8 +109,8 @@ class _OpenFile:
 
     def __init__(self, root: Root, path: str) -> None:
         self._path = path
-        with arrow_damage(path):
-            self._mapped = _mapped(root, path)
+        with arrow_damage(path), root.open_input(path) as file:
+            self._mapped = _mapped(file)
         self._batches = _batches(self._mapped, path)
         self._read_bytes = 0
         self._batch: pa.RecordBatch | None = None
@@ -138,9 +156,8 @@ def picked(column: pa.Array, row: int, item: int | None) -> Any:
     return entries[item].as_py()
 
 
-def _mapped(root: Root, path: str) -> mmap.mmap:
-    with root.open_input(path) as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+def _mapped(file: BinaryIO) -> mmap.mmap:
+    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def _give_back(mapped: mmap.mmap) -> None:
@@ -172,5 +189,7 @@ def arrow_damage(path: str) -> Iterator[None]:
 
     try:
         yield
-    except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
+    except MemoryError:
+        raise  # pyarrow's is also one of its exceptions
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise SourceError(f"{path}: damaged Arrow data: {str(error)[:300]}") from None

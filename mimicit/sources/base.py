@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "A_MEDIUM",
+    "MAX_MEDIA",
+    "MAX_RELATED",
     "PICTURES",
     "Claim",
     "InArrow",
@@ -43,6 +45,13 @@ __all__ = [
     "SourceSpec",
     "TrainEntry",
 ]
+
+
+MAX_MEDIA: Final = 1_000
+"""Pictures and clips of one record; a sample holds all of them, and those of its context."""
+
+MAX_RELATED: Final = 10_000
+"""Ids that one record may name as its context."""
 
 
 @dataclass(frozen=True, slots=True)

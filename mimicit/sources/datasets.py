@@ -91,9 +91,12 @@ def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
         if kind not in ("arrow", "parquet"):
             continue  # what else lies in the folder of a saved data set
         stem = path.rpartition("/")[2].rpartition(".")[0]
-        for number, (row, pictures) in enumerate(table_rows(root, path, is_arrow=kind == "arrow")):
+        for number, found in enumerate(table_rows(root, path, is_arrow=kind == "arrow")):
             place, id = f"{path}[{number}]", ""
             try:
+                if isinstance(found, RejectedError):
+                    raise found
+                row, pictures = found
                 id = checked_id(row["id"]) if row.get("id") is not None else f"{stem}-{number}"
                 yield from _items(spec, row, pictures, id=id, place=place)
             except RejectedError as error:

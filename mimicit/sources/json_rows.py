@@ -18,9 +18,10 @@ from mimicit.sources.json_cursor import JsonCursor
 from mimicit.sources.repeated_keys import repeated_key
 from mimicit.sources.root import Root
 
-__all__ = ["MAX_RECORD_BYTES", "Line", "element", "json_lines", "json_rows", "parsed", "record_of"]
+__all__ = ["MAX_RECORD_BYTES", "MAX_RECORD_VALUES", "Line", "element", "json_lines", "json_rows", "parsed", "record_of"]
 
 MAX_RECORD_BYTES: Final = 64 << 20
+MAX_RECORD_VALUES: Final = 2_000_000
 _NO_OBJECT: Final = "a record must be a JSON object"
 _BOM: Final = b"\xef\xbb\xbf"
 
@@ -55,6 +56,8 @@ def parsed(raw: bytes | None) -> Any:
     """
     if raw is None:
         raise RejectedError("too_long", f"the record takes more than {MAX_RECORD_BYTES} bytes")
+    if sum(map(raw.count, (b",", b"[", b"{"))) > MAX_RECORD_VALUES:  # each value takes 60 bytes or more once it is read
+        raise RejectedError("too_long", f"the record holds more than {MAX_RECORD_VALUES:,} commas and brackets")
     try:
         value = json.loads(raw) if _holds_nan(raw) else orjson.loads(raw)
         repeated = repeated_key(raw, value)

@@ -86,7 +86,11 @@ def _parquet_rows(root: Root, path: str) -> Iterator[Row]:
     # Columns of bytes are no text of ours and could be pictures of any size.
     columns = [name for name, kind in parquet_columns(root, path).items() if "binary" not in kind]
     for number, (_, _, values) in enumerate(parquet_rows(root, path, columns)):
-        yield f"{path}[{number}]", {name: json_value(value) for name, value in values.items()}
+        place = f"{path}[{number}]"
+        if isinstance(values, RejectedError):
+            yield place, values
+        else:
+            yield place, {name: json_value(value) for name, value in values.items()}
 
 
 def _triplet(root: Root, folder: str, row: Mapping[str, Any], id: str, place: str) -> RawTriplet:

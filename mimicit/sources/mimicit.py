@@ -264,6 +264,8 @@ def _parquet_pictures(spec: SourceSpec, root: Root, path: str) -> Iterator[Pictu
     for number, (group, row, values) in enumerate(parquet_rows(root, path, [column])):
         place = f"{path}[{number}]"
         try:
+            if isinstance(values, RejectedError):
+                raise values
             yield Picture(checked_id(values[column]), InParquet(path, group, row, _PICTURE_COLUMN), place)
         except RejectedError as error:
             yield spec.reject(error.reason, place=place, detail=error.detail, scope="media")

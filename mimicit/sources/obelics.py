@@ -139,10 +139,12 @@ def _map_rows(root: Root, path: str) -> Iterator[Row]:
 
 
 def _document(
-    spec: SourceSpec, root: Root, row: Mapping[str, Any], place: str, downloads: DiskTable
+    spec: SourceSpec, root: Root, row: Mapping[str, Any] | RejectedError, place: str, downloads: DiskTable
 ) -> Iterator[RawTriplet | Reject]:
     id = ""
     try:
+        if isinstance(row, RejectedError):
+            raise row
         id = derived_id(row)
         pieces = [_checked_slot(number, url, text, root, downloads) for number, (url, text) in enumerate(_slots(row))]
         meta = checked_meta(_general_metadata(row.get("general_metadata")))

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mimicit.errors import SourceError
+from mimicit.errors import RejectedError, SourceError
 from mimicit.sources.media_names import folder_of
 from mimicit.sources.parquet import parquet_columns, parquet_rows
 from mimicit.sources.root import Root
@@ -43,6 +43,8 @@ def indexed_samples(root: Root, path: str, source: str, manifest: Mapping[str, A
     found: Counter[str] = Counter()
     known = {shard["name"]: shard["samples"] for shard in manifest["shards"]}
     for _, number, row in parquet_rows(root, path, _COLUMNS):
+        if isinstance(row, RejectedError):
+            raise _fault(path, f"row {number} cannot be read: {row.detail}")
         if row["shard"] not in known:
             raise _fault(path, f"row {number} is of {row['shard']!a:.80}, which the manifest does not list")
         found[row["shard"]] += 1

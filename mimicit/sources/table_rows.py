@@ -1,7 +1,8 @@
 """The rows of an Arrow or parquet table with pictures inside: their values, and where their pictures lie.
 
 The bytes of pictures are not read here, of parquet not even from the disk: a picture is known by its path alone.
-Numbers of classes become names where the table has them (as `datasets` keeps its features).
+Numbers of classes become names where the table has them (as `datasets` keeps its features). The table is read in
+another process (see `mimicit.sources.table_process`).
 """
 
 from __future__ import annotations
@@ -9,16 +10,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import orjson
 
-from mimicit.sources.arrow import arrow_batches, arrow_columns, arrow_damage
-from mimicit.sources.base import InArrow, InParquet, MediaRef
+from mimicit.errors import RejectedError
+from mimicit.sources.arrow import arrow_batches, arrow_columns_of, arrow_damage
+from mimicit.sources.base import MAX_MEDIA, InArrow, InParquet, MediaRef
 from mimicit.sources.json_values import json_value
 from mimicit.sources.media_names import named_kind
-from mimicit.sources.parquet import parquet_batches, parquet_columns
+from mimicit.sources.parquet import parquet_batches, parquet_columns_of
 from mimicit.sources.root import Root
+from mimicit.sources.table_process import Place, rows_apart
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,6 +35,7 @@ _PICTURES: Final = re.compile(
     r"(?:(?:large_)?list<\w+: )?struct<bytes: (?:large_)?binary, path: (?:large_)?string>(?: not null)?>?"
 )
 _CHUNK_ROWS: Final = 256
+_CHUNK_VALUES: Final = 100_000  # of all columns together
 _MAX_ORIGIN: Final = 1024
 
 _Locate = Callable[[int, str, int | None], InArrow | InParquet]
@@ -43,30 +47,44 @@ def is_pictures(kind: str) -> bool:
     return _PICTURES.fullmatch(kind) is not None
 
 
-def table_rows(root: Root, path: str, *, is_arrow: bool) -> Iterator[TableRow]:
-    """The rows of the table at ``path`` in order; `SourceError` where it is damaged.
+def table_rows(root: Root, path: str, *, is_arrow: bool) -> Iterator[TableRow | RejectedError]:
+    """The rows of the table at ``path`` in order, or why one cannot be had; `SourceError` where it is damaged.
 
     Columns of other bytes than pictures are left out. A picture that is null counts where it is an entry of a list.
     """
-    return _arrow_rows(root, path) if is_arrow else _parquet_rows(root, path)
+    return (row for _, _, row in rows_apart(root, path, _arrow_rows if is_arrow else _parquet_rows))
 
 
-def _arrow_rows(root: Root, path: str) -> Iterator[TableRow]:
-    pictures = _picture_columns(arrow_columns(root, path))
-    for number, batch in enumerate(arrow_batches(root, path)):
-        yield from _rows(path, batch, partial(InArrow, path, number), pictures)
+def _arrow_rows(
+    file: BinaryIO, path: str, at_once: int, start: Place
+) -> Iterator[tuple[int, int, TableRow | RejectedError]]:
+    pictures = _picture_columns(arrow_columns_of(file, path))
+    for number, batch in enumerate(arrow_batches(file, path)):
+        if number >= start[0]:
+            first = start[1] if number == start[0] else 0
+            rows = _rows(path, batch.slice(first), partial(_in_arrow, path, number, first), pictures, at_once)
+            for row, values in enumerate(rows, first):
+                yield number, row, values
 
 
-def _parquet_rows(root: Root, path: str) -> Iterator[TableRow]:
-    kinds = parquet_columns(root, path)
+def _in_arrow(path: str, batch: int, first: int, row: int, column: str, item: int | None) -> InArrow:
+    return InArrow(path, batch, first + row, column, item)
+
+
+def _parquet_rows(
+    file: BinaryIO, path: str, at_once: int, start: Place
+) -> Iterator[tuple[int, int, TableRow | RejectedError]]:
+    kinds = parquet_columns_of(file, path)
     pictures = _picture_columns(kinds)
 
     def is_light(leaf: str) -> bool:
         column = next((name for name in kinds if leaf == name or leaf.startswith(f"{name}.")), "")
         return not leaf.endswith(".bytes") if column in pictures else "binary" not in kinds.get(column, "")
 
-    for group, first, batch in parquet_batches(root, path, is_light):
-        yield from _rows(path, batch, partial(_in_parquet, path, group, first), pictures)
+    for group, first, batch in parquet_batches(file, path, is_light, at_once, start):
+        rows = _rows(path, batch, partial(_in_parquet, path, group, first), pictures, at_once)
+        for row, values in enumerate(rows, first):
+            yield group, row, values
 
 
 def _in_parquet(path: str, group: int, first: int, row: int, column: str, item: int | None) -> InParquet:
@@ -104,22 +122,31 @@ def _named(value: Any, names: Sequence[str]) -> Any:
     return names[value] if value >= 0 else None
 
 
-def _rows(path: str, batch: pa.RecordBatch, locate: _Locate, pictures: frozenset[str]) -> Iterator[TableRow]:
+def _rows(
+    path: str, batch: pa.RecordBatch, locate: _Locate, pictures: frozenset[str], at_once: int
+) -> Iterator[TableRow | RejectedError]:
     kinds = {field.name: str(field.type) for field in batch.schema}
     columns = {name: batch.column(name) for name, kind in kinds.items() if name in pictures or "binary" not in kind}
     labels = class_names(batch.schema.metadata)
     with arrow_damage(path):
         for column in columns.values():
             column.validate(full=True)
-    for start in range(0, len(batch), _CHUNK_ROWS):
+    rows = max(1, min(_CHUNK_ROWS, at_once, _CHUNK_VALUES // max(1, len(columns))))
+    for start in range(0, len(batch), rows):
         with arrow_damage(path):
-            chunk = {name: column.slice(start, _CHUNK_ROWS) for name, column in columns.items()}
+            chunk = {name: column.slice(start, rows) for name, column in columns.items()}
             paths = {name: _paths(cells) for name, cells in chunk.items() if name in pictures}
             values = {name: cells.to_pylist() for name, cells in chunk.items() if name not in pictures}
         for name in labels.keys() & values.keys():
             values[name] = [_named(value, labels[name]) for value in values[name]]
-        for row in range(min(_CHUNK_ROWS, len(batch) - start)):
+        for row in range(min(rows, len(batch) - start)):
             named = {name: cells[row] for name, cells in paths.items()}
+            shown = sum(len(cell) if isinstance(cell, list) else 1 for cell in named.values())
+            if shown > MAX_MEDIA:
+                yield RejectedError(
+                    "too_many_pictures", f"the row holds {shown:,} pictures; the limit is {MAX_MEDIA:,}"
+                )
+                continue
             media = _media(path, named, partial(locate, start + row))
             yield {name: json_value(cells[row]) for name, cells in values.items()}, media
 

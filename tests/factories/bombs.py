@@ -1,0 +1,206 @@
+"""Small files that unpack to gigabytes, and what a build of them takes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tests.factories.media import encoded, scene
+
+MEBIBYTE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a command took: its exit code and output, seconds, and the peak of memory of its largest process."""
+
+    code: int
+    output: str
+    seconds: float
+    peak_bytes: int
+
+
+def measured(*arguments: str, seconds: float = 300) -> Taken:
+    """Run ``mimicit`` with ``arguments`` and watch all of its processes."""
+    started = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mimicit", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    peak = 0
+    while process.poll() is None and time.monotonic() - started < seconds:
+        peak = max(peak, _peak_of_session(process.pid))
+        time.sleep(0.01)
+    process.kill()
+    output = process.communicate()[0]
+    return Taken(process.returncode, output, time.monotonic() - started, peak)
+
+
+def _peak_of_session(session: int) -> int:
+    peak = 0
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with suppress(OSError, StopIteration, IndexError):
+                if os.getsid(int(name)) == session:
+                    lines = Path(f"/proc/{name}/status").read_text().splitlines()
+                    peak = max(peak, next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM")))
+    return peak
+
+
+def put_sound_record(root: Path) -> None:
+    """A picture with its caption, which must come through whatever lies beside it."""
+    (root / "sound").mkdir(parents=True)
+    (root / "sound" / "a.jpg").write_bytes(encoded(scene(), "JPEG"))
+    (root / "sound" / "a.txt").write_text("a sound record")
+
+
+def _table(path: Path, columns: Mapping[str, Any], **options: Any) -> None:
+    pq.write_table(pa.table(dict(columns)), path, **options)
+
+
+def _picture_column(values: list[bytes]) -> pa.Array:
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    return pa.array([{"bytes": value, "path": None} for value in values], kind)
+
+
+def text_dictionary(root: Path) -> None:
+    """A thousand rows of one text of 4 MiB, which the dictionary holds once: some hundred bytes."""
+    text = "x" * (4 * MEBIBYTE)
+    columns = {"instruction": ["Q?"] * 1024, "answer": [text] * 1024}
+    _table(root / "manifest.parquet", columns, compression="zstd", dictionary_pagesize_limit=64 * MEBIBYTE)
+
+
+def plain_texts(root: Path) -> None:
+    """A thousand rows of 4 MiB on two pages, one of which unpacks to 2 GiB."""
+    columns = {"instruction": ["Q?"] * 1024, "answer": ["x" * (4 * MEBIBYTE)] * 1024}
+    _table(root / "manifest.parquet", columns, compression="zstd")
+
+
+def picture_dictionary(root: Path) -> None:
+    """A thousand rows of one picture of 4 MiB, which the dictionary holds once."""
+    data = encoded(scene(), "BMP") + bytes(4 * MEBIBYTE)
+    columns = {"image": _picture_column([data] * 1024), "text": [f"row {row}" for row in range(1024)]}
+    _table(root / "rows.parquet", columns, compression="zstd", dictionary_pagesize_limit=64 * MEBIBYTE)
+
+
+def plain_pictures(root: Path) -> None:
+    """A thousand rows of one picture on two pages, one of which unpacks to 2 GiB."""
+    data = encoded(scene(), "BMP") + bytes(4 * MEBIBYTE)
+    columns = {"image": _picture_column([data] * 1024), "text": [f"row {row}" for row in range(1024)]}
+    _table(root / "rows.parquet", columns, compression="zstd")
+
+
+def huge_text_cell(root: Path) -> None:
+    """One cell of 1.9 GB of text: 60 kB."""
+    answer = pa.array(["y" * 1_900_000_000], pa.large_string())
+    _table(
+        root / "manifest.parquet",
+        {"instruction": ["Q?"], "answer": answer},
+        compression="zstd",
+        use_dictionary=False,
+        write_statistics=False,
+    )
+
+
+def huge_picture_cell(root: Path) -> None:
+    """One picture of 1.5 GB of zeros: 50 kB."""
+    columns = {"image": _picture_column([bytes(1_500_000_000)]), "text": ["zeros"]}
+    _table(root / "rows.parquet", columns, compression="zstd", use_dictionary=False, write_statistics=False)
+
+
+def _arrow(path: Path, table: pa.Table, compression: str | None) -> None:
+    options = pa.ipc.IpcWriteOptions(compression=compression)
+    with pa.ipc.new_stream(path, table.schema, options=options) as writer:
+        writer.write_table(table)
+
+
+def _arrow_text(compression: str) -> Callable[[Path], None]:
+    def write(root: Path) -> None:
+        table = pa.table({"image": _picture_column([b""]), "text": pa.array(["z" * 1_500_000_000], pa.large_string())})
+        _arrow(root / "data-00000-of-00001.arrow", table, compression)
+
+    return write
+
+
+def _arrow_picture(compression: str) -> Callable[[Path], None]:
+    def write(root: Path) -> None:
+        table = pa.table({"image": _picture_column([bytes(1_500_000_000)]), "text": ["zeros"]})
+        _arrow(root / "data-00000-of-00001.arrow", table, compression)
+
+    return write
+
+
+def arrow_dictionary(root: Path) -> None:
+    """A thousand rows of one text of 4 MiB in Arrow."""
+    text = pa.DictionaryArray.from_arrays(pa.array([0] * 1024, pa.int8()), pa.array(["x" * (4 * MEBIBYTE)]))
+    table = pa.table({"image": _picture_column([b"x"] * 1024), "text": text})
+    _arrow(root / "data-00000-of-00001.arrow", table, "zstd")
+
+
+def many_related(root: Path) -> None:
+    """Five million related ids in one row."""
+    related = pa.array([[str(number % 10) for number in range(5_000_000)]], pa.list_(pa.string()))
+    _table(root / "manifest.parquet", {"instruction": ["Q?"], "answer": ["A"], "related": related}, compression="zstd")
+
+
+def many_related_lines(root: Path) -> None:
+    """Five million related ids in one line of JSON."""
+    row = {"id": "a", "instruction": "Q?", "answer": "A", "related": [f"{number:07d}" for number in range(5_000_000)]}
+    (root / "manifest.jsonl").write_text(json.dumps(row, separators=(",", ":")) + "\n")
+
+
+def many_columns(root: Path) -> None:
+    """Ten thousand columns, and as many rows as fit a small file."""
+    columns = {f"c{number}": np.zeros(1000, np.int64) for number in range(10_000)}
+    _table(root / "manifest.parquet", {"instruction": ["Q?"] * 1000, "answer": ["A"] * 1000, **columns})
+
+
+def many_references(root: Path) -> None:
+    """One record that shows a picture of 133 kB twenty thousand times."""
+    noise = np.random.default_rng(0).integers(0, 256, (230, 230, 3), dtype=np.uint8)
+    from PIL import Image
+
+    (root / "a.png").write_bytes(encoded(Image.fromarray(noise), "PNG"))
+    row = {"id": "many", "instruction": "Q?", "answer": "A", "media": ["a.png"] * 20_000}
+    (root / "manifest.jsonl").write_text(json.dumps(row) + "\n")
+
+
+def null_rows(root: Path) -> None:
+    """A hundred million rows of nothing in some kilobytes."""
+    nothing = pa.nulls(100_000_000, pa.string())
+    _table(root / "manifest.parquet", {"instruction": nothing, "answer": nothing}, compression="zstd")
+
+
+BOMBS: dict[str, Callable[[Path], None]] = {
+    "parquet: a dictionary of one text": text_dictionary,
+    "parquet: a dictionary of one picture": picture_dictionary,
+    "parquet: a page of one text": plain_texts,
+    "parquet: a page of one picture": plain_pictures,
+    "parquet: one text cell": huge_text_cell,
+    "parquet: one picture cell": huge_picture_cell,
+    "parquet: rows of nothing": null_rows,
+    "parquet: related ids": many_related,
+    "parquet: columns": many_columns,
+    "Arrow: zstd text": _arrow_text("zstd"),
+    "Arrow: lz4 text": _arrow_text("lz4"),
+    "Arrow: zstd picture": _arrow_picture("zstd"),
+    "Arrow: lz4 picture": _arrow_picture("lz4"),
+    "Arrow: a dictionary": arrow_dictionary,
+    "JSON Lines: related ids": many_related_lines,
+    "JSON Lines: references": many_references,
+}
