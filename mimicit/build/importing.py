@@ -14,7 +14,6 @@ from typing import Final
 
 import orjson
 
-from mimicit.build.batches import batched
 from mimicit.build.catalog import Catalog, locator_to_json, ref_to_json
 from mimicit.build.config import SourceRules
 from mimicit.build.filters import Fault, FilterConfig, text_fault
@@ -91,9 +90,13 @@ def _read_source(catalog: Catalog, number: int, spec: SourceSpec, root: Root, pr
     """Store the items of one source; returns the number of its records, kept or not."""
     records = 0
     root.found.clear()
-    for batch in batched(SOURCES[spec.format].read(spec, root), _BATCH):
+    items = iter(SOURCES[spec.format].read(spec, root))
+    is_through = False
+    while not is_through:
         with catalog.transaction():
-            for item in batch:
+            is_through = True
+            for item in itertools.islice(items, _BATCH):  # stored one by one: any of them may be large
+                is_through = False
                 match item:
                     case RawTriplet():
                         records += 1

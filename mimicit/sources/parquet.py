@@ -20,7 +20,14 @@ from mimicit.media.bounds import memory_limit
 from mimicit.sources.arrow import picked
 from mimicit.sources.base import InParquet
 from mimicit.sources.root import Root
-from mimicit.sources.table_process import MAX_ROWS_PER_BYTE, MAX_TABLE_BYTES, Place, rows_apart, value_apart
+from mimicit.sources.table_process import (
+    MAX_ROWS_PER_BYTE,
+    MAX_TABLE_BYTES,
+    Place,
+    check_columns,
+    rows_apart,
+    value_apart,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -75,6 +82,7 @@ def parquet_columns_of(file: BinaryIO, path: str) -> dict[str, str]:
 def _rows(
     file: BinaryIO, path: str, columns: Sequence[str], at_once: int, start: Place
 ) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    check_columns(len(columns))
     with _opened(file, path) as parquet:
         for group, first, batch in _batches_from(file, parquet, path, columns, at_once, start):
             with _damage(path):

@@ -28,10 +28,21 @@ from mimicit.media.bounds import memory_limit
 from mimicit.sources.root import Root
 from mimicit.worker import apart_from_main, begin_worker
 
-__all__ = ["MAX_ROWS_PER_BYTE", "MAX_TABLE_BYTES", "Place", "rows_apart", "value_apart"]
+__all__ = [
+    "MAX_COLUMNS",
+    "MAX_ROWS_PER_BYTE",
+    "MAX_TABLE_BYTES",
+    "Place",
+    "check_columns",
+    "rows_apart",
+    "value_apart",
+]
 
 MAX_TABLE_BYTES: Final = 320 << 20
 """What reading a table may take: a page of 100 MB packed, unpacked, and a dictionary of that size."""
+
+MAX_COLUMNS: Final = 1_000
+"""As in CSV files; every one that is not known goes to ``meta``, of every row."""
 
 MAX_ROWS_PER_BYTE: Final = 160
 """Of a table; more rows than that hold nothing but the same value, or none."""
@@ -54,14 +65,19 @@ _ROWS, _END, _ERROR, _MEMORY = "rows", "end", "error", "memory"
 
 
 def rows_apart(
-    root: Root, path: str, read: Callable[..., Iterator[tuple[int, int, _T]]], *arguments: object
+    root: Root,
+    path: str,
+    read: Callable[..., Iterator[tuple[int, int, _T]]],
+    *arguments: object,
+    can_skip: bool = True,
 ) -> Iterator[tuple[int, int, _T | RejectedError]]:
     """The rows that ``read(file, path, *arguments, at_once, start)`` makes of the table at ``path``, in its order.
 
     ``read`` is a function of a module. It yields (block, row in the block, values) from the `Place` ``start`` on,
     ``at_once`` rows unpacked together. A row that cannot be had is a `RejectedError`: ``too_long``, or
     ``too_much_memory``, which stands for the rest of its block or of the table, too. `SourceError` as ``read``, and
-    where the file cannot be opened.
+    where the file cannot be opened. Without ``can_skip``, no block can be passed over unread: nothing follows one that
+    is too much.
     """
     at, at_once, failures = (0, 0), _ROWS_AT_ONCE[0], 0
     while True:
@@ -79,10 +95,11 @@ def rows_apart(
                 at_once = smaller
                 continue
             failures += 1
-            rest = "this row group" if failures < _MAX_FAILURES else "the table"
+            is_last = failures == _MAX_FAILURES or not can_skip
+            rest = "the table" if is_last else "this row group"
             detail = f"{error} at row {at[1]} of row group {at[0]}; the rest of {rest} is left out"
             yield *at, RejectedError("too_much_memory", detail)
-            if failures == _MAX_FAILURES:
+            if is_last:
                 return
             at = (at[0] + 1, 0)
 
@@ -172,6 +189,13 @@ def _made_apart(root: Root, path: str, read: Callable[..., Any], *arguments: obj
             _idle.append(process)
         else:
             process.close()
+
+
+def check_columns(count: int) -> None:
+    """`RejectedError` where a table has more columns than `MAX_COLUMNS`."""
+    if count > MAX_COLUMNS:
+        detail = f"the table has {count:,} columns; the limit is {MAX_COLUMNS:,}; leave out those that say nothing"
+        raise RejectedError("malformed", detail)
 
 
 def _one_value(file: BinaryIO, path: str, read: Callable[..., _T], *arguments: object) -> Iterator[tuple[int, int, _T]]:

@@ -21,7 +21,7 @@ from mimicit.sources.json_values import json_value
 from mimicit.sources.media_names import named_kind
 from mimicit.sources.parquet import parquet_batches, parquet_columns_of
 from mimicit.sources.root import Root
-from mimicit.sources.table_process import Place, rows_apart
+from mimicit.sources.table_process import Place, check_columns, rows_apart
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -52,13 +52,16 @@ def table_rows(root: Root, path: str, *, is_arrow: bool) -> Iterator[TableRow | 
 
     Columns of other bytes than pictures are left out. A picture that is null counts where it is an entry of a list.
     """
-    return (row for _, _, row in rows_apart(root, path, _arrow_rows if is_arrow else _parquet_rows))
+    read = _arrow_rows if is_arrow else _parquet_rows
+    return (row for _, _, row in rows_apart(root, path, read, can_skip=not is_arrow))
 
 
 def _arrow_rows(
     file: BinaryIO, path: str, at_once: int, start: Place
 ) -> Iterator[tuple[int, int, TableRow | RejectedError]]:
-    pictures = _picture_columns(arrow_columns_of(file, path))
+    kinds = arrow_columns_of(file, path)
+    check_columns(len(kinds))
+    pictures = _picture_columns(kinds)
     for number, batch in enumerate(arrow_batches(file, path)):
         if number >= start[0]:
             first = start[1] if number == start[0] else 0
@@ -75,6 +78,7 @@ def _parquet_rows(
     file: BinaryIO, path: str, at_once: int, start: Place
 ) -> Iterator[tuple[int, int, TableRow | RejectedError]]:
     kinds = parquet_columns_of(file, path)
+    check_columns(len(kinds))
     pictures = _picture_columns(kinds)
 
     def is_light(leaf: str) -> bool:
