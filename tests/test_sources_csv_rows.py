@@ -24,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def rows(folder: Path, content: bytes | str) -> list[tuple[str, Any]]:
     put(folder, "t.csv", content)
     found = csv_rows(Root(folder), "t.csv")
-    return [(place, row.reason if isinstance(row, RejectedError) else row) for place, row in found]
+    return [(place, row.reason if isinstance(row, RejectedError) else row) for place, row, *_ in found]
 
 
 cells = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)

@@ -22,7 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def rows(folder: Path, value: Any, name: str = "rows") -> list[tuple[str, Any]]:
     put(folder, "f.json", value)
     found = member_rows(Root(folder), "f.json", name)
-    return [(place, row.reason if isinstance(row, RejectedError) else row) for place, row in found]
+    return [(place, row.reason if isinstance(row, RejectedError) else row) for place, row, *_ in found]
 
 
 @settings(deadline=None)

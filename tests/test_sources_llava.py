@@ -97,7 +97,7 @@ def test_odd_but_published_forms(root: Path) -> None:
     assert by_id["video"].meta == {"data_source": "x"}
     assert by_id["video"].media == by_id["video 2"].media
     assert [medium.kind for medium in by_id["video"].media] == ["video"]
-    assert by_id["middle"].instruction == "Is red?"
+    assert by_id["middle"].instruction == "Is image 1 red?"
 
 
 def test_chat_files_with_messages_and_a_second_picture_later(root: Path) -> None:
@@ -127,10 +127,10 @@ def test_pictures_are_looked_for_beside_the_file_then_at_the_root_then_in_images
 @pytest.mark.parametrize(
     ("fields", "reasons"),
     [
-        ({"conversations": talk("What?", "This.")}, ["placeholder_mismatch"]),
         ({"conversations": talk("<image><image>", "This.", "And?", "That.")}, ["placeholder_mismatch"] * 2),
         ({"image": None}, ["placeholder_mismatch"]),
-        ({"conversations": talk("<video>What?", "This.")}, ["placeholder_mismatch"]),
+        ({"conversations": talk("<image 2>What?", "This.")}, ["placeholder_mismatch"]),
+        ({"conversations": talk("<image>What?", "See <image>.")}, ["special_token"]),
         ({"image": "none.jpg"}, ["missing_file"]),
         ({"image": "../../a.jpg"}, ["outside_root"]),
         ({"image": ["a.jpg", 7]}, ["malformed"]),
@@ -146,6 +146,13 @@ def test_pictures_are_looked_for_beside_the_file_then_at_the_root_then_in_images
         ({"conversations": ["Hi."]}, ["malformed"]),
         ({"conversations": [{"from": ["human"], "value": "<image>Hi."}]}, ["malformed"]),
         ({"conversations": [*talk("<image>A?", "B."), {"from": "judge", "value": "Good."}]}, ["malformed"]),
+        ({"conversations": [{"from": "narrator", "value": "Once."}, *talk("<image>A?", "B.")]}, ["malformed"]),
+        ({"conversations": talk([{"type": "tool_use"}], "B.")}, ["malformed"]),
+        ({"conversations": talk([{"type": "image"}, {"type": "image"}], "B.")}, ["placeholder_mismatch"]),
+        (
+            {"conversations": talk("<image>A?", [{"type": "text", "text": "B"}, {"type": "image"}])},
+            ["special_token"],
+        ),
         ({"id": []}, ["malformed"]),
         ({"audios": ["a.mp3"]}, ["unsupported_media"]),
         ({"note": "x" * 1_000_001}, ["too_long"]),

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimicit.sources import SOURCES, detect
+from mimicit.sources import SOURCES
 from mimicit.sources.base import RawTriplet, Reject, SourceSpec
 from mimicit.sources.root import Root
 from tests.factories.sources import (
@@ -192,7 +192,8 @@ def test_meta_of_its_own_and_other_columns_are_one(tmp_path: Path) -> None:
     [
         ({"answer": " "}, "empty_answer"),
         ({"answer": None}, "empty_answer"),
-        ({"answer": ["a"]}, "malformed"),
+        ({"answer": [{}]}, "malformed"),
+        ({"answer": [None]}, "empty_answer"),
         ({"instruction": 7}, "malformed"),
         ({"instruction": "<answer>"}, "special_token"),
         ({"instruction": None}, "malformed"),
@@ -201,7 +202,8 @@ def test_meta_of_its_own_and_other_columns_are_one(tmp_path: Path) -> None:
         ({"media": "/etc/passwd"}, "outside_root"),
         ({"media": "link.jpg"}, "outside_root"),
         ({"media": [7]}, "malformed"),
-        ({"media": {"path": "a.jpg"}}, "malformed"),
+        ({"media": {"path": "a.jpg"}}, "missing_file"),
+        ({"media": {"paths": "a.jpg"}}, "malformed"),
         ({"media": ["images/0.jpg", None]}, "malformed"),
         ({"id": ""}, "malformed"),
         ({"id": True}, "malformed"),
@@ -250,6 +252,4 @@ def test_every_record_is_one_triplet_or_one_reject(folder: Path, values: list[An
 
 def test_pictures_inside_a_table_are_left_to_other_formats(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": [jpeg()], "instruction": ["What?"], "answer": ["This."]}), tmp_path / "t.parquet")
-    detection = detect(Root(tmp_path))
-    assert detection.sources == ()
-    assert detection.unused == ("t.parquet",)
+    assert one_source(tmp_path).format == "datasets"

@@ -72,7 +72,7 @@ def test_the_options_of_an_entry_win_over_those_of_the_build(root: Path) -> None
     ("format", "values", "message"),
     [
         ("mmc4", {"min_simularity": 0.2}, "mmc4 has no option 'min_simularity'; there are: max_pictures, min_b"),
-        ("llava", {"x": 1}, "llava has no option 'x'; it has none"),
+        ("alpaca", {"x": 1}, "alpaca has no option 'x'; it has none"),
         ("mmc5", {}, "no format 'mmc5'; there are: alpaca"),
         ("mmc4", {"min_similarity": "0.2"}, r"mmc4\.min_similarity must be a number, not '0.2'"),
         ("mmc4", {"min_similarity": True}, "must be a number"),

@@ -37,7 +37,7 @@ def test_every_table_that_no_format_takes_is_named_with_its_mend(tmp_path: Path)
 
 
 def test_what_is_seen_in_a_file_is_said_with_the_nearest_format_and_what_it_misses(tmp_path: Path) -> None:
-    put(tmp_path, "a.json", [{"id": 1, "caption": "a cat", "file": "x.jpg"}])
+    put(tmp_path, "a.json", [{"id": 1, "caption": "a cat", "thing": "x.jpg"}])
     put(tmp_path, "b.jsonl", '{"text_list": ["x"], "url": "y"}\n')
     put(tmp_path, "c.json", {"images": [{"file_name": "x.jpg"}], "annotations": [{"image_id": 1, "bbox": []}]})
     put(tmp_path, "d.json", {"LA_IMG_1": base64_jpeg()})
@@ -50,7 +50,7 @@ def test_what_is_seen_in_a_file_is_said_with_the_nearest_format_and_what_it_miss
     put_tar(tmp_path, "k.tar", [("a.json", {"text_list": [], "other": 1})])
     pq.write_table(pa.table({"question": ["?"], "answer": ["!"]}), tmp_path / "l.parquet")
     assert lines_of(tmp_path) == [
-        "a.json: a JSON list of records with id, caption, file; the nearest format is captions, for which image or"
+        "a.json: a JSON list of records with id, caption, thing; the nearest format is captions, for which image or"
         " video is missing",
         "b.jsonl: a JSON object with text_list, url; the nearest format is mmc4, for which image_info or"
         " json.image_info is missing",

@@ -12,7 +12,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from mimicit.sources.base import InArrow, InFile, InJson, InParquet, InTar, Locator, MediaRef, Named, NoteKind, Reject
+from mimicit.sources.base import (
+    InArrow,
+    InFile,
+    InJson,
+    InParquet,
+    InTar,
+    InText,
+    Locator,
+    MediaRef,
+    Named,
+    NoteKind,
+    Reject,
+)
 
 __all__ = ["CATALOG_NAME", "Catalog", "locator_from_json", "locator_to_json", "ref_from_json", "ref_to_json"]
 
@@ -158,6 +170,8 @@ def locator_to_json(locator: Locator) -> list[Any]:
             return ["file", path]
         case InJson(path, offset, length):
             return ["json", path, offset, length]
+        case InText(path, offset, length):
+            return ["text", path, offset, length]
         case InParquet(path, row_group, row, column, item):
             return ["parquet", path, row_group, row, column, item]
         case InArrow(path, batch, row, column, item):
@@ -175,10 +189,12 @@ def locator_from_json(value: list[Any]) -> Locator:
             return InFile(path)
         case ["json", path, offset, length]:
             return InJson(path, offset, length)
+        case ["text", path, offset, length]:
+            return InText(path, offset, length)
         case ["parquet", path, row_group, row, column, item]:
-            return InParquet(path, row_group, row, column, item)
+            return InParquet(path, row_group, row, column, tuple(item) if isinstance(item, list) else item)
         case ["arrow", path, batch, row, column, item]:
-            return InArrow(path, batch, row, column, item)
+            return InArrow(path, batch, row, column, tuple(item) if isinstance(item, list) else item)
         case ["tar", path, offset, size]:
             return InTar(path, offset, size)
         case ["named", ids]:

@@ -13,11 +13,11 @@ from typing import Any, Final
 from mimicit.errors import RejectedError
 from mimicit.sources.base import Item, MediaRef, Needs, SourceFormat, SourceSpec
 from mimicit.sources.claiming import claim_files
-from mimicit.sources.each_row import talks_of_rows
+from mimicit.sources.conversations import Turn
+from mimicit.sources.each_row import turns_of_rows
 from mimicit.sources.json_rows import json_rows
 from mimicit.sources.root import Root
 from mimicit.sources.sniff import Fields
-from mimicit.sources.talk import Turn
 from mimicit.sources.text import checked_meta, shown
 
 __all__ = ["ALPACA"]
@@ -32,7 +32,7 @@ def _fits(root: Root, path: str, fields: Fields) -> bool:
 
 def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
     for path in spec.files:
-        yield from talks_of_rows(spec, json_rows(root, path), _turns, _about)
+        yield from turns_of_rows(spec, json_rows(root, path), _turns, _about)
 
 
 ALPACA: Final = SourceFormat(

@@ -143,13 +143,21 @@ class _OpenFile:
         return self._columns[name]
 
 
-def picked(column: pa.Array, row: int, item: int | None) -> Any:
-    """The value at ``row``, or entry ``item`` of the list there; `SourceError` where there is none."""
+def picked(column: pa.Array, row: int, item: int | tuple[str | int, ...] | None) -> Any:
+    """The value at ``row``, or what ``item`` leads to inside it (see `InParquet`); `SourceError` where it is not."""
     if row >= len(column):
         raise SourceError(f"there are {len(column)} rows, and no row {row}")
     cell = column[row]
     if item is None:
         return cell.as_py()
+    if isinstance(item, tuple):
+        value = cell.as_py()
+        for step in item:
+            try:
+                value = value[step]
+            except (LookupError, TypeError):
+                raise SourceError(f"row {row} has nothing at {step!r}") from None
+        return value
     entries = getattr(cell, "values", None)
     if entries is None or item >= len(entries):
         raise SourceError(f"row {row} has no entry {item}")

@@ -7,9 +7,9 @@ that a format names by id are announced as `Picture`; the build joins them with 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
 from mimicit.errors import RejectedError
 from mimicit.records import MediaKind
@@ -29,7 +29,9 @@ __all__ = [
     "InJson",
     "InParquet",
     "InTar",
+    "InText",
     "Item",
+    "Locate",
     "Locator",
     "MediaRef",
     "Named",
@@ -74,14 +76,15 @@ class InJson:
 class InParquet:
     """One cell of the parquet file ``path``: bytes, base64 text, or a picture of `datasets` (``{bytes, path}``).
 
-    ``item`` counts within a cell that holds a list; ``None`` is the cell itself, or the only entry of its list.
+    ``item`` counts within a cell that holds a list, or leads deeper into it by names and numbers; ``None`` is the cell
+    itself, or the only entry of its list.
     """
 
     path: str
     row_group: int
     row: int
     column: str
-    item: int | None = None
+    item: int | tuple[str | int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +95,16 @@ class InArrow:
     batch: int
     row: int
     column: str
-    item: int | None = None
+    item: int | tuple[str | int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InText:
+    """Base64 text inside the text file ``path``: ``length`` bytes at ``offset``, as they are written there."""
+
+    path: str
+    offset: int
+    length: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +123,7 @@ class Named:
     ids: tuple[str, ...]
 
 
-Locator = InFile | InJson | InParquet | InArrow | InTar | Named
+Locator = InFile | InJson | InText | InParquet | InArrow | InTar | Named
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,8 +229,21 @@ Item = Picture | RawTriplet | TrainEntry | Reject | Note
 OptionValue = float | tuple[str, ...]
 """What a user sets an option of a format to."""
 
-Row = tuple[str, dict[str, Any] | RejectedError]
-"""One record of a text or table file, before its format is looked at: its place, and its fields or why it has none."""
+Locate = Callable[[Sequence[str | int]], Locator]
+"""Where the text lies to which these names and numbers lead inside a record; raises `RejectedError`."""
+
+
+class Row(NamedTuple):
+    """One record of a text or table file, before its format is looked at.
+
+    ``fields`` are what it says, or why it says nothing. A picture may be written inside it as text, which ``locate``
+    finds in the file. ``media`` are those that the file itself keeps with the record.
+    """
+
+    place: str
+    fields: dict[str, Any] | RejectedError
+    locate: Locate | None = None
+    media: tuple[MediaRef, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -63,7 +63,7 @@ COCO_CAPTIONS: Final = SourceFormat(
 
 
 def _read_names(spec: SourceSpec, root: Root, path: str, names: DiskTable) -> Iterator[Reject]:
-    for place, row in member_rows(root, path, "images"):
+    for place, row, *_ in member_rows(root, path, "images"):
         id = ""
         try:
             if isinstance(row, RejectedError):

@@ -1,30 +1,118 @@
-"""Which field of a triplet a column of a table written by hand means: ``Question`` is the instruction.
+"""Which field of a triplet a column means, by its name: ``Question`` is the instruction.
 
-The names are those that people and spreadsheets use, and that tables of `datasets` have. The names of the manifest
-itself come first: beside them, another name for the same field is a free field.
+The names are those that people and spreadsheets use, and that published tables have, whether they are CSV, JSON,
+parquet or Arrow. The names of the manifest itself come first: beside them, another name for the same field is a free
+field. Capitals, and spaces or hyphens for ``_``, make no difference.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from mimicit.records import MediaKind
 
-__all__ = ["MEDIA_FIELDS", "field_names"]
+__all__ = ["ANSWERS", "CAPTIONS", "MEDIA_FIELDS", "Columns", "columns_of", "field_names", "in_order"]
 
-MEDIA_FIELDS: Final[Mapping[str, MediaKind | None]] = {"media": None, "image": None, "images": None, "video": "video"}
+MEDIA_FIELDS: Final[Mapping[str, MediaKind | None]] = {
+    "media": None,
+    "image": None,
+    "images": None,
+    "video": "video",
+    "videos": "video",
+}
 """The names of the field that lists media, and the kind that the name says."""
 
 _FIELDS: Final = ("id", "instruction", "answer", "related", "query", "meta", "document", *MEDIA_FIELDS)
+ANSWERS: Final = ("answer", "multiple_choice_answer", "answers", "response", "output", "completion")
+CAPTIONS: Final = ("caption", "captions", "text", "txt", "texts", "sentences", "label")
+_CHOICES: Final = ("choices", "options", "answer_choices", "multiple_choices", "candidates")
+_CHOICE_PLACES: Final = (
+    *("correct_choice_idx", "correct_choice_index", "correct_answer_idx", "correct_answer_index", "correct_idx"),
+    *("correct_index", "answer_idx", "answer_index", "answer_label", "answer_id"),
+)
+_CHOSEN: Final = ("answer", "answerkey", "answer_key", "correct_answer", "correct_option", "correct_choice", "label")
+_LETTER: Final = re.compile(r"(?:choice|option)_?([A-Za-z])|([A-Z])")
+_NUMBERED: Final = re.compile(r"(?:image|img|picture|video)_?([0-9]{1,4})")
+_MAX_NAMES: Final = 200
 _OTHER_NAMES: Final = {
     "instruction": ("question", "prompt"),
-    "answer": ("response", "output", "caption", "text", "label"),
+    "answer": (*ANSWERS[1:], *CAPTIONS),
     "media": (
         *("file_name", "filename", "image_path", "image_file", "image_name", "video_path", "video_file", "media_path"),
         *("path", "file", "picture", "photo"),
     ),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """What the columns of a row mean, as they are written; the first of several that holds something counts.
+
+    ``answers`` are asked for by an instruction, ``captions`` say what the media show; of a list in one of
+    ``answers_of_many``, the most frequent counts, in another each. ``media`` come with the kind that
+    the name says, numbered ones in the order of the numbers. Choices stand in one column, or in ``lettered`` ones
+    (letter, column); which is right, ``chosen`` says, or ``places`` by their number from 0.
+    """
+
+    instructions: tuple[str, ...]
+    answers: tuple[str, ...]
+    captions: tuple[str, ...]
+    answers_of_many: tuple[str, ...]
+    media: tuple[tuple[str, MediaKind | None], ...]
+    choices: tuple[str, ...]
+    lettered: tuple[tuple[str, str], ...]
+    places: tuple[str, ...]
+    chosen: tuple[str, ...]
+
+
+def columns_of(names: Iterable[str]) -> Columns:
+    """What the columns called ``names`` mean."""
+    written = tuple(names)
+    if len(written) > _MAX_NAMES:  # a dictionary, not a row; it is not worth remembering
+        return _columns_of.__wrapped__(written)
+    return _columns_of(written)
+
+
+@lru_cache(maxsize=256)
+def _columns_of(written: tuple[str, ...]) -> Columns:
+    plain: dict[str, str] = {}
+    for column in written:
+        plain.setdefault(_plain(column), column)
+    plain.update((column, column) for column in written if _plain(column) == column)
+
+    def named(*names: str) -> tuple[str, ...]:
+        return tuple(plain[name] for name in names if name in plain)
+
+    own = [(plain[name], kind) for name, kind in MEDIA_FIELDS.items() if name in plain]
+    numbered = in_order([column for column in written if _NUMBERED.fullmatch(_plain(column))])
+    own += [(column, "video" if _plain(column).startswith("video") else None) for column in numbered]
+    answers, captions = named(*ANSWERS), named(*CAPTIONS)
+    matches = [(_LETTER.fullmatch(column), column) for column in written]
+    lettered = sorted(((match[1] or match[2]).upper(), column) for match, column in matches if match)
+    return Columns(
+        instructions=named("instruction", *_OTHER_NAMES["instruction"], "query"),
+        answers=answers or captions,
+        captions=(*named("answer", "response", "output", "completion"), *captions, *answers),
+        answers_of_many=answers,
+        media=tuple(own) or tuple((column, None) for column in named(*_OTHER_NAMES["media"])[:1]),
+        choices=named(*_CHOICES),
+        lettered=tuple(lettered) if len(lettered) > 1 else (),
+        places=named(*_CHOICE_PLACES),
+        chosen=named(*_CHOSEN),
+    )
+
+
+def in_order(columns: Iterable[str]) -> list[str]:
+    """``columns`` with those that differ in a number alone in the order of the numbers (``image_2``, ``image_10``)."""
+    written = list(columns)
+    stems = [re.sub(r"[0-9]{1,9}\Z", "", column) for column in written]
+    first = {stem: place for place, stem in reversed(list(enumerate(stems)))}
+    numbers = [int(column[len(stem) :] or 0) for column, stem in zip(written, stems, strict=True)]
+    return [column for *_, column in sorted(zip(map(first.__getitem__, stems), numbers, written, strict=True))]
 
 
 def field_names(columns: Iterable[str]) -> dict[str, str]:

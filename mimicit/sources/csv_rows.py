@@ -14,13 +14,14 @@ from __future__ import annotations
 import csv
 import io
 import re
-from codecs import BOM_UTF16_BE, BOM_UTF16_LE
-from collections.abc import Iterator
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import BinaryIO, Final, TextIO
 
 from mimicit.errors import RejectedError, SourceError
-from mimicit.sources.base import Row
+from mimicit.sources.base import InText, Row
 from mimicit.sources.root import Root
 from mimicit.sources.text import is_unicode
 
@@ -56,22 +57,59 @@ def csv_rows(root: Root, path: str) -> Iterator[Row]:
     A row without any text is none. `SourceError` where there is no header, a quote stays open, or a line is endless.
     """
     with root.open_input(path) as file:
-        mark = file.read(2)
+        mark = file.read(len(BOM_UTF8))
         file.seek(0)
         try:
             with _as_text(file, mark) as text:
-                yield from _rows(text, path)
+                yield from _rows(_Lines(text, path, None if _is_utf16(mark) else _bom_bytes(mark)), path)
         except UnicodeDecodeError as error:
             raise SourceError(f"{path}: not {error.encoding} ({error.reason}); save the table as UTF-8") from None
 
 
-def _rows(text: TextIO, path: str) -> Iterator[Row]:
-    header = _read_header(text)
+class _Lines:
+    """The lines of a table one by one; ``text`` are those since `begin`, at ``offset`` in the file (None: unknown)."""
+
+    def __init__(self, file: TextIO, path: str, offset: int | None) -> None:
+        self._file = file
+        self._path = path
+        self._next = offset
+        self._number = 0
+        self._kept: list[str] = []
+        self.offset = offset
+
+    @property
+    def text(self) -> str:
+        return "".join(self._kept)
+
+    def begin(self) -> None:
+        self._kept.clear()
+        self.offset = self._next
+
+    def readline(self, most: int = _MAX_LINE_CHARACTERS + 1) -> str:
+        line = self._file.readline(most)
+        self._number += bool(line)
+        if self._next is not None:
+            self._next += len(line) if line.isascii() else len(line.encode("utf-8", "surrogateescape"))
+        self._kept.append(line)
+        return line
+
+    def __iter__(self) -> Iterator[str]:
+        while line := self.readline():
+            if len(line) > _MAX_LINE_CHARACTERS:
+                where = f"{self._path}:{self._number}"
+                raise SourceError(f"{where}: the line is longer than {_MAX_LINE_CHARACTERS} characters")
+            yield line
+
+
+def _rows(lines: _Lines, path: str) -> Iterator[Row]:
+    header = _read_header(lines)
     if not header.columns:
         raise SourceError(f"{path}:1: no header with distinct column names in UTF-8")
     columns = header.columns
-    reader = csv.reader(_lines(text, path, header.lines), delimiter=header.delimiter, strict=True)
+    csv.field_size_limit(_MAX_LINE_CHARACTERS)  # a picture as text is longer than the 128 KiB that Python allows
+    reader = csv.reader(iter(lines), delimiter=header.delimiter, strict=True)
     while True:
+        lines.begin()
         place = f"{path}:{reader.line_num + header.lines + 1}"
         try:
             cells = next(reader)[header.first :]
@@ -80,27 +118,48 @@ def _rows(text: TextIO, path: str) -> Iterator[Row]:
         except csv.Error as error:
             if "expected after" not in str(error):
                 raise SourceError(f"{place}: {error}; is a quote left open?") from None
-            yield place, RejectedError("malformed", str(error))
+            yield Row(place, RejectedError("malformed", str(error)))
             continue
         if not is_unicode("".join(cells)):
-            yield place, RejectedError("malformed", "the line is not UTF-8; save the table as UTF-8")
+            yield Row(place, RejectedError("malformed", "the line is not UTF-8; save the table as UTF-8"))
         elif len(cells) >= len(columns) and not any(cells[len(columns) :]):
             if any(cells):
-                yield place, {name: cell or None for name, cell in zip(columns, cells, strict=False)}
+                row = {name: cell or None for name, cell in zip(columns, cells, strict=False)}
+                yield Row(place, row, partial(_located, path, lines.offset, lines.text, row))
         elif cells:
             what = f"{len(cells)} cells under {len(columns)} columns"
-            yield place, RejectedError("malformed", f"{what}; a cell that holds {header.delimiter!r} needs quotes")
+            detail = f"{what}; a cell that holds {header.delimiter!r} needs quotes"
+            yield Row(place, RejectedError("malformed", detail))
+
+
+def _located(
+    path: str, offset: int | None, text: str, row: Mapping[str, str | None], steps: Sequence[str | int]
+) -> InText:
+    """Where the cell ``steps`` of ``row`` lies, which is written as ``text`` at ``offset``."""
+    cell = row.get(str(steps[0])) if len(steps) == 1 else None
+    start = text.find(cell) if cell else -1
+    if cell is None or offset is None or start < 0:
+        raise RejectedError("unsupported_media", "a picture as text must be a cell of its own in a table in UTF-8")
+    return InText(path, offset + len(text[:start].encode("utf-8", "surrogateescape")), len(cell.encode()))
+
+
+def _is_utf16(mark: bytes) -> bool:
+    return mark.startswith((BOM_UTF16_LE, BOM_UTF16_BE))
+
+
+def _bom_bytes(mark: bytes) -> int:
+    return len(BOM_UTF8) if mark == BOM_UTF8 else 0
 
 
 def _as_text(file: BinaryIO, mark: bytes) -> TextIO:
-    """``file``, whose first two bytes are ``mark``, as text whose lines end as they are written."""
-    if mark in (BOM_UTF16_LE, BOM_UTF16_BE):
+    """``file``, which begins with ``mark``, as text whose lines end as they are written."""
+    if _is_utf16(mark):
         return io.TextIOWrapper(file, "utf-16", errors="surrogatepass", newline="")
     # What is not UTF-8 becomes half surrogates, so that it costs its own row and not the whole file.
     return io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
 
 
-def _read_header(text: TextIO) -> _Header:
+def _read_header(text: TextIO | _Lines) -> _Header:
     line = text.readline(_MAX_LINE_CHARACTERS)
     named = _SEPARATOR_LINE.fullmatch(line)
     if named:
@@ -121,11 +180,3 @@ def _names(line: str, delimiter: str) -> list[str]:
         return [name.strip() for name in next(csv.reader([line], delimiter=delimiter, strict=True), [])]
     except csv.Error:
         return []
-
-
-def _lines(text: TextIO, path: str, number: int) -> Iterator[str]:
-    while line := text.readline(_MAX_LINE_CHARACTERS + 1):
-        number += 1
-        if len(line) > _MAX_LINE_CHARACTERS:
-            raise SourceError(f"{path}:{number}: the line is longer than {_MAX_LINE_CHARACTERS} characters")
-        yield line

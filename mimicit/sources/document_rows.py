@@ -13,8 +13,7 @@ from mimicit.errors import RejectedError
 from mimicit.sources.base import MediaRef, RawTriplet
 from mimicit.sources.finding import media_refs
 from mimicit.sources.root import Root
-from mimicit.sources.text import checked_text, shown
-from mimicit.sources.triplet_rows import free_fields
+from mimicit.sources.text import checked_text, free_fields, shown
 
 __all__ = ["document_from_row", "is_document_row"]
 

@@ -1,4 +1,5 @@
-"""From the rows of a file to its items, for formats in which a row is one triplet, or one talk.
+"""From the rows of a file to its items, for formats in which a row is one triplet, or one
+conversation, with names of its own.
 
 A row that is wrong costs only itself: whatever is raised about it becomes its reject, with its place and, as far as it
 is known by then, its id.
@@ -10,11 +11,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mimicit.errors import RejectedError
-from mimicit.sources.base import MediaRef, RawTriplet, Reject, Row, SourceSpec
-from mimicit.sources.talk import Turn, rejected_turns, talk_triplets
+from mimicit.sources.base import Item, MediaRef, RawTriplet, Reject, Row, SourceSpec
+from mimicit.sources.conversations import Turn, rejected_turns, turn_items
 from mimicit.sources.text import own_or_derived_id
 
-__all__ = ["talks_of_rows", "triplets_of_rows"]
+__all__ = ["triplets_of_rows", "turns_of_rows"]
 
 
 def triplets_of_rows(
@@ -24,7 +25,7 @@ def triplets_of_rows(
     id_of: Callable[[Mapping[str, Any]], str] = own_or_derived_id,
 ) -> Iterator[RawTriplet | Reject]:
     """``triplet(row, id, place)`` of each of the ``rows``, or its reject; both functions raise `RejectedError`."""
-    for place, row in rows:
+    for place, row, *_ in rows:
         id = ""
         try:
             if isinstance(row, RejectedError):
@@ -35,19 +36,17 @@ def triplets_of_rows(
             yield spec.reject(error.reason, place=place, id=id, detail=error.detail)
 
 
-def talks_of_rows(
+def turns_of_rows(
     spec: SourceSpec,
     rows: Iterable[Row],
     turns_of: Callable[[dict[str, Any]], Sequence[Turn]],
     about: Callable[[dict[str, Any]], tuple[tuple[MediaRef, ...], dict[str, Any]]],
-    *,
-    placeholders_needed: bool = True,
-) -> Iterator[RawTriplet | Reject]:
+) -> Iterator[Item]:
     """A triplet or a reject for each of the turns of each of the ``rows``.
 
-    ``about(row)`` are the media and the free fields that a whole talk has; what it raises rejects every turn.
+    ``about(row)`` are the media and the free fields that all turns have; what it raises rejects every turn.
     """
-    for place, row in rows:
+    for place, row, *_ in rows:
         id = ""
         try:
             if isinstance(row, RejectedError):
@@ -62,6 +61,4 @@ def talks_of_rows(
         except RejectedError as error:
             yield from rejected_turns(spec, turns, error, id=id, place=place)
         else:
-            yield from talk_triplets(
-                spec, turns, media=media, meta=meta, id=id, place=place, placeholders_needed=placeholders_needed
-            )
+            yield from turn_items(spec, turns, media=media, meta=meta, id=id, place=place, marked=False)

@@ -20,18 +20,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from mimicit.errors import RejectedError
-from mimicit.sources.base import InFile, Item, MediaRef, RawTriplet, Reject, SourceFormat, SourceSpec
+from mimicit.sources.base import InFile, Item, MediaRef, Row, SourceFormat, SourceSpec
 from mimicit.sources.frame_folders import frames_in, frames_ref
 from mimicit.sources.json_rows import MAX_RECORD_BYTES, parsed
 from mimicit.sources.media_names import folder_of, frame_rate, named_kind
 from mimicit.sources.root import Root
+from mimicit.sources.row_media import MediaFinder
+from mimicit.sources.rows import RowReader, describes_itself
 from mimicit.sources.sniff import Head
-from mimicit.sources.text import MAX_TEXT_CHARACTERS, checked_id
-from mimicit.sources.triplet_rows import triplet_from_row
+from mimicit.sources.text import MAX_TEXT_CHARACTERS
 
 __all__ = ["FOLDER"]
 
 _MAX_CAPTION_BYTES: Final = 4 * MAX_TEXT_CHARACTERS
+_NO_SIDECAR: Final = "a sidecar must hold an object with an answer, or a list of them"
 _LISTED_BYTES: Final = 64 << 10  # of a text, looked through for names of frames
 _JSON: Final = frozenset({"array", "lines", "object"})
 _MEDIA_FIELDS: Final = frozenset({"media", "image", "images", "video"})
@@ -89,7 +91,7 @@ FOLDER: Final = SourceFormat(claim=_claim, read=_read)
 
 def _clip_triplets(
     spec: SourceSpec, root: Root, folder: str, frames: Sequence[str], sidecars: Sequence[str]
-) -> Iterator[RawTriplet | Reject]:
+) -> Iterator[Item]:
     """The triplets of the clip whose ``frames`` (paths) lie in ``folder``."""
     if not sidecars:
         yield spec.reject("missing_sidecar", place=folder, id=folder, detail=f"no {folder}.txt, no {folder}.json")
@@ -104,8 +106,9 @@ def _clip_triplets(
         yield from _triplets(spec, root, medium, sidecars)
 
 
-def _triplets(spec: SourceSpec, root: Root, medium: MediaRef, sidecars: Iterable[str]) -> Iterator[RawTriplet | Reject]:
+def _triplets(spec: SourceSpec, root: Root, medium: MediaRef, sidecars: Iterable[str]) -> Iterator[Item]:
     """The triplets about ``medium``: each sidecar gives a triplet or reject at least, or the meta of one."""
+    reader = RowReader(spec=spec, finder=MediaFinder(root, folder_of(medium.origin)), own_media=True)
     path, media = medium.origin, (medium,)
     caption_path = next((sidecar for sidecar in sidecars if sidecar.lower().endswith(".txt")), None)
     description: dict[str, Any] = {}
@@ -117,31 +120,21 @@ def _triplets(spec: SourceSpec, root: Root, medium: MediaRef, sidecars: Iterable
         except RejectedError as error:
             yield spec.reject(error.reason, place=sidecar, id=path, detail=error.detail)
             continue
-        if caption_path and isinstance(rows, dict) and "answer" not in rows:
+        if caption_path and isinstance(rows, dict) and not describes_itself(rows):
             description = rows
             continue
         several = isinstance(rows, list)
         for index, row in enumerate(rows if isinstance(rows, list) else [rows]):
             place, id = (f"{sidecar}[{index}]", f"{path}#{index}") if several else (sidecar, path)
-            yield _triplet(spec, row, place=place, id=id, media=media)
+            fields = row if isinstance(row, dict) else RejectedError("malformed", _NO_SIDECAR)
+            yield from reader.items_of(Row(place, fields, None, media), id=id)
     if caption_path:
         try:
-            row = {"answer": _caption(root, caption_path), "meta": description or None}
+            row = {"caption": _caption(root, caption_path), "meta": description or None}
         except RejectedError as error:
             yield spec.reject(error.reason, place=caption_path, id=path, detail=error.detail)
         else:
-            yield _triplet(spec, row, place=caption_path, id=path, media=media)
-
-
-def _triplet(spec: SourceSpec, row: object, *, place: str, id: str, media: tuple[MediaRef, ...]) -> RawTriplet | Reject:
-    try:
-        if not isinstance(row, dict):
-            raise RejectedError("malformed", "a sidecar must hold an object with an answer, or a list of them")
-        if row.get("id") is not None:
-            id = checked_id(row["id"])
-        return triplet_from_row(row, id=id, place=place, media=media)
-    except RejectedError as error:
-        return spec.reject(error.reason, place=place, id=id, detail=error.detail)
+            yield from reader.items_of(Row(caption_path, row, None, media), id=path)
 
 
 def _caption(root: Root, path: str) -> str:

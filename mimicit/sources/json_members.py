@@ -33,7 +33,7 @@ def member_rows(root: Root, path: str, name: str) -> Iterator[Row]:
                 continue
             found = True
             for index in cursor.elements():
-                yield f"{path}#{name}[{index}]", element(cursor)
+                yield element(cursor, path, f"{path}#{name}[{index}]")
         cursor.finish()
     if not found:
         raise SourceError(f"{path}: has no list {name!r}")
@@ -56,7 +56,7 @@ def first_of_members(root: Root, path: str) -> dict[str, Any]:
                     continue
                 for index in cursor.elements():
                     if index == 0:
-                        record = element(cursor)
+                        record = element(cursor, path, path).fields
                         found[name] = None if isinstance(record, RejectedError) else record
                     else:
                         cursor.value(keep_bytes=0)

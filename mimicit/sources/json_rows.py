@@ -6,19 +6,31 @@ that breaks between its records cannot be followed any further: that is a `Sourc
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, BinaryIO, Final, NamedTuple
 
 import orjson
 
 from mimicit.errors import RejectedError
-from mimicit.sources.base import Row
+from mimicit.sources.base import InJson, Row
 from mimicit.sources.json_cursor import JsonCursor
 from mimicit.sources.repeated_keys import repeated_key
 from mimicit.sources.root import Root
 
-__all__ = ["MAX_RECORD_BYTES", "MAX_RECORD_VALUES", "Line", "element", "json_lines", "json_rows", "parsed", "record_of"]
+__all__ = [
+    "MAX_RECORD_BYTES",
+    "MAX_RECORD_VALUES",
+    "Line",
+    "element",
+    "json_lines",
+    "json_rows",
+    "located_text",
+    "parsed",
+    "record_of",
+]
 
 MAX_RECORD_BYTES: Final = 64 << 20
 MAX_RECORD_VALUES: Final = 2_000_000
@@ -73,11 +85,39 @@ def _holds_nan(raw: bytes) -> bool:
     return b"NaN" in raw or b"Infinity" in raw
 
 
-def element(cursor: JsonCursor) -> dict[str, Any] | RejectedError:
-    """Pass the value at ``cursor``: the object, or the reason why it is none that can be taken for a record."""
+def element(cursor: JsonCursor, path: str, place: str) -> Row:
+    """Pass the value at ``cursor`` in the file at ``path``: the record, or why it is none."""
     is_object = cursor.peek() == b"{"
     span = cursor.value(keep_bytes=MAX_RECORD_BYTES if is_object else 0)
-    return record_of(span.raw) if is_object else RejectedError("malformed", _NO_OBJECT)
+    if not is_object:
+        return Row(place, RejectedError("malformed", _NO_OBJECT))
+    return Row(place, record_of(span.raw), partial(located_text, path, span.offset, span.raw or b""))
+
+
+def located_text(path: str, offset: int, raw: bytes, steps: Sequence[str | int]) -> InJson:
+    """Where the text lies to which ``steps`` lead in the JSON ``raw``, which begins ``offset`` bytes into ``path``."""
+    cursor = JsonCursor(io.BytesIO(raw), path)
+    for step in steps:
+        if not _step_into(cursor, step):
+            raise RejectedError("malformed", f"there is no {step!r} in the record")
+    if cursor.peek() != b'"':
+        raise RejectedError("malformed", f"{'.'.join(map(str, steps))} must be text")
+    span = cursor.value(keep_bytes=0)
+    return InJson(path, offset + span.offset, span.length)
+
+
+def _step_into(cursor: JsonCursor, step: str | int) -> bool:
+    """Move ``cursor`` to the member or element ``step`` of the value it stands at; false where there is none."""
+    found: Iterable[bool] = ()
+    if isinstance(step, int) and cursor.peek() == b"[":
+        found = (index == step for index in cursor.elements())
+    elif isinstance(step, str) and cursor.peek() == b"{":
+        found = (json.loads(b'"%s"' % (key.raw or b"")) == step for key in cursor.members())
+    for is_it in found:
+        if is_it:
+            return True
+        cursor.value(keep_bytes=0)
+    return False
 
 
 def json_lines(file: BinaryIO, path: str) -> Iterator[Line]:
@@ -112,10 +152,10 @@ def record_of(raw: bytes | None) -> dict[str, Any] | RejectedError:
 def _array(file: BinaryIO, path: str) -> Iterator[Row]:
     cursor = JsonCursor(file, path)
     for index in cursor.elements():
-        yield f"{path}[{index}]", element(cursor)
+        yield element(cursor, path, f"{path}[{index}]")
     cursor.finish()
 
 
 def _lines(file: BinaryIO, path: str) -> Iterator[Row]:
     for line in json_lines(file, path):
-        yield line.place, record_of(line.raw)
+        yield Row(line.place, record_of(line.raw), partial(located_text, path, line.offset, line.raw or b""))

@@ -14,13 +14,14 @@
 - ``document``, instead of ``instruction`` and ``answer``: an interleaved document (see `document_rows`).
 
 A CSV cell holds several paths or ids as a JSON list (``["a.jpg", "b.jpg"]``), or between ``;``, or between ``|``; a
-name that itself holds one of these needs the JSON list. ``meta`` may be a JSON object in a CSV cell. People write CSV
-by hand, so its columns may have other usual names too: ``question``, ``file_name``, ``caption`` (see `field_names`).
+name that itself holds one of these needs the JSON list. ``meta`` may be a JSON object in a CSV cell. Columns may
+have other usual names too: ``question``, ``file_name``, ``caption`` (see `column_names`), and a row may be a question
+with choices or a conversation (see `rows`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, Final
@@ -28,19 +29,16 @@ from typing import Any, Final
 import orjson
 
 from mimicit.errors import RejectedError
-from mimicit.sources.base import Item, MediaRef, Needs, RawTriplet, Row, SourceFormat, SourceSpec
-from mimicit.sources.column_names import MEDIA_FIELDS, field_names
+from mimicit.sources.base import Item, Locate, Locator, Needs, Row, SourceFormat, SourceSpec
+from mimicit.sources.column_names import MEDIA_FIELDS, columns_of, field_names
 from mimicit.sources.csv_rows import csv_rows
-from mimicit.sources.document_rows import document_from_row, is_document_row
-from mimicit.sources.each_row import triplets_of_rows
-from mimicit.sources.finding import media_refs
 from mimicit.sources.json_rows import json_rows
-from mimicit.sources.json_values import json_value
 from mimicit.sources.media_names import folder_of
-from mimicit.sources.parquet import parquet_columns, parquet_rows
 from mimicit.sources.root import Root
-from mimicit.sources.sniff import Head, sniff
-from mimicit.sources.triplet_rows import triplet_from_row
+from mimicit.sources.row_media import MediaFinder
+from mimicit.sources.rows import PlaceholderOptions, RowReader
+from mimicit.sources.sniff import Fields, Head, HeadKind, sniff
+from mimicit.sources.table_rows import picture_columns, table_rows
 
 __all__ = ["MANIFEST"]
 
@@ -63,14 +61,18 @@ def _claim(root: Root, heads: Mapping[str, Head], *, force: bool = False) -> lis
 
 
 def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
+    options = PlaceholderOptions(**spec.options)  # type: ignore[arg-type]
     for path in spec.files:
-        yield from triplets_of_rows(spec, _rows(root, path), partial(_triplet, root, folder_of(path)))
+        finder = MediaFinder(root, folder_of(path))
+        reader = RowReader(spec=spec, finder=finder, require_placeholders=bool(options.require_placeholders))
+        yield from reader.items(_rows(root, path))
 
 
 MANIFEST: Final = SourceFormat(
     claim=_claim,
     read=_read,
     by_record=True,
+    options=PlaceholderOptions,
     needs=(Needs(("array", "lines", "csv", "parquet"), (("instruction",), ("answer",))),),
 )
 
@@ -79,50 +81,39 @@ def _rows(root: Root, path: str) -> Iterator[Row]:
     kind = sniff(root, path).kind
     if kind == "csv":
         return _csv_rows(root, path)
-    return _parquet_rows(root, path) if kind == "parquet" else json_rows(root, path)
-
-
-def _parquet_rows(root: Root, path: str) -> Iterator[Row]:
-    # Columns of bytes are no text of ours and could be pictures of any size.
-    columns = [name for name, kind in parquet_columns(root, path).items() if "binary" not in kind]
-    for number, (_, _, values) in enumerate(parquet_rows(root, path, columns)):
-        place = f"{path}[{number}]"
-        if isinstance(values, RejectedError):
-            yield place, values
-        else:
-            yield place, {name: json_value(value) for name, value in values.items()}
-
-
-def _triplet(root: Root, folder: str, row: Mapping[str, Any], id: str, place: str) -> RawTriplet:
-    if is_document_row(row):
-        return document_from_row(root, row, id=id, place=place, beside=folder)
-    media: tuple[MediaRef, ...] = ()
-    for column, kind in MEDIA_FIELDS.items():
-        media += media_refs(root, _listed(row.get(column)), beside=folder, kind=kind)
-    fields = {name: value for name, value in row.items() if name not in MEDIA_FIELDS}
-    return triplet_from_row(fields, id=id, place=place, media=media)
-
-
-def _known_columns(head: Head) -> dict[str, str]:
-    """The fields of a triplet by the columns of the table that hold them."""
-    names = field_names(head.fields) if head.kind == "csv" else {column: column for column in head.fields}
-    known = {"id", "instruction", "answer", "related", *MEDIA_FIELDS}
-    return {column: field for column, field in names.items() if field in known}
-
-
-def _shown_columns(head: Head) -> str:
-    columns = sorted(_known_columns(head).items())
-    return ", ".join(column if field == column.casefold() else f"{column} ({field})" for column, field in columns)
+    return table_rows(root, path, is_arrow=False) if kind == "parquet" else json_rows(root, path)
 
 
 def _fits(path: str, head: Head) -> bool:
-    columns = _known_columns(head)
-    if any("binary" in head.fields[column] for column in columns):
+    return head.any(lambda fields: _is_row(head.kind, fields)) or PurePosixPath(path).name.lower() in _NAMES
+
+
+def _is_row(kind: HeadKind, fields: Fields) -> bool:
+    """Whether the columns show something and say what, or ask and answer something.
+
+    Only a CSV file may use other names for the latter: in JSON, a question without a picture mostly is one about a
+    picture that another file names.
+    """
+    columns = columns_of(_names(kind, fields))
+    if any("binary" in fields[column] for column, _ in columns.media) or picture_columns(fields):
         return False  # pictures inside the table: another format
-    fields = set(columns.values())
-    if "answer" in fields and ("instruction" in fields or (head.kind == "csv" and fields & MEDIA_FIELDS.keys())):
+    answers = columns.answers or columns.chosen or columns.places
+    if columns.media and (columns.captions or (columns.instructions and answers)):
         return True
-    return PurePosixPath(path).name.lower() in _NAMES
+    return {"instruction", "answer"} <= fields.keys() or bool(kind == "csv" and columns.instructions and answers)
+
+
+def _names(kind: HeadKind, fields: Fields) -> list[str]:
+    """The names of the columns; in the shape of JSON, what is inside them has names as well."""
+    return [name for name in fields if kind in ("csv", "parquet") or (name and "." not in name and "[" not in name)]
+
+
+def _shown_columns(head: Head) -> str:
+    """The columns that tell what a row is, by name; beside those with other names, the field that they stand for."""
+    names = _names(head.kind, head.fields)
+    known = {"id", "instruction", "answer", "related", *MEDIA_FIELDS}
+    fields = sorted((column, field) for column, field in field_names(names).items() if field in known)
+    return ", ".join(column if field == column.casefold() else f"{column} ({field})" for column, field in fields)
 
 
 def _called_after(path: str) -> str:
@@ -133,22 +124,27 @@ def _stem(path: str) -> str:
     return path.rpartition("/")[2].partition(".")[0].lower()
 
 
-def _listed(value: object) -> list[object]:
-    if value is None or value == "":
-        return []
-    return value if isinstance(value, list) else [value]
-
-
 def _csv_rows(root: Root, path: str) -> Iterator[Row]:
     fields: dict[str, str] = {}
-    for place, row in csv_rows(root, path):
+    columns: dict[str, str] = {}
+    for row in csv_rows(root, path):
+        if isinstance(row.fields, RejectedError):
+            yield row
+            continue
+        if not fields:  # the columns of all rows are the same
+            fields = field_names(row.fields)
+            columns = {field: column for column, field in fields.items()}
         try:
-            if isinstance(row, RejectedError):
-                raise row
-            fields = fields or field_names(row)  # the columns of all rows are the same
-            yield place, _uncelled({fields[column]: cell for column, cell in row.items()})
+            cells = _uncelled({fields[column]: cell for column, cell in row.fields.items()})
         except RejectedError as error:
-            yield place, error
+            yield Row(row.place, error)
+        else:
+            yield Row(row.place, cells, partial(_in_cell, row.locate, columns) if row.locate else None)
+
+
+def _in_cell(locate: Locate, columns: Mapping[str, str], steps: Sequence[str | int]) -> Locator:
+    """Where the cell of a field lies; the only entry of a list is the cell itself."""
+    return locate([columns[str(steps[0])], *(step for step in steps[1:] if step != 0)])
 
 
 def _uncelled(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,6 +163,8 @@ def _uncelled(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _split(cell: str, column: str) -> list[str]:
+    if cell.lstrip()[:5].lower() == "data:":  # a picture as text, which has a semicolon of its own
+        return [cell.strip()]
     is_json = cell.lstrip().startswith("[")
     entries = _json_cell(cell, column) if is_json else cell.split(";" if ";" in cell else "|")
     return [entry.strip() if isinstance(entry, str) else entry for entry in entries if entry != ""]

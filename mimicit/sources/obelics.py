@@ -111,7 +111,7 @@ OBELICS: Final = SourceFormat(
 
 def _read_map(spec: SourceSpec, root: Root, path: str, downloads: DiskTable) -> Iterator[Reject]:
     """Enter every download that succeeded as its URL; its place is resolved when a document shows it."""
-    for place, row in _map_rows(root, path):
+    for place, row, *_ in _map_rows(root, path):
         try:
             if isinstance(row, RejectedError):
                 raise row
@@ -135,7 +135,7 @@ def _map_rows(root: Root, path: str) -> Iterator[Row]:
     else:
         names = ("url", "key", "status") if {"key", "status"} <= head.fields.keys() else ("url", "path")
         for number, (_, _, row) in enumerate(parquet_rows(root, path, names)):
-            yield f"{path}[{number}]", row
+            yield Row(f"{path}[{number}]", row)
 
 
 def _document(

@@ -39,6 +39,7 @@ _BUFFER_BYTES: Final = 1 << 20
 _BUFFERS_BYTES: Final = 64 << 20  # of all columns together
 _LEAST_BUFFER: Final = 4 << 10
 _VALUES_AT_ONCE: Final = 100_000  # of all columns together
+_BATCH_BYTES: Final = 32 << 20  # of rows that are about as large as the mean, or a single larger one
 _CELL_ROWS: Final = 256
 _CELL_BYTES: Final = 1 << 20  # about so much of a column is unpacked at once, or a single cell
 _OPEN_BYTES: Final = 64 << 20  # of the columns that are open, or a single larger one
@@ -61,16 +62,27 @@ def parquet_rows(
 
 
 def parquet_batches(
-    file: BinaryIO, path: str, wanted: Callable[[str], bool], at_once: int, start: Place
+    file: BinaryIO, path: str, wanted: Callable[[str, int | None], bool], at_once: int, start: Place
 ) -> Iterator[tuple[int, int, pa.RecordBatch]]:
-    """(row group, its first row, rows) of small batches of the leaf columns whose dotted names are ``wanted``.
+    """(row group, its first row, rows) of small batches of the leaf columns that are ``wanted``.
 
-    A leaf of a nested column, such as ``image.path``, is read without its neighbours. For a process of its own: see
+    That is asked for the dotted name of a leaf, and how many nulls it has (None: the file does not say). A leaf of a
+    nested column, such as ``image.path``, is read without its neighbours. For a process of its own: see
     `rows_apart`, also for ``at_once`` and ``start``.
     """
     with _opened(file, path) as parquet:
-        leaves = [parquet.schema.column(number).path for number in range(len(parquet.schema))]
-        yield from _batches_from(file, parquet, path, list(filter(wanted, leaves)), at_once, start)
+        groups = [parquet.metadata.row_group(number) for number in range(parquet.num_row_groups)]
+        leaves: list[str] = []
+        size = 0
+        for number in range(len(parquet.schema)):
+            chunks = [group.column(number) for group in groups]
+            counts = [chunk.statistics.null_count if chunk.statistics else None for chunk in chunks]
+            nulls = None if None in counts else sum(count or 0 for count in counts)
+            if wanted(parquet.schema.column(number).path, nulls):
+                leaves.append(parquet.schema.column(number).path)
+                size += sum(chunk.total_uncompressed_size for chunk in chunks)
+        most = _BATCH_BYTES * parquet.metadata.num_rows // max(1, size)
+        yield from _batches_from(file, parquet, path, leaves, max(1, min(at_once, most)), start)
 
 
 def parquet_columns_of(file: BinaryIO, path: str) -> dict[str, str]:
@@ -190,7 +202,7 @@ class _OpenColumn:
             self.first_row = 0
             self._opened = stack.pop_all()
 
-    def value(self, row: int, item: int | None) -> Any:
+    def value(self, row: int, item: int | tuple[str | int, ...] | None) -> Any:
         while self._values is None or row >= self.first_row + len(self._values):
             self.first_row += 0 if self._values is None else len(self._values)
             self._values = None

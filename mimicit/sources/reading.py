@@ -17,7 +17,7 @@ import orjson
 
 from mimicit.errors import RejectedError, SourceError
 from mimicit.sources.arrow import ArrowCells
-from mimicit.sources.base import InArrow, InFile, InJson, InParquet, InTar, Locator
+from mimicit.sources.base import InArrow, InFile, InJson, InParquet, InTar, InText, Locator
 from mimicit.sources.base64_text import decode_base64
 from mimicit.sources.finding import find_file
 from mimicit.sources.media_names import folder_of
@@ -75,6 +75,8 @@ class Reader:
                 return self._in_file(locator)
             case InJson():
                 return self._in_json(locator)
+            case InText():
+                return self._in_text(locator)
             case InParquet():
                 self._tables.add(locator.path)
                 return self._in_table(locator, self._cells.read(locator))
@@ -160,6 +162,13 @@ class Reader:
         if len(quoted) != locator.length + 2 or quoted[:1] != b'"' or quoted[-1:] != b'"':
             raise RejectedError("bad_media", f"{locator.path}: no text at byte {locator.offset}; the file has changed")
         return decode_base64(_unescaped(quoted))
+
+    def _in_text(self, locator: InText) -> bytes:
+        self._check_base64(locator.path, locator.length)
+        text = os.pread(self._opened(locator.path).fileno(), locator.length, locator.offset)
+        if len(text) != locator.length:
+            raise RejectedError("bad_media", f"{locator.path}: no text at byte {locator.offset}; the file has changed")
+        return decode_base64(text)
 
     def _in_tar(self, locator: InTar) -> bytes:
         descriptor = self._checked_member(locator)

@@ -1,8 +1,9 @@
-"""The rows of an Arrow or parquet table with pictures inside: their values, and where their pictures lie.
+"""The rows of an Arrow or parquet table: their values, and where the pictures lie that it keeps inside.
 
-The bytes of pictures are not read here, of parquet not even from the disk: a picture is known by its path alone.
-Numbers of classes become names where the table has them (as `datasets` keeps its features). The table is read in
-another process (see `mimicit.sources.table_process`).
+Pictures are those of `datasets` (``{bytes, path}``) in any column, and plain bytes in a column that is called so
+(``image``, ``jpg``); or lists of them. Their bytes are not kept here, and of parquet mostly not even read. Numbers of
+classes become names where the table has them (as `datasets` keeps its features). The table is read in another process
+(see `mimicit.sources.table_process`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import orjson
 
 from mimicit.errors import RejectedError
 from mimicit.sources.arrow import arrow_batches, arrow_columns_of, arrow_damage
-from mimicit.sources.base import MAX_MEDIA, InArrow, InParquet, MediaRef
+from mimicit.sources.base import MAX_MEDIA, InArrow, InParquet, MediaRef, Row
+from mimicit.sources.column_names import in_order
 from mimicit.sources.json_values import json_value
 from mimicit.sources.media_names import named_kind
 from mimicit.sources.parquet import parquet_batches, parquet_columns_of
@@ -26,42 +28,66 @@ from mimicit.sources.table_process import Place, check_columns, rows_apart
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["TableRow", "class_names", "is_pictures", "table_rows"]
+__all__ = ["class_names", "picture_columns", "table_rows"]
 
-TableRow = tuple[dict[str, Any], tuple[MediaRef, ...]]
+_TableRow = tuple[dict[str, Any], tuple[MediaRef, ...]]
 """The values of one row that JSON can hold, by column, and its pictures in the order of the columns."""
 
 _PICTURES: Final = re.compile(
     r"(?:(?:large_)?list<\w+: )?struct<bytes: (?:large_)?binary, path: (?:large_)?string>(?: not null)?>?"
 )
+_BYTES: Final = re.compile(r"(?:large_)?binary|(?:large_)?list<\w+: (?:large_)?binary(?: not null)?>")
+_PICTURE_NAMES: Final = re.compile(
+    r"(?:image|img|picture|photo|jpe?g|png|webp|gif|bmp|tiff?|video|mp4|clip)s?(?:_?bytes|_?data|_?[0-9]{1,4})?",
+    re.IGNORECASE | re.ASCII,
+)
+_CLIP_NAMES: Final = re.compile(r"video|mp4|clip", re.IGNORECASE)
 _CHUNK_ROWS: Final = 256
 _CHUNK_VALUES: Final = 100_000  # of all columns together
 _MAX_ORIGIN: Final = 1024
 
-_Locate = Callable[[int, str, int | None], InArrow | InParquet]
-"""(row, column, entry of its list) to the place of a picture."""
+_Item = int | tuple[str | int, ...] | None
+_InTable = Callable[[int, str, _Item], InArrow | InParquet]
+"""(row, column, what leads further into its cell) to the place of a picture."""
 
 
-def is_pictures(kind: str) -> bool:
-    """Whether a column whose type Arrow calls ``kind`` holds pictures of `datasets`, or lists of them."""
-    return _PICTURES.fullmatch(kind) is not None
+def picture_columns(kinds: Mapping[str, str]) -> list[str]:
+    """The columns that hold pictures or lists of them, by the types that Arrow calls ``kinds``; in order."""
+    return in_order(
+        name
+        for name, kind in kinds.items()
+        if _PICTURES.fullmatch(kind) or (_BYTES.fullmatch(kind) and _PICTURE_NAMES.fullmatch(name))
+    )
 
 
-def table_rows(root: Root, path: str, *, is_arrow: bool) -> Iterator[TableRow | RejectedError]:
+def table_rows(root: Root, path: str, *, is_arrow: bool) -> Iterator[Row]:
     """The rows of the table at ``path`` in order, or why one cannot be had; `SourceError` where it is damaged.
 
     Columns of other bytes than pictures are left out. A picture that is null counts where it is an entry of a list.
     """
     read = _arrow_rows if is_arrow else _parquet_rows
-    return (row for _, _, row in rows_apart(root, path, read, can_skip=not is_arrow))
+    for number, (block, row, found) in enumerate(rows_apart(root, path, read, can_skip=not is_arrow)):
+        place = f"{path}[{number}]"
+        if isinstance(found, RejectedError):
+            yield Row(place, found)
+        else:
+            yield Row(place, found[0], partial(_located, is_arrow, path, block, row), found[1])
+
+
+def _located(is_arrow: bool, path: str, block: int, row: int, steps: Sequence[str | int]) -> InArrow | InParquet:
+    column, *inner = steps
+    item: _Item = tuple(inner) or None
+    if len(inner) == 1 and isinstance(inner[0], int):
+        item = inner[0]
+    return (InArrow if is_arrow else InParquet)(path, block, row, str(column), item)
 
 
 def _arrow_rows(
     file: BinaryIO, path: str, at_once: int, start: Place
-) -> Iterator[tuple[int, int, TableRow | RejectedError]]:
+) -> Iterator[tuple[int, int, _TableRow | RejectedError]]:
     kinds = arrow_columns_of(file, path)
     check_columns(len(kinds))
-    pictures = _picture_columns(kinds)
+    pictures = picture_columns(kinds)
     for number, batch in enumerate(arrow_batches(file, path)):
         if number >= start[0]:
             first = start[1] if number == start[0] else 0
@@ -70,33 +96,33 @@ def _arrow_rows(
                 yield number, row, values
 
 
-def _in_arrow(path: str, batch: int, first: int, row: int, column: str, item: int | None) -> InArrow:
+def _in_arrow(path: str, batch: int, first: int, row: int, column: str, item: _Item) -> InArrow:
     return InArrow(path, batch, first + row, column, item)
 
 
 def _parquet_rows(
     file: BinaryIO, path: str, at_once: int, start: Place
-) -> Iterator[tuple[int, int, TableRow | RejectedError]]:
+) -> Iterator[tuple[int, int, _TableRow | RejectedError]]:
     kinds = parquet_columns_of(file, path)
     check_columns(len(kinds))
-    pictures = _picture_columns(kinds)
+    pictures = picture_columns(kinds)
 
-    def is_light(leaf: str) -> bool:
+    def is_needed(leaf: str, nulls: int | None) -> bool:
         column = next((name for name in kinds if leaf == name or leaf.startswith(f"{name}.")), "")
-        return not leaf.endswith(".bytes") if column in pictures else "binary" not in kinds.get(column, "")
+        if column not in pictures:
+            return "binary" not in kinds.get(column, "")
+        if _PICTURES.fullmatch(kinds[column]):
+            return not leaf.endswith(".bytes")
+        return nulls != 0 or "list" in kinds[column]  # plain bytes: read to see where there are none
 
-    for group, first, batch in parquet_batches(file, path, is_light, at_once, start):
+    for group, first, batch in parquet_batches(file, path, is_needed, at_once, start):
         rows = _rows(path, batch, partial(_in_parquet, path, group, first), pictures, at_once)
         for row, values in enumerate(rows, first):
             yield group, row, values
 
 
-def _in_parquet(path: str, group: int, first: int, row: int, column: str, item: int | None) -> InParquet:
+def _in_parquet(path: str, group: int, first: int, row: int, column: str, item: _Item) -> InParquet:
     return InParquet(path, group, first + row, column, item)
-
-
-def _picture_columns(kinds: Mapping[str, str]) -> frozenset[str]:
-    return frozenset(name for name, kind in kinds.items() if is_pictures(kind))
 
 
 def class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:
@@ -127,8 +153,8 @@ def _named(value: Any, names: Sequence[str]) -> Any:
 
 
 def _rows(
-    path: str, batch: pa.RecordBatch, locate: _Locate, pictures: frozenset[str], at_once: int
-) -> Iterator[TableRow | RejectedError]:
+    path: str, batch: pa.RecordBatch, locate: _InTable, pictures: Sequence[str], at_once: int
+) -> Iterator[_TableRow | RejectedError]:
     kinds = {field.name: str(field.type) for field in batch.schema}
     columns = {name: batch.column(name) for name, kind in kinds.items() if name in pictures or "binary" not in kind}
     labels = class_names(batch.schema.metadata)
@@ -144,7 +170,7 @@ def _rows(
         for name in labels.keys() & values.keys():
             values[name] = [_named(value, labels[name]) for value in values[name]]
         for row in range(min(rows, len(batch) - start)):
-            named = {name: cells[row] for name, cells in paths.items()}
+            named = {name: paths[name][row] if name in paths else None for name in pictures}
             shown = sum(len(cell) if isinstance(cell, list) else 1 for cell in named.values())
             if shown > MAX_MEDIA:
                 yield RejectedError(
@@ -159,17 +185,21 @@ def _paths(cells: pa.Array) -> list[str | list[str | None] | None]:
     """What each cell says of its picture's path; a list for a list of pictures, and an empty one for no picture."""
     import pyarrow as pa
 
-    if pa.types.is_struct(cells.type):
-        paths = cells.field("path").to_pylist()
-        return [path if valid else [] for path, valid in zip(paths, cells.is_valid().to_pylist(), strict=True)]
+    is_valid = cells.is_valid().to_pylist()
+    if not pa.types.is_list(cells.type) and not pa.types.is_large_list(cells.type):
+        is_struct = pa.types.is_struct(cells.type)
+        paths = cells.field("path").to_pylist() if is_struct else [None] * len(cells)
+        return [path if valid else [] for path, valid in zip(paths, is_valid, strict=True)]
     entries = (cell.values for cell in cells)
+    if not pa.types.is_struct(cells.type.value_type):
+        return [[] if entry is None else [None] * len(entry) for entry in entries]
     return [[] if entry is None else entry.field("path").to_pylist() for entry in entries]
 
 
 def _media(
     table: str,
     columns: Mapping[str, str | list[str | None] | None],
-    locate: Callable[[str, int | None], InArrow | InParquet],
+    locate: Callable[[str, _Item], InArrow | InParquet],
 ) -> tuple[MediaRef, ...]:
     media: list[MediaRef] = []
     for column, paths in columns.items():
@@ -178,5 +208,6 @@ def _media(
         )
         for item, path in items:
             origin = (path or f"{table}#{column}")[:_MAX_ORIGIN]
-            media.append(MediaRef(kind=named_kind(origin) or "image", parts=(locate(column, item),), origin=origin))
+            kind = named_kind(origin) or ("video" if _CLIP_NAMES.match(column) else "image")
+            media.append(MediaRef(kind=kind, parts=(locate(column, item),), origin=origin))
     return tuple(media)

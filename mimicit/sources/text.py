@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from mimicit.errors import RejectedError, SchemaError
@@ -24,6 +24,7 @@ __all__ = [
     "checked_meta",
     "checked_text",
     "derived_id",
+    "free_fields",
     "is_unicode",
     "own_or_derived_id",
     "shown",
@@ -32,6 +33,7 @@ __all__ = [
 MAX_TEXT_CHARACTERS: Final = 1_000_000
 _MAX_ID_CHARACTERS: Final = 4096
 _MAX_META_BYTES: Final = 1_000_000
+_FIELDS: Final = frozenset({"id", "instruction", "answer", "related", "meta"})
 
 
 def checked_text(value: object, field: str) -> str:
@@ -111,6 +113,20 @@ def checked_meta(value: Mapping[str, Any]) -> dict[str, Any]:
     if meta and len(_canonical(meta, "meta")) > _MAX_META_BYTES:
         raise RejectedError("too_long", f"the free fields take more than {_MAX_META_BYTES} bytes")
     return meta
+
+
+def free_fields(fields: Mapping[str, Any], used: Collection[str] = ()) -> dict[str, Any]:
+    """Those of ``fields`` that are not ``used`` and none of a triplet's own, beside the entries of the field ``meta``.
+
+    The latter yield to a field of the same name. Raises `RejectedError`.
+    """
+    meta = fields.get("meta")
+    free = dict(meta) if isinstance(meta, dict) else {"meta": meta} if meta is not None else {}
+    for name, value in fields.items():
+        is_flag = name == "query" and isinstance(value, bool)
+        if name not in _FIELDS and name not in used and not is_flag and value is not None:
+            free[name] = value
+    return checked_meta(free)
 
 
 def derived_id(record: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from mimicit.sources.base import A_MEDIUM, PICTURES, Needs
 from mimicit.sources.registry import SOURCES
 from mimicit.sources.root import Root
 from mimicit.sources.sniff import Fields, Head, HeadKind, sniff
-from mimicit.sources.table_rows import is_pictures
+from mimicit.sources.table_rows import picture_columns
 
 __all__ = ["is_data", "why_unused"]
 
@@ -123,7 +123,7 @@ def _missing(needs: Needs, kind: HeadKind, fields: Fields) -> Iterator[str]:
 def _generic_names(kind: HeadKind, fields: Fields) -> Iterator[str]:
     if kind == "tar" and not {"image", "video"}.isdisjoint(fields.values()):
         yield A_MEDIUM
-    if kind in ("parquet", "arrow") and any(map(is_pictures, fields.values())):
+    if kind in ("parquet", "arrow") and picture_columns(fields):
         yield PICTURES
 
 

@@ -15,13 +15,13 @@ from mimicit.errors import RejectedError
 from mimicit.records import MediaKind
 from mimicit.sources.base import Item, MediaRef, Needs, SourceFormat, SourceSpec
 from mimicit.sources.claiming import claim_files
-from mimicit.sources.each_row import talks_of_rows
+from mimicit.sources.conversations import Turn
+from mimicit.sources.each_row import turns_of_rows
 from mimicit.sources.finding import media_refs
 from mimicit.sources.json_rows import json_rows
 from mimicit.sources.media_names import folder_of
 from mimicit.sources.root import Root
 from mimicit.sources.sniff import Fields
-from mimicit.sources.talk import Turn
 from mimicit.sources.text import checked_meta, shown
 
 __all__ = ["VIDEOCHAT2"]
@@ -38,7 +38,7 @@ def _fits(root: Root, path: str, fields: Fields) -> bool:
 def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
     for path in spec.files:
         about = partial(_about, root, folder_of(path))
-        yield from talks_of_rows(spec, json_rows(root, path), _turns, about, placeholders_needed=False)
+        yield from turns_of_rows(spec, json_rows(root, path), _turns, about)
 
 
 VIDEOCHAT2: Final = SourceFormat(

@@ -102,7 +102,7 @@ VQAV2: Final = SourceFormat(
 
 
 def _read_answers(spec: SourceSpec, root: Root, path: str, answers: DiskTable) -> Iterator[Reject]:
-    for place, row in member_rows(root, path, "annotations"):
+    for place, row, *_ in member_rows(root, path, "annotations"):
         id = ""
         try:
             if isinstance(row, RejectedError):

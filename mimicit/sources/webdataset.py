@@ -5,7 +5,7 @@ A sample is the members whose names are the same up to the first dot (see `tar_s
 
 - Pictures: every member with the extension of one, shown in the order of the tar; or those that the option
   ``pictures`` names.
-- ``.json`` with ``conversations`` is a talk (see `talk`); one with ``answer`` is a triplet, as in a sidecar.
+- ``.json`` with a conversation, an ``answer``, or a question that it answers, is a record as anywhere (see `rows`).
 - Otherwise ``.txt`` is the caption, or else ``.text``, ``.caption``, the ``caption`` of the ``.json``, or the class in
   ``.cls``. Its instruction comes from a fixed pool, picked by a hash of the id. The fields of the ``.json`` go to
   ``meta``, and those of other members are passed over.
@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any, Final
 
 from mimicit.errors import RejectedError
@@ -28,28 +29,29 @@ from mimicit.sources.base import (
     A_MEDIUM,
     InTar,
     Item,
+    Locate,
     MediaRef,
     Needs,
     RawTriplet,
-    Reject,
+    Row,
     SourceFormat,
     SourceSpec,
 )
-from mimicit.sources.json_rows import MAX_RECORD_BYTES, parsed
+from mimicit.sources.column_names import columns_of
+from mimicit.sources.json_rows import MAX_RECORD_BYTES, located_text, parsed
 from mimicit.sources.media_names import folder_of, named_kind
 from mimicit.sources.root import Root
+from mimicit.sources.row_media import MediaFinder
+from mimicit.sources.rows import PlaceholderOptions, RowReader, describes_itself
 from mimicit.sources.sniff import Fields, Head
-from mimicit.sources.talk import TALK_KEYS, rejected_turns, system_text, talk_triplets, turns_of
 from mimicit.sources.tar_members import TarMember
 from mimicit.sources.tar_samples import TarSample, read_member, tar_samples
-from mimicit.sources.text import MAX_TEXT_CHARACTERS, checked_id, checked_meta
-from mimicit.sources.triplet_rows import triplet_from_row
+from mimicit.sources.text import MAX_TEXT_CHARACTERS
 
 __all__ = ["WEBDATASET", "WebdatasetOptions"]
 
 _MAX_CAPTION_BYTES: Final = 4 * MAX_TEXT_CHARACTERS
 _TEXTS: Final = ("txt", "text", "caption")
-_CAPTION: Final = "caption"
 _CLASS: Final = "cls"
 _IDS: Final = frozenset({"id", "key", "__key__"})
 _DOWNLOADS: Final = frozenset({"url", "key", "status"})
@@ -57,7 +59,7 @@ _MOST_SUFFIXES: Final = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WebdatasetOptions:
+class WebdatasetOptions(PlaceholderOptions):
     """``pictures`` are the suffixes of the members that are shown, such as ``jpg``, or patterns of them, such as
     ``*.jpg``; none: all pictures and clips. ``classes`` are the names of the classes that ``.cls`` counts, from 0.
     """
@@ -111,6 +113,13 @@ def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
     options = WebdatasetOptions(**spec.options)  # type: ignore[arg-type]
     names = tuple(f"{path.rpartition('/')[2]}/" for path in spec.files)
     for path, prefix in zip(spec.files, names, strict=True):
+        reader = RowReader(
+            spec=spec,
+            finder=MediaFinder(root, folder_of(path)),
+            own_media=True,
+            id_fields=(),
+            require_placeholders=bool(options.require_placeholders),
+        )
         for sample in tar_samples(root, path):
             if isinstance(sample, RejectedError):
                 yield spec.reject(sample.reason, place=path, detail=sample.detail, scope="media")
@@ -120,14 +129,11 @@ def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
                 if sample.fault:
                     raise RejectedError("duplicate_id", sample.fault)
                 media = _media(path, sample, options)
-                row = _json(root, path, sample)
-                if any(key in row for key in TALK_KEYS):
-                    yield from _talk(spec, row, media, id=id, place=place)
-                    continue
-                fields = _row(root, path, sample, row, options)
-                triplet = triplet_from_row(fields, id=checked_id(id), place=place, media=media)
-                related = (name if name.startswith(names) else prefix + name for name in triplet.related)
-                yield replace(triplet, related=tuple(related))
+                fields, locate = _json(root, path, sample)
+                if not describes_itself(fields):
+                    fields = _captioned(root, path, sample, fields, options)
+                for item in reader.items_of(Row(place, fields, locate, media), id=id):
+                    yield _of_tar(item, prefix, names) if isinstance(item, RawTriplet) else item
             except RejectedError as error:
                 yield spec.reject(error.reason, place=place, id=id, detail=error.detail)
 
@@ -155,36 +161,43 @@ def _media(path: str, sample: TarSample, options: WebdatasetOptions) -> tuple[Me
     return tuple(media)
 
 
-def _json(root: Root, path: str, sample: TarSample) -> dict[str, Any]:
+def _of_tar(triplet: RawTriplet, prefix: str, names: tuple[str, ...]) -> RawTriplet:
+    """``triplet`` with the ids of samples of its own tar, unless they begin with one of the ``names`` of the others."""
+    related = (name if name.startswith(names) else prefix + name for name in triplet.related)
+    return replace(triplet, related=tuple(related))
+
+
+def _json(root: Root, path: str, sample: TarSample) -> tuple[dict[str, Any], Locate | None]:
+    """What the ``.json`` of the sample says, but for its ids, and where texts lie in it."""
     member = sample.file("json")
     if member is None:
-        return {}
-    row = parsed(read_member(root, path, member, most=MAX_RECORD_BYTES))
+        return {}, None
+    raw = read_member(root, path, member, most=MAX_RECORD_BYTES)
+    row = parsed(raw)
     if not isinstance(row, dict):
         raise RejectedError("malformed", f"{member.name!r} must hold a JSON object")
-    return row
-
-
-def _row(
-    root: Root, path: str, sample: TarSample, row: Mapping[str, Any], options: WebdatasetOptions
-) -> dict[str, Any]:
-    """The fields of a triplet, from the ``.json`` alone where it has an answer, else with the caption for one."""
     fields = {key: value for key, value in row.items() if key not in _IDS}
-    if "answer" in row:
-        return fields
-    caption = fields.pop(_CAPTION, None)
+    return fields, partial(located_text, path, member.offset, raw)
+
+
+def _captioned(
+    root: Root, path: str, sample: TarSample, fields: dict[str, Any], options: WebdatasetOptions
+) -> dict[str, Any]:
+    """The fields of a record whose answer is the caption; those of the ``.json`` describe the picture."""
     member = next(filter(None, map(sample.file, _TEXTS)), None)
     number = sample.file(_CLASS)
+    named = next((name for name in columns_of(fields).captions if name != "label"), None)
     if member is not None:
-        answer: object = _text(root, path, member)
-    elif _CAPTION in row:
-        answer = caption
+        fields.pop("caption", None)
+        caption: object = _text(root, path, member)
+    elif named is not None:
+        caption = fields.pop(named)
     elif number is not None:
-        answer = _class_name(_text(root, path, number).strip(), number, options)
+        caption = _class_name(_text(root, path, number).strip(), number, options)
     else:
         raise RejectedError("missing_sidecar", f"the sample {sample.key!r} has no text: no .txt, no caption in a .json")
-    # The other fields describe the picture: none of them is a field of ours, whatever its name.
-    return {"answer": answer, "meta": fields or None}
+    # None of the others is a field of ours, whatever its name.
+    return {"caption": caption, "meta": fields or None}
 
 
 def _text(root: Root, path: str, member: TarMember) -> str:
@@ -205,18 +218,3 @@ def _class_name(text: str, member: TarMember, options: WebdatasetOptions) -> str
     known = f"webdataset.classes has {len(options.classes)} names" if options.classes else "no class has a name"
     mend = "give all names in order: --option webdataset.classes=cat,dog"
     raise RejectedError("malformed", f"{member.name!r} says class {text[:20]}, but {known}; {mend}")
-
-
-def _talk(
-    spec: SourceSpec, row: Mapping[str, Any], media: tuple[MediaRef, ...], *, id: str, place: str
-) -> Iterator[RawTriplet | Reject]:
-    turns = turns_of(row)
-    try:
-        free = {key: value for key, value in row.items() if key not in {*TALK_KEYS, *_IDS}}
-        meta = checked_meta(free | system_text(row))
-    except RejectedError as error:
-        yield from rejected_turns(spec, turns, error, id=id, place=place)
-    else:
-        yield from talk_triplets(
-            spec, turns, media=media, meta=meta, id=checked_id(id), place=place, placeholders_needed=False
-        )

@@ -166,6 +166,7 @@ CASES = [
             ],
         ),
         says=(Says("Yes.", (RED,), "Red?"), Says("Yes.", (GREEN,), "Green?")),
+        notes={"shown_first": 2},
     ),
     Case(
         name="halves-of-two",

@@ -1,0 +1,210 @@
+"""Where the texts of a record show its media: placeholders, and the words that take their place inside a sentence.
+
+Data sets spell a placeholder in many ways: ``<image>`` and ``<video>``, ``<image 1>``, ``<|image_1|>``,
+``<ImageHere>``, ``<image/>``. Which of these a record means is told from what its questions hold (see `place_media`);
+the others are words. In the prompt, media stand before the text of their turn. So a placeholder before or after the
+words only says that something is shown, and goes; one inside a sentence becomes words, such as "image 1".
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Final, get_args
+
+from mimicit.errors import RejectedError
+from mimicit.prompt import IMAGE
+from mimicit.records import MediaKind
+
+__all__ = ["Placed", "place_media", "with_words"]
+
+_VIDEO: Final = "<video>"
+_ANY: Final = re.compile(
+    r"<\|?[ ]?(?P<kind>image|img|video)(?:[ _-]?(?P<number>[0-9]{1,4}))?[ ]?(?:/|here|_placeholder|_pad)?\|?>",
+    re.IGNORECASE | re.ASCII,
+)
+# These are words of HTML and the like: they show something only where they are as many as the media, and stand apart.
+_WORD: Final = re.compile(r"<[ ]?(?:image|img|video)[ ]?/?>", re.IGNORECASE | re.ASCII)
+_UNFINISHED: Final = re.compile(r"[\w,'\"(]\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """A placeholder in a text: from ``start`` to ``end``, of the medium of this index."""
+
+    start: int
+    end: int
+    medium: int
+    is_numbered: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """``texts`` without placeholders, and for each the indices of the media that it shows anew.
+
+    What is no text is handed on as it is. ``is_marked`` is false where no text holds a placeholder, and all media are
+    shown before the first.
+    """
+
+    texts: tuple[object, ...]
+    shown: tuple[tuple[int, ...], ...]
+    is_marked: bool
+
+
+def place_media(questions: Sequence[object], kinds: Sequence[MediaKind]) -> Placed:
+    """Which of the media of a record, which are of these ``kinds``, each of its ``questions`` shows.
+
+    ``<image>`` counts, and ``<video>`` where there is a clip: there must be as many as media. Where there is none of
+    them, numbers count (``<image 2>``), and else the other spellings. `RejectedError` ``placeholder_mismatch`` where
+    placeholders and media do not match.
+    """
+    texts = [text if isinstance(text, str) else "" for text in questions]
+    found = [list(_ANY.finditer(text)) for text in texts]
+    plain = [[match for match in matches if _is_plain(match[0], kinds)] for matches in found]
+    numbered = [[match for match in matches if match["number"]] for matches in found]
+    others = [[match for match in matches if not match["number"] and match[0] != _VIDEO] for matches in found]
+    if any(plain):
+        marks = _in_order(plain, kinds)
+    elif any(numbered):
+        return _placed(questions, _by_number(numbered, kinds), kinds, by_number=True)
+    elif any(others) and _are_meant(others, kinds):
+        marks = _in_order(others, kinds)
+    else:
+        everything = tuple(range(len(kinds)))
+        return Placed(tuple(questions), (everything, *((),) * (len(questions) - 1)), is_marked=not kinds)
+    mentioned = [[mark for mark in line if mark] for line in _mentions(numbered, kinds)]
+    merged = [sorted((*a, *b), key=lambda mark: mark.start) for a, b in zip(marks, mentioned, strict=True)]
+    return _placed(questions, merged, kinds, by_number=False)
+
+
+def with_words(text: object, kinds: Sequence[MediaKind]) -> object:
+    """``text`` with the media that it names by number (``<image 2>``) in words; an answer may do so."""
+    if not isinstance(text, str) or not kinds:
+        return text
+    (marks,) = _mentions([list(_ANY.finditer(text))], kinds)
+    return _worded(text, [mark for mark in marks if mark], kinds)
+
+
+def _is_plain(token: str, kinds: Sequence[MediaKind]) -> bool:
+    return token == IMAGE or (token == _VIDEO and "video" in kinds)
+
+
+def _are_meant(others: Sequence[Sequence[re.Match[str]]], kinds: Sequence[MediaKind]) -> bool:
+    """Whether spellings that may be words are placeholders here."""
+    matches = [match for line in others for match in line]
+    if not all(_WORD.fullmatch(match[0]) for match in matches):
+        return True
+    return len(matches) == len(kinds) and all(map(_stands_apart, matches))
+
+
+def _stands_apart(match: re.Match[str]) -> bool:
+    """Whether nothing but white space stands before it, or on its line."""
+    before, after = match.string[: match.start()], match.string[match.end() :]
+    return not before.strip() or not (before.rpartition("\n")[2] + after.partition("\n")[0]).strip()
+
+
+def _in_order(found: Sequence[Sequence[re.Match[str]]], kinds: Sequence[MediaKind]) -> list[list[_Mark]]:
+    """Each placeholder with the next of the media; where clips and pictures have their own, the next of its kind."""
+    tokens = [_kind_of(match) for matches in found for match in matches]
+    if len(tokens) != len(kinds):
+        raise RejectedError("placeholder_mismatch", f"{len(tokens)} placeholders for {len(kinds)} pictures or clips")
+    order: Iterator[int] = iter(range(len(kinds)))
+    if "video" in tokens and "image" in kinds:
+        if Counter(tokens) != Counter(kinds):
+            counts = f"{tokens.count('video')} placeholders of clips for {list(kinds).count('video')}"
+            raise RejectedError("placeholder_mismatch", counts)
+        of_kind = {kind: iter([i for i, other in enumerate(kinds) if other == kind]) for kind in kinds}
+        order = iter([next(of_kind[token]) for token in tokens])
+    return [
+        [_Mark(match.start(), match.end(), next(order), is_numbered=False) for match in matches] for matches in found
+    ]
+
+
+def _by_number(found: Sequence[Sequence[re.Match[str]]], kinds: Sequence[MediaKind]) -> list[list[_Mark]]:
+    marks = _mentions(found, kinds)
+    for matches, line in zip(found, marks, strict=True):
+        for match, mark in zip(matches, line, strict=True):
+            if mark is None:
+                raise RejectedError(
+                    "placeholder_mismatch", f"{match[0]!a:.40} is none of {len(kinds)} pictures or clips"
+                )
+    return [[mark for mark in line if mark] for line in marks]
+
+
+def _mentions(found: Sequence[Sequence[re.Match[str]]], kinds: Sequence[MediaKind]) -> list[list[_Mark | None]]:
+    """For each match the medium that it names by its number; None where it names none."""
+    of_kind: dict[MediaKind, list[int]] = {
+        kind: [index for index, other in enumerate(kinds) if other == kind or kind not in kinds]
+        for kind in get_args(MediaKind)
+    }
+    return [[_mention(match, of_kind[_kind_of(match)]) for match in matches] for matches in found]
+
+
+def _mention(match: re.Match[str], of_kind: Sequence[int]) -> _Mark | None:
+    number = int(match["number"] or 0)
+    if not 1 <= number <= len(of_kind):
+        return None
+    return _Mark(match.start(), match.end(), of_kind[number - 1], is_numbered=True)
+
+
+def _kind_of(match: re.Match[str]) -> MediaKind:
+    return "video" if match["kind"].lower() == "video" else "image"
+
+
+def _placed(
+    questions: Sequence[object], marks: Sequence[Sequence[_Mark]], kinds: Sequence[MediaKind], *, by_number: bool
+) -> Placed:
+    texts = tuple(
+        _without_marks(text, line, kinds) if isinstance(text, str) else text
+        for text, line in zip(questions, marks, strict=True)
+    )
+    if not by_number:
+        shown = tuple(tuple(mark.medium for mark in line if not mark.is_numbered) for line in marks)
+        return Placed(texts, shown, is_marked=True)
+    # Media keep their order, so that their numbers are right: who names one shows all that come before it as well.
+    last = list(accumulate((max((mark.medium + 1 for mark in line), default=0) for line in marks), max))
+    if len(questions) == 1:
+        last = [len(kinds)]
+    if last[-1] != len(kinds):
+        raise RejectedError("placeholder_mismatch", f"{last[-1]} of {len(kinds)} pictures or clips are named by number")
+    return Placed(texts, tuple(tuple(range(a, b)) for a, b in zip((0, *last), last, strict=False)), is_marked=True)
+
+
+def _without_marks(text: str, marks: Sequence[_Mark], kinds: Sequence[MediaKind]) -> str:
+    """``text`` without the placeholders at its ends, and with words for those inside."""
+    first, last, start, end = 0, len(marks), 0, len(text)
+    while first < last and not text[start : marks[first].start].strip():
+        start = marks[first].end
+        first += 1
+    while last > first and not text[marks[last - 1].end : end].strip():
+        end = marks[last - 1].start
+        last -= 1
+    between = text[start:end]
+    if last < len(marks) and _goes_on(between, marks[last], has_words=last > first):
+        last, end = len(marks), len(text)
+    inner = [_Mark(m.start - start, m.end - start, m.medium, m.is_numbered) for m in marks[first:last]]
+    return _worded(text[start:end], inner, kinds).strip()
+
+
+def _goes_on(before: str, mark: _Mark, *, has_words: bool) -> bool:
+    """Whether the sentence ``before`` a placeholder at the end ends with it: "Compare <image> with <image>"."""
+    line = before.rstrip(" ")
+    return (has_words or mark.is_numbered) and _UNFINISHED.search(line) is not None
+
+
+def _worded(text: str, marks: Sequence[_Mark], kinds: Sequence[MediaKind]) -> str:
+    """``text`` with words for ``marks``, apart from the words beside them."""
+    pieces: list[str] = []
+    end = 0
+    for mark in marks:
+        pieces.append(text[end : mark.start])
+        before = (pieces[-1] or (pieces[-2] if end else ""))[-1:]
+        kind = kinds[mark.medium]
+        words = f"{kind} {kinds[: mark.medium + 1].count(kind)}"
+        space = " " if text[mark.end : mark.end + 1].isalnum() else ""
+        pieces.append(f"{' ' if before.isalnum() else ''}{words}{space}")
+        end = mark.end
+    return "".join((*pieces, text[end:]))
