@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ipaddress
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mimicit.errors import UsageError
+from mimicit.web.addresses import LOCAL_NAMES, is_local, listen, url
 from otter_train.command_line import HELP, calm_threads, errors_on_one_line
 from otter_train.serving.limits import Limits
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-_LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 _DEFAULT = Limits()
 _AT_LEAST_1 = click.IntRange(min=1)
 
@@ -32,6 +32,7 @@ _AT_LEAST_1 = click.IntRange(min=1)
 @click.option("--max-body-mb", type=_AT_LEAST_1, default=_DEFAULT.body_bytes >> 20, help="Largest request, in MiB.")
 @click.option("--max-pictures", type=_AT_LEAST_1, default=_DEFAULT.pictures, help="Pictures in one request.")
 @click.option("--max-pixels", type=_AT_LEAST_1, default=_DEFAULT.pixels, help="Pixels of one picture.")
+@click.option("--max-characters", type=_AT_LEAST_1, default=_DEFAULT.characters, help="Characters of all texts.")
 @click.option("--max-new-tokens", type=_AT_LEAST_1, default=_DEFAULT.tokens, help="Longest answer, in tokens.")
 @click.option(
     "--context", type=_AT_LEAST_1, default=_DEFAULT.context, help="Prompt and answer together, at most the model's."
@@ -50,6 +51,7 @@ def main(
     max_body_mb: int,
     max_pictures: int,
     max_pixels: int,
+    max_characters: int,
     max_new_tokens: int,
     context: int,
     queue: int,
@@ -63,13 +65,14 @@ def main(
     Pictures come as data URLs; nothing is ever fetched. Answers are greedy unless a request gives a temperature.
     """
     with errors_on_one_line():
-        local = _is_local(host)
+        local = is_local(host)
         if not local and not api_key:
             raise UsageError(f"--host {host} can be reached from other machines; give --api-key (or OTTER_API_KEY)")
         limits = Limits(
             body_bytes=max_body_mb << 20,
             pictures=max_pictures,
             pixels=max_pixels,
+            characters=max_characters,
             tokens=max_new_tokens,
             context=context,
             queue=queue,
@@ -77,8 +80,7 @@ def main(
         )
         calm_threads()
         try:
-            import uvicorn
-
+            from mimicit.web.server import run_server
             from otter_train.serving.app import create_app
         except ModuleNotFoundError as error:
             raise UsageError(f"{error.name} is missing: pip install 'mimicit[serve]'") from None
@@ -90,17 +92,12 @@ def main(
         )
         longest = getattr(trained.model.language.lm.config, "max_position_embeddings", None) or context
         name = model_name or _name_of(trained)
-        with Worker(trained, replace(limits, context=min(context, longest))) as worker:
-            app = create_app(worker, model=name, api_key=api_key, hosts=_LOCAL_NAMES if local and not api_key else None)
-            click.echo(f"{name} answers at http://{f'[{host}]' if ':' in host else host}:{port}/v1")
-            uvicorn.run(app, host=host, port=port, log_level="warning", timeout_keep_alive=10)
-
-
-def _is_local(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+        with listen(host, port) as listener, Worker(trained, replace(limits, context=min(context, longest))) as worker:
+            hosts = LOCAL_NAMES if local and not api_key else None
+            app = create_app(worker, model=name, api_key=api_key, hosts=hosts)
+            click.echo(f"{name} answers at {url(host, listener)}/v1")
+            ended_by = run_server(app, listener)
+        os._exit(128 + ended_by)  # torch takes seconds to take itself apart
 
 
 def _name_of(trained: TrainedModel) -> str:

@@ -22,7 +22,7 @@ LAYERS = (
     {"mimicit.shards", "mimicit.context", "mimicit.embedding", "mimicit.sources", "mimicit.media"},
     {"mimicit.prompt", "mimicit.schema"},
     {"mimicit.records"},
-    {"mimicit.notebook"},
+    {"mimicit.notebook", "mimicit.web"},
     {"mimicit.stored_picture"},
     {"mimicit.errors", "mimicit.worker"},
 )
@@ -82,7 +82,7 @@ def test_imports_point_down() -> None:
 
 def test_otter_train_uses_only_what_it_may() -> None:
     allowed = {"mimicit.loading", "mimicit.shards", "mimicit.records", "mimicit.prompt", "mimicit.errors"}
-    allowed |= {"mimicit.schema", "mimicit.media", "mimicit.terminal"}
+    allowed |= {"mimicit.schema", "mimicit.media", "mimicit.terminal", "mimicit.web"}
     for module, path in modules("otter_train").items():
         used = {".".join(name.split(".")[:2]) for name in imports(path) if name.startswith("mimicit")}
         assert used <= allowed | {"mimicit"}, f"{module} imports {used - allowed}"

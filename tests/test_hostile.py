@@ -27,6 +27,7 @@ from mimicit.shards.verify import verify_folder
 from tests.factories import hostile
 from tests.factories import raw as make
 from tests.factories.media import encoded, scene, swapped_profile, vast_png, write_clip, x264
+from tools.attack_serve import jpeg_of_scans
 from tools.measured import run_measured
 
 MIB = 1024**2
@@ -84,6 +85,8 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
         "JPEG of 65,500 x 65,500": Case("jpg", hostile.vast_jpeg(), "too_many_pixels"),
         "animated WebP of 16,383 x 16,383": Case("webp", hostile.vast_webp(), "too_many_pixels"),
         "GIF of 100,000 frames": Case("gif", hostile.gif_of_many_frames(100_000), "too_many_frames"),
+        "JPEG of 3,000 scans": Case("jpg", jpeg_of_scans(2000, 3000), "too_many_scans"),
+        "JPEG of 50 scans": Case("jpg", jpeg_of_scans(64, 50), None),
         "APNG of 100,000 frames": Case("png", hostile.apng_of_many_frames(100_000), "too_many_frames"),
         "animated WebP": Case("webp", encoded(scene(), "WEBP", **animation), None),
         "animated PNG": Case("png", encoded(scene(), "PNG", **animation), None),

@@ -41,6 +41,6 @@ def test_options_are_pinned() -> None:
     ]  # fmt: skip
     assert options(serve) == [
         "--api-key", "--batch-size", "--checkpoint", "--context", "--device", "--host", "--language-model",
-        "--max-body-mb", "--max-new-tokens", "--max-pictures", "--max-pixels", "--model-name", "--port", "--queue",
-        "--vision-model",
+        "--max-body-mb", "--max-characters", "--max-new-tokens", "--max-pictures", "--max-pixels", "--model-name",
+        "--port", "--queue", "--vision-model",
     ]  # fmt: skip

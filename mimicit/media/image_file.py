@@ -24,6 +24,7 @@ from mimicit.errors import RejectedError
 from mimicit.media.animation import check_frames
 from mimicit.media.bounds import out_of_memory
 from mimicit.media.options import MediaOptions
+from mimicit.media.scans import check_scans
 from mimicit.media.sniff import HEAD_BYTES, kind_of, looks_like, sniff
 
 __all__ = ["PILLOW_ERRORS", "ImageHeader", "check_pixels", "open_image", "probe_image"]
@@ -87,8 +88,8 @@ def probe_image(data: bytes, options: MediaOptions) -> ImageHeader:
     """The header of the picture ``data``; nothing is decoded.
 
     `RejectedError` with reason ``empty_media``, ``unsupported_media`` (not one of these formats),
-    ``too_many_pixels``, ``too_many_frames`` (an animation as long as a clip), ``truncated_image``, ``too_much_memory``
-    or ``bad_media`` (a header that makes no sense).
+    ``too_many_pixels``, ``too_many_frames`` (an animation as long as a clip), ``too_many_scans``, ``truncated_image``,
+    ``too_much_memory`` or ``bad_media`` (a header that makes no sense).
     """
     with open_image(data, options) as (_, header):
         return header
@@ -110,6 +111,8 @@ def open_image(data: bytes, options: MediaOptions) -> Iterator[tuple[Image.Image
                 header = _header(picture, format)
                 check_pixels(header.width, header.height, options)
                 check_frames(picture, data)
+                if format == "jpeg":
+                    check_scans(data)
                 opened = True
                 yield picture, header
         except MemoryError:

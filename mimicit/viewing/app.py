@@ -16,11 +16,14 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
 
+import numpy as np
+from numpy.typing import NDArray
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -43,7 +46,8 @@ __all__ = ["create_app"]
 
 _PER_PAGE: Final = 12
 _SEARCH_SECONDS: Final = 2.0
-_SEARCHES_AT_ONCE: Final = 2
+_SLOW_AT_ONCE: Final = 2  # what reads a whole index, or many samples
+_SLOW_WAIT_SECONDS: Final = 0.1  # more would let those who wait take the threads of all other pages
 _LONGEST_NEEDLE: Final = 4096
 _TYPES: Final = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 _REJECTS_OF_GROUP: Final = 5
@@ -74,12 +78,12 @@ class _Pages:
     def __init__(self, gallery: Gallery) -> None:
         self._gallery = gallery
         self._shelf = gallery.shelf
-        self._searching = threading.BoundedSemaphore(_SEARCHES_AT_ONCE)
+        self._slow = threading.BoundedSemaphore(_SLOW_AT_ONCE)
 
     def samples(self, request: Request) -> Response:
         """The list, page by page."""
         criteria = parse_criteria(request.query_params)
-        rows = self._gallery.rows(criteria)
+        rows = self._rows(criteria)
         pages = max(1, -(-len(rows) // _PER_PAGE))
         page = min(max(parse_number(request.query_params, "page") or 1, 1), pages)
         start = (page - 1) * _PER_PAGE
@@ -98,7 +102,7 @@ class _Pages:
         mode: Any = request.query_params.get("mask", "span")
         if mode not in LABEL_MODES:
             raise UsageError(f"mask={mode[:40]!r}: choose from {', '.join(LABEL_MODES)}")
-        rows = self._gallery.rows(criteria)
+        rows = self._rows(criteria)
         place = bisect_left(rows, row)
         after = place + 1 if place < len(rows) and rows[place] == row else place
         return self._page(
@@ -142,7 +146,8 @@ class _Pages:
             row: int | None = int(digits)
             self._check_row(int(digits))
         else:
-            row = self._gallery.locate(wanted, source)
+            with self._turn():
+                row = self._gallery.locate(wanted, source)
         if row is not None:
             return RedirectResponse(f"/sample/{row}", 303)
         return self._search(request, "triplet", wanted, needle_for_triplet(wanted), Criteria())
@@ -164,11 +169,15 @@ class _Pages:
         """The first rejects of each reason, or a page of those of one reason and source."""
         reason, source = (request.query_params.get(name) or None for name in ("reason", "source"))
         if reason is None and source is None:
-            groups = group_rejects(self._gallery.path, limit=_REJECTS_OF_GROUP)
+            with self._turn():
+                groups = group_rejects(self._gallery.path, limit=_REJECTS_OF_GROUP)
             return self._page("rejects.html", Criteria(), groups=groups)
         page = max(parse_number(request.query_params, "page") or 1, 1)
         start = (page - 1) * _REJECTS_PER_PAGE
-        found = page_of_rejects(self._gallery.path, reason=reason, source=source, start=start, most=_REJECTS_PER_PAGE)
+        with self._turn():
+            found = page_of_rejects(
+                self._gallery.path, reason=reason, source=source, start=start, most=_REJECTS_PER_PAGE
+            )
         pages = max(1, -(-found.total // _REJECTS_PER_PAGE))
         if page > pages:
             return RedirectResponse(f"/rejects?{urlencode({**request.query_params, 'page': pages})}", 303)
@@ -193,9 +202,26 @@ class _Pages:
         status = 400 if isinstance(error, UsageError) else 500
         return self._page("error.html", Criteria(), status=status, message=str(error))
 
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Holds one of the few places for what is slow; a page that says so (503) where all are taken."""
+        if not self._slow.acquire(timeout=_SLOW_WAIT_SECONDS):
+            raise HTTPException(503, f"{_SLOW_AT_ONCE} searches or filters are running; try again in a moment")
+        try:
+            yield
+        finally:
+            self._slow.release()
+
+    def _rows(self, criteria: Criteria) -> Sequence[int] | NDArray[np.int64]:
+        """The rows that meet ``criteria``."""
+        if criteria.expression() is None:
+            return self._gallery.rows(criteria)
+        with self._turn():
+            return self._gallery.rows(criteria)
+
     def _search(self, request: Request, kind: str, wanted: str, needle: Needle, criteria: Criteria) -> Response:
         start = parse_number(request.query_params, "start") or 0
-        with self._searching:
+        with self._turn():
             found = self._gallery.search(needle, criteria, start=start, most=_PER_PAGE, seconds=_SEARCH_SECONDS)
         cards = [card_at(self._shelf, row) for row in found.rows]
         return self._page(

@@ -17,6 +17,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mimicit.web.addresses import host_name
+
 __all__ = ["Guard"]
 
 COOKIE: Final = "mimicit_view"
@@ -59,7 +61,7 @@ class Guard:
     def _refusal(self, request: Request) -> Response | None:
         if request.method not in ("GET", "HEAD"):
             return PlainTextResponse("There is nothing to change here.", 405, {"Allow": "GET, HEAD"})
-        if self._hosts is not None and _host_name(request.headers) not in self._hosts:
+        if self._hosts is not None and host_name(request.headers.get("host", "")) not in self._hosts:
             return PlainTextResponse("This page answers to local names only.", 403)
         if _is_foreign(request.headers):
             return PlainTextResponse("This page does not serve other sites.", 403)
@@ -87,9 +89,3 @@ class Guard:
 def _is_foreign(headers: Headers) -> bool:
     """Whether a page of another site asks for a part of ours; to follow a link from there is fine."""
     return headers.get("sec-fetch-site") in ("cross-site", "same-site") and headers.get("sec-fetch-mode") != "navigate"
-
-
-def _host_name(headers: Headers) -> str:
-    """``localhost`` of ``localhost:8000``, ``::1`` of ``[::1]:8000``."""
-    host = headers.get("host", "")
-    return host[1 : host.find("]")] if host.startswith("[") else host.partition(":")[0].lower()

@@ -6,27 +6,26 @@ import asyncio
 import hmac
 import time
 import uuid
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Coroutine
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, TypeVar
 
 import orjson
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from mimicit.web.addresses import host_name
+from otter_train.serving.bodies import Bodies
 from otter_train.serving.errors import ApiError
-from otter_train.serving.protocol import parse_question
 from otter_train.serving.worker import Ticket, Worker
 
 __all__ = ["create_app"]
 
-_READ_AT_ONCE: Final = 8
-"""Requests whose body is read and decoded at the same time; with the size of a body it bounds the memory."""
+Value = TypeVar("Value")
 
 
 def create_app(
@@ -45,7 +44,12 @@ def create_app(
             Route("/v1/models/{name}", endpoint.model, methods=["GET"]),
             Route("/v1/chat/completions", endpoint.complete, methods=["POST"]),
         ],
-        exception_handlers={ApiError: _api_error, HTTPException: _http_error, Exception: _internal_error},
+        exception_handlers={
+            ApiError: _api_error,
+            HTTPException: _http_error,
+            ClientDisconnect: _client_left,
+            Exception: _internal_error,
+        },
     )
 
 
@@ -56,7 +60,7 @@ class _Endpoint:
         self._api_key = api_key
         self._hosts = hosts
         self._started = int(time.time())
-        self._reading = asyncio.Semaphore(_READ_AT_ONCE)
+        self._bodies = Bodies(worker.limits)
 
     async def health(self, request: Request) -> Response:
         """Says that the server is up."""
@@ -80,43 +84,22 @@ class _Endpoint:
         self._check_caller(request)
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise ApiError(415, "unsupported_media_type", "send the request as application/json")
-        self._worker.admit()
-        try:
-            async with self._reading:
-                body = await self._body(request)
-                question = await run_in_threadpool(parse_question, body, model=self._model, limits=self._worker.limits)
-                prompt, options = await run_in_threadpool(self._worker.prepare, question)
-            ticket = Ticket(prompt, options, question.stops)
-            self._worker.submit(ticket)
-        except BaseException:
-            self._worker.release()
-            raise
+        async with self._bodies.body(request) as body:
+            self._worker.admit()
+            try:
+                question, prompt = await _while_connected(request, self._worker.prepare(body, self._model))
+                ticket = Ticket(prompt, question.options, question.stops)
+                self._worker.submit(ticket)
+            except BaseException:
+                self._worker.release()
+                raise
         answer = _Answer(ticket, self._model, self._worker)
         if question.stream:
             return _Events(answer, usage=question.usage)
         try:
-            return _json(await answer.whole())
+            return _json(await _while_connected(request, answer.whole()))
         finally:
             answer.leave()
-
-    async def _body(self, request: Request) -> bytes:
-        limits = self._worker.limits
-        too_large = ApiError(413, "request_too_large", f"a request may have {limits.body_bytes:,} bytes")
-        declared = request.headers.get("content-length", "0")
-        if not declared.isdecimal() or int(declared[:20]) > limits.body_bytes:
-            raise too_large
-        body = bytearray()
-        try:
-            async with asyncio.timeout(limits.body_seconds):
-                async for chunk in request.stream():
-                    body += chunk
-                    if len(body) > limits.body_bytes:
-                        raise too_large
-        except TimeoutError:
-            raise ApiError(408, "request_timeout", f"the body took more than {limits.body_seconds:g} s") from None
-        except ClientDisconnect:
-            raise ApiError(400, "client_disconnected", "the body ended early") from None
-        return bytes(body)
 
     def _check_caller(self, request: Request) -> None:
         self._check_host(request)
@@ -127,7 +110,7 @@ class _Endpoint:
             raise ApiError(401, "invalid_api_key", "send the key of this server as: Authorization: Bearer KEY")
 
     def _check_host(self, request: Request) -> None:
-        if self._hosts is not None and _host_name(request.headers.get("host", "")) not in self._hosts:
+        if self._hosts is not None and host_name(request.headers.get("host", "")) not in self._hosts:
             raise ApiError(403, "invalid_host", "this server answers to local names only")
 
     def _description(self) -> dict[str, Any]:
@@ -206,9 +189,23 @@ class _Events(StreamingResponse):
             self._answer.leave()
 
 
-def _host_name(header: str) -> str:
-    """``localhost`` of ``localhost:8000``, ``::1`` of ``[::1]:8000``."""
-    return header[1 : header.find("]")] if header.startswith("[") else header.partition(":")[0]
+async def _while_connected(request: Request, work: Coroutine[Any, Any, Value]) -> Value:
+    """The result of ``work``, which is cancelled where the client leaves (`ClientDisconnect`); the body is read."""
+
+    async def leave() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working, leaving = asyncio.create_task(work), asyncio.create_task(leave())
+    try:
+        await asyncio.wait([working, leaving], return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return await working
+    finally:
+        working.cancel()
+        leaving.cancel()
+        await asyncio.wait([working, leaving])
 
 
 def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -230,6 +227,10 @@ async def _http_error(request: Request, error: Exception) -> Response:
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
     message = f"{error.detail}: {request.method} {request.scope['path'][:80]}"
     return _json(ApiError(error.status_code, code, message).to_json(), error.status_code)
+
+
+async def _client_left(request: Request, error: Exception) -> Response:
+    return Response(status_code=499)  # nobody reads it
 
 
 async def _internal_error(request: Request, error: Exception) -> Response:

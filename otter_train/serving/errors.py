@@ -24,3 +24,10 @@ class ApiError(Exception):
         """The body of the response."""
         kind = "server_error" if self.status >= 500 else "invalid_request_error"
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _api_error, (self.status, self.code, self.message, self.param)  # crosses process borders whole
+
+
+def _api_error(status: int, code: str, message: str, param: str | None) -> ApiError:
+    return ApiError(status, code, message, param=param)

@@ -45,15 +45,16 @@ class Question:
     usage: bool
 
 
-def parse_question(body: bytes, *, model: str, limits: Limits) -> Question:
+def parse_question(body: bytes, *, model: str, limits: Limits, most_pixels: int | None = None) -> Question:
     """The `Question` of a request for ``model``; `ApiError` (4xx) names the field that cannot be used.
 
-    Decodes the pictures, so it costs some milliseconds for each.
+    Decodes the pictures, so it costs some milliseconds for each; `CostlyError` where that would be more than
+    ``most_pixels``.
     """
     request = as_object(_json(body), "the body")
     _check_model(request.get("model"), model)
     _check_unsupported(request)
-    system, turns = read_messages(request.get("messages"), limits)
+    system, turns = read_messages(request.get("messages"), limits, most_pixels)
     if system:
         turns[0] = replace(turns[0], instruction=f"{system}\n{turns[0].instruction}")
     try:

@@ -1,29 +1,40 @@
 """The one thread that owns the model: it takes waiting questions in batches and hands out their answers in pieces.
 
 Everything before it is cheap and may run at the same time; what runs on the model does not. A queue of fixed length
-stands between, and who finds it full is told so at once.
+stands between, and who finds it full is told so at once. Who asks for the shortest answer goes first, also before the
+rest of a batch that is under way, so a plain question does not wait for the long answers of others.
 """
 
 from __future__ import annotations
 
 import asyncio
+import heapq
+import itertools
 import logging
-import queue
+import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
+from types import TracebackType
 from typing import Final
 
+from mimicit.records import Sample
 from otter_train.answer_options import AnswerOptions
 from otter_train.encoding import Encoded, PromptEncoder
 from otter_train.inference import Piece, TrainedModel, stream_answers
 from otter_train.serving.errors import ApiError
 from otter_train.serving.limits import Limits
 from otter_train.serving.protocol import Question
+from otter_train.serving.readers import Readers
+from otter_train.serving.turns import Turns
 
 __all__ = ["Ticket", "Worker"]
 
 _log = logging.getLogger(__name__)
-_END: Final = None  # in the queue: nothing comes after it
+_PROMPT_TOKENS_PER_STEP: Final = 64  # reading a prompt takes as long as an answer of so many times fewer tokens
+_TIMES_SHORTER: Final = 4  # than others, for a question not to be answered together with them, nor after them
+_DEEPEST: Final = 2  # batches that stand still meanwhile; each keeps its memory on the device
 
 
 class Ticket:
@@ -43,6 +54,11 @@ class Ticket:
         """The length of the prompt."""
         return len(self.prompt.ids)
 
+    @property
+    def steps(self) -> int:
+        """How long the model is busy with it at most, in tokens of an answer."""
+        return self.options.max_new_tokens + self.prompt_tokens // _PROMPT_TOKENS_PER_STEP
+
     async def next_piece(self) -> Piece:
         """The next piece of the answer; raises the `ApiError` that the worker met."""
         piece = await self._pieces.get()
@@ -60,24 +76,35 @@ class Ticket:
 
 
 class Worker:
-    """Answers questions with ``trained``; use as a context manager, which starts and ends its thread."""
+    """Answers questions with ``trained``; use as a context manager, which starts and ends its thread and processes."""
 
     def __init__(self, trained: TrainedModel, limits: Limits) -> None:
         self.limits = limits
         self._trained = trained
-        self._encoder = PromptEncoder(trained.tokenizer, template=trained.encoder.template, max_tokens=limits.context)
-        self._tokenizing = threading.Lock()  # transformers sets options of its tokenizer while it encodes
-        self._waiting: queue.Queue[Ticket | None] = queue.Queue()  # as long as `admit` lets it become
+        self._readers = Readers(limits)
+        # Prompts that are too long are refused, not cut, so one pass over the words is all that they cost.
+        encoder = PromptEncoder(trained.tokenizer, template=trained.encoder.template, max_tokens=sys.maxsize)
+        self._encoding = Turns([encoder])
+        self._encoding_thread = ThreadPoolExecutor(1, thread_name_prefix="otter-encoder")  # tokenizers are not shared
+        self._waiting: list[tuple[int, int, Ticket]] = []  # a heap, as long as `admit` lets it become
+        self._arrived = threading.Condition()
+        self._numbers = itertools.count()
         self._open = 0
         self._counting = threading.Lock()
+        self._stopping = False
         self._thread = threading.Thread(target=self._work, name="otter-worker", daemon=True)
 
     def __enter__(self) -> Worker:
+        self._readers.__enter__()
         self._thread.start()
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._waiting.put(_END)
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        with self._arrived:
+            self._stopping = True
+            self._arrived.notify()
+        self._readers.__exit__(kind, error, at)
+        self._encoding_thread.shutdown(wait=True, cancel_futures=True)
         self._thread.join()
 
     def admit(self) -> None:
@@ -92,51 +119,77 @@ class Worker:
         with self._counting:
             self._open -= 1
 
-    def prepare(self, question: Question) -> tuple[Encoded, AnswerOptions]:
-        """The prompt of ``question`` and its options, the answer shortened to the room that is left.
+    async def prepare(self, body: bytes, model: str) -> tuple[Question, Encoded]:
+        """The question in ``body``, asked of ``model``, and its prompt.
 
-        `ApiError` (400) where the prompt fills the context.
+        The answer is shortened to the room that is left. `ApiError` as `Readers.read`, where the prompt fills the
+        context (400), and where its turn does not come in time (503). Cancelling it ends the work.
         """
-        with self._tokenizing:
-            prompt = self._encoder.encode(question.sample, with_answer=False)
+        try:
+            async with asyncio.timeout(self.limits.wait_seconds):
+                question = await self._readers.read(body, model)
+                async with self._encoding.turn(_characters(question.sample)) as encoder:
+                    prompt = await asyncio.get_running_loop().run_in_executor(
+                        self._encoding_thread, partial(encoder.encode, question.sample, with_answer=False)
+                    )
+        except TimeoutError:
+            raise ApiError(503, "overloaded", "the server is too busy; try again later") from None
         room = self.limits.context - len(prompt.ids)
-        if any(prompt.cut) or room < 1:
+        if room < 1:
             raise ApiError(
                 400,
                 "context_length_exceeded",
                 f"the conversation is longer than the context of {self.limits.context} tokens; shorten it",
                 param="messages",
             )
-        return prompt, replace(question.options, max_new_tokens=min(room, question.options.max_new_tokens))
+        options = replace(question.options, max_new_tokens=min(room, question.options.max_new_tokens))
+        return replace(question, options=options), prompt
 
     def submit(self, ticket: Ticket) -> None:
         """Queue ``ticket``; its pieces come when its turn does."""
-        self._waiting.put(ticket)
+        with self._arrived:
+            heapq.heappush(self._waiting, (ticket.steps, next(self._numbers), ticket))
+            self._arrived.notify()
 
     def _work(self) -> None:
-        while (first := self._waiting.get()) is not _END:
-            batch = [first]
-            while len(batch) < self.limits.batch and not self._waiting.empty():
-                following = self._waiting.get()
-                if following is _END:
-                    self._waiting.put(_END)
-                    break
-                batch.append(following)
-            self._answer([ticket for ticket in batch if not ticket.cancelled])
+        while True:
+            with self._arrived:
+                self._arrived.wait_for(lambda: self._waiting or self._stopping)
+            if self._stopping:
+                return
+            self._answer(self._next_batch(), depth=0)
 
-    def _answer(self, batch: list[Ticket]) -> None:
+    def _next_batch(self, most_steps: int = sys.maxsize) -> list[Ticket]:
+        """The shortest of the waiting questions and those like it, as many as fit, of at most ``most_steps`` each."""
+        batch: list[Ticket] = []
+        with self._arrived:
+            while self._waiting and self._waiting[0][0] <= most_steps and len(batch) < self.limits.batch:
+                steps, _, ticket = heapq.heappop(self._waiting)
+                if not ticket.cancelled:
+                    most_steps = min(most_steps, _TIMES_SHORTER * steps)
+                    batch.append(ticket)
+        return batch
+
+    def _answer(self, batch: list[Ticket], depth: int) -> None:
         if not batch:
             return
+        longest = max(ticket.steps for ticket in batch)
         try:
             for piece in stream_answers(
                 self._trained,
                 [ticket.prompt for ticket in batch],
                 [ticket.options for ticket in batch],
                 stops=[ticket.stops for ticket in batch],
-                is_closed=lambda row: batch[row].cancelled,
+                is_closed=lambda row: self._stopping or batch[row].cancelled,
             ):
                 batch[piece.row].give(piece)
+                if depth < _DEEPEST:
+                    self._answer(self._next_batch(longest // _TIMES_SHORTER), depth + 1)
         except Exception:  # whatever happens to one batch, the next one is to be answered
             _log.exception("a batch of %d questions failed", len(batch))
             for ticket in batch:
                 ticket.give(ApiError(500, "internal_error", "the model failed on this question; see the server's log"))
+
+
+def _characters(sample: Sample) -> int:
+    return sum(len(triplet.instruction) + len(triplet.answer) for triplet in sample.triplets)

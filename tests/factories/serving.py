@@ -12,6 +12,7 @@ from typing import Any
 
 import uvicorn
 
+from mimicit.web.server import ConnectionLimits, server_config
 from otter_train.config import RunOptions, resolve
 from otter_train.inference import TrainedModel, load_trained_model
 from otter_train.metrics import Console
@@ -33,11 +34,13 @@ def trained_model(folder: Path, **recipe: Any) -> TrainedModel:
 
 
 @contextmanager
-def serving(trained: TrainedModel, limits: Limits, **options: Any) -> Iterator[str]:
+def serving(
+    trained: TrainedModel, limits: Limits, *, connections: ConnectionLimits | None = None, **options: Any
+) -> Iterator[str]:
     """The address of an endpoint that answers with ``trained``."""
     with Worker(trained, limits) as worker:
         app = create_app(worker, model="otter", **options)
-        server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=5))
+        server = uvicorn.Server(server_config(app, connections, port=0))
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
         while not server.started:

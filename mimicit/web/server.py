@@ -1,0 +1,220 @@
+"""uvicorn with what it lacks against clients that are slow, many, or gone.
+
+By itself uvicorn waits forever for the rest of a half-sent request, keeps a connection whose client never reads, does
+not see a client leave that has sent a second request ahead, and takes any number of connections until the process has
+no file descriptor left. Here each of these ends: by a deadline, or, where there are more connections than allowed, by
+giving up the one that has kept us waiting for the longest. So whoever sends a request at once is always heard.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import resource
+import socket
+import threading
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, Final
+
+import h11
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+__all__ = ["ConnectionLimits", "run_server", "server_config"]
+
+_EVENTS_AT_LEAST: Final = 256
+_BYTES_PER_EVENT: Final = 512
+_BACKLOG: Final = 1024  # connections that wait in the kernel
+_ACCEPTED_AT_ONCE: Final = 32  # before those that have been accepted are read
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionLimits:
+    """``connections`` at the same time (at most half of the process's file descriptors).
+
+    Within ``head_seconds`` of connecting, or of the last answer, the head of a request must have come; a client that
+    stops reading its answer is given up after ``write_seconds``. After SIGTERM or Ctrl-C, answers under way have
+    ``grace_seconds`` to end, and the process has ``exit_seconds`` more.
+    """
+
+    connections: int = 512
+    head_seconds: float = 10.0
+    write_seconds: float = 30.0
+    grace_seconds: int = 2
+    exit_seconds: float = 2.0
+
+
+def server_config(app: ASGIApp, limits: ConnectionLimits | None = None, **options: Any) -> uvicorn.Config:
+    """The configuration of a `uvicorn.Server` that answers with ``app`` within ``limits``."""
+    limits = limits or ConnectionLimits()
+    logging.getLogger("uvicorn.error").addFilter(_is_no_cancelling)
+    return uvicorn.Config(
+        app,
+        http=_limited_protocol(limits),
+        ws="none",
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        backlog=_ACCEPTED_AT_ONCE,
+        timeout_graceful_shutdown=limits.grace_seconds,
+        **options,
+    )
+
+
+def run_server(app: ASGIApp, listener: socket.socket, limits: ConnectionLimits | None = None) -> int:
+    """Answer with ``app`` at ``listener`` until SIGINT or SIGTERM; returns which of them it was.
+
+    To be called in the main thread. A second signal ends the process at once, and so do the limits' seconds: a thread
+    inside a model or a decoder may never end by itself.
+    """
+    server = _Server(server_config(app, limits := limits or ConnectionLimits()), limits)
+    server.run(sockets=[listener])
+    return server.ended_by
+
+
+def _is_no_cancelling(record: logging.LogRecord) -> bool:
+    """Whether a record of uvicorn's says more than that shutting down ended what was under way."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, asyncio.CancelledError) and not record.getMessage().startswith("Cancel ")
+
+
+class _Server(uvicorn.Server):
+    """A server whose process ends, whatever hangs in it."""
+
+    def __init__(self, config: uvicorn.Config, limits: ConnectionLimits) -> None:
+        super().__init__(config)
+        self._limits = limits
+        self.ended_by = 0
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """See `uvicorn.Server.startup`."""
+        await super().startup(sockets)
+        for listener in sockets or []:
+            listener.listen(_BACKLOG)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """See `uvicorn.Server.handle_exit`, which raises the signal again in the end."""
+        if self.should_exit:
+            os._exit(128 + sig)
+        last = threading.Timer(self._limits.grace_seconds + self._limits.exit_seconds, os._exit, [128 + sig])
+        last.daemon = True
+        last.start()
+        self.ended_by = sig
+        self.should_exit = True
+
+
+def _limited_protocol(limits: ConnectionLimits) -> type[H11Protocol]:
+    """The protocol of one server: its connections know of each other."""
+    descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    most = limits.connections
+    if descriptors != resource.RLIM_INFINITY:
+        most = max(1, min(most, descriptors // 2))
+    slow: dict[_LimitedProtocol, None] = {}
+
+    class Protocol(_LimitedProtocol):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self.limits, self.most, self.slow = limits, most, slow
+
+    return Protocol
+
+
+class _LimitedProtocol(H11Protocol):
+    limits: ConnectionLimits
+    most: int
+    slow: dict[_LimitedProtocol, None]
+    """The connections that keep us waiting, for a request or for the rest of one; the first has done so longest."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._counting = self.conn = _CountingConnection()
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > self.most:
+            next(iter(self.slow), self)._give_up()
+        self._await_request()
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_answering():  # a second request before the answer to the first: clients must bear to lose it
+            self.cycle.keep_alive = False
+            return
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete and self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+        if self._is_answering():
+            self.slow.pop(self, None)
+            if self.flow.read_paused:  # by a second request; without reading we would not see the client leave
+                self.cycle.keep_alive = False
+                self.flow.resume_reading()
+
+    def on_response_complete(self) -> None:
+        self._counting.begin_message()
+        self._await_request()
+        super().on_response_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(msg)
+        else:  # the answer is under way: there is no place for another
+            self._give_up()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._write_timer = self.loop.call_later(self.limits.write_seconds, self._give_up)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.slow.pop(self, None)
+        for timer in (self._head_timer, self._write_timer, self.timeout_keep_alive_task):
+            if timer is not None:
+                timer.cancel()
+
+    def _is_answering(self) -> bool:
+        """Whether a request is here as a whole, and its answer is not through."""
+        return self.cycle is not None and not self.cycle.more_body and not self.cycle.response_complete
+
+    def _await_request(self) -> None:
+        self.slow.pop(self, None)
+        self.slow[self] = None
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+        self._head_timer = self.loop.call_later(self.limits.head_seconds, self._give_up)
+
+    def _give_up(self) -> None:
+        self.slow.pop(self, None)
+        self.transport.abort()
+
+
+class _CountingConnection(h11.Connection):
+    """Refuses a message in crumbs: parsing a chunk of one byte costs as much as one of 64 kB."""
+
+    def __init__(self) -> None:
+        super().__init__(h11.SERVER)
+        self.begin_message()
+
+    def begin_message(self) -> None:
+        """Count anew."""
+        self._events = self._bytes = 0
+
+    def receive_data(self, data: bytes) -> None:
+        self._bytes += len(data)
+        super().receive_data(data)
+
+    def next_event(self) -> Any:
+        event = super().next_event()
+        self._events += event is not h11.NEED_DATA
+        if self._events > _EVENTS_AT_LEAST + self._bytes // _BYTES_PER_EVENT:
+            raise h11.RemoteProtocolError("the message comes in crumbs")
+        return event

@@ -1,0 +1,192 @@
+"""Processes that read requests: JSON, limits, base64, pictures. Whatever is in a request, none is held up by another.
+
+No parser or decoder in C can be interrupted, so what strangers send is read in processes that can be ended: by the
+limits that each sets itself (see `mimicit.media.bounds`), when the client leaves, and with the server. What a request
+costs shows in its headers, long before a pixel is decoded. Cheap ones are read at once; the others wait for processes
+of their own, which have a lower priority. So no number of costly requests keeps a plain question waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import multiprocessing
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Final
+
+from mimicit.errors import RejectedError
+from mimicit.media import MediaOptions
+from mimicit.media.bounds import TIMER_SIGNALS, bounded
+from otter_train.serving.errors import ApiError
+from otter_train.serving.limits import Limits
+from otter_train.serving.messages import CostlyError
+from otter_train.serving.protocol import Question, parse_question
+from otter_train.serving.turns import Turns
+
+__all__ = ["Readers"]
+
+_PROCESSES: Final = 2  # of each lane
+_MIB: Final = 1024**2
+_BYTES_PER_PIXEL: Final = 16  # RGBA, and some copies of it
+_NICENESS: Final = 10
+_PR_SET_PDEATHSIG: Final = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Lane:
+    """What one request may cost here: ``pixels`` to decode in all (None: whatever the limits allow), CPU, memory."""
+
+    pixels: int | None
+    cpu_seconds: float
+    memory_bytes: int
+    niceness: int
+
+
+class Readers:
+    """Reads requests within ``limits``; use as a context manager, which starts and ends the processes."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        quick = _Lane(pixels=8_000_000, cpu_seconds=1.0, memory_bytes=256 * _MIB, niceness=0)
+        memory_bytes = 256 * _MIB + _BYTES_PER_PIXEL * limits.pixels
+        costly = _Lane(pixels=None, cpu_seconds=limits.cpu_seconds, memory_bytes=memory_bytes, niceness=_NICENESS)
+        self._processes = [_Reader(limits, lane) for lane in (quick, costly) for _ in range(_PROCESSES)]
+        self._quick = Turns(self._processes[:_PROCESSES])
+        self._costly = Turns(self._processes[_PROCESSES:])
+        self._most_costly = max(1, min(16, limits.queue // 2))
+        self._threads = ThreadPoolExecutor(len(self._processes), thread_name_prefix="otter-reader")
+
+    def __enter__(self) -> Readers:
+        for process in self._processes:
+            process.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for process in self._processes:
+            process.close()
+        self._threads.shutdown(wait=True)  # one of them may have started another process meanwhile
+        for process in self._processes:
+            process.kill()
+
+    async def read(self, body: bytes, model: str) -> Question:
+        """The question in ``body``, asked of ``model``.
+
+        `ApiError` as `parse_question`, and where reading takes too much time or memory (400), or too many costly
+        requests wait (429). Cancelling it ends the work.
+        """
+        try:
+            return await self._take_turn(self._quick, body, model)
+        except (CostlyError, _EndedError):
+            if self._costly.waiting >= self._most_costly:
+                raise ApiError(429, "rate_limit_exceeded", "too many large pictures wait; try again later") from None
+        try:
+            return await self._take_turn(self._costly, body, model)
+        except _EndedError as ended:
+            if ended.is_timeout:
+                took = f"reading the request took more than {self._limits.cpu_seconds:g} s; send smaller pictures"
+                raise ApiError(400, "request_too_costly", took) from None
+            raise ApiError(500, "internal_error", "a decoder crashed on this request") from None
+
+    async def _take_turn(self, lane: Turns[_Reader], body: bytes, model: str) -> Question:
+        async with lane.turn(len(body)) as process:
+            asked = asyncio.get_running_loop().run_in_executor(self._threads, process.ask, body, model)
+            try:
+                return await asyncio.shield(asked)
+            except asyncio.CancelledError:
+                if lane is self._costly:  # what is quick ends sooner than a new process would begin
+                    process.kill()
+                await asyncio.gather(asked, return_exceptions=True)
+                raise
+
+
+class _EndedError(Exception):
+    """The process ended before it answered."""
+
+    def __init__(self, exitcode: int | None) -> None:
+        super().__init__(exitcode)
+        self.is_timeout = exitcode is not None and -exitcode in TIMER_SIGNALS
+
+
+class _Reader:
+    """A process that reads one request at a time; another takes its place when it is ended."""
+
+    def __init__(self, limits: Limits, lane: _Lane) -> None:
+        self._limits = limits
+        self._lane = lane
+        self._killed = self._closed = False
+
+    def start(self) -> None:
+        # Forked from a clean server process: no model, threads or locks of this one are copied.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__, "otter_train.command_line"])
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_work, args=(theirs, self._limits, self._lane), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def ask(self, body: bytes, model: str) -> Question:
+        """See `Readers.read`; `_EndedError` where the process ended, `CostlyError` where the lane is the wrong one."""
+        if self._killed or not self._process.is_alive():  # after its last answer
+            self._restart()
+        if self._killed:
+            raise _EndedError(None)
+        try:
+            self._pipe.send((body, model))
+            answer: Question | ApiError | CostlyError = self._pipe.recv()
+        except (EOFError, OSError):
+            raise _EndedError(self._restart()) from None
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def kill(self) -> None:
+        """End the process, whatever it does; a question that it was asked ends with it."""
+        self._killed = True
+        if self._process.is_alive():
+            self._process.kill()
+
+    def _restart(self) -> int | None:
+        """Start another process when this one has ended; returns its exit code."""
+        self._process.join()
+        self._pipe.close()
+        self._killed = False
+        exitcode = self._process.exitcode
+        if not self._closed:
+            self.start()
+        return exitcode
+
+    def close(self) -> None:
+        """End the process, and start no other."""
+        self._closed = True
+        self.kill()
+
+
+def _work(pipe: Connection, limits: Limits, lane: _Lane) -> None:
+    """Answer until the server goes away."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's to handle
+    os.nice(lane.niceness)
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:  # Linux: end with the server, also while a decoder holds the interpreter
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    while True:
+        try:
+            body, model = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(_read(body, model, limits, lane))
+
+
+def _read(body: bytes, model: str, limits: Limits, lane: _Lane) -> Question | ApiError | CostlyError:
+    options = MediaOptions(max_pixels=limits.pixels, max_memory_bytes=lane.memory_bytes)
+    try:
+        with bounded(options, lane.cpu_seconds):
+            return parse_question(body, model=model, limits=limits, most_pixels=lane.pixels)
+    except (ApiError, CostlyError) as error:
+        return error
+    except RejectedError as error:  # the memory of the whole request
+        return CostlyError() if lane.pixels is not None else ApiError(400, "request_too_costly", str(error))
