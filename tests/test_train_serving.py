@@ -376,7 +376,7 @@ def raw_events(address: str, body: Any) -> list[Any]:
     [
         (["--host", "0.0.0.0"], "--api-key"),
         (["--host", "example.com"], "--api-key"),
-        ([], "no checkpoint"),
+        ([], "no such file"),
     ],
 )
 def test_the_command_refuses_what_it_cannot_serve(tmp_path: Any, arguments: list[str], words: str) -> None:
