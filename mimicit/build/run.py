@@ -227,7 +227,7 @@ def _import_and_encode(
                 duplicate_triplets=config.duplicate_triplets,
                 seed=config.seed,
             )
-            note_unused_media(catalog, selection, scanned.table)
+            note_unused_media(catalog, selection, scanned)
             write_tables(catalog, work)
             with catalog.transaction():
                 catalog.mark_done("frozen")

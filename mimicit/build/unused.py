@@ -6,7 +6,6 @@ Each is a row of ``rejects.parquet`` of scope ``source``; the manifest counts th
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Final
 
 from mimicit.build.catalog import Catalog
@@ -16,6 +15,7 @@ from mimicit.errors import SourceError
 from mimicit.sources.base import Reject
 from mimicit.sources.media_names import named_kind
 from mimicit.sources.root import Root
+from mimicit.sources.scanned import ScannedFiles
 from mimicit.sources.unclaimed import is_data, why_unused
 
 __all__ = [
@@ -61,15 +61,14 @@ def note_left_out(catalog: Catalog, root: Root, selection: Selection) -> None:
         _add(catalog, UNUSED_FILE, path, _why(root, selection, path))
 
 
-def note_unused_media(catalog: Catalog, selection: Selection, table: Path) -> None:
-    """Enter the pictures and clips among the scanned files (``table``) that no record shows; they may be millions.
+def note_unused_media(catalog: Catalog, selection: Selection, scanned: ScannedFiles) -> None:
+    """Enter the pictures and clips among the ``scanned`` files that no record shows; they may be millions.
 
     A file whose name, or the end of it, a table gives to a picture counts as shown.
     """
     if catalog.is_done(_STAGE):
         return
     db = catalog.db
-    db.execute("ATTACH ? AS scanned", (str(table),))
     for name in ("shown", "cell_name"):
         db.execute(f"CREATE TEMP TABLE {name}(path TEXT PRIMARY KEY) WITHOUT ROWID")
     with catalog.transaction():
@@ -82,13 +81,13 @@ def note_unused_media(catalog: Catalog, selection: Selection, table: Path) -> No
         db.execute("INSERT OR IGNORE INTO cell_name SELECT json_extract(ref, '$.origin') FROM medium WHERE cell <> ''")
         names = db.execute("SELECT path FROM cell_name")
         db.executemany("INSERT OR IGNORE INTO shown VALUES (?)", ((end,) for (name,) in names for end in _ends(name)))
-        for (path,) in db.execute("SELECT path FROM scanned.file WHERE path NOT IN shown ORDER BY id"):
-            if named_kind(path) is not None and not any(_is_cell_name(catalog, end) for end in _ends(path)):
+        for path in scanned.paths():
+            is_shown = named_kind(path) is None or _is_in(catalog, "shown", path)
+            if not is_shown and not any(_is_in(catalog, "cell_name", end) for end in _ends(path)):
                 _add(catalog, UNUSED_MEDIA, path, "no record shows this file")
         catalog.mark_done(_STAGE)
     db.execute("DROP TABLE shown")
     db.execute("DROP TABLE cell_name")
-    db.execute("DETACH scanned")
 
 
 def unused_part(catalog: Catalog) -> dict[str, Any]:
@@ -110,8 +109,8 @@ def _ends(path: str) -> Iterator[str]:
     return ("/".join(steps[number:]) for number in range(len(steps)))
 
 
-def _is_cell_name(catalog: Catalog, name: str) -> bool:
-    return catalog.db.execute("SELECT 1 FROM cell_name WHERE path = ?", (name,)).fetchone() is not None
+def _is_in(catalog: Catalog, table: str, path: str) -> bool:
+    return catalog.db.execute(f"SELECT 1 FROM {table} WHERE path = ?", (path,)).fetchone() is not None
 
 
 def _files_of_sources(selection: Selection) -> Iterator[str]:

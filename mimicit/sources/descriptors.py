@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from mimicit.sources.written_paths import is_utf8
 
-__all__ = ["LINK_NOT_FOLLOWED", "Entry", "beneath", "list_folder", "open_beneath"]
+__all__ = ["LINK_NOT_FOLLOWED", "Entry", "beneath", "list_folder", "native_path", "open_beneath", "text_of_path"]
 
 LINK_NOT_FOLLOWED: Final = "symbolic links are not followed"
 """Why an `Entry` is skipped that is a link."""
@@ -32,17 +32,31 @@ def list_folder(descriptor: int) -> list[Entry]:
 
 
 def _entry(entry: os.DirEntry[str]) -> Entry:
-    if not is_utf8(entry.name):
-        return Entry(entry.name, 0, "the name is not UTF-8")
-    if entry.name.startswith("."):
-        return Entry(entry.name, 0, "hidden files and folders are not looked into")
+    name = text_of_path(entry.name)
+    if not is_utf8(name):
+        return Entry(name, 0, "the name is not UTF-8")
+    if name.startswith("."):
+        return Entry(name, 0, "hidden files and folders are not looked into")
     if entry.is_symlink():
-        return Entry(entry.name, 0, LINK_NOT_FOLLOWED)
+        return Entry(name, 0, LINK_NOT_FOLLOWED)
     if entry.is_dir(follow_symlinks=False):
-        return Entry(entry.name, None, "")
+        return Entry(name, None, "")
     if not entry.is_file(follow_symlinks=False):
-        return Entry(entry.name, 0, "not a regular file")
-    return Entry(entry.name, entry.stat(follow_symlinks=False).st_size, "")
+        return Entry(name, 0, "not a regular file")
+    return Entry(name, entry.stat(follow_symlinks=False).st_size, "")
+
+
+def native_path(path: str) -> str:
+    """``path`` as functions of the system take it; another one only where the encoding of names is not UTF-8.
+
+    Names of files are UTF-8 to us, whatever the locale says: with ``LC_ALL=C`` Python may read them as ASCII.
+    """
+    return path if path.isascii() else os.fsdecode(path.encode("utf-8", "surrogateescape"))
+
+
+def text_of_path(path: str) -> str:
+    """The inverse of `native_path`; a byte that is not UTF-8 stays half a surrogate."""
+    return path if path.isascii() else os.fsencode(path).decode("utf-8", "surrogateescape")
 
 
 def open_beneath(folder: Path, path: str, flags: int = 0) -> int:
@@ -50,7 +64,7 @@ def open_beneath(folder: Path, path: str, flags: int = 0) -> int:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     if not path:
         return descriptor
-    *folders, name = path.split("/")
+    *folders, name = native_path(path).split("/")
     try:
         for step in folders:
             inner = os.open(step, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=descriptor)

@@ -18,7 +18,15 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from mimicit.errors import RejectedError, SourceError, UsageError
-from mimicit.sources.descriptors import LINK_NOT_FOLLOWED, Entry, beneath, list_folder, open_beneath
+from mimicit.sources.descriptors import (
+    LINK_NOT_FOLLOWED,
+    Entry,
+    beneath,
+    list_folder,
+    native_path,
+    open_beneath,
+    text_of_path,
+)
 from mimicit.sources.file_names import FileNames
 from mimicit.sources.media_names import named_kind
 from mimicit.sources.scanned import ScannedFiles
@@ -225,7 +233,7 @@ class Root:
 
     def relative(self, path: str) -> str | None:
         """The absolute ``path`` relative to the root, where it begins with its folder, as given or without links."""
-        for folder in (str(self.folder), self.given):
+        for folder in map(text_of_path, (str(self.folder), self.given)):
             if path.startswith(f"{folder}/"):
                 return path[len(folder) + 1 :]
         return None
@@ -245,7 +253,7 @@ class Root:
     def _options_for(self, links: Iterable[str]) -> str:
         folders: dict[str, None] = {}
         for link in links:
-            real = os.path.realpath(self.folder / link)
+            real = os.path.realpath(self.folder / native_path(link))
             inside = (self.folder, *self._allowed, _hub_blobs(self.folder))
             if any(base is not None and beneath(base, real) is not None for base in inside):
                 continue
@@ -277,7 +285,7 @@ class Root:
         """Where the links on ``path`` lead: a folder that may be read, and a path in it; None for any other place."""
         if not (self.follow_links and self._meets_link(path)):
             return None
-        return self._reached(os.path.realpath(self.folder / path))
+        return self._reached(os.path.realpath(self.folder / native_path(path)))
 
     def _reached(self, real: str) -> tuple[Path, str] | None:
         inside = ((base, beneath(base, real)) for base in self._reachable)
@@ -288,7 +296,7 @@ class Root:
             if not self.follow_links:
                 advice = self._options_for([path])
                 return RejectedError("outside_root", f"{path!r} passes a symbolic link; to follow it, add {advice}")
-            real = os.path.realpath(self.folder / path)
+            real = os.path.realpath(self.folder / native_path(path))
             if self._reached(real) is None:
                 return RejectedError("outside_root", f"{path!r} {_LINK_OUTSIDE}{real!r}")
         if isinstance(error, PermissionError):
@@ -298,7 +306,7 @@ class Root:
     def _meets_link(self, path: str) -> bool:
         place = self.folder
         for step in path.split("/"):
-            place = place / step
+            place = place / native_path(step)
             try:
                 if place.is_symlink():
                     return True
@@ -316,7 +324,7 @@ class Root:
             names = {entry.name for entry in listed}
             for entry in listed:
                 path = prefix + entry.name
-                if self.folder / path in self._exclude:
+                if self.folder / native_path(path) in self._exclude:
                     continue
                 if self.follow_links and entry.why == LINK_NOT_FOLLOWED:
                     links.append(path)
@@ -335,7 +343,7 @@ class Root:
         followed = 0
         while todo:
             link, chain = todo.popleft()
-            real = os.path.realpath(self.folder / link)
+            real = os.path.realpath(self.folder / native_path(link))
             if any(beneath(path, real) is not None for path in self._exclude):
                 continue
             if self._reached(real) is None:
@@ -351,7 +359,7 @@ class Root:
                     yield link, found.st_size
             elif not stat.S_ISDIR(found.st_mode):
                 skip(link, "the link leads to no regular file")
-            elif _leads_back(real, (os.path.realpath(os.path.dirname(self.folder / link)), *chain)):
+            elif _leads_back(real, (os.path.realpath(os.path.dirname(self.folder / native_path(link))), *chain)):
                 skip(link, "the link leads back to a folder that it lies in")
             else:
                 followed += 1
@@ -389,7 +397,7 @@ class Root:
         try:
             return list_folder(self._opened(prefix.rstrip("/"), os.O_DIRECTORY))
         except OSError as error:
-            raise SourceError(f"{self.folder / prefix}: cannot be listed ({error.strerror})") from None
+            raise SourceError(f"{self.folder / native_path(prefix)}: cannot be listed ({error.strerror})") from None
 
 
 def _hidden(path: str) -> str:

@@ -12,7 +12,7 @@ import io
 import os
 import secrets
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple, cast
 
@@ -72,6 +72,10 @@ class ScannedFiles:
         """Whether the scan found a file at ``path``."""
         return self._row(path) is not None
 
+    def paths(self) -> Iterator[str]:
+        """The paths of all files, in the order of the scan."""
+        return (path for (path,) in self._table().execute("SELECT path FROM file ORDER BY id"))
+
     def opened(self, path: str, descriptor: int) -> BinaryIO | None:
         """The open file for reading; None where the scan has not found it, and then it stays the caller's.
 
@@ -117,13 +121,18 @@ class ScannedFiles:
         if row[5] and found() != row[4]:
             raise _changed(path, "it has other contents")
 
-    def _row(self, path: str) -> tuple[Any, ...] | None:
+    def _table(self) -> sqlite3.Connection:
         if self._open is None:
             uri = f"{self.table.as_uri()}?mode=ro&immutable=1"
             self._open = sqlite3.connect(uri, uri=True, check_same_thread=False)
-        row: tuple[Any, ...] | None = self._open.execute(
-            "SELECT size, modified_ns, changed_ns, inode, sha256, is_whole FROM file WHERE path = ?", (path,)
-        ).fetchone()
+        return self._open
+
+    def _row(self, path: str) -> tuple[Any, ...] | None:
+        row: tuple[Any, ...] | None = (
+            self._table()
+            .execute("SELECT size, modified_ns, changed_ns, inode, sha256, is_whole FROM file WHERE path = ?", (path,))
+            .fetchone()
+        )
         return row
 
 
