@@ -64,6 +64,7 @@ def inspect(
             _show_pictures((sample for _, sample in iterate_samples(path)), pictures, most=len(summary.previews))
         return
 
+    from mimicit.inspecting.origins import origins_of
     from mimicit.inspecting.sheet import write_sheet
     from mimicit.prompt import render
     from mimicit.records import sample_to_json
@@ -72,10 +73,12 @@ def inspect(
     target = png or Path(f"{sample.key}.png")
     if sample.media:
         write_sheet(sample, target)
+    origins = origins_of(path, sample.media)
     if as_json:
-        print_json({**sample_to_json(sample), "prompt": render(sample), "png": str(target) if sample.media else None})
+        shown = {"prompt": render(sample), "png": str(target) if sample.media else None, "origins": origins}
+        print_json({**sample_to_json(sample), **shown})
     else:
-        click.echo(sample_text(sample))
+        click.echo(sample_text(sample, origins))
         _show_pictures([sample], pictures)
         click.echo(f"\npictures: {target}" if sample.media else "\nno pictures")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from mimicit.inspecting.summary import Summary, top
 from mimicit.prompt import render
@@ -41,13 +41,14 @@ def summary_text(summary: Summary) -> str:
     return "\n".join(lines)
 
 
-def sample_text(sample: Sample) -> str:
-    """One sample in full: its media, its triplets and its prompt."""
+def sample_text(sample: Sample, origins: Sequence[Sequence[str]] = ()) -> str:
+    """One sample in full: its media, with all ``origins`` of each where they are known, its triplets and its prompt."""
     lines = [f"key     {sample.key}", f"id      {sample.id}", f"source  {sample.source}"]
     for number, media in enumerate(sample.media):
         times = f", at {', '.join(f'{t:g}' for t in media.timestamps_s)} s" if media.timestamps_s else ""
         frames = f", {len(media.files)} frames of {media.duration_s:g} s" if media.duration_s is not None else ""
         lines.append(f"media[{number}]  {media.kind} {media.width}x{media.height}{frames}{times}  {media.origin}")
+        lines += [f"  also from  {origin}" for origin in (origins[number][1:] if origins else ())]
     for triplet in sample.triplets:
         why = (
             f" ({triplet.relation}{'' if triplet.score is None else f', {triplet.score:.3f}'})"

@@ -33,6 +33,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from mimicit.errors import MimicitError, UsageError
+from mimicit.inspecting.origins import origins_of
 from mimicit.inspecting.rejects import group_rejects, page_of_rejects
 from mimicit.prompt import TEMPLATES
 from mimicit.shards.index import RELATIONS
@@ -112,6 +113,7 @@ class _Pages:
             key=self._shelf.key(row),
             sample=sample,
             turns=turns_of(sample),
+            origins=[places for places in origins_of(self._gallery.path, sample.media) if len(places) > 1],
             spans=masked_prompt(sample, template, mode) if template else None,
             template=template,
             templates=sorted(TEMPLATES),
