@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from mimicit.errors import RejectedError, UsageError
@@ -174,6 +174,9 @@ class RowReader:
             used |= {column for column, _ in columns.media}
         kinds = [medium.kind for medium in media]
         (instruction,) = place_media([said.question], kinds).texts
+        if said.choices and isinstance(instruction, str):
+            worded = [replace(choice, text=str(with_words(choice.text, kinds))) for choice in said.choices]
+            instruction = with_choices(instruction, worded)
         meta = {name: _worded(value, kinds) for name, value in said.meta.items()}
         return RawTriplet(
             id=id,
@@ -191,13 +194,14 @@ class RowReader:
 class _Said:
     """What a record says: a ``question`` (None: captions) and its answers.
 
-    The columns ``used`` do not go to ``meta``, which has some fields more.
+    The question offers ``choices``. The columns ``used`` do not go to ``meta``, which has some fields more.
     """
 
     question: object
     answers: list[object]
     used: set[str]
     meta: dict[str, Any]
+    choices: tuple[Choice, ...] = ()
 
 
 def _said(fields: Mapping[str, Any], columns: Columns) -> _Said:
@@ -234,11 +238,10 @@ def _multiple_choice(
     if isinstance(answer, str) and place and answer.isdecimal():
         answer = int(answer)
     choice = chosen(choices, answer)
-    listed = with_choices(question, choices) if isinstance(question, str) else question
     used = {*columns.instructions[:1], *columns.choices, *(name for _, name in columns.lettered)}
     used |= {name for name in (place, column) if name}
     meta = {"choices": [choice.text for choice in choices], "letter": choice.letter}
-    return _Said(listed, [choice.text], used, meta)
+    return _Said(question, [choice.text], used, meta, choices)
 
 
 def _choices(fields: Mapping[str, Any], columns: Columns) -> tuple[Choice, ...]:

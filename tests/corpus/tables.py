@@ -5,7 +5,12 @@ from __future__ import annotations
 import base64
 import json
 import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from tests.corpus.case import BLUE, GREEN, RED, Case, Colour, Says, picture
 from tests.factories.sources import put, put_lines
@@ -69,7 +74,192 @@ def nan_in_instructions(root: Path) -> None:
     put(root, "LA_instructions.json", {"meta": {"version": math.nan}, "data": data})
 
 
+def rows(*records: dict[str, Any], name: str = "d.jsonl") -> Callable[[Path], None]:
+    """The ``records`` beside three pictures; as JSON Lines or, by the ``name``, as an array."""
+
+    def write(root: Path) -> None:
+        put_pictures(root)
+        put_lines(root, name, records) if name.endswith("jsonl") else put(root, name, list(records))
+
+    return write
+
+
+def csv(text: str, name: str = "d.csv") -> Callable[[Path], None]:
+    def write(root: Path) -> None:
+        put_pictures(root)
+        put(root, name, text)
+
+    return write
+
+
+DATASETS_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def parquet(types: dict[str, pa.DataType] | None = None, **columns: Sequence[Any]) -> Callable[[Path], None]:
+    """A table of ``columns``, some with their ``types``."""
+
+    def write(root: Path) -> None:
+        arrays = {name: pa.array(values, (types or {}).get(name)) for name, values in columns.items()}
+        pq.write_table(pa.table(arrays), root / "d.parquet")
+
+    return write
+
+
+ONE, TWO, THREE = "1.png", "2.png", "3.png"
+ASKED = (Says("red", (RED,), "Q?"),)
+PETS = Says("dog", (RED,), "Q?\nA. cat\nB. dog")
+
+
+def choice(name: str, fields: dict[str, Any], says: tuple[Says, ...] = (PETS,), rejects: int = 0) -> Case:
+    """A record with choices, and where it is refused a good one beside it."""
+    good = [{"image": ONE, "question": "Q?", "choices": ["cat", "dog"], "answer": "dog"}] * bool(rejects)
+    write = rows({"id": "x", "image": ONE, "question": "Q?"} | fields, *good)
+    return Case(name=f"choices-{name}", write=write, says=says, rejects={"malformed": 1} if rejects else {})
+
+
+CHOICES = [
+    choice("by-number", {"choices": ["cat", "dog"], "answer": 1}),
+    choice("by-number-as-text", {"options": ["cat", "dog"], "answer": "1"}),
+    choice("by-letter", {"options": "['cat', 'dog']", "answer": "B"}),
+    choice("by-text", {"options": '["cat", "dog"]', "answer": "Dog"}),
+    choice("by-place", {"choices": ["cat", "dog"], "correct_choice_idx": 1, "direct_answers": "['a dog']"}),
+    choice("with-letters", {"options": ["A. cat", "B. dog"], "answer": "(B)"}),
+    choice("as-object", {"choices": {"text": ["cat", "dog"], "label": ["A", "B"]}, "answerKey": "B"}),
+    choice("in-columns", {"A": "cat", "B": "dog", "C": None, "answer": "B", "hint": "Look."}),
+    choice("in-named-columns", {"choice_a": "cat", "choice_b": "dog", "answer": "B"}),
+    choice("none", {"options": "[]", "answer": "dog"}, (Says("dog", (RED,), "Q?"),)),
+    choice("no-choice", {"choices": ["cat", "dog"], "answer": "fish"}, rejects=1),
+    choice("out-of-range", {"choices": ["cat", "dog"], "answer": 2}, rejects=1),
+    choice("letter-or-text", {"choices": ["B", "A"], "answer": "A"}, rejects=1),
+    choice("printed-by-numpy", {"choices": "['cat' 'dog']", "answer": "A"}, rejects=1),
+    Case(
+        name="choices-in-a-table-by-hand",
+        write=csv(f"Image,Question,A,B,C,Answer\n{ONE},Q?,cat,dog,,B\n"),
+        says=(PETS,),
+    ),
+    Case(
+        name="choices-about-numbered-pictures",
+        write=parquet(
+            dict.fromkeys(("image_1", "image_2", "image_10"), DATASETS_IMAGE),
+            question=["Is <image 1> like <image 3> or <image 2>?"],
+            options=["['<image 2>', '<image 3>']"],
+            answer=["B"],
+            image_1=[{"bytes": picture(RED), "path": None}],
+            image_10=[{"bytes": picture(BLUE), "path": None}],
+            image_2=[{"bytes": picture(GREEN), "path": None}],
+        ),
+        says=(
+            Says(
+                "image 3",
+                (RED, GREEN, BLUE),
+                "Is image 1 like image 3 or image 2?\nA. image 2\nB. image 3",
+            ),
+        ),
+    ),
+]
+
+COLUMNS = [
+    Case(
+        name="columns-of-imagefolder",
+        write=rows({"file_name": ONE, "text": "red"}, {"file_name": TWO, "text": "green"}, name="metadata.jsonl"),
+        says=(Says("red", (RED,)), Says("green", (GREEN,))),
+    ),
+    Case(
+        name="columns-query-response-images",
+        write=rows({"query": "<image>Q?", "response": "red", "images": [ONE]}),
+        says=ASKED,
+    ),
+    Case(name="columns-question-answer", write=rows({"image": ONE, "Question": "Q?", "Answer": "red"}), says=ASKED),
+    Case(
+        name="columns-prompt-completion",
+        write=rows({"image_path": ONE, "prompt": "Q?", "completion": "red"}, name="d.json"),
+        says=ASKED,
+    ),
+    Case(
+        name="columns-with-numbers",
+        write=rows({"image_10": THREE, "image_2": TWO, "image_1": ONE, "question": "Q?", "answer": "all"}),
+        says=(Says("all", (RED, GREEN, BLUE), "Q?"),),
+    ),
+    Case(
+        name="captions-in-a-list",
+        write=rows({"image": ONE, "captions": ["red one", "red two"]}, {"image": TWO, "sentences": [{"raw": "green"}]}),
+        says=(Says("red one", (RED,)), Says("red two", (RED,)), Says("green", (GREEN,))),
+    ),
+    Case(
+        name="captions-in-a-list-in-parquet",
+        write=parquet({"image": DATASETS_IMAGE}, image=[{"bytes": picture(RED), "path": None}], caption=[["a", "b"]]),
+        says=(Says("a", (RED,)), Says("b", (RED,))),
+    ),
+    Case(
+        name="answers-of-people",
+        write=rows(
+            {"image": ONE, "question": "Q?", "answers": [{"answer": "blue"}, {"answer": "red"}, {"answer": "red"}]},
+            {"image": TWO, "question": "Q?", "answers": ["red", "green"], "multiple_choice_answer": "green"},
+        ),
+        says=(Says("red", (RED,), "Q?"), Says("green", (GREEN,), "Q?")),
+    ),
+    Case(
+        name="pictures-as-bytes",
+        write=parquet(
+            {"image": pa.large_binary()}, image=[picture(RED), None], question=["Q?", "Q?"], answer=["red", "none"]
+        ),
+        says=(*ASKED, Says("none", (), "Q?")),
+    ),
+    Case(
+        name="pictures-as-lists-of-bytes",
+        write=parquet(
+            {"images": pa.list_(pa.binary())},
+            images=[[picture(RED), picture(GREEN)], [], [picture(BLUE)]],
+            question=["Q?"] * 3,
+            answer=["two", "none", "one"],
+        ),
+        says=(Says("two", (RED, GREEN), "Q?"), Says("none", (), "Q?"), Says("one", (BLUE,), "Q?")),
+    ),
+    Case(
+        name="pictures-of-img2dataset",
+        write=parquet(
+            {"jpg": pa.binary()},
+            key=["0", "1"],
+            jpg=[picture(RED), None],
+            txt=["red", None],
+            status=["success", "failed_to_download"],
+        ),
+        says=(Says("red", (RED,)),),
+        rejects={"malformed": 1},
+    ),
+    Case(
+        name="pictures-as-webp-with-txt",
+        write=parquet({"webp": pa.binary()}, webp=[picture(RED, "WEBP")], txt=["red"]),
+        says=(Says("red", (RED,)),),
+    ),
+    Case(
+        name="pictures-as-base64-in-parquet",
+        write=parquet(image=[base64_of(RED)], question=["Q?"], answer=["red"]),
+        says=ASKED,
+    ),
+    Case(
+        name="pictures-as-base64-in-lines",
+        write=rows(
+            {"image": base64_of(RED), "question": "Q?", "answer": "red"},
+            {"images": [f"data:image/png;base64,{base64_of(GREEN)}"], "question": "Q?", "answer": "green"},
+            {"image": {"url": f"data:image/png;base64,{base64_of(BLUE)}"}, "question": "Q?", "answer": "blue"},
+        ),
+        says=(*ASKED, Says("green", (GREEN,), "Q?"), Says("blue", (BLUE,), "Q?")),
+    ),
+    Case(
+        name="pictures-as-base64-by-hand",
+        write=csv(
+            "\ufeffindex\timage\tquestion\tA\tB\tanswer\n"
+            f"0\t{base64_of(RED)}\tQ é?\tcat\tdog\tB\n1\tdata:image/png;base64,{base64_of(GREEN)}\tQ?\tcat\tdog\tA\n",
+            "d.tsv",
+        ),
+        says=(Says("dog", (RED,), "Q é?\nA. cat\nB. dog"), Says("cat", (GREEN,), "Q?\nA. cat\nB. dog")),
+    ),
+]
+
 CASES = [
+    *CHOICES,
+    *COLUMNS,
     Case(
         name="nan-in-a-tar",
         write=nan_in_a_tar,

@@ -2,6 +2,215 @@
 
 from __future__ import annotations
 
-from tests.corpus.case import Case
+from pathlib import Path
+from typing import Any
 
-CASES: list[Case] = []
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tests.corpus.case import BLUE, GREEN, RED, Case, Says, picture
+from tests.corpus.tables import DATASETS_IMAGE, base64_of, rows
+from tests.factories.tars import put_tar
+
+ONE, TWO, THREE = "1.png", "2.png", "3.png"
+NEXT = {"type": "image"}
+RED_URL = f"data:image/png;base64,{base64_of(RED)}"
+
+
+def talk(*texts: Any, speakers: tuple[str, str] = ("human", "gpt")) -> list[dict[str, Any]]:
+    return [{"from": speakers[number % 2], "value": text} for number, text in enumerate(texts)]
+
+
+def record(pictures: str | list[str] | None, *texts: Any, **fields: Any) -> dict[str, Any]:
+    return {"image": pictures, "conversations": talk(*texts)} | fields
+
+
+def content(*parts: Any, answer: Any = "red") -> list[dict[str, Any]]:
+    return [{"role": "user", "content": list(parts)}, {"role": "assistant", "content": answer}]
+
+
+def words(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text}
+
+
+def placeholder(name: str, pictures: str | list[str], question: str, instruction: str) -> Case:
+    """One question about one or two pictures, and the words that become of it."""
+    shows = (RED, GREEN)[: len(pictures) if isinstance(pictures, list) else 1]
+    return Case(
+        name=f"placeholders-{name}",
+        write=rows(record(pictures, question, "yes"), name="d.json"),
+        says=(Says("yes", shows, instruction),),
+    )
+
+
+PLACEHOLDERS = [
+    placeholder("inside", [ONE, TWO], "Is <image> brighter than <image>?", "Is image 1 brighter than image 2?"),
+    placeholder("at-the-end", [ONE, TWO], "Compare <image> with <image>", "Compare image 1 with image 2"),
+    placeholder("after-the-words", ONE, "What is this? <image>", "What is this?"),
+    placeholder("in-lines", [ONE, TWO], "A: <image>\nB: <image>\nWhich?", "A: image 1\nB: image 2\nWhich?"),
+    placeholder("numbered", [ONE, TWO], "Which <image 1> is <image 2>?", "Which image 1 is image 2?"),
+    placeholder("of-phi", [ONE, TWO], "<|image_1|>\n<|image_2|>\nWhich?", "Which?"),
+    placeholder("of-xcomposer", ONE, "<ImageHere>Which?", "Which?"),
+    placeholder("closed", ONE, "<image/>\nWhich?", "Which?"),
+    placeholder(
+        "beside-words",
+        ONE,
+        "<image>\nSay </s>, <|im_start|>, <img>.",
+        "Say </s>, <|im_start|>, <img>.",
+    ),
+    Case(
+        name="placeholders-in-later-turns",
+        write=rows(record([ONE, TWO], "<image>\nA?", "a", "Is <image> the same?", "b", "C?", "c"), name="d.json"),
+        says=(
+            Says("a", (RED,), "A?"),
+            Says("b", (GREEN,), "Is image 2 the same?"),
+            Says("c", (GREEN,), "C?"),
+        ),
+    ),
+    Case(
+        name="placeholders-in-answers",
+        write=rows(
+            record([ONE, TWO], "<image><image>Which is red?", "<image 1>, not <image 2>."),
+            record(ONE, "<image>Draw.", "<image>"),
+            name="d.json",
+        ),
+        says=(Says("image 1, not image 2.", (RED, GREEN), "Which is red?"),),
+        rejects={"special_token": 1},
+    ),
+    Case(
+        name="placeholders-that-do-not-match",
+        write=rows(
+            record(ONE, "<image>A?", "a", "<image>B?", "b"),
+            record([ONE, TWO], "<image>A?", "a"),
+            record(None, "<image>A?", "a"),
+            record(ONE, "<image 2>A?", "a"),
+            record(ONE, "<image>Red?", "yes"),
+            name="d.json",
+        ),
+        says=(Says("yes", (RED,), "Red?"),),
+        rejects={"placeholder_mismatch": 5},
+    ),
+]
+
+UNMARKED = (record(ONE, "A?", "a", "B?", "b"), record([ONE, TWO], "C?", "c"))
+UNMARKED_SAYS = (Says("a", (RED,), "A?"), Says("b", (RED,), "B?"), Says("c", (RED, GREEN), "C?"))
+
+
+def unmarked_in_a_tar(root: Path) -> None:
+    put_tar(root, "d.tar", [("0.png", picture(RED)), ("0.json", {"conversations": talk("A?", "a", "B?", "b")})])
+
+
+def vsft(root: Path) -> None:
+    """The shape of llava-instruct-mix-vsft."""
+    part = pa.struct([("index", pa.int64()), ("text", pa.string()), ("type", pa.string())])
+    message = pa.struct([("content", pa.list_(part)), ("role", pa.string())])
+    shown = {"index": 0, "text": None, "type": "image"}
+    said = [{"index": None, "text": text, "type": "text"} for text in ("A?", "a", "B?", "b")]
+    messages = [
+        {"role": "user", "content": [said[0], shown]},
+        {"role": "assistant", "content": [said[1]]},
+        {"role": "user", "content": [said[2]]},
+        {"role": "assistant", "content": [said[3]]},
+    ]
+    columns = {
+        "messages": pa.array([messages], pa.list_(message)),
+        "images": pa.array([[{"bytes": picture(RED), "path": None}]], pa.list_(DATASETS_IMAGE)),
+    }
+    pq.write_table(pa.table(columns), root / "train.parquet")
+
+
+def data_urls_in_parquet(root: Path) -> None:
+    url = {"url": f"data:image/png;base64,{base64_of(GREEN)}"}
+    said = content({"type": "image_url", "image_url": url, "text": None}, words("A?"), answer=[words("a")])
+    pq.write_table(pa.table({"messages": [said]}), root / "d.parquet")
+
+
+def speakers(name: str, asks: str, answers: str) -> Case:
+    said = talk("<image>\nA?", "a", speakers=(asks, answers))
+    return Case(
+        name=f"speakers-{name}",
+        write=rows({"image": ONE, "conversations": said}, name="d.json"),
+        says=(Says("a", (RED,), "A?"),),
+    )
+
+
+CASES: list[Case] = [
+    *PLACEHOLDERS,
+    Case(name="no-placeholder", write=rows(*UNMARKED), says=UNMARKED_SAYS, notes={"shown_first": 2}),
+    Case(name="no-placeholder-in-a-tar", write=unmarked_in_a_tar, says=UNMARKED_SAYS[:2], notes={"shown_first": 1}),
+    Case(
+        name="no-placeholder-is-refused",
+        write=rows(*UNMARKED, record(ONE, "<image>Red?", "yes")),
+        says=(Says("yes", (RED,), "Red?"),),
+        rejects={"placeholder_mismatch": 3},
+        config={"options": {"llava": {"require_placeholders": 1}}},
+    ),
+    speakers("with-capitals", "Human", "GPT"),
+    speakers("of-chats", " USER ", "Assistant"),
+    speakers("of-models", "user", "model"),
+    speakers("of-bots", "human", "Bot"),
+    Case(
+        name="speakers-unknown",
+        write=rows(
+            {"id": "x", "conversations": [*talk("A?", "a"), {"from": "observation", "value": "b"}]},
+            {"id": "y", "conversations": [{"from": "Narrator", "value": "Once."}, *talk("A?", "a")]},
+            record(ONE, "<image>Red?", "yes"),
+            name="d.json",
+        ),
+        says=(Says("yes", (RED,), "Red?"),),
+        rejects={"malformed": 2},
+    ),
+    Case(
+        name="parts-with-pictures-of-the-record",
+        write=rows(
+            {
+                "images": [ONE, TWO],
+                "messages": content(words("Is"), NEXT, words("like"), NEXT, words("?")),
+            },
+            {
+                "images": [ONE, TWO],
+                "messages": content(NEXT | {"index": 1}, NEXT | {"index": 0}, words("B?")),
+            },
+            {"images": [THREE], "messages": content({"type": "image"}, words("C?"), answer=[words("blue")])},
+        ),
+        says=(
+            Says("red", (RED, GREEN), "Is image 1 like image 2?"),
+            Says("red", (GREEN, RED), "B?"),
+            Says("blue", (BLUE,), "C?"),
+        ),
+    ),
+    Case(
+        name="parts-that-name-their-pictures",
+        write=rows(
+            {"messages": content({"type": "image_url", "image_url": {"url": ONE}}, words("A?"))},
+            {"messages": content({"type": "image", "image": TWO}, words("B?"), answer="green")},
+            {"messages": content({"image": THREE}, {"text": "C?"}, answer=[{"text": "blue"}])},
+            {"messages": content({"type": "image_url", "image_url": RED_URL}, words("D?"))},
+            name="d.json",
+        ),
+        says=(
+            Says("red", (RED,), "A?"),
+            Says("green", (GREEN,), "B?"),
+            Says("blue", (BLUE,), "C?"),
+            Says("red", (RED,), "D?"),
+        ),
+    ),
+    Case(
+        name="parts-of-other-kinds",
+        write=rows(
+            {"messages": content({"type": "input_audio", "input_audio": {"data": "x"}}, words("A?"))},
+            {"messages": content({"type": "tool_use"}, words("A?"))},
+            {"images": [ONE], "messages": content({"type": "image"}, {"type": "image"}, words("A?"))},
+            {"images": [ONE], "messages": content({"type": "image"}, words("Red?"), answer="yes")},
+        ),
+        says=(Says("yes", (RED,), "Red?"),),
+        rejects={"unsupported_media": 1, "malformed": 1, "placeholder_mismatch": 1},
+    ),
+    Case(name="parts-in-parquet", write=vsft, says=(Says("a", (RED,), "A?"), Says("b", (RED,), "B?"))),
+    Case(name="parts-with-data-urls-in-parquet", write=data_urls_in_parquet, says=(Says("a", (GREEN,), "A?"),)),
+    Case(
+        name="texts-of-the-cauldron-in-lines",
+        write=rows({"images": [ONE], "texts": [{"user": "A?", "assistant": "a", "source": "x"}]}),
+        says=(Says("a", (RED,), "A?"),),
+    ),
+]
