@@ -93,3 +93,23 @@ def test_a_build_without_a_source_says_so_before_it_ends(tmp_path: Path) -> None
     with pytest.raises(SourceError, match="nothing to build from"):
         build_shards(tmp_path / "raw", tmp_path / "out", BuildConfig(), progress=notes)
     assert [note.partition(":")[0] for note in notes.said] == ["a.csv"]
+
+
+def test_strict_refuses_data_that_nobody_uses_and_no_texts_for_people(tmp_path: Path) -> None:
+    put(tmp_path, "raw/a.jpg", jpeg())
+    put(tmp_path, "raw/a.txt", "a cat")
+    put(tmp_path, "raw/README.md", "about the cat")
+    put(tmp_path, "raw/LICENSE", "free")
+    put(tmp_path, "raw/loose.jpg", jpeg(3))
+    config = BuildConfig(context="none")
+    manifest = build_shards(tmp_path / "raw", tmp_path / "out", config, strict=True).manifest
+    assert [file["path"] for file in manifest["input"]["unused_files"]] == ["LICENSE", "README.md"]
+    assert (manifest["input"]["unused"], manifest["input"]["unused_media"]) == (2, 0)  # the folder rejects loose.jpg
+    put(tmp_path, "raw/rows.json", [{"caption": "a dog"}])
+    put(tmp_path, "raw/table.csv", "Bild,Text\n1,2\n")
+    with pytest.raises(SourceError, match=r"^rows\.json and 1 more: not used: a JSON list") as caught:
+        build_shards(tmp_path / "raw", tmp_path / "strict", config, strict=True)
+    assert "with --strict" in str(caught.value)
+    assert not (tmp_path / "strict" / "manifest.json").exists()
+    unused = build_shards(tmp_path / "raw", tmp_path / "all", config).manifest["input"]
+    assert unused["unused"] == 4
