@@ -101,6 +101,13 @@ def test_links_to_other_places_are_named_and_not_followed(place: Path) -> None:
     assert {(row["reason"], row["id"]) for row in found} >= {("outside_root", "secret"), ("unusable_file", "")}
 
 
+def test_records_that_need_links_say_which_options_follow_them(place: Path) -> None:
+    code, output = run(place / "raw", place / "out")
+    assert code == 1
+    assert "no record is left: 2 records were rejected (2 as outside_root); the first is llava.json[0]" in output
+    assert f"to follow it, add --follow-links --allow-root {place}/coco" in output
+
+
 def test_a_build_of_nothing_but_links_says_so(place: Path) -> None:
     (place / "raw" / "llava.json").rename(place / "coco" / "llava.json")
     code, output = run(place / "raw", place / "out")

@@ -249,7 +249,7 @@ def _refuse_nothing(catalog: Catalog, root: Root) -> None:
     """An empty folder of shards helps nobody; say what became of the records instead."""
     if catalog.db.execute("SELECT 1 FROM triplet WHERE rank IS NOT NULL AND is_query LIMIT 1").fetchone() is not None:
         return
-    lost = "FROM reject WHERE scope IN ('record', 'source') AND reason NOT IN (?, ?)"
+    lost = "FROM reject WHERE scope IN ('record', 'source') AND reason NOT IN (?, ?, 'unusable_file')"
     unused = (UNUSED_FILE, UNUSED_MEDIA)
     reasons = catalog.db.execute(f"SELECT reason, count(*) {lost} GROUP BY reason ORDER BY reason", unused).fetchall()
     if not reasons:

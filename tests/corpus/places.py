@@ -94,7 +94,16 @@ def with_kept(write: Callable[[Path], None]) -> Callable[[Path], None]:
     return written
 
 
+def linked(root: Path) -> None:
+    """Records that name a picture through a link inside the folder, and another link to their own file."""
+    lines(root, "p/1.png")
+    put(root, "pool/1.png", picture(RED))
+    (root / "p").symlink_to("pool")
+    (root / "again.jsonl").symlink_to("ann/manifest.jsonl")
+
+
 CASES: list[Case] = [
+    Case(name="linked", write=linked, says=(Says("a", (RED,)),), config={"follow_links": True}),
     *cases("beside", "1.png", {"ann/1.png": RED, "1.png": GREEN}, RED),
     *cases("from-src", "p/1.png", {"p/1.png": RED, "q/1.png": GREEN}, RED),
     *cases("of-another-machine", "/export/share/set/p/1.png", {"x/p/1.png": RED, "q/1.png": GREEN}, RED),
