@@ -7,10 +7,11 @@ Samples are read when they are asked, one batch at a time.
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from mimicit.records import Sample
 from otter_train.context import drop_context
@@ -28,6 +29,9 @@ __all__ = [
     "question_accuracy",
     "with_shots",
 ]
+
+
+_LETTER: Final = re.compile(r"\(?([A-Za-z])(?:[).:]+(?:\s+(.+))?)?", re.DOTALL)
 
 
 class Attempt(NamedTuple):
@@ -54,7 +58,7 @@ class Answered:
     ``media`` are the kinds and hashes of everything shown, ``origin`` names what was shown last, ``shots`` counts the
     context triplets. ``nats`` and ``tokens`` are those of `Attempt`; ``humans`` counts the people whose answers
     ``vqa`` (0 to 1) compares with, 0 where only the true answer is known. ``chosen`` is that of `Attempt`, the
-    likeliest of so many ``choices``.
+    likeliest of so many ``choices``; ``letter`` is that of the true one, where the question lists them by letters.
     """
 
     position: int
@@ -72,11 +76,12 @@ class Answered:
     humans: int
     chosen: str | None = None
     choices: int = 0
+    letter: str = ""
 
     @property
     def is_right(self) -> bool:
-        """True where the answer is the true one."""
-        return is_right(self.answer, self.truth)
+        """True where the answer is the true one, or its letter."""
+        return is_right(self.answer, self.truth, letter=self.letter)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,9 +178,15 @@ def choices(sample: Sample) -> list[str]:
     return [choice for choice in offered if isinstance(choice, str) and choice.strip()]
 
 
-def is_right(answer: str, truth: str) -> bool:
-    """Equal but for capitals, outer spaces and a final full stop."""
-    return _plain(answer) == _plain(truth)
+def is_right(answer: str, truth: str, *, letter: str = "") -> bool:
+    """Equal but for capitals, outer spaces and a final full stop.
+
+    Where the ``letter`` of the truth is known, that will do ("B", "(b)"), and it may stand before the truth ("B. dog").
+    """
+    if _plain(answer) == _plain(truth):
+        return True
+    match = _LETTER.fullmatch(answer.strip()) if letter else None
+    return match is not None and match[1].upper() == letter and _plain(match[2] or truth) == _plain(truth)
 
 
 def question_accuracy(questions: Sequence[str], truths: Sequence[str]) -> float:
@@ -217,7 +228,8 @@ def _with_media_of(samples: Sequence[Sample], shots: int, mine: int, other: int)
 
 def _answered(position: int, attempt: Attempt) -> Answered:
     sample, humans = attempt.sample, human_answers(attempt.sample)
-    exact = float(is_right(attempt.answer, sample.query.answer))
+    letter = str(sample.meta.get("letter", "")) if choices(sample) else ""
+    exact = float(is_right(attempt.answer, sample.query.answer, letter=letter))
     return Answered(
         position=position,
         id=sample.id,
@@ -234,6 +246,7 @@ def _answered(position: int, attempt: Attempt) -> Answered:
         humans=len(humans),
         chosen=attempt.chosen,
         choices=len(choices(attempt.sample)),
+        letter=letter,
     )
 
 

@@ -177,6 +177,18 @@ def test_without_any_other_picture_there_is_no_such_baseline() -> None:
     assert evaluate(same, looking, baselines=True).swapped_pictures is None
 
 
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [
+        *((answer, True) for answer in ("dog", "B", "(b)", "B. dog", "B: Dog.")),
+        *((answer, False) for answer in ("A", "A. dog", "B. cat", "b dog", "")),
+    ],
+)
+def test_a_letter_answers_a_question_that_lists_choices(answer: str, right: bool) -> None:
+    assert is_right(answer, "dog", letter="B") == right
+    assert is_right(answer, "dog") == (answer == "dog")
+
+
 def test_choices_are_counted_beside_what_guessing_reaches() -> None:
     colours = Colours()
     offering = [replace(colours.get(place), meta={"choices": ["red", "green", "blue", "white"]}) for place in range(8)]
