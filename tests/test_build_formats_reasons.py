@@ -50,7 +50,7 @@ TEXT_FAULTS: Final[dict[str, Any]] = {
     "special_token": "An <answer>.",
     "empty_answer": " ",
     "too_long": "x" * 1_000_001,
-    "malformed": ["no text"],
+    "malformed": {"no": "text"},
 }
 """What is wrong with the answers of four records, by reason."""
 PATH_FAULTS: Final = {"missing_file": "none.jpg", "outside_root": "../../a.jpg"}
@@ -308,7 +308,7 @@ def shards(root: Path) -> Faults:
 
 def unusable_file(root: Path) -> Faults:
     alpaca(root)
-    put(root, "x.tar.gz", b"\x1f\x8b packed")
+    put(root, ".hidden.json", "[]")
     return alpaca(root) | {("source", "unusable_file"): 1}
 
 
