@@ -1,8 +1,10 @@
 """AdamW over the trained parameters, and the learning rate as a pure function of the step.
 
 Weight decay reaches only the matrices of the cross-attention blocks: gates, norms, biases, embeddings and the
-perceiver are left alone, as in the published training code. Where the whole model is trained from scratch, the
-matrices of the language model and of the vision tower decay too.
+perceiver are left alone. The published training code means the same, and says it by names; the LayerNorm at the
+beginning of a feed-forward is called ``ff.0.weight``, so there it decays, and here it does not.
+
+Where the whole model is trained from scratch, the matrices of the language model and of the vision tower decay too.
 """
 
 from __future__ import annotations

@@ -227,7 +227,7 @@ def test_vision_models_without_a_grid_of_tokens_raise() -> None:
     bert = AutoModel.from_config(
         AutoConfig.for_model("bert", hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
     )
-    with pytest.raises(TrainError, match="a bert model is no vision tower of Otter; there are: clip_vision_model"):
+    with pytest.raises(TrainError, match="a bert model is no vision tower of Otter; there are: aimv2_vision_model"):
         transformers_tower(bert, image_size=16)
 
 
@@ -252,6 +252,29 @@ def test_a_network_of_timm_is_given_pictures_as_it_was_trained() -> None:
     config = AutoConfig.for_model("timm_wrapper", architecture="test_efficientnet", pretrained_cfg=own)
     tower = transformers_tower(AutoModel.from_config(config), image_size=16)
     assert (tower.mean, tower.std) == ((0.1, 0.2, 0.3), (0.5, 0.5, 0.5))
-    transformer = AutoModel.from_config(AutoConfig.for_model("timm_wrapper", architecture="test_vit"))
-    with pytest.raises(TrainError, match="feature map"):
-        transformers_tower(transformer, image_size=160)
+
+
+@pytest.mark.parametrize("name", ["test_vit", "vit_pe_core_tiny_patch16_384"])
+def test_transformers_of_timm_give_what_goes_into_their_last_norm(name: str) -> None:
+    model = AutoModel.from_config(AutoConfig.for_model("timm_wrapper", architecture=name)).eval()
+    tower = transformers_tower(model, image_size=1)
+    pictures = torch.randn(2, 3, tower.image_size, tower.image_size)
+    tokens = tower(pictures)
+    assert tokens.shape == (2, (tower.image_size // 16) ** 2, tower.dim)
+    network = model.timm_model
+    with torch.no_grad():
+        expected = network.forward_features(pictures)[:, network.num_prefix_tokens :]
+    torch.testing.assert_close(network.norm(tokens), expected)
+
+
+@pytest.mark.parametrize("name", ["aimv2", "dinov3", "siglip2 naflex", "vit"])
+def test_transformers_give_what_goes_into_their_last_norm(name: str) -> None:
+    tower = otter(with_vision(name)).vision
+    pictures = torch.randn(2, 3, 16, 16)
+    tokens = tower(pictures)
+    ended: list[Tensor] = []
+    handle = tower._norm[0].register_forward_hook(lambda module, args, out: ended.append(out))
+    again = tower(pictures)
+    handle.remove()
+    assert torch.equal(again, tokens) and tokens.shape == (2, 4, 24)
+    torch.testing.assert_close(tower._norm[0](tokens), ended[0][:, -4:])

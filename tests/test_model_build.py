@@ -134,7 +134,9 @@ def test_folders_that_hold_something_else_raise(folders: tuple[str, str], tmp_pa
     language, vision = folders
     with pytest.raises(TrainError, match=r"no config\.json"):
         with_pretrained(CONFIG, language=str(tmp_path))
-    with pytest.raises(TrainError, match="a llama model is no vision tower; there are clip_vision_model, convnext"):
+    with pytest.raises(
+        TrainError, match="a llama model is no vision tower; there are aimv2_vision_model, clip_vision_model"
+    ):
         with_pretrained(CONFIG, vision=language)
     config = with_pretrained(CONFIG, language=vision)
     with pytest.raises(TrainError, match="no AutoModelForCausalLM can be read"):

@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from mimicit.errors import TrainError
 from otter_train.model.cross_attention import sight
+from otter_train.model.families import family_logits
 from otter_train.model.language import ConditionedLanguage, Conditioning
 
 SMALL = {
@@ -84,9 +85,32 @@ def test_every_too_wide_raises() -> None:
         conditioned(bare(), every=5)
 
 
-def test_a_model_that_scales_its_logits_raises() -> None:
-    with pytest.raises(TrainError, match="final_logit_softcapping"):
-        conditioned(bare("gemma2", head_dim=8))
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        ("cohere", {"logit_scale": 0.3}),
+        ("cohere2", {"logit_scale": 0.3}),
+        ("gemma2", {"head_dim": 8, "final_logit_softcapping": 0.5}),
+        ("granite", {"logits_scaling": 3.0}),
+        ("mpt", {"d_model": 32, "n_heads": 4, "n_layers": 4, "logit_scale": 0.3}),
+    ],
+)
+def test_logits_are_scaled_and_capped_as_the_family_does_it(family: str, options: dict[str, object]) -> None:
+    lm = bare(family, **options)
+    ids = torch.tensor([[1, 2, 3, 4]])
+    with torch.no_grad():
+        expected = lm(input_ids=ids).logits
+        found = family_logits(lm, lm.get_decoder()(input_ids=ids).last_hidden_state)
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("family", ["bart", "marian", "rwkv", "trocr"])
+def test_families_that_would_give_wrong_numbers_are_refused_by_name(family: str) -> None:
+    config = AutoConfig.for_model(family)
+    with torch.device("meta"):
+        lm = AutoModelForCausalLM.from_config(config)
+    with pytest.raises(TrainError, match=f"a {family} model cannot be the language model"):
+        conditioned(lm)
 
 
 def test_the_language_model_alone_raises_rather_than_run_blind(ids: torch.Tensor) -> None:
@@ -137,6 +161,7 @@ def test_activation_checkpointing_gives_the_same_gradients_and_covers_the_blocks
     for layer in language.lm.model.layers:
         layer.gradient_checkpointing = True
         layer._gradient_checkpointing_func = lambda *args: torch.utils.checkpoint.checkpoint(*args, use_reentrant=False)
+    language.train()  # tells the layers
     checkpointed, checkpointed_saved = gradients()
     assert plain.keys() == checkpointed.keys()
     assert any(name.startswith("cross_attention.1.") for name in plain)

@@ -48,6 +48,15 @@ def test_only_matrices_of_the_cross_attention_decay() -> None:
     assert names == blocks
 
 
+def test_the_norm_of_the_feed_forward_is_spared_though_the_published_rule_misses_it() -> None:
+    """That rule passes over what is called a norm; this one is called ``ff.0.weight``, and decays there."""
+    model = otter()
+    blocks = [name for name, _ in model.named_parameters() if name.startswith("language.cross_attention.")]
+    first = {name for name in blocks if name.endswith("feed_forward.0.weight")}
+    assert len(first) == len(model.language.blocks) and not first & decayed(model)
+    assert {name for name in blocks if name.endswith("feed_forward.1.weight")} <= decayed(model)
+
+
 def test_from_scratch_the_other_matrices_decay_too_but_not_what_is_spared() -> None:
     model = otter()
     names = decayed(model, whole_model=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -10,15 +12,20 @@ import orjson
 import torch
 from torch import Tensor, nn
 from transformers import (
+    CONFIG_MAPPING,
+    Aimv2VisionModel,
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForMultimodalLM,
     CLIPVisionConfig,
     CLIPVisionModel,
     PreTrainedConfig,
     PreTrainedModel,
+    Siglip2VisionModel,
     SiglipVisionModel,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from mimicit.errors import TrainError, UsageError
 from otter_train.model.config import LanguageConfig, ModelConfig, VisionConfig
@@ -33,23 +40,22 @@ __all__ = [
     "architecture_of",
     "build_model",
     "clip_config",
+    "config_of",
     "grown_rows",
     "language_config",
     "load_language",
     "load_vision",
+    "text_config",
 ]
 
-_DROPOUTS: Final = (
-    "activation_dropout",
-    "attention_dropout",
-    "attn_pdrop",
-    "dropout",
-    "embd_pdrop",
-    "emb_pdrop",
-    "hidden_dropout",
-    "layerdrop",
-    "resid_pdrop",
-)
+_RANDOM: Final = re.compile(r"drop|jitter")
+_VISION_HALVES: Final = {
+    "aimv2_vision_model": Aimv2VisionModel,
+    "clip_vision_model": CLIPVisionModel,
+    "siglip2_vision_model": Siglip2VisionModel,
+    "siglip_vision_model": SiglipVisionModel,
+}
+_REASON: Final = 300  # characters; transformers lists every class that it knows
 _NEW_ROWS_SEED: Final = 0
 
 
@@ -104,8 +110,23 @@ def build_model(
 
 
 def architecture_of(config: PreTrainedConfig) -> dict[str, Any]:
-    """``config`` as JSON holds it: its ``model_type`` and what differs from the defaults."""
+    """``config`` as JSON holds it: its ``model_type`` and what differs from the defaults.
+
+    Infinite numbers are written as transformers writes them, in an object.
+    """
     return {**orjson.loads(config.to_json_string(use_diff=True)), "model_type": config.model_type}
+
+
+def config_of(architecture: Mapping[str, Any]) -> PreTrainedConfig:
+    """Inverse of `architecture_of`."""
+    kind = CONFIG_MAPPING[architecture["model_type"]]
+    # Some configurations also write what follows from the rest, and cannot be given it.
+    known = {name: value for name, value in architecture.items() if not _follows(getattr(kind, name, None))}
+    return AutoConfig.for_model(**PreTrainedConfig._decode_special_floats(known))
+
+
+def _follows(attribute: object) -> bool:
+    return isinstance(attribute, property) and attribute.fset is None
 
 
 def clip_config(config: VisionConfig) -> CLIPVisionConfig:
@@ -128,7 +149,7 @@ def language_config(config: LanguageConfig, vocab_size: int) -> PreTrainedConfig
     rows = max(vocab_size, architecture.get("vocab_size", 0))
     # These ids concern transformers' own generation; a padding id would keep a row of the embedding from training.
     unknown = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
-    return _without_dropout(AutoConfig.for_model(**{**architecture, **unknown, "vocab_size": rows}))
+    return _without_dropout(config_of({**architecture, **unknown, "vocab_size": rows}))
 
 
 def _language(config: LanguageConfig, vocab_size: int, dtype: torch.dtype, load_weights: bool) -> PreTrainedModel:
@@ -141,10 +162,43 @@ def load_language(config: LanguageConfig, vocab_size: int, dtype: torch.dtype | 
     """The pretrained language model of ``config`` with at least ``vocab_size`` rows; ``auto``: as it was stored."""
     assert config.pretrained is not None
     stored = _without_dropout(_from_source(AutoConfig, config.pretrained))
-    lm = _weights_from(AutoModelForCausalLM, config.pretrained, dtype, config=stored)
+    if stored.model_type == config.architecture["model_type"]:
+        lm = _weights_from(AutoModelForCausalLM, config.pretrained, dtype, config=stored)
+    else:
+        lm = _text_part(config.pretrained, stored, dtype)
     if lm.get_input_embeddings().num_embeddings < vocab_size:
         _grow_vocabulary(lm, vocab_size)
     lm.get_input_embeddings().padding_idx = None  # it would keep one row, maybe a new token's, from being trained
+    return lm
+
+
+def text_config(config: PreTrainedConfig, source: str) -> PreTrainedConfig:
+    """``config``, or that of its text part where it reads more than text.
+
+    `TrainError` where transformers has no language model for it.
+    """
+    text: PreTrainedConfig = config.get_text_config(decoder=True)
+    if text.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not hasattr(text, "text_config"):
+        return text
+    part = "" if text is config else f", and its text part, {text.model_type}, none either"
+    raise TrainError(
+        f"{source}: a {config.model_type} model is no language model of transformers on its own{part}; take a "
+        "decoder-only model of text, such as one of the same family"
+    )
+
+
+def _text_part(source: str, config: PreTrainedConfig, dtype: torch.dtype | Literal["auto"]) -> PreTrainedModel:
+    """The language model inside of a model that also reads pictures or sounds."""
+    whole = _weights_from(AutoModelForMultimodalLM, source, dtype)
+    decoder = whole.get_decoder()
+    with torch.device("meta"):
+        lm: PreTrainedModel = AutoModelForCausalLM.from_config(text_config(config, source))
+    if type(lm.get_decoder()) is not type(decoder):
+        raise TrainError(f"{source}: the text part of a {config.model_type} model cannot be taken out of it")
+    for empty, full in ((lm.get_decoder(), decoder), (lm.get_output_embeddings(), whole.get_output_embeddings())):
+        (name,) = [name for name, child in lm.named_children() if child is empty]
+        setattr(lm, name, full)
+    lm.config = _without_dropout(decoder.config)
     return lm
 
 
@@ -176,11 +230,15 @@ def grown_rows(matrix: Tensor, count: int, number: int) -> Tensor:
 
 
 def _without_dropout(config: PreTrainedConfig) -> PreTrainedConfig:
-    """``config`` with every dropout at 0: frozen layers must not be noisy, and two runs must agree."""
+    """``config`` with every rate of what is dropped or jittered at 0.
+
+    Nothing is, for decoders stay in evaluation mode; but layers whose activations are computed again believe that they
+    are trained.
+    """
     for part in (config, getattr(config, "attn_config", None)):
-        for name in _DROPOUTS:
-            if rate := getattr(part, name, 0):
-                setattr(part, name, type(rate)(0))
+        for name, rate in list(vars(part).items()) if part is not None else ():
+            if _RANDOM.search(name) and isinstance(rate, float) and rate:
+                setattr(part, name, 0.0)
     return config
 
 
@@ -216,12 +274,12 @@ def _transformers_vision(
 ) -> PreTrainedModel:
     kind = "clip_vision_model" if config.architecture is None else config.architecture["model_type"]
     # A whole CLIP or SigLIP folder holds its text half too; the other kinds are vision models as a whole.
-    model_class = {"clip_vision_model": CLIPVisionModel, "siglip_vision_model": SiglipVisionModel}.get(kind, AutoModel)
+    model_class = _VISION_HALVES.get(kind, AutoModel)
     if source is not None:
         return _weights_from(model_class, source, dtype)
     if config.architecture is None:
         return _random_clip(config)
-    return AutoModel.from_config(AutoConfig.for_model(**config.architecture))
+    return AutoModel.from_config(config_of(config.architecture))
 
 
 def _random_clip(config: VisionConfig) -> CLIPVisionModel:
@@ -271,4 +329,5 @@ def _from_source(kind: Any, source: str, **options: Any) -> Any:
     try:
         return kind.from_pretrained(source, local_files_only=Path(source).exists(), **options)
     except (OSError, ValueError) as error:
-        raise TrainError(f"{source}: no {kind.__name__} can be read from it ({error})") from error
+        reason = " ".join(str(error).split())[:_REASON]
+        raise TrainError(f"{source}: no {kind.__name__} can be read from it ({reason})") from None

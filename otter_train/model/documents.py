@@ -18,6 +18,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from otter_train.model.families import UNPACKABLE
+
 varlen_attn: Any
 try:
     from torch.nn.attention.varlen import varlen_attn
@@ -100,6 +102,8 @@ def can_pack(lm: PreTrainedModel) -> bool:
 def _looks_otherwise(lm: PreTrainedModel) -> bool:
     """Whether its attention is more than causal softmax: it looks at a window, is capped, or knows no positions."""
     config = lm.config
+    if config.model_type in UNPACKABLE:
+        return True
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     special = ("attn_logit_softcapping", "sliding_window", "attention_chunk_size", "alibi")
     windowed = getattr(config, "use_sliding_window", True)

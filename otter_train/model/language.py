@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from mimicit.errors import TrainError
 from otter_train.model.cross_attention import GatedCrossAttentionBlock, MediaKV, Runs, Sight
 from otter_train.model.documents import KEYWORD as DOCUMENTS
 from otter_train.model.documents import Documents, can_pack, look_within_documents
+from otter_train.model.families import check_family, family_logits
 
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
@@ -31,8 +32,6 @@ __all__ = ["ConditionedLanguage", "Conditioning", "LanguageState", "decoder_laye
 
 _KEYWORD = "otter_conditioning"
 _LAYER_LISTS = ("layers", "blocks", "h")  # what the decoders of transformers call their layers
-# A head that does more than a matrix product (Gemma 2, Cohere, Granite) would be left out without a word.
-_LOGIT_OPTIONS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +82,8 @@ class ConditionedLanguage(nn.Module):
         super().__init__()
         self.lm: Any = lm
         self.dim: int = lm.config.hidden_size
-        changed = [name for name in _LOGIT_OPTIONS if getattr(lm.config, name, None) not in (None, 1)]
+        check_family(lm)
         layers = decoder_layers(lm)
-        if changed:
-            raise TrainError(
-                f"{type(lm).__name__} does more to its logits than Otter does: it sets {', '.join(changed)}"
-            )
         chosen = [index for index in range(len(layers)) if (index + 1) % every == 0]
         if not chosen:
             raise TrainError(
@@ -104,6 +99,18 @@ class ConditionedLanguage(nn.Module):
             hook = partial(_look_before, blocks[index], chosen.index(index)) if index in blocks else _only_pass
             layer.register_forward_pre_hook(hook, with_kwargs=True)
         look_within_documents(lm)
+
+    def train(self, mode: bool = True) -> Self:
+        """Say whether the model is trained; the decoder inside stays in evaluation mode.
+
+        There it drops nothing and adds no noise, whatever its family calls that: what is frozen must not be noisy, and
+        two runs must agree. Only layers whose activations are computed again know that they are trained.
+        """
+        super().train(mode)
+        self.lm.eval()
+        for layer in decoder_layers(self.lm):
+            layer.training = mode and bool(getattr(layer, "gradient_checkpointing", False))
+        return self
 
     @property
     def can_pack(self) -> bool:
@@ -170,9 +177,8 @@ class ConditionedLanguage(nn.Module):
         return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits (..., vocabulary) of hidden states (..., d)."""
-        logits: Tensor = self.lm.get_output_embeddings()(hidden)
-        return logits
+        """Logits (..., vocabulary) of hidden states (..., d), scaled and capped as the family does it."""
+        return family_logits(self.lm, hidden)
 
     def project_media(self, media: Tensor) -> tuple[MediaKV, ...]:
         """Keys and values of ``media`` (B, T_img·n, vis_dim) for every block: what generation computes only once."""

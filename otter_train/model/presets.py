@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -10,13 +11,14 @@ import torch
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
 from mimicit.errors import TrainError, UsageError
-from otter_train.model.build import architecture_of, clip_config
+from otter_train.model.build import architecture_of, clip_config, text_config
 from otter_train.model.config import LanguageConfig, ModelConfig, PerceiverConfig, VisionConfig
 from otter_train.model.vision import NORMALISATION, transformers_tower
 
 __all__ = ["PRESETS", "preset", "with_pretrained"]
 
 # What makes a vision tower of transformers; all of it must be said by `VisionConfig`, or be the default.
+_WITH_TEXT: Final = ("aimv2", "clip", "siglip", "siglip2")
 _CLIP_FIELDS: Final = (
     "hidden_act",
     "hidden_size",
@@ -85,7 +87,7 @@ def with_pretrained(config: ModelConfig, *, language: str | None = None, vision:
     ``"ARCHITECTURE:TAG_OR_FILE"``. `TrainError` where there is no such model.
     """
     if language is not None:
-        architecture = architecture_of(_read_config(language))
+        architecture = architecture_of(text_config(_read_config(language), language))
         config = replace(config, language=LanguageConfig(architecture=architecture, pretrained=language))
     if vision is not None:
         is_open_clip = ":" in vision and not Path(vision).exists()
@@ -95,7 +97,7 @@ def with_pretrained(config: ModelConfig, *, language: str | None = None, vision:
 
 def _vision_in(source: str) -> VisionConfig:
     whole = _read_config(source)
-    found = whole.vision_config if whole.model_type in ("clip", "siglip") else whole
+    found = whole.vision_config if whole.model_type in _WITH_TEXT else whole
     if found.model_type == "clip_vision_model":
         return _clip_vision(source, found)
     if found.model_type not in NORMALISATION:
@@ -104,12 +106,18 @@ def _vision_in(source: str) -> VisionConfig:
         )
     config = VisionConfig(
         pretrained=source,
-        image_size=getattr(found, "image_size", VisionConfig().image_size),
+        image_size=_image_size(found),
         architecture=architecture_of(found),
     )
     with torch.device("meta"):
-        width = transformers_tower(AutoModel.from_config(found), image_size=config.image_size).dim
-    return replace(config, width=width)
+        tower = transformers_tower(AutoModel.from_config(found), image_size=config.image_size)
+    return replace(config, width=tower.dim, image_size=tower.image_size)
+
+
+def _image_size(config: PreTrainedConfig) -> int:
+    if config.model_type == "siglip2_vision_model":  # pictures of any shape, of so many patches in all
+        return math.isqrt(config.num_patches) * int(config.patch_size)
+    return int(getattr(config, "image_size", VisionConfig().image_size))
 
 
 def _clip_vision(source: str, clip: PreTrainedConfig) -> VisionConfig:
@@ -161,5 +169,6 @@ def _read_config(source: str) -> PreTrainedConfig:
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(source, local_files_only=Path(source).exists())
     except (OSError, ValueError) as error:
-        raise TrainError(f"{source}: holds no config.json of transformers ({error})") from error
+        reason = " ".join(str(error).split())[:300]
+        raise TrainError(f"{source}: holds no config.json of transformers ({reason})") from None
     return config

@@ -30,6 +30,7 @@ def recompute_activations(model: Otter, every: int) -> None:
             raise TrainError(f"the activations of {type(layer).__name__} cannot be recomputed; leave the option out")
         layer.gradient_checkpointing = every > 0 and (index + 1) % every == 0  # type: ignore[assignment]
         layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)  # type: ignore[assignment]
+    model.language.train(model.language.training)  # tells these layers
 
 
 def compile_blocks(model: Otter) -> None:

@@ -7,6 +7,8 @@ only when a tower of its layout is built.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Self
 
@@ -27,6 +29,8 @@ __all__ = [
     "Dinov2Tower",
     "GridTower",
     "OpenClipTower",
+    "PlainTower",
+    "Siglip2Tower",
     "SiglipTower",
     "TransformersTower",
     "VisionLayout",
@@ -46,17 +50,27 @@ _IMAGENET: Final = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HALF: Final = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 _AT_ONCE: Final = 64
+_PLAIN: Final = {
+    "aimv2_vision_model": ("rms_norm", ("head",)),
+    "dinov3_vit": ("norm", ()),
+    "vit": ("layernorm", ("pooler",)),
+}
+"""Vision transformers that end in one LayerNorm: what it is called, and what comes after it."""
 
 NORMALISATION: Final[dict[str, tuple[Channels, Channels]]] = {
+    "aimv2_vision_model": _CLIP,
     "clip_vision_model": _CLIP,
     "convnext": _IMAGENET,
     "convnextv2": _IMAGENET,
     "dinov2": _IMAGENET,
     "dinov2_with_registers": _IMAGENET,
+    "dinov3_vit": _IMAGENET,
     "mobilenet_v2": _HALF,
     "resnet": _IMAGENET,
+    "siglip2_vision_model": _HALF,
     "siglip_vision_model": _HALF,
     "timm_wrapper": _IMAGENET,
+    "vit": _HALF,
 }
 """Mean and standard deviation that each kind of tower from transformers was trained with.
 
@@ -90,6 +104,17 @@ class VisionTower(nn.Module):
             return self.patch_tokens(pictures)
         with torch.no_grad():
             return torch.cat([self.patch_tokens(some) for some in torch.split(pictures, _AT_ONCE)])
+
+    def train(self, mode: bool = True) -> Self:
+        """Say whether the tower is trained; the network inside stays in evaluation mode.
+
+        There it drops nothing at random, and batch normalisation uses its stored statistics, so that no picture
+        changes the tokens of another.
+        """
+        super().train(mode)
+        for part in self.children():
+            part.eval()
+        return self
 
     def set_trainable(self, trainable: bool) -> None:
         """Train the tower or freeze it.
@@ -207,10 +232,7 @@ class Dinov2Tower(TransformersTower):
 
 
 class GridTower(TransformersTower):
-    """A convolutional network (ResNet, MobileNetV2, ConvNeXt, ...): each cell of its last feature map is a token.
-
-    Batch normalisation always uses its stored statistics, so that no picture changes the tokens of another.
-    """
+    """A convolutional network (ResNet, MobileNetV2, ConvNeXt, ...): each cell of its last feature map is a token."""
 
     def __init__(self, model: PreTrainedModel, *, image_size: int) -> None:
         model.eval()
@@ -222,12 +244,6 @@ class GridTower(TransformersTower):
             )
         super().__init__(model, dim=grid.shape[1], image_size=image_size)
 
-    def train(self, mode: bool = True) -> Self:
-        """Say whether the tower is trained; the network inside stays in evaluation mode."""
-        super().train(mode)
-        self.model.eval()
-        return self
-
     def patch_tokens(self, pictures: Tensor) -> Tensor:
         """The cells of the last feature map, row by row."""
         grid: Tensor = self.model(pictures.to(next(self.model.parameters()).dtype)).last_hidden_state
@@ -237,6 +253,64 @@ class GridTower(TransformersTower):
         """The LayerNorm after pooling, where there is one (ConvNeXt)."""
         norm = getattr(self.model, "layernorm", None)
         return [] if norm is None else list(norm.parameters())
+
+
+class PlainTower(TransformersTower):
+    """A vision transformer that ends in one LayerNorm over all tokens; what goes into that is kept.
+
+    ``prefix`` tokens that stand for no patch come first, ``norm`` is the LayerNorm, and ``after`` what follows it.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        image_size: int,
+        norm: nn.Module,
+        prefix: int,
+        after: Sequence[nn.Module | None],
+    ) -> None:
+        super().__init__(model, dim=model.config.hidden_size, image_size=image_size)
+        self._norm, self._prefix = [norm], prefix  # in a list: the module is registered below ``model`` already
+        self._unused = [parameter for part in (norm, *after) if part is not None for parameter in part.parameters()]
+        self._unused += [one for name, one in model.named_parameters() if name.endswith("mask_token")]
+        self.set_trainable(True)
+
+    def patch_tokens(self, pictures: Tensor) -> Tensor:
+        """What goes into the final LayerNorm, without the tokens that stand for no patch."""
+        found: list[Tensor] = []
+        handle = self._norm[0].register_forward_pre_hook(lambda module, args: found.append(args[0]))
+        try:
+            self._run(pictures.to(next(self.model.parameters()).dtype))
+        finally:
+            handle.remove()
+        return found[-1][:, self._prefix :]
+
+    def _run(self, pictures: Tensor) -> None:
+        self.model(pictures)
+
+    def pooling_head(self) -> list[nn.Parameter]:
+        """The final LayerNorm, what comes after it, and tokens of pretraining."""
+        return getattr(self, "_unused", [])
+
+
+class Siglip2Tower(PlainTower):
+    """SigLIP 2 for pictures of any shape (NaFlex), given square ones; those of a fixed size are SigLIP towers."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        inner = getattr(model, "vision_model", model)
+        side = math.isqrt(model.config.num_patches) * model.config.patch_size
+        after = [getattr(inner, "head", None)]
+        super().__init__(model, image_size=side, norm=inner.post_layernorm, prefix=0, after=after)
+        self._patch = model.config.patch_size
+
+    def _run(self, pictures: Tensor) -> None:
+        count, across = len(pictures), pictures.shape[-1] // self._patch
+        grid = pictures.view(count, 3, across, self._patch, across, self._patch)
+        patches = grid.permute(0, 2, 4, 3, 5, 1).reshape(count, across * across, -1)
+        shapes = torch.full((count, 2), across, device=pictures.device)
+        mask = torch.ones(count, across * across, dtype=torch.long, device=pictures.device)
+        self.model(patches, mask, shapes)
 
 
 def transformers_tower(model: PreTrainedModel, *, image_size: int, conv_stem: bool = False) -> TransformersTower:
@@ -253,6 +327,21 @@ def transformers_tower(model: PreTrainedModel, *, image_size: int, conv_stem: bo
         return SiglipTower(model)
     if kind.startswith("dinov2"):
         return Dinov2Tower(model)
+    if kind == "siglip2_vision_model":
+        return Siglip2Tower(model)
+    if kind in _PLAIN:
+        norm, after = _PLAIN[kind]
+        prefix = 0 if kind == "aimv2_vision_model" else 1 + getattr(model.config, "num_register_tokens", 0)
+        parts = [getattr(model, name, None) for name in after]
+        side = _side(model.config.image_size)
+        return PlainTower(model, image_size=side, norm=getattr(model, norm), prefix=prefix, after=parts)
+    if kind == "timm_wrapper" and hasattr(model.timm_model, "num_prefix_tokens"):
+        network = model.timm_model
+        prefix = network.num_prefix_tokens
+        side = _side(network.patch_embed.img_size)
+        unused = [getattr(network, name, None) for name in ("attn_pool", "fc_norm", "head")]
+        model.config.hidden_size = network.num_features
+        return PlainTower(model, image_size=side, norm=network.norm, prefix=prefix, after=unused)
     return GridTower(model, image_size=image_size)
 
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from transformers import AutoConfig, PreTrainedConfig
 
 from mimicit.errors import TrainError
-from otter_train.model.build import architecture_of, language_config
+from otter_train.model.build import architecture_of, config_of, language_config
 from otter_train.model.config import LanguageConfig, ModelConfig, PerceiverConfig, VisionConfig
 from otter_train.model.otter import TokenIds
 
@@ -38,7 +38,7 @@ class OtterConfig(PreTrainedConfig):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         # Each may be None: transformers also makes configurations without arguments, to learn the defaults.
-        self.text_config: Any = AutoConfig.for_model(**text_config) if isinstance(text_config, dict) else text_config
+        self.text_config: Any = config_of(text_config) if isinstance(text_config, dict) else text_config
         self.vision: Any = vision
         self.perceiver: Any = perceiver
         self.cross_attention: Any = cross_attention

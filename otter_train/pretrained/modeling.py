@@ -91,6 +91,11 @@ class OtterForConditionalGeneration(PreTrainedModel, GenerationMixin):  # type: 
         super().post_init()
         self._know_tied_weights()
 
+    def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
+        """As in transformers."""
+        super().gradient_checkpointing_enable(*args, **kwargs)
+        self.train(self.training)  # tells the layers
+
     def _know_tied_weights(self) -> None:
         """Which weights are one, and which modules must lie on one device as a whole."""
         inner = self.model.language.lm.all_tied_weights_keys
@@ -99,6 +104,14 @@ class OtterForConditionalGeneration(PreTrainedModel, GenerationMixin):  # type: 
         parts = [module for module in self.model.modules() if isinstance(module, PreTrainedModel)]
         whole = {name for part in parts for name in part._no_split_modules or ()}
         self._no_split_modules = {"GatedCrossAttentionBlock", "PerceiverResampler", "VisionTower", *whole}
+
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """False: of models from elsewhere, transformers does not compute what follows from the configuration alone.
+
+        The multipliers of Falcon-H1 would be whatever lay in memory.
+        """
+        return False
 
     def _init_weights(self, module: Any) -> None:
         """Nothing: the parts draw their own random weights when they are built."""

@@ -68,18 +68,27 @@ def _other(width: int, **architecture: Any) -> VisionConfig:
 
 
 VISIONS: dict[str, VisionConfig] = {
+    "aimv2": _other(24, model_type="aimv2_vision_model", **_TRANSFORMER),
     "clip": CONFIG.vision,
     "conv stem": replace(CONFIG.vision, stem="conv"),
     "convnext": _other(16, model_type="convnext", hidden_sizes=[8, 16], depths=[1, 1], num_stages=2),
     "dinov2": _other(24, model_type="dinov2", **_TRANSFORMER),
     "dinov2 with registers": _other(24, model_type="dinov2_with_registers", num_register_tokens=3, **_TRANSFORMER),
+    "dinov3": _other(24, model_type="dinov3_vit", num_register_tokens=2, **_TRANSFORMER),
     "mobilenet": _other(1280, model_type="mobilenet_v2", depth_multiplier=0.25),
     "open_clip": replace(CONFIG.vision, layout="open_clip"),
     "resnet": _other(
         16, model_type="resnet", embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"
     ),
     "siglip": _other(24, model_type="siglip_vision_model", **_TRANSFORMER),
+    "siglip2 naflex": _other(
+        24,
+        model_type="siglip2_vision_model",
+        num_patches=4,
+        **{name: value for name, value in _TRANSFORMER.items() if name != "image_size"},
+    ),
     "timm": _other(256, model_type="timm_wrapper", architecture="test_efficientnet"),
+    "vit": _other(24, model_type="vit", **_TRANSFORMER),
 }
 """A small vision tower of each kind, for pictures of 16 pixels."""
 

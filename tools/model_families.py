@@ -1,0 +1,336 @@
+"""Which language models can be an Otter's: every causal decoder of the installed transformers is tried at tiny size.
+
+    python -m tools.model_families [FAMILY ...] [--write docs/models.md]
+
+Each family is built from random weights and asked, in a process of its own, for what Otter promises: its logits are
+those of the plain decoder while the gates are closed, it trains without noise, padding on either side changes nothing,
+packed rows are the same as padded ones, cached answers are those of whole forward passes, and an export gives equal
+logits. What fails is refused by name in `otter_train.model.families`; a row that says anything else is a fault. Takes
+about a quarter of an hour.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+__all__ = ["CHECKS", "families", "table", "try_family"]
+
+CHECKS: Final = ("plain", "trains", "right", "left", "packs", "cached", "round-trips")
+_SIZES: Final[dict[str, Any]] = {
+    "hidden_size": 32, "d_model": 32, "n_embd": 32, "dim": 32, "embedding_size": 32, "word_embed_proj_dim": 32,
+    "intermediate_size": 48, "ffn_dim": 48, "n_inner": 48, "decoder_ffn_dim": 48, "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 16, "ffn_hidden_size": 48, "mlp_intermediate_size": 48,
+    "num_hidden_layers": 4, "n_layers": 4, "n_layer": 4, "num_layers": 4, "decoder_layers": 4,
+    "num_attention_heads": 4, "n_heads": 4, "n_head": 4, "num_heads": 4, "decoder_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 8, "rotary_dim": 8, "vocab_size": 40, "max_position_embeddings": 128,
+    "n_positions": 128, "max_seq_len": 128, "seq_length": 128, "context_length": 128, "num_experts": 4,
+    "num_local_experts": 4,
+    "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "kv_lora_rank": 8,
+    "q_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8, "sliding_window": 64,
+    "mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_num_heads": 4,
+    "mamba_head_dim": 16, "ssm_state_size": 8, "state_size": 8, "n_groups": 1, "mamba_n_groups": 1, "chunk_size": 8,
+    "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+    "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 40, "global_head_dim": 8,
+    "query_pre_attn_scalar": 8, "max_window_layers": 4, "lru_width": 32,
+    "pad_token_id": None, "bos_token_id": None, "eos_token_id": None,
+    "index_n_heads": 2, "index_head_dim": 8, "index_topk": 128, "first_k_dense_replace": 1, "n_shared_experts": 1,
+}  # fmt: skip
+"""What makes a configuration tiny; each family takes what it knows."""
+_ATTENTION: Final = {"mamba": ["attention"], "linear_attention": ["full_attention"]}
+_LARGEST: Final = 20_000_000
+_REASON: Final = 110
+
+
+def families() -> list[str]:
+    """Every ``model_type`` that transformers has a causal decoder of."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    return sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+
+
+def try_family(name: str) -> dict[str, str]:
+    """What came of each of `CHECKS`: ``yes``, ``no`` or what went wrong; or one ``refused`` with its reason."""
+    warnings.simplefilter("ignore")
+    import torch
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    torch.set_num_threads(1)
+    from mimicit.errors import TrainError
+
+    try:
+        try:
+            architecture = _tiny(name)
+        except TrainError:
+            raise
+        except Exception as error:
+            return {"refused": f"not tried: no tiny configuration ({_short(error)[:60]})"}
+        if fault := _fault_of_transformers(architecture):
+            return {"refused": f"not tried: no tiny one runs in transformers itself ({fault})"}
+        model = _otter(architecture)
+    except Exception as error:
+        return {"refused": _short(error)}
+    found = {}
+    for check, carry_out in _CHECKS.items():
+        try:
+            found[check] = carry_out(model, architecture)
+        except Exception as error:
+            found[check] = _short(error)
+    return found
+
+
+def table(results: dict[str, dict[str, str]]) -> str:
+    """The results as Markdown: first the families that work, then those that do not, each with the reason."""
+    working = {name: found for name, found in results.items() if "refused" not in found}
+    lines = [f"| family | {' | '.join(CHECKS)} |", "| --- |" + " --- |" * len(CHECKS)]
+    lines += [f"| {name} | {' | '.join(found[check] for check in CHECKS)} |" for name, found in working.items()]
+    lines += ["", "| family | why not |", "| --- | --- |"]
+    lines += [f"| {name} | {found['refused']} |" for name, found in results.items() if "refused" in found]
+    return "\n".join(lines) + "\n"
+
+
+def _tiny(name: str) -> Any:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from otter_train.model.build import architecture_of, text_config
+
+    # A folder of a model that reads more than text gives its text part.
+    default = text_config(AutoConfig.for_model(name), name)
+    known = {
+        key: value
+        for key, value in _SIZES.items()
+        if getattr(default, key, None) is not None and not isinstance(getattr(type(default), key, None), property)
+    }
+    if hasattr(default, "num_key_value_heads"):
+        known["num_key_value_heads"] = 2
+    known |= dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"))
+    if "kv_lora_rank" in known:  # latent attention: its heads follow from the ranks
+        known.pop("head_dim", None)
+        known["num_key_value_heads"] = 4
+    for listed in ("layer_types", "layers_block_type"):
+        kinds = vars(default).get(listed) or []
+        # One that alternates must have attention: transformers keeps no cache for a state alone.
+        distinct = list(dict.fromkeys([*kinds, *_ATTENTION.get(next(iter(kinds), ""), [])]))
+        if distinct:
+            known[listed] = [distinct[place % len(distinct)] for place in range(4)]
+    config = type(default)(**known)
+    with torch.device("meta"):
+        lm = AutoModelForCausalLM.from_config(config)
+    size = sum(one.numel() for one in lm.parameters())
+    if size > _LARGEST:
+        raise RuntimeError(f"{size / 1e6:.0f} million weights at its smallest")
+    return architecture_of(config)
+
+
+def _fault_of_transformers(architecture: Any) -> str:
+    """What keeps the plain decoder from running, where its configuration does not allow such sizes."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from otter_train.model.build import config_of
+
+    try:
+        lm = AutoModelForCausalLM.from_config(config_of(architecture)).eval()
+        with torch.no_grad():
+            lm(input_ids=torch.tensor([[1, 2, 3, 4, 5]]))
+    except Exception as error:
+        return _short(error)[:60]
+    return ""
+
+
+def _otter(architecture: Any, gate: float | None = 0.7) -> Any:
+    from otter_train.model.config import LanguageConfig
+    from tests.factories.otter import CONFIG, otter
+
+    return otter(replace(CONFIG, language=LanguageConfig(architecture=architecture)), seed=2, gate=gate)
+
+
+def _logits(model: Any, batch: Any) -> Any:
+    import torch
+
+    with torch.no_grad():
+        return model(batch.vision_x, batch.lang_x, batch.attention_mask, vision_mask=batch.vision_mask).logits
+
+
+def _batch() -> Any:
+    from tests.factories.otter import inputs
+
+    return inputs([[1, 1, 1], [], [2], [1]], seed=2)
+
+
+def _plain(model: Any, architecture: Any) -> str:
+    import torch
+
+    from tests.factories.otter import inputs
+
+    closed, batch = _otter(architecture, gate=None), inputs([[1, 1], [2, 1]])
+    with _unconditioned(closed), torch.no_grad():
+        expected = closed.language.lm(input_ids=batch.lang_x).logits.float()
+    return _close(_logits(closed, batch), expected, 1e-6)
+
+
+class _unconditioned:  # noqa: N801 - reads as the context manager it is
+    """Lets a decoder run without what it looks at; the gates of its blocks must be closed."""
+
+    def __init__(self, model: Any) -> None:
+        self.layers = [layer for layer in model.language.lm.modules() if layer._forward_pre_hooks]
+
+    def __enter__(self) -> None:
+        self.hooks = [(layer, layer._forward_pre_hooks.copy()) for layer in self.layers]
+        for layer in self.layers:
+            layer._forward_pre_hooks.clear()
+
+    def __exit__(self, *error: object) -> None:
+        for layer, hooks in self.hooks:
+            layer._forward_pre_hooks.update(hooks)
+
+
+def _trains(model: Any, architecture: Any) -> str:
+    import torch
+
+    from otter_train.model import freeze
+
+    trained = _otter(architecture).train()
+    freeze(trained, embeddings="full")
+    batch = _batch()
+    given = (batch.vision_x, batch.lang_x, batch.attention_mask, batch.labels)
+    first, second = (trained(*given, vision_mask=batch.vision_mask).loss for _ in range(2))
+    if not torch.equal(first, second):
+        return "two passes differ"
+    first.backward()
+    without = [name for name, one in trained.named_parameters() if one.requires_grad and one.grad is None]
+    return f"no gradient for {without[0]}" if without else "yes"
+
+
+def _padded(model: Any, *, left: bool) -> str:
+    batch = _batch()
+    padded = batch.to_left() if left else batch
+    together = _logits(model, padded)
+    worst = 0.0
+    for index in range(len(batch.lang_x)):
+        real = padded.attention_mask[index].bool()
+        alone = _logits(model, batch.row(index))[0]
+        worst = max(worst, float((together[index][real] - alone).abs().max()))
+    return "yes" if worst <= 1e-4 else f"logits differ by {worst:.1e}"
+
+
+def _packs(model: Any, architecture: Any) -> str:
+    if not model.language.can_pack:
+        return "no"
+    import torch
+
+    from otter_train.model.packing import Document, lay_out
+    from tests.factories.otter import IDS
+
+    batch = _batch()
+    documents: list[Any] = []
+    frames: list[int] = []
+    pictures: list[Any] = []
+    for index in range(len(batch.lang_x)):
+        row = batch.row(index)
+        media = range(len(frames), len(frames) + row.vision_x.shape[1])
+        for place in range(row.vision_x.shape[1]):
+            shown = row.vision_x[0, place][row.vision_mask[0, place]]
+            frames.append(len(shown))
+            pictures.append(shown)
+        documents.append(Document(row.lang_x[0].tolist(), row.labels[0].tolist(), list(media)))
+    lang_x, packing = lay_out(documents, frames, image=IDS.image, pad=IDS.pad)
+    with torch.no_grad():
+        packed = model(torch.cat(pictures), lang_x, packing=packing).loss
+        padded = model(batch.vision_x, batch.lang_x, batch.attention_mask, batch.labels, vision_mask=batch.vision_mask)
+    return _close(packed, padded.loss, 1e-4)
+
+
+def _cached(model: Any, architecture: Any) -> str:
+    left = _batch().to_left()
+    answers = [
+        model.generate(
+            left.vision_x, left.lang_x, left.attention_mask, vision_mask=left.vision_mask, max_new_tokens=6,
+            eos_token_ids=(), use_cache=use_cache,
+        )
+        for use_cache in (True, False)
+    ]  # fmt: skip
+    return "yes" if answers[0] == answers[1] else "cached answers differ"
+
+
+def _round_trips(model: Any, architecture: Any) -> str:
+    import torch
+
+    from otter_train.model.config import LanguageConfig
+    from otter_train.pretrained import OtterConfig, OtterForConditionalGeneration
+    from tests.factories.otter import CONFIG, IDS, VOCABULARY
+
+    config = replace(CONFIG, language=LanguageConfig(architecture=architecture))
+    made = OtterConfig.from_model_config(config, vocab_size=VOCABULARY, token_ids=IDS)
+    batch = _batch()
+    with tempfile.TemporaryDirectory() as folder:
+        OtterForConditionalGeneration.around(model, made).save_pretrained(folder)
+        loaded = OtterForConditionalGeneration.from_pretrained(folder)
+    with torch.no_grad():
+        found = loaded(
+            batch.lang_x, batch.vision_x, batch.attention_mask, vision_mask=batch.vision_mask
+        ).logits  # fmt: skip
+    return _close(found, _logits(model, batch), 1e-5)
+
+
+def _close(found: Any, expected: Any, most: float) -> str:
+    apart = float((found - expected).abs().max())
+    return "yes" if apart <= most else f"off by {apart:.1e}"
+
+
+def _short(error: Exception) -> str:
+    text = " ".join(str(error).split()).replace("|", "/") or type(error).__name__
+    prefix = "" if type(error).__name__ in ("TrainError", "RuntimeError") else f"{type(error).__name__}: "
+    return f"{prefix}{text}"[:_REASON]
+
+
+_CHECKS: Final[dict[str, Callable[[Any, Any], str]]] = {
+    "plain": _plain,
+    "trains": _trains,
+    "right": lambda model, architecture: _padded(model, left=False),
+    "left": lambda model, architecture: _padded(model, left=True),
+    "packs": _packs,
+    "cached": _cached,
+    "round-trips": _round_trips,
+}
+
+
+def _all(names: list[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Each family in a process of its own: some end it, and some leave torch in another state."""
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=100) as pool:
+        for name in names:
+            try:
+                yield name, pool.apply_async(try_family, (name,)).get(timeout=120)
+            except multiprocessing.TimeoutError:
+                yield name, {"refused": "not tried: takes longer than two minutes at tiny size"}
+
+
+def main() -> None:
+    """Print the table, and put it into the page after its marker."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("family", nargs="*")
+    parser.add_argument("--write", type=Path, help="page whose part after '<!-- families -->' is written anew")
+    given = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    results = {}
+    for name, found in _all(given.family or families()):
+        results[name] = found
+        print(name, found, flush=True)
+    print(table(results))
+    if given.write:
+        head = given.write.read_text(encoding="utf-8").partition("<!-- families -->")[0]
+        given.write.write_text(f"{head}<!-- families -->\n\n{table(results)}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
