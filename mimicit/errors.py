@@ -25,6 +25,7 @@ __all__ = [
     "ChangedShardError",
     "CorruptShardError",
     "LinkError",
+    "LostWorkerError",
     "MimicitError",
     "RejectedError",
     "SchemaError",
@@ -94,6 +95,10 @@ class CorruptShardError(ShardError):
 
 class ChangedShardError(CorruptShardError):
     """A whole shard is missing, cut, or another than the one that the manifest lists."""
+
+
+class LostWorkerError(MimicitError):
+    """A process that prepares batches was killed, so the next batch does not come."""
 
 
 class TrainError(MimicitError):

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 import click
 
 from mimicit.prompt import TEMPLATES
-from otter_train.command_line import HELP, calm_threads, errors_on_one_line
+from otter_train.command_line import HELP, Program, calm_threads, errors_on_one_line
 from otter_train.config import (
     PRESETS,
+    RECIPES,
     ContextOrder,
     Embeddings,
     GuardMode,
@@ -44,9 +45,9 @@ _ABOUT_PRESETS = (
 )
 
 
-@click.command(context_settings=HELP)
+@click.command(cls=Program, context_settings=HELP)
 @config_option()
-@click.option("--shards", type=click.Path(path_type=Path), required=True, help="Folder that mimicit build has written.")
+@click.option("--shards", required=True, help="Folder that mimicit build has written, or its URL.")
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("run"), help="Run folder: checkpoints, log, curve."
 )
@@ -55,6 +56,7 @@ _ABOUT_PRESETS = (
     type=click.Choice(sorted(PRESETS)),
     help="Model and recipe.  [default: otter-9b if weights are named, else tiny]",
 )
+@click.option("--recipe", type=click.Choice(sorted(RECIPES)), help="Fix all settings as the paper and its code do.")
 @click.option("--language-model", help="Folder of a pretrained LLaMA-family model (transformers format).")
 @click.option("--vision-model", help="Folder of a pretrained CLIP model (transformers format).")
 @click.option(
@@ -98,7 +100,7 @@ _ABOUT_PRESETS = (
 @click.option("--save-every", type=int, default=500, help="Steps between checkpoints; 0 for one at the end.")
 @click.option("--keep", type=int, default=3, help="Checkpoints that stay; older ones are removed.")
 @click.option("--log-every", type=int, default=10, help="Steps between lines of the log.")
-@click.option("--eval-shards", type=click.Path(path_type=Path), help="Held-out shards to measure the loss on.")
+@click.option("--eval-shards", help="Held-out shards to measure the loss on, a folder or its URL.")
 @click.option("--eval-every", type=int, default=500, help="Steps between such measurements; 0 for one at the end.")
 @click.option("--eval-limit", type=int, default=512, help="Measure on this many of the held-out samples.")
 @click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
@@ -120,44 +122,47 @@ _ABOUT_PRESETS = (
 @click.option(
     "--resume/--no-resume", default=True, help="Go on from the last checkpoint in --out; else refuse if there is one."
 )
-def main(shards: Path, out: Path, preset: str | None, replay: int | None, **given: Any) -> None:
+def main(shards: str, out: Path, preset: str | None, recipe: str | None, replay: int | None, **given: Any) -> None:
     """Train a vision-language model on the in-context samples of SHARDS.
 
     Options without a default come from the preset; those of otter-9b are the paper's: learning rate 1e-5, 6 epochs,
-    cosine schedule with 1% warm-up, clipping at 1.0. Its batches have room for 4 prompts of --max-tokens, and no
-    padding; --batch-size 4 gives the paper's, of 4 samples. Start it with torchrun to use many GPUs. Ctrl-C (exit
+    cosine schedule with 1% warm-up, clipping at 1.0, 4 samples a step, packed without padding where the decoder can.
+    --recipe paper follows the paper and its code in everything. Start it with torchrun to use many GPUs. Ctrl-C (exit
     code 1) and SIGTERM (0) write a checkpoint; the same command goes on from it. All options of a run are kept in its
     config.json, which can be given again as --config.
     """
     with errors_on_one_line():
         options = RunOptions(**{field.name: given.pop(field.name) for field in fields(RunOptions)})
-        config = _resolved(preset, given)
+        config = _resolved(preset, recipe, given)
         if replay is not None:
             sys.exit(_replay(config, options, shards, out, replay))
         sys.exit(_train(config, options, shards, out, chosen=preset is not None))
 
 
-def _resolved(preset: str | None, given: dict[str, Any]) -> RunConfig:
+def _resolved(preset: str | None, recipe: str | None, given: dict[str, Any]) -> RunConfig:
     if given["init_from"] is None:
-        return resolve(preset, **given)
+        return resolve(preset, recipe=recipe, **given)
     calm_threads()
     from otter_train.initial import inherited  # seconds of imports, not needed for --help
 
     found = inherited(Path(given["init_from"]))
     theirs = found.pop("preset", None)
-    return resolve(preset or theirs, **{**found, **{name: value for name, value in given.items() if value is not None}})
+    chosen = {name: value for name, value in given.items() if value is not None}
+    return resolve(preset or theirs, recipe=recipe, **{**found, **chosen})
 
 
-def _train(config: RunConfig, options: RunOptions, shards: Path, out: Path, *, chosen: bool) -> int:
+def _train(config: RunConfig, options: RunOptions, shards: str, out: Path, *, chosen: bool) -> int:
+    is_first = os.environ.get("RANK", "0") == "0"
+    if is_first and config.preset == "tiny" and not chosen:
+        click.echo(_ABOUT_PRESETS)
+    if is_first:  # the imports take seconds
+        click.echo(f"Loading PyTorch and transformers to train {config.preset} on {shards} ...")
     calm_threads()
     from mimicit.loading import load  # seconds of imports, not needed for --help
     from otter_train.metrics import Console
     from otter_train.train import train
 
-    is_first = os.environ.get("RANK", "0") == "0"
     console = Console(sys.stdout if is_first else io.StringIO())
-    if config.preset == "tiny" and not chosen:
-        console.say(_ABOUT_PRESETS)
     samples = load(shards, shuffle="full", seed=config.seed)
     held_out = load(options.eval_shards, shuffle="full") if options.eval_shards else None
     with _stop_signals() as received:
@@ -194,7 +199,7 @@ def _report(run: Path, held_out: Samples | None, device: str) -> Path:
     return write_report(run, answers_by_shots(load_trained_model(run, device=device), held_out[:_SHOWN_ANSWERS]))
 
 
-def _replay(config: RunConfig, options: RunOptions, shards: Path, out: Path, step: int) -> int:
+def _replay(config: RunConfig, options: RunOptions, shards: str, out: Path, step: int) -> int:
     calm_threads()
     from mimicit.loading import load  # seconds of imports, not needed for --help
     from otter_train.metrics import Console

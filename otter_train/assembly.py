@@ -32,6 +32,7 @@ __all__ = [
     "kept_weights",
     "load_kept",
     "model_config",
+    "stored_model_config",
     "trains_everything",
     "uses_bfloat16",
 ]
@@ -53,6 +54,16 @@ def model_config(config: RunConfig) -> ModelConfig:
         "cross_attention_gate": config.cross_attention_gate,
     }
     return replace(named, perceiver=replace(named.perceiver, **_given(perceiver)), **_given(joint))
+
+
+def stored_model_config(meta: Mapping[str, Any], config: RunConfig) -> ModelConfig:
+    """The architecture in the ``meta`` of a checkpoint, with its pretrained parts where ``config`` says they lie."""
+    stored = ModelConfig.from_json(meta["model"])
+    return replace(
+        stored,
+        language=replace(stored.language, pretrained=config.language_model),
+        vision=replace(stored.vision, pretrained=config.vision_model),
+    )
 
 
 def assemble_model(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from mimicit.errors import MimicitError, UsageError
-from otter_train.command_line import HELP, calm_threads, errors_on_one_line
+from otter_train.command_line import HELP, Program, calm_threads, errors_on_one_line
 
 if TYPE_CHECKING:
     from mimicit.records import Media, Sample
@@ -96,7 +96,7 @@ def _write(out: TextIO, text: str) -> None:
     out.flush()
 
 
-@click.command(context_settings=HELP)
+@click.command(cls=Program, context_settings=HELP)
 @click.option("--checkpoint", type=click.Path(path_type=Path), required=True, help="Run folder, or one checkpoint.")
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=128, help="Longest answer, in tokens.")
 @click.option("--temperature", type=float, default=0.0, help="0: the likeliest token; above: draw, wilder with more.")

@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,8 +190,13 @@ def _write(
     except SafetensorError as error:  # it wraps those of the file system
         raise OSError(str(error)) from None
     tokenizer.save_pretrained(folder / _TOKENIZER)
+    (folder / _META).touch()
+    mode = stat.S_IMODE((folder / _META).stat().st_mode)
     files = {}
     for path in _files(folder):
+        if path == folder / _META:
+            continue
+        path.chmod(mode)  # safetensors makes files that nobody else may read, whatever the umask
         _sync_file(path)
         files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
     complete = {"format": FORMAT, **meta, "files": files}

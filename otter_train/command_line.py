@@ -9,11 +9,21 @@ from contextlib import contextmanager
 
 import click
 
+from mimicit.commands.groups import refuse_repeats
 from mimicit.errors import MimicitError, UsageError
 
-__all__ = ["HELP", "calm_threads", "errors_on_one_line"]
+__all__ = ["HELP", "Program", "calm_threads", "errors_on_one_line"]
 
 HELP = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
+
+
+class Program(click.Command):
+    """A command that refuses an option given twice, unless it may be repeated."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does."""
+        refuse_repeats(self, ctx, args)
+        return super().parse_args(ctx, args)
 
 
 @contextmanager

@@ -1,9 +1,8 @@
 """What a run is: `RunConfig`, the presets that fill it, and the rules it must obey. No torch here.
 
 The defaults of the ``otter-9b`` preset are the paper's: AdamW, learning rate 1e-5, 6 epochs, cosine annealing, clipping
-at 1.0. Only the batch differs: as many tokens as the paper's batch of 4 samples has room for, filled with samples where
-there would be padding (``--batch-size 4`` is the paper's). ``tiny`` trains every weight from scratch on two CPU cores
-in minutes.
+at 1.0, 4 samples a step. Where its published code differs, ``--recipe paper`` follows the code. ``tiny`` trains every
+weight from scratch on two CPU cores in minutes.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from mimicit.prompt import template_named
 
 __all__ = [
     "PRESETS",
+    "RECIPES",
     "ContextOrder",
     "Embeddings",
     "GuardMode",
@@ -119,8 +119,8 @@ class RunOptions:
     batches (None: up to 8 beside a GPU; none on the CPU, where they would compete with the model). ``save_every``
     and ``log_every`` are in steps (``save_every`` 0: only at the end). ``resume`` continues from the last checkpoint
     of the output folder; without it a folder that has one is refused. The last ``keep`` checkpoints stay. The loss on
-    the first ``eval_limit`` samples of the folder ``eval_shards`` is measured every ``eval_every`` steps, and at the
-    end. ``shard_frozen`` spreads the frozen weights over the processes too. ``profile`` steps are traced.
+    the first ``eval_limit`` samples of ``eval_shards`` (a folder or its URL) is measured every ``eval_every`` steps and
+    at the end. ``shard_frozen`` spreads the frozen weights over the processes too. ``profile`` steps are traced.
     ``tensorboard`` and ``wandb`` (the name of a project) send the numbers of the log there as well.
     ``checkpoint_activations`` n computes those of every n-th layer again in the backward pass (0: keeps all).
     ``compile`` compiles the decoder's layers. ``vision_cache`` is a folder that keeps what the frozen vision tower
@@ -134,7 +134,7 @@ class RunOptions:
     log_every: int = 10
     device: str = "auto"
     resume: bool = True
-    eval_shards: Path | None = None
+    eval_shards: str | Path | None = None
     eval_every: int = 500
     eval_limit: int = 512
     shard_frozen: bool = False
@@ -156,7 +156,7 @@ class RunOptions:
 
 
 PRESETS: Final[dict[str, dict[str, Any]]] = {
-    "otter-9b": {"max_tokens": 512, "batch_tokens": 512},
+    "otter-9b": {"max_tokens": 512},
     "tiny": {
         "epochs": 8,
         "batch_size": 32,
@@ -169,28 +169,57 @@ PRESETS: Final[dict[str, dict[str, Any]]] = {
 }
 """What each preset changes in the defaults of `RunConfig`."""
 
+RECIPES: Final[dict[str, dict[str, Any]]] = {
+    # The paper's text, and where it is silent, its published training code; docs/training.md says which is which.
+    "paper": {
+        "preset": "otter-9b",
+        "epochs": 6,
+        "batch_size": 4,
+        "batch_tokens": 0,
+        "lr": 1e-5,
+        "schedule": "cosine",
+        "warmup": 0.01,
+        "clip": 1.0,
+        "weight_decay": 0.1,
+        "beta2": 0.999,
+        "max_tokens": 512,
+        "label_mode": "paper",
+        "embeddings": "full",
+        "template": "otter",
+        "context_order": "as-is",
+        "max_steps": 0,
+        "guard": "off",
+        "stochastic_rounding": False,
+        "train_language": False,
+    }
+}
+"""What each recipe fixes; options that say otherwise are refused."""
 
-def resolve(preset: str | None, **given: Any) -> RunConfig:
+
+def resolve(preset: str | None, *, recipe: str | None = None, **given: Any) -> RunConfig:
     """The configuration of ``preset`` with the options that were ``given`` (those that are not None).
 
     Without a preset, naming a language or a vision model means ``otter-9b`` and naming none means ``tiny``.
-    ``batch_size`` alone counts samples, ``batch_tokens`` alone means one row; rows that the preset asks for have room
-    for ``max_tokens``.
+    ``batch_size`` counts samples, ``batch_tokens`` alone means one row. `UsageError` where an option contradicts what
+    ``recipe``, one of `RECIPES`, fixes.
     """
     overrides = {name: value for name, value in given.items() if value is not None}
+    if recipe is not None:
+        fixed = RECIPES[recipe]
+        for name, value in {**overrides, **({} if preset is None else {"preset": preset})}.items():
+            if name in fixed and value != fixed[name]:
+                raise UsageError(f"--recipe {recipe} fixes {_option(name)} at {fixed[name]}; leave out one of the two")
+        overrides = {**overrides, **fixed}
+        preset = overrides.pop("preset")
     named = [name for name in ("language_model", "vision_model") if overrides.get(name)]
     if preset is None:
         preset = "otter-9b" if named else "tiny"
     if preset not in PRESETS:
         raise UsageError(f"no preset {preset!r}; there are: {', '.join(sorted(PRESETS))}")
-    recipe = {"preset": preset, **PRESETS[preset], **overrides}
+    values = {"preset": preset, **PRESETS[preset], **overrides}
     if overrides.get("batch_tokens"):
-        recipe["batch_size"] = overrides.get("batch_size", 1)
-    elif "batch_size" in overrides:
-        recipe["batch_tokens"] = 0
-    elif "batch_tokens" not in overrides and "batch_tokens" in recipe:
-        recipe["batch_tokens"] = recipe["max_tokens"]
-    return RunConfig(**recipe)
+        values["batch_size"] = overrides.get("batch_size", 1)
+    return RunConfig(**values)
 
 
 def difference(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -258,7 +287,9 @@ def _check_models(config: RunConfig) -> None:
                 f"--preset {config.preset} needs {_option(name)} PATH, the folder of the pretrained weights; "
                 "--preset tiny trains a small model from scratch"
             )
-        if not Path(folder).exists() and not _MODEL_NAME.fullmatch(folder):
+        beside = Path(folder).parent
+        is_name = _MODEL_NAME.fullmatch(folder) and (":" in folder or not beside.is_dir())
+        if not Path(folder).exists() and not is_name:
             raise UsageError(f"{_option(name)} {folder}: no such folder")
 
 

@@ -10,7 +10,7 @@ import click
 
 from mimicit.errors import UsageError
 from mimicit.schema import canonical_json
-from otter_train.command_line import HELP, calm_threads, errors_on_one_line
+from otter_train.command_line import HELP, Program, calm_threads, errors_on_one_line
 
 if TYPE_CHECKING:
     from otter_train.conversion import Report
@@ -22,7 +22,7 @@ _PATH = click.Path(path_type=Path)
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
-@click.command(context_settings=HELP)
+@click.command(cls=Program, context_settings=HELP)
 @click.argument("source", type=_PATH)
 @click.argument("target", type=_PATH)
 @click.option("--to", required=True, type=click.Choice(["ours", "openflamingo", "otter"]), help="Layout to write.")

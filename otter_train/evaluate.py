@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from mimicit.schema import canonical_json
-from otter_train.command_line import HELP, calm_threads, errors_on_one_line
+from otter_train.command_line import HELP, Program, calm_threads, errors_on_one_line
 
 __all__ = ["main"]
 
@@ -29,9 +29,9 @@ class _Shots(click.ParamType[tuple[int, ...]]):
         return tuple(sorted({int(part) for part in parts}))
 
 
-@click.command(context_settings=HELP)
+@click.command(cls=Program, context_settings=HELP)
 @click.option("--checkpoint", type=_FOLDER, required=True, help="Run, checkpoint, or model of any layout.")
-@click.option("--shards", type=_FOLDER, required=True, help="Shards whose queries are asked; not those of training.")
+@click.option("--shards", required=True, help="Shards (or their URL) whose queries are asked; not those of training.")
 @click.option("--shots", type=_Shots(), default="0", help="Context triplets shown before each query: 0,1,2,4,8.")
 @click.option("--baselines", is_flag=True, help="Also what a model that never looks could reach.")
 @click.option("--limit", type=click.IntRange(min=1), help="Ask only this many queries, drawn at random.")
@@ -45,7 +45,7 @@ class _Shots(click.ParamType[tuple[int, ...]]):
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, with every answer.")
 def main(
     checkpoint: Path,
-    shards: Path,
+    shards: str,
     shots: tuple[int, ...],
     baselines: bool,
     limit: int | None,

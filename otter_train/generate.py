@@ -7,14 +7,14 @@ from pathlib import Path
 import click
 
 from mimicit.schema import canonical_json
-from otter_train.command_line import HELP, calm_threads, errors_on_one_line
+from otter_train.command_line import HELP, Program, calm_threads, errors_on_one_line
 
 __all__ = ["main"]
 
 _FILE = click.Path(path_type=Path)
 
 
-@click.command(context_settings=HELP)
+@click.command(cls=Program, context_settings=HELP)
 @click.option("--checkpoint", type=_FILE, required=True, help="Run, checkpoint, or model of any layout.")
 @click.option("--image", type=_FILE, help="Picture that the question is about.")
 @click.option("--video", type=_FILE, help="Clip that the question is about, instead of a picture.")

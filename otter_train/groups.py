@@ -7,6 +7,7 @@ and the state of a run's data is that of its `Loader`. Workers read, decode and 
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -124,9 +125,14 @@ def each_group(loader: Loader[Sample]) -> Iterator[Group]:
     than one that was not interrupted.
     """
     groups = iter(loader)
+    on_death = signal.getsignal(signal.SIGCHLD)
     while True:
         with torch.random.fork_rng(devices=[]):
             group = next(groups, None)
+        # DataLoader raises at once, whatever is being done, when a worker dies: an update of weights must not end in
+        # the middle. Without its handler, it raises when it is asked for a batch.
+        if signal.getsignal(signal.SIGCHLD) is not on_death and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGCHLD, on_death)
         if group is None:
             return
         yield group

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
@@ -13,13 +13,14 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from mimicit.records import Sample
 from otter_train.answer_options import AnswerOptions
-from otter_train.assembly import assemble_model, load_kept, uses_bfloat16
+from otter_train.assembly import assemble_model, load_kept, stored_model_config, uses_bfloat16
 from otter_train.checkpoint import is_checkpointed, load_weights, open_checkpoint
 from otter_train.config import Precision, RunConfig
 from otter_train.data import Batch, collate
 from otter_train.distributed import pick_device
 from otter_train.encoding import Encoded, PromptEncoder
 from otter_train.model import ModelConfig, Otter
+from otter_train.pretrained_parts import find_parts
 from otter_train.provenance import check_tokens
 from otter_train.streaming import stream_tokens
 from otter_train.text_stream import TextStream
@@ -70,13 +71,9 @@ def load_trained_model(
     if not is_checkpointed(path) and path.exists():
         return _load_weights_of_any_layout(path, place, language_model, vision_model)
     checkpoint = open_checkpoint(path)
-    config = RunConfig.from_json(_moved(checkpoint.meta["config"], language_model, vision_model))
-    architecture = ModelConfig.from_json(checkpoint.meta["model"])
-    architecture = replace(
-        architecture,
-        language=replace(architecture.language, pretrained=config.language_model),
-        vision=replace(architecture.vision, pretrained=config.vision_model),
-    )
+    parts = find_parts(checkpoint, language_model=language_model, vision_model=vision_model)
+    config = RunConfig.from_json({**checkpoint.meta["config"], **parts})
+    architecture = stored_model_config(checkpoint.meta, config)
     tokenizer = load_tokenizer(checkpoint.tokenizer_folder)
     check_tokens(checkpoint.meta, tokenizer)
     with torch.random.fork_rng(devices=[]):  # random weights are drawn first, to be replaced
@@ -195,8 +192,3 @@ def _collated(trained: TrainedModel, prompts: Sequence[Encoded]) -> Batch:
 
 def _stop_tokens(trained: TrainedModel) -> tuple[int, int]:
     return trained.encoder.special.eos, trained.encoder.special.endofchunk
-
-
-def _moved(config: dict[str, object], language_model: str | None, vision_model: str | None) -> dict[str, object]:
-    moved = {"language_model": language_model, "vision_model": vision_model}
-    return {**config, **{name: folder for name, folder in moved.items() if folder is not None}}

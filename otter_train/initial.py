@@ -23,6 +23,7 @@ from otter_train.conversion.source import open_origin
 from otter_train.conversion.token_rows import reordered, special_rows
 from otter_train.model import Otter
 from otter_train.model.convert import load_neutral
+from otter_train.pretrained_parts import find_parts
 from otter_train.provenance import check_tokens
 from otter_train.tokenizer import load_tokenizer
 
@@ -55,7 +56,8 @@ def inherited(path: Path) -> dict[str, Any]:
     """The options of the run ``path`` that say what its model is and how it is asked; none if it is no run."""
     if not is_checkpointed(path):
         return {}
-    config: Mapping[str, Any] = open_checkpoint(path).meta["config"]
+    checkpoint = open_checkpoint(path)
+    config: Mapping[str, Any] = {**checkpoint.meta["config"], **find_parts(checkpoint)}
     return {name: config[name] for name in _INHERITED if config.get(name) is not None}
 
 
@@ -73,11 +75,13 @@ def initial_weights(path: Path, config: RunConfig) -> Initial:
     if config.language_model is None:
         raise UsageError(f"--init-from {path}: name the language model that it belongs to with --language-model")
     folder = Path(config.language_model)
-    return Initial(tokenizer=load_tokenizer(folder), fill=lambda model: _fill_published(model, folder, path))
+    return Initial(
+        tokenizer=load_tokenizer(config.language_model), fill=lambda model: _fill_published(model, folder, path)
+    )
 
 
 def _fill_as_trained(model: Otter, tokenizer: PreTrainedTokenizerBase, checkpoint: Checkpoint, path: Path) -> None:
-    then = RunConfig.from_json(dict(checkpoint.meta["config"]))
+    then = RunConfig.from_json({**checkpoint.meta["config"], **find_parts(checkpoint)})
     freeze_for(model, then, tokenizer, dtype=torch.float32)
     try:
         load_kept(model, then, load_weights(checkpoint))

@@ -60,11 +60,12 @@ def showable(samples: Ordered[Sample], encoder: PromptEncoder) -> tuple[Ordered[
     index, only the prompt tells (`TooLongError`). `UsageError` where none can be shown.
     """
     if isinstance(samples, Mixture) and not samples.changes:
-        parts, why = zip(*(showable(part, encoder) for part in samples.parts), strict=True)
-        if not any(why):
+        shown = [showable(part, encoder) for part in samples.parts]
+        lines = [line for _, part_lines in shown for line in part_lines]
+        if not lines:
             return samples, []
-        mixture = Mixture(parts, samples.weights, seed=samples.seed, window=samples.window)
-        return mixture, [line for lines in why for line in lines]
+        parts = [part for part, _ in shown]
+        return Mixture(parts, samples.weights, seed=samples.seed, window=samples.window), lines
     if not isinstance(samples, Samples):
         return samples, []
     media = costs_of(samples, "media")

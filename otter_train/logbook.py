@@ -52,7 +52,13 @@ class Logbook:
         self._left_out.add(session.left_out)
         options = session.options
         self._sinks = (
-            open_sinks(run, session.config.to_json(), tensorboard=options.tensorboard, wandb=options.wandb)
+            open_sinks(
+                run,
+                session.config.to_json(),
+                run_id=session.run_id,
+                tensorboard=options.tensorboard,
+                wandb=options.wandb,
+            )
             if writes
             else []
         )

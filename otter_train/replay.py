@@ -18,13 +18,13 @@ from mimicit.errors import TrainError, UsageError
 from mimicit.loading.ordered import Ordered
 from mimicit.records import Sample
 from otter_train.checkpoint import Checkpoint, checkpoint_name, open_checkpoint
-from otter_train.config import RunConfig, RunOptions, difference
+from otter_train.config import RunConfig, RunOptions
 from otter_train.data import Batch
 from otter_train.distributed import join_world, pick_device
 from otter_train.groups import each_group
 from otter_train.metrics import Console
 from otter_train.packed import PackedBatch
-from otter_train.session import Session, begin
+from otter_train.session import Session, begin, changes_since
 from otter_train.step import batch_loss
 from otter_train.train import run_step
 
@@ -53,8 +53,7 @@ def replay(
         raise UsageError("--replay works in one process; start it without torchrun")
     checkpoint = _checkpoint_before(run, step)
     if checkpoint is not None:
-        begun = RunConfig.from_json(dict(checkpoint.meta["config"]))
-        changes = difference(begun.to_json(), config.to_json())
+        changes = changes_since(checkpoint, config)
         if changes:
             raise UsageError(f"{run} was begun with other options: {'; '.join(changes)}; give them again")
     session = begin(config, samples, run, options, console, checkpoint)

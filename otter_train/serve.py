@@ -11,7 +11,7 @@ import click
 
 from mimicit.errors import UsageError
 from mimicit.web.addresses import LOCAL_NAMES, is_local, listen, url
-from otter_train.command_line import HELP, calm_threads, errors_on_one_line
+from otter_train.command_line import HELP, Program, calm_threads, errors_on_one_line
 from otter_train.serving.limits import Limits
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _DEFAULT = Limits()
 _AT_LEAST_1 = click.IntRange(min=1)
 
 
-@click.command(context_settings=HELP)
+@click.command(cls=Program, context_settings=HELP)
 @click.option("--checkpoint", type=click.Path(path_type=Path), required=True, help="Run, checkpoint, or any model.")
 @click.option("--host", default="127.0.0.1", help="Address to listen at; beyond this machine only with --api-key.")
 @click.option("--port", type=click.IntRange(0, 65_535), default=8000, help="Port to listen at; 0 for a free one.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from mimicit.loading.ordered import Ordered
 from mimicit.loading.torch import Loader
 from mimicit.prompt import template_named
 from mimicit.records import Sample
-from otter_train.assembly import assemble_model, load_kept, model_config, uses_bfloat16
+from otter_train.assembly import assemble_model, load_kept, model_config, stored_model_config, uses_bfloat16
 from otter_train.checkpoint import Checkpoint, latest_checkpoint, load_optimizer_state, load_weights
 from otter_train.config import RunConfig, RunOptions, difference
 from otter_train.distributed import World, join_world, pick_device, shard
@@ -34,12 +35,13 @@ from otter_train.metrics import Console
 from otter_train.model import ModelConfig, Otter, trainable_count
 from otter_train.model.speed import compile_blocks, recompute_activations
 from otter_train.optimizer import make_optimizer
+from otter_train.pretrained_parts import find_parts, same_place
 from otter_train.provenance import check_tokens, restore_generators, seed_generators
 from otter_train.rounding import RoundingAdamW
 from otter_train.snapshot import restore_optimizer
 from otter_train.tokenizer import load_tokenizer, train_tokenizer
 
-__all__ = ["Session", "begin", "checkpoint_to_resume", "total_steps"]
+__all__ = ["Session", "begin", "changes_since", "checkpoint_to_resume", "total_steps"]
 
 _TOKENIZER_SAMPLES = 5_000  # enough to find the frequent words; a large corpus need not be read twice
 
@@ -49,7 +51,7 @@ class Session:
     """One process at work on the run in the folder ``run``, from step ``first`` to ``total``.
 
     ``seen`` samples were trained on before. ``flops_per_s`` is what the device can do. ``left_out`` says which samples
-    the index shows to be too long, and why.
+    the index shows to be too long, and why. ``run_id`` is the same in all sessions of a run, and in no other run.
     """
 
     config: RunConfig
@@ -72,6 +74,7 @@ class Session:
     total: int
     seen: int
     left_out: tuple[str, ...]
+    run_id: str
 
 
 def begin(
@@ -96,12 +99,13 @@ def begin(
     if not world.is_first:
         console = Console(io.StringIO())
     seed_generators(config.seed)
+    new_id = world.of_first(secrets.token_hex(8))
     initial = initial_weights(Path(config.init_from), config) if config.init_from and not checkpoint else None
     if checkpoint:
         tokenizer = load_tokenizer(checkpoint.tokenizer_folder)
     else:
         tokenizer = initial.tokenizer if initial else _new_tokenizer(config, samples)
-    architecture = ModelConfig.from_json(checkpoint.meta["model"]) if checkpoint else model_config(config)
+    architecture = stored_model_config(checkpoint.meta, config) if checkpoint else model_config(config)
     # A model that is sharded as a whole may be too large for one device.
     place = torch.device("cpu") if options.shard_frozen and world.size > 1 else device
     model = assemble_model(architecture, config, tokenizer, place, initial.fill if initial else None).train()
@@ -178,6 +182,7 @@ def begin(
         total=total,
         seen=int(checkpoint.meta["samples_seen"]) if checkpoint else 0,
         left_out=tuple(left_out),
+        run_id=(checkpoint.meta.get("run_id") if checkpoint else None) or new_id,
     )
 
 
@@ -198,11 +203,20 @@ def checkpoint_to_resume(config: RunConfig, run: Path, options: RunOptions) -> C
         return None
     if not options.resume:
         raise UsageError(f"{run} holds {checkpoint.folder.name}; without --resume give an --out folder that holds none")
-    begun = RunConfig.from_json(dict(checkpoint.meta["config"]))  # options it did not know yet had their defaults
-    changes = difference(begun.to_json(), config.to_json())
+    changes = changes_since(checkpoint, config)
     if changes:
         raise UsageError(f"{run} was begun with other options: {'; '.join(changes)}; give them again, or another --out")
     return checkpoint
+
+
+def changes_since(checkpoint: Checkpoint, config: RunConfig) -> list[str]:
+    """The `difference` of ``config`` to that of ``checkpoint``; one folder may be named in two ways."""
+    begun = dict(checkpoint.meta["config"])
+    now = config.to_json()
+    begun |= {name: now[name] for name, place in find_parts(checkpoint).items() if same_place(place, now[name])}
+    if same_place(begun.get("init_from"), now["init_from"]):
+        begun["init_from"] = now["init_from"]
+    return difference(RunConfig.from_json(begun).to_json(), now)  # options it did not know yet had their defaults
 
 
 def _feature_cache(model: Otter, options: RunOptions, dtype: torch.dtype) -> FeatureCache | None:
@@ -235,7 +249,7 @@ def _batch_line(config: RunConfig) -> str:
 
 def _new_tokenizer(config: RunConfig, samples: Ordered[Sample]) -> PreTrainedTokenizerBase:
     if config.language_model is not None:
-        return load_tokenizer(Path(config.language_model))
+        return load_tokenizer(config.language_model)
     return train_tokenizer(_texts(samples, config.template))
 
 

@@ -21,8 +21,12 @@ class Sink(Protocol):
         """Send what is still to be sent."""
 
 
-def open_sinks(run: Path, config: Mapping[str, Any], *, tensorboard: bool, wandb: str | None) -> list[Sink]:
+def open_sinks(
+    run: Path, config: Mapping[str, Any], *, run_id: str, tensorboard: bool, wandb: str | None
+) -> list[Sink]:
     """The sinks that are asked for; ``wandb`` is the name of a project, ``config`` is shown beside its curves.
+
+    A session with the ``run_id`` of an earlier one goes on in the same curves.
 
     `UsageError` where a library for it is not installed.
     """
@@ -30,7 +34,7 @@ def open_sinks(run: Path, config: Mapping[str, Any], *, tensorboard: bool, wandb
     if tensorboard:
         sinks.append(_TensorBoard(run / "tensorboard"))
     if wandb is not None:
-        sinks.append(_WeightsAndBiases(run, wandb, config))
+        sinks.append(_WeightsAndBiases(run, run_id, wandb, config))
     return sinks
 
 
@@ -51,14 +55,13 @@ class _TensorBoard:
 
 
 class _WeightsAndBiases:
-    def __init__(self, run: Path, project: str, config: Mapping[str, Any]) -> None:
+    def __init__(self, run: Path, run_id: str, project: str, config: Mapping[str, Any]) -> None:
         try:
             import wandb
         except ImportError:
             raise UsageError("--wandb: the library is missing; pip install wandb") from None
-        # The id makes a resumed session go on in the same curves.
         self._run: Any = wandb.init(
-            project=project, name=run.name, id=run.name, dir=run, config=dict(config), resume="allow"
+            project=project, name=run.name, id=run_id, dir=run, config=dict(config), resume="allow"
         )
 
     def log(self, step: int, values: Mapping[str, float]) -> None:

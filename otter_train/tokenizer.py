@@ -80,19 +80,20 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int = 2000) -> PreTrain
     )
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer stored in ``folder``, with the special tokens appended where it lacks them.
+def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in the folder ``source``, with the special tokens appended where it lacks them.
 
-    Reads local files only and runs no code of the folder. `TrainError` where there is no tokenizer.
+    Where there is no such folder, ``source`` is a name on the Hub. Runs no code that comes with it. `TrainError` where
+    there is no tokenizer; a path is always one of a folder.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            str(folder), local_files_only=True, trust_remote_code=False
+            str(source), local_files_only=isinstance(source, Path) or Path(source).exists(), trust_remote_code=False
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise TrainError(f"{folder}: no tokenizer can be read ({reason})") from None
+        raise TrainError(f"{source}: no tokenizer can be read ({reason})") from None
     missing = [token for token in SPECIAL_TOKENS if token not in tokenizer.get_added_vocab()]
     if missing:
         tokenizer.add_special_tokens({"extra_special_tokens": missing}, replace_extra_special_tokens=False)

@@ -8,12 +8,18 @@ between two lines of the log.
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import reduce
 from pathlib import Path
+from typing import Final
 
+from mimicit.errors import LostWorkerError, TrainError, UsageError
 from mimicit.loading.ordered import Ordered
 from mimicit.records import Sample
 from otter_train.checkpoint import checkpoint_name, remove_unfinished, save_checkpoint
@@ -24,6 +30,7 @@ from otter_train.groups import Group, each_group
 from otter_train.logbook import LEFT_OUT_NAME, Logbook, logbook
 from otter_train.metrics import Console, Row
 from otter_train.optimizer import rate_factor
+from otter_train.pretrained_parts import PARTS, absolute_path, places_of
 from otter_train.profiling import traced
 from otter_train.provenance import describe, generator_states
 from otter_train.saving import BackgroundSaver
@@ -34,6 +41,8 @@ from otter_train.validation import validate
 from otter_train.watch import Window
 
 __all__ = ["Outcome", "run_step", "train"]
+
+_LOCK_NAME: Final = ".lock"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,22 +68,40 @@ def train(
     options: RunOptions,
     console: Console,
     held_out: Ordered[Sample] | None = None,
-    shards: Path | None = None,
+    shards: str | Path | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
     """Train until the end, or until ``should_stop`` (asked after every step), and leave a checkpoint in ``run``.
 
     ``held_out`` samples are those of ``options.eval_shards``; ``shards``, where the samples lie, is noted in the
     ``config.json`` of the run. Goes on from the last checkpoint of ``run``. `UsageError` where that belongs to another
-    configuration or other shards, and where ``options.resume`` is off and there is one; `TrainError` where the guard
-    stops the run, or its last checkpoint cannot be written.
+    configuration or other shards, where ``options.resume`` is off and there is one, and where another training writes
+    into ``run``; `TrainError` where the guard stops the run, or its last checkpoint cannot be written. Where a process
+    that prepares data is killed, `TrainError` says so, and a checkpoint is left.
     """
+    with _held(run):
+        return _train(config, samples, run, options, console, held_out, shards, should_stop)
+
+
+def _train(
+    config: RunConfig,
+    samples: Ordered[Sample],
+    run: Path,
+    options: RunOptions,
+    console: Console,
+    held_out: Ordered[Sample] | None,
+    shards: str | Path | None,
+    should_stop: Callable[[], bool],
+) -> Outcome:
     checkpoint = checkpoint_to_resume(config, run, options)
     session = begin(config, samples, run, options, console, checkpoint)
     if session.world.is_first:
         run.mkdir(parents=True, exist_ok=True)
         remove_unfinished(run)
         everything = {**config.to_json(), **asdict(options), "out": run, "shards": shards}
+        for name in (*PARTS, "init_from", "shards", "eval_shards"):  # it may be given again in another folder
+            if everything[name] is not None:
+                everything[name] = absolute_path(str(everything[name]))
         write_options(run / CONFIG_NAME, everything)
     trace = run / f"trace-{session.first:08d}.json" if session.world.is_first else None
     with logbook(session) as book, BackgroundSaver() as saver, traced(options.profile, trace) as after_step:
@@ -83,6 +110,28 @@ def train(
     session.world.wait()
     saved = run / checkpoint_name(step) if step > session.first or checkpoint is None else checkpoint.folder
     return Outcome(step=step, total=session.total, checkpoint=saved, rows=tuple(book.table.rows))
+
+
+@contextmanager
+def _held(run: Path) -> Iterator[None]:
+    """Hold ``run`` against another training for the length of the block; one process of several does so for all.
+
+    `UsageError` where another training holds it.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    run.mkdir(parents=True, exist_ok=True)
+    with open(run / _LOCK_NAME, "ab") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock, workers do not hold it after our death
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise
+            raise UsageError(
+                f"{run}: another training is writing there; wait for it to end, or give another --out"
+            ) from None
+        yield
 
 
 def run_step(session: Session, step: int, group: Group) -> StepResult:
@@ -116,7 +165,20 @@ def _loop(
     options, step = session.options, session.first
     window = Window(session.device)
     cut, unlabelled, seen = Cut(), 0, 0
-    for group, waited_s in _timed(each_group(session.loader)):
+    groups = _timed(each_group(session.loader))
+    while True:
+        try:
+            group, waited_s = next(groups)
+        except StopIteration:
+            break
+        except LostWorkerError as error:
+            if session.world.size > 1 or step == session.first:
+                raise
+            _save(session, book, saver, step, session.seen + seen)
+            saver.finish()
+            raise TrainError(
+                f"{error}; {checkpoint_name(step)} holds what was learnt, the same command goes on"
+            ) from None
         window.waited_s += waited_s
         result = run_step(session, step, group)
         step += 1
@@ -180,6 +242,8 @@ def _save(session: Session, book: Logbook, saver: BackgroundSaver, step: int, se
         "step": step,
         "total_steps": session.total,
         "samples_seen": seen,
+        "run_id": session.run_id,
+        "pretrained": places_of(session.config.to_json(), session.run),
         "loader": session.loader.state_dict(),
         "guard": session.guard.state(),
         "rng": states,

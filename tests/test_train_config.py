@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import get_args
 
@@ -16,7 +16,7 @@ pytest.importorskip("torch", reason="comes with the extra 'train'")
 from mimicit.errors import UsageError
 from otter_train import chat, evaluate, generate, serve
 from otter_train.__main__ import main
-from otter_train.config import PRESETS, Embeddings, RunConfig, RunOptions, difference, resolve
+from otter_train.config import PRESETS, RECIPES, Embeddings, RunConfig, RunOptions, difference, resolve
 from otter_train.model import PRESETS as MODELS
 from otter_train.model.trainable import EmbeddingMode
 
@@ -33,15 +33,14 @@ def test_the_defaults_are_those_of_the_paper(weights: dict[str, str]) -> None:
     assert (config.schedule, config.warmup, config.weight_decay) == ("cosine", 0.01, 0.1)
     assert (config.label_mode, config.embeddings, config.max_steps) == ("span", "full", 0)
     assert config.batch_tokens == 0
-    # Without being told how many samples, a step has the tokens that four could have, and no padding.
-    assert resolve(None, **weights) == replace(config, batch_tokens=512)
+    assert resolve(None, **weights) == config
 
 
 @pytest.mark.parametrize(
     ("given", "rows", "tokens", "room"),
     [
-        ({}, 4, 512, 4),
-        ({"max_tokens": 2048}, 4, 2048, 4),
+        ({}, 4, 0, 4),
+        ({"max_tokens": 2048}, 4, 0, 4),
         ({"batch_size": 8}, 8, 0, 8),
         ({"batch_tokens": 16384}, 1, 16384, 32),
         ({"batch_tokens": 4096, "batch_size": 8}, 8, 4096, 64),
@@ -54,6 +53,25 @@ def test_a_batch_counts_samples_or_rows(
     config = resolve(None, **weights, **given)
     assert (config.batch_size, config.batch_tokens, config.room) == (rows, tokens, room)
     assert resolve(**config.to_json()) == config  # the config.json of a run says the same again
+
+
+def test_the_recipe_of_the_paper_fixes_all_settings(weights: dict[str, str]) -> None:
+    config = resolve(None, recipe="paper", **weights, seed=7, precision="bfloat16")
+    assert (config.preset, config.batch_size, config.batch_tokens, config.epochs) == ("otter-9b", 4, 0, 6)
+    assert (config.lr, config.schedule, config.warmup, config.clip) == (1e-5, "cosine", 0.01, 1.0)
+    assert (config.label_mode, config.guard, config.embeddings) == ("paper", "off", "full")
+    assert (config.weight_decay, config.beta2, config.seed) == (0.1, 0.999, 7)
+    free = {"language_model", "vision_model", "seed", "precision", "init_from", "guard_factor"}
+    shape = {"latents", "latent_std", "perceiver_depth", "perceiver_width"}
+    shape |= {"cross_attention_every", "cross_attention_gate"}
+    assert {field.name for field in fields(RunConfig)} - free - shape == set(RECIPES["paper"])
+    for name, other in {"lr": 1e-4, "label_mode": "span", "batch_tokens": 512, "guard": "skip"}.items():
+        with pytest.raises(UsageError, match=f"--recipe paper fixes --{name.replace('_', '-')} at"):
+            resolve(None, recipe="paper", **weights, **{name: other})
+    with pytest.raises(UsageError, match="--preset"):
+        resolve("tiny", recipe="paper", **weights)
+    text = Path("docs/training.md").read_text()
+    assert all(f"`--{name.replace('_', '-')}`" in text for name in RECIPES["paper"] if name != "preset")
 
 
 def test_the_small_preset_counts_samples() -> None:

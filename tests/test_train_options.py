@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-import click
+import re
+from pathlib import Path
 
+import click
+import pytest
+from click.testing import CliRunner
+
+from mimicit.cli import main as mimicit
+from mimicit.errors import UsageError
 from otter_train.__main__ import main as train
 from otter_train.chat import main as chat
 from otter_train.evaluate import main as evaluate
@@ -22,8 +29,8 @@ def test_options_are_pinned() -> None:
         "--epochs", "--eval-every", "--eval-limit", "--eval-shards", "--guard", "--guard-factor", "--init-from",
         "--keep", "--label-mode", "--language-model", "--latent-std", "--latents", "--log-every", "--lr", "--max-steps",
         "--max-tokens", "--no-resume", "--out", "--perceiver-depth", "--perceiver-width", "--precision", "--preset",
-        "--profile", "--replay", "--resume", "--save-every", "--schedule", "--seed", "--shard-frozen", "--shards",
-        "--stochastic-rounding", "--template", "--tensorboard", "--train-language", "--vision-cache",
+        "--profile", "--recipe", "--replay", "--resume", "--save-every", "--schedule", "--seed", "--shard-frozen",
+        "--shards", "--stochastic-rounding", "--template", "--tensorboard", "--train-language", "--vision-cache",
         "--vision-cache-gb", "--vision-model", "--wandb", "--warmup", "--weight-decay", "--workers",
     ]  # fmt: skip
     assert options(generate) == [
@@ -44,3 +51,39 @@ def test_options_are_pinned() -> None:
         "--max-body-mb", "--max-characters", "--max-new-tokens", "--max-pictures", "--max-pixels", "--model-name",
         "--port", "--queue", "--vision-model",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        (train, ["--shards", "a", "--shards", "b"]),
+        (train, ["--shards", "a", "--resume", "--no-resume"]),
+        (generate, ["--checkpoint", "run", "--prompt", "q", "--image", "a", "--image=b"]),
+        (evaluate, ["--checkpoint", "run", "--shards", "a", "--shots", "0", "--shots", "1"]),
+        (chat, ["--checkpoint", "run", "--checkpoint", "run"]),
+        (mimicit, ["build", "--src", "a", "--src", "b", "--out", "c"]),
+        (mimicit, ["inspect", "--json", "--json", "a"]),
+    ],
+)
+def test_an_option_given_twice_is_refused(command: click.Command, arguments: list[str]) -> None:
+    result = CliRunner().invoke(command, arguments)
+    assert result.exit_code == 2 and re.search(r"--\S+ is given twice", result.output)
+
+
+def test_an_option_that_may_repeat_may(tmp_path: Path) -> None:
+    asked = ["--checkpoint", str(tmp_path), "--prompt", "q"]
+    examples = ["--context-prompt", "a", "--context-prompt", "b"]
+    assert "given twice" not in CliRunner().invoke(generate, [*asked, *examples]).output
+
+
+@pytest.mark.parametrize(("command", "arguments"), [(train, ["--preset", "tiny"]), (evaluate, ["--checkpoint", "run"])])
+def test_shards_may_be_a_url(command: click.Command, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def load(shards: object, **_: object) -> None:
+        asked.append(shards)
+        raise UsageError("enough")
+
+    monkeypatch.setattr("mimicit.loading.load", load)
+    CliRunner().invoke(command, [*arguments, "--shards", "http://host/shards/"])
+    assert asked == ["http://host/shards/"]

@@ -104,6 +104,33 @@ def test_decoders_with_layer_norms_learn_in_bfloat16_on_the_cpu(tmp_path: Path, 
     assert [row.loss for row in rounded.rows] == pytest.approx([row.loss for row in exact.rows], rel=0.03)
 
 
+def test_the_parts_of_a_run_are_found_from_anywhere_and_never_taken_for_names(
+    tmp_path: Path, folders: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, folder in folders.items():
+        shutil.copytree(folder, tmp_path / "work" / "models" / name)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    named = {name: f"models/{name}" for name in folders}
+    run(Path("runs/first"), **named, max_steps=1)
+
+    def finds(place: Path, **moved: str) -> bool:
+        return load_trained_model(place, device="cpu", **moved).model is not None
+
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert finds(tmp_path / "work" / "runs" / "first")
+    again = {name: str(tmp_path / "work" / folder) for name, folder in named.items()}
+    assert run(tmp_path / "work" / "runs" / "first", **again, max_steps=1).finished  # the same, in other words
+    (tmp_path / "work").rename(tmp_path / "moved")
+    assert finds(Path("../moved/runs/first"))
+    (tmp_path / "moved" / "models").rename(tmp_path / "away")
+    with pytest.raises(
+        UsageError, match=r"language model of the run is neither in .*work.* nor in .*moved.*--language"
+    ):
+        finds(tmp_path / "moved" / "runs" / "first")
+    assert finds(tmp_path / "moved" / "runs" / "first", **{name: str(tmp_path / "away" / name) for name in folders})
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("trained", [{"embeddings": "full"}, {"train_language": True}])
 def test_what_is_trained_begins_with_the_values_of_the_file(

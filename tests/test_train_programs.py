@@ -52,7 +52,7 @@ def test_it_says_first_what_it_trains_and_last_what_to_do_next(place: Path) -> N
     assert "tiny preset" in lines[0] and "--preset otter-9b --language-model PATH --vision-model PATH" in lines[0]
     assert [line.split()[1] for line in lines if line.startswith("step ")] == ["1/3", "2/3", "3/3"]
     assert "python -m otter_train.generate --checkpoint" in lines[-1]
-    names = sorted(path.name for path in (place / "run").iterdir())
+    names = sorted(path.name for path in (place / "run").glob("[!.]*"))
     assert names == [
         *("checkpoint-00000003", "config.json", "gates.csv", "loss.png", "metrics.csv", "report.html", "sources.csv"),
     ]

@@ -6,6 +6,9 @@ import io
 import math
 import os
 import re
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,7 @@ from mimicit.errors import TrainError, UsageError
 from mimicit.loading.ordered import Ordered
 from mimicit.records import Sample
 from otter_train import assembly
-from otter_train.checkpoint import latest_checkpoint, load_weights
+from otter_train.checkpoint import latest_checkpoint, load_weights, open_checkpoint
 from otter_train.config import RunOptions, resolve
 from otter_train.inference import load_trained_model
 from otter_train.logbook import EVAL_NAME, LEFT_OUT_NAME
@@ -259,3 +262,50 @@ def test_samples_that_cannot_be_shown_are_left_out_counted_and_named(
     assert "3 samples were left out" in said.getvalue()
     assert outcome.finished and outcome.rows[-1].samples == 2 * 9
     assert read_table(EvalRow, tmp_path / EVAL_NAME)[-1].samples == 9
+
+
+def test_a_killed_data_worker_is_one_line_and_leaves_a_checkpoint(tmp_path: Path) -> None:
+    steps = iter(range(1, 1_000))
+
+    def kill_at_three() -> bool:
+        if next(steps) == 3:
+            for child in torch.multiprocessing.active_children():
+                os.kill(child.pid or 0, signal.SIGKILL)
+        return False
+
+    def options(workers: int) -> RunOptions:
+        return RunOptions(workers=workers, save_every=0, log_every=1, device="cpu")
+
+    console, config = Console(io.StringIO()), resolve("tiny", **RECIPE)
+    with pytest.raises(TrainError, match=r"was killed.*checkpoint-\d+ holds.*same command goes on$"):
+        train(config, Colours(), tmp_path, options=options(1), console=console, should_stop=kill_at_three)
+    checkpoint = latest_checkpoint(tmp_path)
+    assert checkpoint is not None and checkpoint.step >= 3
+    outcome = train(config, Colours(), tmp_path, options=options(0), console=console)
+    assert outcome.finished and losses(outcome) == losses(run(tmp_path / "whole"))
+
+
+def test_two_trainings_do_not_share_a_folder(tmp_path: Path) -> None:
+    tmp_path.joinpath("run").mkdir()
+    hold = "import fcntl, sys; f = open(sys.argv[1], 'ab'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
+    command = [sys.executable, "-c", hold, str(tmp_path / "run" / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(UsageError, match="another training"):
+            run(tmp_path / "run")
+        other.communicate(b"\n")
+    assert run(tmp_path / "run", max_steps=1).finished
+
+
+def test_files_of_a_checkpoint_follow_the_umask_and_the_run_keeps_its_id(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        first = run(tmp_path, stop_after=1)
+        second = run(tmp_path, stop_after=1)
+    finally:
+        os.umask(before)
+    files = [path for path in second.checkpoint.rglob("*") if path.is_file()]
+    assert len(files) > 3 and {path.stat().st_mode & 0o777 for path in files} == {0o640}
+    ids = [open_checkpoint(outcome.checkpoint).meta["run_id"] for outcome in (first, second)]
+    assert ids[0] == ids[1] != open_checkpoint(run(tmp_path / "run", max_steps=1).checkpoint).meta["run_id"]

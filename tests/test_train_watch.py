@@ -93,9 +93,9 @@ def test_a_missing_library_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UsageError, match="pip install"):
-        open_sinks(tmp_path, {}, **options)
+        open_sinks(tmp_path, {}, run_id="a", **options)
 
 
 def test_without_options_neither_library_is_loaded(tmp_path: Path) -> None:
-    assert open_sinks(tmp_path, {}, tensorboard=False, wandb=None) == []
+    assert open_sinks(tmp_path, {}, run_id="a", tensorboard=False, wandb=None) == []
     assert "wandb" not in sys.modules

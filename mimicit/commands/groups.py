@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +16,7 @@ import click
 
 from mimicit.errors import ShardError
 
-__all__ = ["ExistingPath", "TaskGroup", "nearest_path"]
+__all__ = ["ExistingPath", "TaskGroup", "nearest_path", "refuse_repeats"]
 
 _NAMES_COMPARED: Final = 10_000  # of one folder: a suggestion is not worth seconds
 
@@ -54,7 +54,21 @@ class TaskGroup(click.Group):
         if self.get_command(ctx, name) is None and not name.startswith("-"):
             close = difflib.get_close_matches(name, self.list_commands(ctx), n=1)
             ctx.fail(f"no command {name!r}{f'; did you mean {close[0]}?' if close else ''}")
-        return super().resolve_command(ctx, args)
+        found, command, rest = super().resolve_command(ctx, args)
+        if command is not None:
+            refuse_repeats(command, click.Context(command, info_name=found, parent=ctx), rest)
+        return found, command, rest
+
+
+def refuse_repeats(command: click.Command, ctx: click.Context, args: Sequence[str]) -> None:
+    """`click.UsageError` where ``args`` give an option twice that takes one value: click would keep the last."""
+    _, _, given = command.make_parser(ctx).parse_args(args=list(args))
+    seen: set[click.Parameter] = set()
+    for option in given:
+        if isinstance(option, click.Option) and not (option.multiple or option.count):
+            if option in seen:
+                raise click.UsageError(f"{'/'.join(option.opts)} is given twice; it takes one value", ctx)
+            seen.add(option)
 
 
 class ExistingPath(click.Path):

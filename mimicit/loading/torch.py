@@ -7,14 +7,14 @@ asked for decides what they give.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import torch.distributed
 import torch.utils.data
 
-from mimicit.errors import MimicitError, UsageError
+from mimicit.errors import LostWorkerError, MimicitError, UsageError
 from mimicit.loading.mixture import Mixture
 from mimicit.loading.ordered import PARTS, Address, Ordered
 from mimicit.loading.state import LoaderState
@@ -200,7 +200,7 @@ class Loader(Generic[Value]):
         going_on = True
         while going_on:
             going_on = self._moved = False
-            for batch in self._batches:
+            for batch in self._batches if not self._batches.num_workers else _of_workers(self._batches):
                 if isinstance(batch, MimicitError):
                     raise batch
                 self._tickets.first += 1
@@ -307,6 +307,19 @@ def _distributed() -> tuple[int, int]:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return 0, 1
+
+
+def _of_workers(batches: Iterable[Any]) -> Iterator[Any]:
+    """``batches``; `LostWorkerError` where a worker dies, which shows as the end of a connection, or on inquiry."""
+    try:
+        yield from batches
+    except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
+        is_of_worker = str(error).startswith("Caught ")  # what went wrong inside of one
+        if is_of_worker or (isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker")):
+            raise
+        raise LostWorkerError(
+            "a process that prepares data was killed, perhaps because memory ran out; fewer workers need less"
+        ) from None
 
 
 def _as_it_is(batch: Any) -> Any:

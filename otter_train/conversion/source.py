@@ -27,6 +27,7 @@ from otter_train.model.convert import neutral_state
 from otter_train.model.layouts import Layout
 from otter_train.model.lazy import LazyTensor, replaced_rows
 from otter_train.pretrained.configuration import OtterConfig
+from otter_train.pretrained_parts import find_parts
 from otter_train.tokenizer import added_ids, load_tokenizer
 
 __all__ = ["Origin", "open_origin"]
@@ -118,13 +119,13 @@ def _from_checkpoint(path: Path, with_frozen: bool, language_model: str | None, 
     tensors, _, _, removed = neutral_weights(trained, "ours")
     tokenizer = load_tokenizer(checkpoint.tokenizer_folder)
     architecture = ModelConfig.from_json(checkpoint.meta["model"])
-    config = checkpoint.meta["config"]
-    architecture = replace(
-        architecture,
-        language=replace(architecture.language, pretrained=language_model or config["language_model"]),
-        vision=replace(architecture.vision, pretrained=vision_model or config["vision_model"]),
-    )
     if with_frozen:
+        parts = find_parts(checkpoint, language_model=language_model, vision_model=vision_model)
+        architecture = replace(
+            architecture,
+            language=replace(architecture.language, pretrained=parts["language_model"]),
+            vision=replace(architecture.vision, pretrained=parts["vision_model"]),
+        )
         tensors = _completed(tensors, apart, architecture, added_ids(tokenizer), len(tokenizer))
     return Origin(
         tensors=tensors,
