@@ -13,6 +13,7 @@ import pytest
 
 from mimicit.build.foreign import index_folder
 from mimicit.errors import ChangedShardError, ShardError, SourceError, UsageError
+from mimicit.exporting import export_shards
 from mimicit.inspecting.summary import summarise
 from mimicit.loading import load
 from mimicit.schema import validate
@@ -154,3 +155,13 @@ def test_hard_links_and_other_odd_members_do_no_harm(tmp_path: Path) -> None:
         archive.addfile(outside)
     assert index_folder(tmp_path).samples == 1
     assert json.loads((tmp_path / "manifest.json").read_bytes())["totals"]["rejects"] >= 2
+
+
+def test_an_indexed_folder_can_be_exported(tmp_path: Path) -> None:
+    """Its keys are those that others gave, not those that follow from source and id."""
+    folder = tmp_path / "tars"
+    folder.mkdir()
+    put_tar(folder, "00000.tar", [part for number in range(3) for part in files(f"{number:09d}", number)])
+    index_folder(folder)
+    report = export_shards(folder, tmp_path / "exported", "llava")
+    assert (report.samples, report.records, report.media) == (3, 3, 3)
