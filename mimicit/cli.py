@@ -46,6 +46,8 @@ class _Group(TaskGroup):
             _fail(str(error), EXIT_USAGE)
         except MimicitError as error:
             _fail(str(error), EXIT_FAILED)
+        except MemoryError:
+            _fail("out of memory; give it more, or fewer --workers", EXIT_FAILED)
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of our output went away
             sys.exit(EXIT_FAILED)

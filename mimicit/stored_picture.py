@@ -32,7 +32,12 @@ def decode_stored(data: bytes, width: int, height: int) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
             found = picture.size
-            if found == (width, height) and width * height <= _MOST_PIXELS:
+            if found == (width, height) and width * height > _MOST_PIXELS:
+                detail = (
+                    f"a stored picture of {width:,}x{height:,} pixels is not decoded; the limit is {_MOST_PIXELS:,}"
+                )
+                raise CorruptShardError(detail)
+            if found == (width, height):
                 picture.load()
                 return picture.copy()
     except (*_FAULTS, Image.DecompressionBombError) as error:

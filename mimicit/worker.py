@@ -10,7 +10,11 @@ Threads: there are as many workers as cores, so the threads that BLAS would star
 from __future__ import annotations
 
 import ctypes
+import multiprocessing.util
+import os
+import resource
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -18,11 +22,37 @@ from typing import Final
 
 from threadpoolctl import threadpool_limits
 
-__all__ = ["apart_from_main", "begin_worker"]
+from mimicit.errors import UsageError
+
+__all__ = ["apart_from_main", "begin_worker", "check_processes"]
 
 _TRIM_THRESHOLD: Final = -1  # the names of mallopt(3), as in malloc.h
 _MMAP_THRESHOLD: Final = -3
+_LEAST_ADDRESSES: Final = 2 << 30
+_LONGEST_TEMPORARY: Final = 70  # bytes; "/pymp-xxxxxxxx/listener-xxxxxxxx" follows
+_SHORT: Final = ("/tmp", "/var/tmp", "/dev/shm")
 _KEPT_BYTES: Final = 32 * 1024**2  # the most that glibc takes for the second
+
+
+def check_processes() -> None:
+    """Make sure that processes can be started from this one; to be called before the first.
+
+    They are reached by sockets in the folder for temporary files, and a socket's path has 107 bytes at most; where that
+    folder's is too long, theirs lie elsewhere. `UsageError` where a limit of addresses (``ulimit -v``) leaves no room.
+    """
+    addresses, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if addresses != resource.RLIM_INFINITY and addresses < _LEAST_ADDRESSES:
+        raise UsageError(
+            f"ulimit -v leaves each process {addresses >> 20:,} MiB of addresses, and libraries alone take more than "
+            f"{_LEAST_ADDRESSES >> 20:,}; raise it, and limit memory itself instead (a cgroup, systemd-run, Slurm)"
+        )
+    if len(os.fsencode(tempfile.gettempdir())) > _LONGEST_TEMPORARY:
+        usual = tempfile.tempdir
+        tempfile.tempdir = next((place for place in _SHORT if os.access(place, os.W_OK | os.X_OK)), usual)
+        try:
+            multiprocessing.util.get_temp_dir()  # kept from now on, for this process and those that it starts
+        finally:
+            tempfile.tempdir = usual
 
 
 def begin_worker() -> None:

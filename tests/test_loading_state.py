@@ -64,3 +64,12 @@ def test_what_is_no_state_is_refused(value: dict[str, Any]) -> None:
 def test_digests_frame_their_values() -> None:
     assert digest("ab", "c") != digest("a", "bc") != digest("abc")
     assert digest() == digest()
+
+
+@pytest.mark.parametrize("part", ["batches", "batch_size"])
+@pytest.mark.parametrize("value", [2**62, -1, float("inf"), float("nan"), 7.0, "7", True, None, [7]])
+def test_what_is_no_count_is_refused_by_name(part: str, value: object) -> None:
+    with pytest.raises(UsageError, match="not a loader state"):
+        LoaderState.from_json({**state().to_json(), part: value})
+    with pytest.raises(UsageError, match="not a loader state"):
+        LoaderState.from_json({**state().to_json(), "weights": [[value, [1]]]})

@@ -115,3 +115,11 @@ def test_a_file_without_a_header_is_a_fault(folder: Path, header: bytes) -> None
 def test_a_line_that_never_ends_is_a_fault(folder: Path) -> None:
     with pytest.raises(SourceError, match=r"^t\.csv:2: the line is longer"):
         rows(folder, b"id,answer\n" + b"x" * 9_000_000)
+
+
+@pytest.mark.parametrize("size", [131_073, 1_000_000, 8_000_000])
+def test_a_long_cell_is_a_cell_as_in_every_format(folder: Path, size: int) -> None:
+    long = "x" * size
+    quoted = f'"{long[:-2]}\n,"'
+    content = f"id,text\na,{long}\nb,{quoted}\nc,short\n"
+    assert [row["text"] for _, row in rows(folder, content)] == [long, quoted[1:-1], "short"]

@@ -22,7 +22,7 @@ from typing import Any, Protocol, TypeVar
 
 from mimicit.build.progress import Progress
 from mimicit.errors import BuildError, MimicitError
-from mimicit.worker import apart_from_main, begin_worker
+from mimicit.worker import apart_from_main, begin_worker, check_processes
 
 __all__ = ["Engine", "LocalEngine", "WorkerDiedError", "counted", "result_after_death", "run_alone"]
 
@@ -80,6 +80,7 @@ class LocalEngine:
     """Processes on this machine."""
 
     def __init__(self, workers: int) -> None:
+        check_processes()
         self.workers = max(1, workers)
         # Workers are forked from a clean server process: no threads or locks of this one are copied.
         self._context = multiprocessing.get_context("forkserver")

@@ -55,7 +55,7 @@ def read_mixture(path: Path) -> dict[str, Any]:
         value = tomllib.loads(path.read_bytes().decode())
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise UsageError(f"{path}: no TOML: {error}") from None
     try:
         plain = orjson.loads(orjson.dumps(value))  # dates become text, and infinities null: both fail the schema

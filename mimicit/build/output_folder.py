@@ -48,6 +48,11 @@ def held(out: Path, *, shared: bool = False) -> Iterator[None]:
 
     ``shared`` holds it together with others that do so, as the tasks of one build.
     """
+    try:
+        str(out).encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(out).decode("utf-8", "backslashreplace")
+        raise BuildError(f"{shown}: is not UTF-8; give --out a folder whose path is") from None
     if out.exists() and not out.is_dir():
         raise BuildError(f"{out}: is a file; give --out a folder")
     out.mkdir(parents=True, exist_ok=True)

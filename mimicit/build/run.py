@@ -133,7 +133,7 @@ def _build(
     work = out / WORK_NAME
     selection = _selected(root, config, progress, strict=manner.strict)
     sources = {path for spec in selection.specs for path in (*spec.files, *spec.beside)}
-    scan = scan_input(root, out / SCAN_NAME, sources, engine, progress)
+    scan = scan_input(root, out / SCAN_NAME, sources, engine, progress, keep_going=manner.keep_going)
     state = {"config": config.to_json(), "input": scan.fingerprint, "mimicit_version": version("mimicit")}
     former = former_rejects(out, state) if manner.retry_rejects else None
     finished = finished_manifest(out, state, overwrite=manner.overwrite or former is not None)

@@ -50,13 +50,23 @@ class _Batch:
     root: Root
     first: int
     files: tuple[tuple[str, bool], ...]
+    keep_going: bool
 
 
-def scan_input(root: Root, table: Path, sources: Collection[str], engine: Engine, progress: Progress) -> InputScan:
+def scan_input(
+    root: Root,
+    table: Path,
+    sources: Collection[str],
+    engine: Engine,
+    progress: Progress,
+    *,
+    keep_going: bool = False,
+) -> InputScan:
     """Hash what can be used of the input, in parallel, into the new file ``table``, which `ScannedFiles` reads.
 
     ``sources`` are the paths of the files that sources are made of. The result does not depend on dates, links or the
-    order of folders. `BuildError` where a file cannot be read, or is written to meanwhile.
+    order of folders. `BuildError` where a file cannot be read, or is written to meanwhile. With ``keep_going``, what
+    cannot be read is as if it were not there: the records that need it are rejects.
     """
     table.unlink(missing_ok=True)
     db = sqlite3.connect(table, isolation_level=None)
@@ -65,7 +75,9 @@ def scan_input(root: Root, table: Path, sources: Collection[str], engine: Engine
         db.execute("PRAGMA synchronous = OFF")
         db.execute(SCANNED_TABLE)
         db.execute("BEGIN")
-        for batch, rows in engine.run(_hash_files, _batches(root, sources), label="scan", progress=progress):
+        for batch, rows in engine.run(
+            _hash_files, _batches(root, sources, keep_going), label="scan", progress=progress
+        ):
             numbered = ((batch.first + place, *row) for place, row in enumerate(rows))
             db.executemany("INSERT INTO file VALUES (?, ?, ?, ?, ?, ?, ?, ?)", numbered)
         db.execute("COMMIT")
@@ -80,7 +92,7 @@ def scan_input(root: Root, table: Path, sources: Collection[str], engine: Engine
     return InputScan(fingerprint=total.hexdigest(), files=files, bytes=size)
 
 
-def _batches(root: Root, sources: Collection[str]) -> Iterator[_Batch]:
+def _batches(root: Root, sources: Collection[str], keep_going: bool) -> Iterator[_Batch]:
     files: list[tuple[str, bool]] = []
     first = waiting = 0
     for path, size in root.walk():
@@ -88,10 +100,10 @@ def _batches(root: Root, sources: Collection[str]) -> Iterator[_Batch]:
         files.append((path, is_source))
         waiting += size if is_source else min(size, MAX_FILE_BYTES)
         if waiting >= _BATCH_BYTES or len(files) >= _BATCH_FILES:
-            yield _Batch(root=root, first=first, files=tuple(files))
+            yield _Batch(root=root, first=first, files=tuple(files), keep_going=keep_going)
             first, waiting, files = first + len(files), 0, []
     if files:
-        yield _Batch(root=root, first=first, files=tuple(files))
+        yield _Batch(root=root, first=first, files=tuple(files), keep_going=keep_going)
 
 
 def _hash_files(batch: _Batch) -> list[tuple[Any, ...]]:
@@ -108,7 +120,11 @@ def _hash_files(batch: _Batch) -> list[tuple[Any, ...]]:
                     digest.update(data)
                 after = FileState.of(file.fileno())
         except (RejectedError, OSError) as error:
-            raise BuildError(f"{path}: cannot be read ({error}); mend or remove it") from None
+            if batch.keep_going:
+                continue
+            raise BuildError(
+                f"{path}: cannot be read ({error}); mend or remove it, or leave it out with --keep-going"
+            ) from None
         if after != before:
             raise BuildError(f"{path}: is being written to; run the same command again when that has ended")
         rows.append((path, *before, digest.hexdigest(), is_whole))

@@ -19,6 +19,7 @@ __all__ = ["MAX_STATE_BYTES", "LoaderState"]
 MAX_STATE_BYTES: Final = 512
 _VERSION: Final = 1
 _MOST_BATCHES: Final = 10**15
+_MOST: Final = 2**53  # what JSON holds exactly everywhere
 _MENDS: Final = {
     "content": "give the same shards",
     "order": "give the same shuffle and seed",
@@ -65,15 +66,15 @@ class LoaderState:
             if value["version"] != _VERSION:
                 raise UsageError(f"loader state of version {value['version']}; this is version {_VERSION}")
             state = cls(
-                batches=int(value["batches"]),
-                batch_size=int(value["batch_size"]),
+                batches=_whole(value["batches"]),
+                batch_size=_whole(value["batch_size"]),
                 fingerprints={part: str(value[part]) for part in PARTS},
-                changes=[(int(window), [int(unit) for unit in units]) for window, units in value.get("weights", ())],
+                changes=[
+                    (_whole(window), [_whole(unit) for unit in units]) for window, units in value.get("weights", ())
+                ],
             )
         except (KeyError, TypeError, ValueError) as error:
             raise UsageError(f"not a loader state ({type(error).__name__}: {error})") from None
-        if state.batches < 0:
-            raise UsageError(f"not a loader state (batches: {state.batches})")
         return state
 
     def check(self, fingerprints: Mapping[str, str], batch_size: int) -> None:
@@ -87,3 +88,10 @@ class LoaderState:
             wrong.append(f"another batch_size ({self.batch_size}, here {batch_size})")
         if wrong:
             raise UsageError(f"the loader state is of {'; of '.join(wrong)}")
+
+
+def _whole(value: object) -> int:
+    """``value``, if it is a whole number from 0 to 2^53; `ValueError` where it is text, a float, or beyond."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MOST:
+        raise ValueError(f"{value!a:.40} is no whole number from 0 to {_MOST:,}")
+    return value

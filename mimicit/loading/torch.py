@@ -19,7 +19,7 @@ from mimicit.loading.mixture import Mixture
 from mimicit.loading.ordered import PARTS, Address, Ordered
 from mimicit.loading.state import LoaderState
 from mimicit.loading.steps import PADDING, Slots, Split
-from mimicit.worker import begin_worker
+from mimicit.worker import begin_worker, check_processes
 
 __all__ = ["Loader", "PositionSampler", "SampleDataset"]
 
@@ -166,6 +166,8 @@ class Loader(Generic[Value]):
         self._tickets = _Tickets(samples, split, self.steps)
         self._fingerprints = dict(samples.fingerprints)
         self._moved = False
+        if num_workers:
+            check_processes()
         self._batches: torch.utils.data.DataLoader[Any] = torch.utils.data.DataLoader(
             _Worker(samples.fetch, collate),
             sampler=self._tickets,

@@ -40,6 +40,7 @@ UNREADABLE: Final = "cannot be read: permission denied"
 _LINK_OUTSIDE: Final = "leads outside --src and every --allow-root, to "
 _MOST_FOLDER_LINKS: Final = 10_000
 _FOLDERS_NAMED: Final = 3  # in a hint
+_MOST_FOLDERS: Final = 256  # one in the other; each is opened from the root on
 _BLOBS, _SNAPSHOTS = "blobs", "snapshots"  # of a cache of the Hugging Face Hub
 
 OnSkip = Callable[[str, str], None]
@@ -332,6 +333,8 @@ class Root:
                     skip(_text(path), entry.why)
                 elif entry.size is not None:
                     yield path, entry.size
+                elif prefix.count("/") >= _MOST_FOLDERS:
+                    skip(_text(path)[:1024], f"lies more than {_MOST_FOLDERS} folders deep")
                 elif not (self.follow_links and entry.name == _BLOBS and _SNAPSHOTS in names):
                     inner.append(f"{path}/")  # blobs are read under the names that the snapshots give them
             folders.extend(reversed(inner))

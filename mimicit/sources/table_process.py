@@ -26,7 +26,7 @@ from typing import Any, BinaryIO, Final, TypeVar
 from mimicit.errors import RejectedError, SourceError
 from mimicit.media.bounds import memory_limit
 from mimicit.sources.root import Root
-from mimicit.worker import apart_from_main, begin_worker
+from mimicit.worker import apart_from_main, begin_worker, check_processes
 
 __all__ = [
     "MAX_COLUMNS",
@@ -122,6 +122,7 @@ class _TableProcess:
     """A process that reads tables, and the connection to it."""
 
     def __init__(self) -> None:
+        check_processes()
         context = multiprocessing.get_context("forkserver")
         self._connection, theirs = context.Pipe()
         self._process: BaseProcess = context.Process(target=_serve, args=(theirs,), daemon=True)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from mimicit.errors import UsageError
 from otter_train.model.vision import VisionLayout
 
 __all__ = ["LanguageConfig", "ModelConfig", "PerceiverConfig", "VisionConfig"]
@@ -86,6 +87,9 @@ class ModelConfig:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> ModelConfig:
-        """Inverse of `to_json`."""
+        """Inverse of `to_json`; `UsageError` where a field is unknown here, or one is absent."""
         parts = {"language": LanguageConfig, "vision": VisionConfig, "perceiver": PerceiverConfig}
-        return cls(**{name: parts[name](**part) if name in parts else part for name, part in value.items()})
+        try:
+            return cls(**{name: parts[name](**part) if name in parts else part for name, part in value.items()})
+        except TypeError as error:
+            raise UsageError(f"the model was configured by another version: {error}") from None
