@@ -24,7 +24,8 @@ LAYERS = (
     {"mimicit.records"},
     {"mimicit.notebook", "mimicit.web"},
     {"mimicit.stored_picture"},
-    {"mimicit.errors", "mimicit.worker"},
+    {"mimicit.worker"},
+    {"mimicit.errors"},
 )
 BESIDE = {
     ("mimicit.build", "mimicit.loading"),
