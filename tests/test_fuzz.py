@@ -1,4 +1,4 @@
-"""A minute of the fuzzer; ``python tools/fuzz_build.py --inputs 20000`` is the long run."""
+"""A minute of each fuzzer; ``--inputs 20000`` is the long run."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.slow
-def test_a_minute_of_mutated_inputs(tmp_path: Path) -> None:
-    command = [sys.executable, "tools/fuzz_build.py", "--seconds", "60", "--keep", str(tmp_path / "findings")]
+@pytest.mark.parametrize("tool", ["fuzz_build", "fuzz_pairs"])
+def test_a_minute_of_mutated_inputs(tmp_path: Path, tool: str) -> None:
+    command = [sys.executable, "-m", f"tools.{tool}", "--seconds", "60", "--keep", str(tmp_path / "findings")]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     print(result.stdout)  # noqa: T201 - the counts are worth reading
     assert result.returncode == 0, result.stdout + result.stderr
