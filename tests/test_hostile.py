@@ -178,15 +178,15 @@ def test_a_picture_that_takes_too_long_is_a_reject_that_names_the_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The decoder never returns to Python, so its worker is ended; what stands around it is built all the same."""
-    monkeypatch.setattr(encode, "_CPU_SECONDS_PER_MEDIUM", 1)
+    monkeypatch.setattr(encode, "_CPU_SECONDS_PER_MEDIUM", 0.25)
     after = Case("png", encoded(scene(), "PNG"), None)
-    lay_out(tmp_path / "raw", {"slow": Case("jpg", hostile.jpeg_of_many_scans(8_000), "timeout"), "after": after})
+    lay_out(tmp_path / "raw", {"slow": Case("jpg", hostile.jpeg_of_many_scans(99, 9_900), "timeout"), "after": after})
     started = time.monotonic()
     build_shards(tmp_path / "raw", tmp_path / "out", BuildConfig(), engine=LocalEngine(1))
     assert time.monotonic() - started < 30
     rejects = rejects_of(tmp_path / "out")
     assert {id: reject["reason"] for id, reject in rejects.items()} == {"slow": "timeout"}
-    assert "more than 1 s of CPU time" in rejects["slow"]["detail"]
+    assert "more than 0.25 s of CPU time" in rejects["slow"]["detail"]
     assert {sample.id for sample in load(tmp_path / "out")} == {"good", "after"}
 
 
