@@ -82,6 +82,7 @@ def test_a_set_is_the_same_alone_and_among_others(side_by_side: Path, tmp_path: 
 
 def test_sound_sets_are_built_without_a_reject(built: Built) -> None:
     assert built.rejects == []
+    assert built.unused == ["coco/annotations/instances_train2017.json"]
     outs = {source["format"]: source["out"] for source in built.sources.values()}
     expected = {"mmc4": 2, "obelics": 2, "vqav2": 2, "coco-captions": 2, "captions": 2, "minigpt4": 1}
     expected |= {"video-chatgpt": 1, "videochat2": 2, "alpaca": 3}

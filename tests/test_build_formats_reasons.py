@@ -67,11 +67,14 @@ def manifest(root: Path) -> Faults:
     put(root, "a.jpg", raw.picture(0))
     good = {"id": "good", "media": "a.jpg", "instruction": "What?", "answer": "This.", "related": ["nobody"]}
     bad: list[dict[str, Any]] = [{"answer": text} for text in TEXT_FAULTS.values()]
-    bad += [{"media": path} for path in PATH_FAULTS.values()]
+    bad += [{"media": path} for path in (*PATH_FAULTS.values(), "elsewhere/twice.jpg")]
+    for place in ("one/twice.jpg", "two/twice.jpg"):
+        put(root, place, raw.picture(1))
     put_lines(
         root, "manifest.jsonl", [good, *(good | fault | {"id": n, "related": []} for n, fault in enumerate(bad)), good]
     )
-    return records(*TEXT_FAULTS, *PATH_FAULTS, "duplicate_id", reference=("dangling_reference",))
+    lost = (*TEXT_FAULTS, *PATH_FAULTS, "ambiguous_path", "duplicate_id")
+    return records(*lost, reference=("dangling_reference",))
 
 
 def folder(root: Path) -> Faults:
@@ -332,7 +335,7 @@ def test_each_reason_is_counted_once_and_balanced(tmp_path: Path, name: str) -> 
     (tmp_path / "raw").mkdir()
     expected = FAULTY[name](tmp_path / "raw")
     built = build(tmp_path / "raw", tmp_path / "out", BuildConfig(), keep_going=True)
-    lost = [(r["scope"], r["reason"]) for r in built.rejects if r["reason"] != "unused_media"]
+    lost = [(r["scope"], r["reason"]) for r in built.rejects]
     assert Counter(lost) == Counter(expected)
     assert all(source["out"] or source["in"] == 0 for source in built.sources.values())
 
@@ -342,7 +345,8 @@ def test_no_importer_has_a_reason_that_is_not_injected_here(tmp_path: Path) -> N
     for name, fault in FAULTY.items():
         (tmp_path / name).mkdir()
         injected |= {reason for _, reason in fault(tmp_path / name)}
-    assert reasons_in(Path(mimicit.sources.__file__).parent) == injected
+    large = {"too_many_frames", "too_much_memory"}  # see test_sources_frame_folders.py and test_hostile_tables.py
+    assert reasons_in(Path(mimicit.sources.__file__).parent) == injected | large
 
 
 def reasons_in(package: Path) -> set[str]:

@@ -127,4 +127,4 @@ def _view(column: pa.Array) -> memoryview:
 
 def _offsets_and_data(column: pa.Array) -> tuple[memoryview, memoryview]:
     _, offsets, data = column.buffers()  # of a column of large_string or large_binary
-    return memoryview(np.frombuffer(offsets, np.int64)), memoryview(b"" if data is None else data)
+    return memoryview(offsets).cast("B").cast("q"), memoryview(b"" if data is None else data)

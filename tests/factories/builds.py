@@ -20,7 +20,8 @@ from tests.factories import raw as make
 class Built(NamedTuple):
     result: BuildResult
     sources: dict[str, dict[str, Any]]  # rows of the manifest, by name
-    rejects: list[dict[str, Any]]
+    rejects: list[dict[str, Any]]  # without the files that nobody uses
+    unused: list[str]  # those files
     samples: dict[str, Sample]  # by id
 
 
@@ -38,7 +39,9 @@ def build(src: Path, out: Path, config: BuildConfig, *, workers: int = 1, **opti
         assert len(mine) == sum(source["rejected"].values()), name
     samples = list(load(out))
     assert len(samples) == sum(source["out"] for source in sources.values())
-    return Built(result, sources, rejects, {sample.id: sample for sample in samples})
+    unused = [reject["locator"] for reject in rejects if reject["reason"].startswith("unused_")]
+    rejects = [reject for reject in rejects if not reject["reason"].startswith("unused_")]
+    return Built(result, sources, rejects, unused, {sample.id: sample for sample in samples})
 
 
 def add_rows(folder: Path, pictures: Mapping[str, bytes], rows: list[dict[str, Any]]) -> None:
