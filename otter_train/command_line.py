@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 import click
 
-from mimicit.commands.groups import refuse_repeats
 from mimicit.errors import MimicitError, UsageError
+from mimicit.repeated_options import refuse_repeats
 
 __all__ = ["HELP", "Program", "calm_threads", "errors_on_one_line"]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -15,8 +15,9 @@ from typing import Any, Final
 import click
 
 from mimicit.errors import ShardError
+from mimicit.repeated_options import refuse_repeats
 
-__all__ = ["ExistingPath", "TaskGroup", "nearest_path", "refuse_repeats"]
+__all__ = ["ExistingPath", "TaskGroup", "nearest_path"]
 
 _NAMES_COMPARED: Final = 10_000  # of one folder: a suggestion is not worth seconds
 
@@ -58,17 +59,6 @@ class TaskGroup(click.Group):
         if command is not None:
             refuse_repeats(command, click.Context(command, info_name=found, parent=ctx), rest)
         return found, command, rest
-
-
-def refuse_repeats(command: click.Command, ctx: click.Context, args: Sequence[str]) -> None:
-    """`click.UsageError` where ``args`` give an option twice that takes one value: click would keep the last."""
-    _, _, given = command.make_parser(ctx).parse_args(args=list(args))
-    seen: set[click.Parameter] = set()
-    for option in given:
-        if isinstance(option, click.Option) and not (option.multiple or option.count):
-            if option in seen:
-                raise click.UsageError(f"{'/'.join(option.opts)} is given twice; it takes one value", ctx)
-            seen.add(option)
 
 
 class ExistingPath(click.Path):
