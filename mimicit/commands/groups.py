@@ -56,7 +56,7 @@ class TaskGroup(click.Group):
             close = difflib.get_close_matches(name, self.list_commands(ctx), n=1)
             ctx.fail(f"no command {name!r}{f'; did you mean {close[0]}?' if close else ''}")
         found, command, rest = super().resolve_command(ctx, args)
-        if command is not None:
+        if command is not None and not ctx.resilient_parsing:  # what is being completed need not be right
             refuse_repeats(command, click.Context(command, info_name=found, parent=ctx), rest)
         return found, command, rest
 
