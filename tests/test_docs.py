@@ -85,7 +85,8 @@ def carry_out(command: str) -> tuple[int, str]:
         return result.returncode, result.stdout + result.stderr
     given = words[words.index(name) + 1 :]
     brief = BRIEF.get(f"{name} {given[0]}" if given else name, BRIEF.get(name, []))
-    extra = [] if "--help" in given else brief
+    pairs = zip(brief[::2], brief[1::2], strict=True)
+    extra = [] if "--help" in given else [word for pair in pairs if pair[0] not in given for word in pair]
     done = CliRunner().invoke(known[name], [*given, *extra], catch_exceptions=False)
     return done.exit_code, done.output
 

@@ -153,9 +153,9 @@ BAD_PATHS: Final = {
     "C:\\secret.jpg": "outside_root",
     "\\\\host\\share.jpg": "outside_root",
     "good.jpg\0.jpg": "malformed",
-    "x" * 5000: "malformed",
-    "x" * 256: "missing_file",
-    "y/" * 2000: "missing_file",
+    "x" * 5000 + ".jpg": "malformed",
+    "x" * 252 + ".jpg": "missing_file",
+    "y/" * 2000 + "z.jpg": "missing_file",
     "\udcff.jpg": "malformed",
     "": "",  # no medium: a triplet of text alone
     "file:///etc/passwd": "missing_file",
@@ -203,7 +203,7 @@ def test_members_of_archives(place: Path) -> None:
             archive.addfile(info)
     put(place / "raw", "t/x.tar", data.getvalue())
     ids, rejects = built(place / "raw", place / "shards")
-    assert ids == set(names)
+    assert ids == {f"x.tar/{name}" for name in names}
     reasons = [reject["reason"] for reject in rejects]
     assert (reasons.count("outside_root"), reasons.count("unsupported_media")) == (2 * len(outside), 4)
     assert all(any(name in reject["detail"] for reject in rejects) for name in outside)

@@ -12,6 +12,7 @@ from mimicit.sources.base import MediaRef, Row
 from mimicit.sources.base64_text import looks_like_base64
 from mimicit.sources.column_names import Columns
 from mimicit.sources.finding import media_refs
+from mimicit.sources.media_names import named_kind
 from mimicit.sources.root import Root
 
 __all__ = ["MediaFinder"]
@@ -60,7 +61,9 @@ class MediaFinder:
 
 def _is_base64(value: str) -> bool:
     """Whether ``value`` is a data URL, or may be base64 rather than a path."""
-    return value[:5].lower() == "data:" or looks_like_base64(value[:_HEAD_CHARACTERS].encode("utf-8", "replace"))
+    if value[:5].lower() == "data:":
+        return True
+    return named_kind(value) is None and looks_like_base64(value[:_HEAD_CHARACTERS].encode("utf-8", "replace"))
 
 
 def _data_kind(value: str) -> MediaKind:
