@@ -67,7 +67,7 @@ def test_a_clip_inside_a_tar_or_a_table_is_the_clip_itself(tmp_path: Path) -> No
     put_parquet(raw, "table/train.parquet", [{"id": "t", "video": {"bytes": clip, "path": "c.mp4"}, "caption": "y"}])
     built = build(raw, tmp_path / "out", BuildConfig(context="none"))
     assert built.rejects == []
-    (alone,), (tarred,), (cell,) = (built.samples[id].media for id in ("files/c.mp4", "c", "t"))
+    (alone,), (tarred,), (cell,) = (built.samples[id].media for id in ("files/c.mp4", "0.tar/c", "t"))
     assert (alone.kind, len(alone.files), alone.duration_s) == ("video", 8, 1.2)
     for other in (tarred, cell):
         assert (other.kind, other.sha256, other.timestamps_s) == ("video", alone.sha256, alone.timestamps_s)

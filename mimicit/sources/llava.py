@@ -38,7 +38,9 @@ def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
     options = PlaceholderOptions(**spec.options)  # type: ignore[arg-type]
     for path in spec.files:
         finder = MediaFinder(root, folder_of(path))
-        reader = RowReader(spec=spec, finder=finder, require_placeholders=bool(options.require_placeholders))
+        reader = RowReader(
+            spec=spec, finder=finder, require_placeholders=bool(options.require_placeholders), keeps_nulls=True
+        )
         yield from reader.items(json_rows(root, path))
 
 

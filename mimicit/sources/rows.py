@@ -69,7 +69,8 @@ class RowReader:
 
     ``finder`` finds what they name. Where ``own_media``, all that a record shows is kept with it (`Row.media`), and a
     field such as ``image`` is a free one. The id of a record is the first of its ``id_fields``, else a hash of the
-    record. ``require_placeholders`` is that of `PlaceholderOptions`.
+    record. ``require_placeholders`` is that of `PlaceholderOptions`. With ``keeps_nulls``, a free field that is null is
+    one; tables have all their columns in every row, and null says that there is nothing.
     """
 
     spec: SourceSpec
@@ -77,6 +78,7 @@ class RowReader:
     own_media: bool = False
     id_fields: tuple[str, ...] = ("id",)
     require_placeholders: bool = False
+    keeps_nulls: bool = False
 
     def items(self, rows: Iterable[Row]) -> Iterator[Item]:
         """The triplets of ``rows``, or their rejects; a row that is wrong costs only itself."""
@@ -115,7 +117,8 @@ class RowReader:
                 media += tuple(self.finder.of_row(row, fields, columns))
                 used |= {column for column, _ in columns.media}
             media = self._shown_by_parts(said.parts, row, media)
-            free = {name: value for name, value in fields.items() if name not in used and value is not None}
+            free = {name: value for name, value in fields.items() if name not in used}
+            free = {name: value for name, value in free.items() if self.keeps_nulls or value is not None}
             free |= {name: texts[0] if len(texts) == 1 else texts for name, texts in said.beside.items()}
             system = {"system": said.system} if said.system is not None and "system" not in fields else {}
             meta = checked_meta(free | system)
