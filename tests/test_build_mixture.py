@@ -115,7 +115,16 @@ def test_the_schema_and_the_dataclasses_know_the_same_keys() -> None:
     assert set(definition["$defs"]["filters"]["properties"]) == {field.name for field in fields(FilterConfig)}
     ours = {field.name for field in fields(BuildConfig)} - {"media", "similar", "sources", "shard_bytes"}
     ours |= {field.name for field in fields(SimilarOptions)}
-    media = {"frames", "image_format", "max_memory_bytes", "max_pixels", "quality", "size", "video_reader"}
+    media = {
+        "frames",
+        "image_format",
+        "max_memory_bytes",
+        "max_pixels",
+        "max_seconds",
+        "quality",
+        "size",
+        "video_reader",
+    }
     assert set(definition["properties"]) == ours | media | {"source", "shard_size"}
 
 

@@ -81,7 +81,7 @@ def test_a_task_whose_worker_died_is_run_again(tmp_path: Path) -> None:
 def test_a_task_that_always_kills_is_given_up_by_name(tmp_path: Path) -> None:
     deaths: list[WorkerDiedError] = []
 
-    def on_death(task: int, died: WorkerDiedError) -> int:
+    def on_death(task: int, died: WorkerDiedError, times: int) -> int:
         deaths.append(died)
         return -task
 

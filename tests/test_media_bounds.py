@@ -42,9 +42,9 @@ def test_an_allocation_beyond_the_limit_is_a_reject_and_one_below_is_not() -> No
 
 def allocate() -> None:
     before = state()
-    with bounded(SMALL, 30):
+    with bounded(SMALL):
         assert len(bytes(32 * MIB)) == 32 * MIB
-    with pytest.raises(RejectedError, match=r"too_much_memory: .*\(64 MiB\)"), bounded(SMALL, 30):
+    with pytest.raises(RejectedError, match=r"too_much_memory: .*\(64 MiB\)"), bounded(SMALL):
         bytes(128 * MIB)
     assert state() == before
     assert len(bytes(128 * MIB)) == 128 * MIB
@@ -52,7 +52,7 @@ def allocate() -> None:
 
 def test_the_limit_counts_from_what_is_used_already() -> None:
     held = bytes(256 * MIB)
-    with bounded(SMALL, 30):
+    with bounded(SMALL):
         assert encode_image(encoded(scene(), "PNG"), SMALL).width == 96
     assert len(held) == 256 * MIB
 
@@ -62,7 +62,7 @@ def test_a_lower_limit_of_the_process_is_kept() -> None:
     lower = 8 << 30
     resource.setrlimit(resource.RLIMIT_DATA, (lower, hard))
     try:
-        with bounded(MediaOptions(max_memory_bytes=64 << 30), 30):
+        with bounded(MediaOptions(max_memory_bytes=64 << 30)):
             assert resource.getrlimit(resource.RLIMIT_DATA) == (lower, hard)
         assert resource.getrlimit(resource.RLIMIT_DATA) == (lower, hard)
     finally:
@@ -72,7 +72,7 @@ def test_a_lower_limit_of_the_process_is_kept() -> None:
 @pytest.mark.parametrize("error", [RejectedError("bad_media", "a fault"), KeyError("a bug")])
 def test_other_errors_pass_and_the_limits_are_lifted(error: Exception) -> None:
     before = state()
-    with pytest.raises(type(error)), bounded(SMALL, 30):
+    with pytest.raises(type(error)), bounded(SMALL):
         raise error
     assert state() == before
 
@@ -87,7 +87,7 @@ def test_decoders_out_of_memory_say_so(tmp_path: Path, clip: bool) -> None:
 
 def decode_too_much(path: Path | None) -> None:
     decode = partial(encode_image, hostile.vast_bitmap()) if path is None else partial(encode_video, path)
-    with pytest.raises(RejectedError, match="too_much_memory"), bounded(SMALL, 30):
+    with pytest.raises(RejectedError, match="too_much_memory"), bounded(SMALL):
         decode(SMALL)
 
 
@@ -95,16 +95,30 @@ def test_c_code_that_never_returns_is_ended() -> None:
     """A regular expression that backtracks for years holds the interpreter, as a decoder in C does."""
     program = (
         "import re; from mimicit.media import MediaOptions; from mimicit.media.bounds import bounded\n"
-        "with bounded(MediaOptions(), 1): re.match('(a*)*b', 'a' * 64)"
+        "with bounded(MediaOptions(max_seconds=1)): re.match('(a*)*b', 'a' * 64)"
     )
     done = subprocess.run([sys.executable, "-c", program], timeout=60, check=False)
     assert -done.returncode in TIMER_SIGNALS
 
 
+@pytest.mark.parametrize(("limit", "more_s"), [("", 20.0), (", cpu_seconds=1", 0.0)])
+def test_time_grows_with_the_pixels_unless_somebody_waits(limit: str, more_s: float) -> None:
+    program = (
+        "import signal; from mimicit.media import MediaOptions\n"
+        "from mimicit.media.bounds import allow_pixels, bounded\n"
+        f"with bounded(MediaOptions(max_seconds=1){limit}):\n"
+        "    before, _ = signal.getitimer(signal.ITIMER_PROF)\n"
+        "    allow_pixels(100_000_000)\n"
+        "    print(signal.getitimer(signal.ITIMER_PROF)[0] - before)"
+    )
+    told = subprocess.run([sys.executable, "-c", program], timeout=60, check=True, capture_output=True, text=True)
+    assert float(told.stdout) == pytest.approx(more_s, abs=0.9)
+
+
 def test_reading_that_never_returns_is_ended_too() -> None:
     program = (
         "import time; from mimicit.media import MediaOptions; from mimicit.media.bounds import bounded\n"
-        "with bounded(MediaOptions(), 0.1): time.sleep(60)"
+        "with bounded(MediaOptions(max_seconds=0.1)): time.sleep(60)"
     )
     done = subprocess.run([sys.executable, "-c", program], timeout=60, check=False)
     assert done.returncode == -signal.SIGALRM

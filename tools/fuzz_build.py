@@ -28,17 +28,17 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from mimicit.build import BuildConfig, build_shards, encode
+from mimicit.build import BuildConfig, build_shards
 from mimicit.build.engine import LocalEngine
 from mimicit.build.progress import Silent
 from mimicit.errors import MimicitError
+from mimicit.media import MediaOptions
 from mimicit.shards.verify import verify_folder
 
 PICTURES_PER_ROUND = 300
@@ -122,10 +122,10 @@ def run_round(folder: Path, counts: Counter[str], watch: Watch) -> str | None:
     faulthandler.dump_traceback_later(120, exit=True)  # a hang of this process itself: say where
     watch.start()
     try:
-        with patch.object(encode, "_CPU_SECONDS_PER_MEDIUM", HANG_S):  # held by the kernel, medium by medium
-            result = build_shards(
-                folder / "raw", folder / "out", BuildConfig(), engine=LocalEngine(1), progress=watch, keep_going=True
-            )
+        config = BuildConfig(media=MediaOptions(max_seconds=HANG_S))  # held by the kernel, medium by medium
+        result = build_shards(
+            folder / "raw", folder / "out", config, engine=LocalEngine(1), progress=watch, keep_going=True
+        )
         findings = list(verify_folder(folder / "out"))
         if findings:
             return f"unsound: {findings[0]}"

@@ -122,6 +122,7 @@ class BuildConfig:
             ("--frames", self.media.frames, 1),
             ("--quality", self.media.quality, 1),
             ("--max-pixels", self.media.max_pixels, 1),
+            ("--max-seconds", self.media.max_seconds, 1),
             ("--shard-size", self.shard_bytes, 1024),
             ("--shard-samples", self.shard_samples, 1),
             ("--min-side", self.filters.min_side, 0),
@@ -158,3 +159,13 @@ class BuildConfig:
     def fingerprint(self) -> str:
         """SHA-256 over the options, in hexadecimal."""
         return hashlib.sha256(canonical_json(self.to_json())).hexdigest()
+
+
+MEDIA_LIMITS: Final = ("max_memory_bytes", "max_seconds")
+"""The media options that only say when decoding is given up: higher ones leave every sound medium as it was."""
+
+
+def without_limits(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of `BuildConfig.to_json`, without `MEDIA_LIMITS`."""
+    media = {name: value for name, value in config["media"].items() if name not in MEDIA_LIMITS}
+    return {**config, "media": media}

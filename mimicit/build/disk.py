@@ -13,7 +13,10 @@ from mimicit.errors import BuildError
 
 __all__ = ["naming", "remove_scratch", "reported", "scratch"]
 
+_DAMAGED: Final = "a table in it is damaged; remove this folder"
 _OF_THE_DISK: Final = {
+    sqlite3.SQLITE_CORRUPT: _DAMAGED,
+    sqlite3.SQLITE_NOTADB: _DAMAGED,
     sqlite3.SQLITE_CANTOPEN: "cannot be opened",
     sqlite3.SQLITE_FULL: "No space left on device",
     sqlite3.SQLITE_IOERR: "cannot be read or written; is the disk full?",

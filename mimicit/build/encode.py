@@ -10,26 +10,28 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
 
+from mimicit.build.blobs import damaged_blobs, writing_blob
 from mimicit.build.catalog import Catalog, ref_from_json
-from mimicit.build.disk import naming, scratch
-from mimicit.build.engine import Engine, WorkerDiedError
+from mimicit.build.engine import Engine, OnDeath, WorkerDiedError, is_given_up
 from mimicit.build.filters import MediaFacts
+from mimicit.build.former import FORMER_NAME, damaged_former_shards
+from mimicit.build.freeze import MEDIA_NAME
 from mimicit.build.progress import Progress, Silent
 from mimicit.build.tasks import Share
-from mimicit.errors import BuildError, RejectedError
+from mimicit.errors import RejectedError
 from mimicit.media import EncodedMedia, MediaOptions, encode_frames, encode_image, encode_video
 from mimicit.media.bounds import TIMER_SIGNALS, bounded
 from mimicit.media.fingerprint import fingerprint
 from mimicit.schema import canonical_json
-from mimicit.shards.files import publish, write_atomically
+from mimicit.shards.files import write_atomically
 from mimicit.sources.base import MediaRef
 from mimicit.sources.reading import Reader, kept_reader
 from mimicit.sources.root import Root
@@ -43,7 +45,6 @@ _UPDATE: Final = (
     "UPDATE medium SET done = 1, content = ?, media = ?, file = ?, offsets = ?, sizes = ?,"
     " width = ?, height = ?, bytes = ?, fingerprint = ?, reason = ?, detail = ? WHERE id = ?"
 )
-_CPU_SECONDS_PER_MEDIUM: Final = 30  # 64 frames of a 1080p clip take 2 s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,10 +55,8 @@ class _Task:
     work: Path
     options: MediaOptions
     compare: bool
-    cpu_seconds: int  # what one medium may take
     media: tuple[tuple[int, str], ...]
     blob: str  # the file's name, relative to ``work``
-    broken: Mapping[int, tuple[str, str]] = field(default_factory=dict)  # (reason, detail) of what kills a worker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +66,7 @@ class _Stored:
     medium: int
     content: str | None = None
     media: bytes | None = None
+    blob: str | None = None  # the file that holds it, relative to the work folder
     offset: int = 0
     sizes: tuple[int, ...] = ()
     facts: MediaFacts | None = None
@@ -85,14 +85,18 @@ def encode_media(
     *,
     compare: bool = False,
 ) -> None:
-    """Encode all media that are not encoded yet, and note the results; ``compare`` also notes how pictures look."""
+    """Encode all media that are not encoded yet, and note the results; ``compare`` also notes how pictures look.
+
+    What a killed build has left is checked, and encoded again where it is damaged.
+    """
     (work / "media").mkdir(exist_ok=True)
     _take_notes(catalog, work)
+    _forget_damaged(catalog, work, engine, progress)
     tasks = _tasks(catalog, root, work, options, compare)
-    results = engine.run(_encode_task, tasks, label="encode", progress=progress, on_death=_without_culprit(engine))
-    for task, stored in results:
+    results = engine.run(_encode_task, tasks, label="encode", progress=progress, on_death=_judging(engine))
+    for _, stored in results:
         with catalog.transaction():
-            catalog.db.executemany(_UPDATE, [_row(result, task.blob) for result in stored])
+            catalog.db.executemany(_UPDATE, [_row(result) for result in stored])
 
 
 def unfinished_units(catalog: Catalog, root: Root, work: Path, options: MediaOptions, *, compare: bool) -> list[int]:
@@ -113,9 +117,9 @@ def encode_share(
             for number, task in enumerate(_tasks(catalog, root, work, options, compare))
             if share.takes(number) and not _note_path(task).exists()
         )
-        results = engine.run(_encode_task, tasks, label="encode", progress=progress, on_death=_without_culprit(engine))
+        results = engine.run(_encode_task, tasks, label="encode", progress=progress, on_death=_judging(engine))
         for task, stored in results:
-            write_atomically(_note_path(task), [_note(_row(result, task.blob)) for result in stored])
+            write_atomically(_note_path(task), [_note(_row(result)) for result in stored])
     finally:
         catalog.close()
 
@@ -131,20 +135,39 @@ def _note(row: tuple[Any, ...]) -> bytes:
 
 def _take_notes(catalog: Catalog, work: Path) -> None:
     """Fill in what the tasks of a batch scheduler have noted: all of it or nothing, for it shapes what is left."""
+    notes = sorted((work / "media").glob(f"*{_NOTE_SUFFIX}"))
     with catalog.transaction():
-        for path in sorted((work / "media").glob(f"*{_NOTE_SUFFIX}")):
+        for path in notes:
             rows = map(orjson.loads, path.read_bytes().splitlines())
             catalog.db.executemany(
                 _UPDATE,
                 ([bytes.fromhex(value["hex"]) if isinstance(value, dict) else value for value in row] for row in rows),
             )
+    for path in notes:
+        path.unlink()
 
 
-def _row(stored: _Stored, blob: str) -> tuple[Any, ...]:
+def _forget_damaged(catalog: Catalog, work: Path, engine: Engine, progress: Progress) -> None:
+    """Let the media be encoded again whose stored files are absent, cut or changed."""
+    names = [name for (name,) in catalog.db.execute("SELECT DISTINCT file FROM medium WHERE file IS NOT NULL")]
+    former = [name for name in names if name.startswith(f"{FORMER_NAME}/")]
+    damaged = damaged_former_shards(work, former, engine, progress) if former else []
+    own = [work / name for name in names if name not in former]
+    damaged += damaged_blobs(own, engine, progress) if own else []
+    if damaged:
+        (work / MEDIA_NAME).unlink(missing_ok=True)  # says where they lie
+    for path in sorted(damaged):
+        progress.note(f"{path}: damaged or gone since it was written; its media are encoded again")
+    with catalog.transaction():
+        for path in damaged:
+            catalog.db.execute("UPDATE medium SET done = 0, file = NULL WHERE file = ?", (str(path.relative_to(work)),))
+
+
+def _row(stored: _Stored) -> tuple[Any, ...]:
     facts = stored.facts or (None, None, None)
     offsets = list(itertools.accumulate(stored.sizes, initial=stored.offset))[:-1]
     fault = (stored.reason, stored.detail)
-    place = (blob, orjson.dumps(offsets).decode(), orjson.dumps(stored.sizes).decode())
+    place = (stored.blob, orjson.dumps(offsets).decode(), orjson.dumps(stored.sizes).decode())
     return (stored.content, stored.media, *place, *facts, stored.fingerprint, *fault, stored.medium)
 
 
@@ -152,16 +175,7 @@ def _tasks(catalog: Catalog, root: Root, work: Path, options: MediaOptions, comp
     """Cut the media that are left to do into tasks, in their order."""
 
     def task(media: list[tuple[int, str]]) -> _Task:
-        blob = f"media/{media[0][0]:012d}.bin"
-        return _Task(
-            root=root,
-            work=work,
-            options=options,
-            compare=compare,
-            cpu_seconds=_CPU_SECONDS_PER_MEDIUM,
-            media=tuple(media),
-            blob=blob,
-        )
+        return _Task(root=root, work=work, options=options, compare=compare, media=tuple(media), blob=_blob_name(media))
 
     media: list[tuple[int, str]] = []
     cost = 0
@@ -173,6 +187,11 @@ def _tasks(catalog: Catalog, root: Root, work: Path, options: MediaOptions, comp
             media, cost = [], 0
     if media:
         yield task(media)
+
+
+def _blob_name(media: Sequence[tuple[int, str]]) -> str:
+    """The name of the blob file of these media, relative to the work folder."""
+    return f"media/{media[0][0]:012d}.bin"
 
 
 def _todo(catalog: Catalog) -> Iterator[tuple[int, str, str]]:
@@ -194,29 +213,26 @@ def _encode_task(task: _Task) -> list[_Stored]:
     path = _blob_path(task)
     stored: list[_Stored] = []
     with (
-        naming(path),
         kept_reader(task.root, path.parent) as reader,
-        publish(path, scratch(path)) as blob,
+        writing_blob(path) as blob,
         _Marker(task).writing() as note,
     ):
         for number, text in task.media:
-            if number in task.broken:
-                reason, detail = task.broken[number]
-                stored.append(_Stored(medium=number, reason=reason, detail=detail))
-                continue
             note(number)
             try:
-                with bounded(task.options, task.cpu_seconds):
+                with bounded(task.options):
                     ref = ref_from_json(orjson.loads(text))
                     encoded, size = _encode(ref, reader, task.options)
                     look = _look(encoded) if task.compare else None
             except RejectedError as error:
                 stored.append(_Stored(medium=number, reason=error.reason, detail=error.detail))
                 continue
-            offset = blob.tell()
-            blob.writelines(encoded.files)
+            offset = blob.size
+            for data in encoded.files:
+                blob.write(data)
             facts = MediaFacts(encoded.original_width, encoded.original_height, size)
-            stored.append(replace(_describe(number, ref, encoded, offset), facts=facts, fingerprint=look))
+            described = _describe(number, ref, encoded, offset)
+            stored.append(replace(described, blob=task.blob, facts=facts, fingerprint=look))
     return stored
 
 
@@ -225,22 +241,39 @@ def _blob_path(task: _Task) -> Path:
     return task.work / task.blob
 
 
-def _without_culprit(engine: Engine) -> Callable[[_Task, WorkerDiedError], list[_Stored]]:
-    """For a task whose process died: the medium it was at becomes a reject, and the task is run again without it."""
+def _judging(engine: Engine) -> OnDeath[_Task, list[_Stored]]:
+    """For a task that ended its own process: each medium that could have done it is looked at alone.
 
-    def on_death(task: _Task, died: WorkerDiedError) -> list[_Stored]:
-        culprit = _Marker(task).read()
-        if culprit is None or culprit in task.broken:
-            raise BuildError(f"{died}; run the same command again to go on") from died
-        if died.signal in TIMER_SIGNALS:
-            fault = ("timeout", f"decoding took more than {task.cpu_seconds} s of CPU time, or ten times that in all")
-        else:
-            fault = ("decoder_died", f"its decoder crashed: {died}")
-        rest = replace(task, broken={**task.broken, culprit: fault})
-        ((_, stored),) = engine.run(_encode_task, [rest], label="encode", progress=Silent(), on_death=on_death)
-        return stored
+    A worker may be killed for any reason, at any medium. So the task is cut at the medium that it was at, and only one
+    that ends a process of its own, again and again, becomes a reject.
+    """
+
+    def on_death(task: _Task, died: WorkerDiedError, deaths: int) -> list[_Stored] | None:
+        if len(task.media) == 1:
+            return [_fault(task, died)] if is_given_up(died, deaths) else None
+        pieces = _cut(task, _Marker(task).read())
+        results = engine.run(_encode_task, pieces, label="encode", progress=Silent(), on_death=on_death, alone=True)
+        return [stored for _, part in results for stored in part] if pieces else None
 
     return on_death
+
+
+def _cut(task: _Task, culprit: int | None) -> list[_Task]:
+    """``task`` in three: what comes before a medium, that medium, and what comes after it."""
+    place = next((place for place, (number, _) in enumerate(task.media) if number == culprit), None)
+    if place is None:
+        return []
+    parts = (task.media[:place], task.media[place : place + 1], task.media[place + 1 :])
+    return [replace(task, media=part, blob=_blob_name(part)) for part in parts if part]
+
+
+def _fault(task: _Task, died: WorkerDiedError) -> _Stored:
+    """The reject of the only medium of ``task``."""
+    ((number, _),) = task.media
+    if died.signal in TIMER_SIGNALS:
+        limit = f"{task.options.max_seconds} s of CPU time and what its size explains"
+        return _Stored(medium=number, reason="timeout", detail=f"decoding took more than {limit}; see --max-seconds")
+    return _Stored(medium=number, reason="decoder_died", detail=f"its decoder crashed: {died}")
 
 
 class _Marker:

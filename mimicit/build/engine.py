@@ -2,8 +2,11 @@
 
 A task is a picklable value for a module-level function, and running it twice must do no harm. Tasks are drawn when
 there is room for them, so a stage may have any number. A worker that dies (a decoder crashed, the system took its
-memory) does not end the build: the tasks it may have held are run again one by one, each in a process of its own, and
-only a task that kills its own process is given up, by name.
+memory, somebody killed it) does not end the build: its task is run again in a process of its own, when nothing else
+runs. Only a task that ends its own process there, again and again, is given up, by name.
+
+Each worker has a pipe of its own and one task at a time, so its death is seen at once, whatever it was writing, and
+concerns nobody else.
 """
 
 from __future__ import annotations
@@ -11,25 +14,39 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
+import time
+import traceback
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 from mimicit.build.progress import Progress
 from mimicit.errors import BuildError, MimicitError
 from mimicit.worker import apart_from_main, begin_worker, check_processes
 
-__all__ = ["Engine", "LocalEngine", "WorkerDiedError", "counted", "result_after_death", "run_alone"]
+__all__ = [
+    "Engine",
+    "LocalEngine",
+    "OnDeath",
+    "WorkerDiedError",
+    "counted",
+    "is_given_up",
+    "result_after_death",
+    "run_alone",
+]
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-_AHEAD_PER_WORKER = 4  # tasks handed out before their turn: bounds memory, hides the cost of handing out
+_CRASHES: Final = 2  # of a process of its own, after which a task is given up
+_KILLS: Final = 6  # the same, where others send the signal: what kills workers may go on for a while
+_SENT_BY_OTHERS: Final = frozenset((signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT))
+_PAUSE_S: Final = 0.1  # before the second attempt; twice as long before each further one
 
 
 class WorkerDiedError(MimicitError):
@@ -43,6 +60,10 @@ class WorkerDiedError(MimicitError):
         return type(self), (str(self), self.signal)  # two arguments: crosses process borders whole
 
 
+OnDeath: TypeAlias = Callable[[Task, WorkerDiedError, int], Result | None]
+"""What stands for the result of a task that has ended its own process so many times; None: run it again."""
+
+
 class Engine(Protocol):
     """Runs the tasks of a stage somewhere."""
 
@@ -54,12 +75,14 @@ class Engine(Protocol):
         label: str,
         progress: Progress,
         total: int | None = None,
-        on_death: Callable[[Task, WorkerDiedError], Result] | None = None,
+        on_death: OnDeath[Task, Result] | None = None,
+        alone: bool = False,
     ) -> Iterator[tuple[Task, Result]]:
         """Yield (task, its result) in any order; ``total`` is the number of tasks, where it is known beforehand.
 
-        An error of ``function`` is raised here. ``on_death`` gives the result of a task whose process died; without
-        it that is a `BuildError`.
+        An error of ``function`` is raised here. ``on_death`` may give the result of a task that ended a process of
+        its own; a task that is given up without one is a `BuildError`. With ``alone``, every task has such a process
+        from the start.
         """
 
     def close(self) -> None:
@@ -85,13 +108,17 @@ class LocalEngine:
         # Workers are forked from a clean server process: no threads or locks of this one are copied.
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["mimicit.build.run"])
-        self._pool: ProcessPoolExecutor | None = None  # lives through all stages
+        self._idle: list[_Worker] = []  # live through all stages
+        self._busy: dict[Any, _Worker] = {}  # by their connections
 
     def close(self) -> None:
-        """End the worker processes."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
-            self._pool = None
+        """End the worker processes, also those that are at work."""
+        workers = [*self._idle, *self._busy.values()]
+        self._idle, self._busy = [], {}
+        for worker in workers:
+            worker.process.kill()
+        for worker in workers:
+            worker.end()
 
     def run(
         self,
@@ -101,118 +128,181 @@ class LocalEngine:
         label: str,
         progress: Progress,
         total: int | None = None,
-        on_death: Callable[[Task, WorkerDiedError], Result] | None = None,
+        on_death: OnDeath[Task, Result] | None = None,
+        alone: bool = False,
     ) -> Iterator[tuple[Task, Result]]:
         """See `Engine.run`."""
-        yield from counted(self._survived(function, iter(tasks), label, on_death), label, progress, total)
+        results = self._results(function, iter(tasks), label, on_death, alone=alone)
+        yield from counted(results, label, progress, total)
 
-    def _survived(
+    def _results(
         self,
         function: Callable[[Task], Result],
         todo: Iterator[Task],
         label: str,
-        on_death: Callable[[Task, WorkerDiedError], Result] | None,
+        on_death: OnDeath[Task, Result] | None,
+        *,
+        alone: bool,
     ) -> Iterator[tuple[Task, Result]]:
-        """All results, with a new pool after each that a worker's death has broken."""
-        while True:
-            suspects: list[Task] = []
-            yield from self._run_pool(function, todo, suspects)
-            if not suspects:
-                return
-            for task in suspects:
-                yield task, self._run_alone(function, task, label, on_death)
-
-    def _run_pool(
-        self, function: Callable[[Task], Result], todo: Iterator[Task], suspects: list[Task]
-    ) -> Iterator[tuple[Task, Result]]:
-        """Results from a pool; when a worker dies, ``suspects`` receives the tasks that were handed out."""
-        pending: dict[Future[Result], Task] = {}  # in the order in which they were handed out
-        if self._pool is None:
-            self._pool = ProcessPoolExecutor(self.workers, mp_context=self._context, initializer=_begin)
-            # All start at once: CPython 3.11 may hang when one is started while the death of another breaks the pool.
-            self._pool._safe_to_dynamically_spawn_children = False  # type: ignore[attr-defined]
-        pool = self._pool
+        suspects: deque[Task] = deque(todo if alone else ())  # to be run alone
+        busy: dict[Any, Task] = {}
         try:
             while True:
-                for task in itertools.islice(todo, self.workers * _AHEAD_PER_WORKER - len(pending)):
-                    suspects.append(task)  # until it is known to be handed out
-                    with apart_from_main():
-                        pending[pool.submit(function, task)] = task
-                    suspects.pop()
-                if not pending:
+                while suspects and not busy:
+                    task = suspects.popleft()
+                    yield task, _run_repeatedly(self._context, function, task, label, on_death)
+                room = 0 if suspects else self.workers - len(busy)
+                for task in itertools.islice(todo, room):
+                    worker = self._worker()
+                    busy[worker.connection] = task
+                    if not worker.begin(function, task):
+                        self._busy.pop(worker.connection).end()
+                        suspects.append(busy.pop(worker.connection))
+                if not busy and not suspects:
                     return
-                for future in wait(pending, return_when=FIRST_COMPLETED).done:
-                    task = pending[future]
-                    result = future.result()  # raises BrokenProcessPool for every task that was handed out
-                    del pending[future]
-                    yield task, result
-        except BrokenProcessPool:
-            suspects[:0] = pending.values()
-            self.close()
+                for connection in wait(list(busy)) if busy else ():
+                    task, worker = busy.pop(connection), self._busy.pop(connection)
+                    answer = worker.answer()
+                    if answer is None:
+                        worker.end()
+                        suspects.append(task)
+                        continue
+                    self._idle.append(worker)
+                    ok, value = answer
+                    if not ok:
+                        raise value
+                    yield task, value
         finally:
-            for future in pending:
-                future.cancel()
+            for connection in self._busy.keys() & busy.keys():  # nobody waits for what these do
+                worker = self._busy.pop(connection)
+                worker.process.kill()
+                worker.end()
 
-    def _run_alone(
-        self,
-        function: Callable[[Task], Result],
-        task: Task,
-        label: str,
-        on_death: Callable[[Task, WorkerDiedError], Result] | None,
-    ) -> Result:
+    def _worker(self) -> _Worker:
+        """A living worker without a task, which is counted as busy from here on."""
+        while self._idle:
+            worker = self._idle.pop()
+            if worker.process.is_alive():
+                break
+            worker.end()
+        else:
+            worker = _Worker(self._context)
+        self._busy[worker.connection] = worker
+        return worker
+
+
+class _Worker:
+    """A process that does one task after the other, and this end of the pipe to it."""
+
+    def __init__(self, context: BaseContext) -> None:
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs,), daemon=True)  # type: ignore[attr-defined]
+        with apart_from_main():
+            self.process.start()
+        theirs.close()
+
+    def begin(self, function: Callable[[Any], Any], task: Any) -> bool:
+        """Hand out a task; false where the process has died."""
         try:
-            return run_alone(self._context, function, task, label)
+            self.connection.send((function, task))
+        except OSError:
+            return False
+        return True
+
+    def answer(self) -> tuple[bool, Any] | None:
+        """(whether it went well, the result or the error) of the task; None where the process has died."""
+        try:
+            answer: tuple[bool, Any] = self.connection.recv()
+        except (EOFError, OSError, pickle.UnpicklingError):
+            return None
+        return answer
+
+    def end(self) -> None:
+        """Wait for the end of the process, which comes where it has not died already."""
+        self.connection.close()
+        self.process.join()
+
+
+def _run_repeatedly(
+    context: BaseContext,
+    function: Callable[[Task], Result],
+    task: Task,
+    label: str,
+    on_death: OnDeath[Task, Result] | None,
+) -> Result:
+    """The result of ``task``, which is run alone until it comes, or until the task is given up."""
+    for deaths in itertools.count(1):
+        try:
+            return run_alone(context, function, task, label)
         except WorkerDiedError as died:
-            return result_after_death(task, died, on_death)
+            result = result_after_death(task, died, deaths, on_death)
+            if result is not None:
+                return result
+            if died.signal in _SENT_BY_OTHERS:
+                time.sleep(_PAUSE_S * 2 ** (deaths - 1))
+    raise AssertionError("unreachable")
 
 
 def run_alone(context: BaseContext, function: Callable[[Task], Result], task: Task, label: str) -> Result:
     """The result of ``task`` from a process of its own; `WorkerDiedError` where that ends without one."""
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_call, args=(sender, function, task), daemon=True)  # type: ignore[attr-defined]
-    with apart_from_main():
-        process.start()
-    sender.close()
+    worker = _Worker(context)
     try:
-        ok, value = receiver.recv()
-    except EOFError:
-        process.join()
-        code = process.exitcode or 0
-        raise WorkerDiedError(
-            f"{label}: a worker process ended ({_exit_in_words(code)})", -code if code < 0 else None
-        ) from None
+        answer = worker.answer() if worker.begin(function, task) else None
+        if answer is None:
+            worker.process.join()
+            code = worker.process.exitcode or 0
+            why = f"{label}: a worker process ended ({_exit_in_words(code)})"
+            raise WorkerDiedError(why, -code if code < 0 else None)
     finally:
-        receiver.close()
-    process.join()
+        worker.process.kill()
+        worker.end()
+    ok, value = answer
     if not ok:
         raise value
     result: Result = value
     return result
 
 
+def is_given_up(died: WorkerDiedError, deaths: int) -> bool:
+    """Whether a task that has ended a process of its own for the ``deaths``-th time is not run again."""
+    return deaths >= (_KILLS if died.signal in _SENT_BY_OTHERS else _CRASHES)
+
+
 def result_after_death(
-    task: Task, died: WorkerDiedError, on_death: Callable[[Task, WorkerDiedError], Result] | None
-) -> Result:
-    """What stands for the result of a task that has killed its process; a `BuildError` where nothing does."""
-    if on_death is None:
-        raise BuildError(f"{died}; run the same command again to go on") from None
-    return on_death(task, died)
+    task: Task, died: WorkerDiedError, deaths: int, on_death: OnDeath[Task, Result] | None
+) -> Result | None:
+    """What stands for the result of a task that has ended its own process; None: run it again.
+
+    A `BuildError` where nothing stands for it and it is given up.
+    """
+    result = None if on_death is None else on_death(task, died, deaths)
+    if result is None and is_given_up(died, deaths):
+        raise BuildError(f"{died}, {deaths} times; run the same command again to go on") from None
+    return result
 
 
-def _call(sender: Connection, function: Callable[[Any], Any], task: Any) -> None:
+def _serve(connection: Connection) -> None:
+    """Do the tasks that come, until the other end is closed."""
     _begin()
-    try:
-        outcome = (True, function(task))
-    except Exception as error:  # handed to the parent, which raises it
-        outcome = (False, error)
-    sender.send(outcome)
-    sender.close()
+    while True:
+        try:
+            function, task = connection.recv()
+        except EOFError:
+            return
+        try:
+            answer = (True, function(task))
+        except Exception as error:  # handed to the parent, which raises it
+            if not isinstance(error, MimicitError):
+                error.add_note("".join(traceback.format_exception(error)))  # else it would end here
+            answer = (False, error)
+        connection.send(answer)
 
 
 def _begin() -> None:
     """A worker of a killed build must not write on; Ctrl-C is the parent's to handle."""
     begin_worker()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    multiprocessing.current_process().daemon = False  # else it could not read a table in a process of its own
     parent = multiprocessing.parent_process()
     if parent is None:
         return

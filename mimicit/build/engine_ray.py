@@ -3,8 +3,8 @@
 Tasks name files by path, so with several nodes ``--src`` and ``--out`` must lie on a file system that all of them
 share; and a shard's bytes depend on the libraries that encode it, so these must be of one version everywhere. Both are
 checked on every node before the first task. A worker that dies (the system took its memory, its node went away) does
-not end the build: its task is run again in a child process of another worker, and only a task that kills that child
-too is given up, by name.
+not end the build: its task is run again in a child process of another worker, and only a task that ends that child,
+again and again, is given up, by name.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from mimicit.build.engine import WorkerDiedError, counted, result_after_death, run_alone
+from mimicit.build.engine import OnDeath, WorkerDiedError, counted, result_after_death, run_alone
 from mimicit.build.media_table import library_versions
 from mimicit.build.progress import Progress
 from mimicit.errors import BuildError, UsageError
@@ -68,12 +68,14 @@ class RayEngine:
         label: str,
         progress: Progress,
         total: int | None = None,
-        on_death: Callable[[Task, WorkerDiedError], Result] | None = None,
+        on_death: OnDeath[Task, Result] | None = None,
+        alone: bool = False,
     ) -> Iterator[tuple[Task, Result]]:
         """See `mimicit.build.engine.Engine.run`."""
         self._get_ready(progress)
         try:
-            yield from counted(self._results(function, iter(tasks), label, on_death), label, progress, total)
+            results = self._results(function, iter(tasks), label, on_death, from_start=alone)
+            yield from counted(results, label, progress, total)
         except self._ray.exceptions.RayError as error:
             raise BuildError(f"{label}: {_first_line(error)}; run the same command again to go on") from error
 
@@ -82,29 +84,36 @@ class RayEngine:
         function: Callable[[Task], Result],
         todo: Iterator[Task],
         label: str,
-        on_death: Callable[[Task, WorkerDiedError], Result] | None,
+        on_death: OnDeath[Task, Result] | None,
+        *,
+        from_start: bool,
     ) -> Iterator[tuple[Task, Result]]:
         once = self._ray.remote(max_retries=0)(_call)
         alone = self._ray.remote(max_retries=_RETRIES_ALONE)(_call_alone)
-        pending: dict[Any, tuple[Task, bool]] = {}  # by the reference to the result; whether it is run alone
+        # By the reference to the result; whether the task is run alone, and how often that has ended its process.
+        pending: dict[Any, tuple[Task, bool, int]] = {}
         try:
             while True:
                 room = _AHEAD_PER_CPU * max(1, int(self._ray.cluster_resources().get("CPU", 1))) - len(pending)
                 for task in itertools.islice(todo, max(0, room)):
-                    pending[once.remote(function, task)] = task, False
+                    started = alone.remote(function, task, label) if from_start else once.remote(function, task)
+                    pending[started] = task, from_start, 0
                 if not pending:
                     return
                 (reference,), _ = self._ray.wait(list(pending), num_returns=1)
-                task, was_alone = pending.pop(reference)
+                task, was_alone, deaths = pending.pop(reference)
                 try:
                     ok, value = self._ray.get(reference)
                 except self._deaths():
                     if was_alone:
                         raise
-                    pending[alone.remote(function, task, label)] = task, True
+                    pending[alone.remote(function, task, label)] = task, True, 0
                     continue
                 if isinstance(value, WorkerDiedError):
-                    value = result_after_death(task, value, on_death)
+                    value = result_after_death(task, value, deaths + 1, on_death)
+                    if value is None:
+                        pending[alone.remote(function, task, label)] = task, True, deaths + 1
+                        continue
                 elif not ok:
                     raise value
                 yield task, value

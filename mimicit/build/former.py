@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from mimicit.build.batches import batched
 from mimicit.build.catalog import Catalog
-from mimicit.build.config import BuildConfig
+from mimicit.build.config import MEDIA_LIMITS, BuildConfig, without_limits
 from mimicit.build.engine import Engine
 from mimicit.build.media_table import MEDIA_NAME, input_digest, library_versions
 from mimicit.build.progress import Progress
@@ -36,7 +36,16 @@ from mimicit.shards.index import INDEX_NAME, iterate_index
 from mimicit.shards.manifest import MANIFEST_NAME, read_manifest
 from mimicit.sources.scanned import ScannedFiles
 
-__all__ = ["FORMER_NAME", "FormerShard", "adopt_shard", "former_index", "former_shards", "reuse_media", "set_aside"]
+__all__ = [
+    "FORMER_NAME",
+    "FormerShard",
+    "adopt_shard",
+    "damaged_former_shards",
+    "former_index",
+    "former_shards",
+    "reuse_media",
+    "set_aside",
+]
 
 FORMER_NAME: Final = "former"
 _BATCH: Final = 2_000
@@ -104,6 +113,10 @@ def reuse_media(
     manifest = _manifest(folder)
     if catalog.is_done(_STAGE) or manifest is None or not _encodes_alike(manifest, config):
         return
+    for name in (INDEX_NAME, MEDIA_NAME):  # they say what the media are
+        if not _is_sound((folder / name, manifest["files"].get(name, ""))):
+            progress.note(f"{name} of the folder that was there is not the one of its manifest; nothing of it is used")
+            return
     sound = _sound_shards(folder, manifest, engine, progress)
     with catalog.transaction():
         catalog.db.execute("CREATE TEMP TABLE known(files TEXT PRIMARY KEY, file TEXT, offsets TEXT) WITHOUT ROWID")
@@ -114,6 +127,14 @@ def reuse_media(
         catalog.db.execute("DROP TABLE known")
         catalog.mark_done(_STAGE)
     progress.note(f"{reused} media are taken from the shards that are there")
+
+
+def damaged_former_shards(work: Path, names: Iterable[str], engine: Engine, progress: Progress) -> list[Path]:
+    """Those of the former shards ``names``, relative to the work folder, that have lost their checksum."""
+    folder = work / FORMER_NAME
+    manifest = _manifest(folder)
+    sound = frozenset() if manifest is None else _sound_shards(folder, manifest, engine, progress)
+    return [work / name for name in names if Path(name).name not in sound]
 
 
 def _manifest(folder: Path) -> dict[str, Any] | None:
@@ -130,7 +151,9 @@ def _encodes_alike(manifest: Mapping[str, Any], config: BuildConfig) -> bool:
     now = orjson.loads(orjson.dumps(config.to_json()))
     then = manifest["config"]
     looks = not compares_pictures(now) or compares_pictures(then)
-    return bool(now["media"] == then["media"] and library_versions() == manifest["libraries"] and looks)
+    raised = all(now["media"][name] >= then["media"].get(name, 0) for name in MEDIA_LIMITS)  # what is sound stays so
+    same = without_limits(now)["media"] == without_limits(then)["media"]
+    return bool(raised and same and library_versions() == manifest["libraries"] and looks)
 
 
 def _sound_shards(folder: Path, manifest: Mapping[str, Any], engine: Engine, progress: Progress) -> frozenset[str]:

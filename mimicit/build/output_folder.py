@@ -12,12 +12,13 @@ from typing import Any, Final
 
 import orjson
 
-from mimicit.build.config import BuildConfig
+from mimicit.build.config import BuildConfig, without_limits
 from mimicit.build.disk import remove_scratch
 from mimicit.build.former import FORMER_NAME, set_aside
 from mimicit.build.mixture import MIXTURE_NAME
 from mimicit.build.progress import Progress
 from mimicit.build.publish import BESIDE_SHARDS, REJECTS_NAME
+from mimicit.build.retry import GIVEN_UP, has_reason
 from mimicit.errors import BuildError, ChangedInputError, CorruptShardError
 from mimicit.shards.files import sync_folder, write_atomically
 from mimicit.shards.folders import empty_folder, make_folder, refuse_links, remove_folder
@@ -111,13 +112,19 @@ def finished_manifest(out: Path, state: dict[str, Any], *, overwrite: bool) -> d
 
 
 def former_rejects(out: Path, state: dict[str, Any]) -> bytes | None:
-    """The table of rejects of a finished folder of this configuration and another input; else ``None``."""
+    """The table of rejects of a finished folder of this configuration, if a build may find less to reject now.
+
+    That is so where the input is another, and where a medium was given up for the time or memory that it took, or
+    because its decoder crashed: another machine, or higher limits, may do better. Else ``None``.
+    """
     if not (out / MANIFEST_NAME).exists():
         return None
     then = read_manifest(out)
-    if then["mimicit_version"] != state["mimicit_version"] or not _same(then["config"], state["config"]):
+    same = _same(without_limits(then["config"]), without_limits(state["config"]))
+    if then["mimicit_version"] != state["mimicit_version"] or not same:
         return None
-    return None if then["input"]["fingerprint"] == state["input"] else (out / REJECTS_NAME).read_bytes()
+    table = (out / REJECTS_NAME).read_bytes()
+    return table if then["input"]["fingerprint"] != state["input"] or has_reason(table, GIVEN_UP) else None
 
 
 def input_root(src: Path, out: Path, config: BuildConfig) -> Root:
@@ -139,12 +146,14 @@ def begin_or_continue(work: Path, state: dict[str, Any], progress: Progress, *, 
     """Go on with the build in ``work`` if it is the same, or begin one; `ChangedInputError` as above."""
     path = work / _STATE_NAME
     if path.exists():
-        then = orjson.loads(path.read_bytes())
-        if _same(then, state):
+        then = _read_state(path) if not overwrite or _is_state(path) else None
+        if then is None:
+            progress.note(f"{path}: is damaged; the build begins anew")
+        elif _same(then, state):
             progress.note("continuing an interrupted build")
             remove_scratch(work, work / "media", work / "index")
             return
-        if not overwrite:
+        elif not overwrite:
             raise _changed(work.parent, then, state)
     _clear(work.parent)  # what a changed build, or one that was killed while clearing, left behind
     write_atomically(path, [orjson.dumps(state)])
@@ -153,10 +162,34 @@ def begin_or_continue(work: Path, state: dict[str, Any], progress: Progress, *, 
 
 def check_options(work: Path, config: BuildConfig) -> None:
     """`ChangedInputError` where the build in ``work`` was begun with another version or other options."""
-    then = orjson.loads((work / _STATE_NAME).read_bytes())
+    then = _read_state(work / _STATE_NAME)
     now = {**then, "config": config.to_json(), "mimicit_version": version("mimicit")}
     if not _same(then, now):
         raise _changed(work.parent, then, now)
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """What the unfinished build is made from; `BuildError` where the file is damaged."""
+    try:
+        state = orjson.loads(path.read_bytes())
+    except orjson.JSONDecodeError as error:
+        raise _damaged(path, str(error)) from None
+    is_state = isinstance(state, dict) and state.keys() == {"config", "input", "mimicit_version"}
+    if not (is_state and isinstance(state["config"], dict)):
+        raise _damaged(path, "it is not what a build has written")
+    return dict(state)
+
+
+def _is_state(path: Path) -> bool:
+    try:
+        _read_state(path)
+    except BuildError:
+        return False
+    return True
+
+
+def _damaged(path: Path, why: str) -> BuildError:
+    return BuildError(f"{path}: is damaged ({why}); add --overwrite to begin the build anew")
 
 
 def _same(then: dict[str, Any], now: dict[str, Any]) -> bool:

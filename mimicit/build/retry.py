@@ -1,4 +1,6 @@
-"""``--retry-rejects``: how many of the records that an earlier build rejected are in now that the input was mended.
+"""``--retry-rejects``: how many of the records that an earlier build rejected are in now.
+
+They may be since the input was mended, or since a decoder that had crashed or taken too long was tried again.
 
 The folder itself is built anew, so it ends with the bytes of a fresh build; only this count needs the past. The former
 table of rejects waits in the work folder until the records have been read again.
@@ -6,16 +8,22 @@ table of rejects waits in the work folder until the records have been read again
 
 from __future__ import annotations
 
+import io
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mimicit.build.catalog import Catalog
 from mimicit.shards.files import write_atomically
 
-__all__ = ["Retried", "count_retried", "keep_former_rejects"]
+__all__ = ["GIVEN_UP", "Retried", "count_retried", "has_reason", "keep_former_rejects"]
+
+GIVEN_UP: Final = frozenset(("decoder_died", "timeout", "too_much_memory"))
+"""The reasons of rejects that another attempt may do without, though the input is the same."""
 
 _FORMER_NAME: Final = "former-rejects.parquet"
 _TABLES: Final = """
@@ -44,6 +52,16 @@ class Retried:
 
     former: int
     mended: int
+
+
+def has_reason(table: bytes, reasons: Collection[str]) -> bool:
+    """Whether a ``rejects.parquet`` has a row with one of the ``reasons``; false where it is unreadable."""
+    try:
+        with pq.ParquetFile(io.BytesIO(table)) as file:
+            batches = file.iter_batches(columns=["reason"])
+            return any(not set(reasons).isdisjoint(batch.column(0).to_pylist()) for batch in batches)
+    except (pa.ArrowException, OSError, ValueError):
+        return False
 
 
 def keep_former_rejects(work: Path, table: bytes) -> None:

@@ -231,6 +231,10 @@ def _import_and_encode(
             write_tables(catalog, work)
             with catalog.transaction():
                 catalog.mark_done("frozen")
+        else:  # only what was damaged since
+            compare = compares_pictures(config.to_json())
+            encode_media(catalog, root, work, config.media, engine, progress, compare=compare)
+            write_tables(catalog, work)
         _refuse_nothing(catalog, root)
         return []
     finally:

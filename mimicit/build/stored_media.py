@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import OrderedDict
 from functools import lru_cache
@@ -12,6 +13,7 @@ import orjson
 
 from mimicit.build.column_file import ColumnFile
 from mimicit.build.freeze import MEDIA_NAME
+from mimicit.errors import BuildError
 
 __all__ = ["StoredFile", "StoredMedia"]
 
@@ -45,8 +47,13 @@ class StoredMedia:
         self._blobs.clear()
 
     def read(self, file: StoredFile) -> bytes:
-        """The bytes of one file."""
-        return os.pread(self._blob(file.blob), file.size, file.offset)
+        """The bytes of one file; `BuildError` where they are not what was encoded."""
+        data = os.pread(self._blob(file.blob), file.size, file.offset)
+        if hashlib.sha256(data).hexdigest() != file.sha256:
+            raise BuildError(
+                f"{self._work / file.blob}: damaged since it was written; run the same command again, it is made anew"
+            )
+        return data
 
     def _files(self, number: int) -> tuple[StoredFile, ...]:
         """The files of the medium in row ``number`` of MEDIA, in order."""

@@ -45,6 +45,12 @@ _IMAGE_EMBEDDER_HELP: Final = (
 @click.option("--quality", default=90, show_default=True, help="Of JPEG and WebP, 1 to 100.")
 @click.option("--max-pixels", default=100_000_000, show_default=True, help="Refuse larger pictures unread.")
 @click.option(
+    "--max-seconds",
+    default=30,
+    show_default=True,
+    help="Of CPU time for one picture or clip, beyond what its size explains.",
+)
+@click.option(
     "--video-reader",
     type=click.Choice(["av", "decord"]),
     default="av",
@@ -115,7 +121,9 @@ _IMAGE_EMBEDDER_HELP: Final = (
     help="Where a build from or to a URL keeps its copies [default: in the user's cache].",
 )
 @click.option("--overwrite", is_flag=True, help="Build anew where input or options have changed.")
-@click.option("--retry-rejects", is_flag=True, help="Build anew where the input was mended; count what is in now.")
+@click.option(
+    "--retry-rejects", is_flag=True, help="Try anew what was rejected, mended or given up; count what is in now."
+)
 @click.option("--keep-going", is_flag=True, help="Leave out sources that are unreadable as a whole.")
 @click.option("--strict", is_flag=True, help="Refuse input in which a file with data is used by no source.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest.")

@@ -3,6 +3,9 @@
 No decoder in C can be interrupted or asked how much it will allocate, and an MP4 of 3 kB can make ffmpeg write an
 index of 4 GB. So the process that decodes limits itself: an allocation beyond the limit fails, which every decoder
 reports; and a timer ends the process, which its parent takes for a reject of the medium. Cost: 20 microseconds.
+
+Time is that of the CPU, and grows with the pixels that a medium says it has, at a rate that the slowest machine keeps:
+what is sound is not rejected anywhere, while a medium that says little and costs much is.
 """
 
 from __future__ import annotations
@@ -17,33 +20,44 @@ from typing import Final
 from mimicit.errors import RejectedError
 from mimicit.media.options import MediaOptions
 
-__all__ = ["TIMER_SIGNALS", "bounded", "memory_limit", "out_of_memory"]
+__all__ = ["TIMER_SIGNALS", "allow_pixels", "bounded", "memory_limit", "out_of_memory"]
 
 TIMER_SIGNALS: Final = frozenset((signal.SIGALRM, signal.SIGPROF))
 """What ends a process that decodes for too long."""
 
 _WALL_PER_CPU: Final = 10  # the second timer is for reads that never return; a busy machine must not reject a clip
+_SECONDS_PER_PIXEL: Final = 2e-7  # VP8 and JPEG take a twentieth of it, on a core of 2020
+_MOST_FOR_PIXELS_S: Final = 3600
 _STATM: Final = Path("/proc/self/statm")
 _STATM_DATA: Final = 5
 
 
+_left_for_pixels: list[float] = []  # seconds that each open block may still get for its pixels
+
+
 @contextmanager
-def bounded(options: MediaOptions, cpu_seconds: float) -> Iterator[None]:
-    """Let the block allocate ``options.max_memory_bytes`` more and take ``cpu_seconds`` (of the clock: ten times that).
+def bounded(options: MediaOptions, *, cpu_seconds: float | None = None) -> Iterator[None]:
+    """Let the block allocate ``options.max_memory_bytes`` more and take ``options.max_seconds`` of CPU time.
+
+    It may take ten times that of the clock, and both longer for what it tells `allow_pixels`. With ``cpu_seconds`` it
+    may take that instead, whatever its pixels: for those who wait for an answer.
 
     Allocations beyond become `RejectedError` (``too_much_memory``). A block that takes longer ends *this process*, by
     one of `TIMER_SIGNALS`: run it in a worker, and in its main thread. Where the system does not tell what a process
     uses (all but Linux), only the time is bounded.
     """
     handlers = {number: signal.signal(number, signal.SIG_DFL) for number in TIMER_SIGNALS}
-    cpu = signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
-    wall = signal.setitimer(signal.ITIMER_REAL, _WALL_PER_CPU * cpu_seconds)
+    limit_s = options.max_seconds if cpu_seconds is None else cpu_seconds
+    cpu = signal.setitimer(signal.ITIMER_PROF, limit_s)
+    wall = signal.setitimer(signal.ITIMER_REAL, _WALL_PER_CPU * limit_s)
+    _left_for_pixels.append(_MOST_FOR_PIXELS_S if cpu_seconds is None else 0)
     try:
         with memory_limit(options.max_memory_bytes):
             yield
     except MemoryError:
         raise out_of_memory(options) from None
     finally:
+        _left_for_pixels.pop()
         signal.setitimer(signal.ITIMER_PROF, *cpu)
         signal.setitimer(signal.ITIMER_REAL, *wall)
         for number, handler in handlers.items():
@@ -66,6 +80,20 @@ def memory_limit(more_bytes: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def allow_pixels(count: int) -> None:
+    """Let the block of `bounded`, if there is one, take as much longer as it may take to decode ``count`` pixels.
+
+    Count what the header declares, or rather what the packets of a clip do.
+    """
+    if not _left_for_pixels:
+        return
+    extra_s = min(count * _SECONDS_PER_PIXEL, _left_for_pixels[-1])
+    _left_for_pixels[-1] -= extra_s
+    for timer, times in ((signal.ITIMER_PROF, 1), (signal.ITIMER_REAL, _WALL_PER_CPU)):
+        left_s, _ = signal.getitimer(timer)
+        signal.setitimer(timer, left_s + times * extra_s)
 
 
 def out_of_memory(options: MediaOptions) -> RejectedError:

@@ -22,7 +22,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError, features
 
 from mimicit.errors import RejectedError
 from mimicit.media.animation import check_frames
-from mimicit.media.bounds import out_of_memory
+from mimicit.media.bounds import allow_pixels, out_of_memory
 from mimicit.media.options import MediaOptions
 from mimicit.media.scans import check_scans
 from mimicit.media.sniff import HEAD_BYTES, kind_of, looks_like, sniff
@@ -110,6 +110,7 @@ def open_image(data: bytes, options: MediaOptions) -> Iterator[tuple[Image.Image
             with Image.open(stream, formats=[_PILLOW_NAMES[format]]) as picture:
                 header = _header(picture, format)
                 check_pixels(header.width, header.height, options)
+                allow_pixels(header.width * header.height)
                 check_frames(picture, data)
                 if format == "jpeg":
                     check_scans(data)

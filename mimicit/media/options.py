@@ -19,7 +19,8 @@ class MediaOptions:
 
     ``size`` limits the longest side in pixels (0: no limit); ``frames`` is the number of frames taken from a clip;
     ``quality`` is that of JPEG and WebP. ``max_pixels`` limits one picture or frame as stored in the input,
-    ``max_memory_bytes`` what decoding one medium may allocate (see `mimicit.media.bounds`). ``video_reader`` reads
+    ``max_memory_bytes`` what decoding one medium may allocate, and ``max_seconds`` the CPU time that it may take beyond
+    what the number of its pixels explains (see `mimicit.media.bounds`). ``video_reader`` reads
     plain clips (see `mimicit.media.video`); "decord" keeps the damaged ones among them, as players do.
     """
 
@@ -31,6 +32,7 @@ class MediaOptions:
     max_duration_s: float = 6 * 3600.0
     max_video_frames: int = 2_000_000
     max_memory_bytes: int = 2 << 30
+    max_seconds: int = 30
     video_reader: VideoReader = "av"
 
 

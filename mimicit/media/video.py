@@ -35,6 +35,7 @@ from pathlib import Path
 from PIL import Image
 
 from mimicit.errors import RejectedError
+from mimicit.media.bounds import allow_pixels
 from mimicit.media.frames import SECONDS_DIGITS, evenly_spaced
 from mimicit.media.options import EncodedMedia, MediaOptions
 from mimicit.media.packets import PacketTable, scan_packets
@@ -56,6 +57,7 @@ def encode_video(path: Path, options: MediaOptions) -> EncodedMedia:
     (damaged, cut, without pictures). `UsageError` where ``options`` ask for decord and it is not installed.
     """
     table = scan_packets(path, options)
+    allow_pixels(table.width * table.height * len(table.pts))
     target = fit_within(table.shown_width, table.height, options.size)
 
     def store(picture: Image.Image) -> bytes:

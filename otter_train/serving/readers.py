@@ -184,7 +184,7 @@ def _work(pipe: Connection, limits: Limits, lane: _Lane) -> None:
 def _read(body: bytes, model: str, limits: Limits, lane: _Lane) -> Question | ApiError | CostlyError:
     options = MediaOptions(max_pixels=limits.pixels, max_memory_bytes=lane.memory_bytes)
     try:
-        with bounded(options, lane.cpu_seconds):
+        with bounded(options, cpu_seconds=lane.cpu_seconds):
             return parse_question(body, model=model, limits=limits, most_pixels=lane.pixels)
     except (ApiError, CostlyError) as error:
         return error
