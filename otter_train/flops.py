@@ -109,14 +109,22 @@ def _picture(model: Otter, *, with_tower: bool) -> float:
 
 
 def _tower(model: Otter) -> tuple[float, int]:
-    """Operations of the forward pass for one picture, and its patch tokens; nothing is really computed."""
+    """Operations of the forward pass for one picture, and its patch tokens.
+
+    Nothing is really computed, but for towers that look at the numbers of their pictures: these encode one.
+    """
     tower = model.vision
     state = {name: torch.empty_like(value, device="meta") for name, value in tower.state_dict(keep_vars=True).items()}
     state |= {name: torch.empty_like(value, device="meta") for name, value in tower.named_buffers()}
     dtype = next(tower.parameters()).dtype
     picture = torch.empty(1, 3, tower.image_size, tower.image_size, device="meta", dtype=dtype)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        tokens = functional_call(tower, state, (picture,))
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            tokens = functional_call(tower, state, (picture,))
+    except NotImplementedError:  # there are no numbers on the meta device
+        picture = torch.zeros_like(picture, device=next(tower.parameters()).device)
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            tokens = tower(picture)
     return float(counter.get_total_flops()), tokens.shape[1]
 
 

@@ -138,9 +138,8 @@ def test_folders_that_hold_something_else_raise(folders: tuple[str, str], tmp_pa
         TrainError, match="a llama model is no vision tower; there are aimv2_vision_model, clip_vision_model"
     ):
         with_pretrained(CONFIG, vision=language)
-    config = with_pretrained(CONFIG, language=vision)
-    with pytest.raises(TrainError, match="no AutoModelForCausalLM can be read"):
-        build_model(config, vocab_size=VOCABULARY, token_ids=IDS)
+    with pytest.raises(TrainError, match="a clip_vision_model model is no language model of transformers on its own"):
+        with_pretrained(CONFIG, language=vision)
 
 
 def test_a_folder_with_missing_weights_raises_rather_than_invent_them(folders: tuple[str, str], tmp_path: Path) -> None:

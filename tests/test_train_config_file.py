@@ -85,7 +85,7 @@ def test_a_value_of_the_wrong_kind_is_refused_as_on_the_command_line(tmp_path: P
 
 def test_all_options_of_a_run_come_back_from_its_file(tmp_path: Path) -> None:
     config = resolve("tiny", lr=3e-4, context_order="shuffled", embeddings="new_rows")
-    options = RunOptions(workers=3, eval_shards=Path("held-out"), resume=False)
+    options = RunOptions(workers=3, eval_shards="held-out", resume=False)
     path = tmp_path / "config.json"
     write_options(path, {**asdict(config), **asdict(options), "out": Path("run é"), "shards": None})
     again = read_options(path, KNOWN)
@@ -98,4 +98,4 @@ def test_all_options_of_a_run_come_back_from_its_file(tmp_path: Path) -> None:
 
 def test_every_field_of_a_run_is_an_option() -> None:
     names = {field.name for kind in (RunConfig, RunOptions) for field in fields(kind)}
-    assert KNOWN - names == {"out", "replay", "shards"} and not names - KNOWN
+    assert KNOWN - names == {"out", "recipe", "replay", "shards"} and not names - KNOWN

@@ -182,6 +182,6 @@ def test_rows_of_a_budget_are_shared_by_two_then_one_then_two(tmp_path: Path) ->
     ours, theirs = numbers(tmp_path / "changing"), numbers(tmp_path / "alone")
     assert len(ours) == len(theirs) > 5 and theirs[-1][0] == 2 * 40
     for mine, other in zip(ours, theirs, strict=True):
-        assert mine == pytest.approx(other, abs=1e-5)
+        torch.testing.assert_close(torch.tensor(mine), torch.tensor(other))  # the tolerance of float32, as sums differ
     checkpoints = [latest_checkpoint(tmp_path / name) for name in ("changing", "alone")]
     assert [one.meta["samples_seen"] for one in checkpoints if one is not None] == [80, 80]
