@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicit.errors import CorruptShardError, UsageError
-from mimicit.loading import Cost, PackedSamples, Samples, load, pack
+from mimicit.loading import Cost, PackedSamples, Samples, load, pack, packing
 from mimicit.loading.packing import best_fit
 from mimicit.prompt import render
 from tests.factories.loading import VirtualStore, small_shards
@@ -38,9 +40,65 @@ def test_every_sample_once_per_epoch(costs: list[int], shuffle: str | None) -> N
     samples = Samples(VirtualStore(len(costs), columns={"frames": costs}), shuffle=shuffle)  # type: ignore[arg-type]
     packs = pack(samples, budget=100, cost="frames", oversized="alone")
     assert packs.oversized == sum(cost > 100 for cost in costs)
-    for epoch in range(2):
+    for epoch in range(4):
         rows = packs.addresses(range(epoch * len(packs), (epoch + 1) * len(packs)))
         assert sorted(row for pack in rows for row in pack) == list(range(len(costs)))
+        assert all(sum(costs[row] for row in pack) <= 100 or len(pack) == 1 for pack in rows) and all(rows)
+
+
+def companions(packs: PackedSamples, epoch: int) -> set[tuple[int, int]]:
+    """The pairs of rows of the store that share a pack."""
+    rows = packs.addresses(range(epoch * len(packs), (epoch + 1) * len(packs)))
+    return {pair for pack in rows for pair in combinations(pack, 2)}
+
+
+@pytest.mark.parametrize(("count", "budget"), [(150, 1000), (3000, 2048), (300, 16_384)])
+def test_companions_are_others_in_every_epoch(count: int, budget: int) -> None:
+    lengths = np.random.default_rng(3).lognormal(5, 0.8, count).astype(int).clip(1, budget)
+    packs = packed(lengths.tolist(), budget)
+    pairs = [companions(packs, epoch) for epoch in range(4)]
+    for first, second in combinations(pairs, 2):
+        by_chance = len(first) * len(second) / (count * (count - 1) / 2)
+        assert len(first & second) < 2 * by_chance + 3 * by_chance**0.5
+
+
+@pytest.mark.parametrize("shuffle", ["full", "window"])
+def test_samples_of_one_picture_share_packs_as_others_do(shuffle: str) -> None:
+    """Eight questions about each picture, of much the same length, stand side by side in the shards."""
+    pictures, each, budget = 600, 8, 2048
+    random = np.random.default_rng(4)
+    lengths = (random.lognormal(5, 0.7, pictures).repeat(each) * random.uniform(0.9, 1.1, pictures * each)).astype(int)
+    samples = Samples(VirtualStore(len(lengths)), shuffle=shuffle, seed=2)  # type: ignore[arg-type]
+    packs = pack(samples, budget=budget, cost=lengths.clip(1, budget))
+    pairs = [pair for epoch in range(3) for pair in companions(packs, epoch)]
+    of_one = sum(first // each == second // each for first, second in pairs)
+    by_chance = len(pairs) * (each - 1) / (len(lengths) - 1)
+    assert by_chance > 100 and of_one < 1.3 * by_chance
+
+
+def test_an_epoch_that_needs_more_packs_is_packed_again_or_as_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    costs = np.random.default_rng(0).integers(20, 70, 60).tolist()
+    packs = packed(costs)
+    made, attempts = packing._pack_epoch, []
+
+    def wasteful(order: Any, costs: Any, budget: int, epoch: int, attempt: int) -> Any:
+        attempts.append(attempt)
+        return made(order, costs, budget if attempt > lucky else 50 + budget // 4, epoch, attempt)
+
+    monkeypatch.setattr(packing, "_pack_epoch", wasteful)
+    for epoch, lucky in ((1, 2), (2, 99)):
+        attempts.clear()
+        found = companions(packs, epoch)
+        assert attempts[:4] == [0, 1, 2, 3]
+        assert (found == companions(packs, 0)) == (lucky == 99)
+
+
+def test_packing_reads_no_sample_and_no_earlier_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths = np.random.default_rng(0).integers(20, 600, 50_000)
+    monkeypatch.setattr(VirtualStore, "read", None)
+    packs = packed(lengths.tolist(), 4096)
+    late = packs.addresses([7 * len(packs) + 5])  # epoch 7 without those before it
+    assert late == packed(lengths.tolist(), 4096).addresses([7 * len(packs) + 5]) and len(packs._epochs) == 1
 
 
 @pytest.mark.parametrize(("count", "sigma", "budget"), [(20_000, 0.8, 2048), (20_000, 1.0, 4096), (9_000, 0.8, 16_384)])

@@ -143,6 +143,28 @@ def test_resume_is_exact_and_elastic(shards: Path, others: Path, everything: boo
             assert rest == whole[stop:]
 
 
+def test_packs_made_anew_in_each_epoch_go_on_from_the_middle_of_one(others: Path) -> None:
+    """Stopped within the second and the third epoch; nobody has seen the packs of the first then."""
+
+    def packs() -> Ordered[Pack]:
+        return pack(load(others, shuffle="full", seed=1), budget=900, cost="characters")
+
+    epochs, samples = 4, packs()
+    total = epochs * len(samples) // 12
+    whole, _ = run(samples, 1, None, total)
+    places = [tuple(sorted(pack)) for _, batch in whole for pack in batch][: total * 12]
+    first, second = (places[epoch * len(samples) : (epoch + 1) * len(samples)] for epoch in (1, 2))
+    assert {key for pack in first for key in pack} == {key for pack in second for key in pack}
+    assert len(set(first) & set(second)) < len(first) / 2
+    for epoch in (1, 2):
+        stop = int((epoch + 0.5) * len(samples)) // 12
+        begun, states = run(samples, 2, None, stop)
+        assert begun == whole[:stop]
+        for world, workers in ((1, 2), (4, 0)):
+            rest, _ = run(packs(), world, states[0], total - stop, num_workers=workers, context="fork")
+            assert rest == whole[stop:]
+
+
 def test_no_option_of_the_workers_changes_a_batch(shards: Path, others: Path) -> None:
     samples = everything_on(shards, others)
     whole, _ = run(samples, 1, None, 4)

@@ -1,9 +1,14 @@
 """Samples put together into packs of a bounded cost, so that batches hold little padding; no sample is ever split.
 
-A window of neighbouring samples is packed best-fit-decreasing; its emptiest pack is dissolved into the next window, so
-the fill does not depend on how many packs a window holds. The packs of a window are then mixed, for the algorithm gives
-the longest samples first. All this is done once per folder (2 µs a sample); what is shuffled afterwards, epoch by
-epoch, are whole packs, so the place of every pack is as much a function of position as that of a sample.
+Every epoch has packs of its own. A window of samples that follow one another in the order of the epoch is packed by
+best fit: one after the other, the larger ones rather early but mostly by chance, each where it leaves the least room.
+(Strictly the largest first, samples would meet the same others in every epoch, and those of one length each other.) The
+emptiest pack of a window is dissolved into the next, so the fill does not depend on how many packs a window holds, and
+the packs of a window are mixed, for the longest samples are packed first.
+
+All epochs have as many packs as the first (and a thousandth more, where that is one): where an epoch needs fewer, some
+are halved; where it needs more, it is packed again, less by chance. So the place of every pack is as much a function of
+position as that of a sample. Cost: 2 µs a sample for each epoch when that begins, from numbers alone.
 """
 
 from __future__ import annotations
@@ -19,7 +24,7 @@ from numpy.typing import NDArray
 
 from mimicit.errors import CorruptShardError, UsageError
 from mimicit.loading.costs import Cost, costs_of, kept_array
-from mimicit.loading.order import Order, permutation_key, permute
+from mimicit.loading.order import Order, grouped, permutation_key, permute
 from mimicit.loading.ordered import digest
 from mimicit.loading.samples import Samples
 from mimicit.records import Sample
@@ -28,6 +33,9 @@ __all__ = ["Oversized", "Pack", "PackedSamples", "best_fit", "pack"]
 
 Oversized = Literal["raise", "alone"]
 _WINDOW: Final = 4096
+_SPARE: Final = 1000  # one pack more for so many
+_ATTEMPTS: Final = 16
+_ALIKE: Final = 4  # attempts that leave equally much to chance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,9 +60,10 @@ def pack(
     """The samples in packs whose costs sum up to at most ``budget``; every sample is in one pack.
 
     ``cost`` is a column of the index (``frames``, ``characters``, ...), a `Cost`, such as `token_cost`, or one number
-    for each sample in stored order; with ``cache_dir`` measured costs and packs are computed once. A sample above the
-    budget raises `UsageError`, or with ``"alone"`` gets a pack of its own (`PackedSamples.oversized` counts them).
-    Packs are shuffled as ``samples`` are.
+    for each sample in stored order; with ``cache_dir`` measured costs and the packs of the first epoch are
+    computed once. A sample above the budget raises `UsageError`, or with ``"alone"`` gets a pack of its own
+    (`PackedSamples.oversized` counts them). Packs are made anew in each epoch, of samples that lie near one another in
+    its order; without a shuffle all epochs are the same.
     """
     if budget < 1:
         raise UsageError(f"budget={budget}: give at least 1")
@@ -69,9 +78,9 @@ def pack(
             f"{too_large.size} samples cost more than budget={budget}, the first is {key} with "
             f"{costs[too_large[0]]}; raise the budget, filter with where=, or give oversized='alone'"
         )
-    name = f"packs-{digest(costs, budget)}"
-    layout = kept_array(cache, name, lambda: _layout(costs, budget))
-    return PackedSamples(samples, layout, costs=costs, budget=budget)
+    name = f"packs-{digest(samples.order, costs, budget)}"
+    first = kept_array(cache, name, lambda: _pack_epoch(samples.order, costs, budget, epoch=0).in_one())
+    return PackedSamples(samples, first, costs=costs, budget=budget)
 
 
 class PackedSamples:
@@ -80,22 +89,24 @@ class PackedSamples:
     ``fill`` is the share of the budget that is used, over all packs that are not ``oversized``.
     """
 
-    def __init__(self, samples: Samples, layout: NDArray[np.int64], *, costs: NDArray[np.int64], budget: int) -> None:
+    def __init__(self, samples: Samples, first: NDArray[np.int64], *, costs: NDArray[np.int64], budget: int) -> None:
         self.samples = samples
-        count = int(layout[0]) if len(layout) else -1
-        self._starts, self._members = layout[1 : count + 2], layout[count + 2 :]
-        if count < 1 or len(self._members) != len(costs) or self._starts[-1] != len(costs):
-            raise CorruptShardError("the kept packs are not those of these samples; delete packs-*.npy")
-        order = samples.order
-        self.order = Order(length=count, shuffle=order.shuffle, seed=order.seed, block=order.block, window=order.window)
+        self.costs = costs
         self.budget = budget
+        packs = _Packs.of(first)
+        if packs is None or len(packs.members) != len(samples):
+            raise CorruptShardError("the kept packs are not those of these samples; delete packs-*.npy")
+        self._first = packs
+        needed = len(packs)
+        self._count = min(needed + needed // _SPARE, len(samples))
         self.oversized = int((costs > budget).sum())
-        fitting = count - self.oversized
+        fitting = self._count - self.oversized
         self.fill = float(costs[costs <= budget].sum() / (fitting * budget)) if fitting else 1.0
-        self._digest = digest(budget, layout)
+        self._digest = digest("each epoch", budget, costs)
+        self._epochs: dict[int, _Packs] = {}
 
     def __len__(self) -> int:
-        return self.order.length
+        return self._count
 
     def __getitem__(self, position: int) -> Pack:
         place = position + len(self) if position < 0 else position
@@ -114,7 +125,7 @@ class PackedSamples:
     @property
     def fingerprints(self) -> Mapping[str, str]:
         """See `Ordered.fingerprints`."""
-        return {**self.samples.fingerprints, "order": digest(self.order), "packing": self._digest}
+        return {**self.samples.fingerprints, "packing": self._digest}
 
     @property
     def fetch(self) -> Callable[[tuple[int, ...]], Pack | None]:
@@ -123,26 +134,50 @@ class PackedSamples:
 
     def addresses(self, positions: Sequence[int]) -> list[tuple[int, ...]]:
         """The rows of the store in the pack at each of ``positions``, ascending."""
-        numbers = self.order.at(np.asarray(positions, dtype=np.int64))
-        return [
-            tuple(self.samples.rows(self._members[start:stop]).tolist())
-            for start, stop in zip(self._starts[numbers], self._starts[numbers + 1], strict=True)
-        ]
+        wanted = np.asarray(positions, dtype=np.int64)
+        if wanted.size and wanted.min() < 0:
+            raise UsageError("positions start at 0")
+        epochs, places = np.divmod(wanted, self._count)
+        result: list[tuple[int, ...]] = [()] * len(wanted)
+        for epoch, chosen in grouped(epochs):
+            packs = self._packs_of(epoch)
+            for index, place in zip(chosen.tolist(), places[chosen].tolist(), strict=True):
+                result[index] = tuple(self.samples.rows(packs[place]).tolist())
+        return result
 
     def get(self, position: int) -> Pack:
         """The pack at ``position >= 0`` of an endless run; a damaged sample raises."""
         rows = self.addresses([position])[0]
         return Pack(samples=tuple(self.samples.store.read(row) for row in rows))
 
+    def _packs_of(self, epoch: int) -> _Packs:
+        """The packs of ``epoch``; those of two epochs are kept, for a batch may lie in both."""
+        order = self.samples.order
+        epoch = epoch if order.shuffle is not None else 0
+        if epoch not in self._epochs:
+            while len(self._epochs) > 1:
+                del self._epochs[next(iter(self._epochs))]
+            self._epochs[epoch] = self._packed(order, epoch).halved(self._count)
+        return self._epochs[epoch]
 
-def best_fit(costs: Sequence[int], budget: int) -> list[list[int]]:
-    """Indices of ``costs`` in packs of at most ``budget``: the largest first, each where the least room remains.
+    def _packed(self, order: Order, epoch: int) -> _Packs:
+        for attempt in range(_ATTEMPTS if epoch else 0):
+            packs = _pack_epoch(order, self.costs, self.budget, epoch, attempt)
+            if len(packs) <= self._count:
+                return packs
+        return self._first
 
-    A cost above the budget gets a pack of its own.
+
+def best_fit(costs: Sequence[int], budget: int, ranks: NDArray[np.float64] | None = None) -> list[list[int]]:
+    """Indices of ``costs`` in packs of at most ``budget``: each goes where the least room remains.
+
+    They are placed in the order of their ``ranks``, the highest first (None: of their costs). A cost above the budget
+    gets a pack of its own.
     """
+    order = np.argsort(-(np.asarray(costs, dtype=np.float64) if ranks is None else ranks), kind="stable")
     packs: list[list[int]] = []
     rooms: list[tuple[int, int]] = []  # (room left, pack), ascending
-    for index in sorted(range(len(costs)), key=lambda index: -costs[index]):
+    for index in order.tolist():
         place = bisect_left(rooms, (costs[index], 0))
         if place < len(rooms):
             room, chosen = rooms.pop(place)
@@ -155,26 +190,66 @@ def best_fit(costs: Sequence[int], budget: int) -> list[list[int]]:
     return packs
 
 
-def _layout(costs: NDArray[np.int64], budget: int) -> NDArray[np.int64]:
-    """One array: the number of packs, where each begins and the last ends, and the samples of all packs."""
-    packs = [np.array(pack, dtype=np.int64) for pack in _packs(costs, budget)]
+@dataclass(frozen=True, slots=True)
+class _Packs:
+    """The packs of one epoch: pack *i* holds the samples ``members[starts[i] : starts[i + 1]]``, as stored indices."""
+
+    starts: NDArray[np.int64]
+    members: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def __getitem__(self, place: int) -> NDArray[np.int64]:
+        return self.members[self.starts[place] : self.starts[place + 1]]
+
+    def in_one(self) -> NDArray[np.int64]:
+        """As one array: the number of packs, ``starts`` and ``members``."""
+        return np.concatenate([[len(self)], self.starts, self.members])
+
+    @classmethod
+    def of(cls, array: NDArray[np.int64]) -> _Packs | None:
+        """Inverse of `in_one`; None where ``array`` is no such thing."""
+        count = int(array[0]) if len(array) else 0
+        packs = cls(array[1 : count + 2], array[count + 2 :])
+        return packs if count > 0 and len(packs) == count and packs.starts[-1] == len(packs.members) else None
+
+    def halved(self, count: int) -> _Packs:
+        """``count`` packs of the same samples, which are at least so many: those of most samples are cut in two."""
+        starts = self.starts
+        while (missing := count + 1 - len(starts)) > 0:
+            sizes = np.diff(starts)
+            longest = np.argsort(-sizes, kind="stable")[:missing]
+            longest = longest[sizes[longest] > 1]
+            starts = np.sort(np.concatenate([starts, starts[longest] + sizes[longest] // 2]))
+        return _Packs(starts, self.members)
+
+
+def _pack_epoch(order: Order, costs: NDArray[np.int64], budget: int, epoch: int, attempt: int = 0) -> _Packs:
+    """The packs of the samples in the order of ``epoch``; the higher the ``attempt``, the less is left to chance."""
+    packs: list[NDArray[np.int64]] = []
+    carried = np.zeros(0, dtype=np.int64)
+    for number, start in enumerate(range(0, order.length, _WINDOW)):
+        stop = min(start + _WINDOW, order.length)
+        positions = np.arange(start, stop) + epoch * order.length
+        window = np.concatenate([carried, order.at(positions)])
+        sizes = costs[window]
+        shares = permute(
+            np.arange(len(window)), len(window), permutation_key(order.seed, epoch, f"weigh {attempt}", number)
+        )
+        by_chance = (shares + 1) / len(window) + 4.0 ** (attempt // _ALIKE) - 1
+        squared = by_chance * by_chance  # products, unlike powers, are the same on every machine
+        ranks = sizes * squared * squared
+        found = best_fit(sizes.tolist(), budget, ranks)
+        carried = np.zeros(0, dtype=np.int64)
+        if stop < order.length:
+            fills = [int(sizes[pack].sum()) for pack in found]
+            carried = window[found.pop(fills.index(min(fills)))]
+        key = permutation_key(order.seed, epoch, "packs", number)
+        mixed = permute(np.arange(len(found)), len(found), key).tolist()
+        packs += [np.sort(window[found[index]]) for index in mixed]
     starts = np.cumsum([0, *map(len, packs)])
-    return np.concatenate([[len(packs)], starts, *packs]).astype(np.int64)
-
-
-def _packs(costs: NDArray[np.int64], budget: int) -> Iterator[list[int]]:
-    carried: list[int] = []
-    for number, start in enumerate(range(0, len(costs), _WINDOW)):
-        stop = min(start + _WINDOW, len(costs))
-        window = [*carried, *range(start, stop)]
-        sizes = costs[window].tolist()
-        packs = best_fit(sizes, budget)
-        carried = []
-        if stop < len(costs):
-            emptiest = min(range(len(packs)), key=lambda index: sum(sizes[member] for member in packs[index]))
-            carried = [window[member] for member in packs.pop(emptiest)]
-        for index in permute(np.arange(len(packs)), len(packs), permutation_key(0, 0, "packs", number)).tolist():
-            yield sorted(window[member] for member in packs[index])
+    return _Packs(starts.astype(np.int64), np.concatenate(packs))
 
 
 @dataclass(frozen=True, slots=True)
