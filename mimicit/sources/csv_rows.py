@@ -1,9 +1,8 @@
 """The records of a CSV file with a header line, as programs and spreadsheets write it.
 
 Between cells stands a comma, a semicolon or a tab: the one that splits the header into most names, or the one that a
-first line ``sep=;`` names. Quotes are as in RFC 4180. The text is UTF-8, or UTF-16 with its byte order mark; lines may
-end as on any system. Columns without a name at the right end (a spreadsheet's) or on the left (the row numbers of a
-data frame) are left out.
+first line ``sep=;`` names. Quotes are as in RFC 4180. Lines may end as on any system. Columns without a name at the
+right end (a spreadsheet's) or on the left (the row numbers of a data frame) are left out.
 
 A row with too many or too few cells, or with stray text after a quote, costs only itself. A quote that is never
 closed swallows the rest of the file, so it is a `SourceError` that names the line it begins on.
@@ -14,7 +13,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +23,7 @@ from mimicit.errors import RejectedError, SourceError
 from mimicit.sources.base import InText, Row
 from mimicit.sources.root import Root
 from mimicit.sources.text import is_unicode
+from mimicit.sources.unpacked import open_text
 
 __all__ = ["csv_columns", "csv_rows"]
 
@@ -44,11 +44,8 @@ class _Header:
 
 
 def csv_columns(head: bytes) -> list[str]:
-    """The names of the columns of a CSV file that begins with ``head``; empty where it has no usable header."""
-    try:
-        return _read_header(_as_text(io.BytesIO(head), head[:2])).columns
-    except UnicodeDecodeError:
-        return []
+    """The names of the columns of a CSV file whose text begins with ``head``; empty where it has no usable header."""
+    return _read_header(_as_text(io.BytesIO(head))).columns
 
 
 def csv_rows(root: Root, path: str) -> Iterator[Row]:
@@ -56,20 +53,17 @@ def csv_rows(root: Root, path: str) -> Iterator[Row]:
 
     A row without any text is none. `SourceError` where there is no header, a quote stays open, or a line is endless.
     """
-    with root.open_input(path) as file:
-        mark = file.read(len(BOM_UTF8))
+    with open_text(root, path) as file:
+        marked = file.read(len(BOM_UTF8)) == BOM_UTF8
         file.seek(0)
-        try:
-            with _as_text(file, mark) as text:
-                yield from _rows(_Lines(text, path, None if _is_utf16(mark) else _bom_bytes(mark)), path)
-        except UnicodeDecodeError as error:
-            raise SourceError(f"{path}: not {error.encoding} ({error.reason}); save the table as UTF-8") from None
+        with _as_text(file) as text:
+            yield from _rows(_Lines(text, path, len(BOM_UTF8) if marked else 0), path)
 
 
 class _Lines:
-    """The lines of a table one by one; ``text`` are those since `begin`, at ``offset`` in the file (None: unknown)."""
+    """The lines of a table one by one; ``text`` are those since `begin`, at ``offset`` in the file."""
 
-    def __init__(self, file: TextIO, path: str, offset: int | None) -> None:
+    def __init__(self, file: TextIO, path: str, offset: int) -> None:
         self._file = file
         self._path = path
         self._next = offset
@@ -88,8 +82,7 @@ class _Lines:
     def readline(self, most: int = _MAX_LINE_CHARACTERS + 1) -> str:
         line = self._file.readline(most)
         self._number += bool(line)
-        if self._next is not None:
-            self._next += len(line) if line.isascii() else len(line.encode("utf-8", "surrogateescape"))
+        self._next += len(line) if line.isascii() else len(line.encode("utf-8", "surrogateescape"))
         self._kept.append(line)
         return line
 
@@ -132,29 +125,17 @@ def _rows(lines: _Lines, path: str) -> Iterator[Row]:
             yield Row(place, RejectedError("malformed", detail))
 
 
-def _located(
-    path: str, offset: int | None, text: str, row: Mapping[str, str | None], steps: Sequence[str | int]
-) -> InText:
+def _located(path: str, offset: int, text: str, row: Mapping[str, str | None], steps: Sequence[str | int]) -> InText:
     """Where the cell ``steps`` of ``row`` lies, which is written as ``text`` at ``offset``."""
     cell = row.get(str(steps[0])) if len(steps) == 1 else None
     start = text.find(cell) if cell else -1
-    if cell is None or offset is None or start < 0:
-        raise RejectedError("unsupported_media", "a picture as text must be a cell of its own in a table in UTF-8")
+    if cell is None or start < 0:
+        raise RejectedError("unsupported_media", "a picture as text must be a cell of its own")
     return InText(path, offset + len(text[:start].encode("utf-8", "surrogateescape")), len(cell.encode()))
 
 
-def _is_utf16(mark: bytes) -> bool:
-    return mark.startswith((BOM_UTF16_LE, BOM_UTF16_BE))
-
-
-def _bom_bytes(mark: bytes) -> int:
-    return len(BOM_UTF8) if mark == BOM_UTF8 else 0
-
-
-def _as_text(file: BinaryIO, mark: bytes) -> TextIO:
-    """``file``, which begins with ``mark``, as text whose lines end as they are written."""
-    if _is_utf16(mark):
-        return io.TextIOWrapper(file, "utf-16", errors="surrogatepass", newline="")
+def _as_text(file: BinaryIO) -> TextIO:
+    """``file`` as text whose lines end as they are written."""
     # What is not UTF-8 becomes half surrogates, so that it costs its own row and not the whole file.
     return io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
 

@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from mimicit.errors import RejectedError
 from mimicit.sources.base import InFile, Item, MediaRef, Row, SourceFormat, SourceSpec
+from mimicit.sources.encodings import as_utf8
 from mimicit.sources.frame_folders import frames_in, frames_ref
 from mimicit.sources.json_rows import MAX_RECORD_BYTES, parsed
 from mimicit.sources.media_names import folder_of, frame_rate, named_kind
@@ -29,6 +30,7 @@ from mimicit.sources.row_media import MediaFinder
 from mimicit.sources.rows import RowReader, describes_itself
 from mimicit.sources.sniff import Head
 from mimicit.sources.text import MAX_TEXT_CHARACTERS
+from mimicit.sources.unpacked import open_start
 
 __all__ = ["FOLDER"]
 
@@ -143,15 +145,18 @@ def _caption(root: Root, path: str) -> str:
     if len(data) > _MAX_CAPTION_BYTES:
         raise RejectedError("too_long", f"the caption has more than {_MAX_CAPTION_BYTES} bytes")
     try:
-        return data.decode("utf-8-sig")
+        return as_utf8(data).decode()
     except UnicodeDecodeError as error:
-        raise RejectedError("malformed", f"not UTF-8 at byte {error.start}") from None
+        raise RejectedError("malformed", f"not {error.encoding.upper()} at byte {error.start}") from None
 
 
 def _json_sidecar(root: Root, path: str) -> Any:
     with root.open(path) as file:
         data = file.read(MAX_RECORD_BYTES + 1)
-    value = parsed(data.removeprefix(b"\xef\xbb\xbf") if len(data) <= MAX_RECORD_BYTES else None)
+    try:
+        value = parsed(as_utf8(data) if len(data) <= MAX_RECORD_BYTES else None)
+    except UnicodeDecodeError as error:
+        raise RejectedError("malformed", f"not {error.encoding.upper()} at byte {error.start}") from None
     if value == []:
         raise RejectedError("malformed", "the list of triplets is empty")
     return value
@@ -211,7 +216,7 @@ def _fields(root: Root, path: str) -> dict[str, Any]:
 
 def _lists(root: Root, path: str, frames: Iterable[str]) -> bool:
     """Whether the text file at ``path`` has lines that begin with the names of ``frames``."""
-    with root.open(path) as file:
+    with open_start(root, path) as file:
         lines = file.read(_LISTED_BYTES).decode("utf-8-sig", "replace").splitlines()
     names = {frame.rpartition("/")[2].rpartition(".")[0] for frame in frames}
     firsts = (re.split(r"[\s,;]", line.strip(), maxsplit=1)[0].rpartition("/")[2] for line in lines)

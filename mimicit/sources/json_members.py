@@ -13,6 +13,7 @@ from mimicit.sources.base import Row
 from mimicit.sources.json_cursor import JsonCursor
 from mimicit.sources.json_rows import element, parsed
 from mimicit.sources.root import Root
+from mimicit.sources.unpacked import open_text
 
 __all__ = ["first_of_members", "member_rows"]
 
@@ -25,7 +26,7 @@ def member_rows(root: Root, path: str, name: str) -> Iterator[Row]:
     `SourceError` where the file is not one JSON object with such a list.
     """
     found = False
-    with root.open_input(path) as file:
+    with open_text(root, path) as file:
         cursor = JsonCursor(file, path)
         for key in cursor.members():
             if key.raw != name.encode() or cursor.peek() != b"[":
@@ -46,7 +47,7 @@ def first_of_members(root: Root, path: str) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     try:
-        with root.open_input(path) as file:
+        with open_text(root, path) as file:
             cursor = JsonCursor(file, path)
             for key in cursor.members():
                 name = (key.raw or b"").decode("utf-8", "replace")

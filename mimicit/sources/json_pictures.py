@@ -14,6 +14,7 @@ from mimicit.sources.json_cursor import JsonCursor, Span
 from mimicit.sources.json_rows import parsed
 from mimicit.sources.root import Root
 from mimicit.sources.text import checked_id
+from mimicit.sources.unpacked import open_text
 
 __all__ = ["decoded_key", "json_pictures"]
 
@@ -23,7 +24,7 @@ def json_pictures(spec: SourceSpec, root: Root, path: str) -> Iterator[Picture |
 
     A value is a text, or a list with one text. `SourceError` where the file is not one JSON object.
     """
-    with root.open_input(path) as file:
+    with open_text(root, path) as file:
         cursor = JsonCursor(file, path)
         for key in cursor.members():
             place = f"{path}#byte {key.offset}"

@@ -1,7 +1,8 @@
-"""The records of a JSON file: an array of them, or one on each line (JSON Lines), told apart by the first byte.
+"""The records of a JSON file: an array of them, or one on each line (JSON Lines), told apart by `begins_array`.
 
 Records come one by one, whatever the size of the file. A record that cannot be parsed costs only itself. An array
-that breaks between its records cannot be followed any further: that is a `SourceError`.
+that breaks between its records cannot be followed any further: that is a `SourceError`. A line that is a list of
+objects holds so many records.
 """
 
 from __future__ import annotations
@@ -14,16 +15,18 @@ from typing import Any, BinaryIO, Final, NamedTuple
 
 import orjson
 
-from mimicit.errors import RejectedError
+from mimicit.errors import RejectedError, SourceError
 from mimicit.sources.base import InJson, Row
 from mimicit.sources.json_cursor import JsonCursor
 from mimicit.sources.repeated_keys import repeated_key
 from mimicit.sources.root import Root
+from mimicit.sources.unpacked import open_text
 
 __all__ = [
     "MAX_RECORD_BYTES",
     "MAX_RECORD_VALUES",
     "Line",
+    "begins_array",
     "element",
     "json_lines",
     "json_rows",
@@ -36,6 +39,8 @@ MAX_RECORD_BYTES: Final = 64 << 20
 MAX_RECORD_VALUES: Final = 2_000_000
 _NO_OBJECT: Final = "a record must be a JSON object"
 _BOM: Final = b"\xef\xbb\xbf"
+_LOOK_BYTES: Final = 4 << 20
+_LOOK_LINES: Final = 1_000
 
 
 class Line(NamedTuple):
@@ -54,10 +59,41 @@ def json_rows(root: Root, path: str) -> Iterator[Row]:
 
     Places are ``path[index]`` in an array, ``path:line`` in JSON Lines, counted from 0 and from 1.
     """
-    with root.open_input(path) as file:
-        is_array = JsonCursor(file, path).peek() == b"["
+    with open_text(root, path) as file:
+        is_array = begins_array(file.read(_LOOK_BYTES))
         file.seek(0)
         yield from _array(file, path) if is_array else _lines(file, path)
+
+
+def begins_array(head: bytes) -> bool:
+    """Whether the JSON that begins with ``head`` is one array, and not JSON Lines whose first line is a list.
+
+    It is the latter where the first line is a list by itself and others follow; and where the array breaks, and more
+    of the lines are objects than elements were read of it.
+    """
+    text = head.removeprefix(_BOM).lstrip()
+    if text[:1] != b"[":
+        return False
+    first, _, rest = text.partition(b"\n")
+    if rest.lstrip()[:1] in (b"{", b"[") and first.rstrip().endswith(b"]") and _is_a(list, first):
+        return False
+    cursor = JsonCursor(io.BytesIO(text), "")
+    passed = 0
+    try:
+        for index in cursor.elements():
+            cursor.value(keep_bytes=0)
+            passed = index + 1
+    except SourceError:
+        if cursor.offset < len(text):
+            return sum(_is_a(dict, line) for line in rest.split(b"\n", _LOOK_LINES)[:_LOOK_LINES]) <= passed
+    return True
+
+
+def _is_a(kind: type, line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), kind)  # unlike orjson, it reads the NaN that Python writes
+    except (ValueError, RecursionError):
+        return False
 
 
 def parsed(raw: bytes | None) -> Any:
@@ -158,4 +194,24 @@ def _array(file: BinaryIO, path: str) -> Iterator[Row]:
 
 def _lines(file: BinaryIO, path: str) -> Iterator[Row]:
     for line in json_lines(file, path):
-        yield Row(line.place, record_of(line.raw), partial(located_text, path, line.offset, line.raw or b""))
+        if line.raw is not None and line.raw.startswith(b"["):
+            yield from _listed(line, line.raw, path)
+        else:
+            yield Row(line.place, record_of(line.raw), partial(located_text, path, line.offset, line.raw or b""))
+
+
+def _listed(line: Line, raw: bytes, path: str) -> Iterator[Row]:
+    """The records of a line that is a list of them; else why it is none."""
+    try:
+        values = parsed(raw)
+    except RejectedError as error:
+        yield Row(line.place, error)
+        return
+    if not (values and all(isinstance(value, dict) for value in values)):
+        yield Row(line.place, RejectedError("malformed", _NO_OBJECT))
+        return
+    cursor = JsonCursor(io.BytesIO(raw), path)
+    for index in cursor.elements():
+        span = cursor.value(keep_bytes=MAX_RECORD_BYTES)
+        locate = partial(located_text, path, line.offset + span.offset, span.raw or b"")
+        yield Row(f"{line.place}[{index}]", values[index], locate)

@@ -46,6 +46,7 @@ from mimicit.sources.parquet import parquet_columns, parquet_rows
 from mimicit.sources.root import Root
 from mimicit.sources.sniff import Head, sniff
 from mimicit.sources.text import answer_of, checked_id, checked_ids, checked_meta, shown
+from mimicit.sources.unpacked import open_text
 
 __all__ = ["MIMICIT"]
 
@@ -180,7 +181,7 @@ def _pictures_of(name: str, sets: Mapping[tuple[str, str], tuple[str, ...]]) -> 
 
 
 def _instructions(spec: SourceSpec, root: Root, path: str, related: RelatedIds) -> Iterator[RawTriplet | Reject]:
-    with root.open_input(path) as file:
+    with open_text(root, path) as file:
         cursor = JsonCursor(file, path)
         has_data = False
         for key in cursor.members():
@@ -240,7 +241,7 @@ def _triplet(
 
 
 def _train_entries(spec: SourceSpec, root: Root, path: str, names: RelatedIds) -> Iterator[TrainEntry | Reject]:
-    with root.open_input(path) as file:
+    with open_text(root, path) as file:
         cursor = JsonCursor(file, path)
         for key in cursor.members():
             is_text = cursor.peek() == b'"'

@@ -28,6 +28,7 @@ from mimicit.errors import RejectedError, SourceError
 from mimicit.sources.media_names import folder_of
 from mimicit.sources.root import Root
 from mimicit.sources.sniff import Head
+from mimicit.sources.unpacked import open_text
 
 if TYPE_CHECKING:
     import yaml
@@ -118,7 +119,7 @@ def _found(key: str, written: str, folder: str, files: Collection[str]) -> list[
 def _groups(root: Root, path: str) -> dict[str, dict[str, dict[str, str]]]:
     import yaml
 
-    with root.open_input(path) as file:
+    with open_text(root, path) as file:
         text = file.read(_MAX_BYTES + 1)
     if len(text) > _MAX_BYTES:
         raise SourceError(f"{path}: a training list of more than {_MAX_BYTES} bytes is refused")

@@ -18,6 +18,7 @@ from mimicit.sources.json_cursor import JsonCursor
 from mimicit.sources.json_pictures import decoded_key
 from mimicit.sources.mimicit_ids import instruction_aliases
 from mimicit.sources.root import Root
+from mimicit.sources.unpacked import open_text
 
 __all__ = ["RelatedIds"]
 
@@ -53,7 +54,7 @@ class RelatedIds:
         return next((name for name in names if self._table.get(name) is not None), id)
 
     def _fill(self, table: DiskTable) -> None:
-        with self._root.open_input(self._path) as file:
+        with open_text(self._root, self._path) as file:
             cursor = JsonCursor(file, self._path)
             for key in cursor.members():
                 if key.raw != b"data":

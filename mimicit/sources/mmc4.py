@@ -45,6 +45,7 @@ from mimicit.sources.root import Root
 from mimicit.sources.sniff import Fields, Head, sniff
 from mimicit.sources.tar_samples import read_member, tar_samples
 from mimicit.sources.text import checked_meta, checked_text, own_or_derived_id, shown
+from mimicit.sources.unpacked import open_text
 from mimicit.sources.web_documents import document_items
 from mimicit.sources.zipped import open_zipped
 
@@ -158,7 +159,7 @@ MMC4: Final = SourceFormat(
 def _lines(spec: SourceSpec, root: Root, path: str, head: Head) -> Iterator[Line | Reject]:
     """The documents of a file: its lines, or the JSON of each sample of a tar."""
     if head.kind != "tar":
-        with open_zipped(root, path) if head.kind == "zip" else root.open_input(path) as file:
+        with open_zipped(root, path) if head.kind == "zip" else open_text(root, path) as file:
             yield from json_lines(file, path)
         return
     for sample in tar_samples(root, path):

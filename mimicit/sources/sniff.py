@@ -23,13 +23,15 @@ from mimicit.errors import SourceError
 from mimicit.sources.arrow import arrow_columns, is_arrow
 from mimicit.sources.base64_text import looks_like_base64
 from mimicit.sources.csv_rows import csv_columns
+from mimicit.sources.encodings import as_utf8
 from mimicit.sources.json_cursor import JsonCursor
+from mimicit.sources.json_rows import begins_array
 from mimicit.sources.media_names import named_kind
 from mimicit.sources.parquet import parquet_columns
 from mimicit.sources.root import Root
 from mimicit.sources.tar_members import is_tar
 from mimicit.sources.tar_samples import first_samples
-from mimicit.sources.unpacked import first_unpacked_bytes, is_packed, open_start
+from mimicit.sources.unpacked import is_packed, open_start
 from mimicit.sources.zipped import open_zipped
 
 __all__ = ["Fields", "Head", "HeadKind", "sniff"]
@@ -50,9 +52,9 @@ _MAX_MEMBERS: Final = 32
 _MAX_SHAPES: Final = 32
 _MAX_FIELDS: Final = 512
 _MAX_KEY_CHARACTERS: Final = 200
-_BLOCK: Final = 512
 _TEXT_BYTES: Final = 1024  # by which base64 is known
 _LINES: Final = (".jsonl", ".ndjson")
+_PACKED: Final = frozenset({".bz2", ".gz", ".xz", ".zst"})
 _YAML_KEY: Final = re.compile(rb"^[ -]*([A-Za-z0-9_]{1,64})[ ]*:", re.MULTILINE)
 _TELLING: Final = ("other", "text", "array", "object", "base64")  # of two kinds at one place, the later one counts
 
@@ -99,20 +101,18 @@ def sniff(root: Root, path: str) -> Head:
         return Head("text")
     with root.open(path) as file:
         head = file.read(_KIND_BYTES)
-        if _begins_json(head) or (suffix in _LINES and head.strip()):
-            return _json_head(head, file, has_lines_suffix=suffix in _LINES)
+        if not is_packed(head) and (found := _text_head(head, file, suffix)):
+            return found
+    if is_packed(head):
+        return _packed_head(root, path)
     if head.startswith(b"PAR1"):
         return _table_head("parquet", parquet_columns, root, path)
     if is_arrow(path, head):
         return _table_head("arrow", arrow_columns, root, path)
-    if is_tar(head) or (is_packed(head) and _is_packed_tar(root, path)):
+    if is_tar(head):
         return _tar_head(root, path)
-    if suffix in (".yaml", ".yml"):
-        return _one_shape("yaml", dict.fromkeys((key.decode() for key in _YAML_KEY.findall(head)), "other"))
     if head.startswith(b"PK\x03\x04"):
         return _zip_head(root, path)
-    if suffix in (".csv", ".tsv"):
-        return _one_shape("csv", dict.fromkeys(csv_columns(head), "text"))
     return Head("other")
 
 
@@ -156,9 +156,25 @@ def _table_head(
         return Head(kind)  # a name may still give it away, and then reading it says what is wrong
 
 
-def _is_packed_tar(root: Root, path: str) -> bool:
-    with root.open(path) as file:
-        return is_tar(first_unpacked_bytes(file, path, _BLOCK))
+def _text_head(head: bytes, file: BinaryIO, suffix: str) -> Head | None:
+    """The head of the text that begins with ``head`` and goes on as ``file``; None where it is none that is read."""
+    if _begins_json(head) or (suffix in _LINES and head.strip()):
+        return _json_head(head, file, has_lines_suffix=suffix in _LINES)
+    if suffix in (".yaml", ".yml"):
+        return _one_shape("yaml", dict.fromkeys((key.decode() for key in _YAML_KEY.findall(head)), "other"))
+    if suffix in (".csv", ".tsv"):
+        return _one_shape("csv", dict.fromkeys(csv_columns(head), "text"))
+    return None
+
+
+def _packed_head(root: Root, path: str) -> Head:
+    """The head of a file that is read through a copy (see `unpacked`): a tar, or a text."""
+    suffixes = [suffix.lower() for suffix in PurePosixPath(path).suffixes if suffix.lower() not in _PACKED]
+    with open_start(root, path) as file:
+        head = file.read(_KIND_BYTES)
+        if is_tar(head):
+            return _tar_head(root, path)
+        return _text_head(head, file, suffixes[-1] if suffixes else "") or Head("other")
 
 
 def _tar_head(root: Root, path: str) -> Head:
@@ -174,6 +190,8 @@ def _tar_head(root: Root, path: str) -> Head:
                     file.seek(member.offset)
                     raw = file.read(min(member.size, left))
                     left -= len(raw)
+                    with contextlib.suppress(UnicodeDecodeError):
+                        raw = as_utf8(raw)
                     for name, kind in _shape_of(raw).items():
                         _note(fields, f"{suffix}.{name}".rstrip("."), kind)
             shapes.add(fields)
@@ -208,19 +226,23 @@ def _json_head(head: bytes, file: BinaryIO, *, has_lines_suffix: bool) -> Head:
 def _records_of(head: bytes, *, has_lines_suffix: bool) -> Head:
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     shapes = _Shapes()
-    if text[:1] == b"[":
+    if begins_array(text):
         for raw in _elements(text):
             shapes.add(_shape_of(raw))
         return shapes.head("array")
     lines = text.split(b"\n", _MAX_RECORDS)[:_MAX_RECORDS]
     found = [_is_object(line) for line in lines]
-    if not has_lines_suffix and not found[0] and found.count(True) * 2 <= len(found):
+    begins_list = text[:1] == b"["
+    if not has_lines_suffix and not found[0] and not begins_list and found.count(True) * 2 <= len(found):
         shapes.add(_shape_of(text))
         return shapes.head("object")
     for line, is_object in zip(lines, found, strict=True):
         if is_object:
             shapes.add(_shape_of(line))
-    if not any(found):
+        elif line.startswith(b"["):
+            for raw in _elements(line):
+                shapes.add(_shape_of(raw) if raw.startswith(b"{") else {})
+    if not any(found) and not begins_list:
         shapes.add(_shape_of(text))  # the first line may be longer than what was read
     return shapes.head("lines")
 

@@ -1,8 +1,9 @@
-"""Archives that are compressed as a whole (``.tar.gz``, ``.tgz``, ``.tar.bz2``, ``.tar.xz``, ``.tar.zst``).
+"""Files that are read through a copy: compressed as a whole (``.tar.gz``, ``.jsonl.zst``, ...), or text in UTF-16.
 
-A compressed file cannot be read by places, so a copy is unpacked once, into the scratch folder of the root, where all
-processes of a build find it; a build that was killed finds it again. What a file is, is told by its first bytes and
-not by its name. A file is refused if it unpacks to more than `MAX_BYTES`, or to more than `MAX_RATIO` times its size.
+Such a file cannot be read by places, so a copy of what it unpacks to, or of its text in UTF-8, is made once, in the
+scratch folder of the root, where all processes of a build find it; a build that was killed finds it again. What a file
+is, is told by its first bytes and not by its name. A file is refused if it unpacks to more than `MAX_BYTES`, or to more
+than `MAX_RATIO` times its size.
 """
 
 from __future__ import annotations
@@ -24,42 +25,48 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from mimicit.errors import SourceError
+from mimicit.sources.encodings import MARK_BYTES, encoding_of, utf8_blocks
 from mimicit.sources.root import Root
 from mimicit.sources.zipped import ALWAYS_FINE_BYTES, MAX_BYTES, MAX_RATIO
 
-__all__ = ["first_unpacked_bytes", "is_packed", "open_start", "open_unpacked"]
+__all__ = ["is_packed", "open_start", "open_text", "open_unpacked"]
 
 _MARKS: Final = {b"\x1f\x8b\x08": "gzip", b"BZh": "bz2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _BLOCK_BYTES: Final = 1 << 20
 _MAX_XZ_MEMORY: Final = 256 << 20
 _START_BYTES: Final = 8 << 20
-_MAX_MARK: Final = max(map(len, _MARKS))
+_MAX_MARK: Final = max(MARK_BYTES, *map(len, _MARKS))
 
 
 def is_packed(head: bytes) -> bool:
-    """Whether a file that begins with ``head`` is compressed as a whole."""
+    """Whether a file that begins with ``head`` is compressed as a whole, or text in UTF-16 or UTF-32."""
     return _packing(head) is not None
 
 
-def first_unpacked_bytes(file: BinaryIO, path: str, most: int) -> bytes:
-    """Up to about ``most`` bytes of what the compressed ``file`` unpacks to; fewer where it is damaged."""
-    found = bytearray()
-    file.seek(0)
-    with suppress(SourceError):
-        for block in _blocks(file, path):
-            found += block
-            if len(found) >= most:
-                break
-    return bytes(found)
-
-
 def open_start(root: Root, path: str) -> BinaryIO:
-    """The file at ``path``, or the first 8 MiB of what it unpacks to, for a first look; errors as `Root.open`."""
+    """The file at ``path``, or the first 8 MiB of what it unpacks to, for a first look; fewer where it is damaged.
+
+    Errors as `Root.open`.
+    """
     file = root.open(path)
     if not is_packed(os.pread(file.fileno(), _MAX_MARK, 0)):
         return file
-    with file:
-        return io.BytesIO(first_unpacked_bytes(file, path, _START_BYTES))
+    found = bytearray()
+    with file, suppress(SourceError):
+        for block in _blocks(file, path):
+            found += block
+            if len(found) >= _START_BYTES:
+                break
+    return io.BytesIO(found)
+
+
+def open_text(root: Root, path: str) -> BinaryIO:
+    """The text in UTF-8 at ``path``, which a source is made of: as `Root.open_input`, through its copy if need be."""
+    file = root.open_input(path)
+    if not is_packed(os.pread(file.fileno(), _MAX_MARK, 0)):
+        return file
+    file.close()
+    return open_unpacked(root, path)
 
 
 def open_unpacked(root: Root, path: str) -> BinaryIO:
@@ -79,7 +86,7 @@ def open_unpacked(root: Root, path: str) -> BinaryIO:
 
 
 def _packing(head: bytes) -> str | None:
-    return next((name for mark, name in _MARKS.items() if head.startswith(mark)), None)
+    return next((name for mark, name in _MARKS.items() if head.startswith(mark)), None) or encoding_of(head)
 
 
 def _name(file: BinaryIO, path: str) -> str:
@@ -136,10 +143,19 @@ def _blocks(file: BinaryIO, path: str) -> Iterator[bytes]:
                 with pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd") as stream:
                     while block := stream.read(_BLOCK_BYTES):
                         yield block
-            case _:
+            case "gzip" | "bz2":
                 with gzip.GzipFile(fileobj=file) if packing == "gzip" else bz2.BZ2File(file) as unpacking:
                     while block := unpacking.read(_BLOCK_BYTES):
                         yield block
+            case encoding:
+                yield from _utf8_blocks(file, path, str(encoding))
+
+
+def _utf8_blocks(file: BinaryIO, path: str, encoding: str) -> Iterator[bytes]:
+    try:
+        yield from utf8_blocks(file, encoding)
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{path}: not {encoding} ({error.reason}); save it as UTF-8") from None
 
 
 def _xz_blocks(file: BinaryIO) -> Iterator[bytes]:

@@ -38,6 +38,7 @@ from mimicit.sources.base import (
     SourceSpec,
 )
 from mimicit.sources.column_names import columns_of
+from mimicit.sources.encodings import as_utf8, encoding_of
 from mimicit.sources.json_rows import MAX_RECORD_BYTES, located_text, parsed
 from mimicit.sources.media_names import folder_of, named_kind
 from mimicit.sources.root import Root
@@ -173,11 +174,17 @@ def _json(root: Root, path: str, sample: TarSample) -> tuple[dict[str, Any], Loc
     if member is None:
         return {}, None
     raw = read_member(root, path, member, most=MAX_RECORD_BYTES)
-    row = parsed(raw)
+    try:
+        text = as_utf8(raw)
+    except UnicodeDecodeError as error:
+        raise RejectedError("malformed", f"{member.name!r} is not {error.encoding.upper()}: {error.reason}") from None
+    row = parsed(text)
     if not isinstance(row, dict):
         raise RejectedError("malformed", f"{member.name!r} must hold a JSON object")
     fields = {key: value for key, value in row.items() if key not in _IDS}
-    return fields, partial(located_text, path, member.offset, raw)
+    if encoding_of(raw):
+        return fields, None
+    return fields, partial(located_text, path, member.offset + len(raw) - len(text), text)
 
 
 def _captioned(
@@ -203,9 +210,9 @@ def _captioned(
 def _text(root: Root, path: str, member: TarMember) -> str:
     text = read_member(root, path, member, most=_MAX_CAPTION_BYTES)
     try:
-        return text.decode("utf-8-sig")
+        return as_utf8(text).decode()
     except UnicodeDecodeError as error:
-        raise RejectedError("malformed", f"{member.name!r} is not UTF-8: {error.reason}") from None
+        raise RejectedError("malformed", f"{member.name!r} is not {error.encoding.upper()}: {error.reason}") from None
 
 
 def _class_name(text: str, member: TarMember, options: WebdatasetOptions) -> str:
