@@ -107,7 +107,8 @@ class LocalEngine:
         self.workers = max(1, workers)
         # Workers are forked from a clean server process: no threads or locks of this one are copied.
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["mimicit.build.run"])
+        # pyarrow imports pandas, where it is installed, with the first list that it makes an array of.
+        self._context.set_forkserver_preload(["mimicit.build.run", "pandas"])
         self._idle: list[_Worker] = []  # live through all stages
         self._busy: dict[Any, _Worker] = {}  # by their connections
 
