@@ -1,7 +1,8 @@
 """Where the pretrained parts of a run lie: folders, which move, or names on the Hub, which do not.
 
 A checkpoint holds each folder twice, by its absolute path and as seen from the run folder, so it is found from any
-working folder, and after it was moved together with the run. A folder that is gone is never taken for a name.
+working folder, and after it was moved together with the run. Converted weights do the same. A folder that is gone is
+never taken for a name.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, Final
 from mimicit.errors import UsageError
 from otter_train.checkpoint import Checkpoint
 
-__all__ = ["PARTS", "absolute_path", "find_parts", "places_of", "same_place"]
+__all__ = ["PARTS", "absolute_path", "find_part", "find_parts", "places_of", "same_place"]
 
 PARTS: Final = ("language_model", "vision_model")
 """The options of a run that name pretrained models."""
@@ -38,8 +39,8 @@ def same_place(one: str | None, other: str | None) -> bool:
     return os.path.realpath(absolute_path(one)) == os.path.realpath(absolute_path(other))
 
 
-def places_of(config: Mapping[str, Any], run: Path) -> dict[str, dict[str, str]]:
-    """For each part of ``config`` that is a folder or a file, its absolute path and the one from the folder ``run``."""
+def places_of(config: Mapping[str, Any], folder: Path) -> dict[str, dict[str, str]]:
+    """For each part of ``config`` that is a folder or a file, its absolute path and the one from ``folder``."""
     places = {}
     for name in PARTS:
         source = config.get(name)
@@ -47,7 +48,7 @@ def places_of(config: Mapping[str, Any], run: Path) -> dict[str, dict[str, str]]
             continue
         path = _path_in(absolute_path(source))
         if os.path.exists(path):
-            places[name] = {"absolute": path, "relative": os.path.relpath(path, run.absolute())}
+            places[name] = {"absolute": path, "relative": os.path.relpath(path, folder.absolute())}
     return places
 
 
@@ -62,21 +63,26 @@ def find_parts(checkpoint: Checkpoint, **moved: str | None) -> dict[str, str | N
     for name in PARTS:
         source: str | None = moved.get(name) or config.get(name)
         if source is not None and moved.get(name) is None and name in places:
-            source = _found(name, source, places[name], checkpoint)
+            source = find_part(
+                name, source, places[name], holder=checkpoint.folder, folder=checkpoint.folder.absolute().parent
+            )
         found[name] = source
     return found
 
 
-def _found(name: str, source: str, place: Mapping[str, str], checkpoint: Checkpoint) -> str:
-    run = checkpoint.folder.absolute().parent
-    candidates = [place["absolute"], os.path.normpath(run / place["relative"])]
+def find_part(name: str, source: str, place: Mapping[str, str], *, holder: Path, folder: Path) -> str:
+    """Where the part ``name``, which was called ``source`` and lay in ``place`` as seen from ``folder``, lies now.
+
+    `UsageError` where it is gone: ``holder`` was trained with it.
+    """
+    candidates = [place["absolute"], os.path.normpath(folder / place["relative"])]
     for path in candidates:
         if os.path.exists(path):
             is_open_clip = ":" in source and _path_in(source) != source
             return f"{source.partition(':')[0]}:{path}" if is_open_clip else path
     option = f"--{name.replace('_', '-')}"
     raise UsageError(
-        f"{checkpoint.folder}: the {name.replace('_', ' ')} of the run is neither in {' nor in '.join(candidates)}; "
+        f"{holder}: the {name.replace('_', ' ')} that it was trained with is neither in {' nor in '.join(candidates)}; "
         f"say with {option} where it lies now"
     )
 

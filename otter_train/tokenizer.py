@@ -21,6 +21,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from mimicit.errors import TrainError
 from mimicit.prompt import ANSWER, ENDOFCHUNK, IMAGE, SPECIAL_TOKENS, Piece
+from otter_train.model.sources import read_pretrained
 
 __all__ = ["PAD", "PromptTokenizer", "SpecialIds", "added_ids", "load_tokenizer", "special_ids", "train_tokenizer"]
 
@@ -83,17 +84,11 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int = 2000) -> PreTrain
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer in the folder ``source``, with the special tokens appended where it lacks them.
 
-    Where there is no such folder, ``source`` is a name on the Hub. Runs no code that comes with it. `TrainError` where
-    there is no tokenizer; a path is always one of a folder.
+    Where there is no such folder, ``source`` is a name on the Hub. Runs no code that comes with it. Errors are those of
+    `read_pretrained`: a path that does not exist is never taken for a name.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            str(source), local_files_only=isinstance(source, Path) or Path(source).exists(), trust_remote_code=False
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise TrainError(f"{source}: no tokenizer can be read ({reason})") from None
+    tokenizer: PreTrainedTokenizerBase = read_pretrained(AutoTokenizer, source, "tokenizer", trust_remote_code=False)
     missing = [token for token in SPECIAL_TOKENS if token not in tokenizer.get_added_vocab()]
     if missing:
         tokenizer.add_special_tokens({"extra_special_tokens": missing}, replace_extra_special_tokens=False)

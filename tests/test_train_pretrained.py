@@ -125,7 +125,7 @@ def test_the_parts_of_a_run_are_found_from_anywhere_and_never_taken_for_names(
     assert finds(Path("../moved/runs/first"))
     (tmp_path / "moved" / "models").rename(tmp_path / "away")
     with pytest.raises(
-        UsageError, match=r"language model of the run is neither in .*work.* nor in .*moved.*--language"
+        UsageError, match=r"language model that it was trained with is neither in .*work.* nor in .*moved.*--language"
     ):
         finds(tmp_path / "moved" / "runs" / "first")
     assert finds(tmp_path / "moved" / "runs" / "first", **{name: str(tmp_path / "away" / name) for name in folders})

@@ -1,6 +1,6 @@
 """Which language models can be an Otter's: every causal decoder of the installed transformers is tried at tiny size.
 
-    python -m tools.model_families [FAMILY ...] [--write docs/models.md]
+    python -m tools.model_families [FAMILY ...] [--rows rows.jsonl] [--write docs/models.md]
 
 Each family is built from random weights and asked, in a process of its own, for what Otter promises: its logits are
 those of the plain decoder while the gates are closed, it trains without noise, padding on either side changes nothing,
@@ -12,12 +12,14 @@ about a quarter of an hour.
 from __future__ import annotations
 
 import argparse
+import json
 import multiprocessing
 import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final
 
@@ -46,7 +48,9 @@ _SIZES: Final[dict[str, Any]] = {
 """What makes a configuration tiny; each family takes what it knows."""
 _ATTENTION: Final = {"mamba": ["attention"], "linear_attention": ["full_attention"]}
 _LARGEST: Final = 20_000_000
-_REASON: Final = 110
+_REASON: Final = 400
+_SECONDS: Final = 120
+_LIVES: Final = 40
 
 
 def families() -> list[str]:
@@ -73,7 +77,7 @@ def try_family(name: str) -> dict[str, str]:
         except TrainError:
             raise
         except Exception as error:
-            return {"refused": f"not tried: no tiny configuration ({_short(error)[:60]})"}
+            return {"refused": f"not tried: no tiny configuration ({_short(error)})"}
         if fault := _fault_of_transformers(architecture):
             return {"refused": f"not tried: no tiny one runs in transformers itself ({fault})"}
         model = _otter(architecture)
@@ -144,7 +148,7 @@ def _fault_of_transformers(architecture: Any) -> str:
         with torch.no_grad():
             lm(input_ids=torch.tensor([[1, 2, 3, 4, 5]]))
     except Exception as error:
-        return _short(error)[:60]
+        return _short(error)
     return ""
 
 
@@ -305,27 +309,90 @@ _CHECKS: Final[dict[str, Callable[[Any, Any], str]]] = {
 }
 
 
-def _all(names: list[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Each family in a process of its own: some end it, and some leave torch in another state."""
-    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=100) as pool:
+class _Trier:
+    """A process that tries families one after the other, and is replaced when one ends it or takes too long.
+
+    Some leave torch in another state (a default dtype), so none lives for more than ``_LIVES`` of them.
+    """
+
+    def __init__(self) -> None:
+        self._lives = 0
+
+    def __enter__(self) -> _Trier:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._end()
+
+    def ask(self, name: str) -> dict[str, str]:
+        if not self._lives:
+            self._begin()
+        self._lives -= 1
+        self._pipe.send(name)
+        try:
+            if self._pipe.poll(_SECONDS):
+                found: dict[str, str] = self._pipe.recv()
+            else:
+                self._end()
+                found = {"refused": f"not tried: takes longer than {_SECONDS} seconds at tiny size"}
+        except EOFError:
+            self._end()
+            found = {"refused": "not tried: it ends the process"}
+        if not self._lives:
+            self._end()
+        return found
+
+    def _begin(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_answer, args=(theirs,), daemon=True)
+        self._process.start()
+        theirs.close()
+        self._lives = _LIVES
+
+    def _end(self) -> None:
+        if hasattr(self, "_process"):
+            self._process.kill()
+            self._process.join()
+            self._pipe.close()
+        self._lives = 0
+
+
+def _answer(pipe: Connection) -> None:
+    while True:
+        try:
+            name = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(try_family(name))
+
+
+def _all(names: list[str], rows: Path | None) -> Iterator[tuple[str, dict[str, str]]]:
+    """What came of each family, in order; those that ``rows`` has are not tried again, and the others are added."""
+    known: dict[str, dict[str, str]] = {}
+    if rows is not None and rows.exists():
+        known = {row["family"]: row["found"] for row in map(json.loads, rows.read_text("utf-8").splitlines())}
+    with _Trier() as trier:
         for name in names:
-            try:
-                yield name, pool.apply_async(try_family, (name,)).get(timeout=120)
-            except multiprocessing.TimeoutError:
-                yield name, {"refused": "not tried: takes longer than two minutes at tiny size"}
+            if name not in known:
+                found = trier.ask(name)
+                print(name, found, flush=True)
+                if rows is not None:
+                    with rows.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps({"family": name, "found": found}) + "\n")
+                known[name] = found
+            yield name, known[name]
 
 
 def main() -> None:
     """Print the table, and put it into the page after its marker."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("family", nargs="*")
+    parser.add_argument("--rows", type=Path, help="JSON Lines of what was found; families in it are not tried again")
     parser.add_argument("--write", type=Path, help="page whose part after '<!-- families -->' is written anew")
     given = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    results = {}
-    for name, found in _all(given.family or families()):
-        results[name] = found
-        print(name, found, flush=True)
+    results = dict(_all(given.family or families(), given.rows))
     print(table(results))
     if given.write:
         head = given.write.read_text(encoding="utf-8").partition("<!-- families -->")[0]

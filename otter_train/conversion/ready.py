@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -42,22 +41,20 @@ def ready_model(
     What the weights do not say of themselves comes from ``language_model`` and ``vision_model``: the architecture, the
     tokenizer, and frozen parts that are not there. `UsageError` names the option that is needed.
     """
-    origin = open_origin(path)
+    origin = open_origin(path, language_model=language_model, vision_model=vision_model)
     architecture = _architecture(origin, path, language_model, vision_model)
     origin = replace(origin, architecture=architecture)
     check_complete(origin.tensors, origin.layout, decoder=origin.decoder, architecture=architecture)
-    folder = origin.tokenizer or (None if language_model is None else Path(language_model))
-    if folder is None and (source := architecture.language.pretrained) is not None and Path(source).is_dir():
-        folder = Path(source)
-    if folder is None:
+    source = origin.tokenizer or origin.found(["language.lm."]).language.pretrained
+    if source is None:
         raise UsageError(f"{path}: has no tokenizer; name its language model with --language-model")
-    tokenizer = load_tokenizer(folder)
-    target = special_rows(folder)
+    tokenizer = load_tokenizer(source)
+    target = special_rows(source)
     tensors = origin.tensors
     if origin.vocabulary:
-        tensors = reordered(tensors, origin.vocabulary, origin.named_rows(folder), target)
+        tensors = reordered(tensors, origin.vocabulary, origin.named_rows(source), target)
     rows = replace(origin, tensors=tensors).rows(len(tokenizer))
-    tensors = {**_absent(tensors, architecture, rows, path), **tensors}
+    tensors = {**_absent(replace(origin, tensors=tensors), rows, path), **tensors}
     ids = special_ids(tokenizer)
     with torch.random.fork_rng(devices=[]), no_init_weights():
         model = build_model(
@@ -74,11 +71,10 @@ def ready_model(
     return ReadyModel(model=model, architecture=architecture, tokenizer=tokenizer, template=origin.template)
 
 
-def _absent(
-    tensors: Mapping[str, LazyTensor], architecture: ModelConfig, rows: int, path: Path
-) -> dict[str, LazyTensor]:
-    """Those frozen parts that ``tensors`` lack as a whole, from the pretrained models."""
-    absent = absent_parts(tensors, architecture)
+def _absent(origin: Origin, rows: int, path: Path) -> dict[str, LazyTensor]:
+    """Those frozen parts that ``origin`` lacks as a whole, from the pretrained models."""
+    absent = absent_parts(origin.tensors, origin.architecture)
+    architecture = origin.found(absent)
     vision = architecture.vision if "vision." in absent else replace(architecture.vision, pretrained=None)
     language = architecture.language if "language.lm." in absent else replace(architecture.language, pretrained=None)
     for part, source in (("vision.", vision.pretrained), ("language.lm.", language.pretrained)):
@@ -100,7 +96,4 @@ def _architecture(origin: Origin, path: Path, language_model: str | None, vision
         every = min((int(name.split(".")[2]) for name in origin.tensors if "cross_attention." in name), default=3) + 1
         known = replace(preset("otter-9b"), cross_attention_every=every, perceiver=perceiver_of(origin.tensors))
         return with_pretrained(known, language=language_model, vision=vision_model)
-    # Its own configuration says more than those of the pretrained models, such as the layout of the tower.
-    language = replace(known.language, pretrained=language_model or known.language.pretrained)
-    vision = replace(known.vision, pretrained=vision_model or known.vision.pretrained)
-    return replace(known, language=language, vision=vision)
+    return known  # which says more than those of the pretrained models, such as the layout of the tower

@@ -20,6 +20,7 @@ from otter_train.conversion.weight_files import write_weights
 from otter_train.model import ModelConfig
 from otter_train.model.layouts import DEFAULT_DECODER, Layout, arranged, decoder_of, place_in
 from otter_train.model.vision import VisionLayout
+from otter_train.pretrained_parts import places_of
 
 __all__ = ["FILE_SUFFIXES", "Frozen", "Report", "convert"]
 
@@ -108,7 +109,7 @@ def convert(
         target if is_file else target / name,
         written,
         max_shard_bytes=max_shard_bytes,
-        notes=_notes(origin, tower),
+        notes=_notes(origin, tower, target.parent if is_file else target),
     )
     if not is_file:
         files += write_description(target, origin, to, vision=tower)
@@ -138,7 +139,9 @@ def _with_frozen(origin: Origin, frozen: Frozen, named: ModelConfig | None) -> O
     if frozen == "keep" or not absent:
         return origin
     # What the caller names is where the models lie now; what the source says is where they lay once.
-    architecture = named or origin.architecture
+    architecture = named
+    if origin.architecture is not None and (named is None or _has_no_weights(named, absent)):
+        architecture = origin.found(absent)
     if architecture is None or _has_no_weights(architecture, absent):
         raise TrainError(
             f"the source holds nothing of {', '.join(part.rstrip('.') for part in absent)}; "
@@ -177,13 +180,13 @@ def _with_published_rows(origin: Origin) -> tuple[Origin, int]:
     """``origin`` with the rows of the added tokens where OpenFlamingo has them, and how many rows that makes."""
     assert origin.tokens is not None
     language = None if origin.architecture is None else origin.architecture.language.pretrained
-    ids, count = published_rows(origin.rows(), origin.tokens, pads=language is None or adds_padding(Path(language)))
+    ids, count = published_rows(origin.rows(), origin.tokens, pads=language is None or adds_padding(language))
     tensors = reordered(origin.tensors, origin.vocabulary, origin.tokens, ids)
     return replace(origin, tensors=tensors, tokens=ids), count
 
 
-def _notes(origin: Origin, tower: VisionLayout) -> dict[str, Any]:
-    """What a file says of itself."""
+def _notes(origin: Origin, tower: VisionLayout, folder: Path) -> dict[str, Any]:
+    """What a file in ``folder`` says of itself."""
     notes: dict[str, Any] = {"template": origin.template}
     if origin.tokens is not None:
         notes["added_tokens"] = origin.tokens
@@ -191,6 +194,9 @@ def _notes(origin: Origin, tower: VisionLayout) -> dict[str, Any]:
         notes["model"] = replace(
             origin.architecture, vision=replace(origin.architecture.vision, layout=tower)
         ).to_json()
+        parts = {"language_model": origin.architecture.language.pretrained,
+                 "vision_model": origin.architecture.vision.pretrained}  # fmt: skip
+        notes["pretrained"] = places_of(parts, folder)
     return notes
 
 

@@ -7,8 +7,8 @@ tokens; a folder does, too, and has a tokenizer. A bare file of others says neit
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,14 +27,16 @@ from otter_train.model.convert import neutral_state
 from otter_train.model.layouts import Layout
 from otter_train.model.lazy import LazyTensor, replaced_rows
 from otter_train.pretrained.configuration import OtterConfig
-from otter_train.pretrained_parts import find_parts
+from otter_train.pretrained_parts import find_part, find_parts
 from otter_train.tokenizer import added_ids, load_tokenizer
 
-__all__ = ["Origin", "open_origin"]
+__all__ = ["OPTIONS", "Origin", "open_origin"]
 
 _CONFIG: Final = "config.json"
 _TOKENIZERS: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 _NEW_ROWS: Final = "new_rows."
+OPTIONS: Final = {"language.lm.": "language_model", "vision.": "vision_model"}
+"""The beginnings of the names of frozen parts, and the options that name the models with these parts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +44,8 @@ class Origin:
     """Weights by our names, the layout they came in, and what is known about them (None: nothing).
 
     ``tokens`` are the rows of the added tokens, as the file itself says. ``tokenizer`` is a folder. ``template`` names
-    the prompt template they were trained with. ``removed`` counts what was no weight of its own.
+    the prompt template they were trained with. ``removed`` counts what was no weight of its own. ``lost`` says of
+    pretrained parts by their option that they are gone, and where they were looked for.
     """
 
     tensors: dict[str, LazyTensor]
@@ -53,6 +56,15 @@ class Origin:
     tokens: dict[str, int] | None = None
     tokenizer: Path | None = None
     template: str = "otter"
+    lost: Mapping[str, str] = field(default_factory=dict)
+
+    def found(self, parts: Iterable[str]) -> ModelConfig:
+        """The architecture, whose pretrained models are to give the ``parts`` that are absent; `UsageError` if lost."""
+        assert self.architecture is not None
+        for part in parts:
+            if (reason := self.lost.get(OPTIONS[part])) is not None:
+                raise UsageError(reason)
+        return self.architecture
 
     @property
     def vocabulary(self) -> set[str]:
@@ -63,7 +75,7 @@ class Origin:
         """How many rows these have; ``least`` where there are none."""
         return vocabulary_rows(self.tensors, self.architecture, least)
 
-    def named_rows(self, tokenizer: Path | None = None, added: Sequence[str] = ()) -> dict[str, int]:
+    def named_rows(self, tokenizer: str | Path | None = None, added: Sequence[str] = ()) -> dict[str, int]:
         """Which rows are those of the added tokens; ``tokenizer`` and ``added`` as in `token_rows.named_rows`.
 
         `UsageError` where nothing says it.
@@ -105,8 +117,32 @@ def open_origin(
     if path.is_dir():
         architecture = _architecture(folder, found.tensors) or origin.architecture
         origin = replace(origin, architecture=architecture, tokenizer=_tokenizer(folder))
-        return replace(origin, template=_template(folder, origin.template))
-    return origin
+        origin = replace(origin, template=_template(folder, origin.template))
+    return _with_places(origin, notes, path, folder, {"language_model": language_model, "vision_model": vision_model})
+
+
+def _with_places(
+    origin: Origin, notes: Mapping[str, Any], path: Path, folder: Path, moved: Mapping[str, str | None]
+) -> Origin:
+    """``origin`` with its pretrained models where they lie now: where ``moved`` says, or the ``notes`` of its file."""
+    if origin.architecture is None:
+        return origin
+    noted, places = notes.get("model") or {}, notes.get("pretrained") or {}
+    lost: dict[str, str] = {}
+    now: dict[str, str | None] = {}
+    for name, part in (("language_model", "language"), ("vision_model", "vision")):
+        source = getattr(origin.architecture, part).pretrained or noted.get(part, {}).get("pretrained")
+        if moved[name] is not None:
+            source = moved[name]
+        elif source is not None and name in places:
+            try:
+                source = find_part(name, source, places[name], holder=path, folder=folder)
+            except UsageError as error:  # which matters only if it is needed
+                lost[name] = str(error)
+        now[name] = source
+    language = replace(origin.architecture.language, pretrained=now["language_model"])
+    vision = replace(origin.architecture.vision, pretrained=now["vision_model"])
+    return replace(origin, architecture=replace(origin.architecture, language=language, vision=vision), lost=lost)
 
 
 def _from_checkpoint(path: Path, with_frozen: bool, language_model: str | None, vision_model: str | None) -> Origin:
@@ -119,13 +155,18 @@ def _from_checkpoint(path: Path, with_frozen: bool, language_model: str | None, 
     tensors, _, _, removed = neutral_weights(trained, "ours")
     tokenizer = load_tokenizer(checkpoint.tokenizer_folder)
     architecture = ModelConfig.from_json(checkpoint.meta["model"])
-    if with_frozen:
+    try:
         parts = find_parts(checkpoint, language_model=language_model, vision_model=vision_model)
+    except UsageError:
+        if with_frozen:
+            raise
+    else:
         architecture = replace(
             architecture,
             language=replace(architecture.language, pretrained=parts["language_model"]),
             vision=replace(architecture.vision, pretrained=parts["vision_model"]),
         )
+    if with_frozen:
         tensors = _completed(tensors, apart, architecture, added_ids(tokenizer), len(tokenizer))
     return Origin(
         tensors=tensors,

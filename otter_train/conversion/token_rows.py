@@ -17,6 +17,7 @@ from mimicit.errors import TrainError, UsageError
 from mimicit.prompt import ANSWER, ENDOFCHUNK, IMAGE
 from otter_train.model.layouts import Layout
 from otter_train.model.lazy import LazyTensor, concatenated, rows_of, with_rows
+from otter_train.model.sources import read_pretrained
 from otter_train.tokenizer import PAD
 
 __all__ = [
@@ -43,7 +44,7 @@ class PublishedRows(NamedTuple):
     kept: int
 
 
-def special_rows(folder: Path) -> dict[str, int]:
+def special_rows(folder: str | Path) -> dict[str, int]:
     """The ids of the special tokens by name, for the tokenizer in ``folder`` as this program completes it."""
     tokenizer = _stored(folder)
     ids = _ids_in(tokenizer)
@@ -63,7 +64,7 @@ def named_rows(
     layout: Layout,
     *,
     noted: Mapping[str, int] | None = None,
-    tokenizer: Path | None = None,
+    tokenizer: str | Path | None = None,
     added: Sequence[str] = (),
 ) -> dict[str, int]:
     """Which of ``rows`` rows of weights in ``layout`` belong to which added token.
@@ -109,11 +110,11 @@ def published_rows(rows: int, ids: Mapping[str, int], *, pads: bool) -> Publishe
     return PublishedRows({**ids, **placed}, min(rows, base + len(published)))
 
 
-def adds_padding(folder: Path) -> bool:
+def adds_padding(folder: str | Path) -> bool:
     """Whether OpenFlamingo adds a padding token to the language model in ``folder``: where its tokenizer has none."""
     try:
         return _stored(folder).pad_token is None
-    except TrainError:  # it may lie elsewhere now; LLaMA has none
+    except (TrainError, UsageError):  # it may lie elsewhere now; LLaMA has none
         return True
 
 
@@ -194,10 +195,6 @@ def _ids_in(tokenizer: Any) -> dict[str, int]:
     return {name: vocabulary[name] for name in ADDED_TOKENS if name in vocabulary}
 
 
-def _stored(folder: Path) -> Any:
+def _stored(folder: str | Path) -> Any:
     """The tokenizer as it was stored; `otter_train.tokenizer.load_tokenizer` would add tokens in our order."""
-    try:
-        return AutoTokenizer.from_pretrained(str(folder), local_files_only=folder.exists(), trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise TrainError(f"{folder}: no tokenizer can be read ({reason})") from None
+    return read_pretrained(AutoTokenizer, folder, "tokenizer", trust_remote_code=False)

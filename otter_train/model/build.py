@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import orjson
@@ -31,6 +30,7 @@ from mimicit.errors import TrainError, UsageError
 from otter_train.model.config import LanguageConfig, ModelConfig, VisionConfig
 from otter_train.model.otter import Otter, TokenIds
 from otter_train.model.perceiver import PerceiverResampler
+from otter_train.model.sources import read_pretrained
 from otter_train.model.vision import OpenClipTower, VisionTower, transformers_tower
 
 if TYPE_CHECKING:
@@ -55,7 +55,6 @@ _VISION_HALVES: Final = {
     "siglip2_vision_model": Siglip2VisionModel,
     "siglip_vision_model": SiglipVisionModel,
 }
-_REASON: Final = 300  # characters; transformers lists every class that it knows
 _NEW_ROWS_SEED: Final = 0
 
 
@@ -161,7 +160,7 @@ def _language(config: LanguageConfig, vocab_size: int, dtype: torch.dtype, load_
 def load_language(config: LanguageConfig, vocab_size: int, dtype: torch.dtype | Literal["auto"]) -> PreTrainedModel:
     """The pretrained language model of ``config`` with at least ``vocab_size`` rows; ``auto``: as it was stored."""
     assert config.pretrained is not None
-    stored = _without_dropout(_from_source(AutoConfig, config.pretrained))
+    stored = _without_dropout(read_pretrained(AutoConfig, config.pretrained, "configuration"))
     if stored.model_type == config.architecture["model_type"]:
         lm = _weights_from(AutoModelForCausalLM, config.pretrained, dtype, config=stored)
     else:
@@ -314,20 +313,15 @@ def _open_clip_visual(config: VisionConfig, source: str | None) -> VisionTransfo
     if not weights:
         raise UsageError(f"open_clip weights {source!r}: write ARCHITECTURE:TAG_OR_FILE, such as ViT-L-14:openai")
     # Weights of OpenAI were trained with QuickGELU, and open_clip no longer infers that from their name.
-    return open_clip.create_model(architecture, pretrained=weights, force_quick_gelu=config.quick_gelu).visual
+    try:
+        return open_clip.create_model(architecture, pretrained=weights, force_quick_gelu=config.quick_gelu).visual
+    except Exception as error:  # of the file, or of whatever library fetches a tag
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise TrainError(f"{source}: no weights of open_clip can be read ({reason})") from None
 
 
 def _weights_from(kind: Any, source: str, dtype: torch.dtype | Literal["auto"], **options: Any) -> Any:
-    model, report = _from_source(kind, source, dtype=dtype, output_loading_info=True, **options)
+    model, report = read_pretrained(kind, source, "weights", dtype=dtype, output_loading_info=True, **options)
     if report["missing_keys"]:  # transformers would go on with random numbers
         raise TrainError(f"{source}: weights are missing: {', '.join(sorted(report['missing_keys']))}")
     return model
-
-
-def _from_source(kind: Any, source: str, **options: Any) -> Any:
-    """``kind.from_pretrained`` of a local folder, or of a name on the Hub where there is no such folder."""
-    try:
-        return kind.from_pretrained(source, local_files_only=Path(source).exists(), **options)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:_REASON]
-        raise TrainError(f"{source}: no {kind.__name__} can be read from it ({reason})") from None

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig
 from mimicit.errors import TrainError, UsageError
 from otter_train.model.build import architecture_of, clip_config, text_config
 from otter_train.model.config import LanguageConfig, ModelConfig, PerceiverConfig, VisionConfig
+from otter_train.model.sources import read_pretrained
 from otter_train.model.vision import NORMALISATION, transformers_tower
 
 __all__ = ["PRESETS", "preset", "with_pretrained"]
@@ -87,7 +88,7 @@ def with_pretrained(config: ModelConfig, *, language: str | None = None, vision:
     ``"ARCHITECTURE:TAG_OR_FILE"``. `TrainError` where there is no such model.
     """
     if language is not None:
-        architecture = architecture_of(text_config(_read_config(language), language))
+        architecture = architecture_of(text_config(_config_in(language), language))
         config = replace(config, language=LanguageConfig(architecture=architecture, pretrained=language))
     if vision is not None:
         is_open_clip = ":" in vision and not Path(vision).exists()
@@ -96,7 +97,7 @@ def with_pretrained(config: ModelConfig, *, language: str | None = None, vision:
 
 
 def _vision_in(source: str) -> VisionConfig:
-    whole = _read_config(source)
+    whole = _config_in(source)
     found = whole.vision_config if whole.model_type in _WITH_TEXT else whole
     if found.model_type == "clip_vision_model":
         return _clip_vision(source, found)
@@ -165,10 +166,6 @@ def _open_clip_vision(source: str) -> VisionConfig:
     )
 
 
-def _read_config(source: str) -> PreTrainedConfig:
-    try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(source, local_files_only=Path(source).exists())
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise TrainError(f"{source}: holds no config.json of transformers ({reason})") from None
+def _config_in(source: str) -> PreTrainedConfig:
+    config: PreTrainedConfig = read_pretrained(AutoConfig, source, "configuration of transformers")
     return config

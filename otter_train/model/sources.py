@@ -1,0 +1,38 @@
+"""Pretrained parts from where they lie: a local folder, or a name on the Hub, which are never taken for each other."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any, Final
+
+from mimicit.errors import TrainError, UsageError
+
+__all__ = ["is_path", "read_pretrained"]
+
+_NAME: Final = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+_REASON: Final = 300  # characters; transformers lists every class that it knows
+
+
+def is_path(source: str) -> bool:
+    """Whether ``source`` is a path, there or not: it lies here, or no name on the Hub is written like it."""
+    return os.path.exists(source) or _NAME.fullmatch(source) is None
+
+
+def read_pretrained(kind: Any, source: str | Path, what: str, **options: Any) -> Any:
+    """``kind.from_pretrained(source)``, which is ``what`` (such as "configuration"); no code that comes with it runs.
+
+    `UsageError` where ``source`` is a path and nothing is there, `TrainError` where ``what`` cannot be read from it, or
+    not be downloaded; both are one line.
+    """
+    place = str(source)
+    found = os.path.exists(place)
+    if not found and (isinstance(source, Path) or is_path(place)):
+        raise UsageError(f"{place}: no such folder")
+    try:
+        return kind.from_pretrained(place, local_files_only=found, **options)
+    except Exception as error:  # of a file, of transformers, or of whatever library fetches what has a name
+        where = "" if found else ", neither as a folder here nor as a name on the Hub"
+        reason = " ".join(str(error).split())[:_REASON] or type(error).__name__
+        raise TrainError(f"{place}: no {what} can be read{where} ({reason})") from None
