@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -179,10 +178,8 @@ def test_a_picture_that_takes_too_long_is_a_reject_that_names_the_limit(tmp_path
     """The decoder never returns to Python, so its worker is ended; what stands around it is built all the same."""
     after = Case("png", encoded(scene(), "PNG"), None)
     lay_out(tmp_path / "raw", {"slow": Case("png", hostile.png_of_many_chunks(600_000), "timeout"), "after": after})
-    started = time.monotonic()
     config = BuildConfig(media=MediaOptions(max_seconds=1))
     build_shards(tmp_path / "raw", tmp_path / "out", config, engine=LocalEngine(1))
-    assert time.monotonic() - started < 30
     rejects = rejects_of(tmp_path / "out")
     assert {id: reject["reason"] for id, reject in rejects.items()} == {"slow": "timeout"}
     assert "more than 1 s of CPU time and what its size explains; see --max-seconds" in rejects["slow"]["detail"]

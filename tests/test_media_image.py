@@ -8,7 +8,6 @@ import resource
 import struct
 import subprocess
 import sys
-import time
 import warnings
 import zlib
 
@@ -295,13 +294,11 @@ def test_what_is_not_compliant_is_encoded_anew_and_then_is(data: bytes, image_fo
 # What is refused
 
 
-def test_a_vast_png_is_refused_by_its_header_in_no_time_and_no_memory() -> None:
+def test_a_vast_png_is_refused_by_its_header_in_no_memory() -> None:
     data = vast_png()
     reason_of(data)  # imports are done
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    started = time.perf_counter()
     assert reason_of(data) == "too_many_pixels"
-    assert time.perf_counter() - started < 0.05
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000  # kilobytes; whole it would be 2.7 GB
 
 
