@@ -33,6 +33,7 @@ BESIDE = {
     ("mimicit.inspecting", "mimicit.loading"),
     ("mimicit.viewing", "mimicit.inspecting"),
     ("mimicit.viewing", "mimicit.loading"),
+    ("mimicit.shards", "mimicit.media"),
     ("mimicit.sources", "mimicit.media"),
 }
 

@@ -17,7 +17,7 @@ from mimicit.records import Sample
 from mimicit.shards.files import sync_folder
 from mimicit.shards.folders import make_folder, remove_folder
 from mimicit.shards.manifest import read_manifest
-from mimicit.shards.verify import sample_findings
+from mimicit.shards.soundness import checksum_faults, sample_faults
 
 __all__ = ["ExportReport", "export_shards"]
 
@@ -75,8 +75,8 @@ def _sound_samples(shards: Path) -> Iterator[Sample]:
     is_foreign = shards.is_dir() and read_manifest(shards)["layout"] == "foreign"
     for key, sample in iterate_samples(shards):
         # Tars that others made keep the keys that they have.
-        for finding in sample_findings(sample, str(shards), sample.key if is_foreign else key):
-            raise CorruptShardError(f"{finding.file}: {key}: {finding.fault}; mimicit verify tells all that is wrong")
+        for fault in (*sample_faults(sample, None if is_foreign else key), *checksum_faults(sample)):
+            raise CorruptShardError(f"{shards}: {key}: {fault}; mimicit verify tells all that is wrong")
         yield sample
 
 

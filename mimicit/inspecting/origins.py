@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from mimicit.records import Media
 from mimicit.schema import canonical_json
+from mimicit.shards.files import open_regular
 
 __all__ = ["origins_of"]
 
@@ -55,7 +56,7 @@ def _content(medium: Media) -> str:
 def _look_up(table: Path, found: dict[str, dict[str, None]]) -> None:
     wanted = pa.array(list(found), pa.string())
     try:
-        with pq.ParquetFile(table) as file:
+        with open_regular(table) as source, pq.ParquetFile(source) as file:
             for batch in file.iter_batches(batch_size=_BATCH, columns=["content", "ref"]):
                 for row in batch.filter(pc.is_in(batch.column("content"), wanted)).to_pylist():
                     found[row["content"]][_place(orjson.loads(row["ref"]))] = None

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from mimicit.errors import CorruptShardError, ShardError
 from mimicit.inspecting.text import printable
+from mimicit.shards.files import open_regular
 from mimicit.shards.manifest import read_manifest
 
 __all__ = [
@@ -150,7 +151,7 @@ def _batches(path: Path) -> Iterator[pa.RecordBatch]:
     if not path.is_file():
         raise ShardError(f"{path}: no such file; build the folder again")
     try:
-        with pq.ParquetFile(path) as file:
+        with open_regular(path) as source, pq.ParquetFile(source) as file:
             missing = set(_COLUMNS) - set(file.schema_arrow.names)
             if missing:
                 raise CorruptShardError(f"{path}: column {min(missing)} is missing; build the folder again")

@@ -7,7 +7,6 @@ it is large); a single shard file is read once to find them.
 
 from __future__ import annotations
 
-import os
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from mimicit.loading.index_columns import IndexColumns
 from mimicit.loading.shard_files import OpenShards, ShardReader
 from mimicit.loading.store import read_members
 from mimicit.records import Sample, sample_from_json
+from mimicit.shards.files import open_descriptor
 from mimicit.shards.reader import decode_sample, iterate_shard, parse_sample_json
 
 __all__ = ["Shelf", "open_shelf"]
@@ -103,7 +103,7 @@ def open_shelf(path: Path) -> Shelf:
         return Shelf(path, folder.columns, folder.shards, folder.manifest)
     if not path.is_file():
         raise ShardError(f"{path}: no such file; give a shard-*.tar or a folder that mimicit build has written")
-    shards = OpenShards(lambda _: os.open(path, os.O_RDONLY | os.O_CLOEXEC), [str(path)])
+    shards = OpenShards(lambda _: open_descriptor(path), [str(path)])
     return Shelf(path, _columns_of_shard(path), shards)
 
 

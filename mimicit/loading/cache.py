@@ -22,6 +22,7 @@ from typing import Any, Final
 from mimicit.errors import ChangedShardError, ShardError, UsageError
 from mimicit.loading.remote import RemoteFolder, check_size
 from mimicit.loading.shard_files import OpenShards
+from mimicit.shards.files import open_descriptor
 from mimicit.shards.folders import make_folder
 
 __all__ = ["CachedShards", "ShardCache"]
@@ -163,7 +164,7 @@ class CachedShards(OpenShards):
 def _opened(path: Path, size: int) -> int | None:
     """A descriptor of the shard at ``path``; None where it is not there, or was cut by something else."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = open_descriptor(path)
     except FileNotFoundError:
         return None
     if os.fstat(descriptor).st_size == size:

@@ -23,17 +23,13 @@ from PIL import Image, JpegImagePlugin
 from mimicit.errors import CorruptShardError, RejectedError, UsageError
 from mimicit.loading.resize import crop_box, resize_centre
 from mimicit.loading.scratch import scratch
-from mimicit.media.image_file import open_image
-from mimicit.media.options import MediaOptions
+from mimicit.media.stored import open_stored
 from mimicit.records import Media, Sample
 
 __all__ = ["DecodedMedia", "decode_media", "decode_pictures"]
 
 _LEAST_SCALED: Final = 2.0
 """Scaled decoding goes no nearer to the target than this factor; the bicubic filter does the rest."""
-
-_OPTIONS: Final = MediaOptions()
-_STORED: Final = ("jpeg", "png", "webp")
 
 Pixels = NDArray[np.uint8]
 
@@ -81,12 +77,7 @@ def decode_media(media: Media, size: int, *, where: str = "") -> Pixels:
 def _decode(data: bytes, original: tuple[int, int], size: int) -> Pixels:
     box = crop_box(*original, size)
     least = (ceil(box.height * _LEAST_SCALED), ceil(box.width * _LEAST_SCALED))
-    with open_image(data, _OPTIONS) as (picture, header):
-        if header.format not in _STORED:
-            raise RejectedError("unsupported_media", f"a {header.format} picture; shards hold {', '.join(_STORED)}")
-        if (header.height, header.width) != original:  # known before any pixel is decoded
-            found = f"{header.width}x{header.height} pixels, expected {original[1]}x{original[0]}"
-            raise RejectedError("bad_media", found)
+    with open_stored(data, original[1], original[0]) as (picture, _):
         if isinstance(picture, JpegImagePlugin.JpegImageFile):
             pixels, factor = _decode_jpeg(picture, data, original, least)
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,13 +15,16 @@ from mimicit.loading.cache import CachedShards, ShardCache
 from mimicit.loading.index_columns import LARGE_ROWS, IndexColumns, decode_index, default_cache, map_index
 from mimicit.loading.remote import RemoteFolder, RemoteShards
 from mimicit.loading.shard_files import LocalShards, ShardReader
-from mimicit.shards.files import publish, sha256_of
+from mimicit.schema import canonical_json
+from mimicit.shards.files import publish, read_regular, sha256_of, write_atomically
 from mimicit.shards.index import INDEX_NAME
-from mimicit.shards.manifest import MANIFEST_NAME, parse_manifest, read_manifest
+from mimicit.shards.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, parse_manifest, read_manifest
+from mimicit.shards.soundness import index_faults, manifest_faults, refuse
 
 __all__ = ["Folder", "open_folder"]
 
-_MAX_MANIFEST_BYTES: Final = 1 << 30
+_CHECKED_NAME: Final = "checked"
+"""Beside the columns of a large index: by which manifest they were found to be sound."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +51,7 @@ def open_folder(location: str | Path, *, cache_dir: Path | None, cache_bytes: in
         raise UsageError(f"{text}: cache_dir is for shards behind a URL; this folder is on disk already")
     folder = Path(text.removeprefix("file://"))
     manifest = read_manifest(folder)
+    refuse(manifest_faults(manifest), str(folder / MANIFEST_NAME))
     columns = _columns(folder / INDEX_NAME, manifest, default_cache())
     return Folder(
         location=text,
@@ -59,7 +64,8 @@ def open_folder(location: str | Path, *, cache_dir: Path | None, cache_bytes: in
 
 def _open_remote(url: str, cache_dir: Path | None, cache_bytes: int) -> Folder:
     remote = RemoteFolder(url)
-    manifest = parse_manifest(remote.read_all(MANIFEST_NAME, most=_MAX_MANIFEST_BYTES), f"{url}/{MANIFEST_NAME}")
+    manifest = parse_manifest(remote.read_all(MANIFEST_NAME, most=MAX_MANIFEST_BYTES), f"{url}/{MANIFEST_NAME}")
+    refuse(manifest_faults(manifest), f"{url}/{MANIFEST_NAME}")
     home = cache_dir or default_cache()
     # First of all, so that a cache that is too small costs no download.
     cache = ShardCache(cache_dir, cache_bytes, manifest["shards"]) if cache_dir is not None else None
@@ -77,34 +83,49 @@ def _open_remote(url: str, cache_dir: Path | None, cache_bytes: int) -> Folder:
 
 
 def _columns(path: Path, manifest: dict[str, Any], cache: Path) -> IndexColumns:
-    if not path.is_file():
-        raise ShardError(f"{path}: no index; is {path.parent} a finished folder of shards?")
+    """What reading needs of the index at ``path``, which is sound beside ``manifest``."""
     shards = manifest["shards"]
-    rows = sum(shard["samples"] for shard in shards)
-    digest = manifest["files"].get(INDEX_NAME)
-    if digest is None:
-        raise CorruptShardError(f"{path}: the manifest has no checksum of it; build the folder again")
-    is_large = rows >= LARGE_ROWS
-    if not (is_large and (cache / "index" / digest).is_dir()) and sha256_of(path) != digest:
-        raise CorruptShardError(f"{path}: its sha256 is not the manifest's; build the folder again")
-    columns = None
-    if is_large:
-        try:
-            columns = map_index(path, shards, cache, digest)
-        except OSError:
-            columns = None  # a home that cannot be written: the index is held in memory instead
-    if columns is None:
-        columns = decode_index(path, shards)
-    if len(columns) != rows:
-        raise CorruptShardError(f"{path}: {len(columns)} rows where the manifest says {rows} samples")
+    digest = manifest["files"][INDEX_NAME]
+    if sum(shard["samples"] for shard in shards) < LARGE_ROWS:
+        _check_index(path, manifest, digest)
+        return decode_index(path, shards)
+    kept = cache / "index" / digest
+    seen = hashlib.sha256(canonical_json([manifest[name] for name in ("shards", "totals", "sources")])).hexdigest()
+    is_checked = kept.is_dir() and _read_note(kept / _CHECKED_NAME) == seen
+    if not is_checked:
+        _check_index(path, manifest, digest)
+    try:
+        columns = map_index(path, shards, cache, digest)
+    except OSError:
+        return decode_index(path, shards)  # a home that cannot be written: the index is held in memory instead
+    if not is_checked:
+        with suppress(OSError):  # another process writes the same, or nobody may: it is checked once more
+            write_atomically(kept / _CHECKED_NAME, [seen.encode()])
     return columns
+
+
+def _check_index(path: Path, manifest: dict[str, Any], digest: str) -> None:
+    try:
+        found = sha256_of(path)
+    except FileNotFoundError:
+        raise ShardError(f"{path}: no index; is {path.parent} a finished folder of shards?") from None
+    except OSError as error:
+        raise CorruptShardError(f"{path}: cannot be read: {error.strerror}") from None
+    if found != digest:
+        raise CorruptShardError(f"{path}: its sha256 is not the manifest's; build the folder again")
+    refuse(index_faults(path, manifest), str(path))
+
+
+def _read_note(path: Path) -> str:
+    try:
+        return read_regular(path).decode("ascii", "replace")
+    except OSError:
+        return ""
 
 
 def _fetch_index(remote: RemoteFolder, manifest: dict[str, Any], home: Path) -> Path:
     """A copy of the remote index on this machine, kept under its checksum."""
-    digest = manifest["files"].get(INDEX_NAME)
-    if digest is None:
-        raise CorruptShardError(f"{remote.url}/{MANIFEST_NAME}: has no checksum of {INDEX_NAME}; build it again")
+    digest = manifest["files"][INDEX_NAME]
     path: Path = home / "remote-index" / digest / INDEX_NAME
     if path.is_file():
         return path

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mimicit.errors import CorruptShardError
-from mimicit.shards.files import sync_folder
+from mimicit.shards.files import open_regular, sync_folder
 from mimicit.shards.index import JSON_COLUMN
 
 __all__ = ["LARGE_ROWS", "IndexColumns", "decode_index", "default_cache", "map_index"]
@@ -199,7 +199,7 @@ def _map(folder: Path) -> Arrays:
 def _batches(path: Path, shards: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, NDArray[Any]]]:
     """The arrays of a few thousand rows at a time; at least one, maybe empty."""
     try:
-        with pq.ParquetFile(path) as file:
+        with open_regular(path) as source, pq.ParquetFile(source) as file:
             names = file.schema_arrow.names
             missing = [name for name in _NEEDED if name not in names]
             if missing:

@@ -16,6 +16,7 @@ import orjson
 
 from mimicit.errors import ChangedShardError, CorruptShardError, UsageError
 from mimicit.records import Sample
+from mimicit.shards.files import read_regular
 
 __all__ = ["OnError", "Quarantine", "guarded_read", "read_quarantine"]
 
@@ -115,7 +116,7 @@ def guarded_read(store: _Store, row: int, policy: Quarantine) -> Sample | None:
 def read_quarantine(path: str | Path) -> list[dict[str, str]]:
     """The entries of a quarantine file, each (shard, key) once, in the order of their discovery."""
     entries: dict[tuple[str, str], dict[str, str]] = {}
-    for number, line in enumerate(Path(path).read_bytes().splitlines(), 1):
+    for number, line in enumerate(read_regular(path).splitlines(), 1):
         try:
             entry = orjson.loads(line)
             entries.setdefault((entry["shard"], entry["key"]), entry)

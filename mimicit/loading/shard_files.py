@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from mimicit.errors import ChangedShardError, CorruptShardError
+from mimicit.shards.files import open_descriptor
 
 __all__ = ["LocalShards", "OpenShards", "ShardReader"]
 
@@ -104,7 +105,7 @@ class LocalShards(OpenShards):
     def _open(self, shard: int) -> int:
         path = self._names[shard]
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = open_descriptor(path)
         except OSError as error:
             raise ChangedShardError(f"{path}: {error.strerror}; the manifest lists this shard") from None
         size = os.fstat(descriptor).st_size

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -19,13 +20,20 @@ from mimicit.loading.shard_files import ShardReader
 from mimicit.records import Sample
 from mimicit.shards.index import read_index
 from mimicit.shards.reader import decode_sample
+from mimicit.shards.soundness import checksum_faults, refuse, sample_faults
+from mimicit.shards.verify import verify_folder
 
 __all__ = ["Check", "Store", "read_members"]
 
-Check = Literal["size", "sha256"]
-"""What is compared with the manifest and the JSON: the size of each shard, or also the SHA-256 of every picture."""
+Check = Literal["size", "sha256", "verify"]
+"""What is checked beside the manifest, the index, and each sample that is read.
+
+The size of each shard; also the SHA-256 of every picture that is read; or, before the first sample, all that
+`mimicit verify` looks at.
+"""
 
 _DEFAULT_CACHE_BYTES: Final = 64 << 30
+_COUNTED: Final = 100
 
 
 class Store:
@@ -33,7 +41,8 @@ class Store:
 
     ``location`` is a folder, or a URL of one (``https://``, ``s3://`` and whatever fsspec knows). The shards of a URL
     are read in ranges, or kept whole in ``cache_dir``, at most ``cache_bytes`` of them. With ``check="sha256"`` every
-    picture is compared with its checksum.
+    picture is compared with its checksum; ``check="verify"`` raises `CorruptShardError` for what `mimicit verify` would
+    report, and reads the whole folder for it, which must be on disk.
     """
 
     def __init__(
@@ -44,9 +53,11 @@ class Store:
         cache_bytes: int = _DEFAULT_CACHE_BYTES,
         check: Check = "size",
     ) -> None:
-        if check not in ("size", "sha256"):
-            raise UsageError(f"check={check!r}: choose 'size' or 'sha256'")
+        if check not in ("size", "sha256", "verify"):
+            raise UsageError(f"check={check!r}: choose 'size', 'sha256' or 'verify'")
         self.check = check
+        if check == "verify":
+            _verify(location)
         self._folder: Folder = open_folder(
             location, cache_dir=Path(cache_dir) if cache_dir is not None else None, cache_bytes=cache_bytes
         )
@@ -118,8 +129,9 @@ class Store:
         sample = decode_sample(payloads, where)
         if not self._columns.has_json and sample.key != self._columns.key(row):
             raise CorruptShardError(f"{where}: what lies there is {sample.key}; the shard is not that of the index")
+        refuse(sample_faults(sample), where)
         if self.check == "sha256":
-            _check_media(sample, where)
+            refuse(checksum_faults(sample), where)
         return sample
 
     def close(self) -> None:
@@ -151,6 +163,19 @@ def read_members(shards: ShardReader, shard: int, offsets: Sequence[int], sizes:
     return payloads
 
 
+def _verify(location: str | Path) -> None:
+    """`CorruptShardError` with the first finding of `mimicit verify`, and how many more there are."""
+    text = str(location).removeprefix("file://")
+    if "://" in text:
+        raise UsageError(f"{location}: check='verify' reads whole shards; copy the folder, or choose 'sha256'")
+    findings = list(islice(verify_folder(Path(text)), _COUNTED))
+    if findings:
+        first = findings[0]
+        place = f"{text}/{first.file}: {f'sample {first.key}: ' if first.key else ''}"
+        more = f"; {len(findings) - 1} more" if len(findings) < _COUNTED else f"; over {_COUNTED - 2} more"
+        raise CorruptShardError(f"{place}{first.fault}{more if len(findings) > 1 else ''}; run mimicit verify {text}")
+
+
 def _ascends(offsets: Sequence[int], sizes: Sequence[int]) -> bool:
     end = 0
     for offset, size in zip(offsets, sizes, strict=True):
@@ -171,12 +196,3 @@ def _neighbours(offsets: Sequence[int], sizes: Sequence[int], gap: int) -> list[
             groups.append([member])
         end = max(end, offsets[member] + sizes[member])
     return groups
-
-
-def _check_media(sample: Sample, where: str) -> None:
-    for media in sample.media:
-        for file, data, checksum in zip(media.files, media.data, media.sha256, strict=False):
-            if hashlib.sha256(data).hexdigest() != checksum:
-                raise CorruptShardError(f"{where}: the bytes of {file} do not match their sha256")
-        if not len(media.files) == len(media.data) == len(media.sha256):
-            raise CorruptShardError(f"{where}: {len(media.files)} files and {len(media.sha256)} checksums")

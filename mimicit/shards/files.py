@@ -1,15 +1,38 @@
-"""Absent or complete: how files reach their final names, and where the files of a shard folder are."""
+"""How files reach their final names, absent or complete, and how they are opened: as regular files, never waiting.
+
+A folder that others made may hold a FIFO, a socket or a device under any name. Opening a FIFO waits for a writer that
+never comes, and reading a device may never end, so everything that reads such a folder opens its files here.
+"""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
-__all__ = ["publish", "sha256_of", "sync_folder", "write_atomically"]
+__all__ = [
+    "open_descriptor",
+    "open_regular",
+    "publish",
+    "read_regular",
+    "sha256_of",
+    "sync_folder",
+    "write_atomically",
+]
+
+_WITHOUT_WAITING: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_CHUNK_BYTES: Final = 1 << 20
+_KINDS: Final = (
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
 
 
 def sync_folder(folder: Path) -> None:
@@ -46,7 +69,50 @@ def write_atomically(path: Path, chunks: Iterable[bytes]) -> None:
         file.writelines(chunks)
 
 
+def open_descriptor(path: str | Path) -> int:
+    """A descriptor to read the regular file ``path``, or the one that it links to.
+
+    `OSError` where there is none, and where it is something else: a folder, FIFO, socket or device.
+    """
+    _check_regular(os.stat(path).st_mode, path)  # before it is opened: opening alone has effects on some devices
+    descriptor = os.open(path, _WITHOUT_WAITING)
+    try:
+        _check_regular(os.fstat(descriptor).st_mode, path)  # it may have been replaced in between
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """The regular file ``path`` to read; errors as `open_descriptor`."""
+    return os.fdopen(open_descriptor(path), "rb")
+
+
+def read_regular(path: str | Path, *, most: int = 1 << 30) -> bytes:
+    """The content of the regular file ``path``; errors as `open_descriptor`, and where it has above ``most`` bytes."""
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise OSError(errno.EFBIG, f"has {size:,} bytes, more than {most:,}", str(path))
+        return file.read(size)
+
+
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file's content, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """The SHA-256 of a file's content, in hexadecimal; errors as `open_descriptor`."""
+    found = hashlib.sha256()
+    with open_regular(path) as file:
+        # No further than its size: some files of /proc are regular, of size 0, and give bytes without end.
+        left = os.fstat(file.fileno()).st_size
+        while left and (chunk := file.read(min(left, _CHUNK_BYTES))):
+            found.update(chunk)
+            left -= len(chunk)
+    return found.hexdigest()
+
+
+def _check_regular(mode: int, path: str | Path) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        kind = next((words for is_kind, words in _KINDS if is_kind(mode)), "something else")
+        raise OSError(errno.EINVAL, f"is {kind}, not a regular file", str(path))

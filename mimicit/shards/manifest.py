@@ -9,10 +9,14 @@ import orjson
 
 from mimicit.errors import CorruptShardError, SchemaError, ShardError, UnfinishedError
 from mimicit.schema import validate
+from mimicit.shards.files import read_regular
 
-__all__ = ["MANIFEST_NAME", "WORK_NAME", "parse_manifest", "read_manifest"]
+__all__ = ["MANIFEST_NAME", "MAX_MANIFEST_BYTES", "WORK_NAME", "parse_manifest", "read_manifest"]
 
 MANIFEST_NAME: Final = "manifest.json"
+MAX_MANIFEST_BYTES: Final = 64 << 20
+"""Room for a quarter of a million shards."""
+
 WORK_NAME: Final = ".mimicit-work"
 """The folder in which an unfinished build keeps its state, inside the output folder."""
 
@@ -25,13 +29,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST_NAME
     try:
-        data = path.read_bytes()
+        data = read_regular(path, most=MAX_MANIFEST_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         if (folder / WORK_NAME).is_dir():
             raise UnfinishedError(
                 f"{folder}: unfinished build; run the same mimicit build again to finish it"
             ) from None
         raise ShardError(f"{folder}: no {MANIFEST_NAME}; give a folder that mimicit build has written") from None
+    except OSError as error:
+        raise CorruptShardError(f"{path}: cannot be read: {error.strerror}") from None
     return parse_manifest(data, str(path))
 
 

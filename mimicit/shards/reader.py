@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import tarfile
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, Final, NamedTuple
 
 import orjson
 
 from mimicit.errors import CorruptShardError, SchemaError
 from mimicit.records import Sample, sample_from_json
 from mimicit.schema import validate
+from mimicit.shards.files import open_regular
 from mimicit.shards.index import JSON_COLUMN
-from mimicit.shards.tar import END_OF_ARCHIVE
+from mimicit.shards.tar import BLOCK, END_OF_ARCHIVE, Header, member_span, parse_header
 
 __all__ = ["StoredSample", "decode_sample", "iterate_indexed", "iterate_shard", "parse_sample_json"]
+
+_MAX_JSON_BYTES: Final = 64 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredSample:
-    """One sample of a shard with its key and its place there (bytes), as the index has them."""
+    """One sample of a shard with its JSON, its key and its place there (bytes), as the index has them."""
 
     key: str
+    json: bytes
     sample: Sample
     offset: int
     size: int
@@ -33,6 +37,8 @@ class StoredSample:
 
 def parse_sample_json(payload: bytes, where: str) -> dict[str, Any]:
     """The value of a ``{key}.json`` member; `CorruptShardError` names ``where`` if it breaks the schema."""
+    if len(payload) > _MAX_JSON_BYTES:
+        raise CorruptShardError(f"{where}: its JSON has {len(payload):,} bytes; the limit is {_MAX_JSON_BYTES:,}")
     try:
         value: dict[str, Any] = orjson.loads(payload)
         validate("sample", value)
@@ -58,40 +64,40 @@ def decode_sample(payloads: Sequence[bytes], where: str) -> Sample:
 def iterate_shard(path: Path) -> Iterator[StoredSample]:
     """The samples of a shard file in order, without an index; a check of structure, not of checksums.
 
-    `CorruptShardError` where the archive is damaged or cut, or its members are not samples of this format.
+    `CorruptShardError` where the archive is damaged or cut, goes on after its end, or its members are not samples of
+    this format.
     """
     try:
-        with tarfile.open(path, "r:") as archive:
+        with open_regular(path) as file:
             places: dict[str, _Member] = {}  # of the files, which later members may link to
             group: list[_Member] = []
-            while (info := archive.next()) is not None:
-                archive.members.clear()  # type: ignore[attr-defined]  # tarfile would keep every header
-                member = _member(info, places, path)
+            for member in _members(path, file, places):
                 if group and member.key != group[0].key:
-                    yield _stored(path, archive, group)
+                    yield _stored(path, file, group)
                     group = []
                 group.append(member)
             if group:
-                yield _stored(path, archive, group)
-            _check_end(path, archive)
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise CorruptShardError(f"{path}: not a whole tar file ({error})") from None
+                yield _stored(path, file, group)
+    except OSError as error:
+        raise CorruptShardError(f"{path}: not a whole tar file ({error.strerror or error})") from None
 
 
 def iterate_indexed(path: Path, rows: Iterable[Mapping[str, Any]]) -> Iterator[StoredSample]:
     """The samples of a tar that others made, by its ``rows`` of an index that holds their JSON; errors as above."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
+            end = os.fstat(file.fileno()).st_size
             for row in rows:
                 where = f"{path}: sample {row['key']}"
                 payloads = [bytes(row[JSON_COLUMN])]
                 for offset, size in zip(row["member_offsets"], row["member_sizes"], strict=True):
+                    if not 0 <= offset <= offset + size <= end:
+                        raise CorruptShardError(f"{where}: the shard ends inside it")
                     file.seek(offset)
                     payloads.append(file.read(size))
-                    if len(payloads[-1]) != size:
-                        raise CorruptShardError(f"{where}: the shard ends inside it")
                 yield StoredSample(
                     key=row["key"],
+                    json=payloads[0],
                     sample=decode_sample(payloads, where),
                     offset=row["offset"],
                     size=row["size"],
@@ -116,32 +122,68 @@ class _Member(NamedTuple):
         return self.name.partition(".")[0]
 
 
-def _member(info: tarfile.TarInfo, places: dict[str, _Member], path: Path) -> _Member:
-    if info.islnk():
-        target = places.get(info.linkname)
+def _members(path: Path, file: BinaryIO, places: dict[str, _Member]) -> Iterator[_Member]:
+    """The members one after the other, up to the end mark, after which nothing follows."""
+    end = os.fstat(file.fileno()).st_size
+    position = 0
+    names: set[str] = set()  # of one sample
+    key = ""
+    while True:
+        file.seek(position)
+        block = file.read(BLOCK)
+        if len(block) == BLOCK and not any(block):
+            break
+        if len(block) < BLOCK:
+            raise CorruptShardError(f"{path}: no end-of-archive mark; the file was cut, or is not a whole tar file")
+        try:
+            header = parse_header(block)
+        except CorruptShardError as error:
+            raise CorruptShardError(f"{path}: not a whole tar file (byte {position} {error})") from None
+        member = _member(path, header, position, places)
+        if member.end > end:
+            raise CorruptShardError(f"{path}: the shard ends inside member {header.name!r}")
+        if member.key != key:
+            key, names = member.key, set()
+        if header.name in names:
+            raise CorruptShardError(f"{path}: member {header.name!r} comes twice")
+        names.add(header.name)
+        yield member
+        position = member.end
+    file.seek(position)
+    if file.read(len(END_OF_ARCHIVE)) != END_OF_ARCHIVE:
+        raise CorruptShardError(f"{path}: no end-of-archive mark; the file was cut")
+    if (more := end - position - len(END_OF_ARCHIVE)) > 0:
+        raise CorruptShardError(f"{path}: {more:,} bytes follow its end-of-archive mark")
+
+
+def _member(path: Path, header: Header, position: int, places: dict[str, _Member]) -> _Member:
+    start = position + BLOCK
+    if header.target:
+        target = places.get(header.target)
         if target is None:
-            raise CorruptShardError(f"{path}: member {info.name!r} links to {info.linkname!r}, which is not before it")
-        return _Member(info.name, info.offset, info.offset_data, target.offset, target.size)
-    if not info.isfile():
-        raise CorruptShardError(f"{path}: member {info.name!r} is not a regular file")
-    end = info.offset_data + info.size + (-info.size % tarfile.BLOCKSIZE)
-    member = _Member(info.name, info.offset, end, info.offset_data, info.size)
-    if not info.name.endswith(".json"):
-        places[info.name] = member
+            raise CorruptShardError(
+                f"{path}: member {header.name!r} links to {header.target!r}, which is not before it"
+            )
+        return _Member(header.name, position, start, target.offset, target.size)
+    member = _Member(header.name, position, position + member_span(header.size), start, header.size)
+    if not header.name.endswith(".json"):
+        places[header.name] = member
     return member
 
 
-def _stored(path: Path, archive: tarfile.TarFile, group: list[_Member]) -> StoredSample:
+def _stored(path: Path, file: BinaryIO, group: list[_Member]) -> StoredSample:
     first, last = group[0], group[-1]
     where = f"{path}: sample {first.key}"
     if first.name != f"{first.key}.json":
         raise CorruptShardError(f"{where}: starts with member {first.name!r}, not with {first.key}.json")
-    sample = decode_sample([_payload(path, archive, member) for member in group], where)
-    names = [f"{first.key}.{file}" for media in sample.media for file in media.files]
+    payloads = [_payload(file, member) for member in group]
+    sample = decode_sample(payloads, where)
+    names = [f"{first.key}.{name}" for media in sample.media for name in media.files]
     if names != [member.name for member in group[1:]]:
         raise CorruptShardError(f"{where}: its members are not the files that its JSON names")
     return StoredSample(
         key=first.key,
+        json=payloads[0],
         sample=sample,
         offset=first.header,
         size=last.end - first.header,
@@ -150,19 +192,6 @@ def _stored(path: Path, archive: tarfile.TarFile, group: list[_Member]) -> Store
     )
 
 
-def _payload(path: Path, archive: tarfile.TarFile, member: _Member) -> bytes:
-    file = archive.fileobj
-    assert file is not None  # an open archive has one
+def _payload(file: BinaryIO, member: _Member) -> bytes:
     file.seek(member.offset)
-    payload = file.read(member.size)
-    if len(payload) != member.size:
-        raise CorruptShardError(f"{path}: the shard ends inside member {member.name!r}")
-    return bytes(payload)
-
-
-def _check_end(path: Path, archive: tarfile.TarFile) -> None:
-    """A tar that was cut between two members still looks whole to `tarfile`; the end mark tells."""
-    with open(path, "rb") as file:
-        file.seek(archive.offset)
-        if file.read(len(END_OF_ARCHIVE)) != END_OF_ARCHIVE:
-            raise CorruptShardError(f"{path}: no end-of-archive mark; the file was cut")
+    return file.read(member.size)

@@ -9,11 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
-from mimicit.errors import ShardError
+from mimicit.errors import CorruptShardError, ShardError
 
-__all__ = ["BLOCK", "END_OF_ARCHIVE", "Link", "PackedSample", "member_header", "member_span", "pack_members"]
+__all__ = [
+    "BLOCK",
+    "END_OF_ARCHIVE",
+    "Header",
+    "Link",
+    "PackedSample",
+    "member_header",
+    "member_span",
+    "pack_members",
+    "parse_header",
+]
 
 BLOCK: Final = 512
 END_OF_ARCHIVE: Final = bytes(2 * BLOCK)
@@ -76,6 +86,46 @@ def member_header(name: str, size: int, target: str = "") -> bytes:
             _AFTER_LINK,
         )
     )
+
+
+class Header(NamedTuple):
+    """What a header says: ``target`` is the member that a hard link leads to; a file of ``size`` bytes has none."""
+
+    name: str
+    size: int
+    target: str
+
+
+def parse_header(block: bytes) -> Header:
+    """The inverse of `member_header`, for ustar headers of others as well.
+
+    `CorruptShardError` where ``block`` is none, or is of something else than a file or a hard link.
+    """
+    if block[257:262] != b"ustar":
+        raise CorruptShardError("is no ustar header")
+    claimed = _octal(block[148:156])
+    if claimed != sum(block) - sum(block[148:156]) + 8 * ord(" "):
+        raise CorruptShardError("is a header of another checksum than it says")
+    name, target = (_text(block[at : at + _MAX_NAME_BYTES]) for at in (0, 157))
+    kind = block[156:157]
+    if kind not in (_REGULAR, _HARD_LINK, b"\0"):
+        raise CorruptShardError(f"member {name!r} is not a regular file")
+    if block[345]:  # the prefix of long paths
+        raise CorruptShardError(f"member {name!r} lies in a folder")
+    if kind == _HARD_LINK:
+        return Header(name, 0, target)
+    return Header(name, _octal(block[124:136]), "")
+
+
+def _text(field: bytes) -> str:
+    return field.partition(b"\0")[0].decode("ascii", "backslashreplace")
+
+
+def _octal(field: bytes) -> int:
+    try:
+        return int(field.rstrip(b"\0 ") or b"0", 8)
+    except ValueError:
+        raise CorruptShardError("is a header with a number that is none") from None
 
 
 def member_span(size: int) -> int:

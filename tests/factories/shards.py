@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import tarfile
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mimicit.records import Media, Sample, Triplet, sample_to_json
@@ -60,7 +62,8 @@ def write_shards(folder: Path, samples: Iterable[Sample], *, per_shard: int = 8,
             (folder / name).write_bytes(data)
             table = rows_to_table(rows)
             index.write_table(table)
-            contents = hashlib.sha256(b"".join(canonical_json(sample_to_json(sample)) for sample in part))
+            digests = (hashlib.sha256(canonical_json(sample_to_json(sample))).digest() for sample in part)
+            contents = hashlib.sha256(b"".join(digests))
             info = {"name": name, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
             shards.append({**info, "samples": len(part), "content": contents.hexdigest()})
     write_manifest(folder, shards, layout="dedupe" if links else "inline")
@@ -69,7 +72,8 @@ def write_shards(folder: Path, samples: Iterable[Sample], *, per_shard: int = 8,
 
 def write_manifest(folder: Path, shards: Sequence[dict[str, Any]], *, layout: str = "inline") -> None:
     """The manifest of the files that lie in ``folder``."""
-    zero = {"triplets": 0, "media": 0, "frames": 0, "characters": 0, "rejects": 0, "relations": {}}
+    counted = pq.read_table(folder / INDEX_NAME)
+    sources = Counter(counted.column("source").to_pylist())
     manifest = {
         "format": "mimicit/1",
         "layout": layout,
@@ -79,15 +83,24 @@ def write_manifest(folder: Path, shards: Sequence[dict[str, Any]], *, layout: st
         "libraries": {},
         "shards": list(shards),
         "files": {INDEX_NAME: sha256_of(folder / INDEX_NAME)},
-        "sources": [],
+        "sources": [
+            {"name": name, "format": "", "why": "", "in": count, "out": count, "merged": 0, "rejected": {}}
+            for name, count in sources.items()
+        ],
         "totals": {
             "samples": sum(shard["samples"] for shard in shards),
             "bytes": sum(shard["bytes"] for shard in shards),
-            **zero,
+            "rejects": 0,
+            **{name: pc.sum(counted.column(name)).as_py() for name in ("triplets", "media", "frames", "characters")},
+            "relations": dict(Counter(name for row in counted.column("relations").to_pylist() for name in _each(row))),
         },
     }
     validate("manifest", manifest)
     (folder / "manifest.json").write_bytes(canonical_json(manifest))
+
+
+def _each(counts: dict[str, int]) -> list[str]:
+    return [name for name, count in counts.items() for _ in range(count)]
 
 
 def rewrite_index(folder: Path, change: Any) -> None:
