@@ -30,7 +30,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from mimicit.errors import SchemaError, TrainError
 from mimicit.schema import canonical_json, validate
-from mimicit.shards.files import sha256_of, sync_folder
+from mimicit.shards.files import read_regular, sha256_of, sync_folder
 from mimicit.shards.folders import remove_folder
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
 
 FORMAT: Final = "otter-checkpoint/2"
 _META: Final = "meta.json"
+_MAX_META_BYTES: Final = 64 << 20
 _WEIGHTS: Final = "model.safetensors"
 _OPTIMIZER: Final = "optimizer.safetensors"
 _TOKENIZER: Final = "tokenizer"
@@ -229,7 +230,7 @@ def _folders(run: Path) -> list[tuple[int, Path]]:
 def _verified(folder: Path, step: int | None) -> Checkpoint:
     """The checkpoint in ``folder``, every file compared with its checksum."""
     try:
-        meta = orjson.loads((folder / _META).read_bytes())
+        meta = orjson.loads(read_regular(folder / _META, most=_MAX_META_BYTES))
         validate("checkpoint", meta)
     except (OSError, orjson.JSONDecodeError, SchemaError) as error:
         raise TrainError(f"{folder}: damaged checkpoint ({_META}: {error})") from None

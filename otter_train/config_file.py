@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import tomllib
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +22,7 @@ import click
 
 from mimicit.errors import UsageError
 from mimicit.shards.files import write_atomically
+from mimicit.toml_text import parse_toml
 from otter_train.command_line import errors_on_one_line
 
 __all__ = ["CONFIG_NAME", "config_option", "read_options", "write_options"]
@@ -80,7 +80,7 @@ def _fill_defaults(context: click.Context, option: click.Parameter, path: Path |
 def _read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
-        value: Any = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        value: Any = json.loads(text) if path.suffix == ".json" else parse_toml(text)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:  # of both parsers, and text that is no UTF-8

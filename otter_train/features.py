@@ -21,7 +21,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from mimicit.errors import UsageError
-from mimicit.shards.files import publish
+from mimicit.shards.files import publish, read_regular
 from otter_train.model.vision import VisionTower
 from otter_train.pictures import normalise
 
@@ -43,8 +43,8 @@ class KeptTokens:
     def read(self, key: str) -> Tensor | None:
         """The patch tokens (v, dim) of a picture; None where they are not kept, or damaged."""
         try:
-            return load(self.path(key).read_bytes())["tokens"]
-        except (FileNotFoundError, KeyError, SafetensorError):
+            return load(read_regular(self.path(key)))["tokens"]
+        except (OSError, KeyError, SafetensorError):
             return None
 
     def read_all(self, keys: Sequence[str]) -> list[Tensor] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 import shutil
 from dataclasses import replace
@@ -150,6 +151,15 @@ def test_a_damaged_checkpoint_is_passed_over_by_name(
     save(tmp_path, 20)  # the resumed run gets there again
     checkpoint = latest_checkpoint(tmp_path)
     assert checkpoint is not None and checkpoint.step == 20
+
+
+@pytest.mark.parametrize("name", ["meta.json", "model.safetensors"])
+def test_a_fifo_in_a_checkpoint_keeps_nobody_waiting(tmp_path: Path, name: str) -> None:
+    folder = save(tmp_path, 1)
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(TrainError, match=rf"damaged.*{name}"):
+        open_checkpoint(folder)
 
 
 def test_when_all_are_damaged_it_is_an_error(tmp_path: Path) -> None:

@@ -165,7 +165,10 @@ def _sound_shards(folder: Path, manifest: Mapping[str, Any], engine: Engine, pro
 
 def _is_sound(task: tuple[Path, str]) -> bool:
     path, checksum = task
-    return path.exists() and sha256_of(path) == checksum
+    try:
+        return sha256_of(path) == checksum
+    except OSError:  # it is not there, or is no file
+        return False
 
 
 def _stored_media(folder: Path, sound: frozenset[str]) -> Iterator[tuple[str, str, list[int]]]:

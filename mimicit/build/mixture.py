@@ -23,7 +23,6 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -37,13 +36,16 @@ from mimicit.build.similar_options import SimilarOptions
 from mimicit.errors import SchemaError, UsageError
 from mimicit.media.options import MediaOptions
 from mimicit.schema import schema, validate
+from mimicit.shards.files import read_regular
 from mimicit.sources.base import OptionValue
 from mimicit.sources.options import checked_options, parsed_option
+from mimicit.toml_text import parse_toml
 
 __all__ = ["MIXTURE_NAME", "build_config", "merged_media_roots", "merged_options", "read_mixture", "refuse_outside"]
 
 MIXTURE_NAME: Final = "mimicit.toml"
 _MIB: Final = 1024**2
+_MAX_BYTES: Final = 4 * _MIB
 _MEDIA_KEYS: Final = frozenset(field.name for field in fields(MediaOptions))
 _SIMILAR_KEYS: Final = frozenset(field.name for field in fields(SimilarOptions))
 _FILTERS: Final = asdict(FilterConfig())  # the defaults by name
@@ -52,10 +54,10 @@ _FILTERS: Final = asdict(FilterConfig())  # the defaults by name
 def read_mixture(path: Path) -> dict[str, Any]:
     """The options in the TOML file ``path``, checked against the schema; `UsageError` names the file and the fault."""
     try:
-        value = tomllib.loads(path.read_bytes().decode())
+        value = parse_toml(read_regular(path, most=_MAX_BYTES).decode())
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except ValueError as error:  # also of text that is no UTF-8
         raise UsageError(f"{path}: no TOML: {error}") from None
     try:
         plain = orjson.loads(orjson.dumps(value))  # dates become text, and infinities null: both fail the schema

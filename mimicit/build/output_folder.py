@@ -20,7 +20,7 @@ from mimicit.build.progress import Progress
 from mimicit.build.publish import BESIDE_SHARDS, REJECTS_NAME
 from mimicit.build.retry import GIVEN_UP, has_reason
 from mimicit.errors import BuildError, ChangedInputError, CorruptShardError
-from mimicit.shards.files import sync_folder, write_atomically
+from mimicit.shards.files import read_regular, sync_folder, write_atomically
 from mimicit.shards.folders import empty_folder, make_folder, refuse_links, remove_folder
 from mimicit.shards.manifest import MANIFEST_NAME, WORK_NAME, read_manifest
 from mimicit.sources.root import Root
@@ -123,7 +123,7 @@ def former_rejects(out: Path, state: dict[str, Any]) -> bytes | None:
     same = _same(without_limits(then["config"]), without_limits(state["config"]))
     if then["mimicit_version"] != state["mimicit_version"] or not same:
         return None
-    table = (out / REJECTS_NAME).read_bytes()
+    table = read_regular(out / REJECTS_NAME)
     return table if then["input"]["fingerprint"] != state["input"] or has_reason(table, GIVEN_UP) else None
 
 
@@ -171,9 +171,9 @@ def check_options(work: Path, config: BuildConfig) -> None:
 def _read_state(path: Path) -> dict[str, Any]:
     """What the unfinished build is made from; `BuildError` where the file is damaged."""
     try:
-        state = orjson.loads(path.read_bytes())
-    except orjson.JSONDecodeError as error:
-        raise _damaged(path, str(error)) from None
+        state = orjson.loads(read_regular(path))
+    except (OSError, orjson.JSONDecodeError) as error:
+        raise _damaged(path, getattr(error, "strerror", None) or str(error)) from None
     is_state = isinstance(state, dict) and state.keys() == {"config", "input", "mimicit_version"}
     if not (is_state and isinstance(state["config"], dict)):
         raise _damaged(path, "it is not what a build has written")

@@ -1,7 +1,7 @@
 """Verify shards: every checksum, member, reference and schema; findings are collected, not raised.
 
 What is sound, `mimicit.shards.soundness` defines. Beside it, this compares every byte with the manifest, and decodes
-every picture: a JPEG of 336 pixels takes 0.4 ms.
+every picture, which is most of the time: a JPEG of 336 x 300 pixels takes 0.3 ms.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from typing import Any, Final
 import orjson
 
 from mimicit.errors import TrainError, UsageError
+from mimicit.shards.files import read_regular
 from otter_train.checkpoint import is_checkpointed, open_checkpoint
 from otter_train.conversion.completeness import vocabulary_names, vocabulary_rows
 from otter_train.conversion.frozen import empty_model, frozen_weights, tied_names
@@ -231,7 +232,7 @@ def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        value = orjson.loads(path.read_bytes())
+        value = orjson.loads(read_regular(path))
     except (OSError, orjson.JSONDecodeError) as error:
         raise TrainError(f"{path}: no JSON ({error})") from None
     return value if isinstance(value, dict) else {}

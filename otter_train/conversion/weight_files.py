@@ -21,7 +21,7 @@ from torch import Tensor
 
 from mimicit.errors import TrainError
 from mimicit.schema import canonical_json
-from mimicit.shards.files import publish, write_atomically
+from mimicit.shards.files import publish, read_regular, write_atomically
 from otter_train.model.cleaning import unwrapped
 from otter_train.model.lazy import LazyTensor
 
@@ -77,7 +77,7 @@ def read_notes(path: Path) -> dict[str, Any]:
     path = find_weights(path)
     if path.name.endswith(_INDEX):
         try:
-            places = orjson.loads(path.read_bytes())["weight_map"]
+            places = orjson.loads(read_regular(path))["weight_map"]
             path = path.with_name(min(Path(str(name)).name for name in places.values()))
         except (OSError, orjson.JSONDecodeError, KeyError, TypeError, AttributeError, ValueError):
             return {}  # `read_weights` says what is wrong with it
@@ -89,7 +89,7 @@ def read_notes(path: Path) -> dict[str, Any]:
         except (SafetensorError, OSError):
             return {}
     elif (beside := path.with_name(path.name + _NOTES_SUFFIX)).is_file():
-        text = beside.read_bytes()
+        text = read_regular(beside)
     try:
         notes = orjson.loads(text) if text else {}
     except orjson.JSONDecodeError as error:
@@ -142,7 +142,7 @@ def _split(tensors: Mapping[str, LazyTensor], limit: int | None) -> list[dict[st
 
 def _read_shards(index: Path) -> dict[str, LazyTensor]:
     try:
-        places = orjson.loads(index.read_bytes())["weight_map"]
+        places = orjson.loads(read_regular(index))["weight_map"]
         names = sorted({str(name) for name in places.values()})
     except (OSError, orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise TrainError(f"{index}: no index of weights ({type(error).__name__}: {error})") from None
