@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import base64
+import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from mimicit.errors import UsageError
 from otter_train.model import ModelConfig, TokenIds
@@ -192,6 +198,61 @@ def test_a_chat_template_writes_the_prompt_that_was_trained(folder: Path) -> Non
         processor.apply_chat_template(asked, "{{ messages }}")
     with pytest.raises(UsageError, match="take turns"):
         processor.apply_chat_template([*answered, again[0]])
+
+
+_TRUSTING = """
+import sys
+sys.modules["otter_train.pretrained"] = None
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, pipeline
+try:
+    AutoConfig.from_pretrained(sys.argv[1], trust_remote_code=True)
+except ImportError as error:
+    print(error)
+del sys.modules["otter_train.pretrained"]
+model = AutoModelForImageTextToText.from_pretrained(sys.argv[1], trust_remote_code=True)
+processor = AutoProcessor.from_pretrained(sys.argv[1], trust_remote_code=True)
+print(type(model).__module__, type(processor).__module__)
+model.save_pretrained(sys.argv[2])
+processor.save_pretrained(sys.argv[2])
+ask = pipeline("image-text-to-text", model=sys.argv[2], trust_remote_code=True)
+content = [{"type": "image", "path": sys.argv[1] + "/a.png"}, {"type": "text", "text": "which colour?"}]
+turns = [{"role": "user", "content": content}]
+(answer,) = ask(text=turns, max_new_tokens=3, return_full_text=False)
+print(repr(answer["generated_text"]))
+"""
+
+
+def test_what_a_folder_names_for_those_who_trust_it_is_this_code(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    ours = {"OtterConfig": OtterConfig, "OtterForConditionalGeneration": OtterForConditionalGeneration,
+            "OtterProcessor": OtterProcessor}  # fmt: skip
+    named = json.loads((folder / "config.json").read_text())["auto_map"]
+    assert set(named) == {"AutoConfig", "AutoModelForImageTextToText", "AutoProcessor"}
+    assert json.loads((folder / "processor_config.json").read_text())["auto_map"].items() <= named.items()
+    for name in named.values():
+        assert get_class_from_dynamic_module(name, str(folder)) is ours[name.split(".")[1]]
+    monkeypatch.setitem(sys.modules, "otter_train.pretrained", None)
+    with pytest.raises(ImportError, match=r"needs the package mimicit .*pip install 'mimicit\[train\]'$"):
+        get_class_from_dynamic_module(named["AutoConfig"], str(shutil.copytree(folder, tmp_path / "other")))
+
+
+@pytest.mark.slow
+def test_a_repository_loads_where_its_code_is_trusted(folder: Path, tmp_path: Path) -> None:
+    """By a program that knows nothing of this package, and with one line where it is not installed."""
+    command = [sys.executable, "-c", _TRUSTING, str(folder), str(tmp_path / "again")]
+    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == 0, done.stderr
+    missing, modules, answer = done.stdout.splitlines()
+    assert "needs the package mimicit" in missing and "pip install 'mimicit[train]'" in missing
+    assert modules == "otter_train.pretrained.modeling otter_train.pretrained.processing"
+    ask = pipeline("image-text-to-text", model=str(folder))
+    (expected,) = ask(text=chat(folder), max_new_tokens=3, return_full_text=False)
+    assert answer == repr(expected["generated_text"])
+    assert {path.name for path in (tmp_path / "again").glob("*.py")} == {"otter_mimicit.py"}
 
 
 def test_the_pipeline_of_transformers_answers(folder: Path) -> None:

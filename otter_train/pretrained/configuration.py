@@ -11,11 +11,12 @@ from mimicit.errors import TrainError
 from otter_train.model.build import architecture_of, config_of, language_config
 from otter_train.model.config import LanguageConfig, ModelConfig, PerceiverConfig, VisionConfig
 from otter_train.model.otter import TokenIds
+from otter_train.pretrained.remote_code import AUTO_MAP, Portable
 
 __all__ = ["OtterConfig"]
 
 
-class OtterConfig(PreTrainedConfig):  # type: ignore[misc]
+class OtterConfig(Portable, PreTrainedConfig):  # type: ignore[misc]
     """The configuration of `OtterForConditionalGeneration`; make one with `from_model_config`.
 
     ``text_config`` is that of the language model, as transformers knows it. ``vision``, ``perceiver`` and
@@ -45,6 +46,7 @@ class OtterConfig(PreTrainedConfig):  # type: ignore[misc]
         self.image_token_id: Any = image_token_id
         self.endofchunk_token_id: Any = endofchunk_token_id
         self.answer_token_id: Any = answer_token_id
+        kwargs.setdefault("auto_map", dict(AUTO_MAP))
         kwargs.setdefault("tie_word_embeddings", getattr(self.text_config, "tie_word_embeddings", False))
         super().__init__(**kwargs)
         self.pad_token_id: Any = pad_token_id

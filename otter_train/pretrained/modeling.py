@@ -22,6 +22,7 @@ from otter_train.model.language import Conditioning
 from otter_train.model.otter import Otter
 from otter_train.model.padding import positions
 from otter_train.pretrained.configuration import OtterConfig
+from otter_train.pretrained.remote_code import Portable
 
 __all__ = ["OtterForConditionalGeneration", "ProjectedMedia"]
 
@@ -39,7 +40,7 @@ class ProjectedMedia(NamedTuple):
         return self._replace(blocks=tuple(blocks))
 
 
-class OtterForConditionalGeneration(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
+class OtterForConditionalGeneration(Portable, PreTrainedModel, GenerationMixin):  # type: ignore[misc]
     """An Otter that transformers can load, save, push and generate with.
 
     Inputs are named as in training: ``input_ids`` (B, T), ``vision_x`` float (B, T_img, F, 3, H, W), normalised

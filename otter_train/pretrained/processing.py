@@ -19,6 +19,7 @@ from mimicit.prompt import ANSWER, ENDOFCHUNK, SPECIAL_TOKENS, chunk, template_n
 from mimicit.records import Triplet
 from otter_train.model.vision import CLIP_MEAN, CLIP_STD
 from otter_train.pictures import fit, normalise
+from otter_train.pretrained.remote_code import PROCESSOR_MAP, Portable
 from otter_train.tokenizer import special_ids
 
 __all__ = ["OtterProcessor", "Prompt"]
@@ -42,7 +43,7 @@ class _Conversation(NamedTuple):
     media: list[Any]
 
 
-class OtterProcessor(ProcessorMixin):  # type: ignore[misc]
+class OtterProcessor(Portable, ProcessorMixin):  # type: ignore[misc]
     """Makes ``input_ids``, ``attention_mask``, ``vision_x`` and ``vision_mask`` for `OtterForConditionalGeneration`.
 
     ``image_size``, ``image_mean`` and ``image_std`` are those of the vision tower; ``template`` names the prompt
@@ -62,6 +63,7 @@ class OtterProcessor(ProcessorMixin):  # type: ignore[misc]
         self.image_mean = list(image_mean)
         self.image_std = list(image_std)
         self.template = template
+        self.auto_map = dict(PROCESSOR_MAP)
 
     def __call__(
         self,

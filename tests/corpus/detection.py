@@ -71,7 +71,9 @@ def _encoded(root: Path) -> None:
         put(root, f"beside/{name}.png", picture(RED))
         put(root, f"beside/{name}.txt", f"{name} 😀".encode(encoding))
     put(root, "beside/p.png", picture(RED))
-    put(root, "beside/p.json", json.dumps({"instruction": "Où?", "answer": "p 😀"}, ensure_ascii=False).encode("utf-16"))
+    put(
+        root, "beside/p.json", json.dumps({"instruction": "Où?", "answer": "p 😀"}, ensure_ascii=False).encode("utf-16")
+    )
     members = [("q.png", picture(RED)), ("q.txt", "q 😀".encode("utf-16"))]
     described = {"conversations": _talk("Où?", "r 😀")["conversations"]}
     members += [("r.png", picture(RED)), ("r.json", json.dumps(described, ensure_ascii=False).encode("utf-16"))]
