@@ -137,6 +137,8 @@ def main(
         def answer(sample: Sample, hand_over: Callable[[str], None]) -> str:
             text = ""
             prompt = trained.encoder.encode(sample, with_answer=False)
+            if cut := prompt.cut.in_words(trained.encoder.max_tokens):
+                note(cut)
             for piece in stream_answers(trained, [prompt], [options]):
                 text += piece.text
                 hand_over(piece.text)

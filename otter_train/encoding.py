@@ -40,6 +40,15 @@ class Cut(NamedTuple):
     instructions: int = 0
     answers: int = 0
 
+    def in_words(self, most: int) -> str:
+        """What of a question did not fit into ``most`` tokens, for a person to read; empty if nothing."""
+        parts = []
+        if self.context_triplets:
+            parts.append(f"the first {self.context_triplets} of what was said or shown before")
+        if self.instructions:
+            parts.append("the beginning of the question")
+        return f"left out, because more than {most} tokens do not fit: {' and '.join(parts)}" if parts else ""
+
     def plus(self, other: Cut) -> Cut:
         """The sum, field by field."""
         return Cut(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))

@@ -16,7 +16,7 @@ _FILE = click.Path(path_type=Path)
 
 @click.command(cls=Program, context_settings=HELP)
 @click.option("--checkpoint", type=_FILE, required=True, help="Run, checkpoint, or model of any layout.")
-@click.option("--image", type=_FILE, help="Picture that the question is about.")
+@click.option("--image", type=_FILE, multiple=True, help="Picture that the question is about; once per picture.")
 @click.option("--video", type=_FILE, help="Clip that the question is about, instead of a picture.")
 @click.option("--prompt", required=True, help="The question.")
 @click.option("--context-image", type=_FILE, multiple=True, help="Picture of an example; once per example.")
@@ -34,7 +34,7 @@ _FILE = click.Path(path_type=Path)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def main(
     checkpoint: Path,
-    image: Path | None,
+    image: tuple[Path, ...],
     video: Path | None,
     prompt: str,
     context_image: tuple[Path, ...],
@@ -67,14 +67,18 @@ def main(
             max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, beams=beams
         )
         examples = pair_examples(context_image, context_prompt, context_answer)
-        sample = question_sample(prompt, image=image, video=video, examples=examples, frames=frames)
+        sample = question_sample(prompt, images=image, video=video, examples=examples, frames=frames)
         trained = load_trained_model(
             checkpoint, device=device, language_model=language_model, vision_model=vision_model
         )
+        cut = trained.encoder.encode(sample, with_answer=False).cut
         ((_, answer),) = answer_each(trained, [sample], options)
+    if words := cut.in_words(trained.encoder.max_tokens):
+        click.echo(words, err=True)
     if as_json:
         asked = {"checkpoint": str(trained.source), "step": trained.step, "prompt": prompt}
-        click.echo(canonical_json({**asked, "answer": answer}))
+        left_out = {"examples": cut.context_triplets, "beginning_of_question": bool(cut.instructions)}
+        click.echo(canonical_json({**asked, "answer": answer, "left_out": left_out}))
     else:
         click.echo(answer)
         if not answer:

@@ -68,13 +68,13 @@ def pair_examples(images: Sequence[Path], prompts: Sequence[str], answers: Seque
 
 
 def question_sample(
-    prompt: str, *, image: Path | None, video: Path | None, examples: Sequence[Example] = (), frames: int = 8
+    prompt: str, *, images: Sequence[Path] = (), video: Path | None, examples: Sequence[Example] = (), frames: int = 8
 ) -> Sample:
-    """A sample whose query is ``prompt`` about a picture or a clip (or about nothing), after ``examples``.
+    """A sample whose query is ``prompt`` about pictures or a clip (or about nothing), after ``examples``.
 
     `UsageError` where a file cannot be used, or a text holds a special token.
     """
-    if image is not None and video is not None:
+    if images and video is not None:
         raise UsageError("give --image or --video, not both")
     for text in (prompt, *(words for _, question, answer in examples for words in (question, answer))):
         check_words(text)  # before any file is read
@@ -83,9 +83,7 @@ def question_sample(
         Turn(instruction=question, answer=answer, media=(media_from_file(path, "image", options),))
         for path, question, answer in examples
     ]
-    shown: tuple[Media, ...] = ()
-    if image is not None:
-        shown = (media_from_file(image, "image", options),)
-    elif video is not None:
+    shown = tuple(media_from_file(image, "image", options) for image in images)
+    if video is not None:
         shown = (media_from_file(video, "video", options),)
     return asking_sample([*turns, Turn(instruction=prompt, media=shown)], relation="related", origin="command-line")

@@ -41,12 +41,19 @@ def stream_tokens(
     with torch.no_grad(), autocast(device, precision):
         reader = _reader(model, prompts)
     generators = [torch.Generator().manual_seed(one.seed % 2**63) for one in options]
+    penalties = {
+        row: _Penalty(prompts.lang_x[row][prompts.attention_mask[row]], one, model, stop)
+        for row, one in enumerate(options)
+        if one.penalises
+    }
     counts = [0] * len(options)
     going = set(range(len(options)))
     tokens = prompts.lang_x
     while going := {row for row in going if not is_closed(row)}:
         with torch.no_grad(), autocast(device, precision):
             logits = reader.read(tokens)
+            for row, penalty in penalties.items():
+                penalty.apply(logits[row])
             logits[:, model.token_ids.image] = float("-inf")
             likeliest: list[int] = logits.argmax(dim=-1).tolist()
             chosen: list[int | None] = [None] * len(options)
@@ -54,10 +61,39 @@ def stream_tokens(
                 one = options[row]
                 chosen[row] = likeliest[row] if one.temperature == 0 else _draw(logits[row], one, generators[row])
                 counts[row] += 1
+                if row in penalties:
+                    penalties[row].add(chosen[row])
         yield chosen
         going = {row for row in going if chosen[row] not in stop and counts[row] < options[row].max_new_tokens}
         following = [token if token is not None else model.token_ids.pad for token in chosen]
         tokens = torch.tensor(following, device=device)[:, None]
+
+
+class _Penalty:
+    """What the penalties of one row take off the logits: see `AnswerOptions`."""
+
+    def __init__(self, prompt: Tensor, options: AnswerOptions, model: Otter, stop: Collection[int]) -> None:
+        self._options = options
+        self._counts = torch.zeros(model.language.lm.get_output_embeddings().weight.shape[0], device=prompt.device)
+        self._seen = torch.zeros_like(self._counts, dtype=torch.bool)
+        self._seen[prompt] = True
+        # Else the ends of earlier turns would keep an answer from ending.
+        ids = model.token_ids
+        self._spared = {*stop, ids.image, ids.endofchunk, ids.answer, ids.pad}
+        self._seen[sorted(self._spared)] = False
+
+    def add(self, token: int | None) -> None:
+        """Count a token of the answer."""
+        if token is not None and token not in self._spared:
+            self._counts[token] += 1
+            self._seen[token] = True
+
+    def apply(self, logits: Tensor) -> None:
+        """Change ``logits`` (vocabulary) in place."""
+        one = self._options
+        scaled = torch.where(logits > 0, logits / one.repetition_penalty, logits * one.repetition_penalty)
+        logits.copy_(torch.where(self._seen, scaled, logits))
+        logits.sub_(one.frequency_penalty * self._counts + one.presence_penalty * (self._counts > 0))
 
 
 def _reader(model: Otter, prompts: Batch) -> PromptReader:

@@ -58,7 +58,7 @@ def test_options_are_pinned() -> None:
     [
         (train, ["--shards", "a", "--shards", "b"]),
         (train, ["--shards", "a", "--resume", "--no-resume"]),
-        (generate, ["--checkpoint", "run", "--prompt", "q", "--image", "a", "--image=b"]),
+        (generate, ["--checkpoint", "run", "--prompt", "q", "--video", "a", "--video=b"]),
         (evaluate, ["--checkpoint", "run", "--shards", "a", "--shots", "0", "--shots", "1"]),
         (chat, ["--checkpoint", "run", "--checkpoint", "run"]),
         (mimicit, ["build", "--src", "a", "--src", "b", "--out", "c"]),
@@ -72,7 +72,7 @@ def test_an_option_given_twice_is_refused(command: click.Command, arguments: lis
 
 def test_an_option_that_may_repeat_may(tmp_path: Path) -> None:
     asked = ["--checkpoint", str(tmp_path), "--prompt", "q"]
-    examples = ["--context-prompt", "a", "--context-prompt", "b"]
+    examples = ["--context-prompt", "a", "--context-prompt", "b", "--image", "a.png", "--image", "b.png"]
     assert "given twice" not in CliRunner().invoke(generate, [*asked, *examples]).output
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -17,7 +18,10 @@ from click.testing import CliRunner, Result
 
 from mimicit.build import BuildConfig, build_shards
 from mimicit.build.engine import LocalEngine
+from mimicit.prompt import render
+from otter_train import inference
 from otter_train.__main__ import main
+from otter_train.chat import main as chat
 from otter_train.evaluate import main as evaluate
 from otter_train.generate import main as generate
 from otter_train.metrics import Row, read_table
@@ -80,7 +84,39 @@ def test_a_question_about_a_picture_is_answered(place: Path, where: str) -> None
     result = run(generate, "--checkpoint", place / where, *asked, *examples, "--json")
     assert result.exit_code == 0, result.output
     value = orjson.loads(result.output)
-    assert set(value) == {"answer", "checkpoint", "prompt", "step"} and value["step"] == 3
+    assert set(value) == {"answer", "checkpoint", "left_out", "prompt", "step"} and value["step"] == 3
+    assert value["left_out"] == {"examples": 0, "beginning_of_question": False}
+
+
+def test_one_question_about_several_pictures_shows_all_of_them(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[Any] = []
+    answer_each = inference.answer_each
+
+    def watch(trained: Any, samples: Any, options: Any) -> Any:
+        shown.extend(samples)
+        return answer_each(trained, samples, options)
+
+    monkeypatch.setattr(inference, "answer_each", watch)
+    pictures = sorted(path for path in (place / "raw").rglob("*") if path.suffix in (".jpg", ".png"))[:2]
+    asked = ["--image", pictures[0], "--image", pictures[1], "--prompt", "Which is larger?", "--max-new-tokens", 2]
+    result = run(generate, "--checkpoint", place / "run", *asked)
+    assert result.exit_code == 0, result.output
+    ((sample,),) = [shown]
+    assert [medium.origin for medium in sample.media] == [str(path) for path in pictures]
+    assert render(sample, with_answer=False) == "<image><image>User:Which is larger? GPT:<answer>"
+
+
+def test_it_says_what_of_a_prompt_is_cut(place: Path) -> None:
+    common = ["--checkpoint", place / "run", "--max-new-tokens", 1]
+    long = run(generate, *common, "--prompt", "word " * 600)
+    assert long.exit_code == 0 and "the beginning of the question" in long.stderr
+    assert long.stderr.startswith("left out, because more than ") and long.stderr.count("tokens do not fit") == 1
+    example = ["--context-image", picture(place), "--context-prompt", "word " * 600, "--context-answer", "a"]
+    cut = run(generate, *common, *example, "--prompt", "What?", "--json")
+    assert orjson.loads(cut.stdout)["left_out"] == {"examples": 1, "beginning_of_question": False}
+    assert "the first 1 of what was said or shown before" in cut.stderr
+    talk = CliRunner().invoke(chat, [str(word) for word in common], input="word " * 600 + "\n/quit\n")
+    assert talk.exit_code == 0 and "the beginning of the question" in talk.stderr
 
 
 def test_a_question_about_a_clip_is_answered(place: Path) -> None:

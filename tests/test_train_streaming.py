@@ -121,6 +121,29 @@ def _but_the_last(seeing: torch.Tensor) -> torch.Tensor:
     return blinded
 
 
+def test_penalties_are_those_of_openai_and_of_transformers(model: Otter) -> None:
+    batch = prompts()
+    plain = rows(model, batch, GREEDY)
+    for given in ({"presence_penalty": 1.5}, {"frequency_penalty": -0.4}, {"repetition_penalty": 1.6}):
+        one = AnswerOptions(max_new_tokens=8, **given)
+        mixed = rows(model, batch, [one, GREEDY, one, GREEDY], [SPECIAL.eos])
+        assert mixed[1] == plain[1] and mixed[3] == plain[3]
+        for row in (0, 2):
+            prompt = batch.lang_x[row][batch.attention_mask[row]].tolist()
+            for place, token in enumerate(mixed[row]):
+                logits = forward(model, batch, row, mixed[row][:place])
+                counts = Counter(mixed[row][:place])
+                spared = {SPECIAL.eos, SPECIAL.endofchunk, SPECIAL.answer, SPECIAL.image, SPECIAL.pad}
+                for id in {*prompt, *counts} - spared:
+                    scale = one.repetition_penalty if logits[id] < 0 else 1 / one.repetition_penalty
+                    logits[id] = logits[id] * scale - one.frequency_penalty * counts[id]
+                    logits[id] -= one.presence_penalty * (counts[id] > 0)
+                assert int(logits.argmax()) == token
+    loud = AnswerOptions(max_new_tokens=12, frequency_penalty=2.0, presence_penalty=2.0, repetition_penalty=3.0)
+    repeats = [len(answer) - len(set(answer)) for answer in rows(model, batch, loud)]
+    assert sum(repeats) < sum(len(answer) - len(set(answer)) for answer in plain)
+
+
 def test_what_a_row_draws_does_not_depend_on_its_neighbours(model: Otter) -> None:
     drawing = [AnswerOptions(max_new_tokens=10, temperature=1.5, top_p=0.9, seed=seed) for seed in range(4)]
     together = rows(model, prompts(), drawing)

@@ -93,7 +93,7 @@ class _Endpoint:
             except BaseException:
                 self._worker.release()
                 raise
-        answer = _Answer(ticket, self._model, self._worker)
+        answer = _Answer(ticket, self._model, self._worker, question.asked_tokens)
         if question.stream:
             return _Events(answer, usage=question.usage)
         try:
@@ -124,6 +124,7 @@ class _Answer:
     ticket: Ticket
     model: str
     worker: Worker
+    asked_tokens: int | None
 
     def __post_init__(self) -> None:
         self.id = f"chatcmpl-{uuid.uuid4().hex}"
@@ -171,7 +172,11 @@ class _Answer:
 
     def _usage(self, tokens: int) -> dict[str, int]:
         prompt = self.ticket.prompt_tokens
-        return {"prompt_tokens": prompt, "completion_tokens": tokens, "total_tokens": prompt + tokens}
+        usage = {"prompt_tokens": prompt, "completion_tokens": tokens, "total_tokens": prompt + tokens}
+        granted = self.ticket.options.max_new_tokens
+        if self.asked_tokens is not None and granted < self.asked_tokens:
+            usage["max_tokens"] = granted  # fewer than were asked for: as many as fit
+        return usage
 
 
 class _Events(StreamingResponse):
