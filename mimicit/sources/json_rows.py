@@ -77,16 +77,21 @@ def begins_array(head: bytes) -> bool:
     first, _, rest = text.partition(b"\n")
     if rest.lstrip()[:1] in (b"{", b"[") and first.rstrip().endswith(b"]") and _is_a(list, first):
         return False
-    cursor = JsonCursor(io.BytesIO(text), "")
+    lines = map(bytes.strip, rest.split(b"\n", _LOOK_LINES)[:_LOOK_LINES])
+    objects = sum(line[:1] == b"{" and line[-1:] == b"}" and _is_a(dict, line) for line in lines)
+    return objects <= _elements_before_a_fault(text, objects) if objects else True
+
+
+def _elements_before_a_fault(array: bytes, most: int) -> int:
+    """How many elements can be read of ``array``; ``most`` where there is no fault before it ends."""
+    cursor = JsonCursor(io.BytesIO(array), "")
     passed = 0
     try:
-        for index in cursor.elements():
+        for passed in cursor.elements():
             cursor.value(keep_bytes=0)
-            passed = index + 1
-    except SourceError:
-        if cursor.offset < len(text):
-            return sum(_is_a(dict, line) for line in rest.split(b"\n", _LOOK_LINES)[:_LOOK_LINES]) <= passed
-    return True
+    except SourceError:  # also at the end of what was read
+        return passed
+    return most
 
 
 def _is_a(kind: type, line: bytes) -> bool:
