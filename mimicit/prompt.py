@@ -6,7 +6,8 @@ triplet that shows it, so the order of ``<image>`` tokens is the order of `Sampl
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -22,16 +23,20 @@ __all__ = [
     "Piece",
     "Template",
     "chunk",
+    "joined",
     "pieces",
     "render",
     "template_named",
+    "without_tokens",
 ]
 
 IMAGE: Final = "<image>"
 ANSWER: Final = "<answer>"
 ENDOFCHUNK: Final = "<|endofchunk|>"
 SPECIAL_TOKENS: Final = (ENDOFCHUNK, IMAGE, ANSWER)
-"""The tokens a model must know. No text of a sample may contain one of them."""
+"""The tokens a model must know. Where a person's words hold the name of one, it is words: see `Piece` and `render`."""
+
+_NAMED: Final = re.compile("|".join(f"(?<=<){re.escape(token[1:])}" for token in SPECIAL_TOKENS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,5 +112,15 @@ def pieces(sample: Sample, template: str = "otter", *, with_answer: bool = True)
 
 
 def render(sample: Sample, template: str = "otter", *, with_answer: bool = True) -> str:
-    """The `pieces` of the prompt of ``sample`` as one text."""
-    return "".join(piece.text for piece in pieces(sample, template, with_answer=with_answer))
+    """The `pieces` of the prompt of ``sample`` as one text, with no special tokens but those of the template."""
+    return joined(pieces(sample, template, with_answer=with_answer))
+
+
+def joined(prompt: Iterable[Piece]) -> str:
+    """The pieces of a ``prompt`` as one text, in which words hold no special token (see `without_tokens`)."""
+    return "".join(without_tokens(piece.text) if piece.is_words else piece.text for piece in prompt)
+
+
+def without_tokens(words: str) -> str:
+    """``words`` for a text that a program parses: the name of a special token gets a space, ``< image>``."""
+    return _NAMED.sub(lambda name: f" {name[0]}", words)

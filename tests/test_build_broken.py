@@ -92,8 +92,6 @@ CASES = {
     "video that is text": (put("w.mp4", b"<html>" * 50), record(media="images/w.mp4"), "unsupported_media"),
     "duplicate id": (NOTHING, record(id="good"), "duplicate_id"),
     "empty answer": (NOTHING, record(answer="  "), "empty_answer"),
-    "special token": (NOTHING, record(instruction="What is <|endofchunk|>?"), "special_token"),
-    "image token": (NOTHING, record(answer="an <image>"), "special_token"),
     "no answer": (NOTHING, {"id": "bad", "instruction": "What?"}, "malformed"),
     "answer of the wrong type": (NOTHING, record(answer={"a": 1}), "malformed"),
     "NUL in a path": (NOTHING, record(media="images/\0.jpg"), "malformed"),

@@ -35,7 +35,7 @@ from tests.factories.formats import (
 from tests.factories.sources import put, put_lines
 
 CUT = raw.picture(1)[:200]
-SPECIAL = "An <answer>."
+ODD = "Half a word\0."
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ def faulty_mmc4(root: Path) -> Faulty:
         mmc4_document([good] * 6, id="six"),
         mmc4_document([good], ["a", " ", " "], id="unpaired"),
         mmc4_document([], id="no picture"),
-        mmc4_document([good], [SPECIAL], id="special"),
+        mmc4_document([good], [ODD], id="special"),
         mmc4_document([mmc4_image("good.jpg", 0)], id="good"),
         mmc4_document([mmc4_image("cut.jpg", 0)], id="only a cut one"),
         mmc4_document([good], id="text") | {"text_list": "s0"},
@@ -162,7 +162,7 @@ def faulty_mmc4(root: Path) -> Faulty:
             ("media", "import", "unpaired_media", r"x\.jsonl:10"),
             ("record", "import", "no_media", r"x\.jsonl:10"),
             ("record", "import", "no_media", r"x\.jsonl:11"),
-            ("record", "import", "special_token", r"x\.jsonl:12"),
+            ("record", "import", "malformed", r"x\.jsonl:12"),
             ("record", "import", "duplicate_id", r"x\.jsonl:13"),
             ("record", "media", "truncated_image", r"x\.jsonl:14"),
             ("record", "import", "malformed", r"x\.jsonl:15"),
@@ -185,7 +185,7 @@ def faulty_obelics(root: Path) -> Faulty:
         [urls[1], "only a cut one"],
         ["no picture"],
         [urls[0]],
-        [urls[0], SPECIAL],
+        [urls[0], ODD],
     ]
     table = obelics_table(documents)
     write_table(root, "x.parquet", pa.concat_tables([table, table.slice(0, 1)]))
@@ -200,7 +200,7 @@ def faulty_obelics(root: Path) -> Faulty:
             ("record", "media", "truncated_image", r"x\.parquet\[2\]"),
             ("record", "import", "no_media", r"x\.parquet\[3\]"),
             ("record", "import", "empty_answer", r"x\.parquet\[4\]"),
-            ("record", "import", "special_token", r"x\.parquet\[5\]"),
+            ("record", "import", "malformed", r"x\.parquet\[5\]"),
             ("record", "import", "duplicate_id", r"x\.parquet\[6\]"),
         ],
     )
@@ -211,7 +211,7 @@ def faulty_vqav2(root: Path) -> Faulty:
     put(root, "train2014/COCO_train2014_000000000002.jpg", CUT)
     pictures = {10: 1, 11: 1, 12: 2, 13: 3, 14: 1, 15: 1}
     questions: list[Any] = [vqa_question(id, picture) for id, picture in pictures.items()]
-    questions += [vqa_question(10, 1), vqa_question(16, 1, question=SPECIAL), 7]
+    questions += [vqa_question(10, 1), vqa_question(16, 1, question=ODD), 7]
     answers = [vqa_annotation(id, picture) for id, picture in pictures.items() if id not in (11, 15)]
     answers += [vqa_annotation(15, 9), vqa_annotation(16, 1), vqa_annotation(99, 1)]
     put_vqa(root, ".", questions, answers)
@@ -224,7 +224,7 @@ def faulty_vqav2(root: Path) -> Faulty:
             ("record", "import", "missing_file", rf"{place}\[3\]"),
             ("record", "import", "malformed", rf"{place}\[5\]"),
             ("record", "import", "duplicate_id", rf"{place}\[6\]"),
-            ("record", "import", "special_token", rf"{place}\[7\]"),
+            ("record", "import", "malformed", rf"{place}\[7\]"),
             ("record", "import", "malformed", rf"{place}\[8\]"),
             ("reference", "import", "dangling_reference", r"v2_mscoco_train2014_annotations\.json#annotations\[6\]"),
         ],
@@ -235,10 +235,10 @@ def faulty_coco(root: Path) -> Faulty:
     put(root, "val2017/000000000001.jpg", raw.picture(0))
     put(root, "val2017/000000000002.jpg", CUT)
     images = [coco_image(1), coco_image(2), coco_image(3), coco_image(4, "../4.jpg"), coco_image(1)]
-    captions = [(1, "Good."), (2, "Cut."), (3, "Absent."), (4, "Outside."), (5, "Unknown."), (1, " "), (1, SPECIAL)]
+    captions = [(1, "Good."), (2, "Cut."), (3, "Absent."), (4, "Outside."), (5, "Unknown."), (1, " "), (1, ODD)]
     rows = [{"id": number, "image_id": image, "caption": text} for number, (image, text) in enumerate(captions)]
     put(root, "captions_val2017.json", coco(images, [*rows, rows[0], None]))
-    reasons = ["missing_file", "outside_root", "dangling_reference", "empty_answer", "special_token", "duplicate_id"]
+    reasons = ["missing_file", "outside_root", "dangling_reference", "empty_answer", "malformed", "duplicate_id"]
     place = r"captions_val2017\.json#annotations"
     return Faulty(
         out=1,
@@ -260,12 +260,12 @@ def faulty_captions(root: Path) -> Faulty:
         {"image": "none.jpg", "caption": "Absent."},
         {"image": "../../a.jpg", "caption": "Outside."},
         {"image": "a.jpg", "caption": ""},
-        {"image": "a.jpg", "caption": SPECIAL},
+        {"image": "a.jpg", "caption": ODD},
         good,
         7,
     ]
     put(root, "x.json", rows)
-    reasons = ["missing_file", "outside_root", "empty_answer", "special_token", "duplicate_id", "malformed"]
+    reasons = ["missing_file", "outside_root", "empty_answer", "malformed", "duplicate_id", "malformed"]
     return Faulty(
         out=1,
         rejects=[
@@ -279,10 +279,10 @@ def faulty_minigpt4(root: Path) -> Faulty:
     put(root, "image/1.jpg", raw.picture(0))
     put(root, "image/2.jpg", CUT)
     put(root, "image/4.jpg", raw.picture(4))
-    captions = [("1", "Good."), ("2", "Cut."), ("3", "Absent."), ("../../3", "Outside."), ("4", ""), ("4", SPECIAL)]
+    captions = [("1", "Good."), ("2", "Cut."), ("3", "Absent."), ("../../3", "Outside."), ("4", ""), ("4", ODD)]
     rows: list[Any] = [{"image_id": id, "caption": text} for id, text in captions]
     put(root, "filter_cap.json", {"annotations": [*rows, rows[0], 7]})
-    reasons = ["missing_file", "outside_root", "empty_answer", "special_token", "duplicate_id", "malformed"]
+    reasons = ["missing_file", "outside_root", "empty_answer", "malformed", "duplicate_id", "malformed"]
     place = r"filter_cap\.json#annotations"
     return Faulty(
         out=1,
@@ -298,10 +298,10 @@ def faulty_video_chatgpt(root: Path) -> Faulty:
     raw.clip(root / "videos" / "good.mp4")
     put(root, "videos/cut.webm", b"\x1aE\xdf\xa3 and then nothing")
     good = {"q": "What?", "a": "Good.", "video_id": "good", "id": "good"}
-    bad = [{"video_id": "cut"}, {"video_id": "none"}, {"video_id": "../../v"}, {"a": ""}, {"q": SPECIAL}]
+    bad = [{"video_id": "cut"}, {"video_id": "none"}, {"video_id": "../../v"}, {"a": ""}, {"q": ODD}]
     rows = [good, *(good | fields | {"id": number} for number, fields in enumerate(bad)), good, 7]
     put(root, "x.json", rows)
-    reasons = ["missing_file", "outside_root", "empty_answer", "special_token", "duplicate_id", "malformed"]
+    reasons = ["missing_file", "outside_root", "empty_answer", "malformed", "duplicate_id", "malformed"]
     return Faulty(
         out=1,
         rejects=[
@@ -320,12 +320,12 @@ def faulty_videochat2(root: Path) -> Faulty:
         {"video": "none.mp4"},
         {"video": "../a.mp4"},
         {"QA": [{"q": "What?", "a": ""}]},
-        {"QA": [{"q": SPECIAL, "a": "Yes."}]},
+        {"QA": [{"q": ODD, "a": "Yes."}]},
         {"QA": [{"q": "<image> or <image>?", "a": "Yes."}]},
         {"start": 0.0, "end": 1.0},
     ]
     put(root, "x.json", [good, *(good | fields | {"id": n} for n, fields in enumerate(bad)), good, 7])
-    reasons = ["missing_file", "outside_root", "empty_answer", "special_token", "placeholder_mismatch"]
+    reasons = ["missing_file", "outside_root", "empty_answer", "malformed", "placeholder_mismatch"]
     reasons += ["unsupported_media", "duplicate_id", "malformed"]
     return Faulty(
         out=1,
@@ -340,13 +340,13 @@ def faulty_alpaca(root: Path) -> Faulty:
     good = {"id": "good", "instruction": "Add.", "input": "1 and 2", "output": "3"}
     bad = [
         {"output": ""},
-        {"instruction": SPECIAL},
+        {"instruction": ODD},
         {"instruction": "<image>"},
         {"images": ["a.jpg"]},
         {"history": "Hi."},
     ]
     put(root, "x.json", [good, *(good | fields | {"id": n} for n, fields in enumerate(bad)), good, 7])
-    reasons = ["empty_answer", "special_token", "placeholder_mismatch", "unsupported_media", "malformed"]
+    reasons = ["empty_answer", "malformed", "placeholder_mismatch", "unsupported_media", "malformed"]
     reasons += ["duplicate_id", "malformed"]
     return Faulty(out=1, rejects=[("record", "import", r, rf"x\.json\[{n}\]") for n, r in enumerate(reasons, 1)])
 

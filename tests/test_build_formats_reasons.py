@@ -47,12 +47,11 @@ Faults = dict[tuple[str, str], int]
 """How many rejects of each (scope, reason) a set has."""
 
 TEXT_FAULTS: Final[dict[str, Any]] = {
-    "special_token": "An <answer>.",
     "empty_answer": " ",
     "too_long": "x" * 1_000_001,
     "malformed": {"no": "text"},
 }
-"""What is wrong with the answers of four records, by reason."""
+"""What is wrong with the answers of three records, by reason."""
 PATH_FAULTS: Final = {"missing_file": "none.jpg", "outside_root": "../../a.jpg"}
 
 
@@ -137,7 +136,6 @@ def mmc4(root: Path) -> Faults:
         mmc4_document([mmc4_image("tarred.jpg", 0), *[good] * 6], id="good"),
         mmc4_document([good], ["a", " ", " "], id="unpaired"),
         mmc4_document([good], [" ", " ", " "], id="no text"),
-        mmc4_document([good], ["An <answer>.", "b", "c"], id="special"),
         mmc4_document([good], ["x" * 1_000_001, "b", "c"], id="long"),
         mmc4_document([good], id="malformed") | {"text_list": "s0"},
         mmc4_document([good], id="good"),
@@ -145,7 +143,7 @@ def mmc4(root: Path) -> Faults:
     put_lines(root, "x.jsonl", documents)
     media = ("file_size", "missing_file", "low_similarity", "outside_root", "malformed", "unpaired_media")
     media += ("too_many_pictures", "too_many_pictures", "duplicate_id", "outside_root", "unsupported_media")
-    return records(*("no_media", "empty_answer", "special_token", "too_long", "malformed", "duplicate_id"), media=media)
+    return records(*("no_media", "empty_answer", "too_long", "malformed", "duplicate_id"), media=media)
 
 
 def mmc4_zipped(root: Path) -> Faults:
@@ -166,7 +164,6 @@ def obelics(root: Path) -> Faults:
         [*urls, "loses three", urls[0]],
         ["no picture"],
         [urls[0]],
-        [urls[0], "An <answer>."],
         [urls[0], "x" * 1_000_001],
         [urls[0], "good"],
     ]
@@ -174,7 +171,7 @@ def obelics(root: Path) -> Faults:
         table = obelics_table(pieces).set_column(2, "general_metadata", [[general] * len(pieces)])
         write_table(root, f"{name}.parquet", table)
     return records(
-        *("no_media", "empty_answer", "special_token", "too_long", "duplicate_id", "malformed"),
+        *("no_media", "empty_answer", "too_long", "duplicate_id", "malformed"),
         media=("outside_root", "malformed", "missing_file", "unpaired_media"),
         reference=("malformed",),
     )
@@ -297,13 +294,13 @@ def shards(root: Path) -> Faults:
         return [(f"{sample.key}.json", sample_to_json(sample)), (f"{sample.key}.000.jpg", medium.data[0])]
 
     files = members("good")
-    files += [*members("special", answer="An <answer>."), *members("long", answer="x" * 1_000_001)]
+    files += [*members("long", answer="x" * 1_000_001)]
     files += [*members("empty", answer=" "), *members("mute")[1:], *members("blind")[:1]]
     files += [(members("broken")[0][0], b"{"), (members("odd")[0][0], {"format": "mimicit/2"})]
     put_tar(root, "shard-000.tar", files)
     put_tar(root, "shard-001.tar", [*members("good"), ("../x.json", "{}")])
     return records(
-        *("special_token", "too_long", "empty_answer", "missing_sidecar", "missing_file", "malformed", "schema"),
+        *("too_long", "empty_answer", "missing_sidecar", "missing_file", "malformed", "schema"),
         "duplicate_id",
         media=("outside_root",),
     )

@@ -62,7 +62,6 @@ def test_the_history_is_the_same_conversation(tmp_path: Path) -> None:
         ({"output": ["3"]}, ["malformed"]),
         ({"instruction": "", "input": ""}, ["malformed"]),
         ({"instruction": 7}, ["malformed"]),
-        ({"instruction": "<|endofchunk|>"}, ["special_token"]),
         ({"instruction": "<image>What?"}, ["placeholder_mismatch"]),
         ({"images": ["a.jpg"]}, ["unsupported_media"]),
         ({"history": "Hi."}, ["malformed"]),

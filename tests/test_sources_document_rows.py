@@ -111,7 +111,6 @@ def test_a_free_field_called_document_stays_one(tmp_path: Path) -> None:
         ([{"text": "a", "media": "media/0.jpg"}], "malformed"),
         ([{"text": "a"}, {"media": "media/0.jpg"}], "malformed"),
         ([{"media": "nowhere.jpg"}, {"text": "a"}], "missing_file"),
-        ([{"text": "<image>"}], "special_token"),
     ],
 )
 def test_documents_that_are_none(tmp_path: Path, pieces: list[Any], reason: str) -> None:

@@ -130,14 +130,14 @@ def test_pictures_are_looked_for_beside_the_file_then_at_the_root_then_in_images
         ({"conversations": talk("<image><image>", "This.", "And?", "That.")}, ["placeholder_mismatch"] * 2),
         ({"image": None}, ["placeholder_mismatch"]),
         ({"conversations": talk("<image 2>What?", "This.")}, ["placeholder_mismatch"]),
-        ({"conversations": talk("<image>What?", "See <image>.")}, ["special_token"]),
+        ({"conversations": talk("<image>What?", "See <image>.")}, []),
         ({"image": "none.jpg"}, ["missing_file"]),
         ({"image": "../../a.jpg"}, ["outside_root"]),
         ({"image": ["a.jpg", 7]}, ["malformed"]),
         ({"conversations": talk("<image>\nWhat?", "  ")}, ["empty_answer"]),
         ({"conversations": talk("<image>\nWhat?")}, ["empty_answer"]),
-        ({"conversations": talk("<image>\nWhat?", "An <image>.")}, ["special_token"]),
-        ({"conversations": talk("<image>\nWhat is <answer>?", "This.")}, ["special_token"]),
+        ({"conversations": talk("<image>\nWhat?", "An <image>.")}, []),
+        ({"conversations": talk("<image>\nWhat is <answer>?", "This.")}, []),
         ({"conversations": talk("<im<image>age>", "This.")}, []),
         ({"conversations": talk("<image>\nWhat?", {"text": "This."})}, ["malformed"]),
         ({"conversations": talk("<image>\nA?", "B.", None, "C.")}, ["malformed"]),
@@ -151,7 +151,7 @@ def test_pictures_are_looked_for_beside_the_file_then_at_the_root_then_in_images
         ({"conversations": talk([{"type": "image"}, {"type": "image"}], "B.")}, ["placeholder_mismatch"]),
         (
             {"conversations": talk("<image>A?", [{"type": "text", "text": "B"}, {"type": "image"}])},
-            ["special_token"],
+            [],
         ),
         ({"id": []}, ["malformed"]),
         ({"audios": ["a.mp3"]}, ["unsupported_media"]),
@@ -164,9 +164,9 @@ def test_a_bad_record_is_one_reject_for_each_turn(root: Path, fields: dict[str, 
 
 
 def test_a_turn_that_is_left_out_leaves_the_others_whole(root: Path) -> None:
-    texts = talk("<image>\nA?", "", "B?", "Yes.", "<answer>", "No.", "D?", "Maybe.")
+    texts = talk("<image>\nA?", "", "B?", "Yes.", "\0", "No.", "D?", "Maybe.")
     items = read(root, {"id": "r", "image": "a.jpg", "conversations": texts})
-    assert reasons_of(items) == ["empty_answer", "special_token"]
+    assert reasons_of(items) == ["empty_answer", "malformed"]
     assert [(t.id, t.turn, len(t.media)) for t in triplets_of(items)] == [("r_1", 1, 1), ("r_3", 3, 1)]
 
 

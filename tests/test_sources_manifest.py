@@ -195,7 +195,6 @@ def test_meta_of_its_own_and_other_columns_are_one(tmp_path: Path) -> None:
         ({"answer": [{}]}, "malformed"),
         ({"answer": [None]}, "empty_answer"),
         ({"instruction": 7}, "malformed"),
-        ({"instruction": "<answer>"}, "special_token"),
         ({"instruction": None}, "malformed"),
         ({"media": "none.jpg"}, "missing_file"),
         ({"media": "../../secret.jpg"}, "outside_root"),

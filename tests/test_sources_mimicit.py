@@ -155,7 +155,6 @@ def test_each_file_of_instructions_is_a_source_with_the_pictures_of_its_set(tmp_
         ({"answer": "This."}, "malformed"),
         ({"instruction": "What?"}, "malformed"),
         (instruction(answer=" "), "empty_answer"),
-        (instruction(answer="<image>"), "special_token"),
         (instruction(instruction=["What?"]), "malformed"),
         (instruction(image_ids=[[]]), "malformed"),
         (instruction(image_ids={"a": 1}), "malformed"),

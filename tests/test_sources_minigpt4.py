@@ -43,7 +43,6 @@ def test_pictures_are_found_by_their_name_without_extension(root: Path, indent: 
         (CAPTION | {"image_id": None}, "malformed"),
         (CAPTION | {"caption": " "}, "empty_answer"),
         (CAPTION | {"caption": ["A man."]}, "malformed"),
-        (CAPTION | {"caption": "A <image>."}, "special_token"),
         (None, "malformed"),
     ],
 )

@@ -77,7 +77,6 @@ def row(**fields: Any) -> dict[str, Any]:
         ({"images": [URLS[0], URLS[0]]}, "malformed"),
         ({"texts": [None, None]}, "malformed"),
         ({"texts": None}, "malformed"),
-        ({"texts": [None, "an <answer>"]}, "special_token"),
         ({"texts": [None, " "]}, "empty_answer"),
         ({"images": [None], "texts": ["a"]}, "no_media"),
         ({"images": [], "texts": []}, "empty_answer"),

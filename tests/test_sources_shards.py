@@ -127,8 +127,8 @@ def test_members_that_are_missing_or_odd(tmp_path: Path) -> None:
         assert reasons_of(items_of(tmp_path)) == [reason]
     put_tar(tmp_path, "a.tar", [*members(good), (f"{bad.key}.json", b"{")])
     assert reasons_of(items_of(tmp_path)) == ["malformed"]
-    put_tar(tmp_path, "a.tar", members(good) + members(make_sample("x", [replace(A, answer="<image>")], {})))
-    assert reasons_of(items_of(tmp_path)) == ["special_token"]
+    put_tar(tmp_path, "a.tar", members(good) + members(make_sample("x", [replace(A, instruction="<image>")], {})))
+    assert reasons_of(items_of(tmp_path)) == ["placeholder_mismatch"]
 
 
 def test_a_finished_folder_is_complete_or_a_fault(tmp_path: Path) -> None:

@@ -7,13 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicit.errors import RejectedError
-from mimicit.prompt import SPECIAL_TOKENS
+from mimicit.prompt import IMAGE, SPECIAL_TOKENS
 from mimicit.schema import canonical_json
 from mimicit.sources.text import (
     MAX_TEXT_CHARACTERS,
     checked_answer,
     checked_id,
     checked_ids,
+    checked_instruction,
     checked_meta,
     checked_text,
     derived_id,
@@ -32,18 +33,19 @@ def reason(check: Any, *arguments: Any) -> str:
 
 @given(odd_text)
 def test_a_checked_text_is_clean_and_else_unchanged(text: str) -> None:
-    if any(token in text for token in (*SPECIAL_TOKENS, "\0", "\ud800")):
-        assert reason(checked_text, text, "instruction") in ("special_token", "malformed")
+    if any(character in text for character in ("\0", "\ud800")):
+        assert reason(checked_text, text, "answer") == "malformed"
     else:
-        assert checked_text(text, "instruction") == text.strip()
+        assert checked_text(text, "answer") == text.strip()
+        if IMAGE in text:
+            assert reason(checked_instruction, text) == "placeholder_mismatch"
+        else:
+            assert checked_instruction(text) == text.strip()
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("a <image> b", "special_token"),
-        ("<|endofchunk|>", "special_token"),
-        ("x<answer>", "special_token"),
         ("nul\0", "malformed"),
         ("\udc80", "malformed"),
         (None, "malformed"),

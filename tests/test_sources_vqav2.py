@@ -74,7 +74,6 @@ def test_a_test_split_is_rejected_question_by_question(root: Path) -> None:
         (QUESTION, vqa_annotation(458752000, 7), "malformed"),  # another picture
         (QUESTION | {"image_id": "458752"}, ANNOTATION, "malformed"),
         (QUESTION | {"question": ""}, ANNOTATION, "malformed"),
-        (QUESTION | {"question": "What <image>?"}, ANNOTATION, "special_token"),
         (QUESTION | {"question_id": None}, None, "malformed"),
         (QUESTION, ANNOTATION | {"multiple_choice_answer": " "}, "empty_answer"),
         (QUESTION, ANNOTATION | {"multiple_choice_answer": None}, "empty_answer"),

@@ -19,6 +19,7 @@ from mimicit.build.config import SourceRules
 from mimicit.build.filters import Fault, FilterConfig, text_fault
 from mimicit.build.progress import Progress
 from mimicit.errors import SchemaError, SourceError
+from mimicit.prompt import SPECIAL_TOKENS
 from mimicit.schema import canonical_json, null_for_nan
 from mimicit.sources import SOURCES
 from mimicit.sources.base import MAX_MEDIA, MAX_RELATED, Note, Picture, RawTriplet, Reject, SourceSpec, TrainEntry
@@ -122,6 +123,9 @@ def _add_triplet(catalog: Catalog, source: int, spec: SourceSpec, triplet: RawTr
         return
     try:
         meta = _meta_json(catalog, source, triplet)
+        texts = (triplet.instruction, triplet.answer, *(text for _, text in triplet.parts))
+        if any("<" in text and any(token in text for token in SPECIAL_TOKENS) for text in texts):
+            catalog.add_note(source, "tokens_as_words", triplet.place)
         if _insert(catalog, source, triplet, triplet.id, meta):
             return
         if SOURCES[spec.format].ids_repeat and not _says_the_same(catalog, source, triplet, triplet.id):

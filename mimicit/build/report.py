@@ -25,6 +25,8 @@ _FOUND: Final[dict[Way, str]] = {
 }
 _NOTES: Final[dict[str, str]] = {
     "nan_as_null": "records with NaN or Infinity in a free field, which became null",
+    "shown_once": "records with the same placeholders in every turn, whose media are shown once",
+    "tokens_as_words": "records with <image>, <answer> or <|endofchunk|> among their words, which stay words",
     "shown_first": "records without a placeholder, whose media are shown before the first turn",
 }
 

@@ -15,7 +15,7 @@ from mimicit.exporting.base import Written
 from mimicit.exporting.files import gather, media_value
 from mimicit.exporting.json_files import write_array
 from mimicit.exporting.triplets import GatheredTriplet, Shown, TripletStore
-from mimicit.prompt import IMAGE
+from mimicit.prompt import IMAGE, without_tokens
 from mimicit.records import Sample
 
 __all__ = ["export_llava"]
@@ -61,7 +61,7 @@ def _record(turns: Sequence[GatheredTriplet]) -> dict[str, Any]:
         last = turn.media or last
         media += new
         conversations.append({"from": "human", "value": f"{IMAGE}\n" * len(new) + turn.instruction})
-        conversations.append({"from": "gpt", "value": turn.answer})
+        conversations.append({"from": "gpt", "value": turn.answer.replace(IMAGE, without_tokens(IMAGE))})
     meta = next((turn.meta for turn in turns if turn.is_query), {})
     free = {name: value for name, value in meta.items() if name not in _TAKEN}
     record = {"id": _talk_id([turn.id for turn in turns]), **_media_fields(media), "conversations": conversations}

@@ -130,7 +130,7 @@ def verify_shard(path: Path) -> Iterator[Finding]:
 
 
 def sample_findings(sample: Sample, file: str, key: str | None, *, shown: str = "") -> Iterator[Finding]:
-    """What is wrong inside one sample: key, order of media, roles, special tokens, checksums, pictures.
+    """What is wrong inside one sample: key, order of media, roles, placeholders, checksums, pictures.
 
     ``key`` is what it is stored under; without one, as in shards of others, findings name ``shown``.
     """

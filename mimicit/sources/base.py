@@ -208,11 +208,12 @@ class Reject:
     detail: str
 
 
-NoteKind = Literal["nan_as_null", "shown_first"]
+NoteKind = Literal["nan_as_null", "shown_first", "shown_once", "tokens_as_words"]
 """What is worth saying though no record is lost by it.
 
 ``nan_as_null``: NaN or an infinity in a free field became null. ``shown_first``: media for which no text holds a
-placeholder are shown before the first turn.
+placeholder are shown before the first turn. ``shown_once``: every turn holds the placeholders of the same media.
+``tokens_as_words``: a text holds the name of one of the model's own tokens, such as ``<answer>``.
 """
 
 

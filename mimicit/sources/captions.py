@@ -11,7 +11,7 @@ from typing import Final
 
 from mimicit.errors import RejectedError
 from mimicit.sources.base import MediaRef
-from mimicit.sources.text import checked_text
+from mimicit.sources.text import checked_instruction
 
 __all__ = ["caption_instruction", "instruction_or_caption"]
 
@@ -47,9 +47,9 @@ def caption_instruction(id: str, media: Sequence[MediaRef]) -> str:
 def instruction_or_caption(value: object, id: str, media: Sequence[MediaRef]) -> str:
     """``value`` as a checked instruction; where it is absent or empty, one for a caption of ``media``.
 
-    `RejectedError` as `checked_text`, or ``malformed`` where there is neither an instruction nor a medium.
+    `RejectedError` as `checked_instruction`, or ``malformed`` where there is neither an instruction nor a medium.
     """
-    text = "" if value is None else checked_text(value, "instruction")
+    text = "" if value is None else checked_instruction(value)
     if text:
         return text
     if not media:

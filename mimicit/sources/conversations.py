@@ -154,8 +154,9 @@ def turn_items(
     """One triplet or reject for each of the ``turns`` of the record ``id``.
 
     The id of a turn is that of the record, with ``_0``, ``_1``, ... where there are several. A record whose
-    placeholders do not match ``media`` is rejected whole. One that has none shows all media first, with a note; where
-    ``strict``, it is rejected. In a format whose records are not ``marked`` with placeholders, neither is done.
+    placeholders do not match ``media`` is rejected whole. One that repeats them in every question shows them once, with
+    a note. One that has none shows all media first, with a note; where ``strict``, it is rejected. In a format whose
+    records are not ``marked`` with placeholders, neither of the latter is done.
     """
     try:
         placed = place_media([turn.question for turn in turns], [medium.kind for medium in media])
@@ -166,6 +167,8 @@ def turn_items(
         return
     if marked and not placed.is_marked:
         yield Note("shown_first", place)
+    if placed.is_repeated:
+        yield Note("shown_once", place)
     kinds = [medium.kind for medium in media]
     shown_last: tuple[MediaRef, ...] = ()
     for number, (turn, turn_id, question, numbers) in enumerate(

@@ -87,7 +87,8 @@ def _elements_before_a_fault(array: bytes, most: int) -> int:
     cursor = JsonCursor(io.BytesIO(array), "")
     passed = 0
     try:
-        for passed in cursor.elements():
+        for index in cursor.elements():
+            passed = index
             cursor.value(keep_bytes=0)
     except SourceError:  # also at the end of what was read
         return passed

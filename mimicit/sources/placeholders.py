@@ -11,15 +11,16 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Final, get_args
 
 from mimicit.errors import RejectedError
 from mimicit.prompt import IMAGE
 from mimicit.records import MediaKind
+from mimicit.sources.base import MediaRef
 
-__all__ = ["Placed", "place_media", "with_words"]
+__all__ = ["Placed", "place_media", "question_about", "with_words"]
 
 _VIDEO: Final = "<video>"
 _ANY: Final = re.compile(
@@ -33,12 +34,16 @@ _UNFINISHED: Final = re.compile(r"[\w,'\"(]\Z")
 
 @dataclass(frozen=True, slots=True)
 class _Mark:
-    """A placeholder in a text: from ``start`` to ``end``, of the medium of this index."""
+    """A placeholder in a text: from ``start`` to ``end``, of the medium of this index, which it shows if ``is_new``.
+
+    Others only mention it; ``is_numbered`` are those that name it.
+    """
 
     start: int
     end: int
     medium: int
     is_numbered: bool
+    is_new: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,38 +51,44 @@ class Placed:
     """``texts`` without placeholders, and for each the indices of the media that it shows anew.
 
     What is no text is handed on as it is. ``is_marked`` is false where no text holds a placeholder, and all media are
-    shown before the first.
+    shown before the first; ``is_repeated`` is true where all questions hold those of the same media.
     """
 
     texts: tuple[object, ...]
     shown: tuple[tuple[int, ...], ...]
     is_marked: bool
+    is_repeated: bool = False
 
 
 def place_media(questions: Sequence[object], kinds: Sequence[MediaKind]) -> Placed:
     """Which of the media of a record, which are of these ``kinds``, each of its ``questions`` shows.
 
-    ``<image>`` counts, and ``<video>`` where there is a clip: there must be as many as media. Where there is none of
-    them, numbers count (``<image 2>``), and else the other spellings. `RejectedError` ``placeholder_mismatch`` where
-    placeholders and media do not match.
+    ``<image>`` counts, and ``<video>`` where there is a clip: there must be as many as media, or so many in each of
+    several questions, which are then all about these media. Where there is none of them, numbers count (``<image 2>``),
+    and else the other spellings. `RejectedError` ``placeholder_mismatch`` where placeholders and media do not match.
     """
     texts = [text if isinstance(text, str) else "" for text in questions]
     found = [list(_ANY.finditer(text)) for text in texts]
     plain = [[match for match in matches if _is_plain(match[0], kinds)] for matches in found]
     numbered = [[match for match in matches if match["number"]] for matches in found]
     others = [[match for match in matches if not match["number"] and match[0] != _VIDEO] for matches in found]
-    if any(plain):
-        marks = _in_order(plain, kinds)
-    elif any(numbered):
+    meant = plain if any(plain) else others
+    if any(numbered) and not any(plain):
         return _placed(questions, _by_number(numbered, kinds), kinds, by_number=True)
-    elif any(others) and _are_meant(others, kinds):
-        marks = _in_order(others, kinds)
+    if any(meant) and (meant is plain or _are_meant(meant, kinds)):
+        marks = _in_order(meant, kinds)
     else:
         everything = tuple(range(len(kinds)))
         return Placed(tuple(questions), (everything, *((),) * (len(questions) - 1)), is_marked=not kinds)
     mentioned = [[mark for mark in line if mark] for line in _mentions(numbered, kinds)]
     merged = [sorted((*a, *b), key=lambda mark: mark.start) for a, b in zip(marks, mentioned, strict=True)]
     return _placed(questions, merged, kinds, by_number=False)
+
+
+def question_about(question: object, media: Sequence[MediaRef]) -> object:
+    """The one ``question`` of a record about ``media``, which stand before it: `place_media` of it alone."""
+    (text,) = place_media([question], [medium.kind for medium in media]).texts
+    return text
 
 
 def with_words(text: object, kinds: Sequence[MediaKind]) -> object:
@@ -97,7 +108,7 @@ def _are_meant(others: Sequence[Sequence[re.Match[str]]], kinds: Sequence[MediaK
     matches = [match for line in others for match in line]
     if not all(_WORD.fullmatch(match[0]) for match in matches):
         return True
-    return len(matches) == len(kinds) and all(map(_stands_apart, matches))
+    return (len(matches) == len(kinds) or _is_repeated(others, kinds)) and all(map(_stands_apart, matches))
 
 
 def _stands_apart(match: re.Match[str]) -> bool:
@@ -109,6 +120,9 @@ def _stands_apart(match: re.Match[str]) -> bool:
 def _in_order(found: Sequence[Sequence[re.Match[str]]], kinds: Sequence[MediaKind]) -> list[list[_Mark]]:
     """Each placeholder with the next of the media; where clips and pictures have their own, the next of its kind."""
     tokens = [_kind_of(match) for matches in found for match in matches]
+    if _is_repeated(found, kinds):
+        lines = [_in_order([matches], kinds)[0] for matches in found]
+        return [lines[0], *([replace(mark, is_new=False) for mark in line] for line in lines[1:])]
     if len(tokens) != len(kinds):
         raise RejectedError("placeholder_mismatch", f"{len(tokens)} placeholders for {len(kinds)} pictures or clips")
     order: Iterator[int] = iter(range(len(kinds)))
@@ -119,8 +133,14 @@ def _in_order(found: Sequence[Sequence[re.Match[str]]], kinds: Sequence[MediaKin
         of_kind = {kind: iter([i for i, other in enumerate(kinds) if other == kind]) for kind in kinds}
         order = iter([next(of_kind[token]) for token in tokens])
     return [
-        [_Mark(match.start(), match.end(), next(order), is_numbered=False) for match in matches] for matches in found
+        [_Mark(match.start(), match.end(), next(order), is_numbered=False, is_new=True) for match in matches]
+        for matches in found
     ]
+
+
+def _is_repeated(found: Sequence[Sequence[re.Match[str]]], kinds: Sequence[MediaKind]) -> bool:
+    """Whether each of several questions holds the placeholders of all media."""
+    return len(found) > 1 and bool(kinds) and all(len(matches) == len(kinds) for matches in found)
 
 
 def _by_number(found: Sequence[Sequence[re.Match[str]]], kinds: Sequence[MediaKind]) -> list[list[_Mark]]:
@@ -147,7 +167,7 @@ def _mention(match: re.Match[str], of_kind: Sequence[int]) -> _Mark | None:
     number = int(match["number"] or 0)
     if not 1 <= number <= len(of_kind):
         return None
-    return _Mark(match.start(), match.end(), of_kind[number - 1], is_numbered=True)
+    return _Mark(match.start(), match.end(), of_kind[number - 1], is_numbered=True, is_new=False)
 
 
 def _kind_of(match: re.Match[str]) -> MediaKind:
@@ -162,8 +182,9 @@ def _placed(
         for text, line in zip(questions, marks, strict=True)
     )
     if not by_number:
-        shown = tuple(tuple(mark.medium for mark in line if not mark.is_numbered) for line in marks)
-        return Placed(texts, shown, is_marked=True)
+        shown = tuple(tuple(mark.medium for mark in line if mark.is_new) for line in marks)
+        is_repeated = any(not mark.is_new and not mark.is_numbered for line in marks for mark in line)
+        return Placed(texts, shown, is_marked=True, is_repeated=is_repeated)
     # Media keep their order, so that their numbers are right: who names one shows all that come before it as well.
     last = list(accumulate((max((mark.medium + 1 for mark in line), default=0) for line in marks), max))
     if len(questions) == 1:
@@ -185,7 +206,7 @@ def _without_marks(text: str, marks: Sequence[_Mark], kinds: Sequence[MediaKind]
     between = text[start:end]
     if last < len(marks) and _goes_on(between, marks[last], has_words=last > first):
         last, end = len(marks), len(text)
-    inner = [_Mark(m.start - start, m.end - start, m.medium, m.is_numbered) for m in marks[first:last]]
+    inner = [replace(mark, start=mark.start - start, end=mark.end - start) for mark in marks[first:last]]
     return _worded(text[start:end], inner, kinds).strip()
 
 

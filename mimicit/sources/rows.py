@@ -32,7 +32,7 @@ from mimicit.sources.conversations import (
     turn_items,
 )
 from mimicit.sources.document_rows import document_from_row, is_document_row
-from mimicit.sources.placeholders import place_media, with_words
+from mimicit.sources.placeholders import question_about, with_words
 from mimicit.sources.row_media import MediaFinder
 from mimicit.sources.text import checked_answer, checked_id, checked_ids, checked_meta, derived_id, free_fields
 
@@ -142,6 +142,9 @@ class RowReader:
         """The media in the order in which the ``parts`` of a conversation show them; without any, ``media``."""
         shown_media: list[MediaRef] = []
         used: set[int] = set()
+        parts = list(parts)
+        if len(parts) > len(media) and all(part.value is None and part.number is None for part in parts):
+            return media  # their placeholders tell whether every turn shows the same
         for part in parts:
             if part.value is not None and self.finder is not None:
                 shown_media.append(self.finder.find(part.value, part.kind, row, part.steps))
@@ -176,7 +179,7 @@ class RowReader:
             media += tuple(self.finder.of_row(row, fields, columns))
             used |= {column for column, _ in columns.media}
         kinds = [medium.kind for medium in media]
-        (instruction,) = place_media([said.question], kinds).texts
+        instruction = question_about(said.question, media)
         if said.choices and isinstance(instruction, str):
             worded = [replace(choice, text=str(with_words(choice.text, kinds))) for choice in said.choices]
             instruction = with_choices(instruction, worded)

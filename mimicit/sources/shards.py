@@ -28,7 +28,7 @@ from mimicit.sources.shard_triplets import ShardTriplets, StoredTriplet
 from mimicit.sources.sniff import Fields, Head
 from mimicit.sources.tar_members import TarMember
 from mimicit.sources.tar_samples import TarSample, read_member, tar_samples
-from mimicit.sources.text import checked_answer, checked_id, checked_meta, checked_text
+from mimicit.sources.text import checked_answer, checked_id, checked_instruction, checked_meta
 
 __all__ = ["SHARDS"]
 
@@ -212,7 +212,7 @@ def _checked(triplet: StoredTriplet) -> RawTriplet:
         id=checked_id(triplet.id),
         place=triplet.place,
         media=triplet.media,
-        instruction=checked_text(triplet.instruction, "instruction"),
+        instruction=checked_instruction(triplet.instruction),
         answer="" if parts else checked_answer(triplet.answer),
         related=_ids(triplet.related),
         is_query=triplet.is_query,

@@ -1,7 +1,8 @@
 """The checks that every text, id and free field passes on its way in, whatever the format.
 
-After these, a text has no NUL, no lone surrogate, no special token of the prompt and no white space at its ends, so
-the prompt of a sample holds exactly the tokens that `mimicit.prompt` puts there. All errors are `RejectedError`.
+After these, a text has no NUL, no lone surrogate and no white space at its ends. What looks like a special token of the
+prompt stays the words that it is (see `mimicit.prompt`); only a question may not hold ``<image>``, which says that
+something is shown. All errors are `RejectedError`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from mimicit.errors import RejectedError, SchemaError
-from mimicit.prompt import SPECIAL_TOKENS
+from mimicit.prompt import IMAGE
 from mimicit.schema import canonical_json, null_for_nan
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "checked_answer",
     "checked_id",
     "checked_ids",
+    "checked_instruction",
     "checked_meta",
     "checked_text",
     "derived_id",
@@ -39,8 +41,7 @@ _FIELDS: Final = frozenset({"id", "instruction", "answer", "related", "meta"})
 def checked_text(value: object, field: str) -> str:
     """``value`` without white space at its ends.
 
-    Reasons: ``malformed`` (not text, NUL, lone surrogates), ``too_long`` (more than `MAX_TEXT_CHARACTERS`),
-    ``special_token``.
+    Reasons: ``malformed`` (not text, NUL, lone surrogates), ``too_long`` (more than `MAX_TEXT_CHARACTERS`).
     """
     if not isinstance(value, str):
         raise RejectedError("malformed", f"{field} must be text, not {shown(value)}")
@@ -48,10 +49,18 @@ def checked_text(value: object, field: str) -> str:
         raise RejectedError("too_long", f"{field} has {len(value)} characters, more than {MAX_TEXT_CHARACTERS}")
     if "\0" in value or not is_unicode(value):
         raise RejectedError("malformed", f"{field} holds a NUL or half a surrogate pair")
-    for token in SPECIAL_TOKENS:
-        if token in value:
-            raise RejectedError("special_token", f"{field} holds the special token {token}")
     return value.strip()
+
+
+def checked_instruction(value: object) -> str:
+    """``value`` as the text of an instruction. Reasons: those of `checked_text`, and ``placeholder_mismatch``.
+
+    The latter is for ``<image>``: by now, those that show something are gone (see `placeholders`).
+    """
+    text = checked_text(value, "instruction")
+    if IMAGE in text:
+        raise RejectedError("placeholder_mismatch", f"the instruction holds {IMAGE}, which shows nothing")
+    return text
 
 
 def checked_answer(value: object) -> str:

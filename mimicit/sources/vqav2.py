@@ -25,9 +25,10 @@ from mimicit.sources.each_row import triplets_of_rows
 from mimicit.sources.finding import media_ref
 from mimicit.sources.json_members import first_of_members, member_rows
 from mimicit.sources.media_names import folder_of
+from mimicit.sources.placeholders import question_about
 from mimicit.sources.root import Root
 from mimicit.sources.sniff import Head
-from mimicit.sources.text import checked_answer, checked_id, checked_meta, checked_text, shown
+from mimicit.sources.text import checked_answer, checked_id, checked_instruction, checked_meta, shown
 
 __all__ = ["VQAV2"]
 
@@ -134,7 +135,7 @@ def _triplet(
     if answer["image_id"] != question.get("image_id"):
         pictures = f"{shown(question.get('image_id'))}, but the annotation about {shown(answer['image_id'])}"
         raise RejectedError("malformed", f"the question is about picture {pictures}")
-    text = checked_text(question.get("question"), "question")
+    text = checked_instruction(question_about(question.get("question"), (picture,)))
     if not text:
         raise RejectedError("malformed", "the question is empty")
     others = {key: value for key, value in question.items() if key not in _KNOWN_KEYS}

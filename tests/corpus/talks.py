@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from tests.corpus.case import BLUE, GREEN, RED, Case, Says, picture
 from tests.corpus.tables import DATASETS_IMAGE, base64_of, rows
+from tests.factories.sources import put
 from tests.factories.tars import put_tar
 
 ONE, TWO, THREE = "1.png", "2.png", "3.png"
@@ -43,6 +44,21 @@ def placeholder(name: str, pictures: str | list[str], question: str, instruction
     )
 
 
+def tokens_as_words(root: Path) -> None:
+    """The names of tokens of the model in the texts of all kinds of files."""
+    talks = [
+        record(ONE, "<image>\nSay <answer>.", "<think>b</think><answer>a</answer>"),
+        record(ONE, "<image>\n<|endofchunk|>User: GPT:<answer>", "b<|endofchunk|>"),
+        record(ONE, "<image>\n<s>[INST]?", "</s><PAD><|im_start|>"),
+    ]
+    rows(*talks, name="d.json")(root)
+    put(root, "t.csv", f"image,question,answer\n{ONE},What?,c <answer>\n")
+    put(root, "a/0.png", picture(RED))
+    put(root, "a/0.txt", "<image> is a tag<|endofchunk|>")
+    put_tar(root, "b.tar", [("0.png", picture(GREEN)), ("0.json", {"caption": "a <image>, then"})])
+    put(root, "c.json", [{"instruction": "<|endofchunk|>", "input": "", "output": "<answer>d"}])
+
+
 PLACEHOLDERS = [
     placeholder("inside", [ONE, TWO], "Is <image> brighter than <image>?", "Is image 1 brighter than image 2?"),
     placeholder("at-the-end", [ONE, TWO], "Compare <image> with <image>", "Compare image 1 with image 2"),
@@ -71,16 +87,61 @@ PLACEHOLDERS = [
         name="placeholders-in-answers",
         write=rows(
             record([ONE, TWO], "<image><image>Which is red?", "<image 1>, not <image 2>."),
-            record(ONE, "<image>Draw.", "<image>"),
+            record(ONE, "<image>Which tag is for pictures?", "<image>"),
             name="d.json",
         ),
-        says=(Says("image 1, not image 2.", (RED, GREEN), "Which is red?"),),
-        rejects={"special_token": 1},
+        says=(
+            Says("image 1, not image 2.", (RED, GREEN), "Which is red?"),
+            Says("<image>", (RED,), "Which tag is for pictures?"),
+        ),
+        notes={"tokens_as_words": 1},
+    ),
+    Case(
+        name="tokens-as-words",
+        write=tokens_as_words,
+        says=(
+            Says("<think>b</think><answer>a</answer>", (RED,), "Say <answer>."),
+            Says("b<|endofchunk|>", (RED,), "<|endofchunk|>User: GPT:<answer>"),
+            Says("</s><PAD><|im_start|>", (RED,), "<s>[INST]?"),
+            Says("c <answer>", (RED,), "What?"),
+            Says("<image> is a tag<|endofchunk|>", (RED,)),
+            Says("a <image>, then", (GREEN,)),
+            Says("<answer>d", (), "<|endofchunk|>"),
+        ),
+        notes={"tokens_as_words": 6},
+    ),
+    Case(
+        name="placeholders-in-every-turn",
+        write=rows(
+            record(ONE, "<image>\nA?", "a", "<image>\nB?", "b", "C? <image>", "c"),
+            record([ONE, TWO], "<image><image>D?", "d", "Is <image> like <image>?", "e"),
+            record(ONE, "<ImageHere>F?", "f", "<ImageHere>G?", "g"),
+            record(ONE, "<img>\nH?", "h", "<img>\nI?", "i"),
+            {
+                "images": [TWO],
+                "messages": [*content(NEXT, words("J?"), answer="j"), *content(words("K?"), NEXT, answer="k")],
+            },
+            {
+                "image": THREE,
+                "texts": [{"user": "<image>L?", "assistant": "l"}, {"user": "<image>M?", "assistant": "m"}],
+            },
+            name="d.json",
+        ),
+        says=(
+            *(Says(text.lower(), (RED,), f"{text}?") for text in "ABCFGHI"),
+            Says("d", (RED, GREEN), "D?"),
+            Says("e", (RED, GREEN), "Is image 1 like image 2?"),
+            *(Says(text.lower(), (GREEN,), f"{text}?") for text in "JK"),
+            *(Says(text.lower(), (BLUE,), f"{text}?") for text in "LM"),
+        ),
+        notes={"shown_once": 6},
     ),
     Case(
         name="placeholders-that-do-not-match",
         write=rows(
-            record(ONE, "<image>A?", "a", "<image>B?", "b"),
+            record(ONE, "<image>A?", "a", "<image>B?", "b", "C?", "c"),
+            record(ONE, "<image>A?", "a", "<image><image>B?", "b"),
+            record([ONE, TWO], "<image>A?", "a", "<image><image>B?", "b"),
             record([ONE, TWO], "<image>A?", "a"),
             record(None, "<image>A?", "a"),
             record(ONE, "<image 2>A?", "a"),
@@ -88,7 +149,7 @@ PLACEHOLDERS = [
             name="d.json",
         ),
         says=(Says("yes", (RED,), "Red?"),),
-        rejects={"placeholder_mismatch": 5},
+        rejects={"placeholder_mismatch": 10},
     ),
 ]
 
