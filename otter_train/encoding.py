@@ -20,13 +20,17 @@ from otter_train.config import ContextOrder, LabelMode
 from otter_train.context import drop_context, shuffle_context
 from otter_train.tokenizer import PromptTokenizer, SpecialIds, special_ids
 
-__all__ = ["IGNORED", "Cut", "Encoded", "PromptEncoder", "TooLongError", "label_ids"]
+__all__ = ["IGNORED", "Cut", "Encoded", "PromptEncoder", "TooLongError", "UnshowableError", "label_ids"]
 
 IGNORED: Final = -100
 
 
-class TooLongError(TrainError):
-    """The pictures and the bare prompt of a query do not fit into ``--max-tokens``; the message names the sample."""
+class UnshowableError(TrainError):
+    """A sample that no prompt can be made of; the message names it. Training and evaluation leave it out."""
+
+
+class TooLongError(UnshowableError):
+    """The pictures and the bare prompt of a query do not fit into ``--max-tokens``."""
 
 
 class Cut(NamedTuple):
@@ -137,7 +141,7 @@ class PromptEncoder:
             )
         ids = self._prompt_tokenizer.encode(pieces(sample, self.template, with_answer=with_answer))
         if ids is None:
-            raise TrainError(
+            raise UnshowableError(
                 f"sample {sample.id!r} of {sample.source}: its words hold the name of a special token, which this "
                 "tokenizer cannot read as words"
             )

@@ -22,7 +22,7 @@ from mimicit.loading.torch import Loader
 from mimicit.records import Sample
 from otter_train.data import Batch, blank_batch, collate
 from otter_train.distributed import World
-from otter_train.encoding import PromptEncoder, TooLongError
+from otter_train.encoding import PromptEncoder, UnshowableError
 from otter_train.features import KeptTokens
 from otter_train.packed import PackedBatch, collate_packed
 
@@ -63,13 +63,13 @@ class GroupCollator:
         samples = [one for value in values for one in (value.samples if isinstance(value, Pack) else (value,))]
         if not samples:
             return None
-        prompts, too_long = [], []
+        prompts, unshowable = [], []
         for sample in samples:
             try:
                 prompts.append(self.encoder.encode(sample))
-            except TooLongError as error:
-                too_long.append(str(error))
-        special, size, left_out = self.encoder.special, self.image_size, tuple(too_long)
+            except UnshowableError as error:
+                unshowable.append(str(error))
+        special, size, left_out = self.encoder.special, self.image_size, tuple(unshowable)
         if not prompts:
             return blank_batch(special.pad, size, left_out)
         if self.packed:

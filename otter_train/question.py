@@ -8,11 +8,11 @@ from pathlib import Path
 
 from mimicit.errors import UsageError
 from mimicit.media import MediaOptions
-from mimicit.prompt import SPECIAL_TOKENS
+from mimicit.placeholders import questions_as_asked
 from mimicit.records import Media, Sample, Triplet
 from otter_train.given_media import media_from_file
 
-__all__ = ["Turn", "asking_sample", "check_words", "pair_examples", "question_sample"]
+__all__ = ["Turn", "asking_sample", "pair_examples", "question_sample"]
 
 Example = tuple[Path, str, str]
 
@@ -26,35 +26,32 @@ class Turn:
     media: tuple[Media, ...] = ()
 
 
-def asking_sample(turns: Sequence[Turn], *, relation: str, origin: str) -> Sample:
+def asking_sample(turns: Sequence[Turn], *, relation: str, origin: str, system: str = "") -> Sample:
     """A sample whose query is the last of ``turns``; the others are its context, related to it by ``relation``.
 
-    ``origin`` names who asks. `UsageError` where a text holds a special token.
+    ``origin`` names who asks. What ``system`` says stands before the first question. Placeholders in questions become
+    what they become in training (see `questions_as_asked`).
     """
+    asked = questions_as_asked(
+        [turn.instruction for turn in turns], [[medium.kind for medium in turn.media] for turn in turns]
+    )
+    asked[0] = f"{system}\n{asked[0]}" if system else asked[0]
     media: list[Media] = []
     triplets: list[Triplet] = []
-    for number, turn in enumerate(turns):
+    for number, (turn, instruction) in enumerate(zip(turns, asked, strict=True)):
         is_query = number == len(turns) - 1
-        check_words(turn.instruction)
-        check_words(turn.answer)
         triplets.append(
             Triplet(
                 id="query" if is_query else f"context-{number}",
                 role="query" if is_query else "context",
                 media=tuple(range(len(media), len(media) + len(turn.media))),
-                instruction=turn.instruction,
+                instruction=instruction,
                 answer="" if is_query else turn.answer,
                 relation=None if is_query else relation,
             )
         )
         media.extend(turn.media)
     return Sample(id="question", source=origin, media=tuple(media), triplets=tuple(triplets))
-
-
-def check_words(text: str) -> None:
-    """`UsageError` where ``text`` holds a token that steers the model."""
-    if any(token in text for token in SPECIAL_TOKENS):
-        raise UsageError(f"{text[:60]!r} holds one of {', '.join(SPECIAL_TOKENS)}; leave it out")
 
 
 def pair_examples(images: Sequence[Path], prompts: Sequence[str], answers: Sequence[str]) -> list[Example]:
@@ -72,12 +69,10 @@ def question_sample(
 ) -> Sample:
     """A sample whose query is ``prompt`` about pictures or a clip (or about nothing), after ``examples``.
 
-    `UsageError` where a file cannot be used, or a text holds a special token.
+    `UsageError` where a file cannot be used.
     """
     if images and video is not None:
         raise UsageError("give --image or --video, not both")
-    for text in (prompt, *(words for _, question, answer in examples for words in (question, answer))):
-        check_words(text)  # before any file is read
     options = MediaOptions(frames=frames)
     turns = [
         Turn(instruction=question, answer=answer, media=(media_from_file(path, "image", options),))

@@ -20,6 +20,7 @@ LAYERS = (
     {"mimicit.build", "mimicit.loading", "mimicit.inspecting", "mimicit.exporting", "mimicit.terminal"}
     | {"mimicit.viewing"},
     {"mimicit.shards", "mimicit.context", "mimicit.embedding", "mimicit.sources", "mimicit.media"},
+    {"mimicit.placeholders"},
     {"mimicit.prompt", "mimicit.schema"},
     {"mimicit.records"},
     {"mimicit.notebook", "mimicit.web"},

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from mimicit.errors import TrainError, UsageError
 from otter_train.model import ModelConfig, Otter
 from otter_train.pretrained import OtterConfig, OtterForConditionalGeneration, OtterProcessor
+from otter_train.tokenizer import load_tokenizer
 from tests.factories.otter import (
     CONFIG,
     IDS,
@@ -27,6 +28,7 @@ from tests.factories.otter import (
     with_language,
     with_vision,
 )
+from tests.factories.tokenizers import write_tokenizer
 from tests.factories.train import TOKENIZER
 
 MIXED = [[1, 1, 1, 1, 1], [], [3], [1, 1]]
@@ -264,10 +266,49 @@ def test_turns_become_the_prompt_that_is_trained(processor: OtterProcessor) -> N
     assert batch["vision_x"].shape[:3] == (2, 2, 2)
     with pytest.raises(UsageError, match="take turns"):
         processor.prompt(turns("hm?", "red"))
-    with pytest.raises(UsageError, match="holds one of"):
-        processor.prompt(turns("<image>?"))
     with pytest.raises(UsageError, match="of type 'audio'"):
         processor.prompt(turns([{"type": "audio"}]))
+
+
+@pytest.fixture(scope="module")
+def chat_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return load_tokenizer(write_tokenizer(tmp_path_factory.mktemp("tokenizer"), "byte-level"))
+
+
+@pytest.mark.parametrize("words", ["</s>", "<PAD>", "<|im_start|>", "<s>", "<answer>", "<|endofchunk|>", "<image>"])
+@pytest.mark.parametrize("template", ["otter", "chat"])
+def test_special_tokens_in_what_people_say_are_words(chat_tokenizer: Any, words: str, template: str) -> None:
+    tokenizer = chat_tokenizer
+    processor = OtterProcessor(tokenizer, image_size=16, template=template)
+    picture = {"type": "image", "image": square((1, 2, 3))}
+
+    def talk(said: str) -> list[dict[str, Any]]:
+        asked = {"type": "text", "text": f"a {said} b"}
+        system = {"role": "system", "content": f"be {said}"}
+        return [system, *turns([picture, asked], f"no {said}", f"and {said}?")]
+
+    def steering(ids: list[int]) -> list[str]:
+        return [tokenizer.convert_ids_to_tokens(id) for id in ids if id in tokenizer.all_special_ids]
+
+    said, plain = (
+        processor.apply_chat_template(talk(one), tokenize=True, add_generation_prompt=True)["input_ids"][0].tolist()
+        for one in (words, "words")
+    )
+    assert steering(said) == steering(plain)
+    if words == "<image>":
+        assert tokenizer.decode(said).count("image 1") == 2
+    assert f"no {words}" in tokenizer.decode(said)
+    text = processor.apply_chat_template(talk(words), add_generation_prompt=True)
+    assert processor([text], [[square((1, 2, 3))]])["input_ids"][0].tolist() == said
+    assert text.count("<image>") == 1 and text.count("<answer>") == 2
+
+
+def test_a_prompt_put_together_by_hand_has_the_tokens_of_its_template(processor: OtterProcessor) -> None:
+    tokenizer = processor.tokenizer
+    ids = processor("<s>User:a</s><PAD><s> GPT:<answer>b</s><|endofchunk|></s>")["input_ids"][0].tolist()
+    names = [tokenizer.convert_ids_to_tokens(id) for id in ids if id in tokenizer.all_special_ids]
+    assert names == ["<s>", "<answer>", "<|endofchunk|>", "</s>"]
+    assert "a</s><PAD><s> GPT" in tokenizer.decode(ids)
 
 
 def test_unfit_prompts_and_pictures_raise(processor: OtterProcessor, tmp_path: Path) -> None:

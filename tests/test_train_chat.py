@@ -61,11 +61,20 @@ def test_turns_and_pictures_are_remembered_until_a_reset() -> None:
     assert (third.media, third.context) == ((), ())
 
 
-@pytest.mark.parametrize("line", ["/image gone.png", "/image", "/dance", "hello <image>"])
+@pytest.mark.parametrize("line", ["/image gone.png", "/image", "/dance"])
 def test_what_fails_is_noted_and_leaves_the_talk_as_it_was(line: str) -> None:
     listener, out, notes, failures = talk("/image a.png", line, "What is this?")
     assert failures == 1 and any(note.startswith("otter_train: ") for note in notes)
     assert out == "answer 1\n" and [medium.origin for medium in listener.heard[0].media] == ["a.png"]
+
+
+def test_placeholders_in_a_question_are_read_as_in_training() -> None:
+    listener, _, _, failures = talk("Is <image> red?", "/reset", "/image a.png", "Is <image> red?", "<image> <answer>?")
+    alone, first, second = (sample.query.instruction for sample in listener.heard)
+    assert failures == 0
+    assert (alone, first, second) == ("Is <image> red?", "Is image 1 red?", "<answer>?")
+    listener, *_ = talk("/image a.png", "<image>Which?")
+    assert listener.heard[0].query.instruction == "Which?"
 
 
 def test_through_a_pipe_each_answer_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

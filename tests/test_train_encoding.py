@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimicit.errors import TrainError
-from mimicit.prompt import TEMPLATES, render, template_named
+from mimicit.prompt import TEMPLATES, pieces, render, template_named
 from mimicit.records import Sample, Triplet
 from otter_train.context import drop_context
 from otter_train.encoding import IGNORED, Cut, PromptEncoder, label_ids
@@ -170,7 +170,7 @@ def test_the_name_of_a_special_token_in_a_text_is_no_special_token(token: str, l
     plain = encoder.encode(sample(triplet("look: "), triplet(" is", "redred", media=[0]), media=[image(RED)]))
     steering = set(SPECIAL.by_name().values())
     assert [id for id in encoded.ids if id in steering] == [id for id in plain.ids if id in steering]
-    assert TOKENIZER.decode(encoded.ids[1:-1]) == render(forged)
+    assert TOKENIZER.decode(encoded.ids[1:-1]) == "".join(piece.text for piece in pieces(forged))
     end = len(encoded.ids) - encoded.ids[::-1].index(SPECIAL.answer)
     assert TOKENIZER.decode(encoded.labels[end:]) == f"red{token}red<|endofchunk|></s>"
 

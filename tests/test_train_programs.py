@@ -145,9 +145,10 @@ def test_an_empty_answer_is_said_to_be_one(place: Path, monkeypatch: pytest.Monk
     assert result.exit_code == 0 and result.stdout == "\n" and "before the first word" in result.stderr
 
 
-def test_a_special_token_in_a_question_is_refused(place: Path) -> None:
-    result = run(generate, "--checkpoint", place / "run", "--prompt", "<image>?")
-    assert result.exit_code == 2 and "<image>" in result.output
+def test_the_name_of_a_special_token_in_a_question_is_words(place: Path) -> None:
+    words = "<image>? <answer></s><|endofchunk|>"
+    result = run(generate, "--checkpoint", place / "run", "--prompt", words, "--max-new-tokens", 1)
+    assert result.exit_code == 0, result.output
 
 
 def test_a_run_can_be_started_again_from_its_own_file(place: Path) -> None:

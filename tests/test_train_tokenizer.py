@@ -122,6 +122,15 @@ def test_ordinary_texts_have_the_tokens_of_the_whole_prompt(brought: PreTrainedT
         assert PromptTokenizer(brought).encode(pieces(prompt, template)) == expected
 
 
+@pytest.mark.parametrize("template", sorted(TEMPLATES))
+@given(st.lists(st.sampled_from([*SPECIAL_TOKENS, "<", "image>", "<|", "endofchunk|>", "a "]), max_size=5).map("".join))
+def test_a_rendered_prompt_has_the_special_tokens_of_its_template_alone(template: str, words: str) -> None:
+    rendered, plain = render(talk(words, words), template), render(talk("a", "a"), template)
+    assert [rendered.count(token) for token in SPECIAL_TOKENS] == [plain.count(token) for token in SPECIAL_TOKENS]
+    if not any(token in words for token in SPECIAL_TOKENS):
+        assert words in rendered
+
+
 @pytest.mark.parametrize("template", ["otter", "chat", "plain"])
 @pytest.mark.parametrize("words", ODD)
 def test_words_never_become_special_tokens(brought: PreTrainedTokenizerBase, template: str, words: str) -> None:

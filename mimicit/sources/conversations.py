@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mimicit.errors import RejectedError
+from mimicit.placeholders import place_media, with_words
 from mimicit.prompt import IMAGE
 from mimicit.records import MediaKind
 from mimicit.sources.base import Item, MediaRef, Note, RawTriplet, Reject, SourceSpec
 from mimicit.sources.captions import instruction_or_caption
 from mimicit.sources.json_rows import parsed
-from mimicit.sources.placeholders import place_media, with_words
 from mimicit.sources.text import checked_answer, checked_id, shown
 
 __all__ = [

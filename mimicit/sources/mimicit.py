@@ -21,6 +21,7 @@ from functools import partial
 from typing import Any, Final, Literal
 
 from mimicit.errors import RejectedError, SourceError
+from mimicit.placeholders import question_about
 from mimicit.sources.base import (
     InParquet,
     Item,
@@ -43,7 +44,6 @@ from mimicit.sources.mimicit_ids import conversation_of, media_of
 from mimicit.sources.mimicit_list import is_list, listed_sets
 from mimicit.sources.mimicit_related import RelatedIds
 from mimicit.sources.parquet import parquet_columns, parquet_rows
-from mimicit.sources.placeholders import question_about
 from mimicit.sources.root import Root
 from mimicit.sources.sniff import Head, sniff
 from mimicit.sources.text import answer_of, checked_id, checked_ids, checked_meta, shown
@@ -232,7 +232,9 @@ def _triplet(
         id=id,
         place=place,
         media=media,
-        instruction=instruction_or_caption(question_about(record.get("instruction"), media), id, media),
+        instruction=instruction_or_caption(
+            question_about(record.get("instruction"), [medium.kind for medium in media]), id, media
+        ),
         answer=answer_of(record),
         related=related.resolved(checked_ids(record.get("rel_ins_ids"), "rel_ins_ids")),
         conversation=talk[0] if talk else None,

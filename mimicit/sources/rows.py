@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from mimicit.errors import RejectedError, UsageError
+from mimicit.placeholders import question_about, with_words
 from mimicit.records import MediaKind
 from mimicit.sources.base import Item, MediaRef, RawTriplet, Row, SourceSpec
 from mimicit.sources.captions import instruction_or_caption
@@ -32,7 +33,6 @@ from mimicit.sources.conversations import (
     turn_items,
 )
 from mimicit.sources.document_rows import document_from_row, is_document_row
-from mimicit.sources.placeholders import question_about, with_words
 from mimicit.sources.row_media import MediaFinder
 from mimicit.sources.text import checked_answer, checked_id, checked_ids, checked_meta, derived_id, free_fields
 
@@ -179,7 +179,7 @@ class RowReader:
             media += tuple(self.finder.of_row(row, fields, columns))
             used |= {column for column, _ in columns.media}
         kinds = [medium.kind for medium in media]
-        instruction = question_about(said.question, media)
+        instruction = question_about(said.question, kinds)
         if said.choices and isinstance(instruction, str):
             worded = [replace(choice, text=str(with_words(choice.text, kinds))) for choice in said.choices]
             instruction = with_choices(instruction, worded)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, Final
 
+from mimicit.placeholders import question_about
 from mimicit.sources.base import Item, Needs, RawTriplet, SourceFormat, SourceSpec
 from mimicit.sources.captions import instruction_or_caption
 from mimicit.sources.claiming import claim_files
@@ -17,7 +18,6 @@ from mimicit.sources.each_row import triplets_of_rows
 from mimicit.sources.finding import CLIP_EXTENSIONS, media_ref
 from mimicit.sources.json_rows import json_rows
 from mimicit.sources.media_names import folder_of
-from mimicit.sources.placeholders import question_about
 from mimicit.sources.root import Root
 from mimicit.sources.sniff import Fields
 from mimicit.sources.text import checked_answer, checked_id, checked_meta
@@ -51,7 +51,7 @@ def _triplet(root: Root, beside: str, row: Mapping[str, Any], id: str, place: st
         id=id,
         place=place,
         media=media,
-        instruction=instruction_or_caption(question_about(row.get("q"), media), id, media),
+        instruction=instruction_or_caption(question_about(row.get("q"), [medium.kind for medium in media]), id, media),
         answer=checked_answer(row.get("a")),
         meta=checked_meta({key: value for key, value in row.items() if key not in _KNOWN_KEYS}),
     )

@@ -18,6 +18,7 @@ from typing import Any, Final
 import orjson
 
 from mimicit.errors import RejectedError
+from mimicit.placeholders import question_about
 from mimicit.schema import canonical_json
 from mimicit.sources.base import Item, MediaRef, Needs, RawTriplet, Reject, SourceFormat, SourceSpec
 from mimicit.sources.disk_table import DiskTable
@@ -25,7 +26,6 @@ from mimicit.sources.each_row import triplets_of_rows
 from mimicit.sources.finding import media_ref
 from mimicit.sources.json_members import first_of_members, member_rows
 from mimicit.sources.media_names import folder_of
-from mimicit.sources.placeholders import question_about
 from mimicit.sources.root import Root
 from mimicit.sources.sniff import Head
 from mimicit.sources.text import checked_answer, checked_id, checked_instruction, checked_meta, shown
@@ -135,7 +135,7 @@ def _triplet(
     if answer["image_id"] != question.get("image_id"):
         pictures = f"{shown(question.get('image_id'))}, but the annotation about {shown(answer['image_id'])}"
         raise RejectedError("malformed", f"the question is about picture {pictures}")
-    text = checked_instruction(question_about(question.get("question"), (picture,)))
+    text = checked_instruction(question_about(question.get("question"), [picture.kind]))
     if not text:
         raise RejectedError("malformed", "the question is empty")
     others = {key: value for key, value in question.items() if key not in _KNOWN_KEYS}

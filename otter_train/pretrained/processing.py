@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -15,30 +17,44 @@ from transformers import BatchFeature, ProcessorMixin
 from transformers.image_utils import load_image
 
 from mimicit.errors import TrainError, UsageError
-from mimicit.prompt import ANSWER, ENDOFCHUNK, SPECIAL_TOKENS, chunk, template_named
-from mimicit.records import Triplet
+from mimicit.placeholders import questions_as_asked
+from mimicit.prompt import ENDOFCHUNK, SPECIAL_TOKENS, Piece, chunk, joined, template_named
+from mimicit.records import MediaKind, Triplet
 from otter_train.model.vision import CLIP_MEAN, CLIP_STD
 from otter_train.pictures import fit, normalise
 from otter_train.pretrained.remote_code import PROCESSOR_MAP, Portable
-from otter_train.tokenizer import special_ids
+from otter_train.tokenizer import PromptTokenizer, special_ids
 
-__all__ = ["OtterProcessor", "Prompt"]
+__all__ = ["OtterProcessor", "Prompt", "PromptText"]
 
 _IMAGE_FIELDS: Final = ("image", "url", "path", "base64")
+
+
+class PromptText(str):
+    """A prompt as text that still knows its ``pieces``: which of it are a person's words, where nothing is a token."""
+
+    pieces: tuple[Piece, ...]
+
+    def __new__(cls, pieces: Iterable[Piece]) -> Self:
+        """The text that `mimicit.prompt.joined` makes of the ``pieces``."""
+        kept = tuple(pieces)
+        text = super().__new__(cls, joined(kept))
+        text.pieces = kept
+        return text
 
 
 class Prompt(NamedTuple):
     """``text`` with one ``<image>`` for each of ``media``: a picture, or a list of pictures, the frames of a clip."""
 
-    text: str
+    text: PromptText
     media: list[Any]
 
 
 class _Conversation(NamedTuple):
     """The chunks before the last question, that question up to ``<answer>``, its answer (None: to come), all media."""
 
-    before: str
-    question: str
+    before: list[Piece]
+    question: list[Piece]
     spoken: str | None
     media: list[Any]
 
@@ -75,6 +91,10 @@ class OtterProcessor(Portable, ProcessorMixin):  # type: ignore[misc]
     ) -> BatchFeature:
         """A batch of ``text``, one prompt or several, and the ``images`` of each.
 
+        In what `prompt` and `apply_chat_template` return, a person's words stay words. In any other text the tokens of
+        the template count (``<image>``, ``<answer>``, ``<|endofchunk|>``; the beginning and end of the text at its
+        ends), and the names of other special tokens are words.
+
         ``images`` holds one list per prompt (for one prompt: that list, or one picture), or the pictures of all
         prompts one after the other. What is in a list stands for one ``<image>`` each: a picture (PIL, a path or an
         address, uint8 (H, W, 3) or (3, H, W)), or a list of pictures, the frames of one clip. Rows are always padded:
@@ -110,7 +130,7 @@ class OtterProcessor(Portable, ProcessorMixin):  # type: ignore[misc]
         made = self._conversation(turns)
         if made.spoken is not None:
             raise UsageError("the last turn is the assistant's; user and assistant take turns, and the user is last")
-        return Prompt(made.before + made.question, made.media)
+        return Prompt(PromptText([*made.before, *made.question]), made.media)
 
     def converse(self, conversations: Sequence[Sequence[Mapping[str, Any]]]) -> BatchFeature:
         """The batch of several conversations, each as `prompt` takes it, ready to be answered."""
@@ -131,7 +151,9 @@ class OtterProcessor(Portable, ProcessorMixin):  # type: ignore[misc]
     ) -> Any:
         """A conversation, or several, as text, or with ``tokenize`` as a batch; arguments are those of transformers.
 
-        It is the prompt of ``template`` that is written, so there is no other ``chat_template``.
+        It is the prompt of ``template`` that is written, so there is no other ``chat_template``. The names of special
+        tokens in what people say stay words; give the texts to the processor as they are, for a part of one, or two put
+        together, is a plain text (see `__call__`).
         """
         if chat_template is not None:
             raise UsageError(f"Otter was trained with the template {self.template!r}; leave out chat_template")
@@ -140,11 +162,11 @@ class OtterProcessor(Portable, ProcessorMixin):  # type: ignore[misc]
         for turns in conversation if several else [conversation]:
             made = self._conversation(turns)
             if made.spoken is None:
-                between = template_named(self.template).between
-                ending = made.question if add_generation_prompt else made.question.removesuffix(f"{between}{ANSWER}")
+                ending = made.question if add_generation_prompt else made.question[:-1]  # up to its answer
             else:
-                ending = f"{made.question}{made.spoken}{'' if continue_final_message else ENDOFCHUNK}"
-            texts.append(made.before + ending)
+                ending = [*made.question, Piece(made.spoken, is_words=True)]
+                ending += [] if continue_final_message else [Piece(ENDOFCHUNK)]
+            texts.append(PromptText([*made.before, *ending]))
             media.append(made.media)
         if not tokenize:
             return texts if several else texts[0]
@@ -162,14 +184,16 @@ class OtterProcessor(Portable, ProcessorMixin):  # type: ignore[misc]
             raise UsageError(
                 f"the roles are {', '.join(roles) or 'none'}; system comes first, then user and assistant take turns"
             )
-        before, question, spoken, media = "", "", None, list[Any]()
-        for number, asked in enumerate(turns[::2]):
-            before += "" if spoken is None else f"{question}{spoken}{ENDOFCHUNK}"
-            words, shown = _parts(asked)
+        before, question, spoken, media = list[Piece](), list[Piece](), None, list[Any]()
+        parts = list(map(_parts, turns[::2]))
+        asked = questions_as_asked([words for words, _ in parts], [list(map(_kind_of, shown)) for _, shown in parts])
+        for number, (words, (_, shown)) in enumerate(zip(asked, parts, strict=True)):
+            if spoken is not None:
+                before += [*question, Piece(spoken, is_words=True), Piece(ENDOFCHUNK)]
             place = tuple(range(len(media), len(media) + len(shown)))
             triplet = Triplet(id="turn", role="query", media=place, instruction=(system if not number else "") + words,
                               answer="")  # fmt: skip
-            question = "".join(piece.text for piece in chunk(triplet, template, with_answer=False))
+            question = list(chunk(triplet, template, with_answer=False))
             spoken = _parts(turns[2 * number + 1])[0] if 2 * number + 1 < len(turns) else None
             media += shown
         return _Conversation(before, question, spoken, media)
@@ -180,9 +204,28 @@ class OtterProcessor(Portable, ProcessorMixin):  # type: ignore[misc]
         return decoded
 
     def _encode(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
+        pieces = text.pieces if isinstance(text, PromptText) else self._pieces_of(text)
+        ids = _prompt_tokenizer(self.tokenizer, len(self.tokenizer)).encode(pieces)
+        if ids is None:
+            raise UsageError(f"{text[:60]!r}: the name of a special token, which this tokenizer cannot read as words")
         bos = special_ids(self.tokenizer).bos
-        return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
+        return ids if bos is None else [bos, *ids]
+
+    def _pieces_of(self, text: str) -> Iterator[Piece]:
+        """The pieces of a prompt that someone else has put together, without the beginning of the text."""
+        template = template_named(self.template)
+        added = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
+        names = {*SPECIAL_TOKENS, *(name for name in added if name in template.before + template.between)}
+        if self.tokenizer.bos_token:
+            text = text.removeprefix(self.tokenizer.bos_token)
+        end = self.tokenizer.eos_token if text.endswith(f"{ENDOFCHUNK}{self.tokenizer.eos_token}") else ""
+        start, text = 0, text.removesuffix(end)
+        for name in re.finditer("|".join(map(re.escape, sorted(names, key=len, reverse=True))), text):
+            yield Piece(text[start : name.start()], is_words=True)
+            yield Piece(name[0])
+            start = name.end()
+        yield Piece(text[start:], is_words=True)
+        yield Piece(end)
 
     def _frames(self, medium: Any) -> Tensor:
         """uint8[F, 3, S, S] of a picture (F is 1) or of a list of pictures."""
@@ -202,6 +245,12 @@ class OtterProcessor(Portable, ProcessorMixin):  # type: ignore[misc]
                 pixels[number, place, : len(clip)] = clip
                 mask[number, place, : len(clip)] = True
         return normalise(pixels, self.image_mean, self.image_std), mask
+
+
+@lru_cache(maxsize=4)
+def _prompt_tokenizer(tokenizer: Any, size: int) -> PromptTokenizer:
+    """That of ``tokenizer``, as long as it has ``size`` tokens."""
+    return PromptTokenizer(tokenizer)
 
 
 def _rows(images: Any, counts: Sequence[int]) -> list[list[Any]]:
@@ -245,10 +294,11 @@ def _parts(turn: Mapping[str, Any]) -> tuple[str, list[Any]]:
                 f"a part of a turn is of type {kind!r}; there are text, image (with {', '.join(_IMAGE_FIELDS)}) and "
                 "video (with its pictures in a list), each with its own"
             )
-    text = " ".join(words)
-    if any(token in text for token in SPECIAL_TOKENS):
-        raise UsageError(f"{text[:60]!r} holds one of {', '.join(SPECIAL_TOKENS)}; leave it out")
-    return text, media
+    return " ".join(words), media
+
+
+def _kind_of(medium: Any) -> MediaKind:
+    return "video" if isinstance(medium, list | tuple) else "image"
 
 
 def _pixels(picture: Any) -> Tensor:

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
 
-from mimicit.errors import UsageError
 from mimicit.records import Sample
 from otter_train.answer_options import AnswerOptions
 from otter_train.question import asking_sample
@@ -68,12 +67,7 @@ def parse_question(body: bytes, *, model: str, limits: Limits, most_pixels: int 
     _check_model(request.get("model"), model)
     _check_unsupported(request)
     system, turns = read_messages(request.get("messages"), limits, most_pixels)
-    if system:
-        turns[0] = replace(turns[0], instruction=f"{system}\n{turns[0].instruction}")
-    try:
-        sample = asking_sample(turns, relation="conversation", origin="endpoint")
-    except UsageError as error:
-        raise ApiError(400, "invalid_value", str(error), param="messages") from None
+    sample = asking_sample(turns, relation="conversation", origin="endpoint", system=system)
     stream_options = request.get("stream_options")
     asked_tokens = _asked_tokens(request)
     return Question(

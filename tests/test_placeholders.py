@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicit.errors import RejectedError
+from mimicit.placeholders import place_media, with_words
 from mimicit.prompt import IMAGE
 from mimicit.records import MediaKind
-from mimicit.sources.placeholders import place_media, with_words
 
 P: MediaKind = "image"
 V: MediaKind = "video"

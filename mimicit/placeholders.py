@@ -18,9 +18,8 @@ from typing import Final, get_args
 from mimicit.errors import RejectedError
 from mimicit.prompt import IMAGE
 from mimicit.records import MediaKind
-from mimicit.sources.base import MediaRef
 
-__all__ = ["Placed", "place_media", "question_about", "with_words"]
+__all__ = ["Placed", "place_media", "question_about", "questions_as_asked", "with_words"]
 
 _VIDEO: Final = "<video>"
 _ANY: Final = re.compile(
@@ -85,10 +84,25 @@ def place_media(questions: Sequence[object], kinds: Sequence[MediaKind]) -> Plac
     return _placed(questions, merged, kinds, by_number=False)
 
 
-def question_about(question: object, media: Sequence[MediaRef]) -> object:
-    """The one ``question`` of a record about ``media``, which stand before it: `place_media` of it alone."""
-    (text,) = place_media([question], [medium.kind for medium in media]).texts
+def question_about(question: object, kinds: Sequence[MediaKind]) -> object:
+    """The one ``question`` of a record about media of these ``kinds``: `place_media` of it alone."""
+    (text,) = place_media([question], kinds).texts
     return text
+
+
+def questions_as_asked(questions: Sequence[str], shown: Sequence[Sequence[MediaKind]]) -> list[str]:
+    """What someone asks a model, with placeholders made what a build makes of them, so that it reads what it learnt.
+
+    With each of the ``questions`` media of the kinds ``shown`` are shown. Where its placeholders are others than these,
+    nothing is wrong with what is asked: they are words.
+    """
+    ends = [*accumulate(map(len, shown))]
+    own = tuple(tuple(range(end - len(kinds), end)) for kinds, end in zip(shown, ends, strict=True))
+    try:
+        placed = place_media(questions, [kind for kinds in shown for kind in kinds])
+    except RejectedError:
+        return list(questions)
+    return [str(text) for text in placed.texts] if placed.shown == own else list(questions)
 
 
 def with_words(text: object, kinds: Sequence[MediaKind]) -> object:
