@@ -244,8 +244,8 @@ def gap_in_names(parts: Shards) -> None:
     parts.names = [f"shard-{number + (number > 0):03d}.tar" for number in range(len(parts.shards))]
 
 
-def special_token(parts: Shards) -> None:
-    parts.shards[0][0].value["triplets"][-1]["answer"] = "a <image> here"
+def placeholder(parts: Shards) -> None:
+    parts.shards[0][0].value["triplets"][-1]["instruction"] = "a <image> here"
 
 
 def roles(parts: Shards) -> None:
@@ -290,7 +290,7 @@ SAMPLES: dict[str, Edit] = {
     "a GIF for a picture": picture(encoded(scene(48, 32), "GIF")),
     "a cut picture": picture(JPEG[: len(JPEG) // 2]),
     "a picture of zeros after its head": picture(JPEG[:300] + bytes(300)),
-    "a special token": special_token,
+    "a placeholder in a question": placeholder,
     "two contexts and no query": roles,
     "media out of order": order_of_media,
     "more files than the JSON names": files_of_json,
