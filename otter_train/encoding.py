@@ -127,6 +127,14 @@ class PromptEncoder:
             cut = cut._replace(answers=1)
         return self._encoded(shorter, ids, cut)
 
+    def why_not(self, sample: Sample) -> str:
+        """Why no prompt can be made of ``sample``, which is to be left out (`UnshowableError`); empty where one can."""
+        try:
+            self.encode(sample)
+        except UnshowableError as error:
+            return str(error)
+        return ""
+
     def _encoded(self, sample: Sample, ids: list[int], cut: Cut) -> Encoded:
         if cut.answers and sample.query.relation != "document":
             return Encoded(sample=sample, ids=ids, labels=[IGNORED] * len(ids), cut=cut)

@@ -91,6 +91,7 @@ def main(
                 shots=count,
                 limit=limit,
                 baselines=baselines,
+                why_not=trained.encoder.why_not,
                 progress=lambda done: console.progress(f"{done:,} answered") if done % _PROGRESS_EVERY == 0 else None,
             )
             for count in shots

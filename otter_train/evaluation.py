@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, NamedTuple
 
+from mimicit.errors import TrainError
 from mimicit.records import Sample
 from otter_train.context import drop_context
 from otter_train.vqa import human_answers, vqa_accuracy
@@ -91,7 +92,8 @@ class Report:
     A baseline is None where it was not asked for or cannot be computed. ``majority``: always the most frequent
     answer. ``question_only``: for each question text its most frequent answer. ``swapped``: what the same model makes
     of the queries with the pictures of another sample; ``swapped_pictures`` is the share that is right even so.
-    ``skipped`` counts interleaved documents, which ask nothing.
+    ``skipped`` counts interleaved documents, which ask nothing; ``left_out`` says of the samples that no prompt can be
+    made of why that is.
     """
 
     shots: int
@@ -100,6 +102,7 @@ class Report:
     majority: float | None = None
     question_only: float | None = None
     swapped: tuple[Answered, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     @property
     def swapped_pictures(self) -> float | None:
@@ -119,6 +122,7 @@ class Report:
         return {
             "shots": self.shots,
             "skipped": self.skipped,
+            "left_out": list(self.left_out),
             "baselines": {
                 "majority": self.majority,
                 "question_only": self.question_only,
@@ -135,27 +139,37 @@ def evaluate(
     shots: int = 0,
     limit: int | None = None,
     baselines: bool = False,
+    why_not: Callable[[Sample], str] = lambda sample: "",
     progress: Callable[[int], None] = lambda done: None,
 ) -> Report:
     """Ask the queries of the first ``limit`` samples with at most their ``shots`` nearest context triplets.
 
-    ``progress`` hears how many are answered.
+    ``why_not`` says why a sample cannot be shown, or nothing; ``progress`` hears how many are answered. `TrainError`
+    where there are queries, and none can be shown.
     """
     count = min(limit or len(samples), len(samples))
     positions: list[int] = []
+    left_out: list[str] = []
 
     def asked() -> Iterator[Sample]:
         for position in range(count):
             sample = samples[position]
             if sample.query.relation != "document":
+                asking = with_shots(sample, shots)
+                if fault := why_not(asking):
+                    left_out.append(fault)
+                    continue
                 positions.append(position)
-                yield with_shots(sample, shots)
+                yield asking
 
     answered: list[Answered] = []
     for attempt in attempt_each(asked()):
         answered.append(_answered(positions[len(answered)], attempt))
         progress(len(answered))
-    report = Report(shots=shots, answered=tuple(answered), skipped=count - len(positions))
+    if left_out and not answered:
+        raise TrainError(f"none of {len(left_out):,} samples can be shown; {left_out[0]}")
+    skipped = count - len(positions) - len(left_out)
+    report = Report(shots=shots, answered=tuple(answered), skipped=skipped, left_out=tuple(left_out))
     if not baselines:
         return report
     pairs = other_pictures(report.answered)

@@ -120,6 +120,9 @@ def lines(reports: Sequence[Report], summaries: Sequence[Mapping[str, Summary]])
     yield "[ ]: 95% of 1,000 resamples; loss: nats per token of the true answers; VQA: exact where one answer is known"
     if reports[0].skipped:
         yield f"{reports[0].skipped:,} interleaved documents ask nothing and were skipped"
+    for report in reports:
+        if report.left_out:
+            yield f"{len(report.left_out):,} left out with {report.shots} shots: {report.left_out[0]}"
     for report, by_name in zip(reports, summaries, strict=True):
         if (found := by_name[ALL]).with_choices:
             asked = f"{report.shots} shots: the likeliest choice is right, of {found.with_choices:,}"

@@ -13,8 +13,10 @@ pytest.importorskip("torch", reason="comes with the extra 'train'")
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mimicit.errors import TrainError
 from mimicit.records import Sample
 from mimicit.schema import canonical_json
+from otter_train.encoding import PromptEncoder
 from otter_train.evaluation import (
     Answered,
     Attempt,
@@ -27,7 +29,7 @@ from otter_train.evaluation import (
     with_shots,
 )
 from otter_train.evaluation_report import ALL, draw, gained_by_looking, lines, measure, summarise, to_json
-from tests.factories.train import COLOURS, Colours, image, png, sample, triplet
+from tests.factories.train import COLOURS, TOKENIZER, Colours, image, png, sample, triplet
 
 
 def looking(samples: Iterable[Sample]) -> Iterator[Attempt]:
@@ -48,6 +50,21 @@ def surer_of_the_right(samples: Iterable[Sample]) -> Iterator[Attempt]:
     for attempt in looking(samples):
         is_true = attempt.answer == attempt.sample.query.answer
         yield attempt._replace(nats=1.0 if is_true else 5.0)
+
+
+def test_what_cannot_be_shown_is_left_out_counted_and_named() -> None:
+    samples = Colours(count=6)
+    encoder = PromptEncoder(TOKENIZER, max_tokens=16)
+    crowded = sample(triplet(media=range(30)), media=[image(png(COLOURS["red"]))] * 30, id="crowded")
+    mixed = [samples.get(0), crowded, *(samples.get(number) for number in range(1, 6)), replace(crowded, id="more")]
+    report = evaluate(mixed, looking, why_not=encoder.why_not, baselines=True)
+    assert [one.position for one in report.answered] == [0, 2, 3, 4, 5, 6] and report.skipped == 0
+    assert ["crowded" in report.left_out[0], "more" in report.left_out[1]] == [True, True]
+    assert exact(report) == 1.0 and report.to_json()["left_out"] == list(report.left_out)
+    (line,) = [line for line in lines([report], [summarise(report, seed=0)]) if "left out" in line]
+    assert line.startswith("2 left out with 0 shots: sample 'crowded'") and "--max-tokens" in line
+    with pytest.raises(TrainError, match=r"none of 1 samples can be shown; sample 'crowded'"):
+        evaluate([crowded], looking, why_not=encoder.why_not)
 
 
 def exact(report: Report) -> float:
