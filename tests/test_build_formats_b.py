@@ -211,3 +211,37 @@ def test_a_broken_sample_of_a_folder_of_many_sources_is_one_reject(first: Path, 
     built = build(tmp_path / "in", tmp_path / "out", RELATED)
     (reject,) = [r for r in built.rejects if r["scope"] == "record"]
     assert (reject["reason"], reject["locator"].partition("#")[0]) == ("schema", "shard-000.tar")
+
+
+@pytest.mark.parametrize("place", ["data/train.parquet", "data/train.arrow"])
+def test_pictures_named_in_cells_are_found_counted_and_followed(tmp_path: Path, place: str) -> None:
+    src, out = tmp_path / "raw", tmp_path / "out"
+
+    def row(id: str, *pictures: dict[str, Any]) -> dict[str, Any]:
+        return {"id": id, "images": list(pictures), "question": "What?", "answer": id}
+
+    def named(path: str) -> dict[str, Any]:
+        return {"bytes": None, "path": path}
+
+    rows = [
+        row("beside", named("a.jpg")),
+        row("suffix", named("coco/b.jpg"), picture(3)),
+        row("inside", picture(4)),
+        row("gone", named("nowhere.jpg")),
+    ]
+    (put_arrow if place.endswith("arrow") else put_parquet)(src, place, rows)
+    put(src, "data/a.jpg", make.picture(1))
+    put(src, "elsewhere/coco/b.jpg", make.picture(2))
+    built = build(src, out, RELATED)
+    (source,) = built.sources.values()
+    assert source["found"] == {"beside": 1, "suffix": 1} and built.unused == []
+    assert record_rejects(built.rejects) == {("missing_file", f"{place}[3]", "gone")}
+    shown = {id: [medium.data[0] for medium in sample.media] for id, sample in built.samples.items()}
+    assert shown == {
+        "beside": [make.picture(1)],
+        "suffix": [make.picture(2), make.picture(3)],
+        "inside": [make.picture(4)],
+    }
+    put(src, "data/a.jpg", make.picture(7))  # the table is as it was
+    again = build(src, out, RELATED, overwrite=True)
+    assert again.samples["beside"].media[0].data[0] == make.picture(7)

@@ -1,7 +1,8 @@
 """The rows of an Arrow or parquet table: their values, and where the pictures lie that it keeps inside.
 
 Pictures are those of `datasets` (``{bytes, path}``) in any column, and plain bytes in a column that is called so
-(``image``, ``jpg``); or lists of them. Their bytes are not kept here, and of parquet mostly not even read. Numbers of
+(``image``, ``jpg``); or lists of them. Their bytes are not kept here, and of parquet mostly not even read. A picture of
+`datasets` that has a path and no bytes is looked for like any other that is named by a path. Numbers of
 classes become names where the table has them (as `datasets` keeps its features). The table is read in another process
 (see `mimicit.sources.table_process`).
 """
@@ -19,8 +20,9 @@ from mimicit.errors import RejectedError
 from mimicit.sources.arrow import arrow_batches, arrow_columns_of, arrow_damage
 from mimicit.sources.base import MAX_MEDIA, InArrow, InParquet, MediaRef, Row
 from mimicit.sources.column_names import in_order
+from mimicit.sources.finding import media_refs
 from mimicit.sources.json_values import json_value
-from mimicit.sources.media_names import named_kind
+from mimicit.sources.media_names import folder_of, named_kind
 from mimicit.sources.parquet import parquet_batches, parquet_columns_of
 from mimicit.sources.root import Root
 from mimicit.sources.table_process import Place, check_columns, rows_apart
@@ -30,8 +32,14 @@ if TYPE_CHECKING:
 
 __all__ = ["class_names", "picture_columns", "table_rows"]
 
-_TableRow = tuple[dict[str, Any], tuple[MediaRef, ...]]
-"""The values of one row that JSON can hold, by column, and its pictures in the order of the columns."""
+_Paths = list[tuple[str | None, bool]]
+"""Of each picture: its path, and whether that is all there is of it."""
+
+_TableRow = tuple[dict[str, Any], tuple[MediaRef, ...], tuple[int, ...]]
+"""The values of one row that JSON can hold, by column, and its pictures in the order of the columns.
+
+The last are the numbers of those pictures of which there is nothing but a path.
+"""
 
 _PICTURES: Final = re.compile(
     r"(?:(?:large_)?list<\w+: )?struct<bytes: (?:large_)?binary, path: (?:large_)?string>(?: not null)?>?"
@@ -71,7 +79,18 @@ def table_rows(root: Root, path: str, *, is_arrow: bool) -> Iterator[Row]:
         if isinstance(found, RejectedError):
             yield Row(place, found)
         else:
-            yield Row(place, found[0], partial(_located, is_arrow, path, block, row), found[1])
+            values, media, named = found
+            shown = tuple(_looked_for(root, path, ref) if n in named else ref for n, ref in enumerate(media))
+            yield Row(place, values, partial(_located, is_arrow, path, block, row), shown)
+
+
+def _looked_for(root: Root, table: str, ref: MediaRef) -> MediaRef:
+    """The file that the path in a cell means; where there is none, the cell, and reading that says why."""
+    try:
+        (found,) = media_refs(root, [ref.origin], beside=folder_of(table), kind=ref.kind)
+    except RejectedError:
+        return ref
+    return found
 
 
 def _located(is_arrow: bool, path: str, block: int, row: int, steps: Sequence[str | int]) -> InArrow | InParquet:
@@ -107,18 +126,24 @@ def _parquet_rows(
     check_columns(len(kinds))
     pictures = picture_columns(kinds)
 
-    def is_needed(leaf: str, nulls: int | None) -> bool:
+    def is_needed(leaf: str, nulls: Mapping[str, int | None]) -> bool:
         column = next((name for name in kinds if leaf == name or leaf.startswith(f"{name}.")), "")
         if column not in pictures:
             return "binary" not in kinds.get(column, "")
         if _PICTURES.fullmatch(kinds[column]):
-            return not leaf.endswith(".bytes")
-        return nulls != 0 or "list" in kinds[column]  # plain bytes: read to see where there are none
+            return not leaf.endswith(".bytes") or _may_have_paths_alone(leaf, nulls)
+        return nulls[leaf] != 0 or "list" in kinds[column]  # plain bytes: read to see where there are none
 
     for group, first, batch in parquet_batches(file, path, is_needed, at_once, start):
         rows = _rows(path, batch, partial(_in_parquet, path, group, first), pictures, at_once)
         for row, values in enumerate(rows, first):
             yield group, row, values
+
+
+def _may_have_paths_alone(leaf: str, nulls: Mapping[str, int | None]) -> bool:
+    """Whether the pictures whose bytes are in ``leaf`` have more paths than bytes, so that some have no bytes."""
+    without_bytes, without_path = nulls[leaf], nulls.get(f"{leaf.removesuffix('.bytes')}.path")
+    return without_bytes is not None and without_path is not None and without_bytes > without_path
 
 
 def _in_parquet(path: str, group: int, first: int, row: int, column: str, item: _Item) -> InParquet:
@@ -170,44 +195,50 @@ def _rows(
         for name in labels.keys() & values.keys():
             values[name] = [_named(value, labels[name]) for value in values[name]]
         for row in range(min(rows, len(batch) - start)):
-            named = {name: paths[name][row] if name in paths else None for name in pictures}
-            shown = sum(len(cell) if isinstance(cell, list) else 1 for cell in named.values())
+            cells_of_row = {name: paths[name][row] for name in pictures}
+            shown = sum(len(cell) for _, cell in cells_of_row.values())
             if shown > MAX_MEDIA:
                 yield RejectedError(
                     "too_many_pictures", f"the row holds {shown:,} pictures; the limit is {MAX_MEDIA:,}"
                 )
                 continue
-            media = _media(path, named, partial(locate, start + row))
-            yield {name: json_value(cells[row]) for name, cells in values.items()}, media
+            media, named = _media(path, cells_of_row, partial(locate, start + row))
+            yield {name: json_value(cells[row]) for name, cells in values.items()}, media, named
 
 
-def _paths(cells: pa.Array) -> list[str | list[str | None] | None]:
-    """What each cell says of its picture's path; a list for a list of pictures, and an empty one for no picture."""
+def _paths(cells: pa.Array) -> list[tuple[bool, _Paths]]:
+    """Of each cell whether it holds a list of pictures, and what it says of their paths."""
     import pyarrow as pa
 
-    is_valid = cells.is_valid().to_pylist()
     if not pa.types.is_list(cells.type) and not pa.types.is_large_list(cells.type):
-        is_struct = pa.types.is_struct(cells.type)
-        paths = cells.field("path").to_pylist() if is_struct else [None] * len(cells)
-        return [path if valid else [] for path, valid in zip(paths, is_valid, strict=True)]
+        is_valid = cells.is_valid().to_pylist()
+        return [(False, [one] if valid else []) for one, valid in zip(_paths_of(cells), is_valid, strict=True)]
     entries = (cell.values for cell in cells)
-    if not pa.types.is_struct(cells.type.value_type):
-        return [[] if entry is None else [None] * len(entry) for entry in entries]
-    return [[] if entry is None else entry.field("path").to_pylist() for entry in entries]
+    return [(True, [] if entry is None else _paths_of(entry)) for entry in entries]
+
+
+def _paths_of(pictures: pa.Array) -> _Paths:
+    import pyarrow as pa
+
+    if not pa.types.is_struct(pictures.type):
+        return [(None, False)] * len(pictures)
+    paths = pictures.field("path").to_pylist()
+    if pictures.type.get_field_index("bytes") < 0:  # not read: all are there
+        return [(path, False) for path in paths]
+    without_bytes = pictures.field("bytes").is_null().to_pylist()
+    return [(path, bool(path) and absent) for path, absent in zip(paths, without_bytes, strict=True)]
 
 
 def _media(
-    table: str,
-    columns: Mapping[str, str | list[str | None] | None],
-    locate: Callable[[str, _Item], InArrow | InParquet],
-) -> tuple[MediaRef, ...]:
+    table: str, columns: Mapping[str, tuple[bool, _Paths]], locate: Callable[[str, _Item], InArrow | InParquet]
+) -> tuple[tuple[MediaRef, ...], tuple[int, ...]]:
     media: list[MediaRef] = []
-    for column, paths in columns.items():
-        items: list[tuple[int | None, str | None]] = (
-            list(enumerate(paths)) if isinstance(paths, list) else [(None, paths)]
-        )
-        for item, path in items:
+    named: list[int] = []
+    for column, (is_list, paths) in columns.items():
+        for item, (path, is_alone) in enumerate(paths):
             origin = (path or f"{table}#{column}")[:_MAX_ORIGIN]
             kind = named_kind(origin) or ("video" if _CLIP_NAMES.match(column) else "image")
-            media.append(MediaRef(kind=kind, parts=(locate(column, item),), origin=origin))
-    return tuple(media)
+            if is_alone:
+                named.append(len(media))
+            media.append(MediaRef(kind=kind, parts=(locate(column, item if is_list else None),), origin=origin))
+    return tuple(media), tuple(named)
