@@ -49,9 +49,10 @@ def address(trained: Any) -> Iterator[attack.Address]:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run folder of a model, for servers in processes of their own."""
-    return attack.tiny_run(tmp_path_factory.mktemp("tiny"))
+def run(trained: Any) -> Path:
+    """The run folder of the model, for servers in processes of their own."""
+    folder: Path = trained.source.parent
+    return folder
 
 
 def place(url: str) -> attack.Address:
@@ -118,7 +119,7 @@ def test_what_costs_too_much_is_ended(trained: Any, body: bytes) -> None:
 
 def test_costly_pictures_do_not_keep_others_waiting(trained: Any) -> None:
     body = body_of(pictures=[attack.jpeg_of_scans(5000, 99)] * 2)
-    with serving(trained, LIMITS) as url, ThreadPoolExecutor(12) as pool:
+    with serving(trained, replace(LIMITS, cpu_seconds=1)) as url, ThreadPoolExecutor(12) as pool:
         costly = [pool.submit(attack.ask, place(url), body, timeout=120) for _ in range(12)]
         for _ in range(5):
             assert plain(place(url)) == 200
