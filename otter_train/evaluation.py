@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from mimicit.errors import TrainError
 from mimicit.records import Sample
+from otter_train.anls import anls
 from otter_train.context import drop_context
 from otter_train.vqa import human_answers, vqa_accuracy
 
@@ -60,6 +61,8 @@ class Answered:
     context triplets. ``nats`` and ``tokens`` are those of `Attempt`; ``humans`` counts the people whose answers
     ``vqa`` (0 to 1) compares with, 0 where only the true answer is known. ``chosen`` is that of `Attempt`, the
     likeliest of so many ``choices``; ``letter`` is that of the true one, where the question lists them by letters.
+    ``anls`` compares with the nearest of the known answers. ``references`` are captions of the picture by several
+    people; often none.
     """
 
     position: int
@@ -78,6 +81,8 @@ class Answered:
     chosen: str | None = None
     choices: int = 0
     letter: str = ""
+    anls: float = 0.0
+    references: tuple[str, ...] = ()
 
     @property
     def is_right(self) -> bool:
@@ -261,7 +266,15 @@ def _answered(position: int, attempt: Attempt) -> Answered:
         chosen=attempt.chosen,
         choices=len(choices(attempt.sample)),
         letter=letter,
+        anls=anls(attempt.answer, [sample.query.answer, *humans]),
+        references=tuple(_references(sample)),
     )
+
+
+def _references(sample: Sample) -> list[str]:
+    """The captions in the ``references`` of a sample's meta; often none."""
+    found: Any = sample.meta.get("references")
+    return [text for text in found if isinstance(text, str) and text.strip()] if isinstance(found, list) else []
 
 
 def _plain(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 from mimicit.schema import canonical_json
 from mimicit.shards.files import write_atomically
 from otter_train.bootstrap import Estimate, ratio
+from otter_train.cider import cider
 from otter_train.evaluation import Answered, Report, is_right
 
 __all__ = ["ALL", "Summary", "draw", "gained_by_looking", "lines", "measure", "summarise", "to_json", "write_report"]
@@ -33,7 +35,9 @@ class Summary:
     ``loss`` is the mean over the tokens of the true answers, in nats; ``exact`` and ``vqa`` lie between 0 and 1.
     ``context`` is the mean number of context triplets that were shown; ``with_humans`` queries have the answers of
     several people, the others count as exact or not in ``vqa``. ``choice`` is the share of right choices among the
-    ``with_choices`` queries that offer some, and ``chance`` what guessing would reach there.
+    ``with_choices`` queries that offer some, and ``chance`` what guessing would reach there. ``anls`` lies between 0
+    and 1, ``cider`` between 0 and 10: over the ``captioned`` pictures for which several answers to one question are
+    known, each counted once.
     """
 
     queries: int
@@ -45,6 +49,9 @@ class Summary:
     with_choices: int
     choice: Estimate
     chance: float
+    anls: Estimate
+    captioned: int
+    cider: Estimate
 
     @property
     def perplexity(self) -> float:
@@ -54,10 +61,12 @@ class Summary:
     def to_json(self) -> dict[str, Any]:
         """The summary as a JSON value."""
         estimates = {"loss": self.loss, "exact": self.exact, "vqa": self.vqa, "choice": self.choice}
+        estimates |= {"anls": self.anls, "cider": self.cider}
         return {
             "queries": self.queries,
             "with_humans": self.with_humans,
             "with_choices": self.with_choices,
+            "captioned": self.captioned,
             "chance": self.chance,
             "context": self.context,
             "perplexity": self.perplexity,
@@ -75,6 +84,8 @@ def measure(answered: Sequence[Answered], *, seed: int) -> Summary:
     choice = np.array(
         [one.chosen is not None and is_right(one.chosen, one.truth) for one in answered], dtype=np.float64
     )
+    near = np.array([one.anls for one in answered], dtype=np.float64)
+    captions = np.array(_caption_scores(answered), dtype=np.float64)
     ones = np.ones(len(answered))
     return Summary(
         queries=len(answered),
@@ -86,7 +97,22 @@ def measure(answered: Sequence[Answered], *, seed: int) -> Summary:
         with_choices=int(offering.sum()),
         choice=ratio(choice, offering, seed=seed),
         chance=sum(1 / one.choices for one in answered if one.choices) / max(1, int(offering.sum())),
+        anls=ratio(near, ones, seed=seed),
+        captioned=len(captions),
+        cider=ratio(captions, np.ones(len(captions)), seed=seed),
     )
+
+
+def _caption_scores(answered: Sequence[Answered]) -> list[float]:
+    """CIDEr of what was said of each picture for which several answers to one question are known."""
+    said: dict[tuple[object, str], str] = {}
+    known: dict[tuple[object, str], dict[str, None]] = defaultdict(dict)
+    for one in answered:
+        asked = (one.media[-1:], one.question)
+        said.setdefault(asked, one.answer)
+        known[asked].update(dict.fromkeys(one.references or (one.truth,)))
+    several = [asked for asked, texts in known.items() if len(texts) > 1]
+    return cider([said[asked] for asked in several], [known[asked] for asked in several])
 
 
 def summarise(report: Report, *, seed: int) -> dict[str, Summary]:
@@ -128,6 +154,14 @@ def lines(reports: Sequence[Report], summaries: Sequence[Mapping[str, Summary]])
             asked = f"{report.shots} shots: the likeliest choice is right, of {found.with_choices:,}"
             interval = f"[{found.choice.low:.1%}, {found.choice.high:.1%}]"
             yield f"{found.choice.value:6.1%}  {asked} {interval}; by chance {found.chance:.1%}"
+    for report, by_name in zip(reports, summaries, strict=True):
+        near = by_name[ALL].anls
+        yield f"{near.value:6.1%}  {report.shots} shots: ANLS [{near.low:.1%}, {near.high:.1%}]"
+        for name, found in by_name.items():
+            if found.captioned:
+                of = f"{report.shots} shots, {name}: CIDEr × 100, of {found.captioned:,} pictures"
+                interval = f"[{100 * found.cider.low:.1f}, {100 * found.cider.high:.1f}]"
+                yield f"{100 * found.cider.value:6.1f}  {of} with several captions each {interval}"
     for report in reports:
         for rate, meaning in _baselines(report):
             if rate is not None:
