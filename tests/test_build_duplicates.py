@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -57,25 +55,23 @@ def test_look_alikes_finds_what_a_search_of_all_finds(kept: list[int], most: int
     near = data.draw(st.sampled_from(kept)) ^ sum(
         1 << bit for bit in data.draw(st.sets(st.integers(0, 63), max_size=12))
     )
-    with closing(sqlite3.connect(":memory:")) as db:
-        look_alikes = LookAlikes(db, most)
-        for number, fingerprint in enumerate(kept):
-            look_alikes.add(number, fingerprint.to_bytes(8, "big"))
-        found = look_alikes.find(99, near.to_bytes(8, "big"))
-        close = [number for number, fingerprint in enumerate(kept) if distance(near, fingerprint) <= most]
-        assert found == min(close, default=None)
-        assert look_alikes.find(0, kept[0].to_bytes(8, "big")) is None  # it is kept itself
+    look_alikes = LookAlikes(most)
+    for number, look in enumerate(kept):
+        look_alikes.add(number, look.to_bytes(8, "big"))
+    found = look_alikes.find(99, near.to_bytes(8, "big"))
+    close = [number for number, look in enumerate(kept) if distance(near, look) <= most]
+    assert found == min(close, default=None)
+    assert look_alikes.find(0, kept[0].to_bytes(8, "big")) is None  # it is kept itself
 
 
 @pytest.mark.parametrize("most", range(12))
 def test_bits_that_are_spread_over_all_bands_are_found(most: int) -> None:
     """The hardest case for a search by bands: each of the four differs by as many bits as the others."""
-    with closing(sqlite3.connect(":memory:")) as db:
-        look_alikes = LookAlikes(db, most)
-        look_alikes.add(0, bytes(8))
-        for flips, expected in ((most, 0), (most + 1, None)):
-            spread = sum(1 << bit % 4 * 16 + bit // 4 for bit in range(flips))
-            assert look_alikes.find(1, spread.to_bytes(8, "big")) == expected
+    look_alikes = LookAlikes(most)
+    look_alikes.add(0, bytes(8))
+    for flips, expected in ((most, 0), (most + 1, None)):
+        spread = sum(1 << bit % 4 * 16 + bit // 4 for bit in range(flips))
+        assert look_alikes.find(1, spread.to_bytes(8, "big")) == expected
 
 
 def test_equal_files_are_one_picture(tmp_path: Path) -> None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mimicit.build.catalog import Catalog
 from mimicit.build.column_file import ColumnFile, batches_of_rows, write_columns
-from mimicit.build.freeze import write_tables
+from mimicit.build.links import link_triplets
 from mimicit.build.pool import TripletPool
-from mimicit.build.tables import TRIPLETS
+from mimicit.build.tables import MEDIA, MEDIA_NAME, MERGED, MERGED_NAME, TRIPLETS, TRIPLETS_NAME
 
 SOURCES = ("one", "two")
 
@@ -45,28 +43,28 @@ def triplets(rng: random.Random, count: int) -> list[dict[str, Any]]:
     return rows
 
 
-def catalog_of(work: Path, rows: list[dict[str, Any]]) -> None:
-    catalog = Catalog(work, writable=True)
-    for number, name in enumerate(SOURCES):
-        catalog.db.execute("INSERT INTO source(id, name, format, why) VALUES (?, ?, 'f', 'w')", (number, name))
-    for row in rows:
-        catalog.db.execute(
-            "INSERT INTO triplet(seq, source, id, place, instruction, answer, conversation, turn, is_query, related,"
-            " meta, refs, parts, media, shown, rank, merged_into)"
-            " VALUES (?, ?, ?, '', ?, 'a', ?, ?, 1, ?, '{}', '[]', '[]', '[]', ?, ?, ?)",
-            (
-                *(row["seq"], row["source"], row["id"], f"question {row['seq']}", row["conversation"], row["turn"]),
-                *(json.dumps(row["related"]), row["shown"], row["rank"], row["into"]),
-            ),
+def write_tables(work: Path, rows: list[dict[str, Any]]) -> None:
+    usable = [row for row in rows if row["rank"] is not None]
+    place = {row["seq"]: number for number, row in enumerate(usable)}
+    texts = ((row, f"question {row['seq']}", row["conversation"] or "") for row in usable)
+    triplets = [
+        (
+            *(row["source"], row["id"], "", question, "a", b"{}", [], row["shown"], b""),
+            *(conversation, row["turn"], True, row["related"]),
         )
-    write_tables(catalog, work)
-    catalog.close()
+        for row, question, conversation in texts
+    ]
+    write_columns(work / TRIPLETS_NAME, TRIPLETS, batches_of_rows(triplets, TRIPLETS))
+    merged = [(row["source"], row["id"], "", place[row["into"]]) for row in rows if row["into"] is not None]
+    write_columns(work / MERGED_NAME, MERGED, batches_of_rows(merged, MERGED))
+    write_columns(work / MEDIA_NAME, MEDIA, [])
+    link_triplets(work)
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_candidates_are_those_that_a_look_at_all_triplets_finds(tmp_path: Path, seed: int) -> None:
     rows = triplets(random.Random(seed), 60)
-    catalog_of(tmp_path, rows)
+    write_tables(tmp_path, rows)
     pool = TripletPool(tmp_path, SOURCES)
     usable = [row for row in rows if row["rank"] is not None]
     by_id = {(row["source"], row["id"]): row for row in rows}
@@ -97,7 +95,7 @@ def test_cells_are_found_in_every_batch(tmp_path: Path) -> None:
     rows = []
     for seq in range(60):
         text = "x" * rng.choice([0, 5, 3_000_000])
-        first = (seq, seq % 3, f"é{seq}", text, "", b"{}", list(range(seq % 4)), "", b"", "")
+        first = (seq % 3, f"é{seq}", "", text, "", b"{}", list(range(seq % 4)), "", b"", "")
         rows.append((*first, seq, seq % 2 == 0, [str(seq)] * (seq % 3)))
     path = tmp_path / "t.arrow"
     write_columns(path, TRIPLETS, batches_of_rows(rows, TRIPLETS))
@@ -105,8 +103,8 @@ def test_cells_are_found_in_every_batch(tmp_path: Path) -> None:
     assert table.table().column("id").num_chunks > 1
     assert table.rows == len(rows)
     for seq, row in enumerate(rows):
-        assert table.number("seq", seq) == seq
-        assert table.text("id", seq) == row[2]
+        assert table.number("turn", seq) == seq
+        assert table.text("id", seq) == row[1]
         assert len(table.data("instruction", seq)) == len(row[3])
         assert table.integers("media", seq) == row[6]
         assert table.value("related", seq) == row[-1]

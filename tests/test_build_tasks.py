@@ -94,7 +94,7 @@ def test_work_that_is_lost_is_asked_for_again(raw: Path, whole: Path, tmp_path: 
     prepare(raw, out)
     for index in range(COUNT):
         share(raw, out, index)
-    next((out / ".mimicit-work" / "media").glob("*.jsonl")).unlink()
+    next((out / ".mimicit-work" / "media").glob("*.arrow")).unlink()
     with pytest.raises(BuildError, match="has not finished"):
         publish(out)
     for index in range(COUNT):
@@ -128,7 +128,7 @@ def test_a_plain_build_takes_over(raw: Path, whole: Path, tmp_path: Path) -> Non
     out = tmp_path / "out"
     prepare(raw, out)
     share(raw, out, 1)
-    assert list((out / ".mimicit-work" / "media").glob("*.jsonl"))
+    assert list((out / ".mimicit-work" / "media").glob("*.arrow"))
     build_shards(raw, out, CONFIG, engine=Here())
     assert make.hashes(out) == make.hashes(whole)
 

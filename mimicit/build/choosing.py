@@ -19,10 +19,9 @@ import pyarrow as pa
 from mimicit.build.column_file import ColumnFile, batches_of_rows, write_columns
 from mimicit.build.config import SourceRules
 from mimicit.build.engine import Engine
-from mimicit.build.freeze import TRIPLETS_NAME
 from mimicit.build.pool import TripletPool
 from mimicit.build.progress import Progress
-from mimicit.build.tables import SAMPLES
+from mimicit.build.tables import SAMPLES, TRIPLETS_NAME
 from mimicit.context.assemble import shown_anew
 from mimicit.context.choose import Choice, choose, parse_strategies
 from mimicit.context.neighbours import Guards

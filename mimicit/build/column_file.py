@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from functools import cache
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Final
+from types import TracebackType
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +22,7 @@ import pyarrow as pa
 from mimicit.build.disk import naming, scratch
 from mimicit.shards.files import publish
 
-__all__ = ["ColumnFile", "batches_of_rows", "write_columns"]
+__all__ = ["ColumnFile", "TableWriter", "batches_of_rows", "numbered", "write_columns"]
 
 _BATCH_ROWS: Final = 1 << 14
 _BATCH_BYTES: Final = 32 << 20  # of texts; a batch is held in memory while it is written
@@ -41,12 +43,68 @@ def batches_of_rows(rows: Iterable[Sequence[Any]], schema: pa.Schema) -> Iterato
     size = 0
     for row in rows:
         waiting.append(row)
-        size += sum(len(value) for value in row if isinstance(value, str | bytes | list))
+        size += _size(row)
         if len(waiting) == _BATCH_ROWS or size > _BATCH_BYTES:
             yield _batch(waiting, schema)
             waiting, size = [], 0
     if waiting:
         yield _batch(waiting, schema)
+
+
+class TableWriter:
+    """Takes the rows of a table one by one; the table ``path`` appears whole when the block ends without an error.
+
+    With ``skip_empty``, a table without a row is no file.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema, *, skip_empty: bool = False) -> None:
+        self._path = path
+        self._schema = schema
+        self._skip_empty = skip_empty
+        self._waiting: list[Sequence[Any]] = []
+        self._size = 0
+        self._writer: pa.RecordBatchFileWriter | None = None
+        self._held = ExitStack()
+        self.rows = 0
+
+    def add(self, row: Sequence[Any]) -> None:
+        """Append a row: a value per column of the schema."""
+        self._waiting.append(row)
+        self._size += _size(row)
+        self.rows += 1
+        if len(self._waiting) == _BATCH_ROWS or self._size > _BATCH_BYTES:
+            self._write()
+
+    def _write(self) -> None:
+        self._begin().write_batch(_batch(self._waiting, self._schema))
+        self._waiting, self._size = [], 0
+
+    def _begin(self) -> pa.RecordBatchFileWriter:
+        if self._writer is None:
+            self._path.parent.mkdir(exist_ok=True)
+            self._held.enter_context(naming(self._path))
+            file = self._held.enter_context(publish(self._path, scratch(self._path)))
+            self._writer = self._held.enter_context(pa.ipc.new_file(file, self._schema))
+        return self._writer
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._held.__exit__(kind, error, trace)
+            return
+        with self._held:
+            if self._waiting:
+                self._write()
+            elif not self._skip_empty:
+                self._begin()
+
+
+def _size(row: Sequence[Any]) -> int:
+    return sum(len(value) for value in row if isinstance(value, str | bytes | list | tuple))
 
 
 def _batch(rows: Sequence[Sequence[Any]], schema: pa.Schema) -> pa.RecordBatch:
@@ -67,10 +125,20 @@ class ColumnFile:
         self._bytes = cache(self._byte_chunks)
         self._lists = cache(self._list_chunks)
 
+    @property
+    def names(self) -> list[str]:
+        """The names of the columns."""
+        names: list[str] = self._file.schema.names
+        return names
+
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The whole table (or ``columns`` of it), mapped into memory."""
         table = pa.Table.from_batches(self._batches, self._file.schema)
         return table if columns is None else table.select(list(columns))
+
+    def batches(self) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """(its first row, the batch) of each batch, mapped into memory."""
+        yield from zip(self._starts, self._batches, strict=True)
 
     def column(self, name: str) -> npt.NDArray[Any]:
         """A whole column of numbers or flags without nulls, in memory."""
@@ -118,6 +186,13 @@ class ColumnFile:
     def _list_chunks(self, name: str) -> list[tuple[memoryview, memoryview]]:
         columns = [batch.column(name) for batch in self._batches]
         return [(_view(column.offsets), _view(column.values)) for column in columns]
+
+
+def numbered(table: ColumnFile, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """``columns`` of the batches of ``table``, with the numbers of the rows as a column ``n`` before them."""
+    for first, batch in table.batches():
+        numbers = pa.array(np.arange(first, first + batch.num_rows))
+        yield pa.record_batch([numbers, *(batch.column(name) for name in columns)], ["n", *columns])
 
 
 def _view(column: pa.Array) -> memoryview:

@@ -22,12 +22,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mimicit.build.batches import batched
-from mimicit.build.catalog import Catalog
+from mimicit.build.column_file import ColumnFile, batches_of_rows, numbered, write_columns
 from mimicit.build.config import MEDIA_LIMITS, BuildConfig, without_limits
 from mimicit.build.engine import Engine
+from mimicit.build.joins import insert, joins, ordered
 from mimicit.build.media_table import MEDIA_NAME, input_digest, library_versions
 from mimicit.build.progress import Progress
 from mimicit.build.similar_options import compares_pictures
+from mimicit.build.tables import ENCODED, MEDIA_REFERENCES_NAME
 from mimicit.errors import ShardError
 from mimicit.schema import canonical_json
 from mimicit.shards.files import sha256_of, sync_folder
@@ -38,6 +40,7 @@ from mimicit.sources.scanned import ScannedFiles
 
 __all__ = [
     "FORMER_NAME",
+    "REUSED_NAME",
     "FormerShard",
     "adopt_shard",
     "damaged_former_shards",
@@ -48,8 +51,44 @@ __all__ = [
 ]
 
 FORMER_NAME: Final = "former"
+REUSED_NAME: Final = "reused.arrow"
 _BATCH: Final = 2_000
-_STAGE: Final = "reuse"
+_STORED: Final = pa.schema(
+    [
+        ("place", pa.int64()),
+        ("checksums", pa.large_string()),
+        ("file", pa.large_string()),
+        ("offsets", pa.list_(pa.int64())),
+    ]
+)
+_DESCRIBED: Final = pa.schema(
+    [
+        ("checksums", pa.large_string()),
+        ("ref", pa.large_string()),
+        ("content", pa.large_string()),
+        ("media", pa.large_binary()),
+        ("sizes", pa.list_(pa.int64())),
+        ("width", pa.int64()),
+        ("height", pa.int64()),
+        ("bytes", pa.int64()),
+        ("fingerprint", pa.large_binary()),
+    ]
+)
+_TABLES: Final = """
+CREATE TABLE stored(place BIGINT, checksums VARCHAR, file VARCHAR, offsets BIGINT[]);
+CREATE TABLE described(checksums VARCHAR, ref VARCHAR, content VARCHAR, media BLOB, sizes BIGINT[],
+    width BIGINT, height BIGINT, bytes BIGINT, fingerprint BLOB);
+CREATE TABLE refs(number BIGINT, ref VARCHAR);
+"""
+_REUSED: Final = """
+SELECT number, content, media, first.file, first.offsets, sizes, width, height, bytes, fingerprint,
+    NULL AS reason, NULL AS detail
+FROM refs JOIN described USING (ref)
+JOIN (
+    SELECT checksums, arg_min(file, place) AS file, arg_min(offsets, place) AS offsets FROM stored GROUP BY checksums
+) AS first USING (checksums)
+ORDER BY number
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,27 +144,24 @@ def former_index(work: Path, shard: FormerShard) -> pa.Table:
     return pq.read_table(path, filters=pc.field("shard") == shard.info["name"])
 
 
-def reuse_media(
-    catalog: Catalog, work: Path, scanned: ScannedFiles, config: BuildConfig, engine: Engine, progress: Progress
-) -> None:
-    """Note in the catalog which media lie encoded in the former shards; the others stay to be encoded."""
+def reuse_media(work: Path, scanned: ScannedFiles, config: BuildConfig, engine: Engine, progress: Progress) -> None:
+    """Write down, once, which media lie encoded in the former shards; the others stay to be encoded."""
     folder = work / FORMER_NAME
     manifest = _manifest(folder)
-    if catalog.is_done(_STAGE) or manifest is None or not _encodes_alike(manifest, config):
+    if (work / REUSED_NAME).exists() or manifest is None or not _encodes_alike(manifest, config):
         return
     for name in (INDEX_NAME, MEDIA_NAME):  # they say what the media are
         if not _is_sound((folder / name, manifest["files"].get(name, ""))):
             progress.note(f"{name} of the folder that was there is not the one of its manifest; nothing of it is used")
             return
     sound = _sound_shards(folder, manifest, engine, progress)
-    with catalog.transaction():
-        catalog.db.execute("CREATE TEMP TABLE known(files TEXT PRIMARY KEY, file TEXT, offsets TEXT) WITHOUT ROWID")
-        for files, shard, offsets in _stored_media(folder, sound):
-            place = (files, f"{FORMER_NAME}/{shard}", orjson.dumps(offsets).decode())
-            catalog.db.execute("INSERT OR IGNORE INTO known VALUES (?, ?, ?)", place)
-        reused = sum(_reuse(catalog, scanned, row) for row in _table_rows(folder / MEDIA_NAME))
-        catalog.db.execute("DROP TABLE known")
-        catalog.mark_done(_STAGE)
+    with joins(work) as db:
+        db.execute(_TABLES)
+        insert(db, "stored", batches_of_rows(_stored_media(folder, sound), _STORED))
+        insert(db, "described", batches_of_rows(_described(folder / MEDIA_NAME, scanned), _DESCRIBED))
+        insert(db, "refs", numbered(ColumnFile(work / MEDIA_REFERENCES_NAME), ["ref"]))
+        write_columns(work / REUSED_NAME, ENCODED, ordered(db, _REUSED, ENCODED))
+    reused = ColumnFile(work / REUSED_NAME).rows
     progress.note(f"{reused} media are taken from the shards that are there")
 
 
@@ -171,8 +207,9 @@ def _is_sound(task: tuple[Path, str]) -> bool:
         return False
 
 
-def _stored_media(folder: Path, sound: frozenset[str]) -> Iterator[tuple[str, str, list[int]]]:
-    """(checksums of its files, shard, their offsets there) of every medium of every sample in the ``sound`` shards."""
+def _stored_media(folder: Path, sound: frozenset[str]) -> Iterator[tuple[Any, ...]]:
+    """(place, checksums of its files, shard, their offsets) of every medium of every sample in the ``sound`` shards."""
+    place = 0
     for batch in batched(iterate_index(folder), _BATCH):
         for row in batch:
             if row["shard"] not in sound:
@@ -184,31 +221,17 @@ def _stored_media(folder: Path, sound: frozenset[str]) -> Iterator[tuple[str, st
             start = 1
             for media in value["media"]:
                 stop = start + len(media["files"])
-                yield canonical_json(media["sha256"]).decode(), row["shard"], offsets[start:stop]
+                checksums = canonical_json(media["sha256"]).decode()
+                yield place, checksums, f"{FORMER_NAME}/{row['shard']}", offsets[start:stop]
                 start = stop
+                place += 1
 
 
-def _table_rows(path: Path) -> Iterator[dict[str, Any]]:
+def _described(path: Path, scanned: ScannedFiles) -> Iterator[tuple[Any, ...]]:
+    """What the former table says of the media whose input is unchanged; and the checksums of their files."""
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=_BATCH):
-            yield from batch.to_pylist()
-
-
-def _reuse(catalog: Catalog, scanned: ScannedFiles, row: Mapping[str, Any]) -> bool:
-    """Fill in the medium that ``row`` of the former table describes, if this build has it and it is unchanged."""
-    medium = catalog.db.execute("SELECT id FROM medium WHERE ref = ? AND NOT done", (row["ref"],)).fetchone()
-    if medium is None or input_digest(row["ref"], scanned) != row["input"]:
-        return False
-    files = canonical_json(orjson.loads(row["media"])["sha256"]).decode()
-    place = catalog.db.execute("SELECT file, offsets FROM known WHERE files = ?", (files,)).fetchone()
-    if place is None:
-        return False
-    catalog.db.execute(
-        "UPDATE medium SET done = 1, content = ?, media = ?, file = ?, offsets = ?, sizes = ?,"
-        " width = ?, height = ?, bytes = ?, fingerprint = ? WHERE id = ?",
-        (
-            *(row["content"], row["media"], *place, orjson.dumps(row["sizes"]).decode()),
-            *(row["width"], row["height"], row["bytes"], row["fingerprint"], medium[0]),
-        ),
-    )
-    return True
+            for row in batch.to_pylist():
+                if input_digest(row["ref"], scanned) == row["input"]:
+                    checksums = canonical_json(orjson.loads(row["media"])["sha256"]).decode()
+                    yield (checksums, *(row[name] for name in _DESCRIBED.names[1:]))

@@ -1,154 +1,290 @@
-"""Import: stream every source into the catalog, then filter its texts and settle what its records refer to.
+"""Import: every part of every source becomes tables of its records and of what they refer to.
 
-A source is imported whole or not at all: a build that was killed in the middle begins that source again. Nothing is
-held in memory but one batch of rows.
+A part is one task: a worker reads it, checks the texts, and writes its tables. The summary of a part is written last,
+so a part with a summary is done. What needs the records of other parts (equal ids, pictures by name) is left to
+`mimicit.build.resolve`.
 """
 
 from __future__ import annotations
 
-import itertools
-import sqlite3
+import functools
+import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Final
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, Self
 
 import orjson
 
-from mimicit.build.catalog import Catalog, locator_to_json, ref_to_json
+from mimicit.build.column_file import TableWriter
 from mimicit.build.config import SourceRules
+from mimicit.build.engine import Engine
 from mimicit.build.filters import Fault, FilterConfig, text_fault
 from mimicit.build.progress import Progress
+from mimicit.build.references import locator_to_json, place_in_table, ref_to_json
+from mimicit.build.rejects import Phase, RejectWriter
+from mimicit.build.tables import NAMES, PICTURES, RECORDS, REFERENCES, TRAINING
 from mimicit.errors import SchemaError, SourceError
 from mimicit.prompt import SPECIAL_TOKENS
 from mimicit.schema import canonical_json, null_for_nan
+from mimicit.shards.files import write_atomically
 from mimicit.sources import SOURCES
-from mimicit.sources.base import MAX_MEDIA, MAX_RELATED, Note, Picture, RawTriplet, Reject, SourceSpec, TrainEntry
+from mimicit.sources.base import (
+    MAX_MEDIA,
+    MAX_RELATED,
+    MediaRef,
+    Named,
+    Note,
+    Picture,
+    RawTriplet,
+    Reject,
+    SourceSpec,
+    TrainEntry,
+)
 from mimicit.sources.root import Root
 
-__all__ = ["import_sources"]
+__all__ = ["Part", "Summary", "import_parts", "import_sources", "part_table"]
 
-_BATCH: Final = 5_000
+_FOLDER: Final = "import"
 _MAX_ID_CHARACTERS: Final = 4096  # as in schemas/sample.json
+_KNOWN_REFERENCES: Final = 1 << 16  # some 50 MB; beyond, a reference may have several rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What was in a part: ``records``, kept or not, how their files were found, and what is worth saying of them.
+
+    ``notes`` have the count and the place of the first by kind. ``unreadable`` says why nothing could be read.
+    """
+
+    records: int = 0
+    found: Mapping[str, int]
+    notes: Mapping[str, tuple[int, str]]
+    unreadable: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One part that has been imported: its number in the order of the input, its source, and what was in it."""
+
+    number: int
+    source: int
+    summary: Summary
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Task:
+    root: Root
+    work: Path
+    number: int
+    source: int
+    spec: SourceSpec
+    filters: FilterConfig
+    keep_going: bool
 
 
 def import_sources(
-    catalog: Catalog,
+    work: Path,
     root: Root,
     specs: Sequence[SourceSpec],
     rules: Mapping[str, SourceRules],
+    engine: Engine,
     progress: Progress,
     *,
     keep_going: bool = False,
 ) -> None:
-    """Read all ``specs`` into the catalog and settle their references; finished sources are not read again.
+    """Read all ``specs``; parts that are done are not read again.
 
-    A record whose texts do not pass the filters in ``rules`` (by name of the source) is rejected, and its media are
-    not even looked for.
+    A record whose texts do not pass the filters in ``rules`` (by name of the source) is marked.
 
-    `SourceError` where a source is unreadable as a whole, or, with ``keep_going``, one reject for it.
+    `SourceError` where a source is unreadable as a whole; with ``keep_going``, its summary says so.
     """
-    for number, spec in enumerate(specs):
-        stage = f"import {spec.name}"
-        if not catalog.is_done(stage):
-            try:
-                _begin(catalog, number, spec)
-                records = _read_source(catalog, number, spec, root, progress)
-                root.check_inputs()
-            except SourceError as error:
-                if not keep_going:
-                    raise
-                _begin(catalog, number, spec)
-                place = spec.files[0] if spec.files else spec.name
-                reject = spec.reject("unreadable_source", place=place, detail=str(error), scope="source")
-                catalog.add_reject(number, reject)
-                root.found.clear()
-                records = 0
-            with catalog.transaction():
-                catalog.db.execute("UPDATE source SET records = ? WHERE id = ?", (records, number))
-                found = ((number, way, count) for way, count in root.found.items())
-                catalog.db.executemany("INSERT INTO found VALUES (?, ?, ?)", found)
-                catalog.mark_done(stage)
-    for number, spec in enumerate(specs):
-        stage = f"settle {spec.name}"
-        if not catalog.is_done(stage):
-            with catalog.transaction():
-                _apply_train_list(catalog, number, spec)
-                _settle_media(catalog, number, spec, rules[spec.name].filters, progress)
-                _report_dangling(catalog, number, spec)
-                catalog.mark_done(stage)
+    (work / _FOLDER).mkdir(exist_ok=True)
+    tasks = [
+        _Task(
+            root=root,
+            work=work,
+            number=number,
+            source=number,
+            spec=spec,
+            filters=rules[spec.name].filters,
+            keep_going=keep_going,
+        )
+        for number, spec in enumerate(specs)
+        if not _summary_path(work, number).exists()
+    ]
+    for _ in engine.run(_import_part, tasks, label="import", progress=progress, total=len(tasks)):
+        pass
 
 
-def _begin(catalog: Catalog, number: int, spec: SourceSpec) -> None:
-    """Remove what an interrupted import of this source left behind, and enter the source."""
-    with catalog.transaction():
-        for table in ("picture", "train", "triplet", "reject", "found", "note"):
-            catalog.db.execute(f"DELETE FROM {table} WHERE source = ?", (number,))
-        row = (number, spec.name, spec.format, spec.why)
-        catalog.db.execute("INSERT OR REPLACE INTO source(id, name, format, why) VALUES (?, ?, ?, ?)", row)
+def import_parts(work: Path) -> list[Part]:
+    """All parts in the order of the input, but for those of sources of which any part was unreadable.
+
+    Of such a source only that part is given.
+    """
+    parts = [_part(path) for path in sorted((work / _FOLDER).glob("*.json"))]
+    unreadable = {part.source: part.number for part in reversed(parts) if part.summary.unreadable is not None}
+    return [part for part in parts if unreadable.get(part.source, part.number) == part.number]
 
 
-def _read_source(catalog: Catalog, number: int, spec: SourceSpec, root: Root, progress: Progress) -> int:
-    """Store the items of one source; returns the number of its records, kept or not."""
-    records = 0
+def part_table(work: Path, part: int, name: str) -> Path:
+    """The table ``name`` of a part; ``records`` is always there, the others only where they have a row."""
+    return work / _FOLDER / f"{part:08d}.{name}.arrow"
+
+
+def _summary_path(work: Path, part: int) -> Path:
+    return work / _FOLDER / f"{part:08d}.json"
+
+
+def _part(path: Path) -> Part:
+    value = orjson.loads(path.read_bytes())
+    return Part(number=int(path.stem), source=value.pop("source"), summary=Summary(**value))
+
+
+@functools.lru_cache(maxsize=1)
+def _kept(root: Root) -> Root:
+    """The first of equal roots that this process was given, with what it knows of their files."""
+    return root
+
+
+def _import_part(task: _Task) -> None:
+    """Write the tables of one part; runs in a worker."""
+    root = _kept(task.root)
     root.found.clear()
-    items = iter(SOURCES[spec.format].read(spec, root))
-    is_through = False
-    while not is_through:
-        with catalog.transaction():
-            is_through = True
-            for item in itertools.islice(items, _BATCH):  # stored one by one: any of them may be large
-                is_through = False
-                match item:
-                    case RawTriplet():
-                        records += 1
-                        _add_triplet(catalog, number, spec, item)
-                    case Picture():
-                        _add_picture(catalog, number, spec, item)
-                    case TrainEntry():
-                        _add_train_entry(catalog, number, spec, item)
-                    case Note():
-                        catalog.add_note(number, item.kind, item.place)
-                    case Reject():
-                        records += item.scope == "record"
-                        catalog.add_reject(number, item)
-        progress.update(f"import {spec.name}", records, None)
-    return records
-
-
-def _add_triplet(catalog: Catalog, source: int, spec: SourceSpec, triplet: RawTriplet) -> None:
-    fault = _size_fault(triplet)
-    if fault is not None:
-        reject = spec.reject(fault.reason, place=triplet.place, id=triplet.id[:80], detail=fault.detail)
-        catalog.add_reject(source, reject)
-        return
     try:
-        meta = _meta_json(catalog, source, triplet)
+        with _PartWriter(task) as writer:
+            for item in SOURCES[task.spec.format].read(task.spec, root):
+                writer.add(item)
+            root.check_inputs()
+        notes = {kind: (count, writer.first_notes[kind]) for kind, count in sorted(writer.notes.items())}
+        summary = Summary(records=writer.records, found=dict(sorted(root.found.items())), notes=notes)
+    except SourceError as error:
+        if not task.keep_going:
+            raise
+        summary = Summary(found={}, notes={}, unreadable=str(error))
+    value = {**asdict(summary), "source": task.source}
+    write_atomically(_summary_path(task.work, task.number), [orjson.dumps(value)])
+
+
+class _PartWriter:
+    """Takes the items of one part in their order, and writes them into its tables."""
+
+    def __init__(self, task: _Task) -> None:
+        self._task = task
+        self._spec = task.spec
+        self._ids_repeat = SOURCES[task.spec.format].ids_repeat
+
+        def table(name: str) -> Path:
+            return part_table(task.work, task.number, name)
+
+        self._records = TableWriter(table("records"), RECORDS)
+        self._references = TableWriter(table("references"), REFERENCES, skip_empty=True)
+        self._names = TableWriter(table("names"), NAMES, skip_empty=True)
+        self._pictures = TableWriter(table("pictures"), PICTURES, skip_empty=True)
+        self._training = TableWriter(table("training"), TRAINING, skip_empty=True)
+        self._rejects = RejectWriter(table("rejects"))
+        self._known: dict[MediaRef, tuple[int, bytes]] = {}
+        self._items = 0
+        self._held = ExitStack()
+        self.records = 0
+        self.notes: Counter[str] = Counter()
+        self.first_notes: dict[str, str] = {}
+
+    def __enter__(self) -> Self:
+        tables = (self._records, self._references, self._names, self._pictures, self._training, self._rejects)
+        for table in tables:
+            self._held.enter_context(table)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._held.__exit__(*error)
+
+    def add(self, item: RawTriplet | Picture | TrainEntry | Note | Reject) -> None:
+        """Store ``item``, whatever it is."""
+        self._items += 1
+        match item:
+            case RawTriplet():
+                self.records += 1
+                self._add_record(item)
+            case Picture():
+                locator = orjson.dumps(locator_to_json(item.locator)).decode()
+                self._pictures.add((self._items, item.id, locator, item.place))
+            case TrainEntry():
+                self._training.add((self._items, item.id, item.related, item.place))
+            case Note():
+                self._note(item.kind, item.place)
+            case Reject():
+                self.records += item.scope == "record"
+                self._reject(item)
+
+    def _note(self, kind: str, place: str) -> None:
+        self.notes[kind] += 1
+        self.first_notes.setdefault(kind, place)
+
+    def _reject(self, reject: Reject) -> None:
+        self._rejects.reject(self._task.source, Phase.IMPORT, self._task.number, self._items, reject)
+
+    def _add_record(self, triplet: RawTriplet) -> None:
+        fault = _size_fault(triplet)
+        if fault is not None:
+            reject = self._spec.reject(fault.reason, place=triplet.place, id=triplet.id[:80], detail=fault.detail)
+            self._reject(reject)
+            return
+        try:
+            meta = self._meta_json(triplet)
+            self._note_tokens(triplet)
+            references, shown = self._add_references(triplet.media)
+            parts = canonical_json(triplet.parts) if triplet.parts else b""
+        except SchemaError as error:
+            self._reject(self._spec.reject("malformed", place=triplet.place, id=triplet.id, detail=str(error)))
+            return
+        texts = (triplet.instruction, triplet.answer)
+        faulty = text_fault((*texts, *(text for _, text in triplet.parts)), self._task.filters)
+        self._records.add(
+            (
+                *(self._items, triplet.id, triplet.place, *texts, meta),
+                *(triplet.conversation or "", triplet.turn, triplet.is_query, triplet.related, references, parts),
+                _says(*texts, shown) if self._ids_repeat else None,
+                *((None, None) if faulty is None else faulty),
+            )
+        )
+
+    def _note_tokens(self, triplet: RawTriplet) -> None:
         texts = (triplet.instruction, triplet.answer, *(text for _, text in triplet.parts))
         if any("<" in text and any(token in text for token in SPECIAL_TOKENS) for text in texts):
-            catalog.add_note(source, "tokens_as_words", triplet.place)
-        if _insert(catalog, source, triplet, triplet.id, meta):
-            return
-        if SOURCES[spec.format].ids_repeat and not _says_the_same(catalog, source, triplet, triplet.id):
-            for number in itertools.count(2):
-                id = f"{triplet.id}~{number}"
-                if _insert(catalog, source, triplet, id, meta):
-                    return
-                if _says_the_same(catalog, source, triplet, id):
-                    break
-        detail = "this id was used before in the source; the first record keeps it"
-        catalog.add_reject(source, spec.reject("duplicate_id", place=triplet.place, id=triplet.id, detail=detail))
-    except SchemaError as error:
-        catalog.add_reject(source, spec.reject("malformed", place=triplet.place, id=triplet.id, detail=str(error)))
+            self._note("tokens_as_words", triplet.place)
 
+    def _meta_json(self, triplet: RawTriplet) -> bytes:
+        """The free fields as JSON, with null in place of NaN, which is noted. `SchemaError` for the rest."""
+        try:
+            return canonical_json(dict(triplet.meta))
+        except SchemaError:
+            meta = canonical_json(null_for_nan(dict(triplet.meta)))
+            self._note("nan_as_null", triplet.place)
+            return meta
 
-def _meta_json(catalog: Catalog, source: int, triplet: RawTriplet) -> bytes:
-    """The free fields of ``triplet`` as JSON, with null in place of NaN, which is noted. `SchemaError` for the rest."""
-    try:
-        return canonical_json(dict(triplet.meta))
-    except SchemaError:
-        meta = canonical_json(null_for_nan(dict(triplet.meta)))
-        catalog.add_note(source, "nan_as_null", triplet.place)
-        return meta
+    def _add_references(self, media: Sequence[MediaRef]) -> tuple[list[int], list[bytes]]:
+        """The rows of REFERENCES of ``media``, and their JSON."""
+        known = [self._known.get(ref) or self._add_reference(ref) for ref in media]
+        return [row for row, _ in known], [text for _, text in known]
+
+    def _add_reference(self, ref: MediaRef) -> tuple[int, bytes]:
+        value = ref_to_json(ref)
+        text = canonical_json(value)
+        row = self._references.rows
+        is_named = False
+        for place, part in enumerate(ref.parts):
+            if isinstance(part, Named):
+                is_named = True
+                for rank, id in enumerate(part.ids):
+                    self._names.add((row, place, rank, id))
+        self._references.add((text.decode(), place_in_table(value["parts"][0]), ref.kind == "video", is_named))
+        if len(self._known) >= _KNOWN_REFERENCES:
+            self._known.clear()
+        self._known[ref] = (row, text)
+        return row, text
 
 
 def _size_fault(triplet: RawTriplet) -> Fault | None:
@@ -163,147 +299,10 @@ def _size_fault(triplet: RawTriplet) -> Fault | None:
     return None
 
 
-def _insert(catalog: Catalog, source: int, triplet: RawTriplet, id: str, meta: bytes) -> bool:
-    """Store ``triplet`` under ``id``, with its free fields as JSON; false where the id is taken."""
-    try:
-        catalog.db.execute(
-            "INSERT INTO triplet(source, id, place, instruction, answer, conversation, turn, is_query, related, meta,"
-            " refs, parts) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                source,
-                id,
-                triplet.place,
-                triplet.instruction,
-                triplet.answer,
-                triplet.conversation,
-                triplet.turn,
-                triplet.is_query,
-                orjson.dumps(triplet.related).decode(),
-                meta,
-                _refs_json(triplet),
-                canonical_json(triplet.parts).decode(),
-            ),
-        )
-    except sqlite3.IntegrityError:
-        return False
-    return True
-
-
-def _says_the_same(catalog: Catalog, source: int, triplet: RawTriplet, id: str) -> bool:
-    row = catalog.db.execute(
-        "SELECT instruction, answer, refs FROM triplet WHERE source = ? AND id = ?", (source, id)
-    ).fetchone()
-    return bool(row == (triplet.instruction, triplet.answer, _refs_json(triplet)))
-
-
-def _refs_json(triplet: RawTriplet) -> str:
-    return canonical_json([ref_to_json(ref) for ref in triplet.media]).decode()
-
-
-def _add_picture(catalog: Catalog, source: int, spec: SourceSpec, picture: Picture) -> None:
-    locator = orjson.dumps(locator_to_json(picture.locator)).decode()
-    try:
-        catalog.db.execute("INSERT INTO picture VALUES (?, ?, ?)", (source, picture.id, locator))
-    except sqlite3.IntegrityError:
-        detail = "this picture id was used before in the source; the first picture keeps it"
-        reject = spec.reject("duplicate_id", place=picture.place, id=picture.id, detail=detail, scope="media")
-        catalog.add_reject(source, reject)
-
-
-def _add_train_entry(catalog: Catalog, source: int, spec: SourceSpec, entry: TrainEntry) -> None:
-    related = orjson.dumps(entry.related).decode()
-    try:
-        catalog.db.execute("INSERT INTO train VALUES (?, ?, ?)", (source, entry.id, related))
-    except sqlite3.IntegrityError:
-        detail = "this id stands in the training list before; the first entry counts"
-        reject = spec.reject("duplicate_id", place=entry.place, id=entry.id, detail=detail, scope="reference")
-        catalog.add_reject(source, reject)
-
-
-def _apply_train_list(catalog: Catalog, source: int, spec: SourceSpec) -> None:
-    """Where the publisher lists the queries, only those are queries, and with the context listed there."""
-    db = catalog.db
-    if db.execute("SELECT 1 FROM train WHERE source = ? LIMIT 1", (source,)).fetchone() is None:
-        return
-    for (id,) in db.execute(
-        "SELECT id FROM train WHERE source = ?1 AND id NOT IN (SELECT id FROM triplet WHERE source = ?1) ORDER BY id",
-        (source,),
-    ):
-        detail = "the training list names this id, but no instruction has it"
-        place = f"{spec.files[0]}#{id}"
-        catalog.add_reject(
-            source, spec.reject("dangling_reference", place=place, id=id, detail=detail, scope="reference")
-        )
-    db.execute("UPDATE triplet SET is_query = 0 WHERE source = ?", (source,))
-    db.execute(
-        "UPDATE triplet SET is_query = 1, related = train.related FROM train"
-        " WHERE triplet.source = ?1 AND train.source = ?1 AND train.id = triplet.id",
-        (source,),
-    )
-
-
-def _settle_media(catalog: Catalog, source: int, spec: SourceSpec, filters: FilterConfig, progress: Progress) -> None:
-    """Give every distinct media reference a medium number, with ids of pictures replaced by places."""
-    rows = catalog.db.execute(
-        "SELECT seq, id, place, refs, instruction, answer, parts FROM triplet WHERE source = ? ORDER BY seq", (source,)
-    )
-    for count, (seq, id, place, refs, instruction, answer, parts) in enumerate(rows):
-        texts = (instruction, answer, *(text for _, text in orjson.loads(parts)))
-        fault = text_fault(texts, filters)
-        if fault is not None:
-            reject = spec.reject(fault.reason, place=place, id=id, detail=fault.detail)
-            catalog.add_reject(source, replace(reject, stage="filter"))
-            continue
-        media: list[int] = []
-        for ref in orjson.loads(refs):
-            missing = _name_to_place(catalog, source, ref)
-            if missing is not None:
-                detail = f"picture {missing!r} is in none of the picture files of this source"
-                catalog.add_reject(source, spec.reject("dangling_reference", place=place, id=id, detail=detail))
-                break
-            media.append(_medium_number(catalog, ref))
-        else:
-            catalog.db.execute("UPDATE triplet SET media = ? WHERE seq = ?", (orjson.dumps(media).decode(), seq))
-        if count % _BATCH == 0:
-            progress.update(f"resolve {spec.name}", count, None)
-
-
-def _name_to_place(catalog: Catalog, source: int, ref: dict[str, list[list[object]]]) -> str | None:
-    """Replace named pictures in ``ref`` by where they lie; the first name that nothing matches, or ``None``."""
-    for place, part in enumerate(ref["parts"]):
-        if part[0] != "named":
-            continue
-        names: list[str] = part[1]  # type: ignore[assignment]
-        for name in names:
-            row = catalog.db.execute(
-                "SELECT locator FROM picture WHERE source = ? AND id = ?", (source, name)
-            ).fetchone()
-            if row is not None:
-                ref["parts"][place] = orjson.loads(row[0])
-                break
-        else:
-            return names[0]
-    return None
-
-
-def _medium_number(catalog: Catalog, ref: dict[str, object]) -> int:
-    text = canonical_json(ref).decode()
-    row = catalog.db.execute("SELECT id FROM medium WHERE ref = ?", (text,)).fetchone()
-    if row is not None:
-        return int(row[0])
-    cursor = catalog.db.execute("INSERT INTO medium(ref, kind) VALUES (?, ?)", (text, ref["kind"]))
-    return int(cursor.lastrowid or 0)
-
-
-def _report_dangling(catalog: Catalog, source: int, spec: SourceSpec) -> None:
-    """A related id that no record has drops that one reference, and is counted."""
-    rows = catalog.db.execute(
-        "SELECT id, place, related FROM triplet WHERE source = ? AND related <> '[]' ORDER BY seq", (source,)
-    )
-    for id, place, related in rows:
-        for index, name in enumerate(orjson.loads(related)):
-            known = catalog.db.execute("SELECT 1 FROM triplet WHERE source = ? AND id = ?", (source, name)).fetchone()
-            if known is None:
-                detail = f"related[{index}] names {name!r}, which no record of this source has; it is left out"
-                reject = spec.reject("dangling_reference", place=place, id=id, detail=detail, scope="reference")
-                catalog.add_reject(source, reject)
+def _says(instruction: str, answer: str, references: Sequence[bytes]) -> bytes:
+    """Equal for records that say and show the same."""
+    digest = hashlib.blake2b(digest_size=16)
+    for text in (instruction.encode(), answer.encode(), *references):
+        digest.update(b"%d:" % len(text))
+        digest.update(text)
+    return digest.digest()

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import duckdb
 import pyarrow as pa
 
 from mimicit.errors import BuildError
 
-__all__ = ["insert", "joins", "ordered"]
+__all__ = ["insert", "joins", "ordered", "rows_of"]
 
 _MEMORY_LIMIT: Final = "256MB"
 _THREADS: Final = 2
@@ -39,11 +39,11 @@ def joins(work: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         raise BuildError(f"{work}: {why}; mend this and run the same command again to go on") from error
 
 
-def insert(db: duckdb.DuckDBPyConnection, table: str, batches: Iterable[pa.RecordBatch]) -> None:
-    """Add ``batches`` to ``table``, which has their columns, one after the other."""
+def insert(db: duckdb.DuckDBPyConnection, table: str, batches: Iterable[pa.RecordBatch], columns: str = "*") -> None:
+    """Add ``columns`` of ``batches`` to ``table``, one batch after the other."""
     for batch in batches:
         db.register("batch", pa.Table.from_batches([batch]))
-        db.execute(f"INSERT INTO {table} SELECT * FROM batch")
+        db.execute(f"INSERT INTO {table} SELECT {columns} FROM batch")
         db.unregister("batch")
 
 
@@ -51,3 +51,10 @@ def ordered(db: duckdb.DuckDBPyConnection, query: str, schema: pa.Schema) -> Ite
     """The rows of ``query`` as batches of ``schema``."""
     for batch in db.sql(query).to_arrow_reader():
         yield from pa.Table.from_batches([batch]).cast(schema).to_batches()
+
+
+def rows_of(db: duckdb.DuckDBPyConnection, query: str) -> Iterator[tuple[Any, ...]]:
+    """The rows of ``query`` one by one; the caller may write to other tables meanwhile."""
+    with db.cursor() as cursor:
+        for batch in cursor.sql(query).to_arrow_reader():
+            yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)

@@ -20,7 +20,7 @@ _BANDS: Final = struct.Struct(">4H")
 _BANDS_PER_FINGERPRINT: Final = 4
 _BAND_BITS: Final = 16
 _TABLE: Final = """
-CREATE TEMP TABLE look(
+CREATE TABLE look(
     band INTEGER NOT NULL, bits INTEGER NOT NULL, medium INTEGER NOT NULL, fingerprint BLOB NOT NULL,
     PRIMARY KEY(band, bits, medium)
 ) WITHOUT ROWID
@@ -28,14 +28,15 @@ CREATE TEMP TABLE look(
 
 
 class LookAlikes:
-    """The pictures that were kept so far, in a temporary table of ``db``; ``most`` is the largest distance in bits."""
+    """The pictures that were kept so far, in a private file; ``most`` is the largest distance in bits."""
 
-    def __init__(self, db: sqlite3.Connection, most: int) -> None:
-        self._db = db
+    def __init__(self, most: int) -> None:
+        self._db = sqlite3.connect("", isolation_level=None)  # the file ends with the connection
         self._most = most
         flips = range(most // _BANDS_PER_FINGERPRINT + 1)
         self._masks = [sum(1 << bit for bit in bits) for n in flips for bits in combinations(range(_BAND_BITS), n)]
-        db.execute(_TABLE)
+        self._db.execute(_TABLE)
+        self._db.execute("BEGIN")
 
     def add(self, medium: int, fingerprint: bytes) -> None:
         """Keep a picture; keeping it again changes nothing."""

@@ -5,17 +5,20 @@ One row per distinct reference of the input whose medium was encoded, in the ord
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mimicit.build import tables
 from mimicit.build.batches import batched
-from mimicit.build.catalog import Catalog
+from mimicit.build.column_file import ColumnFile
+from mimicit.build.tables import MEDIA_REFERENCES_NAME
 from mimicit.shards.files import publish
 from mimicit.sources.scanned import ScannedFiles
 
@@ -58,29 +61,24 @@ def input_digest(ref: str, scanned: ScannedFiles) -> str | None:
     return scanned.digest(list(paths))
 
 
-def write_media_table(catalog: Catalog, scanned: ScannedFiles, work: Path, out: Path) -> None:
-    """Write `MEDIA_NAME` into ``out`` from the settled catalog."""
-    rows = catalog.db.execute(
-        "SELECT ref, content, media, sizes, width, height, bytes, fingerprint FROM medium"
-        " WHERE content IS NOT NULL ORDER BY id"
-    )
+def write_media_table(scanned: ScannedFiles, work: Path, out: Path) -> None:
+    """Write `MEDIA_NAME` into ``out``."""
     with (
         publish(out / MEDIA_NAME, work / "media.tmp") as file,
         pq.ParquetWriter(file, _SCHEMA, compression="zstd") as writer,
     ):
-        for batch in batched(rows, _BATCH):
-            records = [
-                {
-                    "ref": ref,
-                    "input": input_digest(ref, scanned),
-                    "content": content,
-                    "media": media,
-                    "sizes": orjson.loads(sizes),
-                    "width": width,
-                    "height": height,
-                    "bytes": size,
-                    "fingerprint": look,
-                }
-                for ref, content, media, sizes, width, height, size, look in batch
+        for batch in batched(_rows(scanned, work), _BATCH):
+            columns = [
+                pa.array(values, field.type) for values, field in zip(zip(*batch, strict=True), _SCHEMA, strict=True)
             ]
-            writer.write_table(pa.Table.from_pylist(records, schema=_SCHEMA))
+            writer.write_table(pa.table(columns, schema=_SCHEMA))
+
+
+def _rows(scanned: ScannedFiles, work: Path) -> Iterator[tuple[Any, ...]]:
+    references = ColumnFile(work / MEDIA_REFERENCES_NAME)
+    for first, batch in ColumnFile(work / tables.MEDIA_NAME).batches():
+        columns = [batch.column(name).to_pylist() for name in _SCHEMA.names[2:]]
+        for number, (content, *others) in enumerate(zip(*columns, strict=True), first):
+            if content is not None:
+                ref = references.text("ref", number)
+                yield ref, input_digest(ref, scanned), content, *others

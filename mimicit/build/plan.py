@@ -24,8 +24,8 @@ from mimicit.build.choosing import sample_parts
 from mimicit.build.column_file import ColumnFile, batches_of_rows
 from mimicit.build.config import BuildConfig
 from mimicit.build.disk import scratch
-from mimicit.build.freeze import MEDIA_NAME
 from mimicit.build.joins import insert, joins
+from mimicit.build.tables import MEDIA_NAME
 from mimicit.errors import BuildError
 from mimicit.shards.files import publish, write_atomically
 from mimicit.shards.tar import BLOCK, END_OF_ARCHIVE, member_span

@@ -10,8 +10,8 @@ from typing import Final
 import numpy as np
 
 from mimicit.build.column_file import ColumnFile
-from mimicit.build.freeze import LINKS_NAME, MEDIA_NAME, SAME_MEDIA_NAME, TRIPLETS_NAME, row_of
 from mimicit.build.similar_pool import SimilarPool
+from mimicit.build.tables import LINKS_NAME, MEDIA_NAME, SAME_MEDIA_NAME, TRIPLETS_NAME
 from mimicit.context.candidates import By, Candidate, Likeness
 
 __all__ = ["TripletPool"]
@@ -101,15 +101,15 @@ class TripletPool:
 
     def neighbours(self, query: Candidate, by: By) -> Iterator[tuple[Candidate, float]]:
         """See `mimicit.context.candidates.Pool`."""
-        for seq, score in self._similar_pool().neighbours(self.triplets.number("seq", query.seq), by):
-            yield self.candidate(row_of(self.triplets, seq)), score
+        for row, score in self._similar_pool().neighbours(query.seq, by):
+            yield self.candidate(row), score
 
     def likeness(self, candidate: Candidate) -> Likeness:
         """See `mimicit.context.candidates.Pool`."""
         media = self.triplets.integers("media", candidate.seq)
         looks = (self.media.data("fingerprint", number) for number in media)
         return Likeness(
-            **self._similar_pool().marks(self.triplets.number("seq", candidate.seq))._asdict(),
+            **self._similar_pool().marks(candidate.seq)._asdict(),
             pictures=frozenset(candidate.media.split(",")) - {""},
             looks=tuple(int.from_bytes(look, "big") for look in looks if look),
         )

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
+import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mimicit.build.batches import batched
 from mimicit.build.card import CARD_NAME, SHEET_NAME, write_card, write_contact_sheet
-from mimicit.build.catalog import Catalog
+from mimicit.build.column_file import ColumnFile
 from mimicit.build.config import BuildConfig
+from mimicit.build.importing import Part, import_parts, part_table
+from mimicit.build.joins import joins, rows_of
 from mimicit.build.media_table import MEDIA_NAME, library_versions, write_media_table
 from mimicit.build.pack import index_piece
+from mimicit.build.rejects import OF_INPUT, load_rejects
 from mimicit.build.scan import InputScan
+from mimicit.build.tables import MERGED_NAME, TRIPLETS_NAME
 from mimicit.build.unused import unused_part
 from mimicit.errors import BuildError
 from mimicit.records import FORMAT
@@ -26,6 +32,7 @@ from mimicit.schema import canonical_json, validate
 from mimicit.shards.files import publish, sha256_of, write_atomically
 from mimicit.shards.index import INDEX_NAME, INDEX_SCHEMA, RELATIONS
 from mimicit.shards.manifest import MANIFEST_NAME
+from mimicit.sources.base import SourceSpec
 from mimicit.sources.scanned import ScannedFiles
 
 __all__ = ["BESIDE_SHARDS", "REJECTS_NAME", "REJECTS_SCHEMA", "publish_folder"]
@@ -38,26 +45,35 @@ REJECTS_SCHEMA: Final = pa.schema(
     [(name, pa.string()) for name in ("scope", "stage", "reason", "source", "locator", "id", "detail")]
 )
 _BATCH: Final = 10_000
+_REJECTED: Final = """
+SELECT source, reason, count(*) FROM rejects WHERE scope = 'record' GROUP BY source, reason ORDER BY source, reason
+"""
+_IN_ORDER: Final = """
+SELECT source, scope, stage, reason, locator, id, detail FROM rejects ORDER BY source, phase, part, row, place
+"""
 
 
 def publish_folder(
     work: Path,
     out: Path,
     config: BuildConfig,
+    specs: Sequence[SourceSpec],
     scan: InputScan,
     scanned: ScannedFiles,
     shards: Sequence[dict[str, Any]],
 ) -> dict[str, Any]:
-    """Write everything beside the shards, the manifest last; returns the manifest."""
-    catalog = Catalog(work, writable=False)
-    try:
-        sources = _source_table(catalog)
-        unused = unused_part(catalog)
-        rejects = _write_rejects(catalog, work, out) - unused["unused"] - unused["unused_media"]
-        totals = _write_index(work, out, len(shards))
-        write_media_table(catalog, scanned, work, out)
-    finally:
-        catalog.close()
+    """Write everything beside the shards, the manifest last; returns the manifest.
+
+    ``specs`` are the sources in the order of their numbers.
+    """
+    parts = import_parts(work)
+    with joins(work) as db:
+        load_rejects(db, work, [path for part in parts if (path := part_table(work, part.number, "rejects")).exists()])
+        unused = unused_part(db)
+        sources = list(_source_table(db, work, specs, parts))
+        rejects = _write_rejects(db, specs, work, out) - unused["unused"] - unused["unused_media"]
+    totals = _write_index(work, out, len(shards))
+    write_media_table(scanned, work, out)
     totals["bytes"] = sum(shard["bytes"] for shard in shards)
     totals["rejects"] = rejects
     manifest: dict[str, Any] = {
@@ -80,54 +96,58 @@ def publish_folder(
     return manifest
 
 
-def _source_table(catalog: Catalog) -> list[dict[str, Any]]:
+def _source_table(
+    db: duckdb.DuckDBPyConnection, work: Path, specs: Sequence[SourceSpec], parts: Sequence[Part]
+) -> Iterator[dict[str, Any]]:
     """Per source: what came in and what became of it; raises if a single record is unaccounted for."""
-    table = []
-    for number, name, format, why, records in catalog.db.execute(
-        "SELECT id, name, format, why, records FROM source ORDER BY id"
-    ).fetchall():
-        out, merged = catalog.db.execute(
-            "SELECT coalesce(sum(is_query), 0), coalesce(sum(NOT is_query), 0) FROM triplet"
-            " WHERE source = ? AND (rank IS NOT NULL OR merged_into IS NOT NULL)",
-            (number,),
-        ).fetchone()
-        rejected = dict(
-            catalog.db.execute(
-                "SELECT reason, count(*) FROM reject WHERE source = ? AND scope = 'record'"
-                " GROUP BY reason ORDER BY reason",
-                (number,),
-            )
-        )
-        if records != out + merged + sum(rejected.values()):
+    queries, others = _counts(work, len(specs))
+    rejected: list[dict[str, int]] = [{} for _ in specs]
+    for number, reason, count in rows_of(db, _REJECTED):
+        rejected[number][reason] = count
+    for number, spec in enumerate(specs):
+        summaries = [part.summary for part in parts if part.source == number]
+        records = sum(summary.records for summary in summaries)
+        counts = {"in": records, "out": queries[number], "merged": others[number]}
+        if records != queries[number] + others[number] + sum(rejected[number].values()):
             raise BuildError(
-                f"{name}: {records} records in, {out} out, {merged} merged, {rejected} rejected: unbalanced"
+                f"{spec.name}: {records} records in, {queries[number]} out, {others[number]} merged,"
+                f" {rejected[number]} rejected: unbalanced"
             )
-        row = {"name": name, "format": format, "why": why, "in": records, "out": out, "merged": merged}
-        ways = dict(catalog.db.execute("SELECT way, count FROM found WHERE source = ?", (number,)))
-        notes = {
-            kind: {"count": count, "first": first}
-            for kind, count, first in catalog.db.execute(
-                "SELECT kind, count, first FROM note WHERE source = ? ORDER BY kind", (number,)
-            )
-        }
-        others = {name: value for name, value in (("notes", notes), ("found", ways)) if value}
-        table.append({**row, "rejected": rejected, **others})
-    return table
+        found: Counter[str] = Counter()
+        notes: dict[str, dict[str, Any]] = {}
+        for summary in summaries:
+            found.update(summary.found)
+            for kind, (count, first) in summary.notes.items():
+                note = notes.setdefault(kind, {"count": 0, "first": first})
+                note["count"] += count
+        beside = {"notes": dict(sorted(notes.items())), "found": dict(sorted(found.items()))}
+        row = {"name": spec.name, "format": spec.format, "why": spec.why, **counts}
+        yield {**row, "rejected": rejected[number], **{name: value for name, value in beside.items() if value}}
 
 
-def _write_rejects(catalog: Catalog, work: Path, out: Path) -> int:
+def _counts(work: Path, sources: int) -> tuple[list[int], list[int]]:
+    """How many queries each source has, and how many records that are usable and no queries."""
+    queries, others = np.zeros(sources, int), np.zeros(sources, int)
+    for _, batch in ColumnFile(work / TRIPLETS_NAME).batches():
+        numbers, is_query = batch.column("source").to_numpy(), np.asarray(batch.column("is_query"))
+        queries += np.bincount(numbers[is_query], minlength=sources)
+        others += np.bincount(numbers[~is_query], minlength=sources)
+    for _, batch in ColumnFile(work / MERGED_NAME).batches():
+        others += np.bincount(batch.column("source").to_numpy(), minlength=sources)
+    return queries.tolist(), others.tolist()
+
+
+def _write_rejects(db: duckdb.DuckDBPyConnection, specs: Sequence[SourceSpec], work: Path, out: Path) -> int:
     count = 0
     with (
         publish(out / REJECTS_NAME, work / "rejects.tmp") as file,
         pq.ParquetWriter(file, REJECTS_SCHEMA, compression="zstd") as writer,
     ):
-        rows = catalog.db.execute(
-            "SELECT scope, stage, reason, coalesce(source.name, ''), locator, record, detail FROM reject"
-            " LEFT JOIN source ON source.id = reject.source ORDER BY reject.source, reject.id"
-        )
-        for batch in batched(rows, _BATCH):
-            columns = [pa.array(column, pa.string()) for column in zip(*batch, strict=True)]
-            writer.write_table(pa.table(columns, schema=REJECTS_SCHEMA))
+        for batch in batched(rows_of(db, _IN_ORDER), _BATCH):
+            number, *others = zip(*batch, strict=True)
+            names = ["" if source == OF_INPUT else specs[source].name for source in number]
+            columns = [*others[:3], names, *others[3:]]
+            writer.write_table(pa.table([pa.array(column, pa.string()) for column in columns], schema=REJECTS_SCHEMA))
             count += len(batch)
     return count
 

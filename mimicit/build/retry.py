@@ -9,7 +9,7 @@ table of rejects waits in the work folder until the records have been read again
 from __future__ import annotations
 
 import io
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,8 +17,13 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mimicit.build.catalog import Catalog
+from mimicit.build.column_file import ColumnFile, batches_of_rows
+from mimicit.build.importing import import_parts, part_table
+from mimicit.build.joins import insert, joins, rows_of
+from mimicit.build.rejects import load_rejects
+from mimicit.build.tables import MERGED_NAME, TRIPLETS_NAME
 from mimicit.shards.files import write_atomically
+from mimicit.sources.base import SourceSpec
 
 __all__ = ["GIVEN_UP", "Retried", "count_retried", "has_reason", "keep_former_rejects"]
 
@@ -26,23 +31,18 @@ GIVEN_UP: Final = frozenset(("decoder_died", "timeout", "too_much_memory"))
 """The reasons of rejects that another attempt may do without, though the input is the same."""
 
 _FORMER_NAME: Final = "former-rejects.parquet"
+_FORMER: Final = pa.schema([("source", pa.int32()), ("id", pa.large_string()), ("place", pa.large_string())])
 _TABLES: Final = """
-CREATE TEMP TABLE former(source INTEGER NOT NULL, id TEXT NOT NULL, place TEXT NOT NULL);
-CREATE TEMP TABLE used(source INTEGER NOT NULL, place TEXT NOT NULL, PRIMARY KEY(source, place)) WITHOUT ROWID;
-CREATE TEMP TABLE out(
-    source INTEGER NOT NULL, id TEXT NOT NULL, place TEXT NOT NULL, PRIMARY KEY(source, id, place)
-) WITHOUT ROWID;
+CREATE TABLE former(source INTEGER, id VARCHAR, place VARCHAR);
+CREATE TABLE kept(source INTEGER, id VARCHAR, place VARCHAR);
 """
 # A record without an id (a line that was no JSON) is known again by its place.
 _COUNT_MENDED: Final = """
-SELECT count(*) FROM former WHERE NOT EXISTS (
-    SELECT 1 FROM out WHERE out.source = former.source AND out.id = former.id AND out.place = former.place
-) AND CASE WHEN former.id = '' THEN EXISTS (
-    SELECT 1 FROM used WHERE used.source = former.source AND used.place = former.place
-) ELSE EXISTS (
-    SELECT 1 FROM triplet WHERE triplet.source = former.source AND triplet.id = former.id
-    AND (rank IS NOT NULL OR merged_into IS NOT NULL)
-) END
+SELECT count(*) FROM former
+ANTI JOIN (SELECT source, id, locator AS place FROM rejects WHERE scope = 'record') AS rejected
+    USING (source, id, place)
+WHERE CASE WHEN id = '' THEN (source, place) IN (SELECT (source, place) FROM kept)
+    ELSE (source, id) IN (SELECT (source, id) FROM kept) END
 """
 
 
@@ -69,29 +69,23 @@ def keep_former_rejects(work: Path, table: bytes) -> None:
     write_atomically(work / _FORMER_NAME, [table])
 
 
-def count_retried(work: Path) -> Retried | None:
-    """Compare the rejects of the earlier build, if any were kept, with the settled catalog."""
+def count_retried(work: Path, specs: Sequence[SourceSpec]) -> Retried | None:
+    """Compare the rejects of the earlier build, if any were kept, with what is usable now."""
     path = work / _FORMER_NAME
     if not path.exists():
         return None
-    catalog = Catalog(work, writable=False)
-    try:
-        db = catalog.db
-        db.executescript(_TABLES)
-        numbers = dict(db.execute("SELECT name, id FROM source"))
-        former = 0
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(columns=["scope", "source", "id", "locator"]):
-                rows = [row for row in batch.to_pylist() if row["scope"] == "record"]
-                former += len(rows)
-                known = [(numbers[r["source"]], r["id"], r["locator"]) for r in rows if r["source"] in numbers]
-                db.executemany("INSERT INTO former VALUES (?, ?, ?)", known)
-        db.execute("INSERT OR IGNORE INTO out SELECT source, record, locator FROM reject WHERE scope = 'record'")
-        db.execute(
-            "INSERT OR IGNORE INTO used SELECT source, place FROM triplet WHERE (source, place) IN"
-            " (SELECT source, place FROM former WHERE id = '') AND (rank IS NOT NULL OR merged_into IS NOT NULL)"
-        )
-        (mended,) = db.execute(_COUNT_MENDED).fetchone()
-    finally:
-        catalog.close()
-    return Retried(former=former, mended=mended)
+    numbers = {spec.name: number for number, spec in enumerate(specs)}
+    former = 0
+    with joins(work) as db, pq.ParquetFile(path) as file:
+        db.execute(_TABLES)
+        paths = (part_table(work, part.number, "rejects") for part in import_parts(work))
+        load_rejects(db, work, filter(Path.exists, paths))
+        for batch in file.iter_batches(columns=["scope", "source", "id", "locator"]):
+            rows = [row for row in batch.to_pylist() if row["scope"] == "record"]
+            former += len(rows)
+            known = [(numbers[row["source"]], row["id"], row["locator"]) for row in rows if row["source"] in numbers]
+            insert(db, "former", batches_of_rows(known, _FORMER))
+        for name in (TRIPLETS_NAME, MERGED_NAME):
+            insert(db, "kept", ColumnFile(work / name).table(["source", "id", "place"]).to_batches())
+        (counted,) = rows_of(db, _COUNT_MENDED)
+    return Retried(former=former, mended=counted[0])

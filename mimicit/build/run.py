@@ -1,4 +1,4 @@
-"""Build shards: scan, import, encode, settle, choose and plan, pack, publish.
+"""Build shards: scan, import, resolve, encode, filter, link, choose, plan, pack, publish.
 
 All state of an unfinished build lies in one work folder inside the output folder. Each stage notes there what it has
 finished, so the same command run again goes on where a killed one stopped, and ends with the same bytes.
@@ -11,17 +11,21 @@ import os
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from mimicit.build.catalog import Catalog
+import pyarrow.compute as pc
+
 from mimicit.build.choosing import choose_contexts
+from mimicit.build.column_file import ColumnFile
 from mimicit.build.config import BuildConfig
 from mimicit.build.disk import reported
-from mimicit.build.encode import encode_media, unfinished_units
+from mimicit.build.encode import encode_media, forget_damaged, join_media, unfinished_units
 from mimicit.build.engine import Engine, LocalEngine
+from mimicit.build.filtering import filter_triplets
 from mimicit.build.former import reuse_media
-from mimicit.build.freeze import write_tables
-from mimicit.build.importing import import_sources
+from mimicit.build.importing import import_parts, import_sources, part_table
+from mimicit.build.joins import joins, rows_of
+from mimicit.build.links import link_triplets
 from mimicit.build.output_folder import (
     SCAN_NAME,
     begin_or_continue,
@@ -35,14 +39,23 @@ from mimicit.build.pack import pack_shards, unpacked_shards
 from mimicit.build.plan import make_plan
 from mimicit.build.progress import Progress, Silent
 from mimicit.build.publish import publish_folder
+from mimicit.build.rejects import load_rejects
+from mimicit.build.resolve import resolve_references
 from mimicit.build.retry import Retried, count_retried, keep_former_rejects
 from mimicit.build.scan import scan_input
 from mimicit.build.selection import Selection, select_sources
-from mimicit.build.settle import settle_triplets
 from mimicit.build.similar import find_similar
 from mimicit.build.similar_options import compares_pictures
+from mimicit.build.tables import TRIPLETS_NAME
 from mimicit.build.tasks import Handover, hand_over
-from mimicit.build.unused import UNUSED_FILE, UNUSED_MEDIA, note_left_out, note_unused_media, refuse_unused, say_unused
+from mimicit.build.unused import (
+    UNUSED_FILE,
+    UNUSED_MEDIA,
+    refuse_unused,
+    say_unused,
+    write_left_out,
+    write_unused_media,
+)
 from mimicit.errors import SourceError
 from mimicit.media.read_decord import check_decord
 from mimicit.shards.manifest import WORK_NAME
@@ -51,6 +64,16 @@ from mimicit.sources.root import Root
 from mimicit.sources.scanned import ScannedFiles
 
 __all__ = ["BuildResult", "Manner", "build_shards", "run_build"]
+
+
+_LOST: Final = f"""
+FROM rejects WHERE scope IN ('record', 'source') AND reason NOT IN ('{UNUSED_FILE}', '{UNUSED_MEDIA}', 'unusable_file')
+"""
+# How many pictures and clips of the records fell to which rule or look-up, with an example of each.
+_LOST_MEDIA: Final = """
+SELECT count(*) AS count, reason, first(detail ORDER BY phase, source, part, row, place) FROM rejects
+WHERE scope = 'media' GROUP BY reason ORDER BY count DESC, reason
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,14 +171,26 @@ def _build(
         keep_former_rejects(work, former)
     scanned = ScannedFiles(out / SCAN_NAME)
     root = root.compared(scanned)  # what is read from here on is what was hashed
+    specs, rules = selection.specs, selection.rules
+    task_count = manner.task_count
     try:
-        task_count = manner.task_count
-        missing = _import_and_encode(root, work, selection, config, scanned, engine, progress, manner)
-        if task_count is not None and missing:
+        write_left_out(work, root, selection)
+        import_sources(work, root, specs, rules, engine, progress, keep_going=manner.keep_going)
+        resolve_references(work, specs)
+        forget_damaged(work, engine, progress)
+        reuse_media(work, scanned, config, engine, progress)
+        if task_count is not None and (missing := unfinished_units(work)):
             return hand_over(work, "encode", missing, count=task_count, src=root.folder, config=config)
-        retried = count_retried(work)
-        find_similar(work, selection.rules, config.similar, engine, progress, cache=manner.embedding_cache)
-        choose_contexts(work, selection.rules, config.similar.guards, config.seed, engine, progress)
+        compare = compares_pictures(config.to_json())
+        encode_media(root, work, config.media, engine, progress, compare=compare)
+        join_media(work)
+        filter_triplets(work, rules, config, progress)
+        write_unused_media(work, selection, scanned)
+        _refuse_nothing(work, root)
+        link_triplets(work)
+        retried = count_retried(work, specs)
+        find_similar(work, rules, config.similar, engine, progress, cache=manner.embedding_cache)
+        choose_contexts(work, rules, config.similar.guards, config.seed, engine, progress)
         progress.update("plan", 0, 1)
         make_plan(work, config)
         progress.update("plan", 1, 1)
@@ -163,7 +198,7 @@ def _build(
             return hand_over(work, "pack", missing, count=task_count, src=root.folder, config=config)
         shards = pack_shards(work, out, engine, progress, dedupe=config.dedupe)
         progress.update("publish", 0, 1)
-        manifest = publish_folder(work, out, config, scan, scanned, shards)
+        manifest = publish_folder(work, out, config, specs, scan, scanned, shards)
         progress.update("publish", 1, 1)
     finally:
         scanned.close()
@@ -194,83 +229,23 @@ def _selected(root: Root, config: BuildConfig, progress: Progress, *, strict: bo
     return selection
 
 
-def _import_and_encode(
-    root: Root,
-    work: Path,
-    selection: Selection,
-    config: BuildConfig,
-    scanned: ScannedFiles,
-    engine: Engine,
-    progress: Progress,
-    manner: Manner,
-) -> list[int]:
-    """The stages that fill the catalog; afterwards it never changes.
-
-    Where tasks are to encode, nothing is encoded here: the units that are left to do are returned.
-    """
-    in_tasks = manner.task_count is not None
-    catalog = Catalog(work, writable=True)
-    try:
-        if not catalog.is_done("frozen"):
-            _note_left_out(catalog, root, selection)
-            import_sources(catalog, root, selection.specs, selection.rules, progress, keep_going=manner.keep_going)
-            reuse_media(catalog, work, scanned, config, engine, progress)
-            compare = compares_pictures(config.to_json())
-            if in_tasks and (missing := unfinished_units(catalog, root, work, config.media, compare=compare)):
-                return missing
-            encode_media(catalog, root, work, config.media, engine, progress, compare=compare)
-            settle_triplets(
-                catalog,
-                selection.rules,
-                progress,
-                near_duplicates=config.near_duplicates,
-                duplicate_triplets=config.duplicate_triplets,
-                seed=config.seed,
-            )
-            note_unused_media(catalog, selection, scanned)
-            write_tables(catalog, work)
-            with catalog.transaction():
-                catalog.mark_done("frozen")
-        else:  # only what was damaged since
-            compare = compares_pictures(config.to_json())
-            encode_media(catalog, root, work, config.media, engine, progress, compare=compare)
-            write_tables(catalog, work)
-        _refuse_nothing(catalog, root)
-        return []
-    finally:
-        catalog.close()
-
-
-def _note_left_out(catalog: Catalog, root: Root, selection: Selection) -> None:
-    """Links, special files, unreadable names and files that nobody uses are left out; say so once each."""
-    if not catalog.is_done("scan"):
-        with catalog.transaction():
-            note_left_out(catalog, root, selection)
-            catalog.mark_done("scan")
-
-
-def _refuse_nothing(catalog: Catalog, root: Root) -> None:
+def _refuse_nothing(work: Path, root: Root) -> None:
     """An empty folder of shards helps nobody; say what became of the records instead."""
-    if catalog.db.execute("SELECT 1 FROM triplet WHERE rank IS NOT NULL AND is_query LIMIT 1").fetchone() is not None:
+    if any(pc.any(batch.column("is_query")).as_py() for _, batch in ColumnFile(work / TRIPLETS_NAME).batches()):
         return
-    lost = "FROM reject WHERE scope IN ('record', 'source') AND reason NOT IN (?, ?, 'unusable_file')"
-    unused = (UNUSED_FILE, UNUSED_MEDIA)
-    reasons = catalog.db.execute(f"SELECT reason, count(*) {lost} GROUP BY reason ORDER BY reason", unused).fetchall()
-    if not reasons:
-        raise SourceError(f"{root.folder}: its sources hold no record")
-    first = catalog.db.execute(f"SELECT locator, reason, detail {lost} ORDER BY id LIMIT 1", unused).fetchone()
+    paths = (part_table(work, part.number, "rejects") for part in import_parts(work))
+    with joins(work) as db:
+        load_rejects(db, work, filter(Path.exists, paths))
+        reasons = list(rows_of(db, f"SELECT reason, count(*) {_LOST} GROUP BY reason ORDER BY reason"))
+        if not reasons:
+            raise SourceError(f"{root.folder}: its sources hold no record")
+        first = next(rows_of(db, f"SELECT locator, reason, detail {_LOST} ORDER BY phase, source, part, row LIMIT 1"))
+        media = list(rows_of(db, _LOST_MEDIA))
     counts = ", ".join(f"{count} as {reason}" for reason, count in reasons)
     total = sum(count for _, count in reasons)
+    examples = "; ".join(f"{count} as {reason}, such as {detail}" for count, reason, detail in media)
     raise SourceError(
         f"{root.folder}: no record is left: {total} records were rejected ({counts}); the first is"
-        f" {first[0]} ({first[1]}: {first[2]}){_lost_media(catalog)}"
+        f" {first[0]} ({first[1]}: {first[2]})"
+        f"{f'. Of their pictures and clips were left out: {examples}' if examples else ''}"
     )
-
-
-def _lost_media(catalog: Catalog) -> str:
-    """How many pictures and clips of the records fell to which rule or look-up, with an example of each."""
-    rows = catalog.db.execute(
-        "SELECT count(*), reason, detail, min(id) FROM reject WHERE scope = 'media' GROUP BY reason ORDER BY 1 DESC, 2"
-    ).fetchall()
-    examples = "; ".join(f"{count} as {reason}, such as {detail}" for count, reason, detail, _ in rows)
-    return f". Of their pictures and clips were left out: {examples}" if rows else ""

@@ -1,6 +1,6 @@
 """Which triplets of a source are alike, by text and by picture, for the strategies that ask for it.
 
-Between the frozen catalog and the plan, in a folder of the work folder:
+Between TRIPLETS and the plan, in a folder of the work folder:
 
 - ``tables.sqlite`` numbers the *distinct* texts and the distinct pictures of each source, in the order of the input: a
   question that is asked a thousand times is embedded and searched once, and its thousand copies fill no list of
@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mimicit.build.blocks import fill, mapped, ranges
-from mimicit.build.catalog import CATALOG_NAME, Catalog
+from mimicit.build.column_file import ColumnFile
 from mimicit.build.config import SourceRules
 from mimicit.build.engine import Engine
 from mimicit.build.progress import Progress
@@ -35,6 +35,7 @@ from mimicit.build.similar_items import EmbedTask, embed_items, sample_texts
 from mimicit.build.similar_options import SimilarOptions
 from mimicit.build.similar_pool import TABLES_NAME, neighbours_path, similar_folder, vectors_path
 from mimicit.build.similar_tables import Kind, Span, open_tables, spans, write_tables
+from mimicit.build.tables import TRIPLETS_NAME
 from mimicit.context.choose import parse_strategies
 from mimicit.context.neighbours import SIMILAR
 from mimicit.embedding.cells import PROBES, cell_count, nearest_in_cells, open_cells, probe, train_centres, write_cells
@@ -78,21 +79,23 @@ def find_similar(
     *,
     cache: Path | None = None,
 ) -> None:
-    """Find the neighbours of all texts and pictures that the strategies in ``rules`` (by source) need; resumable.
+    """Find the neighbours of all texts and pictures that the strategies in ``rules`` need; resumable.
 
+    ``rules`` are those of each source by its name, in the order of their numbers.
     ``cache`` is a folder where the vectors of models are kept beyond this build.
     """
-    compared = _compared(work, rules)
+    kinds = {number: _kinds(rule) for number, rule in enumerate(rules.values())}
+    compared = {number: some for number, some in kinds.items() if some}
     if not compared:
         return
     folder = similar_folder(work)
     folder.mkdir(exist_ok=True)
     tables = folder / TABLES_NAME
     if not tables.exists():
-        write_tables(tables, work / CATALOG_NAME, compared, options.similar_text)
+        write_tables(tables, ColumnFile(work / TRIPLETS_NAME), compared, options.similar_text)
     shots = max(rule.shots for rule in rules.values() if _kinds(rule))
     count = max(_LEAST_NEIGHBOURS, _NEIGHBOURS_PER_SHOT * shots)
-    for kind in sorted({kind for kinds in compared.values() for kind in kinds}):
+    for kind in sorted({kind for some in compared.values() for kind in some}):
         with closing(open_tables(tables)) as db:
             found = spans(db, kind)
         if found:
@@ -103,14 +106,6 @@ def find_similar(
 def _kinds(rule: SourceRules) -> frozenset[Kind]:
     names = parse_strategies(rule.context) if rule.shots else ()
     return frozenset(kind for name in names if name in SIMILAR for kind in _KINDS_OF[SIMILAR[name][1]])
-
-
-def _compared(work: Path, rules: Mapping[str, SourceRules]) -> dict[int, frozenset[Kind]]:
-    """What is compared, by number of the source."""
-    with closing(Catalog(work, writable=False)) as catalog:
-        sources = catalog.db.execute("SELECT id, name FROM source ORDER BY id").fetchall()
-    kinds = {number: _kinds(rules[name]) for number, name in sources}
-    return {number: some for number, some in kinds.items() if some}
 
 
 def _embed(

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mimicit.build.column_file import ColumnFile
-from mimicit.build.freeze import TRIPLETS_NAME, row_of
 from mimicit.build.similar_options import ComparedText
 from mimicit.build.similar_tables import Kind, open_tables
 from mimicit.build.stored_media import StoredMedia
+from mimicit.build.tables import TRIPLETS_NAME
 from mimicit.embedding.cache import VectorCache
 from mimicit.embedding.registry import Embedder
 from mimicit.embedding.vectors import Int8, quantise
@@ -43,11 +43,11 @@ class EmbedTask:
 def embed_items(task: EmbedTask) -> tuple[npt.NDArray[np.int64], Int8]:
     """The numbers of ``task``, and their vectors int8[n, d]."""
     with closing(open_tables(task.tables)) as tables:
-        seqs = tables.execute(
-            f"SELECT seq FROM {task.kind} WHERE number >= ? AND number < ? ORDER BY number", (task.first, task.end)
+        found = tables.execute(
+            f"SELECT row FROM {task.kind} WHERE number >= ? AND number < ? ORDER BY number", (task.first, task.end)
         ).fetchall()
     triplets = ColumnFile(task.work / TRIPLETS_NAME)
-    rows = [row_of(triplets, seq) for (seq,) in seqs]
+    rows = [row for (row,) in found]
     if task.kind == "text":
         texts = [_text(triplets, row, task.text) for row in rows]
         vectors = _embed(task, texts, [hashlib.sha256(text.encode()).digest() for text in texts])
@@ -61,9 +61,9 @@ def sample_texts(work: Path, tables: Path, text: ComparedText, most: int) -> lis
     with closing(open_tables(tables)) as db:
         (count,) = db.execute("SELECT count(*) FROM text").fetchone()
         step = -(-count // most) or 1
-        seqs = db.execute("SELECT seq FROM text WHERE number % ? = 0 ORDER BY number", (step,)).fetchall()
+        rows = db.execute("SELECT row FROM text WHERE number % ? = 0 ORDER BY number", (step,)).fetchall()
     triplets = ColumnFile(work / TRIPLETS_NAME)
-    return [_text(triplets, row_of(triplets, seq), text) for (seq,) in seqs]
+    return [_text(triplets, row, text) for (row,) in rows]
 
 
 def _text(triplets: ColumnFile, row: int, text: ComparedText) -> str:

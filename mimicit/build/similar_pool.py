@@ -64,47 +64,47 @@ class SimilarPool:
         """Close the tables."""
         self._db.close()
 
-    def marks(self, seq: int) -> Marks:
-        """Those of the triplet at ``seq``."""
+    def marks(self, row: int) -> Marks:
+        """Those of the triplet at ``row``."""
         question, answer, sentence, closed = self._db.execute(
             "SELECT question, answer, sentence, EXISTS(SELECT 1 FROM closed WHERE closed.source = triplet.source"
-            " AND closed.question = triplet.question) FROM triplet WHERE seq = ?",
-            (seq,),
+            " AND closed.question = triplet.question) FROM triplet WHERE row = ?",
+            (row,),
         ).fetchone()
         return Marks(question, answer, bool(sentence), bool(closed))
 
-    def neighbours(self, seq: int, by: By) -> Iterator[tuple[int, float]]:
-        """Other triplets of the source of ``seq``, most like it first, and their cosines; equals as they were read.
+    def neighbours(self, row: int, by: By) -> Iterator[tuple[int, float]]:
+        """Other triplets of the source of ``row``, most like it first, and their cosines; equals as they were read.
 
         By both, triplets are ranked by the product of their ranks by text and by picture among the candidates of
         either, and the score is the lesser cosine. What shows no picture is no neighbour by picture, nor by both.
         """
         match by:
             case "text":
-                yield from self._by("text", seq)
+                yield from self._by("text", row)
             case "image":
-                yield from self._by("picture", seq)
+                yield from self._by("picture", row)
             case "both":
-                yield from self._by_both(seq)
+                yield from self._by_both(row)
 
-    def _by(self, kind: Kind, seq: int) -> Iterator[tuple[int, float]]:
-        number = self._number(kind, seq)
+    def _by(self, kind: Kind, row: int) -> Iterator[tuple[int, float]]:
+        number = self._number(kind, row)
         if number is None:
             return
         found = np.asarray(self._array(neighbours_path(self._work, kind))[number])
         numbers = [number, *found[found != NOTHING].tolist()]
         scores = self._scores(kind, number, numbers)
         for other, score in zip(numbers, scores, strict=True):
-            for triplet in self._triplets(kind, other, seq):
+            for triplet in self._triplets(kind, other, row):
                 yield triplet, score
 
-    def _by_both(self, seq: int) -> Iterator[tuple[int, float]]:
-        mine = self._number("text", seq), self._number("picture", seq)
+    def _by_both(self, row: int) -> Iterator[tuple[int, float]]:
+        mine = self._number("text", row), self._number("picture", row)
         if mine[0] is None or mine[1] is None:
             return
         kinds: tuple[Kind, Kind] = ("text", "picture")
-        seqs = {other for kind in kinds for other, _ in islice(self._by(kind, seq), _CANDIDATES_PER_KIND)}
-        numbers = {other: self._number("picture", other) for other in sorted(seqs)}
+        rows = {other for kind in kinds for other, _ in islice(self._by(kind, row), _CANDIDATES_PER_KIND)}
+        numbers = {other: self._number("picture", other) for other in sorted(rows)}
         shown = {other: number for other, number in numbers.items() if number is not None}
         texts = [number for other in shown if (number := self._number("text", other)) is not None]
         by_text = self._scores("text", mine[0], texts)
@@ -113,24 +113,24 @@ class SimilarPool:
         for _, other, score in sorted(zip(products, shown, map(min, by_text, by_picture), strict=True)):
             yield other, score
 
-    def _number(self, kind: Kind, seq: int) -> int | None:
-        row = self._db.execute(
+    def _number(self, kind: Kind, row: int) -> int | None:
+        found = self._db.execute(
             f"SELECT {kind}.number FROM triplet JOIN {kind} ON {kind}.source = triplet.source"
-            f" AND {kind}.hash = triplet.{kind} WHERE triplet.seq = ?",
-            (seq,),
+            f" AND {kind}.hash = triplet.{kind} WHERE triplet.row = ?",
+            (row,),
         ).fetchone()
-        return None if row is None else int(row[0])
+        return None if found is None else int(found[0])
 
-    def _triplets(self, kind: Kind, number: int, seq: int) -> list[int]:
-        """Triplets with the text or picture ``number``, from the place after ``seq`` on and round to it."""
+    def _triplets(self, kind: Kind, number: int, row: int) -> list[int]:
+        """Triplets with the text or picture ``number``, from the place after ``row`` on and round to it."""
         source, hash = self._db.execute(f"SELECT source, hash FROM {kind} WHERE number = ?", (number,)).fetchone()
         found: list[int] = []
         for side in (">", "<"):
             rows = self._db.execute(
-                f"SELECT seq FROM triplet WHERE source = ? AND {kind} = ? AND seq {side} ? ORDER BY seq LIMIT ?",
-                (source, hash, seq, _TRIPLETS_PER_ITEM - len(found)),
+                f"SELECT row FROM triplet WHERE source = ? AND {kind} = ? AND row {side} ? ORDER BY row LIMIT ?",
+                (source, hash, row, _TRIPLETS_PER_ITEM - len(found)),
             )
-            found.extend(row[0] for row in rows)
+            found.extend(other for (other,) in rows)
         return found
 
     def _scores(self, kind: Kind, number: int, others: list[int]) -> list[float]:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
+from mimicit.build.column_file import ColumnFile, numbered
 from mimicit.build.similar_options import ComparedText
 
 __all__ = ["Kind", "Span", "open_tables", "plain_text", "spans", "write_tables"]
@@ -26,17 +27,17 @@ _SENTENCE_WORDS: Final = 5
 _WORD: Final = re.compile(r"\w+")
 _TABLES: Final = """
 CREATE TABLE triplet(
-    seq INTEGER PRIMARY KEY, source INTEGER NOT NULL, is_query INTEGER NOT NULL,
+    row INTEGER PRIMARY KEY, source INTEGER NOT NULL, is_query INTEGER NOT NULL,
     text INTEGER, picture INTEGER,                              -- hashes; NULL where they are not compared
     question INTEGER NOT NULL, answer INTEGER NOT NULL,         -- hashes
     sentence INTEGER NOT NULL                                   -- whether the answer is one
 );
 CREATE TABLE text(
-    number INTEGER PRIMARY KEY, source INTEGER NOT NULL, hash INTEGER NOT NULL, seq INTEGER NOT NULL,
+    number INTEGER PRIMARY KEY, source INTEGER NOT NULL, hash INTEGER NOT NULL, row INTEGER NOT NULL,
     wanted INTEGER NOT NULL                                     -- whether a query has it
 );
 CREATE TABLE picture(
-    number INTEGER PRIMARY KEY, source INTEGER NOT NULL, hash INTEGER NOT NULL, seq INTEGER NOT NULL,
+    number INTEGER PRIMARY KEY, source INTEGER NOT NULL, hash INTEGER NOT NULL, row INTEGER NOT NULL,
     wanted INTEGER NOT NULL
 );
 CREATE TABLE closed(source INTEGER NOT NULL, question INTEGER NOT NULL, PRIMARY KEY(source, question)) WITHOUT ROWID;
@@ -44,8 +45,8 @@ CREATE TABLE closed(source INTEGER NOT NULL, question INTEGER NOT NULL, PRIMARY 
 _INDEXES: Final = """
 CREATE UNIQUE INDEX text_hash ON text(source, hash);
 CREATE UNIQUE INDEX picture_hash ON picture(source, hash);
-CREATE INDEX triplet_text ON triplet(source, text, seq) WHERE text IS NOT NULL;
-CREATE INDEX triplet_picture ON triplet(source, picture, seq) WHERE picture IS NOT NULL;
+CREATE INDEX triplet_text ON triplet(source, text, row) WHERE text IS NOT NULL;
+CREATE INDEX triplet_picture ON triplet(source, picture, row) WHERE picture IS NOT NULL;
 """
 # A question is closed where at least half of those who ask it give an answer that another gives, too.
 _CLOSED: Final = """
@@ -69,8 +70,8 @@ def plain_text(text: str) -> str:
     return " ".join(_WORD.findall(unicodedata.normalize("NFKC", text).casefold())) or text.strip()
 
 
-def write_tables(path: Path, catalog: Path, compared: Mapping[int, frozenset[Kind]], text: ComparedText) -> None:
-    """Write the tables of the frozen file ``catalog`` to ``path``; ``compared`` says what, by number of the source.
+def write_tables(path: Path, triplets: ColumnFile, compared: Mapping[int, frozenset[Kind]], text: ComparedText) -> None:
+    """Write the tables of TRIPLETS to ``path``; ``compared`` says what, by number of the source.
 
     The file appears whole or not at all.
     """
@@ -79,13 +80,12 @@ def write_tables(path: Path, catalog: Path, compared: Mapping[int, frozenset[Kin
     db = sqlite3.connect(temporary.absolute().as_uri(), uri=True, isolation_level=None)
     try:
         db.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA temp_store = FILE;" + _TABLES)
-        db.execute("ATTACH ? AS catalog", (f"{catalog.absolute().as_uri()}?mode=ro&immutable=1",))
         db.execute("BEGIN")
-        db.executemany("INSERT INTO triplet VALUES (?, ?, ?, ?, ?, ?, ?, ?)", _rows(db, compared, text))
+        db.executemany("INSERT INTO triplet VALUES (?, ?, ?, ?, ?, ?, ?, ?)", _rows(triplets, compared, text))
         for kind in _KINDS:
             db.execute(
-                f"INSERT INTO {kind}(number, source, hash, seq, wanted)"
-                f" SELECT row_number() OVER (ORDER BY source, min(seq)) - 1, source, {kind}, min(seq), max(is_query)"
+                f"INSERT INTO {kind}(number, source, hash, row, wanted)"
+                f" SELECT row_number() OVER (ORDER BY source, min(row)) - 1, source, {kind}, min(row), max(is_query)"
                 f" FROM triplet WHERE {kind} IS NOT NULL GROUP BY source, {kind}"
             )
         db.execute(_CLOSED)
@@ -100,20 +100,21 @@ def write_tables(path: Path, catalog: Path, compared: Mapping[int, frozenset[Kin
 
 
 def _rows(
-    db: sqlite3.Connection, compared: Mapping[int, frozenset[Kind]], text: ComparedText
+    triplets: ColumnFile, compared: Mapping[int, frozenset[Kind]], text: ComparedText
 ) -> Iterator[tuple[Any, ...]]:
-    for source, kinds in sorted(compared.items()):
-        triplets = db.execute(
-            "SELECT seq, is_query, instruction, answer, shown FROM catalog.triplet"
-            " WHERE source = ? AND rank IS NOT NULL AND parts = '[]' ORDER BY seq",
-            (source,),
-        )
-        for seq, is_query, instruction, answer, shown in triplets:
+    columns = ["source", "is_query", "instruction", "answer", "shown", "parts"]
+    for batch in numbered(triplets, columns):
+        for row, source, is_query, instruction, answer, shown, parts in zip(
+            *(column.to_pylist() for column in batch.columns), strict=True
+        ):
+            kinds = compared.get(source)
+            if kinds is None or parts:  # documents have no context
+                continue
             plain = plain_text(answer)
             question, said = _hash(plain_text(instruction)), _hash(plain)
             words = question if text == "instruction" else _hash(f"{question} {said}")
             yield (
-                *(seq, source, is_query),
+                *(row, source, is_query),
                 words if "text" in kinds else None,
                 _hash(shown) if "picture" in kinds and shown else None,
                 *(question, said, plain.count(" ") >= _SENTENCE_WORDS - 1),

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 import orjson
 
 from mimicit.build.column_file import ColumnFile
-from mimicit.build.freeze import MEDIA_NAME
+from mimicit.build.tables import MEDIA_NAME
 from mimicit.errors import BuildError
 
 __all__ = ["StoredFile", "StoredMedia"]

@@ -6,11 +6,20 @@ Each is a row of ``rejects.parquet`` of scope ``source``; the manifest counts th
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final
 
-from mimicit.build.catalog import Catalog
+import duckdb
+import orjson
+import pyarrow as pa
+
+from mimicit.build.column_file import ColumnFile, batches_of_rows
+from mimicit.build.joins import insert, joins, rows_of
 from mimicit.build.progress import Progress
+from mimicit.build.references import place_in_table
+from mimicit.build.rejects import OF_INPUT, Phase, RejectWriter, rejects_path
 from mimicit.build.selection import Selection
+from mimicit.build.tables import MEDIA_REFERENCES_NAME
 from mimicit.errors import SourceError
 from mimicit.sources.base import Reject
 from mimicit.sources.media_names import named_kind
@@ -21,18 +30,35 @@ from mimicit.sources.unclaimed import is_data, why_unused
 __all__ = [
     "UNUSED_FILE",
     "UNUSED_MEDIA",
-    "note_left_out",
-    "note_unused_media",
     "refuse_unused",
     "say_unused",
     "unused_part",
+    "write_left_out",
+    "write_unused_media",
 ]
 
 UNUSED_FILE: Final = "unused_file"
 UNUSED_MEDIA: Final = "unused_media"
 _SAID: Final = 20
 _IN_MANIFEST: Final = 100
-_STAGE: Final = "unused media"
+_PATHS: Final = pa.schema([("path", pa.large_string())])
+_FILES: Final = pa.schema([("place", pa.int64()), ("path", pa.large_string()), ("ends", pa.list_(pa.large_string()))])
+_TABLES: Final = """
+CREATE TABLE shown(path VARCHAR);
+CREATE TABLE cells(path VARCHAR);
+CREATE TABLE files(place BIGINT, path VARCHAR, ends VARCHAR[]);
+"""
+_NOT_SHOWN: Final = """
+SELECT path FROM files ANTI JOIN shown USING (path)
+ANTI JOIN (
+    SELECT place FROM (SELECT place, unnest(ends) AS path FROM files) JOIN cells USING (path)
+) AS in_cells USING (place)
+ORDER BY place
+"""
+_FIRST_FILES: Final = f"""
+SELECT locator, detail FROM rejects WHERE source = {OF_INPUT} AND reason = '{UNUSED_FILE}' ORDER BY row
+LIMIT {_IN_MANIFEST}
+"""
 
 
 def refuse_unused(root: Root, selection: Selection) -> None:
@@ -53,54 +79,71 @@ def say_unused(root: Root, selection: Selection, progress: Progress) -> None:
         progress.note(f"{len(data) - _SAID} more files are not used; mimicit rejects --reason {UNUSED_FILE} lists them")
 
 
-def note_left_out(catalog: Catalog, root: Root, selection: Selection) -> None:
-    """Enter files that cannot be read by their names or kinds, and files that no source is made of, as rejects."""
-    for path, why in selection.skipped:
-        _add(catalog, "unusable_file", path, why)
-    for path in selection.unused:
-        _add(catalog, UNUSED_FILE, path, _why(root, selection, path))
+def write_left_out(work: Path, root: Root, selection: Selection) -> None:
+    """Write rejects of the files that cannot be read by their names or kinds, and of those no source is made of."""
+    with RejectWriter(rejects_path(work, "scan")) as rejects:
+        left_out = [("unusable_file", path, why) for path, why in selection.skipped]
+        left_out += [(UNUSED_FILE, path, _why(root, selection, path)) for path in selection.unused]
+        for row, (reason, path, why) in enumerate(left_out):
+            rejects.reject(OF_INPUT, Phase.SCAN, 0, row, _reject(reason, path, why))
 
 
-def note_unused_media(catalog: Catalog, selection: Selection, scanned: ScannedFiles) -> None:
-    """Enter the pictures and clips among the ``scanned`` files that no record shows; they may be millions.
+def write_unused_media(work: Path, selection: Selection, scanned: ScannedFiles) -> None:
+    """Write rejects of the pictures and clips among the ``scanned`` files that no record shows; they may be millions.
 
     A file whose name, or the end of it, a table gives to a picture counts as shown.
     """
-    if catalog.is_done(_STAGE):
-        return
-    db = catalog.db
-    for name in ("shown", "cell_name"):
-        db.execute(f"CREATE TEMP TABLE {name}(path TEXT PRIMARY KEY) WITHOUT ROWID")
-    with catalog.transaction():
-        db.executemany("INSERT OR IGNORE INTO shown VALUES (?)", ((path,) for path in _files_of_sources(selection)))
-        db.execute(
-            "INSERT OR IGNORE INTO shown SELECT json_extract(part.value, '$[1]')"
-            " FROM medium, json_each(medium.ref, '$.parts') AS part"
-        )
-        # A cell of a table may name a file instead of holding its bytes, which is looked for when the cell is read.
-        db.execute("INSERT OR IGNORE INTO cell_name SELECT json_extract(ref, '$.origin') FROM medium WHERE cell <> ''")
-        names = db.execute("SELECT path FROM cell_name")
-        db.executemany("INSERT OR IGNORE INTO shown VALUES (?)", ((end,) for (name,) in names for end in _ends(name)))
-        for path in scanned.paths():
-            is_shown = named_kind(path) is None or _is_in(catalog, "shown", path)
-            if not is_shown and not any(_is_in(catalog, "cell_name", end) for end in _ends(path)):
-                _add(catalog, UNUSED_MEDIA, path, "no record shows this file")
-        catalog.mark_done(_STAGE)
-    db.execute("DROP TABLE shown")
-    db.execute("DROP TABLE cell_name")
+    with joins(work) as db, RejectWriter(rejects_path(work, "unused")) as rejects:
+        db.execute(_TABLES)
+        insert(db, "shown", batches_of_rows(_shown(work, selection), _PATHS))
+        insert(db, "cells", batches_of_rows(((name,) for name in _names_of_cells(work)), _PATHS))
+        has_cells = next(rows_of(db, "SELECT count(*) FROM cells"))[0] > 0
+        insert(db, "files", batches_of_rows(_media_files(scanned, has_cells), _FILES))
+        for row, (path,) in enumerate(rows_of(db, _NOT_SHOWN)):
+            reject = _reject(UNUSED_MEDIA, path, "no record shows this file")
+            rejects.reject(OF_INPUT, Phase.UNUSED, 0, row, reject)
 
 
-def unused_part(catalog: Catalog) -> dict[str, Any]:
-    """What the manifest says of the input: the numbers of unused files and media, and the first of the files."""
-    count = dict(catalog.db.execute("SELECT reason, count(*) FROM reject WHERE source = -1 GROUP BY reason"))
-    first = catalog.db.execute(
-        "SELECT locator, detail FROM reject WHERE reason = ? ORDER BY id LIMIT ?", (UNUSED_FILE, _IN_MANIFEST)
-    )
+def unused_part(db: duckdb.DuckDBPyConnection) -> dict[str, Any]:
+    """What the manifest says of the input: the numbers of unused files and media, and the first of the files.
+
+    ``db`` has the table of rejects.
+    """
+    count = dict(rows_of(db, f"SELECT reason, count(*) FROM rejects WHERE source = {OF_INPUT} GROUP BY reason"))
+    first = rows_of(db, _FIRST_FILES)
     return {
         "unused": count.get(UNUSED_FILE, 0),
         "unused_files": [{"path": path, "why": why} for path, why in first],
         "unused_media": count.get(UNUSED_MEDIA, 0),
     }
+
+
+def _shown(work: Path, selection: Selection) -> Iterator[tuple[str]]:
+    """The files of the sources and of all media; of media in cells of tables, also the ends of what they are called.
+
+    Such a cell may name a file instead of holding its bytes, which is looked for when the cell is read.
+    """
+    for spec in selection.specs:
+        yield from ((path,) for path in (*spec.files, *spec.beside))
+    for ref in _references(work):
+        yield from {(part[1],) for part in ref["parts"]}
+    for name in _names_of_cells(work):
+        yield from ((end,) for end in _ends(name))
+
+
+def _names_of_cells(work: Path) -> Iterator[str]:
+    return (ref["origin"] for ref in _references(work) if place_in_table(ref["parts"][0]))
+
+
+def _references(work: Path) -> Iterator[dict[str, Any]]:
+    for _, batch in ColumnFile(work / MEDIA_REFERENCES_NAME).batches():
+        yield from map(orjson.loads, batch.column("ref").to_pylist())
+
+
+def _media_files(scanned: ScannedFiles, with_ends: bool) -> Iterator[tuple[int, str, list[str]]]:
+    for place, path in enumerate(scanned.paths()):
+        if named_kind(path) is not None:
+            yield place, path, list(_ends(path)) if with_ends else []
 
 
 def _ends(path: str) -> Iterator[str]:
@@ -109,20 +152,11 @@ def _ends(path: str) -> Iterator[str]:
     return ("/".join(steps[number:]) for number in range(len(steps)))
 
 
-def _is_in(catalog: Catalog, table: str, path: str) -> bool:
-    return catalog.db.execute(f"SELECT 1 FROM {table} WHERE path = ?", (path,)).fetchone() is not None
-
-
-def _files_of_sources(selection: Selection) -> Iterator[str]:
-    return (path for spec in selection.specs for path in (*spec.files, *spec.beside))
-
-
 def _why(root: Root, selection: Selection, path: str) -> str:
     if any(path in spec.files or path in spec.beside for spec in selection.left_out):
         return "the mixture does not list its source"
     return why_unused(root, path)
 
 
-def _add(catalog: Catalog, reason: str, path: str, why: str) -> None:
-    reject = Reject(scope="source", stage="scan", reason=reason, source="", locator=path, id="", detail=why)
-    catalog.add_reject(-1, reject)
+def _reject(reason: str, path: str, why: str) -> Reject:
+    return Reject(scope="source", stage="scan", reason=reason, source="", locator=path, id="", detail=why)

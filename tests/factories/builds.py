@@ -26,7 +26,7 @@ class Built(NamedTuple):
 
 
 def build(src: Path, out: Path, config: BuildConfig, *, workers: int = 1, **options: Any) -> Built:
-    result = build_shards(src, out, config, engine=LocalEngine(workers), **options)
+    result = build_shards(src, out, config, **{"engine": LocalEngine(workers), **options})
     rejects: list[dict[str, Any]] = pq.read_table(out / "rejects.parquet").to_pylist()
     for reject in rejects:
         validate("reject", reject)
