@@ -12,7 +12,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -38,6 +38,7 @@ from mimicit.sources.base import (
     Named,
     Note,
     Picture,
+    Piece,
     RawTriplet,
     Reject,
     SourceSpec,
@@ -48,6 +49,7 @@ from mimicit.sources.root import Root
 __all__ = ["Part", "Summary", "import_parts", "import_sources", "part_table"]
 
 _FOLDER: Final = "import"
+_PIECES_NAME: Final = "pieces"
 _MAX_ID_CHARACTERS: Final = 4096  # as in schemas/sample.json
 _KNOWN_REFERENCES: Final = 1 << 16  # some 50 MB; beyond, a reference may have several rows
 
@@ -76,6 +78,8 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Task:
+    """A part to import: ``number`` in the order of the input, of the source number ``source``."""
+
     root: Root
     work: Path
     number: int
@@ -102,21 +106,48 @@ def import_sources(
     `SourceError` where a source is unreadable as a whole; with ``keep_going``, its summary says so.
     """
     (work / _FOLDER).mkdir(exist_ok=True)
+    pieces = _pieces(work, root, specs, engine, progress)
     tasks = [
         _Task(
             root=root,
             work=work,
             number=number,
-            source=number,
-            spec=spec,
-            filters=rules[spec.name].filters,
+            source=source,
+            spec=replace(specs[source], piece=piece),
+            filters=rules[specs[source].name].filters,
             keep_going=keep_going,
         )
-        for number, spec in enumerate(specs)
+        for number, (source, piece) in enumerate(pieces)
         if not _summary_path(work, number).exists()
     ]
     for _ in engine.run(_import_part, tasks, label="import", progress=progress, total=len(tasks)):
         pass
+
+
+def _pieces(
+    work: Path, root: Root, specs: Sequence[SourceSpec], engine: Engine, progress: Progress
+) -> list[tuple[int, Piece | None]]:
+    """The parts of all sources in order: the number of the source, and its piece, or None for all of it."""
+    path = work / _FOLDER / _PIECES_NAME
+    if not path.exists():
+        tasks = [(number, spec, root) for number, spec in enumerate(specs) if SOURCES[spec.format].split is not None]
+        results = engine.run(_split, tasks, label="split", progress=progress, total=len(tasks))
+        found: dict[int, Sequence[Piece | None]] = {number: pieces for (number, _, _), pieces in results}
+        parts = [(number, piece) for number in range(len(specs)) for piece in found.get(number) or (None,)]
+        write_atomically(path, [orjson.dumps(parts)])
+    value = orjson.loads(path.read_bytes())
+    return [(source, piece and Piece(**{**piece, "paths": tuple(piece["paths"])})) for source, piece in value]
+
+
+def _split(task: tuple[int, SourceSpec, Root]) -> list[Piece]:
+    """The pieces of a source; none where it cannot be read, which importing it will report. Runs in a worker."""
+    _, spec, root = task
+    split = SOURCES[spec.format].split
+    assert split is not None
+    try:
+        return split(spec, _kept(root))
+    except SourceError:
+        return []
 
 
 def import_parts(work: Path) -> list[Part]:

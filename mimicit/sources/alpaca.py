@@ -16,6 +16,7 @@ from mimicit.sources.claiming import claim_files
 from mimicit.sources.conversations import Turn
 from mimicit.sources.each_row import turns_of_rows
 from mimicit.sources.json_rows import json_rows
+from mimicit.sources.pieces import split_json
 from mimicit.sources.root import Root
 from mimicit.sources.sniff import Fields
 from mimicit.sources.text import checked_meta, shown
@@ -31,13 +32,14 @@ def _fits(root: Root, path: str, fields: Fields) -> bool:
 
 
 def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
-    for path in spec.files:
-        yield from turns_of_rows(spec, json_rows(root, path), _turns, _about)
+    for path in spec.paths:
+        yield from turns_of_rows(spec, json_rows(root, path, spec.piece), _turns, _about)
 
 
 ALPACA: Final = SourceFormat(
     claim=claim_files("alpaca", "JSON records with instruction and output", _fits),
     read=_read,
+    split=split_json,
     by_record=True,
     needs=(Needs(("array", "lines"), (("instruction",), ("output",))),),
 )

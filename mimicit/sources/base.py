@@ -40,6 +40,7 @@ __all__ = [
     "NoteKind",
     "OptionValue",
     "Picture",
+    "Piece",
     "RawTriplet",
     "Reject",
     "Row",
@@ -248,6 +249,21 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """A part of a source that is read by itself: the files ``paths``, in their order.
+
+    Of a single JSON file it may be the bytes ``start`` to ``end`` alone, before which there are ``first`` records of an
+    array (``is_array``), or else ``first`` lines.
+    """
+
+    paths: tuple[str, ...]
+    start: int = 0
+    end: int | None = None
+    first: int = 0
+    is_array: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SourceSpec:
     """One detected source: a unique ``name`` (``[a-z0-9_-]{1,80}``), its ``format``, and the files it is made of.
 
@@ -255,7 +271,8 @@ class SourceSpec:
     ``why`` says in words what gave the format away. ``part`` is what the format calls this source, where it makes
     several of the same files. ``limit`` is the number of queries that the publisher would draw at most. ``options``
     are those of the format that the user has set (see `SourceFormat`). ``beside`` are files that only describe the
-    others, such as the statistics of a download: they are not read, and not unused either.
+    others, such as the statistics of a download: they are not read, and not unused either. With a ``piece``, only that
+    is to be read.
     """
 
     name: str
@@ -266,6 +283,12 @@ class SourceSpec:
     limit: int | None = None
     options: Mapping[str, OptionValue] = field(default_factory=dict)
     beside: tuple[str, ...] = ()
+    piece: Piece | None = None
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The files that are to be read."""
+        return self.files if self.piece is None else self.piece.paths
 
     def reject(
         self,
@@ -314,6 +337,9 @@ class SourceFormat:
     """How one published format is found and read.
 
     ``read(spec, root)`` streams the items; it raises `SourceError` where a file is unreadable as a whole.
+    ``split`` cuts a source into pieces whose items, one piece after the other, are those of the whole; None: it is read
+    in one go.
+
     With ``ids_repeat``, published ids name the picture and not the record: equal ids of different records are then told
     apart by a number (``x``, ``x~2``, ...), and only a record that says the same again is a duplicate. With
     ``by_record``, each file is a source by itself, and claimed for what its single records are.
@@ -325,6 +351,7 @@ class SourceFormat:
 
     claim: Claim
     read: Callable[[SourceSpec, Root], Iterator[Item]]
+    split: Callable[[SourceSpec, Root], list[Piece]] | None = None
     ids_repeat: bool = False
     by_record: bool = False
     options: type[Any] | None = None

@@ -14,6 +14,7 @@ from mimicit.sources.base import Item, Needs, SourceFormat, SourceSpec
 from mimicit.sources.claiming import claim_files
 from mimicit.sources.json_rows import json_rows
 from mimicit.sources.media_names import folder_of
+from mimicit.sources.pieces import split_json
 from mimicit.sources.root import Root
 from mimicit.sources.row_media import MediaFinder
 from mimicit.sources.rows import RowReader
@@ -33,14 +34,17 @@ def _fits(root: Root, path: str, fields: Fields) -> bool:
 
 
 def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
-    for path in spec.files:
+    for path in spec.paths:
         finder = MediaFinder(root, folder_of(path))
-        yield from RowReader(spec=spec, finder=finder, id_fields=("id", "instance_id")).items(json_rows(root, path))
+        yield from RowReader(spec=spec, finder=finder, id_fields=("id", "instance_id")).items(
+            json_rows(root, path, spec.piece)
+        )
 
 
 CAPTION_LIST: Final = SourceFormat(
     claim=claim_files("captions", "JSON records with a caption and the name of a picture or clip", _fits),
     read=_read,
+    split=split_json,
     by_record=True,
     needs=(Needs(("array", "lines"), (("image", "video"), ("caption",))),),
 )

@@ -26,6 +26,7 @@ from mimicit.sources.column_names import ANSWERS, CAPTIONS, columns_of
 from mimicit.sources.conversations import CONVERSATION_FIELDS, is_conversation
 from mimicit.sources.media_names import folder_of
 from mimicit.sources.mimicit_ids import clip_of, conversation_of, names_clip
+from mimicit.sources.pieces import split_files
 from mimicit.sources.root import Root
 from mimicit.sources.row_media import MediaFinder
 from mimicit.sources.rows import PlaceholderOptions, RowReader
@@ -74,7 +75,7 @@ def _shown_columns(head: Head) -> str:
 
 def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
     options = PlaceholderOptions(**spec.options)  # type: ignore[arg-type]
-    for path in spec.files:
+    for path in spec.paths:
         head = sniff(root, path)
         if head.kind not in ("arrow", "parquet"):
             continue  # what else lies in the folder of a saved data set
@@ -94,6 +95,7 @@ def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
 DATASETS: Final = SourceFormat(
     claim=_claim,
     read=_read,
+    split=split_files,
     options=PlaceholderOptions,
     needs=(Needs(("parquet", "arrow"), ((PICTURES,), (*ANSWERS, *CAPTIONS, *CONVERSATION_FIELDS))),),
 )

@@ -44,19 +44,29 @@ class JsonCursor:
     """Walks through the one JSON value of ``file``; ``path`` is what messages call it.
 
     `members` and `elements` step into an object or an array: after each key or index they yield, the caller passes
-    the value with `value`, or steps into it in turn.
+    the value with `value`, or steps into it in turn. With ``start`` and ``end``, it stands at the byte ``start``, and
+    the file seems to end at ``end``.
     """
 
-    def __init__(self, file: BinaryIO, path: str, *, block_bytes: int = _BLOCK_BYTES) -> None:
+    def __init__(
+        self, file: BinaryIO, path: str, *, block_bytes: int = _BLOCK_BYTES, start: int = 0, end: int | None = None
+    ) -> None:
         self._file = file
         self._path = path
         self._block_bytes = block_bytes
         self._window = b""
-        self._window_offset = 0
+        self._window_offset = start
+        self._end = end
         self._at = 0
         self._kept: list[bytes] = []
         self._kept_from = -1  # index in the window from which bytes are kept; -1: they are not
         self._kept_room = 0
+        if start:
+            file.seek(start)
+        else:
+            self._pass_mark()
+
+    def _pass_mark(self) -> None:
         for byte in _BOM:
             if not self._more() or self._window[self._at] != byte:
                 break
@@ -119,6 +129,15 @@ class JsonCursor:
         else:
             self._pass_scalar()
         return Span(start, self.offset - start, self._kept_bytes(self._at))
+
+    def elements_from(self, first: int) -> Iterator[int]:
+        """The elements from number ``first`` on, at which the cursor stands, to the end of what it reads."""
+        index = first
+        while self.peek() not in (b"", b"]"):
+            yield index
+            index += 1
+            if self.peek() == b",":
+                self._at += 1
 
     def finish(self) -> None:
         """`SourceError` unless only white space is left."""
@@ -190,7 +209,9 @@ class JsonCursor:
     def _more(self) -> bool:
         # Makes sure that the window holds a byte at the cursor; false at the end of the file.
         while self._at == len(self._window):
-            block = self._file.read(self._block_bytes)
+            read = self._window_offset + len(self._window)
+            left = self._block_bytes if self._end is None else min(self._block_bytes, self._end - read)
+            block = self._file.read(left)
             if not block:
                 return False
             if self._kept_from >= 0:

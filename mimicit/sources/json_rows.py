@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Final, NamedTuple
 import orjson
 
 from mimicit.errors import RejectedError, SourceError
-from mimicit.sources.base import InJson, Row
+from mimicit.sources.base import InJson, Piece, Row
 from mimicit.sources.json_cursor import JsonCursor
 from mimicit.sources.repeated_keys import repeated_key
 from mimicit.sources.root import Root
@@ -28,6 +28,7 @@ __all__ = [
     "Line",
     "begins_array",
     "element",
+    "is_array",
     "json_lines",
     "json_rows",
     "located_text",
@@ -54,15 +55,24 @@ class Line(NamedTuple):
     raw: bytes | None
 
 
-def json_rows(root: Root, path: str) -> Iterator[Row]:
+def json_rows(root: Root, path: str, piece: Piece | None = None) -> Iterator[Row]:
     """The records of the JSON file at ``path``, each an object, or the reason why it is none.
 
-    Places are ``path[index]`` in an array, ``path:line`` in JSON Lines, counted from 0 and from 1.
+    Places are ``path[index]`` in an array, ``path:line`` in JSON Lines, counted from 0 and from 1. With a ``piece`` of
+    the file, only its records.
     """
     with open_text(root, path) as file:
-        is_array = begins_array(file.read(_LOOK_BYTES))
-        file.seek(0)
-        yield from _array(file, path) if is_array else _lines(file, path)
+        if piece is not None and piece.end is not None:
+            yield from _array_piece(file, path, piece) if piece.is_array else _lines(file, path, piece)
+        else:
+            yield from _array(file, path) if is_array(file) else _lines(file, path)
+
+
+def is_array(file: BinaryIO) -> bool:
+    """Whether ``file`` is one array (see `begins_array`); leaves it at its start."""
+    found = begins_array(file.read(_LOOK_BYTES))
+    file.seek(0)
+    return found
 
 
 def begins_array(head: bytes) -> bool:
@@ -162,10 +172,12 @@ def _step_into(cursor: JsonCursor, step: str | int) -> bool:
     return False
 
 
-def json_lines(file: BinaryIO, path: str) -> Iterator[Line]:
+def json_lines(file: BinaryIO, path: str, piece: Piece | None = None) -> Iterator[Line]:
     """The lines of ``file`` that are not blank; ``path`` is what their places begin with."""
-    number, end = 0, 0
-    while line := file.readline(MAX_RECORD_BYTES + len(b"\r\n")):
+    number, end, stop = (0, 0, None) if piece is None else (piece.first, piece.start, piece.end)
+    if piece is not None:
+        file.seek(end)
+    while (stop is None or end < stop) and (line := file.readline(MAX_RECORD_BYTES + len(b"\r\n"))):
         number += 1
         start, end = end, end + len(line)
         place = f"{path}:{number}"
@@ -198,8 +210,14 @@ def _array(file: BinaryIO, path: str) -> Iterator[Row]:
     cursor.finish()
 
 
-def _lines(file: BinaryIO, path: str) -> Iterator[Row]:
-    for line in json_lines(file, path):
+def _array_piece(file: BinaryIO, path: str, piece: Piece) -> Iterator[Row]:
+    cursor = JsonCursor(file, path, start=piece.start, end=piece.end)
+    for index in cursor.elements_from(piece.first):
+        yield element(cursor, path, f"{path}[{index}]")
+
+
+def _lines(file: BinaryIO, path: str, piece: Piece | None = None) -> Iterator[Row]:
+    for line in json_lines(file, path, piece):
         if line.raw is not None and line.raw.startswith(b"["):
             yield from _listed(line, line.raw, path)
         else:

@@ -22,6 +22,7 @@ from mimicit.sources.claiming import claim_files
 from mimicit.sources.conversations import is_conversation
 from mimicit.sources.json_rows import json_rows
 from mimicit.sources.media_names import folder_of
+from mimicit.sources.pieces import split_json
 from mimicit.sources.root import Root
 from mimicit.sources.row_media import MediaFinder
 from mimicit.sources.rows import PlaceholderOptions, RowReader
@@ -36,17 +37,18 @@ def _fits(root: Root, path: str, fields: Fields) -> bool:
 
 def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
     options = PlaceholderOptions(**spec.options)  # type: ignore[arg-type]
-    for path in spec.files:
+    for path in spec.paths:
         finder = MediaFinder(root, folder_of(path))
         reader = RowReader(
             spec=spec, finder=finder, require_placeholders=bool(options.require_placeholders), keeps_nulls=True
         )
-        yield from reader.items(json_rows(root, path))
+        yield from reader.items(json_rows(root, path, spec.piece))
 
 
 LLAVA: Final = SourceFormat(
     claim=claim_files("llava", "JSON records with conversations", _fits),
     read=_read,
+    split=split_json,
     ids_repeat=True,
     by_record=True,
     needs=(Needs(("array", "lines"), (("conversations[].from", "messages[].role"),)),),

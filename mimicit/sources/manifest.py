@@ -29,11 +29,12 @@ from typing import Any, Final
 import orjson
 
 from mimicit.errors import RejectedError
-from mimicit.sources.base import Item, Locate, Locator, Needs, Row, SourceFormat, SourceSpec
+from mimicit.sources.base import Item, Locate, Locator, Needs, Piece, Row, SourceFormat, SourceSpec
 from mimicit.sources.column_names import MEDIA_FIELDS, columns_of, field_names
 from mimicit.sources.csv_rows import csv_rows
 from mimicit.sources.json_rows import json_rows
 from mimicit.sources.media_names import folder_of
+from mimicit.sources.pieces import split_json
 from mimicit.sources.root import Root
 from mimicit.sources.row_media import MediaFinder
 from mimicit.sources.rows import PlaceholderOptions, RowReader
@@ -62,26 +63,27 @@ def _claim(root: Root, heads: Mapping[str, Head], *, force: bool = False) -> lis
 
 def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
     options = PlaceholderOptions(**spec.options)  # type: ignore[arg-type]
-    for path in spec.files:
+    for path in spec.paths:
         finder = MediaFinder(root, folder_of(path))
         reader = RowReader(spec=spec, finder=finder, require_placeholders=bool(options.require_placeholders))
-        yield from reader.items(_rows(root, path))
+        yield from reader.items(_rows(root, path, spec.piece))
 
 
 MANIFEST: Final = SourceFormat(
     claim=_claim,
     read=_read,
+    split=split_json,
     by_record=True,
     options=PlaceholderOptions,
     needs=(Needs(("array", "lines", "csv", "parquet"), (("instruction",), ("answer",))),),
 )
 
 
-def _rows(root: Root, path: str) -> Iterator[Row]:
+def _rows(root: Root, path: str, piece: Piece | None) -> Iterator[Row]:
     kind = sniff(root, path).kind
     if kind == "csv":
         return _csv_rows(root, path)
-    return table_rows(root, path, is_arrow=False) if kind == "parquet" else json_rows(root, path)
+    return table_rows(root, path, is_arrow=False) if kind == "parquet" else json_rows(root, path, piece)
 
 
 def _fits(path: str, head: Head) -> bool:

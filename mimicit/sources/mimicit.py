@@ -44,6 +44,7 @@ from mimicit.sources.mimicit_ids import conversation_of, media_of
 from mimicit.sources.mimicit_list import is_list, listed_sets
 from mimicit.sources.mimicit_related import RelatedIds
 from mimicit.sources.parquet import parquet_columns, parquet_rows
+from mimicit.sources.pieces import split_files
 from mimicit.sources.root import Root
 from mimicit.sources.sniff import Head, sniff
 from mimicit.sources.text import answer_of, checked_id, checked_ids, checked_meta, shown
@@ -127,7 +128,7 @@ def _listed(root: Root, path: str, roles: Mapping[str, _Role | None]) -> Iterato
 
 def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
     with RelatedIds(root, spec.files[0]) as related:
-        for path in spec.files:
+        for path in spec.paths:
             head = sniff(root, path)
             if is_list(head):
                 if len(spec.files) == 1:
@@ -149,6 +150,7 @@ def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
 MIMICIT: Final = SourceFormat(
     claim=_claim,
     read=_read,
+    split=split_files,
     needs=(Needs(("object", "lines"), (("data",),)),),
 )
 

@@ -18,6 +18,7 @@ from mimicit.sources.each_row import triplets_of_rows
 from mimicit.sources.finding import CLIP_EXTENSIONS, media_ref
 from mimicit.sources.json_rows import json_rows
 from mimicit.sources.media_names import folder_of
+from mimicit.sources.pieces import split_json
 from mimicit.sources.root import Root
 from mimicit.sources.sniff import Fields
 from mimicit.sources.text import checked_answer, checked_id, checked_meta
@@ -32,13 +33,14 @@ def _fits(root: Root, path: str, fields: Fields) -> bool:
 
 
 def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
-    for path in spec.files:
-        yield from triplets_of_rows(spec, json_rows(root, path), partial(_triplet, root, folder_of(path)))
+    for path in spec.paths:
+        yield from triplets_of_rows(spec, json_rows(root, path, spec.piece), partial(_triplet, root, folder_of(path)))
 
 
 VIDEO_CHATGPT: Final = SourceFormat(
     claim=claim_files("video-chatgpt", "JSON records with q, a and video_id", _fits),
     read=_read,
+    split=split_json,
     by_record=True,
     needs=(Needs(("array", "lines"), (("q",), ("a",), ("video_id",))),),
 )

@@ -20,6 +20,7 @@ from mimicit.sources.each_row import turns_of_rows
 from mimicit.sources.finding import media_refs
 from mimicit.sources.json_rows import json_rows
 from mimicit.sources.media_names import folder_of
+from mimicit.sources.pieces import split_json
 from mimicit.sources.root import Root
 from mimicit.sources.sniff import Fields
 from mimicit.sources.text import checked_meta, shown
@@ -36,14 +37,15 @@ def _fits(root: Root, path: str, fields: Fields) -> bool:
 
 
 def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
-    for path in spec.files:
+    for path in spec.paths:
         about = partial(_about, root, folder_of(path))
-        yield from turns_of_rows(spec, json_rows(root, path), _turns, about)
+        yield from turns_of_rows(spec, json_rows(root, path, spec.piece), _turns, about)
 
 
 VIDEOCHAT2: Final = SourceFormat(
     claim=claim_files("videochat2", "JSON records with a clip and a list QA", _fits),
     read=_read,
+    split=split_json,
     by_record=True,
     needs=(Needs(("array", "lines"), (("QA",), ("video", "image"))),),
 )

@@ -41,6 +41,7 @@ from mimicit.sources.column_names import columns_of
 from mimicit.sources.encodings import as_utf8, encoding_of
 from mimicit.sources.json_rows import MAX_RECORD_BYTES, located_text, parsed
 from mimicit.sources.media_names import folder_of, named_kind
+from mimicit.sources.pieces import split_files
 from mimicit.sources.root import Root
 from mimicit.sources.row_media import MediaFinder
 from mimicit.sources.rows import PlaceholderOptions, RowReader, describes_itself
@@ -113,7 +114,8 @@ def _of_downloads(tars: list[str], heads: Mapping[str, Head]) -> Iterator[str]:
 def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
     options = WebdatasetOptions(**spec.options)  # type: ignore[arg-type]
     names = tuple(f"{path.rpartition('/')[2]}/" for path in spec.files)
-    for path, prefix in zip(spec.files, names, strict=True):
+    for path in spec.paths:
+        prefix = f"{path.rpartition('/')[2]}/"
         reader = RowReader(
             spec=spec,
             finder=MediaFinder(root, folder_of(path)),
@@ -142,6 +144,7 @@ def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
 WEBDATASET: Final = SourceFormat(
     claim=_claim,
     read=_read,
+    split=split_files,
     ids_repeat=True,
     options=WebdatasetOptions,
     needs=(Needs(("tar",), ((A_MEDIUM,), (*_TEXTS, _CLASS, "json"))),),
