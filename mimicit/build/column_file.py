@@ -41,9 +41,12 @@ def batches_of_rows(rows: Iterable[Sequence[Any]], schema: pa.Schema) -> Iterato
     """``rows``, each a value per column of ``schema``, as batches of bounded rows and bytes."""
     waiting: list[Sequence[Any]] = []
     size = 0
+    sized = _sized_columns(schema)
     for row in rows:
         waiting.append(row)
-        size += _size(row)
+        for place in sized:
+            if value := row[place]:
+                size += len(value)
         if len(waiting) == _BATCH_ROWS or size > _BATCH_BYTES:
             yield _batch(waiting, schema)
             waiting, size = [], 0
@@ -61,6 +64,7 @@ class TableWriter:
         self._path = path
         self._schema = schema
         self._skip_empty = skip_empty
+        self._sized = _sized_columns(schema)
         self._waiting: list[Sequence[Any]] = []
         self._size = 0
         self._writer: pa.RecordBatchFileWriter | None = None
@@ -70,7 +74,9 @@ class TableWriter:
     def add(self, row: Sequence[Any]) -> None:
         """Append a row: a value per column of the schema."""
         self._waiting.append(row)
-        self._size += _size(row)
+        for place in self._sized:
+            if value := row[place]:
+                self._size += len(value)
         self.rows += 1
         if len(self._waiting) == _BATCH_ROWS or self._size > _BATCH_BYTES:
             self._write()
@@ -103,8 +109,10 @@ class TableWriter:
                 self._begin()
 
 
-def _size(row: Sequence[Any]) -> int:
-    return sum(len(value) for value in row if isinstance(value, str | bytes | list | tuple))
+def _sized_columns(schema: pa.Schema) -> list[int]:
+    """The columns whose cells have a length."""
+    fixed = (pa.types.is_integer, pa.types.is_boolean, pa.types.is_fixed_size_binary)
+    return [place for place, field in enumerate(schema) if not any(test(field.type) for test in fixed)]
 
 
 def _batch(rows: Sequence[Sequence[Any]], schema: pa.Schema) -> pa.RecordBatch:

@@ -40,6 +40,7 @@ WAYS: Final[tuple[Way, ...]] = get_args(Way)
 
 CLIP_EXTENSIONS: Final = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv", ".ts")
 PICTURE_EXTENSIONS: Final = (".jpg", ".png", ".webp", ".jpeg")
+_MOST_KNOWN: Final = 1 << 16
 _USUAL: Final = ("images", "image", "videos", "video")
 _MATCHES: Final = 2  # that are named where several fit
 _DRIVE: Final = re.compile(r"[A-Za-z]:")
@@ -94,8 +95,32 @@ def _found(
     kind: MediaKind | None,
     frames_per_second: float | None,
 ) -> str | MediaRef:
-    """As `find_file` and `media_ref`; without ``frames_per_second``, no folder is looked for."""
-    called = [names] if isinstance(names, str) else list(names)
+    """As `find_file` and `media_ref`; without ``frames_per_second``, no folder is looked for.
+
+    What was found in a scanned root is remembered, for records mostly name the same files again.
+    """
+    called = (names,) if isinstance(names, str) else tuple(names)
+    key = (called, beside, tuple(hints), tuple(extensions), kind, frames_per_second)
+    found = root.known.get(key)
+    if found is None:
+        found = _looked_up(root, called, beside, hints, extensions, kind, frames_per_second)
+        if len(root.known) >= _MOST_KNOWN:
+            root.known.clear()
+        if root.is_scanned:
+            root.known[key] = found
+    root.found[found[0]] += 1
+    return found[1]
+
+
+def _looked_up(
+    root: Root,
+    called: Sequence[str],
+    beside: str,
+    hints: Sequence[str],
+    extensions: Sequence[str],
+    kind: MediaKind | None,
+    frames_per_second: float | None,
+) -> tuple[Way, str | MediaRef]:
     written = [_parsed(f"{hint}/{name}", beside) for name in called for hint in hints if not is_absolute(name)]
     first, *others = (_parsed(name, beside) for name in called)
     written += [first, *others]
@@ -110,8 +135,7 @@ def _found(
         found = another and ("extension", another[1])
     if found is None:
         raise search.fault(first)
-    root.found[found[0]] += 1
-    return found[1]
+    return found
 
 
 def media_ref(

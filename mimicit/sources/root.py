@@ -52,7 +52,8 @@ class Root:
     With ``follow_links``, links are followed to what lies beneath ``folder`` or the folders ``allow``. Each of these
     that is a snapshot in a cache of the Hub allows the ``blobs`` of that cache. ``media_roots`` are how paths in
     records begin, and what stands for that beneath ``folder``: pairs of any beginning and a path relative to
-    ``folder``. ``found`` counts in which way records have found their files (see `mimicit.sources.finding`).
+    ``folder``. ``found`` counts in which way records have found their files, and ``known`` are those found last (see
+    `mimicit.sources.finding`).
     ``scratch`` is a folder, made when it is needed, for the unpacked copies of compressed files; None: one of the
     process.
 
@@ -75,6 +76,7 @@ class Root:
         self.follow_links = follow_links
         self.media_roots = {old: self._media_root(old, new) for old, new in (media_roots or {}).items()}
         self.found: Counter[str] = Counter()
+        self.known: dict[Any, Any] = {}
         self._names: FileNames | None = None
         self._scanned: ScannedFiles | None = None
         self._inputs: set[str] = set()  # opened as the files of a source, to be compared after it was read
@@ -95,7 +97,7 @@ class Root:
         return hash((self.folder, self._exclude))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_names": None, "_folders": {}, "found": Counter()}
+        return {**self.__dict__, "_names": None, "_folders": {}, "found": Counter(), "known": {}}
 
     def _key(self) -> tuple[object, ...]:
         return self.folder, self._exclude, self.follow_links, self._allowed, self.media_roots, self._scanned
@@ -106,8 +108,13 @@ class Root:
         `BuildError` then names a file that has changed since.
         """
         root = copy.copy(self)
-        root._scanned, root._inputs = scanned, set()
+        root._scanned, root._inputs, root.known = scanned, set(), {}
         return root
+
+    @property
+    def is_scanned(self) -> bool:
+        """Whether its files are those of a scan (see `compared`), so that what is found once is found again."""
+        return self._scanned is not None
 
     @property
     def names(self) -> FileNames:
