@@ -26,7 +26,7 @@ from mimicit.build.progress import Progress
 from mimicit.build.references import locator_to_json, place_in_table, ref_to_json
 from mimicit.build.rejects import Phase, RejectWriter
 from mimicit.build.tables import NAMES, PICTURES, RECORDS, REFERENCES, TRAINING
-from mimicit.errors import SchemaError, SourceError
+from mimicit.errors import RejectedError, SchemaError, SourceError
 from mimicit.prompt import SPECIAL_TOKENS
 from mimicit.schema import canonical_json, null_for_nan
 from mimicit.shards.files import write_atomically
@@ -146,7 +146,7 @@ def _split(task: tuple[int, SourceSpec, Root]) -> list[Piece]:
     assert split is not None
     try:
         return split(spec, _kept(root))
-    except SourceError:
+    except (SourceError, RejectedError):
         return []
 
 

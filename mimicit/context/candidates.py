@@ -16,7 +16,7 @@ By = Literal["text", "image", "both"]
 class Candidate:
     """What the choice needs to know of a usable triplet; ``media`` identifies what it shows by content ("" for none).
 
-    ``seq`` is its place in the build's catalog, ``conversation`` and ``turn`` as in `RawTriplet`.
+    ``seq`` is its row among the usable triplets of the build, ``conversation`` and ``turn`` as in `RawTriplet`.
     """
 
     seq: int
