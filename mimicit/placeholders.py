@@ -67,7 +67,7 @@ def place_media(questions: Sequence[object], kinds: Sequence[MediaKind]) -> Plac
     and else the other spellings. `RejectedError` ``placeholder_mismatch`` where placeholders and media do not match.
     """
     texts = [text if isinstance(text, str) else "" for text in questions]
-    found = [list(_ANY.finditer(text)) for text in texts]
+    found = [list(_ANY.finditer(text)) if "<" in text else [] for text in texts]
     plain = [[match for match in matches if _is_plain(match[0], kinds)] for matches in found]
     numbered = [[match for match in matches if match["number"]] for matches in found]
     others = [[match for match in matches if not match["number"] and match[0] != _VIDEO] for matches in found]
@@ -107,7 +107,7 @@ def questions_as_asked(questions: Sequence[str], shown: Sequence[Sequence[MediaK
 
 def with_words(text: object, kinds: Sequence[MediaKind]) -> object:
     """``text`` with the media that it names by number (``<image 2>``) in words; an answer may do so."""
-    if not isinstance(text, str) or not kinds:
+    if not isinstance(text, str) or not kinds or "<" not in text:
         return text
     (marks,) = _mentions([list(_ANY.finditer(text))], kinds)
     return _worded(text, [mark for mark in marks if mark], kinds)

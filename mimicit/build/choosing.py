@@ -138,10 +138,10 @@ def _samples(task: _Task, pool: TripletPool) -> Iterator[tuple[Any, ...]]:
 
 
 def _said(pool: TripletPool, row: int, choice: Choice | None) -> _Said:
-    columns = pool.triplets
+    columns, candidate = pool.triplets, pool.candidate(row)
     return _Said(
-        columns.text("id", row),
-        columns.text("instruction", row),
+        candidate.id,
+        candidate.instruction,
         columns.text("answer", row),
         tuple(columns.integers("media", row)),
         None if choice is None else choice.relation,

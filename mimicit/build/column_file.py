@@ -132,6 +132,7 @@ class ColumnFile:
         self._numbers = cache(self._number_chunks)
         self._bytes = cache(self._byte_chunks)
         self._lists = cache(self._list_chunks)
+        self._several = cache(lambda names: list(zip(*map(self._bytes, names), strict=True)))
 
     @property
     def names(self) -> list[str]:
@@ -165,6 +166,15 @@ class ColumnFile:
     def text(self, name: str, row: int) -> str:
         """A text; empty where there is none."""
         return str(self._cell(name, row), "utf-8")
+
+    def texts(self, names: tuple[str, ...], row: int) -> list[str]:
+        """Several texts of one row; faster than one after the other."""
+        batch = bisect_right(self._starts, row) - 1
+        place = row - self._starts[batch]
+        found = []
+        for offsets, data in self._several(names)[batch]:
+            found.append(str(data[offsets[place] : offsets[place + 1]], "utf-8"))
+        return found
 
     def integers(self, name: str, row: int) -> list[int]:
         """A list of whole numbers."""

@@ -16,6 +16,7 @@ from mimicit.context.candidates import By, Candidate, Likeness
 
 __all__ = ["TripletPool"]
 
+_TEXTS: Final = ("id", "instruction", "shown", "conversation")
 _CANDIDATES_KEPT: Final = 1 << 16  # some 30 MB; neighbours in the input share their candidates
 
 
@@ -55,16 +56,9 @@ class TripletPool:
 
     def _candidate(self, row: int) -> Candidate:
         """The triplet at ``row``."""
-        columns = self.triplets
-        return Candidate(
-            seq=row,
-            source=self.source(row),
-            id=columns.text("id", row),
-            instruction=columns.text("instruction", row),
-            media=columns.text("shown", row),
-            conversation=columns.text("conversation", row) or None,
-            turn=columns.number("turn", row),
-        )
+        id, instruction, shown, conversation = self.triplets.texts(_TEXTS, row)
+        turn = self.triplets.number("turn", row)
+        return Candidate(row, self.source(row), id, instruction, shown, conversation or None, turn)
 
     def related(self, query: Candidate) -> list[Candidate]:
         """See `mimicit.context.candidates.Pool`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 __all__ = ["By", "Candidate", "Choice", "Likeness", "Pool"]
 
@@ -12,8 +12,7 @@ By = Literal["text", "image", "both"]
 """What two triplets are compared by."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
+class Candidate(NamedTuple):
     """What the choice needs to know of a usable triplet; ``media`` identifies what it shows by content ("" for none).
 
     ``seq`` is its row among the usable triplets of the build, ``conversation`` and ``turn`` as in `RawTriplet`.
@@ -46,9 +45,8 @@ class Likeness:
     looks: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
-    """One chosen context triplet: its place in the catalog, why it was chosen, and its score where there is one."""
+class Choice(NamedTuple):
+    """One chosen context triplet: its row among the usable triplets, why it was chosen, and its score where there is one."""
 
     seq: int
     relation: str

@@ -99,15 +99,19 @@ def choose(
     chosen: list[Choice] = []
     taken = {query.seq}
     shown: set[str] = set()
+    compares = not SIMILAR.keys().isdisjoint(strategies)
     for name in strategies:
         if len(chosen) >= shots:
             break
         for candidate, choice in _choices(name, query, pool, shots - len(chosen), seed, guards or Guards()):
-            pictures = set(candidate.media.split(",")) - {""}
-            if candidate.seq in taken or (name in SIMILAR and not shown.isdisjoint(pictures)):
+            if candidate.seq in taken:
                 continue
+            if compares:
+                pictures = set(candidate.media.split(",")) - {""}
+                if name in SIMILAR and not shown.isdisjoint(pictures):
+                    continue
+                shown |= pictures
             taken.add(candidate.seq)
-            shown |= pictures
             chosen.append(choice)
             if len(chosen) >= shots:
                 break

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Final, TypeGuard
 
@@ -24,6 +25,7 @@ DEFAULT_RATE: Final = 1.0
 _MAX_RATE: Final = 1000.0
 
 
+@lru_cache(1 << 12)
 def named_kind(path: str) -> MediaKind | None:
     """The kind of medium that the name of the file says, or None if it says none."""
     suffix = PurePosixPath(path).suffix.lower()
