@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 
 from mimicit.build import BuildConfig, build_shards
+from mimicit.build.column_file import ColumnFile
 from mimicit.build.engine import LocalEngine
+from mimicit.build.tables import MEDIA_REFERENCES_NAME
 from mimicit.errors import CorruptShardError
 from mimicit.media import MediaOptions
 from mimicit.shards.verify import verify_folder
@@ -29,19 +31,17 @@ class Recording(LocalEngine):
 
     def __init__(self) -> None:
         super().__init__(1)
-        self.tasks: dict[str, list[Any]] = {}
         self.results: dict[str, list[Any]] = {}
+        self.encoded: list[str] = []
+        """The references of the media that were decoded."""
 
     def run(self, function: Callable[..., Any], tasks: Iterable[Any], *, label: str, **options: Any) -> Iterator[Any]:
         for task, result in super().run(function, tasks, label=label, **options):
-            self.tasks.setdefault(label, []).append(task)
             self.results.setdefault(label, []).append(result)
+            if label == "encode":
+                references = ColumnFile(task.work / MEDIA_REFERENCES_NAME)
+                self.encoded += [references.text("ref", number) for number in result]
             yield task, result
-
-    @property
-    def encoded(self) -> list[str]:
-        """The references of the media that were decoded."""
-        return [ref for task in self.tasks.get("encode", []) for _, ref in task.media]
 
     @property
     def kept(self) -> int:

@@ -41,6 +41,7 @@ from mimicit.sources.root import Root
 __all__ = ["encode_media", "encode_share", "forget_damaged", "join_media", "unfinished_units"]
 
 _FOLDER: Final = "media"
+_FILE: Final = ENCODED.get_field_index("file")
 _ENCODED_COLUMNS: Final = """
     number BIGINT, content VARCHAR, media BLOB, file VARCHAR, offsets BIGINT[], sizes BIGINT[],
     width BIGINT, height BIGINT, bytes BIGINT, fingerprint BLOB, reason VARCHAR, detail VARCHAR
@@ -164,14 +165,14 @@ def _part(work: Path, unit: int) -> Path:
     return work / _FOLDER / f"{unit:08d}.arrow"
 
 
-def _encode_unit(task: _Task) -> int:
-    """Encode a unit and write its part of ENCODED; returns the number of its media. Runs in a worker."""
+def _encode_unit(task: _Task) -> list[int]:
+    """Encode a unit and write its part of ENCODED; returns the numbers of the media that it read. Runs in a worker."""
     return _write_part(task, _encode_numbers(task))
 
 
-def _write_part(task: _Task, rows: Sequence[_Row]) -> int:
+def _write_part(task: _Task, rows: Sequence[_Row]) -> list[int]:
     write_columns(_part(task.work, task.unit), ENCODED, batches_of_rows(rows, ENCODED))
-    return len(rows)
+    return [row[0] for row in rows if not (row[_FILE] or "").startswith(f"{FORMER_NAME}/")]
 
 
 def _encode_numbers(task: _Task) -> list[_Row]:
@@ -228,7 +229,7 @@ def _rejected(number: int, reason: str, detail: str) -> _Row:
     return (number, *(None,) * (len(ENCODED) - 3), reason, detail)
 
 
-def _judging(engine: Engine) -> OnDeath[_Task, int]:
+def _judging(engine: Engine) -> OnDeath[_Task, list[int]]:
     """For a unit that ended its own process: each medium that could have done it is looked at alone.
 
     A worker may be killed for any reason, at any medium. So the unit is cut at the medium that it was at, and only one
@@ -244,7 +245,7 @@ def _judging(engine: Engine) -> OnDeath[_Task, int]:
         )
         return [row for _, rows in results for row in rows] if pieces else None
 
-    def on_death(task: _Task, died: WorkerDiedError, deaths: int) -> int | None:
+    def on_death(task: _Task, died: WorkerDiedError, deaths: int) -> list[int] | None:
         rows = rows_of_pieces(task, died, deaths)
         return None if rows is None else _write_part(task, rows)
 

@@ -46,7 +46,7 @@ from mimicit.sources.base import (
 )
 from mimicit.sources.root import Root
 
-__all__ = ["Part", "Summary", "import_parts", "import_sources", "part_table"]
+__all__ = ["Part", "Summary", "import_parts", "import_sources", "part_rejects", "part_table"]
 
 _FOLDER: Final = "import"
 _PIECES_NAME: Final = "pieces"
@@ -163,6 +163,12 @@ def import_parts(work: Path) -> list[Part]:
 def part_table(work: Path, part: int, name: str) -> Path:
     """The table ``name`` of a part; ``records`` is always there, the others only where they have a row."""
     return work / _FOLDER / f"{part:08d}.{name}.arrow"
+
+
+def part_rejects(work: Path) -> list[Path]:
+    """The tables of the rejects of all parts that have any."""
+    paths = (part_table(work, part.number, "rejects") for part in import_parts(work))
+    return [path for path in paths if path.exists()]
 
 
 def _summary_path(work: Path, part: int) -> Path:

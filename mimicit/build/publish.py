@@ -8,7 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,11 +17,11 @@ from mimicit.build.batches import batched
 from mimicit.build.card import CARD_NAME, SHEET_NAME, write_card, write_contact_sheet
 from mimicit.build.column_file import ColumnFile
 from mimicit.build.config import BuildConfig
-from mimicit.build.importing import Part, import_parts, part_table
-from mimicit.build.joins import joins, rows_of
+from mimicit.build.importing import import_parts, part_rejects
+from mimicit.build.joins import joins
 from mimicit.build.media_table import MEDIA_NAME, library_versions, write_media_table
 from mimicit.build.pack import index_piece
-from mimicit.build.rejects import OF_INPUT, load_rejects
+from mimicit.build.rejects import OF_INPUT, Rejects
 from mimicit.build.scan import InputScan
 from mimicit.build.tables import MERGED_NAME, TRIPLETS_NAME
 from mimicit.build.unused import unused_part
@@ -45,12 +44,6 @@ REJECTS_SCHEMA: Final = pa.schema(
     [(name, pa.string()) for name in ("scope", "stage", "reason", "source", "locator", "id", "detail")]
 )
 _BATCH: Final = 10_000
-_REJECTED: Final = """
-SELECT source, reason, count(*) FROM rejects WHERE scope = 'record' GROUP BY source, reason ORDER BY source, reason
-"""
-_IN_ORDER: Final = """
-SELECT source, scope, stage, reason, locator, id, detail FROM rejects ORDER BY source, phase, part, row, place
-"""
 
 
 def publish_folder(
@@ -66,12 +59,11 @@ def publish_folder(
 
     ``specs`` are the sources in the order of their numbers.
     """
-    parts = import_parts(work)
     with joins(work) as db:
-        load_rejects(db, work, [path for part in parts if (path := part_table(work, part.number, "rejects")).exists()])
-        unused = unused_part(db)
-        sources = list(_source_table(db, work, specs, parts))
-        rejects = _write_rejects(db, specs, work, out) - unused["unused"] - unused["unused_media"]
+        rejected = Rejects(db, work, part_rejects(work))
+        unused = unused_part(rejected)
+        sources = list(_source_table(rejected, work, specs))
+        rejects = _write_rejects(rejected, specs, work, out) - unused["unused"] - unused["unused_media"]
     totals = _write_index(work, out, len(shards))
     write_media_table(scanned, work, out)
     totals["bytes"] = sum(shard["bytes"] for shard in shards)
@@ -96,13 +88,12 @@ def publish_folder(
     return manifest
 
 
-def _source_table(
-    db: duckdb.DuckDBPyConnection, work: Path, specs: Sequence[SourceSpec], parts: Sequence[Part]
-) -> Iterator[dict[str, Any]]:
+def _source_table(rejects: Rejects, work: Path, specs: Sequence[SourceSpec]) -> Iterator[dict[str, Any]]:
     """Per source: what came in and what became of it; raises if a single record is unaccounted for."""
+    parts = import_parts(work)
     queries, others = _counts(work, len(specs))
     rejected: list[dict[str, int]] = [{} for _ in specs]
-    for number, reason, count in rows_of(db, _REJECTED):
+    for number, reason, count in rejects.records():
         rejected[number][reason] = count
     for number, spec in enumerate(specs):
         summaries = [part.summary for part in parts if part.source == number]
@@ -137,13 +128,13 @@ def _counts(work: Path, sources: int) -> tuple[list[int], list[int]]:
     return queries.tolist(), others.tolist()
 
 
-def _write_rejects(db: duckdb.DuckDBPyConnection, specs: Sequence[SourceSpec], work: Path, out: Path) -> int:
+def _write_rejects(rejects: Rejects, specs: Sequence[SourceSpec], work: Path, out: Path) -> int:
     count = 0
     with (
         publish(out / REJECTS_NAME, work / "rejects.tmp") as file,
         pq.ParquetWriter(file, REJECTS_SCHEMA, compression="zstd") as writer,
     ):
-        for batch in batched(rows_of(db, _IN_ORDER), _BATCH):
+        for batch in batched(rejects.in_order(), _BATCH):
             number, *others = zip(*batch, strict=True)
             names = ["" if source == OF_INPUT else specs[source].name for source in number]
             columns = [*others[:3], names, *others[3:]]

@@ -5,19 +5,19 @@ Rejects of a source come in the order of the stages, and of its records within a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import duckdb
 
 from mimicit.build.column_file import ColumnFile, TableWriter
-from mimicit.build.joins import insert
+from mimicit.build.joins import insert, rows_of
 from mimicit.build.tables import REJECTS
 from mimicit.sources.base import Reject
 
-__all__ = ["OF_INPUT", "Phase", "RejectWriter", "load_rejects", "rejects_path"]
+__all__ = ["OF_INPUT", "Phase", "RejectWriter", "Rejects", "rejects_path"]
 
 OF_INPUT: Final = -1
 """The number of the source of rejects that are of the input as a whole."""
@@ -26,6 +26,21 @@ _FOLDER: Final = "rejects"
 _COLUMNS: Final = ", ".join(
     f"{name} {'VARCHAR' if place > 4 else 'BIGINT'}" for place, name in enumerate(REJECTS.names)
 )
+
+
+_IN_ORDER: Final = """
+SELECT source, scope, stage, reason, locator, id, detail FROM rejects ORDER BY source, phase, part, row, place
+"""
+_RECORDS: Final = """
+SELECT source, reason, count(*) FROM rejects WHERE scope = 'record' GROUP BY source, reason ORDER BY source, reason
+"""
+_OF_INPUT: Final = f"FROM rejects WHERE source = {OF_INPUT} AND reason = '{{}}'"
+_LOST: Final = "FROM rejects WHERE scope IN ('record', 'source') AND reason NOT IN ({})"
+# How many pictures and clips of the records fell to which rule or look-up, with an example of each.
+_LOST_MEDIA: Final = """
+SELECT count(*) AS count, reason, first(detail ORDER BY phase, source, part, row, place) FROM rejects
+WHERE scope = 'media' GROUP BY reason ORDER BY count DESC, reason
+"""
 
 
 class Phase(IntEnum):
@@ -57,8 +72,47 @@ def rejects_path(work: Path, stage: str) -> Path:
     return work / _FOLDER / f"{stage}.arrow"
 
 
-def load_rejects(db: duckdb.DuckDBPyConnection, work: Path, others: Iterable[Path]) -> None:
-    """Make the table ``rejects`` of those of all stages, and of the tables ``others``."""
-    db.execute(f"CREATE TABLE rejects({_COLUMNS})")
-    for path in [*sorted((work / _FOLDER).glob("*.arrow")), *others]:
-        insert(db, "rejects", ColumnFile(path).table().to_batches())
+class Rejects:
+    """The rejects of all stages of one work folder, for reading; ``parts`` are those of the parts of the import."""
+
+    def __init__(self, db: duckdb.DuckDBPyConnection, work: Path, parts: Iterable[Path]) -> None:
+        self._db = db
+        db.execute(f"CREATE TABLE rejects({_COLUMNS})")
+        for path in [*sorted((work / _FOLDER).glob("*.arrow")), *parts]:
+            insert(db, "rejects", ColumnFile(path).table().to_batches())
+
+    def in_order(self) -> Iterator[tuple[Any, ...]]:
+        """The number of the source, scope, stage, reason, locator, id and detail of each."""
+        yield from rows_of(self._db, _IN_ORDER)
+
+    def records(self) -> Iterator[tuple[int, str, int]]:
+        """(source, reason, how many records) of every reason, in order."""
+        yield from rows_of(self._db, _RECORDS)
+
+    def of_input(self, reason: str, most: int) -> tuple[int, list[tuple[str, str]]]:
+        """How many files of the input were left out for ``reason``, and (path, why) of the first."""
+        (count,) = next(rows_of(self._db, f"SELECT count(*) {_OF_INPUT.format(reason)}"))
+        first = rows_of(self._db, f"SELECT locator, detail {_OF_INPUT.format(reason)} ORDER BY row LIMIT {most}")
+        return count, list(first)
+
+    def in_words(self, besides: Sequence[str]) -> str:
+        """How many records and sources were lost for which reasons, with examples, but for the reasons ``besides``.
+
+        Empty where there are none.
+        """
+        lost = _LOST.format(", ".join(f"'{reason}'" for reason in besides))
+        reasons = list(rows_of(self._db, f"SELECT reason, count(*) {lost} GROUP BY reason ORDER BY reason"))
+        if not reasons:
+            return ""
+        first = next(
+            rows_of(self._db, f"SELECT locator, reason, detail {lost} ORDER BY phase, source, part, row LIMIT 1")
+        )
+        total = sum(count for _, count in reasons)
+        counts = ", ".join(f"{count} as {reason}" for reason, count in reasons)
+        media = "; ".join(
+            f"{count} as {why}, such as {detail}" for count, why, detail in rows_of(self._db, _LOST_MEDIA)
+        )
+        return (
+            f"{total} records were rejected ({counts}); the first is {first[0]} ({first[1]}: {first[2]})"
+            f"{f'. Of their pictures and clips were left out: {media}' if media else ''}"
+        )

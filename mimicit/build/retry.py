@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mimicit.build.column_file import ColumnFile, batches_of_rows
-from mimicit.build.importing import import_parts, part_table
+from mimicit.build.importing import part_rejects
 from mimicit.build.joins import insert, joins, rows_of
-from mimicit.build.rejects import load_rejects
+from mimicit.build.rejects import Rejects
 from mimicit.build.tables import MERGED_NAME, TRIPLETS_NAME
 from mimicit.shards.files import write_atomically
 from mimicit.sources.base import SourceSpec
@@ -78,8 +78,7 @@ def count_retried(work: Path, specs: Sequence[SourceSpec]) -> Retried | None:
     former = 0
     with joins(work) as db, pq.ParquetFile(path) as file:
         db.execute(_TABLES)
-        paths = (part_table(work, part.number, "rejects") for part in import_parts(work))
-        load_rejects(db, work, filter(Path.exists, paths))
+        Rejects(db, work, part_rejects(work))  # the table that is asked below
         for batch in file.iter_batches(columns=["scope", "source", "id", "locator"]):
             rows = [row for row in batch.to_pylist() if row["scope"] == "record"]
             former += len(rows)

@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pyarrow.compute as pc
 
@@ -23,8 +23,8 @@ from mimicit.build.encode import encode_media, forget_damaged, join_media, unfin
 from mimicit.build.engine import Engine, LocalEngine
 from mimicit.build.filtering import filter_triplets
 from mimicit.build.former import reuse_media
-from mimicit.build.importing import import_parts, import_sources, part_table
-from mimicit.build.joins import joins, rows_of
+from mimicit.build.importing import import_sources, part_rejects
+from mimicit.build.joins import joins
 from mimicit.build.links import link_triplets
 from mimicit.build.output_folder import (
     SCAN_NAME,
@@ -39,7 +39,7 @@ from mimicit.build.pack import pack_shards, unpacked_shards
 from mimicit.build.plan import make_plan
 from mimicit.build.progress import Progress, Silent
 from mimicit.build.publish import publish_folder
-from mimicit.build.rejects import load_rejects
+from mimicit.build.rejects import Rejects
 from mimicit.build.resolve import resolve_references
 from mimicit.build.retry import Retried, count_retried, keep_former_rejects
 from mimicit.build.scan import scan_input
@@ -64,16 +64,6 @@ from mimicit.sources.root import Root
 from mimicit.sources.scanned import ScannedFiles
 
 __all__ = ["BuildResult", "Manner", "build_shards", "run_build"]
-
-
-_LOST: Final = f"""
-FROM rejects WHERE scope IN ('record', 'source') AND reason NOT IN ('{UNUSED_FILE}', '{UNUSED_MEDIA}', 'unusable_file')
-"""
-# How many pictures and clips of the records fell to which rule or look-up, with an example of each.
-_LOST_MEDIA: Final = """
-SELECT count(*) AS count, reason, first(detail ORDER BY phase, source, part, row, place) FROM rejects
-WHERE scope = 'media' GROUP BY reason ORDER BY count DESC, reason
-"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,19 +223,6 @@ def _refuse_nothing(work: Path, root: Root) -> None:
     """An empty folder of shards helps nobody; say what became of the records instead."""
     if any(pc.any(batch.column("is_query")).as_py() for _, batch in ColumnFile(work / TRIPLETS_NAME).batches()):
         return
-    paths = (part_table(work, part.number, "rejects") for part in import_parts(work))
     with joins(work) as db:
-        load_rejects(db, work, filter(Path.exists, paths))
-        reasons = list(rows_of(db, f"SELECT reason, count(*) {_LOST} GROUP BY reason ORDER BY reason"))
-        if not reasons:
-            raise SourceError(f"{root.folder}: its sources hold no record")
-        first = next(rows_of(db, f"SELECT locator, reason, detail {_LOST} ORDER BY phase, source, part, row LIMIT 1"))
-        media = list(rows_of(db, _LOST_MEDIA))
-    counts = ", ".join(f"{count} as {reason}" for reason, count in reasons)
-    total = sum(count for _, count in reasons)
-    examples = "; ".join(f"{count} as {reason}, such as {detail}" for count, reason, detail in media)
-    raise SourceError(
-        f"{root.folder}: no record is left: {total} records were rejected ({counts}); the first is"
-        f" {first[0]} ({first[1]}: {first[2]})"
-        f"{f'. Of their pictures and clips were left out: {examples}' if examples else ''}"
-    )
+        lost = Rejects(db, work, part_rejects(work)).in_words(besides=(UNUSED_FILE, UNUSED_MEDIA, "unusable_file"))
+    raise SourceError(f"{root.folder}: {f'no record is left: {lost}' if lost else 'its sources hold no record'}")

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-import duckdb
 import orjson
 import pyarrow as pa
 
@@ -17,7 +16,7 @@ from mimicit.build.column_file import ColumnFile, batches_of_rows
 from mimicit.build.joins import insert, joins, rows_of
 from mimicit.build.progress import Progress
 from mimicit.build.references import place_in_table
-from mimicit.build.rejects import OF_INPUT, Phase, RejectWriter, rejects_path
+from mimicit.build.rejects import OF_INPUT, Phase, Rejects, RejectWriter, rejects_path
 from mimicit.build.selection import Selection
 from mimicit.build.tables import MEDIA_REFERENCES_NAME
 from mimicit.errors import SourceError
@@ -54,10 +53,6 @@ ANTI JOIN (
     SELECT place FROM (SELECT place, unnest(ends) AS path FROM files) JOIN cells USING (path)
 ) AS in_cells USING (place)
 ORDER BY place
-"""
-_FIRST_FILES: Final = f"""
-SELECT locator, detail FROM rejects WHERE source = {OF_INPUT} AND reason = '{UNUSED_FILE}' ORDER BY row
-LIMIT {_IN_MANIFEST}
 """
 
 
@@ -104,17 +99,13 @@ def write_unused_media(work: Path, selection: Selection, scanned: ScannedFiles) 
             rejects.reject(OF_INPUT, Phase.UNUSED, 0, row, reject)
 
 
-def unused_part(db: duckdb.DuckDBPyConnection) -> dict[str, Any]:
-    """What the manifest says of the input: the numbers of unused files and media, and the first of the files.
-
-    ``db`` has the table of rejects.
-    """
-    count = dict(rows_of(db, f"SELECT reason, count(*) FROM rejects WHERE source = {OF_INPUT} GROUP BY reason"))
-    first = rows_of(db, _FIRST_FILES)
+def unused_part(rejects: Rejects) -> dict[str, Any]:
+    """What the manifest says of the input: the numbers of unused files and media, and the first of the files."""
+    count, first = rejects.of_input(UNUSED_FILE, _IN_MANIFEST)
     return {
-        "unused": count.get(UNUSED_FILE, 0),
+        "unused": count,
         "unused_files": [{"path": path, "why": why} for path, why in first],
-        "unused_media": count.get(UNUSED_MEDIA, 0),
+        "unused_media": rejects.of_input(UNUSED_MEDIA, 0)[0],
     }
 
 

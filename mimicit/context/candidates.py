@@ -46,7 +46,7 @@ class Likeness:
 
 
 class Choice(NamedTuple):
-    """One chosen context triplet: its row among the usable triplets, why it was chosen, and its score where there is one."""
+    """One chosen context triplet: its row among the usable ones, why it was chosen, and its score, if there is one."""
 
     seq: int
     relation: str
