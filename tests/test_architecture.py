@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -114,6 +116,45 @@ def test_torch_is_imported_by_the_adapter_and_the_models_of_embedders_alone() ->
         "mimicit.embedding.transformers_model",
         "mimicit.loading.torch",
     ]
+
+
+SQL = re.compile(r"\b(SELECT .+ FROM|INSERT INTO|CREATE (TEMP )?(TABLE|VIEW)|DELETE FROM|UPDATE \w+ SET)\b")
+OWNERS_OF_SQL = {
+    "encode", "filtering", "former", "links", "plan", "rejects", "resolve", "retry", "unused",  # joins of their tables
+    "joins",  # how rows get into a table
+    "look_alikes", "remote", "scan", "similar", "similar_items", "similar_pool", "similar_tables",  # own SQLite files
+}  # fmt: skip
+
+
+def test_sql_stands_with_those_who_own_the_tables() -> None:
+    users = {module for module, path in modules("mimicit/build").items() if SQL.search(path.read_text())}
+    assert users == {f"mimicit.build.{name}" for name in OWNERS_OF_SQL}
+
+
+def test_no_file_of_the_build_takes_private_names_of_another() -> None:
+    private = [
+        f"{module}: {alias.name} of {node.module}"
+        for module, path in modules("mimicit/build").items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.name.startswith("_")
+    ]
+    assert private == []
+
+
+def test_the_way_of_a_record_is_short_and_true() -> None:
+    """The functions that docs/architecture.md lists exist, and are 20 at most."""
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    names = re.findall(r"^\|[^|]*\| `(mimicit\.[\w.]+)` \|", page, re.MULTILINE)
+    assert 10 < len(names) <= 20
+    for name in names:
+        steps = name.split(".")
+        depth = next(n for n in range(len(steps), 0, -1) if ".".join(steps[:n]) in modules("mimicit"))
+        found = importlib.import_module(".".join(steps[:depth]))
+        for step in steps[depth:]:
+            found = getattr(found, step)
+        assert callable(found), name
 
 
 def test_public_names_are_pinned_and_load() -> None:

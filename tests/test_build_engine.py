@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +18,7 @@ from mimicit.build.progress import Silent
 from mimicit.errors import BuildError
 from tests.factories import raw as make
 from tests.factories.processes import killing, local_workers
-from tests.factories.tasks import die_if_odd, die_once, refuse, square
+from tests.factories.tasks import Witness, die_if_odd, die_once, refuse, square
 
 CONFIG = BuildConfig(shard_bytes=32 * 1024)
 
@@ -81,6 +82,15 @@ def test_killed_workers_change_no_byte_of_a_build(tmp_path: Path) -> None:
         build_shards(raw, tmp_path / "out", CONFIG, engine=LocalEngine(2))
     assert len(killed) == 3
     assert make.hashes(tmp_path / "out") == make.hashes(tmp_path / "whole")
+
+
+def test_every_long_stage_runs_in_workers(tmp_path: Path) -> None:
+    raw = make.make_raw(tmp_path / "raw")
+    engine = Witness(LocalEngine(2))
+    build_shards(raw, tmp_path / "out", CONFIG, engine=engine)
+    for stage in ("scan", "split", "import", "encode", "choose", "pack"):
+        assert engine.processes[stage], stage
+        assert os.getpid() not in engine.processes[stage], stage
 
 
 @pytest.mark.parametrize("by", ["file", "stdin"])

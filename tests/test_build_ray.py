@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from mimicit.build.progress import Silent
 from mimicit.errors import BuildError, UsageError
 from tests.factories import raw as make
 from tests.factories.processes import killing, ray_workers
-from tests.factories.tasks import die_if_odd, die_once, refuse, square
+from tests.factories.tasks import Witness, die_if_odd, die_once, refuse, square
 
 ray = pytest.importorskip("ray", reason="comes with the extra 'ray'")
 
@@ -98,6 +99,16 @@ def test_a_build_on_ray_has_the_same_bytes(raw: Path, tmp_path: Path, dedupe: bo
     build_shards(raw, tmp_path / "local", config, engine=LocalEngine(2))
     build_shards(raw, tmp_path / "ray", config, engine=RayEngine(2, src=raw, out=tmp_path / "ray"))
     assert make.hashes(tmp_path / "ray") == make.hashes(tmp_path / "local")
+
+
+def test_every_long_stage_runs_in_ray_workers(raw: Path, whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    engine = Witness(RayEngine(2, src=raw, out=out))
+    build_shards(raw, out, CONFIG, engine=engine)
+    for stage in ("scan", "split", "import", "encode", "choose", "pack"):
+        assert engine.processes[stage], stage
+        assert os.getpid() not in engine.processes[stage], stage
+    assert make.hashes(out) == make.hashes(whole)
 
 
 def test_killed_workers_change_no_byte_of_a_build(raw: Path, whole: Path, tmp_path: Path) -> None:
