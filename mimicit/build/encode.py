@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import orjson
+import pyarrow as pa
 
+from mimicit.build.batches import batched
 from mimicit.build.blobs import damaged_blobs, writing_blob
 from mimicit.build.column_file import ColumnFile, batches_of_rows, write_columns
 from mimicit.build.engine import Engine, OnDeath, WorkerDiedError, is_given_up
@@ -41,6 +43,7 @@ from mimicit.sources.root import Root
 __all__ = ["encode_media", "encode_share", "forget_damaged", "join_media", "unfinished_units"]
 
 _FOLDER: Final = "media"
+_PARTS_PER_INSERT: Final = 64
 _FILE: Final = ENCODED.get_field_index("file")
 _ENCODED_COLUMNS: Final = """
     number BIGINT, content VARCHAR, media BLOB, file VARCHAR, offsets BIGINT[], sizes BIGINT[],
@@ -122,8 +125,9 @@ def join_media(work: Path) -> None:
         return
     with joins(work) as db:
         db.execute(f"CREATE TABLE encoded({_ENCODED_COLUMNS})")
-        for unit, _ in _units(work):
-            insert(db, "encoded", ColumnFile(_part(work, unit)).table().to_batches())
+        for units in batched(_units(work), _PARTS_PER_INSERT):
+            parts = [ColumnFile(_part(work, unit)).table() for unit, _ in units]
+            insert(db, "encoded", pa.concat_tables(parts).combine_chunks().to_batches())
         write_columns(work / MEDIA_NAME, MEDIA, ordered(db, _JOINED, MEDIA))
 
 

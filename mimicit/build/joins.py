@@ -19,6 +19,7 @@ __all__ = ["insert", "joins", "ordered", "rows_of"]
 
 _MEMORY_LIMIT: Final = "256MB"
 _THREADS: Final = 2
+_BATCH_ROWS: Final = 1 << 14  # held in memory while they are read
 
 
 @contextmanager
@@ -49,12 +50,12 @@ def insert(db: duckdb.DuckDBPyConnection, table: str, batches: Iterable[pa.Recor
 
 def ordered(db: duckdb.DuckDBPyConnection, query: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     """The rows of ``query`` as batches of ``schema``."""
-    for batch in db.sql(query).to_arrow_reader():
+    for batch in db.sql(query).to_arrow_reader(_BATCH_ROWS):
         yield from pa.Table.from_batches([batch]).cast(schema).to_batches()
 
 
 def rows_of(db: duckdb.DuckDBPyConnection, query: str) -> Iterator[tuple[Any, ...]]:
     """The rows of ``query`` one by one; the caller may write to other tables meanwhile."""
     with db.cursor() as cursor:
-        for batch in cursor.sql(query).to_arrow_reader():
+        for batch in cursor.sql(query).to_arrow_reader(_BATCH_ROWS):
             yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
