@@ -6,6 +6,8 @@ import io
 import json
 import os
 import tarfile
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,9 @@ from mimicit.build.engine import LocalEngine
 from mimicit.build.progress import Silent
 from mimicit.errors import BuildError, ChangedInputError
 from tests.factories import raw as make
+from tests.factories.processes import descendants
 
-ROWS = 5_500  # more than are imported at once
+ROWS = 40_000  # so that reading them takes a while
 
 
 class During(Silent):
@@ -165,13 +168,33 @@ def tables(raw: Path, kind: str) -> Path:
     return path
 
 
+def once_open(path: Path, act: Callable[[], object]) -> None:
+    """Let a thread ``act`` as soon as a worker has the file open."""
+
+    def is_open() -> bool:
+        for pid in descendants(os.getpid()):
+            try:
+                if any(os.readlink(entry) == str(path) for entry in Path(f"/proc/{pid}/fd").iterdir()):
+                    return True
+            except OSError:  # it has ended, or closed something
+                continue
+        return False
+
+    def wait() -> None:
+        while not is_open():
+            time.sleep(0.002)
+        act()
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
 def test_a_table_that_is_cut_while_it_is_read(tmp_path: Path, kind: str) -> None:
     raw, out = tmp_path / "raw", tmp_path / "out"
     path = tables(raw, kind)
     half = path.stat().st_size // 2
     with pytest.raises(BuildError, match=rf"{path.name}: changed .*bytes"):
-        build(raw, out, During("import", lambda: os.truncate(path, half), done=1), keep_going=True)
+        build(raw, out, During("import", lambda: once_open(path, lambda: os.truncate(path, half))), keep_going=True)
     assert not (out / "manifest.json").exists()
 
 
@@ -185,7 +208,7 @@ def test_a_table_that_grows_while_it_is_read(tmp_path: Path) -> None:
             file.write(row)
 
     with pytest.raises(BuildError, match=r"manifest\.jsonl: changed"):
-        build(raw, out, During("import", append, done=1))
+        build(raw, out, During("import", lambda: once_open(path, append)))
     with pytest.raises(ChangedInputError):
         build(raw, out)
 
