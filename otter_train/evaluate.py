@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any, Literal
 
 import click
 
+from mimicit.errors import UsageError
 from mimicit.schema import canonical_json
 from otter_train.command_line import HELP, Program, calm_threads, errors_on_one_line
 
@@ -15,6 +17,7 @@ __all__ = ["main"]
 _FOLDER = click.Path(path_type=Path)
 _PROGRESS_EVERY = 500
 _MAX_SHOTS = 1000
+_CONTEXTS = ("random", "image-similar", "text-similar")
 
 
 class _Shots(click.ParamType[tuple[int, ...]]):
@@ -33,6 +36,10 @@ class _Shots(click.ParamType[tuple[int, ...]]):
 @click.option("--checkpoint", type=_FOLDER, required=True, help="Run, checkpoint, or model of any layout.")
 @click.option("--shards", required=True, help="Shards (or their URL) whose queries are asked; not those of training.")
 @click.option("--shots", type=_Shots(), default="0", help="Context triplets shown before each query: 0,1,2,4,8.")
+@click.option("--support", help="Shards whose samples are the context, in place of the query's own.")
+@click.option("--context", type=click.Choice(_CONTEXTS), help="How it is chosen from --support; else at random.")
+@click.option("--image-embedder", default="classical", help="For --context image-similar: as in mimicit build.")
+@click.option("--text-embedder", default="hashed", help="For --context text-similar: as in mimicit build.")
 @click.option("--baselines", is_flag=True, help="Also what a model that never looks could reach.")
 @click.option("--limit", type=click.IntRange(min=1), help="Ask only this many queries, drawn at random.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=64, help="Queries per forward pass.")
@@ -47,6 +54,10 @@ def main(
     checkpoint: Path,
     shards: str,
     shots: tuple[int, ...],
+    support: str | None,
+    context: Literal["random", "image-similar", "text-similar"] | None,
+    image_embedder: str,
+    text_embedder: str,
     baselines: bool,
     limit: int | None,
     batch_size: int,
@@ -63,6 +74,9 @@ def main(
     \b
     python -m otter_train.evaluate --checkpoint run/ --shards held-out/ --shots 0,1,2,4,8 --out evaluation/
 
+    With --support, a query is shown samples of another set first: at random, or those most like it by picture (RICES)
+    or by text; never one with a picture of its own.
+
     The loss is that of the true answers. Where a sample's meta holds the answers of ten people, as that of VQAv2
     does, the VQA accuracy compares with all of them.
     """
@@ -76,13 +90,26 @@ def main(
         from otter_train.inference import load_trained_model
         from otter_train.metrics import Console
         from otter_train.remembering import RememberingTower
+        from otter_train.support import Support
 
+        if context is not None and support is None:
+            raise UsageError("--context: says how to choose from --support; give that too")
         samples = load(shards, shuffle="full", seed=0)
+        console = Console(sys.stderr)
+        with_context = None
+        if support is not None:
+            with_context = Support(
+                load(support),
+                context or "random",
+                seed=seed,
+                image=image_embedder,
+                text=text_embedder,
+                progress=lambda done: console.progress(f"{done:,} examples read"),
+            ).with_context
         trained = load_trained_model(
             checkpoint, device=device, language_model=language_model, vision_model=vision_model
         )
         trained.model.vision = RememberingTower(trained.model.vision)  # every picture is asked about several times
-        console = Console(sys.stderr)
         options = AnswerOptions(max_new_tokens=max_new_tokens)
         reports = [
             evaluate(
@@ -91,6 +118,7 @@ def main(
                 shots=count,
                 limit=limit,
                 baselines=baselines,
+                with_context=with_context,
                 why_not=trained.encoder.why_not,
                 progress=lambda done: console.progress(f"{done:,} answered") if done % _PROGRESS_EVERY == 0 else None,
             )
@@ -98,7 +126,9 @@ def main(
         ]
         summaries = [summarise(report, seed=seed) for report in reports]
         text = "\n".join(lines(reports, summaries))
-        asked = {"checkpoint": str(trained.source), "step": trained.step, "shards": str(shards)}
+        asked: dict[str, Any] = {"checkpoint": str(trained.source), "step": trained.step, "shards": str(shards)}
+        if support is not None:
+            asked |= {"support": support, "context": context or "random"}
         value = {**asked, "seed": seed, "results": to_json(reports, summaries)}
         if out is not None:
             write_report(out, value, text, draw(reports, summaries))

@@ -144,14 +144,17 @@ def evaluate(
     shots: int = 0,
     limit: int | None = None,
     baselines: bool = False,
+    with_context: Callable[[Sample, int], Sample] | None = None,
     why_not: Callable[[Sample], str] = lambda sample: "",
     progress: Callable[[int], None] = lambda done: None,
 ) -> Report:
-    """Ask the queries of the first ``limit`` samples with at most their ``shots`` nearest context triplets.
+    """Ask the queries of the first ``limit`` samples with at most ``shots`` context triplets.
 
-    ``why_not`` says why a sample cannot be shown, or nothing; ``progress`` hears how many are answered. `TrainError`
-    where there are queries, and none can be shown.
+    These are the sample's own nearest, unless ``with_context`` gives it others. ``why_not`` says why a sample cannot be
+    shown, or nothing; ``progress`` hears how many are answered. `TrainError` where there are queries, and none can be
+    shown.
     """
+    shown = with_context or with_shots
     count = min(limit or len(samples), len(samples))
     positions: list[int] = []
     left_out: list[str] = []
@@ -160,7 +163,7 @@ def evaluate(
         for position in range(count):
             sample = samples[position]
             if sample.query.relation != "document":
-                asking = with_shots(sample, shots)
+                asking = shown(sample, shots)
                 if fault := why_not(asking):
                     left_out.append(fault)
                     continue
@@ -178,7 +181,7 @@ def evaluate(
     if not baselines:
         return report
     pairs = other_pictures(report.answered)
-    swapped = (_with_media_of(samples, shots, mine, other) for mine, other in pairs)
+    swapped = (replace(shown(samples[mine], shots), media=shown(samples[other], shots).media) for mine, other in pairs)
     attempts = zip(pairs, attempt_each(swapped), strict=True)
     truths = [one.truth for one in answered]
     return replace(
@@ -239,10 +242,6 @@ def other_pictures(answered: Sequence[Answered]) -> list[tuple[int, int]]:
             others = ordered[turn:] + ordered[:turn]
             pairs.extend((mine.position, other.position) for mine, other in zip(ordered, others, strict=True))
     return pairs
-
-
-def _with_media_of(samples: Sequence[Sample], shots: int, mine: int, other: int) -> Sample:
-    return replace(with_shots(samples[mine], shots), media=with_shots(samples[other], shots).media)
 
 
 def _answered(position: int, attempt: Attempt) -> Answered:

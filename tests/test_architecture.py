@@ -87,6 +87,7 @@ def test_imports_point_down() -> None:
 
 def test_otter_train_uses_only_what_it_may() -> None:
     allowed = {
+        "mimicit.embedding",
         "mimicit.placeholders",
         "mimicit.loading",
         "mimicit.shards",
