@@ -10,11 +10,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mimicit.build import BuildConfig, build_shards
     from mimicit.errors import MimicitError
     from mimicit.loading import Quarantine, Samples, Where, load, load_mixture, pack
     from mimicit.loading.dataframe import to_pandas
     from mimicit.loading.interop import from_webdataset, to_webdataset
+    from mimicit.pipeline import BuildConfig, build_shards
     from mimicit.prompt import render
     from mimicit.records import Media, Sample, Triplet
 
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "BuildConfig": "mimicit.build.config",
+    "BuildConfig": "mimicit.pipeline.config",
     "Media": "mimicit.records",
     "MimicitError": "mimicit.errors",
     "Quarantine": "mimicit.loading.quarantine",
@@ -46,7 +46,7 @@ _HOMES = {
     "Samples": "mimicit.loading.samples",
     "Triplet": "mimicit.records",
     "Where": "mimicit.loading.selection",
-    "build_shards": "mimicit.build.run",
+    "build_shards": "mimicit.pipeline.run",
     "from_webdataset": "mimicit.loading.interop",
     "load": "mimicit.loading.samples",
     "load_mixture": "mimicit.loading.mixture",

@@ -19,7 +19,7 @@ LAYERS = (
     {"mimicit.__main__"},
     {"mimicit.cli"},
     {"mimicit.commands"},
-    {"mimicit.build", "mimicit.loading", "mimicit.inspecting", "mimicit.exporting", "mimicit.terminal"}
+    {"mimicit.pipeline", "mimicit.loading", "mimicit.inspecting", "mimicit.exporting", "mimicit.terminal"}
     | {"mimicit.viewing"},
     {"mimicit.shards", "mimicit.context", "mimicit.embedding", "mimicit.sources", "mimicit.media"},
     {"mimicit.placeholders"},
@@ -31,7 +31,7 @@ LAYERS = (
     {"mimicit.errors"},
 )
 BESIDE = {
-    ("mimicit.build", "mimicit.loading"),
+    ("mimicit.pipeline", "mimicit.loading"),
     ("mimicit.exporting", "mimicit.inspecting"),
     ("mimicit.inspecting", "mimicit.loading"),
     ("mimicit.viewing", "mimicit.inspecting"),
@@ -121,21 +121,22 @@ def test_torch_is_imported_by_the_adapter_and_the_models_of_embedders_alone() ->
 
 SQL = re.compile(r"\b(SELECT .+ FROM|INSERT INTO|CREATE (TEMP )?(TABLE|VIEW)|DELETE FROM|UPDATE \w+ SET)\b")
 OWNERS_OF_SQL = {
-    "encode", "filtering", "former", "links", "plan", "rejects", "resolve", "retry", "unused",  # joins of their tables
-    "joins",  # how rows get into a table
-    "look_alikes", "remote", "scan", "similar", "similar_items", "similar_pool", "similar_tables",  # own SQLite files
+    "joins", "rejects", "retry", "previous",  # DuckDB, as those below
+    "stages.encode", "stages.filtering", "stages.links", "stages.plan", "stages.resolve", "stages.unused",
+    "remote", "stages.look_alikes", "stages.scan",  # SQLite files of their own
+    "similarity.items", "similarity.pool", "similarity.search", "similarity.tables",
 }  # fmt: skip
 
 
 def test_sql_stands_with_those_who_own_the_tables() -> None:
-    users = {module for module, path in modules("mimicit/build").items() if SQL.search(path.read_text())}
-    assert users == {f"mimicit.build.{name}" for name in OWNERS_OF_SQL}
+    users = {module for module, path in modules("mimicit/pipeline").items() if SQL.search(path.read_text())}
+    assert users == {f"mimicit.pipeline.{name}" for name in OWNERS_OF_SQL}
 
 
 def test_no_file_of_the_build_takes_private_names_of_another() -> None:
     private = [
         f"{module}: {alias.name} of {node.module}"
-        for module, path in modules("mimicit/build").items()
+        for module, path in modules("mimicit/pipeline").items()
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.ImportFrom)
         for alias in node.names

@@ -18,10 +18,10 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 
-from mimicit.build import BuildConfig, build_shards
-from mimicit.build.engine import LocalEngine
 from mimicit.errors import BuildError, ChangedInputError, UnfinishedError
 from mimicit.loading import load
+from mimicit.pipeline import BuildConfig, build_shards
+from mimicit.pipeline.engines.local import LocalEngine
 from mimicit.prompt import IMAGE, render
 from mimicit.schema import validate
 from mimicit.shards.manifest import read_manifest

@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mimicit.build import BuildConfig, build_shards
-from mimicit.build.engine import LocalEngine
-from mimicit.build.progress import Silent
 from mimicit.errors import BuildError, ChangedInputError
+from mimicit.pipeline import BuildConfig, build_shards
+from mimicit.pipeline.engines.local import LocalEngine
+from mimicit.pipeline.progress import Silent
 from tests.factories import raw as make
 from tests.factories.processes import descendants
 

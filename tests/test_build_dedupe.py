@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mimicit.build import BuildConfig, build_shards
-from mimicit.build.engine import LocalEngine
 from mimicit.loading import load
+from mimicit.pipeline import BuildConfig, build_shards
+from mimicit.pipeline.engines.local import LocalEngine
 from mimicit.records import Sample
 from mimicit.shards.manifest import read_manifest
 from mimicit.shards.reader import iterate_shard

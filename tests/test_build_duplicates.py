@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mimicit.build import BuildConfig
-from mimicit.build.filters import FilterConfig
-from mimicit.build.look_alikes import LookAlikes
 from mimicit.media.fingerprint import distance, fingerprint
+from mimicit.pipeline import BuildConfig
+from mimicit.pipeline.stages.filters import FilterConfig
+from mimicit.pipeline.stages.look_alikes import LookAlikes
 from tests.factories import raw as make
 from tests.factories.builds import add_rows, build, row
 

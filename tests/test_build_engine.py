@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from mimicit.build import BuildConfig, build_shards
-from mimicit.build.engine import LocalEngine, WorkerDiedError
-from mimicit.build.progress import Silent
 from mimicit.errors import BuildError
+from mimicit.pipeline import BuildConfig, build_shards
+from mimicit.pipeline.engines.local import LocalEngine, WorkerDiedError
+from mimicit.pipeline.progress import Silent
 from tests.factories import raw as make
 from tests.factories.processes import killing, local_workers
 from tests.factories.tasks import Witness, die_if_odd, die_once, refuse, square
@@ -101,7 +101,7 @@ def test_a_script_without_a_guard_builds(tmp_path: Path, by: str) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "from pathlib import Path\n"
-        "from mimicit.build import BuildConfig, build_shards\n"
+        "from mimicit.pipeline import BuildConfig, build_shards\n"
         "print('begun')\n"
         f"result = build_shards(Path({str(tmp_path / 'raw')!r}), Path({str(tmp_path / 'out')!r}), BuildConfig())\n"
         "print(result.manifest['totals']['samples'])\n"

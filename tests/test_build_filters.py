@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimicit.build import BuildConfig
-from mimicit.build.filters import FilterConfig, MediaFacts, media_fault, repetition, text_fault
 from mimicit.media import MediaOptions
+from mimicit.pipeline import BuildConfig
+from mimicit.pipeline.stages.filters import FilterConfig, MediaFacts, media_fault, repetition, text_fault
 from mimicit.sources import SOURCES
 from mimicit.sources.base import InFile, Item, MediaRef, RawTriplet, SourceFormat, SourceSpec
 from mimicit.sources.root import Root

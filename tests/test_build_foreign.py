@@ -11,11 +11,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from mimicit.build.foreign import index_folder
 from mimicit.errors import ChangedShardError, ShardError, SourceError, UsageError
 from mimicit.exporting import export_shards
 from mimicit.inspecting.summary import summarise
 from mimicit.loading import load
+from mimicit.pipeline.foreign import index_folder
 from mimicit.schema import validate
 from mimicit.shards.verify import verify_folder
 from tests.factories.media import encoded, scene

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pytest
 
-from mimicit.build import BuildConfig
+from mimicit.pipeline import BuildConfig
 from mimicit.prompt import IMAGE, render
 from mimicit.sources import detect
 from mimicit.sources.root import Root

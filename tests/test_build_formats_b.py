@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from mimicit.build import BuildConfig, build_shards
-from mimicit.build.engine import LocalEngine
 from mimicit.errors import SourceError
 from mimicit.loading import load
 from mimicit.media import MediaOptions
+from mimicit.pipeline import BuildConfig, build_shards
+from mimicit.pipeline.engines.local import LocalEngine
 from tests.factories import raw as make
 from tests.factories.builds import build
 from tests.factories.exporting import meaning

@@ -18,8 +18,8 @@ from typing import Any, Final
 import pytest
 
 import mimicit.sources
-from mimicit.build import BuildConfig
 from mimicit.context.assemble import Part
+from mimicit.pipeline import BuildConfig
 from mimicit.records import sample_to_json
 from tests.factories import raw
 from tests.factories.builds import build

@@ -12,17 +12,17 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-import mimicit.build
-from mimicit.build import BuildConfig, BuildResult
-from mimicit.build.config import SourceOptions
-from mimicit.build.draw import lot
-from mimicit.build.filters import FilterConfig
-from mimicit.build.mixture import build_config, read_mixture
-from mimicit.build.report import build_report
-from mimicit.build.similar_options import SimilarOptions
+import mimicit.pipeline
 from mimicit.cli import main
 from mimicit.errors import ChangedInputError, SourceError, UsageError
 from mimicit.media import MediaOptions
+from mimicit.pipeline import BuildConfig, BuildResult
+from mimicit.pipeline.config import SourceOptions
+from mimicit.pipeline.mixture import build_config, read_mixture
+from mimicit.pipeline.report import build_report
+from mimicit.pipeline.similarity.options import SimilarOptions
+from mimicit.pipeline.stages.draw import lot
+from mimicit.pipeline.stages.filters import FilterConfig
 from mimicit.schema import schema
 from tests.factories import raw as make
 from tests.factories.builds import add_rows, build, row
@@ -136,7 +136,7 @@ def configured(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> Build
         seen.append(config)
         return BuildResult(manifest={}, was_finished=False)
 
-    monkeypatch.setattr(mimicit.build, "build_shards", build_shards)
+    monkeypatch.setattr(mimicit.pipeline, "build_shards", build_shards)
     result = CliRunner().invoke(main, ["build", "--out", "x", "--json", *map(str, arguments)])
     assert result.exit_code == 0, result.output
     return seen[0]

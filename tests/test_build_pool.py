@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from mimicit.build.column_file import ColumnFile, batches_of_rows, write_columns
-from mimicit.build.links import link_triplets
-from mimicit.build.pool import TripletPool
-from mimicit.build.tables import MEDIA, MEDIA_NAME, MERGED, MERGED_NAME, TRIPLETS, TRIPLETS_NAME
+from mimicit.pipeline.parts import ColumnFile, batches_of_rows, write_columns
+from mimicit.pipeline.stages.links import link_triplets
+from mimicit.pipeline.stages.pool import TripletPool
+from mimicit.pipeline.tables import MEDIA, MEDIA_NAME, MERGED, MERGED_NAME, TRIPLETS, TRIPLETS_NAME
 
 SOURCES = ("one", "two")
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from mimicit.build import BuildConfig, build_shards
-from mimicit.build.engine import LocalEngine, WorkerDiedError
-from mimicit.build.engine_ray import RayEngine, _probe, _versions
-from mimicit.build.progress import Silent
 from mimicit.errors import BuildError, UsageError
+from mimicit.pipeline import BuildConfig, build_shards
+from mimicit.pipeline.engines.local import LocalEngine, WorkerDiedError
+from mimicit.pipeline.engines.ray import RayEngine, _probe, _versions
+from mimicit.pipeline.progress import Silent
 from tests.factories import raw as make
 from tests.factories.processes import killing, ray_workers
 from tests.factories.tasks import Witness, die_if_odd, die_once, refuse, square

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from mimicit.build import BuildConfig, build_shards
-from mimicit.build.engine import LocalEngine
-from mimicit.build.progress import Silent
-from mimicit.build.remote import build_at
-from mimicit.build.remote_files import is_remote, local_path
-from mimicit.build.run import BuildResult
 from mimicit.errors import BuildError, ChangedInputError, SourceError, UsageError
+from mimicit.pipeline import BuildConfig, build_shards
+from mimicit.pipeline.engines.local import LocalEngine
+from mimicit.pipeline.progress import Silent
+from mimicit.pipeline.remote import build_at
+from mimicit.pipeline.remote_files import is_remote, local_path
+from mimicit.pipeline.run import BuildResult
 from tests.factories import raw as make
 
 fsspec = pytest.importorskip("fsspec", reason="comes with the extra 's3'")

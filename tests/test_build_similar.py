@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mimicit.build import BuildConfig, similar
-from mimicit.build.similar_options import SimilarOptions
-from mimicit.build.similar_tables import plain_text
 from mimicit.errors import UsageError
 from mimicit.media.fingerprint import distance, fingerprint
+from mimicit.pipeline import BuildConfig, similar
+from mimicit.pipeline.similarity.options import SimilarOptions
+from mimicit.pipeline.similarity.tables import plain_text
 from mimicit.records import Sample
 from tests.factories import raw as make
 from tests.factories.builds import add_rows, build, row
@@ -160,8 +160,8 @@ def test_workers_and_the_way_of_searching_change_no_byte(
 KILLED_BUILD = """
 import os, signal, sys
 from pathlib import Path
-from mimicit.build import BuildConfig, build_shards, similar
-from mimicit.build.engine import LocalEngine
+from mimicit.pipeline import BuildConfig, build_shards, similar
+from mimicit.pipeline.engines.local import LocalEngine
 
 src, out, stage, done = sys.argv[1:]
 similar._TEXTS_PER_TASK = similar._PICTURES_PER_TASK = similar._QUERIES_PER_TASK = 16

@@ -9,15 +9,15 @@ from pathlib import Path
 import orjson
 import pytest
 
-from mimicit.build import BuildConfig, build_shards
-from mimicit.build.config import SourceOptions
-from mimicit.build.engine import LocalEngine
-from mimicit.build.filters import FilterConfig
-from mimicit.build.progress import Silent
-from mimicit.build.run import BuildResult
-from mimicit.build.shares import build_in_tasks, build_share, publish_tasks
-from mimicit.build.tasks import Handover, Share, config_from_json
 from mimicit.errors import BuildError, ChangedInputError, UsageError
+from mimicit.pipeline import BuildConfig, build_shards
+from mimicit.pipeline.config import SourceOptions
+from mimicit.pipeline.engines.local import LocalEngine
+from mimicit.pipeline.engines.scheduler import Handover, Share, config_from_json
+from mimicit.pipeline.engines.tasks import build_in_tasks, build_share, publish_tasks
+from mimicit.pipeline.progress import Silent
+from mimicit.pipeline.run import BuildResult
+from mimicit.pipeline.stages.filters import FilterConfig
 from tests.factories import raw as make
 from tests.factories.killing import Here
 

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from mimicit.build import BuildConfig, build_shards
-from mimicit.build.column_file import ColumnFile
-from mimicit.build.engine import LocalEngine
-from mimicit.build.tables import MEDIA_REFERENCES_NAME
 from mimicit.errors import CorruptShardError
 from mimicit.media import MediaOptions
+from mimicit.pipeline import BuildConfig, build_shards
+from mimicit.pipeline.engines.local import LocalEngine
+from mimicit.pipeline.parts import ColumnFile
+from mimicit.pipeline.tables import MEDIA_REFERENCES_NAME
 from mimicit.shards.verify import verify_folder
 from tests.factories import raw as make
 

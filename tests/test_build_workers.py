@@ -16,11 +16,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from mimicit.build import BuildConfig, build_shards
-from mimicit.build.engine import LocalEngine
-from mimicit.build.progress import Silent
 from mimicit.errors import BuildError
 from mimicit.media import MediaOptions
+from mimicit.pipeline import BuildConfig, build_shards
+from mimicit.pipeline.engines.local import LocalEngine
+from mimicit.pipeline.progress import Silent
 from tests.factories import hostile
 from tests.factories import raw as make
 from tests.factories.processes import descendants

@@ -24,8 +24,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from mimicit.build.mixture import build_config, read_mixture
 from mimicit.cli import main as mimicit
+from mimicit.pipeline.mixture import build_config, read_mixture
 from tests.factories import pages
 from tests.factories import raw as make
 

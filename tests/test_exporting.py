@@ -16,13 +16,13 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from mimicit.build import BuildConfig, build_shards
 from mimicit.cli import main
 from mimicit.context.assemble import Part
 from mimicit.errors import BuildError, CorruptShardError, ShardError, UsageError
 from mimicit.exporting import EXPORTERS, export_shards
 from mimicit.exporting.base import Written
 from mimicit.inspecting.summary import iterate_samples
+from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.records import Sample
 from mimicit.sources.shown_media import About, media_of_triplets, settle
 from tests.factories import raw as make

@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from mimicit.build import BuildConfig, build_shards
-from mimicit.build.engine import LocalEngine
 from mimicit.errors import SourceError
 from mimicit.loading import load
 from mimicit.media import MediaOptions
+from mimicit.pipeline import BuildConfig, build_shards
+from mimicit.pipeline.engines.local import LocalEngine
 from mimicit.schema import validate
 from mimicit.shards.verify import verify_folder
 from tests.factories import hostile
@@ -36,8 +36,8 @@ CLIP = "mp4"
 BUILD = """
 import sys
 from pathlib import Path
-from mimicit.build import BuildConfig, build_shards
-from mimicit.build.engine import LocalEngine
+from mimicit.pipeline import BuildConfig, build_shards
+from mimicit.pipeline.engines.local import LocalEngine
 from mimicit.media import MediaOptions
 
 config = BuildConfig(media=MediaOptions(max_memory_bytes=256 << 20))

@@ -11,11 +11,11 @@ pytest.importorskip("httpx2", reason="Starlette's test client needs it")
 
 from starlette.testclient import TestClient
 
-from mimicit.build.foreign import index_folder
 from mimicit.errors import ShardError
 from mimicit.inspecting.findings import find_out
 from mimicit.inspecting.shelf import open_shelf
 from mimicit.loading import load
+from mimicit.pipeline.foreign import index_folder
 from mimicit.viewing.app import create_app
 from mimicit.viewing.gallery import Gallery
 from tests.factories import raw as make

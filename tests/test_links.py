@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from mimicit.build import BuildConfig, build_shards
-from mimicit.build.engine import LocalEngine
 from mimicit.errors import LinkError
 from mimicit.exporting import export_shards
 from mimicit.loading.cache import ShardCache
+from mimicit.pipeline import BuildConfig, build_shards
+from mimicit.pipeline.engines.local import LocalEngine
 from mimicit.shards.folders import empty_folder, make_folder, refuse_links, remove_folder
 from tests.factories import raw as make
 
@@ -111,8 +111,8 @@ def test_a_link_for_the_copies_of_a_build_from_a_url(raw: Path, tmp_path: Path, 
     import fsspec
 
     fsspec.filesystem("memory").put(str(raw) + "/", f"/{tmp_path.name}/raw", recursive=True)
-    from mimicit.build.progress import Silent
-    from mimicit.build.remote import build_at
+    from mimicit.pipeline.progress import Silent
+    from mimicit.pipeline.remote import build_at
 
     def never(src: Path, out: Path) -> None:
         raise AssertionError("nothing is built")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from mimicit.build import BuildConfig, build_shards
-from mimicit.build.engine import LocalEngine
 from mimicit.errors import CorruptShardError, ShardError, UsageError
 from mimicit.loading import load
+from mimicit.pipeline import BuildConfig, build_shards
+from mimicit.pipeline.engines.local import LocalEngine
 from mimicit.shards.reader import iterate_shard
 from tests.factories import raw as make
 

@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow.compute as pc
 import pytest
 
-from mimicit.build import BuildConfig, build_shards
 from mimicit.errors import UsageError
 from mimicit.loading import Where, load
+from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.records import Sample
 from tests.factories import raw as make
 from tests.factories.loading import InProcess

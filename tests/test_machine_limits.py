@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from mimicit.build import BuildConfig, build_shards
-from mimicit.build.mixture import read_mixture
 from mimicit.errors import BuildError, UsageError
+from mimicit.pipeline import BuildConfig, build_shards
+from mimicit.pipeline.mixture import read_mixture
 from mimicit.sources.root import Root
 from tests.factories.bombs import put_sound_record
 from tests.factories.exporting import SerialEngine

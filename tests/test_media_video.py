@@ -18,9 +18,9 @@ import av
 import numpy as np
 import pytest
 
-from mimicit.build import BuildConfig, build_shards
 from mimicit.errors import RejectedError, UsageError
 from mimicit.media import MediaOptions, encode_video, evenly_spaced, packets, probe_video, read_av, read_decord, video
+from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.schema import schema
 from tests.factories.media import (
     MATRIX_FOR,

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mimicit.build import BuildConfig
+from mimicit.pipeline import BuildConfig
 from tests.factories.builds import build
 from tools.proof.binding import ASKED, FIRST, SECOND, SETS, SIZES, Lessons, name_of, table, write_manifest
 from tools.proof.episodes import NAMES, alike, dealt_anew, draw, named, word_of

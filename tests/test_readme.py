@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from mimicit.build import BuildConfig, build_shards
-from mimicit.build.engine import LocalEngine
+from mimicit.pipeline import BuildConfig, build_shards
+from mimicit.pipeline.engines.local import LocalEngine
 from tests.factories import raw as make
 
 ROOT = Path(__file__).parents[1]

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimicit.build.publish import REJECTS_SCHEMA
 from mimicit.errors import SchemaError
+from mimicit.pipeline.stages.publish import REJECTS_SCHEMA
 from mimicit.records import Media, Sample, Triplet, sample_from_json, sample_key, sample_to_json
 from mimicit.schema import canonical_json, names, schema, validate
 from mimicit.shards.index import RELATIONS

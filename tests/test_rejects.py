@@ -14,11 +14,11 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mimicit.build import publish
 from mimicit.cli import main
 from mimicit.errors import CorruptShardError, ShardError
 from mimicit.inspecting import rejects as module
 from mimicit.inspecting.rejects import REJECTS_NAME, group_rejects, page_of_rejects, rejects_text
+from mimicit.pipeline.stages import publish
 
 MANIFEST = {
     "format": "mimicit/1",

@@ -15,12 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from mimicit.build import BuildConfig, build_shards
-from mimicit.build.engine import LocalEngine
 from mimicit.cli import main
 from mimicit.errors import CorruptShardError, MimicitError, ShardError
 from mimicit.loading import load
 from mimicit.loading.decode import decode_pictures
+from mimicit.pipeline import BuildConfig, build_shards
+from mimicit.pipeline.engines.local import LocalEngine
 from mimicit.shards import index as index_module
 from mimicit.shards.files import open_regular, read_regular, sha256_of
 from mimicit.shards.index import repeated_key

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mimicit.build import BuildConfig
+from mimicit.pipeline import BuildConfig
 from mimicit.sources.base import TrainEntry
 from mimicit.sources.mimicit_related import RelatedIds
 from mimicit.sources.root import Root

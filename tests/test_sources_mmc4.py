@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimicit.build import BuildConfig, build_shards
 from mimicit.errors import SourceError
+from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.sources import SOURCES, detect
 from mimicit.sources.base import InFile, InJson, InTar, Item, RawTriplet, SourceSpec
 from mimicit.sources.reading import Reader

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from mimicit.build import BuildConfig, build_shards
+from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.sources.descriptors import native_path, text_of_path
 from mimicit.sources.root import Root
 from tests.corpus.case import GREEN, RED, picture

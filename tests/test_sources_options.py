@@ -10,12 +10,12 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimicit.build import BuildConfig
-from mimicit.build.config import SourceOptions
-from mimicit.build.mixture import build_config, merged_options, read_mixture
-from mimicit.build.selection import select_sources
 from mimicit.cli import main
 from mimicit.errors import UsageError
+from mimicit.pipeline import BuildConfig
+from mimicit.pipeline.config import SourceOptions
+from mimicit.pipeline.mixture import build_config, merged_options, read_mixture
+from mimicit.pipeline.selection import select_sources
 from mimicit.sources import SOURCES, detect
 from mimicit.sources.base import RawTriplet, SourceSpec
 from mimicit.sources.options import checked_options, parsed_option

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from mimicit.build import BuildConfig, build_shards
 from mimicit.context.assemble import Part
 from mimicit.errors import SourceError
+from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.records import Sample, sample_to_json
 from mimicit.sources import SOURCES, detect
 from mimicit.sources import shards as module

@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mimicit.build import BuildConfig, build_shards
 from mimicit.errors import SourceError
+from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.sources import detect
 from mimicit.sources.root import Root
 from mimicit.sources.unclaimed import why_unused

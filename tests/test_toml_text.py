@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimicit.build.mixture import read_mixture
 from mimicit.errors import UsageError
+from mimicit.pipeline.mixture import read_mixture
 from mimicit.toml_text import parse_toml
 
 HOSTILE = {

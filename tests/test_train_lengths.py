@@ -11,10 +11,10 @@ import pytest
 
 pytest.importorskip("torch", reason="comes with the extra 'train'")
 
-from mimicit.build import BuildConfig, build_shards
 from mimicit.errors import UsageError
 from mimicit.loading import Mixture, Samples, load
 from mimicit.loading.packing import PackedSamples
+from mimicit.pipeline import BuildConfig, build_shards
 from otter_train.encoding import PromptEncoder
 from otter_train.lengths import estimate_lengths, showable, within_budget
 from tests.factories import raw as make

@@ -16,8 +16,8 @@ pytest.importorskip("torch", reason="comes with the extra 'train'")
 
 from click.testing import CliRunner, Result
 
-from mimicit.build import BuildConfig, build_shards
-from mimicit.build.engine import LocalEngine
+from mimicit.pipeline import BuildConfig, build_shards
+from mimicit.pipeline.engines.local import LocalEngine
 from mimicit.prompt import render
 from otter_train import inference
 from otter_train.__main__ import main

@@ -10,8 +10,8 @@ import sys
 
 import pytest
 
-from mimicit.build.engine import LocalEngine
-from mimicit.build.progress import Silent
+from mimicit.pipeline.engines.local import LocalEngine
+from mimicit.pipeline.progress import Silent
 from tests.factories.media import encoded, scene
 from tests.factories.tasks import blas_threads
 

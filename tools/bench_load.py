@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mimicit.build import BuildConfig, build_shards
-from mimicit.build.engine import LocalEngine
 from mimicit.loading.order import Order
 from mimicit.media.options import MediaOptions
+from mimicit.pipeline import BuildConfig, build_shards
+from mimicit.pipeline.engines.local import LocalEngine
 from tools.load_peers import BATCH
 
 PEERS = {

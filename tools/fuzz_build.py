@@ -34,11 +34,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from mimicit.build import BuildConfig, build_shards
-from mimicit.build.engine import LocalEngine
-from mimicit.build.progress import Silent
 from mimicit.errors import MimicitError
 from mimicit.media import MediaOptions
+from mimicit.pipeline import BuildConfig, build_shards
+from mimicit.pipeline.engines.local import LocalEngine
+from mimicit.pipeline.progress import Silent
 from mimicit.shards.verify import verify_folder
 
 PICTURES_PER_ROUND = 300

@@ -35,10 +35,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from mimicit.build import BuildConfig, build_shards
-from mimicit.build.engine import LocalEngine
 from mimicit.errors import MimicitError
 from mimicit.loading import load
+from mimicit.pipeline import BuildConfig, build_shards
+from mimicit.pipeline.engines.local import LocalEngine
 from mimicit.records import Sample
 from mimicit.shards.verify import verify_folder
 from mimicit.sources.detect import detect

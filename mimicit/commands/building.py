@@ -14,8 +14,8 @@ from mimicit.commands.output import print_json
 from mimicit.errors import BuildError, SourceError, UsageError
 
 if TYPE_CHECKING:
-    from mimicit.build.run import BuildResult
-    from mimicit.build.tasks import Handover, Share
+    from mimicit.pipeline.engines.scheduler import Handover, Share
+    from mimicit.pipeline.run import BuildResult
 
 __all__ = ["build", "publish"]
 
@@ -164,9 +164,11 @@ def build(
     For a batch scheduler: with --task-count alone it makes the work ready; the same command with each --task-index
     does it, on any machine; mimicit publish goes on. This is done twice, to encode and to pack.
     """
-    from mimicit.build import build_shards
-    from mimicit.build.engine import Engine, LocalEngine
-    from mimicit.build.mixture import (
+    from mimicit.pipeline import build_shards
+    from mimicit.pipeline.engines.local import Engine, LocalEngine
+    from mimicit.pipeline.engines.scheduler import Share
+    from mimicit.pipeline.engines.tasks import build_in_tasks, build_share
+    from mimicit.pipeline.mixture import (
         MIXTURE_NAME,
         build_config,
         merged_media_roots,
@@ -174,10 +176,8 @@ def build(
         read_mixture,
         refuse_outside,
     )
-    from mimicit.build.remote import build_at
-    from mimicit.build.remote_files import is_remote, local_path
-    from mimicit.build.shares import build_in_tasks, build_share
-    from mimicit.build.tasks import Share
+    from mimicit.pipeline.remote import build_at
+    from mimicit.pipeline.remote_files import is_remote, local_path
     from mimicit.terminal import progress_display
 
     if task_index is not None and task_count is None:
@@ -207,7 +207,7 @@ def build(
         if mixture is not None:
             progress.note(f"options from {mixture}")
         if engine == "ray":
-            from mimicit.build.engine_ray import RayEngine
+            from mimicit.pipeline.engines.ray import RayEngine
 
             runner: Engine = RayEngine(workers, address=ray_address, src=src, out=out)
         else:
@@ -272,8 +272,8 @@ def publish(out: str, workers: int, embedding_cache: Path | None, as_json: bool)
     Names the tasks that have not finished. After the tasks have encoded, it plans; after they have packed, it writes
     the index and the manifest.
     """
-    from mimicit.build.engine import LocalEngine
-    from mimicit.build.shares import publish_tasks
+    from mimicit.pipeline.engines.local import LocalEngine
+    from mimicit.pipeline.engines.tasks import publish_tasks
     from mimicit.terminal import progress_display
 
     if workers < 1:
@@ -286,9 +286,9 @@ def publish(out: str, workers: int, embedding_cache: Path | None, as_json: bool)
 def _print_outcome(outcome: BuildResult | Handover, out: str, as_json: bool, share: Share | None = None) -> None:
     from dataclasses import asdict
 
-    from mimicit.build.remote_files import is_remote, local_path
-    from mimicit.build.report import build_report
-    from mimicit.build.run import BuildResult
+    from mimicit.pipeline.remote_files import is_remote, local_path
+    from mimicit.pipeline.report import build_report
+    from mimicit.pipeline.run import BuildResult
 
     if isinstance(outcome, BuildResult):
         if as_json:

@@ -60,7 +60,7 @@ def index(path: Path, as_json: bool) -> None:
     """
     from dataclasses import asdict
 
-    from mimicit.build.foreign import index_folder
+    from mimicit.pipeline.foreign import index_folder
 
     report = index_folder(path)
     if as_json:

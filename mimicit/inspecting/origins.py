@@ -22,7 +22,7 @@ from mimicit.shards.files import open_regular
 
 __all__ = ["origins_of"]
 
-_TABLE: Final = "media.parquet"  # as mimicit.build.media_table writes it
+_TABLE: Final = "media.parquet"  # as mimicit.pipeline.stages.media_table writes it
 _BATCH: Final = 10_000
 
 

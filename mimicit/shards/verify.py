@@ -29,7 +29,7 @@ from mimicit.shards.soundness import checksum_faults, index_faults, manifest_fau
 
 __all__ = ["Finding", "sample_findings", "verify_folder", "verify_shard"]
 
-_REJECTS_NAME: Final = "rejects.parquet"  # as mimicit.build.publish writes it
+_REJECTS_NAME: Final = "rejects.parquet"  # as mimicit.pipeline.stages.publish writes it
 _UNUSED: Final = ("unused_file", "unused_media")
 _MAX_TABLE_BYTES: Final = 512 << 20
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from mimicit.build import BuildConfig
+from mimicit.pipeline import BuildConfig
 
 Colour = tuple[int, int, int]
 RED, GREEN, BLUE, YELLOW = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)

@@ -13,8 +13,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from mimicit.build import build_shards
 from mimicit.loading import load
+from mimicit.pipeline import build_shards
 from mimicit.records import Sample
 from mimicit.shards.verify import verify_folder
 from mimicit.sources import detect

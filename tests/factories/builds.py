@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
-from mimicit.build import BuildConfig, BuildResult, build_shards
-from mimicit.build.engine import LocalEngine
 from mimicit.loading import load
+from mimicit.pipeline import BuildConfig, BuildResult, build_shards
+from mimicit.pipeline.engines.local import LocalEngine
 from mimicit.records import Sample
 from mimicit.schema import validate
 from mimicit.shards.verify import verify_folder

@@ -12,12 +12,12 @@ from typing import Any
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from mimicit.build import build_shards
-from mimicit.build.mixture import MIXTURE_NAME, build_config, read_mixture
 from mimicit.context.assemble import Part, assemble
 from mimicit.exporting import EXPORTERS
 from mimicit.exporting.base import Written
 from mimicit.inspecting.summary import iterate_samples
+from mimicit.pipeline import build_shards
+from mimicit.pipeline.mixture import MIXTURE_NAME, build_config, read_mixture
 from mimicit.records import Media, Sample, sample_to_json
 from mimicit.schema import canonical_json
 from mimicit.shards.tar import END_OF_ARCHIVE, pack_members

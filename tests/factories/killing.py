@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mimicit.build import BuildConfig, build_shards
+from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.shards.manifest import MANIFEST_NAME
 from tests.factories.raw import hashes, hashes_without_work
 

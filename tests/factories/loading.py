@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from mimicit.build import BuildConfig, build_shards
+from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.records import Sample, Triplet
 from tests.factories import raw as make
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from threadpoolctl import threadpool_info
 
-from mimicit.build.engine import Engine
+from mimicit.pipeline.engines.local import Engine
 
 
 def square(number: int) -> int:

@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mimicit.build import BuildConfig, build_shards
-from mimicit.build.engine import LocalEngine
+from mimicit.pipeline import BuildConfig, build_shards
+from mimicit.pipeline.engines.local import LocalEngine
 from mimicit.shards.files import sha256_of
 from mimicit.shards.index import read_index
 from tests.factories import raw as make

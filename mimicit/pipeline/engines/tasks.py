@@ -1,0 +1,106 @@
+"""A build by the tasks of a batch scheduler, such as a Slurm array; the bytes are those of a build by one process.
+
+::
+
+    mimicit build OPTIONS --task-count 64                     # reads the input; the media are ready to be encoded
+    mimicit build OPTIONS --task-count 64 --task-index 0..63  # each encodes its share
+    mimicit publish OUT                                       # plans; the shards are ready to be packed
+    mimicit build OPTIONS --task-count 64 --task-index 0..63  # each packs its share
+    mimicit publish OUT                                       # the index, and the manifest last
+
+``--src`` and ``--out`` lie on a file system that all machines share. A task may be run again, or on another machine; a
+task that did not finish is named by the next single step. A build without ``--task-count`` takes over what is done.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mimicit.errors import UsageError
+from mimicit.pipeline.config import BuildConfig
+from mimicit.pipeline.disk import reported
+from mimicit.pipeline.engines.local import Engine
+from mimicit.pipeline.engines.scheduler import Handover, Share, config_from_json, read_handover
+from mimicit.pipeline.output_folder import SCAN_NAME, check_options, held, input_root
+from mimicit.pipeline.progress import Progress
+from mimicit.pipeline.run import BuildResult, Manner, run_build
+from mimicit.pipeline.similarity.options import compares_pictures
+from mimicit.pipeline.stages.encode import encode_share
+from mimicit.pipeline.stages.pack import pack_share
+from mimicit.shards.manifest import MANIFEST_NAME, WORK_NAME, read_manifest
+from mimicit.sources.scanned import ScannedFiles
+
+__all__ = ["build_in_tasks", "build_share", "publish_tasks"]
+
+
+def build_in_tasks(
+    src: Path,
+    out: Path,
+    config: BuildConfig,
+    task_count: int,
+    engine: Engine,
+    progress: Progress,
+    *,
+    overwrite: bool = False,
+    keep_going: bool = False,
+    strict: bool = False,
+    embedding_cache: Path | None = None,
+) -> BuildResult | Handover:
+    """Build up to the next stage that waits for tasks, or to the end; options and errors as in `build_shards`.
+
+    `BuildError` names the tasks that have not finished the stage that waits already.
+    """
+    if task_count < 1:
+        raise UsageError(f"--task-count: {task_count} is too small; the least is 1")
+    manner = Manner(
+        overwrite=overwrite,
+        keep_going=keep_going,
+        strict=strict,
+        embedding_cache=embedding_cache,
+        task_count=task_count,
+    )
+    return run_build(src, out, config, engine, progress, manner)
+
+
+def build_share(
+    src: Path, out: Path, config: BuildConfig, share: Share, engine: Engine, progress: Progress
+) -> Handover:
+    """Do one share of the stage that waits; does nothing the second time. Returns what waited.
+
+    `BuildError` where nothing waits, `UsageError` where it waits for another number of tasks.
+    """
+    out = out.absolute()
+    work = out / WORK_NAME
+    try:
+        handover = read_handover(work)
+        if handover.count != share.count:
+            raise UsageError(f"--task-count: {share.count}, but {out} was made ready for {handover.count} tasks")
+        check_options(work, config)
+        with reported(out, work), held(out, shared=True):
+            if handover.stage == "encode":
+                root = input_root(src, out, config).compared(ScannedFiles(out / SCAN_NAME))
+                compare = compares_pictures(config.to_json())
+                encode_share(root, work, config.media, engine, progress, share, compare=compare)
+            else:
+                pack_share(work, out, engine, progress, share, dedupe=config.dedupe)
+    finally:
+        engine.close()
+    return handover
+
+
+def publish_tasks(
+    out: Path, engine: Engine, progress: Progress, *, embedding_cache: Path | None = None
+) -> BuildResult | Handover:
+    """Take in what all tasks have done, and go on as `build_in_tasks`, with the input and options it was given."""
+    if (out / MANIFEST_NAME).exists():
+        return BuildResult(manifest=read_manifest(out), was_finished=True)
+    handover = read_handover(out / WORK_NAME)
+    return build_in_tasks(
+        Path(handover.src),
+        out,
+        config_from_json(handover.config),
+        handover.count,
+        engine,
+        progress,
+        embedding_cache=embedding_cache,
+    )

@@ -1,0 +1,232 @@
+"""The output folder of a build: whose it is, what it holds already, and how a build begins, goes on, or begins anew."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from mimicit.errors import BuildError, ChangedInputError, CorruptShardError
+from mimicit.pipeline.config import BuildConfig, without_limits
+from mimicit.pipeline.disk import remove_scratch
+from mimicit.pipeline.mixture import MIXTURE_NAME
+from mimicit.pipeline.previous import FORMER_NAME, set_aside
+from mimicit.pipeline.progress import Progress
+from mimicit.pipeline.retry import GIVEN_UP, has_reason
+from mimicit.pipeline.stages.publish import BESIDE_SHARDS, REJECTS_NAME
+from mimicit.shards.files import read_regular, sync_folder, write_atomically
+from mimicit.shards.folders import empty_folder, make_folder, refuse_links, remove_folder
+from mimicit.shards.manifest import MANIFEST_NAME, WORK_NAME, read_manifest
+from mimicit.sources.root import Root
+
+__all__ = [
+    "SCAN_NAME",
+    "begin_or_continue",
+    "check_options",
+    "finished_manifest",
+    "former_rejects",
+    "held",
+    "input_root",
+    "remove_work",
+]
+
+SCAN_NAME: Final = ".scan.tmp"
+_UNPACKED_NAME: Final = "unpacked"
+"""The table of the input's files, which is made before it is known whether there is anything to build."""
+
+_STATE_NAME: Final = "build.json"
+
+
+@contextmanager
+def held(out: Path, *, shared: bool = False) -> Iterator[None]:
+    """Make the output folder and hold it against another build for the length of the block.
+
+    ``shared`` holds it together with others that do so, as the tasks of one build.
+    """
+    try:
+        str(out).encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(out).decode("utf-8", "backslashreplace")
+        raise BuildError(f"{shown}: is not UTF-8; give --out a folder whose path is") from None
+    if out.exists() and not out.is_dir():
+        raise BuildError(f"{out}: is a file; give --out a folder")
+    out.mkdir(parents=True, exist_ok=True)
+    _refuse_strangers(out)
+    refuse_links(out / WORK_NAME)
+    descriptor = os.open(out, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BuildError(f"{out}: another mimicit build is writing there; wait for it to end") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _refuse_strangers(out: Path) -> None:
+    """Never mix shards into a folder that holds something else."""
+    ours = {WORK_NAME, MANIFEST_NAME, *BESIDE_SHARDS}
+    names = sorted(path.name for path in out.iterdir())
+    strangers = [name for name in names if name not in ours and not _is_ours(name)]
+    known = [name for name in names if name != SCAN_NAME]  # all that a build leaves that ended before it began
+    if strangers or (known and WORK_NAME not in names and MANIFEST_NAME not in names):
+        raise BuildError(f"{out}: holds {(strangers or known)[0]!r}, which no build wrote; give --out an empty folder")
+
+
+def _is_ours(name: str) -> bool:
+    return (name.startswith("shard-") and name.endswith(".tar")) or (name.startswith(".") and name.endswith(".tmp"))
+
+
+def finished_manifest(out: Path, state: dict[str, Any], *, overwrite: bool) -> dict[str, Any] | None:
+    """The manifest if the folder is finished and is what this build would make; sets it aside on ``overwrite``.
+
+    `ChangedInputError` where it is another and ``overwrite`` was not given.
+    """
+    if not (out / MANIFEST_NAME).exists():
+        return None
+    try:
+        manifest = read_manifest(out)
+    except CorruptShardError:
+        if not overwrite:
+            raise
+        _clear(out)
+        return None
+    then = {
+        "config": manifest["config"],
+        "input": manifest["input"]["fingerprint"],
+        "mimicit_version": manifest["mimicit_version"],
+    }
+    if _same(then, state):
+        return manifest
+    if not overwrite:
+        raise _changed(out, then, state)
+    _clear(out)
+    return None
+
+
+def former_rejects(out: Path, state: dict[str, Any]) -> bytes | None:
+    """The table of rejects of a finished folder of this configuration, if a build may find less to reject now.
+
+    That is so where the input is another, and where a medium was given up for the time or memory that it took, or
+    because its decoder crashed: another machine, or higher limits, may do better. Else ``None``.
+    """
+    if not (out / MANIFEST_NAME).exists():
+        return None
+    then = read_manifest(out)
+    same = _same(without_limits(then["config"]), without_limits(state["config"]))
+    if then["mimicit_version"] != state["mimicit_version"] or not same:
+        return None
+    table = read_regular(out / REJECTS_NAME)
+    return table if then["input"]["fingerprint"] != state["input"] or has_reason(table, GIVEN_UP) else None
+
+
+def input_root(src: Path, out: Path, config: BuildConfig) -> Root:
+    """The input of a build as ``config`` has it, whose unpacked copies lie in the work folder of ``out``.
+
+    What the mixture says is part of the options, so its file is not part of the input.
+    """
+    return Root(
+        src,
+        exclude=[out, src / MIXTURE_NAME],
+        follow_links=config.follow_links,
+        allow=[Path(folder) for folder in config.allow_root],
+        media_roots=config.media_root,
+        scratch=out.absolute() / WORK_NAME / _UNPACKED_NAME,
+    )
+
+
+def begin_or_continue(work: Path, state: dict[str, Any], progress: Progress, *, overwrite: bool) -> None:
+    """Go on with the build in ``work`` if it is the same, or begin one; `ChangedInputError` as above."""
+    path = work / _STATE_NAME
+    if path.exists():
+        then = _read_state(path) if not overwrite or _is_state(path) else None
+        if then is None:
+            progress.note(f"{path}: is damaged; the build begins anew")
+        elif _same(then, state):
+            progress.note("continuing an interrupted build")
+            remove_scratch(work, work / "media", work / "index")
+            return
+        elif not overwrite:
+            raise _changed(work.parent, then, state)
+    _clear(work.parent)  # what a changed build, or one that was killed while clearing, left behind
+    write_atomically(path, [orjson.dumps(state)])
+    sync_folder(work.parent)
+
+
+def check_options(work: Path, config: BuildConfig) -> None:
+    """`ChangedInputError` where the build in ``work`` was begun with another version or other options."""
+    then = _read_state(work / _STATE_NAME)
+    now = {**then, "config": config.to_json(), "mimicit_version": version("mimicit")}
+    if not _same(then, now):
+        raise _changed(work.parent, then, now)
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """What the unfinished build is made from; `BuildError` where the file is damaged."""
+    try:
+        state = orjson.loads(read_regular(path))
+    except (OSError, orjson.JSONDecodeError) as error:
+        raise _damaged(path, getattr(error, "strerror", None) or str(error)) from None
+    is_state = isinstance(state, dict) and state.keys() == {"config", "input", "mimicit_version"}
+    if not (is_state and isinstance(state["config"], dict)):
+        raise _damaged(path, "it is not what a build has written")
+    return dict(state)
+
+
+def _is_state(path: Path) -> bool:
+    try:
+        _read_state(path)
+    except BuildError:
+        return False
+    return True
+
+
+def _damaged(path: Path, why: str) -> BuildError:
+    return BuildError(f"{path}: is damaged ({why}); add --overwrite to begin the build anew")
+
+
+def _same(then: dict[str, Any], now: dict[str, Any]) -> bool:
+    return bool(orjson.loads(orjson.dumps(then)) == orjson.loads(orjson.dumps(now)))
+
+
+def _changed(out: Path, then: dict[str, Any], now: dict[str, Any]) -> ChangedInputError:
+    changes = []
+    if then["input"] != now["input"]:
+        changes.append("another input")
+    if then["mimicit_version"] != now["mimicit_version"]:
+        changes.append(f"mimicit {then['mimicit_version']}")
+    config = orjson.loads(orjson.dumps(now["config"]))
+    if names := [name for name in config if then["config"].get(name) != config[name]]:
+        changes.append(f"another value of {', '.join(names)}")
+    what = " and ".join(changes)
+    return ChangedInputError(
+        f"{out}: was built from {what}; add --overwrite to build it anew (what is still the same is used"
+        " again), or give another --out"
+    )
+
+
+def _clear(out: Path) -> None:
+    """Set a finished build aside, and remove what an unfinished one wrote; killed on the way, it can be called again.
+
+    The manifest goes first, so from then on the folder is an unfinished build.
+    """
+    work = out / WORK_NAME
+    make_folder(work)
+    (work / _STATE_NAME).unlink(missing_ok=True)
+    set_aside(out, work)
+    temporary = [path for path in out.glob(".*.tmp") if path.name != SCAN_NAME]
+    for path in [*out.glob("shard-*.tar"), *(out / name for name in BESIDE_SHARDS), *temporary]:
+        path.unlink(missing_ok=True)
+    empty_folder(work, keep=(FORMER_NAME,))
+
+
+def remove_work(work: Path) -> None:
+    """Remove the state of a build that has ended."""
+    remove_folder(work)

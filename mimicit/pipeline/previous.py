@@ -1,0 +1,237 @@
+"""What a finished folder is good for when it is built anew: media that need no decoding, shards that need no packing.
+
+A build that replaces a finished folder first sets it aside, inside the work folder. An encoded medium is taken from
+there when its input files hold the same bytes and the options are the same, and a shard when it would hold the same
+samples. Both are found by checksums, and only shards that still have theirs are used; so the new folder has the bytes
+of one that was built from nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from mimicit.errors import ShardError
+from mimicit.pipeline.batches import batched
+from mimicit.pipeline.config import MEDIA_LIMITS, BuildConfig, without_limits
+from mimicit.pipeline.engines.local import Engine
+from mimicit.pipeline.joins import insert, joins, ordered
+from mimicit.pipeline.parts import ColumnFile, batches_of_rows, numbered, write_columns
+from mimicit.pipeline.progress import Progress
+from mimicit.pipeline.similarity.options import compares_pictures
+from mimicit.pipeline.stages.media_table import MEDIA_NAME, input_digest, library_versions
+from mimicit.pipeline.tables import ENCODED, MEDIA_REFERENCES_NAME
+from mimicit.schema import canonical_json
+from mimicit.shards.files import sha256_of, sync_folder
+from mimicit.shards.folders import remove_folder
+from mimicit.shards.index import INDEX_NAME, iterate_index
+from mimicit.shards.manifest import MANIFEST_NAME, read_manifest
+from mimicit.sources.scanned import ScannedFiles
+
+__all__ = [
+    "FORMER_NAME",
+    "REUSED_NAME",
+    "FormerShard",
+    "adopt_shard",
+    "damaged_former_shards",
+    "former_index",
+    "former_shards",
+    "reuse_media",
+    "set_aside",
+]
+
+FORMER_NAME: Final = "former"
+REUSED_NAME: Final = "reused.arrow"
+_BATCH: Final = 2_000
+_STORED: Final = pa.schema(
+    [
+        ("place", pa.int64()),
+        ("checksums", pa.large_string()),
+        ("file", pa.large_string()),
+        ("offsets", pa.list_(pa.int64())),
+    ]
+)
+_DESCRIBED: Final = pa.schema(
+    [
+        ("checksums", pa.large_string()),
+        ("ref", pa.large_string()),
+        ("content", pa.large_string()),
+        ("media", pa.large_binary()),
+        ("sizes", pa.list_(pa.int64())),
+        ("width", pa.int64()),
+        ("height", pa.int64()),
+        ("bytes", pa.int64()),
+        ("fingerprint", pa.large_binary()),
+    ]
+)
+_TABLES: Final = """
+CREATE TABLE stored(place BIGINT, checksums VARCHAR, file VARCHAR, offsets BIGINT[]);
+CREATE TABLE described(checksums VARCHAR, ref VARCHAR, content VARCHAR, media BLOB, sizes BIGINT[],
+    width BIGINT, height BIGINT, bytes BIGINT, fingerprint BLOB);
+CREATE TABLE refs(number BIGINT, ref VARCHAR);
+"""
+_REUSED: Final = """
+SELECT number, content, media, first.file, first.offsets, sizes, width, height, bytes, fingerprint,
+    NULL AS reason, NULL AS detail
+FROM refs JOIN described USING (ref)
+JOIN (
+    SELECT checksums, arg_min(file, place) AS file, arg_min(offsets, place) AS offsets FROM stored GROUP BY checksums
+) AS first USING (checksums)
+ORDER BY number
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FormerShard:
+    """A shard that was set aside: its file, and its entry in the former manifest."""
+
+    path: Path
+    info: Mapping[str, Any]
+
+
+def set_aside(out: Path, work: Path) -> None:
+    """Move the finished folder ``out``, if it is one, into the work folder; may be killed and called again."""
+    former = work / FORMER_NAME
+    if (out / MANIFEST_NAME).exists():
+        remove_folder(former)
+        former.mkdir()
+        os.replace(out / MANIFEST_NAME, former / MANIFEST_NAME)
+        sync_folder(out)
+        sync_folder(former)
+    if not (former / MANIFEST_NAME).exists():
+        return
+    for path in [*out.glob("shard-*.tar"), out / INDEX_NAME, out / MEDIA_NAME]:
+        if path.exists() and not (former / path.name).exists():
+            os.replace(path, former / path.name)
+
+
+def former_shards(work: Path, *, dedupe: bool) -> dict[str, FormerShard]:
+    """The shards that were set aside and can stand in this version's folders of that layout, by what they hold."""
+    folder = work / FORMER_NAME
+    manifest = _manifest(folder)
+    if manifest is None or manifest["config"]["dedupe"] != dedupe:
+        return {}
+    return {shard["content"]: FormerShard(path=folder / shard["name"], info=shard) for shard in manifest["shards"]}
+
+
+def adopt_shard(shard: FormerShard, path: Path, temporary: Path) -> bool:
+    """Give a former shard the name ``path`` as well, if it still has its checksum; where links fail, copy it."""
+    if not _is_sound((shard.path, shard.info["sha256"])):
+        return False
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(shard.path, temporary)
+    except OSError:  # this file system has no hard links
+        shutil.copyfile(shard.path, temporary)
+    os.replace(temporary, path)
+    sync_folder(path.parent)
+    return True
+
+
+def former_index(work: Path, shard: FormerShard) -> pa.Table:
+    """The rows of ``shard`` in the former index."""
+    path = work / FORMER_NAME / INDEX_NAME
+    return pq.read_table(path, filters=pc.field("shard") == shard.info["name"])
+
+
+def reuse_media(work: Path, scanned: ScannedFiles, config: BuildConfig, engine: Engine, progress: Progress) -> None:
+    """Write down, once, which media lie encoded in the former shards; the others stay to be encoded."""
+    folder = work / FORMER_NAME
+    manifest = _manifest(folder)
+    if (work / REUSED_NAME).exists() or manifest is None or not _encodes_alike(manifest, config):
+        return
+    for name in (INDEX_NAME, MEDIA_NAME):  # they say what the media are
+        if not _is_sound((folder / name, manifest["files"].get(name, ""))):
+            progress.note(f"{name} of the folder that was there is not the one of its manifest; nothing of it is used")
+            return
+    sound = _sound_shards(folder, manifest, engine, progress)
+    with joins(work) as db:
+        db.execute(_TABLES)
+        insert(db, "stored", batches_of_rows(_stored_media(folder, sound), _STORED))
+        insert(db, "described", batches_of_rows(_described(folder / MEDIA_NAME, scanned), _DESCRIBED))
+        insert(db, "refs", numbered(ColumnFile(work / MEDIA_REFERENCES_NAME), ["ref"]))
+        write_columns(work / REUSED_NAME, ENCODED, ordered(db, _REUSED, ENCODED))
+    reused = ColumnFile(work / REUSED_NAME).rows
+    progress.note(f"{reused} media are taken from the shards that are there")
+
+
+def damaged_former_shards(work: Path, names: Iterable[str], engine: Engine, progress: Progress) -> list[Path]:
+    """Those of the former shards ``names``, relative to the work folder, that have lost their checksum."""
+    folder = work / FORMER_NAME
+    manifest = _manifest(folder)
+    sound = frozenset() if manifest is None else _sound_shards(folder, manifest, engine, progress)
+    return [work / name for name in names if Path(name).name not in sound]
+
+
+def _manifest(folder: Path) -> dict[str, Any] | None:
+    """The former manifest, if this version can use the folder."""
+    try:
+        manifest = read_manifest(folder)
+    except ShardError:
+        return None
+    return manifest if manifest["mimicit_version"] == version("mimicit") else None
+
+
+def _encodes_alike(manifest: Mapping[str, Any], config: BuildConfig) -> bool:
+    """Whether the same input would be encoded to the same bytes, and as much would be known about it."""
+    now = orjson.loads(orjson.dumps(config.to_json()))
+    then = manifest["config"]
+    looks = not compares_pictures(now) or compares_pictures(then)
+    raised = all(now["media"][name] >= then["media"].get(name, 0) for name in MEDIA_LIMITS)  # what is sound stays so
+    same = without_limits(now)["media"] == without_limits(then)["media"]
+    return bool(raised and same and library_versions() == manifest["libraries"] and looks)
+
+
+def _sound_shards(folder: Path, manifest: Mapping[str, Any], engine: Engine, progress: Progress) -> frozenset[str]:
+    """The names of the shards that still have their checksum."""
+    tasks = [(folder / shard["name"], shard["sha256"]) for shard in manifest["shards"]]
+    results = engine.run(_is_sound, tasks, label="check former shards", progress=progress, total=len(tasks))
+    return frozenset(path.name for (path, _), sound in results if sound)
+
+
+def _is_sound(task: tuple[Path, str]) -> bool:
+    path, checksum = task
+    try:
+        return sha256_of(path) == checksum
+    except OSError:  # it is not there, or is no file
+        return False
+
+
+def _stored_media(folder: Path, sound: frozenset[str]) -> Iterator[tuple[Any, ...]]:
+    """(place, checksums of its files, shard, their offsets) of every medium of every sample in the ``sound`` shards."""
+    place = 0
+    for batch in batched(iterate_index(folder), _BATCH):
+        for row in batch:
+            if row["shard"] not in sound:
+                continue
+            with open(folder / row["shard"], "rb") as file:
+                offsets, sizes = row["member_offsets"], row["member_sizes"]
+                file.seek(offsets[0])
+                value = orjson.loads(file.read(sizes[0]))
+            start = 1
+            for media in value["media"]:
+                stop = start + len(media["files"])
+                checksums = canonical_json(media["sha256"]).decode()
+                yield place, checksums, f"{FORMER_NAME}/{row['shard']}", offsets[start:stop]
+                start = stop
+                place += 1
+
+
+def _described(path: Path, scanned: ScannedFiles) -> Iterator[tuple[Any, ...]]:
+    """What the former table says of the media whose input is unchanged; and the checksums of their files."""
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=_BATCH):
+            for row in batch.to_pylist():
+                if input_digest(row["ref"], scanned) == row["input"]:
+                    checksums = canonical_json(orjson.loads(row["media"])["sha256"]).decode()
+                    yield (checksums, *(row[name] for name in _DESCRIBED.names[1:]))

@@ -1,0 +1,118 @@
+"""What was left out, stage by stage: each stage writes a table of its own, and all together give ``rejects.parquet``.
+
+Rejects of a source come in the order of the stages, and of its records within a stage, whatever the workers did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, Final
+
+import duckdb
+
+from mimicit.pipeline.joins import insert, rows_of
+from mimicit.pipeline.parts import ColumnFile, TableWriter
+from mimicit.pipeline.tables import REJECTS
+from mimicit.sources.base import Reject
+
+__all__ = ["OF_INPUT", "Phase", "RejectWriter", "Rejects", "rejects_path"]
+
+OF_INPUT: Final = -1
+"""The number of the source of rejects that are of the input as a whole."""
+
+_FOLDER: Final = "rejects"
+_COLUMNS: Final = ", ".join(
+    f"{name} {'VARCHAR' if place > 4 else 'BIGINT'}" for place, name in enumerate(REJECTS.names)
+)
+
+
+_IN_ORDER: Final = """
+SELECT source, scope, stage, reason, locator, id, detail FROM rejects ORDER BY source, phase, part, row, place
+"""
+_RECORDS: Final = """
+SELECT source, reason, count(*) FROM rejects WHERE scope = 'record' GROUP BY source, reason ORDER BY source, reason
+"""
+_OF_INPUT: Final = f"FROM rejects WHERE source = {OF_INPUT} AND reason = '{{}}'"
+_LOST: Final = "FROM rejects WHERE scope IN ('record', 'source') AND reason NOT IN ({})"
+# How many pictures and clips of the records fell to which rule or look-up, with an example of each.
+_LOST_MEDIA: Final = """
+SELECT count(*) AS count, reason, first(detail ORDER BY phase, source, part, row, place) FROM rejects
+WHERE scope = 'media' GROUP BY reason ORDER BY count DESC, reason
+"""
+
+
+class Phase(IntEnum):
+    """Where on the road something was left out; orders the rejects of a source."""
+
+    SCAN = 0
+    IMPORT = 1
+    TRAINING = 2
+    RESOLVE = 3
+    RELATED = 4
+    FILTER = 5
+    UNUSED = 6
+
+
+class RejectWriter(TableWriter):
+    """Writes the rejects of one stage."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, REJECTS, skip_empty=True)
+
+    def reject(self, source: int, phase: Phase, part: int, row: int, reject: Reject, *, place: int = 0) -> None:
+        """Add one; ``part``, ``row`` and ``place`` give its order within the phase."""
+        said = (reject.scope, reject.stage, reject.reason, reject.locator, reject.id, reject.detail)
+        self.add((source, int(phase), part, row, place, *said))
+
+
+def rejects_path(work: Path, stage: str) -> Path:
+    """The table of the rejects of ``stage``."""
+    return work / _FOLDER / f"{stage}.arrow"
+
+
+class Rejects:
+    """The rejects of all stages of one work folder, for reading; ``parts`` are those of the parts of the import."""
+
+    def __init__(self, db: duckdb.DuckDBPyConnection, work: Path, parts: Iterable[Path]) -> None:
+        self._db = db
+        db.execute(f"CREATE TABLE rejects({_COLUMNS})")
+        for path in [*sorted((work / _FOLDER).glob("*.arrow")), *parts]:
+            insert(db, "rejects", ColumnFile(path).table().to_batches())
+
+    def in_order(self) -> Iterator[tuple[Any, ...]]:
+        """The number of the source, scope, stage, reason, locator, id and detail of each."""
+        yield from rows_of(self._db, _IN_ORDER)
+
+    def records(self) -> Iterator[tuple[int, str, int]]:
+        """(source, reason, how many records) of every reason, in order."""
+        yield from rows_of(self._db, _RECORDS)
+
+    def of_input(self, reason: str, most: int) -> tuple[int, list[tuple[str, str]]]:
+        """How many files of the input were left out for ``reason``, and (path, why) of the first."""
+        (count,) = next(rows_of(self._db, f"SELECT count(*) {_OF_INPUT.format(reason)}"))
+        first = rows_of(self._db, f"SELECT locator, detail {_OF_INPUT.format(reason)} ORDER BY row LIMIT {most}")
+        return count, list(first)
+
+    def in_words(self, besides: Sequence[str]) -> str:
+        """How many records and sources were lost for which reasons, with examples, but for the reasons ``besides``.
+
+        Empty where there are none.
+        """
+        lost = _LOST.format(", ".join(f"'{reason}'" for reason in besides))
+        reasons = list(rows_of(self._db, f"SELECT reason, count(*) {lost} GROUP BY reason ORDER BY reason"))
+        if not reasons:
+            return ""
+        first = next(
+            rows_of(self._db, f"SELECT locator, reason, detail {lost} ORDER BY phase, source, part, row LIMIT 1")
+        )
+        total = sum(count for _, count in reasons)
+        counts = ", ".join(f"{count} as {reason}" for reason, count in reasons)
+        media = "; ".join(
+            f"{count} as {why}, such as {detail}" for count, why, detail in rows_of(self._db, _LOST_MEDIA)
+        )
+        return (
+            f"{total} records were rejected ({counts}); the first is {first[0]} ({first[1]}: {first[2]})"
+            f"{f'. Of their pictures and clips were left out: {media}' if media else ''}"
+        )

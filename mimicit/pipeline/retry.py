@@ -1,0 +1,90 @@
+"""``--retry-rejects``: how many of the records that an earlier build rejected are in now.
+
+They may be since the input was mended, or since a decoder that had crashed or taken too long was tried again.
+
+The folder itself is built anew, so it ends with the bytes of a fresh build; only this count needs the past. The former
+table of rejects waits in the work folder until the records have been read again.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mimicit.pipeline.joins import insert, joins, rows_of
+from mimicit.pipeline.parts import ColumnFile, batches_of_rows
+from mimicit.pipeline.rejects import Rejects
+from mimicit.pipeline.stages.importing import part_rejects
+from mimicit.pipeline.tables import MERGED_NAME, TRIPLETS_NAME
+from mimicit.shards.files import write_atomically
+from mimicit.sources.base import SourceSpec
+
+__all__ = ["GIVEN_UP", "Retried", "count_retried", "has_reason", "keep_former_rejects"]
+
+GIVEN_UP: Final = frozenset(("decoder_died", "timeout", "too_much_memory"))
+"""The reasons of rejects that another attempt may do without, though the input is the same."""
+
+_FORMER_NAME: Final = "former-rejects.parquet"
+_FORMER: Final = pa.schema([("source", pa.int32()), ("id", pa.large_string()), ("place", pa.large_string())])
+_TABLES: Final = """
+CREATE TABLE former(source INTEGER, id VARCHAR, place VARCHAR);
+CREATE TABLE kept(source INTEGER, id VARCHAR, place VARCHAR);
+"""
+# A record without an id (a line that was no JSON) is known again by its place.
+_COUNT_MENDED: Final = """
+SELECT count(*) FROM former
+ANTI JOIN (SELECT source, id, locator AS place FROM rejects WHERE scope = 'record') AS rejected
+    USING (source, id, place)
+WHERE CASE WHEN id = '' THEN (source, place) IN (SELECT (source, place) FROM kept)
+    ELSE (source, id) IN (SELECT (source, id) FROM kept) END
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retried:
+    """``former`` records were rejected by the build before; ``mended`` of them are in now."""
+
+    former: int
+    mended: int
+
+
+def has_reason(table: bytes, reasons: Collection[str]) -> bool:
+    """Whether a ``rejects.parquet`` has a row with one of the ``reasons``; false where it is unreadable."""
+    try:
+        with pq.ParquetFile(io.BytesIO(table)) as file:
+            batches = file.iter_batches(columns=["reason"])
+            return any(not set(reasons).isdisjoint(batch.column(0).to_pylist()) for batch in batches)
+    except (pa.ArrowException, OSError, ValueError):
+        return False
+
+
+def keep_former_rejects(work: Path, table: bytes) -> None:
+    """Keep the ``rejects.parquet`` of an earlier build for `count_retried`."""
+    write_atomically(work / _FORMER_NAME, [table])
+
+
+def count_retried(work: Path, specs: Sequence[SourceSpec]) -> Retried | None:
+    """Compare the rejects of the earlier build, if any were kept, with what is usable now."""
+    path = work / _FORMER_NAME
+    if not path.exists():
+        return None
+    numbers = {spec.name: number for number, spec in enumerate(specs)}
+    former = 0
+    with joins(work) as db, pq.ParquetFile(path) as file:
+        db.execute(_TABLES)
+        Rejects(db, work, part_rejects(work))  # the table that is asked below
+        for batch in file.iter_batches(columns=["scope", "source", "id", "locator"]):
+            rows = [row for row in batch.to_pylist() if row["scope"] == "record"]
+            former += len(rows)
+            known = [(numbers[row["source"]], row["id"], row["locator"]) for row in rows if row["source"] in numbers]
+            insert(db, "former", batches_of_rows(known, _FORMER))
+        for name in (TRIPLETS_NAME, MERGED_NAME):
+            insert(db, "kept", ColumnFile(work / name).table(["source", "id", "place"]).to_batches())
+        (counted,) = rows_of(db, _COUNT_MENDED)
+    return Retried(former=former, mended=counted[0])

@@ -1,0 +1,228 @@
+"""Build shards: scan, import, resolve, encode, filter, link, choose, plan, pack, publish.
+
+All state of an unfinished build lies in one work folder inside the output folder. Each stage notes there what it has
+finished, so the same command run again goes on where a killed one stopped, and ends with the same bytes.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+
+from mimicit.errors import SourceError
+from mimicit.media.read_decord import check_decord
+from mimicit.pipeline.config import BuildConfig
+from mimicit.pipeline.disk import reported
+from mimicit.pipeline.engines.local import Engine, LocalEngine
+from mimicit.pipeline.engines.scheduler import Handover, hand_over
+from mimicit.pipeline.joins import joins
+from mimicit.pipeline.output_folder import (
+    SCAN_NAME,
+    begin_or_continue,
+    finished_manifest,
+    former_rejects,
+    held,
+    input_root,
+    remove_work,
+)
+from mimicit.pipeline.parts import ColumnFile
+from mimicit.pipeline.previous import reuse_media
+from mimicit.pipeline.progress import Progress, Silent
+from mimicit.pipeline.rejects import Rejects
+from mimicit.pipeline.retry import Retried, count_retried, keep_former_rejects
+from mimicit.pipeline.selection import Selection, select_sources
+from mimicit.pipeline.similarity.options import compares_pictures
+from mimicit.pipeline.similarity.search import find_similar
+from mimicit.pipeline.stages.choosing import choose_contexts
+from mimicit.pipeline.stages.encode import encode_media, forget_damaged, join_media, unfinished_units
+from mimicit.pipeline.stages.filtering import filter_triplets
+from mimicit.pipeline.stages.importing import import_sources, part_rejects
+from mimicit.pipeline.stages.links import link_triplets
+from mimicit.pipeline.stages.pack import pack_shards, unpacked_shards
+from mimicit.pipeline.stages.plan import make_plan
+from mimicit.pipeline.stages.publish import publish_folder
+from mimicit.pipeline.stages.resolve import resolve_references
+from mimicit.pipeline.stages.scan import scan_input
+from mimicit.pipeline.stages.unused import (
+    UNUSED_FILE,
+    UNUSED_MEDIA,
+    refuse_unused,
+    say_unused,
+    write_left_out,
+    write_unused_media,
+)
+from mimicit.pipeline.tables import TRIPLETS_NAME
+from mimicit.shards.manifest import WORK_NAME
+from mimicit.sources import detect
+from mimicit.sources.root import Root
+from mimicit.sources.scanned import ScannedFiles
+
+__all__ = ["BuildResult", "Manner", "build_shards", "run_build"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildResult:
+    """What a build did: its manifest, and whether the folder was finished before it began.
+
+    ``retried`` says, where ``retry_rejects`` began the folder anew, what became of the records that were rejected.
+    """
+
+    manifest: dict[str, Any]
+    was_finished: bool
+    retried: Retried | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manner:
+    """How a build goes about its work; nothing of it shapes a byte. The first five are those of `build_shards`.
+
+    With ``task_count``, the build ends before the next stage that waits for so many tasks.
+    """
+
+    overwrite: bool = False
+    retry_rejects: bool = False
+    keep_going: bool = False
+    strict: bool = False
+    embedding_cache: Path | None = None
+    task_count: int | None = None
+
+
+def build_shards(
+    src: Path,
+    out: Path,
+    config: BuildConfig,
+    *,
+    engine: Engine | None = None,
+    progress: Progress | None = None,
+    overwrite: bool = False,
+    retry_rejects: bool = False,
+    keep_going: bool = False,
+    strict: bool = False,
+    embedding_cache: Path | None = None,
+) -> BuildResult:
+    """Turn everything usable under ``src`` into a folder of shards at ``out``.
+
+    A finished folder of the same input and configuration is left as it is; an interrupted build goes on.
+    ``overwrite`` begins anew where input or configuration changed, ``retry_rejects`` where the input alone did (it
+    was mended) and counts the former rejects that are in now; both use again what is still the same. ``keep_going``
+    leaves out unreadable sources, and ``strict`` refuses input with data that no source uses. ``embedding_cache`` is a
+    folder where the vectors of models are kept for other builds.
+    Raises `SourceError` (input), `ChangedInputError` and `BuildError` (output folder, disk).
+    """
+    manner = Manner(
+        overwrite=overwrite,
+        retry_rejects=retry_rejects,
+        keep_going=keep_going,
+        strict=strict,
+        embedding_cache=embedding_cache,
+    )
+    result = run_build(src, out, config, engine or LocalEngine(os.cpu_count() or 1), progress or Silent(), manner)
+    assert isinstance(result, BuildResult)  # only a build in tasks hands over
+    return result
+
+
+def run_build(
+    src: Path, out: Path, config: BuildConfig, engine: Engine, progress: Progress, manner: Manner
+) -> BuildResult | Handover:
+    """As `build_shards`, in the given ``manner``."""
+    root = input_root(src, out, config)
+    out = out.absolute()  # workers may have another working folder
+    try:
+        with reported(out, out / WORK_NAME), held(out):
+            return _build(root, out, config, engine, progress, manner)
+    finally:
+        engine.close()
+
+
+def _build(
+    root: Root, out: Path, config: BuildConfig, engine: Engine, progress: Progress, manner: Manner
+) -> BuildResult | Handover:
+    work = out / WORK_NAME
+    selection = _selected(root, config, progress, strict=manner.strict)
+    sources = {path for spec in selection.specs for path in (*spec.files, *spec.beside)}
+    scan = scan_input(root, out / SCAN_NAME, sources, engine, progress, keep_going=manner.keep_going)
+    state = {"config": config.to_json(), "input": scan.fingerprint, "mimicit_version": version("mimicit")}
+    former = former_rejects(out, state) if manner.retry_rejects else None
+    finished = finished_manifest(out, state, overwrite=manner.overwrite or former is not None)
+    if finished is not None:
+        (out / SCAN_NAME).unlink()
+        remove_work(work)
+        return BuildResult(manifest=finished, was_finished=True)
+    if config.media.video_reader == "decord":
+        check_decord()  # here, before any work, rather than at the first clip
+    begin_or_continue(work, state, progress, overwrite=manner.overwrite)
+    if former is not None:
+        keep_former_rejects(work, former)
+    scanned = ScannedFiles(out / SCAN_NAME)
+    root = root.compared(scanned)  # what is read from here on is what was hashed
+    specs, rules = selection.specs, selection.rules
+    task_count = manner.task_count
+    try:
+        write_left_out(work, root, selection)
+        import_sources(work, root, specs, rules, engine, progress, keep_going=manner.keep_going)
+        resolve_references(work, specs)
+        forget_damaged(work, engine, progress)
+        reuse_media(work, scanned, config, engine, progress)
+        if task_count is not None and (missing := unfinished_units(work)):
+            return hand_over(work, "encode", missing, count=task_count, src=root.folder, config=config)
+        compare = compares_pictures(config.to_json())
+        encode_media(root, work, config.media, engine, progress, compare=compare)
+        join_media(work)
+        filter_triplets(work, rules, config, progress)
+        write_unused_media(work, selection, scanned)
+        _refuse_nothing(work, root)
+        link_triplets(work)
+        retried = count_retried(work, specs)
+        find_similar(work, rules, config.similar, engine, progress, cache=manner.embedding_cache)
+        choose_contexts(work, rules, config.similar.guards, config.seed, engine, progress)
+        progress.update("plan", 0, 1)
+        make_plan(work, config)
+        progress.update("plan", 1, 1)
+        if task_count is not None and (missing := unpacked_shards(work, out)):
+            return hand_over(work, "pack", missing, count=task_count, src=root.folder, config=config)
+        shards = pack_shards(work, out, engine, progress, dedupe=config.dedupe)
+        progress.update("publish", 0, 1)
+        manifest = publish_folder(work, out, config, specs, scan, scanned, shards)
+        progress.update("publish", 1, 1)
+    finally:
+        scanned.close()
+    (out / SCAN_NAME).unlink()
+    remove_work(work)
+    return BuildResult(manifest=manifest, was_finished=False, retried=retried)
+
+
+def _selected(root: Root, config: BuildConfig, progress: Progress, *, strict: bool) -> Selection:
+    selection = select_sources(config, functools.cache(lambda format: detect(root, format=format)))
+    if strict:
+        refuse_unused(root, selection)
+    say_unused(root, selection, progress)
+    links = root.links_advice(selection.skipped)
+    if not selection.specs:
+        if links:
+            raise SourceError(f"{root.folder}: nothing to build from; {links}")
+        raise SourceError(
+            f"{root.folder}: nothing to build from; put a manifest.jsonl or .csv, a published data set, or pictures"
+            " with .txt files of the same name there"
+        )
+    if links:
+        progress.note(links)
+    for spec in selection.specs:
+        progress.note(f"{spec.name}: {spec.format} ({spec.why})")
+    for spec in selection.left_out:
+        progress.note(f"{spec.name}: left out, for the mixture does not list {spec.files[0]}")
+    return selection
+
+
+def _refuse_nothing(work: Path, root: Root) -> None:
+    """An empty folder of shards helps nobody; say what became of the records instead."""
+    if any(pc.any(batch.column("is_query")).as_py() for _, batch in ColumnFile(work / TRIPLETS_NAME).batches()):
+        return
+    with joins(work) as db:
+        lost = Rejects(db, work, part_rejects(work)).in_words(besides=(UNUSED_FILE, UNUSED_MEDIA, "unusable_file"))
+    raise SourceError(f"{root.folder}: {f'no record is left: {lost}' if lost else 'its sources hold no record'}")

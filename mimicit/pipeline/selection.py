@@ -1,0 +1,105 @@
+"""Which of the detected sources are built, and by which rules: all of them, or those that a mixture lists."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+
+from mimicit.errors import SourceError, UsageError
+from mimicit.pipeline.config import BuildConfig, SourceOptions, SourceRules
+from mimicit.sources import Detection
+from mimicit.sources.base import SourceSpec
+from mimicit.sources.options import checked_options
+
+__all__ = ["Selection", "select_sources"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """The sources of a build in order, and the rules of each by its name; ``left_out`` are those nobody listed.
+
+    ``unused`` and ``skipped`` are as in `Detection`; files of sources that are left out count as unused.
+    """
+
+    specs: tuple[SourceSpec, ...]
+    rules: Mapping[str, SourceRules]
+    left_out: tuple[SourceSpec, ...]
+    unused: tuple[str, ...]
+    skipped: tuple[tuple[str, str], ...]
+
+
+def select_sources(config: BuildConfig, detected: Callable[[str | None], Detection]) -> Selection:
+    """The sources that ``config`` asks for; ``detected(format)`` finds what there is, read as that format if any.
+
+    A source belongs to the first entry that one of its files matches. `UsageError` for a name that two sources have or
+    that is given to several, `SourceError` for an entry without a source.
+    """
+    detection = detected(config.format)
+    if not config.sources:
+        return Selection(
+            specs=tuple(_with_options(config, spec) for spec in detection.sources),
+            rules={spec.name: _rules(config, spec) for spec in detection.sources},
+            left_out=(),
+            unused=detection.unused,
+            skipped=detection.skipped,
+        )
+    specs: list[SourceSpec] = []
+    rules: dict[str, SourceRules] = {}
+    taken: set[str] = set()
+    for entry in config.sources:
+        found = detection if entry.format is None else detected(entry.format)
+        mine = [spec for spec in found.sources if _matches(spec, entry.path) and spec.files[0] not in taken]
+        for spec in _named(mine, entry, found):
+            if spec.name in rules:
+                raise UsageError(f"two sources are called {spec.name!r}; give the one at {entry.path!r} another name")
+            specs.append(_with_options(config, spec, entry))
+            rules[spec.name] = _rules(config, spec, entry)
+            taken.add(spec.files[0])  # the other files may be pictures that two sources share
+    left_out = tuple(spec for spec in detection.sources if spec.files[0] not in taken)
+    unused = {*detection.unused, *_files(left_out)} - _files(specs)
+    return Selection(
+        specs=tuple(specs),
+        rules=rules,
+        left_out=left_out,
+        unused=tuple(sorted(unused)),
+        skipped=detection.skipped,
+    )
+
+
+def _rules(config: BuildConfig, spec: SourceSpec, entry: SourceOptions | None = None) -> SourceRules:
+    """What holds for ``spec``; where nobody sets a limit, the publisher's holds."""
+    rules = config.rules(entry)
+    return rules if rules.limit is not None else replace(rules, limit=spec.limit)
+
+
+def _with_options(config: BuildConfig, spec: SourceSpec, entry: SourceOptions | None = None) -> SourceSpec:
+    """``spec`` with the options of its format; `UsageError` where ``entry`` has one that the format does not know."""
+    given = entry.options if entry else {}
+    try:
+        own = checked_options(spec.format, given)
+    except UsageError as error:
+        raise UsageError(f"source {spec.files[0]!r}: {error}") from None
+    return replace(spec, options={**config.options.get(spec.format, {}), **own})
+
+
+def _files(specs: Iterable[SourceSpec]) -> set[str]:
+    return {path for spec in specs for path in (*spec.files, *spec.beside)}
+
+
+def _named(mine: list[SourceSpec], entry: SourceOptions, found: Detection) -> Iterator[SourceSpec]:
+    if not mine:
+        there = ", ".join(sorted(spec.files[0] for spec in found.sources)[:5]) or "nothing"
+        raise SourceError(f"{entry.path}: the mixture lists it, but no source is left there; found: {there}")
+    if entry.name is not None and len(mine) > 1:
+        raise UsageError(f"source {entry.path!r}: name {entry.name!r} is given to {len(mine)} sources; narrow the path")
+    for spec in mine:
+        yield spec if entry.name is None else replace(spec, name=entry.name)
+
+
+def _matches(spec: SourceSpec, path: str) -> bool:
+    """Whether a file of ``spec`` is ``path``, lies beneath it, or fits it as a pattern."""
+    clean = path.removeprefix("./").rstrip("/")
+    if clean in ("", "."):
+        return True
+    return any(file == clean or file.startswith(f"{clean}/") or fnmatchcase(file, clean) for file in spec.files)

@@ -1,0 +1,1 @@
+"""Which triplets are alike, by text and by picture, for the strategies that ask for it."""

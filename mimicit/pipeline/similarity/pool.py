@@ -1,0 +1,151 @@
+"""The neighbours of a query, out of what `mimicit.pipeline.similarity.search` found: numbers become triplets.
+
+A text that many triplets share gives its triplets in the order of the input, beginning after the query's place and
+going round, so that the queries with that text do not all get its first ones. Cost: an indexed look-up per text or
+picture that the choice walks, and it stops when it has enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from mimicit.context.candidates import By
+from mimicit.embedding.vectors import NOTHING, cosines
+from mimicit.pipeline.similarity.blocks import mapped
+from mimicit.pipeline.similarity.tables import Kind, open_tables
+
+__all__ = ["TABLES_NAME", "Marks", "SimilarPool", "neighbours_path", "similar_folder", "vectors_path"]
+
+TABLES_NAME: Final = "tables.sqlite"
+_TRIPLETS_PER_ITEM: Final = 16  # of one text or picture
+_CANDIDATES_PER_KIND: Final = 64  # ranked against each other where both kinds count
+_DECIMALS: Final = 4
+
+
+def similar_folder(work: Path) -> Path:
+    """Where everything about neighbours lies."""
+    return work / "similar"
+
+
+def vectors_path(work: Path, kind: Kind) -> Path:
+    """int8[numbers, d]: the vectors of ``kind``."""
+    return similar_folder(work) / f"{kind}-vectors.npy"
+
+
+def neighbours_path(work: Path, kind: Kind) -> Path:
+    """uint32[numbers, k]: the neighbours of each number of ``kind``, nearest first."""
+    return similar_folder(work) / f"{kind}-neighbours.npy"
+
+
+class Marks(NamedTuple):
+    """By what duplicates of a triplet are told; see `mimicit.context.candidates.Likeness`."""
+
+    question: int
+    answer: int
+    sentence: bool
+    closed: bool
+
+
+class SimilarPool:
+    """The neighbours in one work folder, for reading."""
+
+    def __init__(self, work: Path) -> None:
+        self._work = work
+        self._db = open_tables(similar_folder(work) / TABLES_NAME)
+        self._arrays: dict[Path, npt.NDArray[np.generic]] = {}
+
+    def close(self) -> None:
+        """Close the tables."""
+        self._db.close()
+
+    def marks(self, row: int) -> Marks:
+        """Those of the triplet at ``row``."""
+        question, answer, sentence, closed = self._db.execute(
+            "SELECT question, answer, sentence, EXISTS(SELECT 1 FROM closed WHERE closed.source = triplet.source"
+            " AND closed.question = triplet.question) FROM triplet WHERE row = ?",
+            (row,),
+        ).fetchone()
+        return Marks(question, answer, bool(sentence), bool(closed))
+
+    def neighbours(self, row: int, by: By) -> Iterator[tuple[int, float]]:
+        """Other triplets of the source of ``row``, most like it first, and their cosines; equals as they were read.
+
+        By both, triplets are ranked by the product of their ranks by text and by picture among the candidates of
+        either, and the score is the lesser cosine. What shows no picture is no neighbour by picture, nor by both.
+        """
+        match by:
+            case "text":
+                yield from self._by("text", row)
+            case "image":
+                yield from self._by("picture", row)
+            case "both":
+                yield from self._by_both(row)
+
+    def _by(self, kind: Kind, row: int) -> Iterator[tuple[int, float]]:
+        number = self._number(kind, row)
+        if number is None:
+            return
+        found = np.asarray(self._array(neighbours_path(self._work, kind))[number])
+        numbers = [number, *found[found != NOTHING].tolist()]
+        scores = self._scores(kind, number, numbers)
+        for other, score in zip(numbers, scores, strict=True):
+            for triplet in self._triplets(kind, other, row):
+                yield triplet, score
+
+    def _by_both(self, row: int) -> Iterator[tuple[int, float]]:
+        mine = self._number("text", row), self._number("picture", row)
+        if mine[0] is None or mine[1] is None:
+            return
+        kinds: tuple[Kind, Kind] = ("text", "picture")
+        rows = {other for kind in kinds for other, _ in islice(self._by(kind, row), _CANDIDATES_PER_KIND)}
+        numbers = {other: self._number("picture", other) for other in sorted(rows)}
+        shown = {other: number for other, number in numbers.items() if number is not None}
+        texts = [number for other in shown if (number := self._number("text", other)) is not None]
+        by_text = self._scores("text", mine[0], texts)
+        by_picture = self._scores("picture", mine[1], list(shown.values()))
+        products = [one * other for one, other in zip(_ranks(by_text), _ranks(by_picture), strict=True)]
+        for _, other, score in sorted(zip(products, shown, map(min, by_text, by_picture), strict=True)):
+            yield other, score
+
+    def _number(self, kind: Kind, row: int) -> int | None:
+        found = self._db.execute(
+            f"SELECT {kind}.number FROM triplet JOIN {kind} ON {kind}.source = triplet.source"
+            f" AND {kind}.hash = triplet.{kind} WHERE triplet.row = ?",
+            (row,),
+        ).fetchone()
+        return None if found is None else int(found[0])
+
+    def _triplets(self, kind: Kind, number: int, row: int) -> list[int]:
+        """Triplets with the text or picture ``number``, from the place after ``row`` on and round to it."""
+        source, hash = self._db.execute(f"SELECT source, hash FROM {kind} WHERE number = ?", (number,)).fetchone()
+        found: list[int] = []
+        for side in (">", "<"):
+            rows = self._db.execute(
+                f"SELECT row FROM triplet WHERE source = ? AND {kind} = ? AND row {side} ? ORDER BY row LIMIT ?",
+                (source, hash, row, _TRIPLETS_PER_ITEM - len(found)),
+            )
+            found.extend(other for (other,) in rows)
+        return found
+
+    def _scores(self, kind: Kind, number: int, others: list[int]) -> list[float]:
+        """The cosine of ``number`` with each of ``others``, to 4 decimals."""
+        vectors = self._array(vectors_path(self._work, kind))
+        scores = cosines(np.asarray(vectors[number : number + 1]), np.asarray(vectors[others]))[0]
+        return [round(float(score), _DECIMALS) for score in scores]
+
+    def _array(self, path: Path) -> npt.NDArray[np.generic]:
+        if path not in self._arrays:
+            self._arrays[path] = mapped(path)
+        return self._arrays[path]
+
+
+def _ranks(scores: list[float]) -> list[int]:
+    """1 for the largest; equal scores have equal ranks."""
+    order = {score: rank for rank, score in enumerate(sorted(set(scores), reverse=True), 1)}
+    return [order[score] for score in scores]

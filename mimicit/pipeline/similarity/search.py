@@ -1,0 +1,223 @@
+"""Which triplets of a source are alike, by text and by picture, for the strategies that ask for it.
+
+Between TRIPLETS and the plan, in a folder of the work folder:
+
+- ``tables.sqlite`` numbers the *distinct* texts and the distinct pictures of each source, in the order of the input: a
+  question that is asked a thousand times is embedded and searched once, and its thousand copies fill no list of
+  neighbours.
+- ``text-vectors.npy`` and ``picture-vectors.npy`` hold their vectors, int8[number, d].
+- ``text-neighbours.npy`` and ``picture-neighbours.npy`` hold the numbers of those most like each, uint32[number, k].
+  Up to 65,536 of a source, all are compared; beyond, those in the nearest cells (see `mimicit.embedding.cells`).
+
+All is done by blocks whose cut depends on the input alone, and all arithmetic after the embedder is exact; so workers,
+threads and kills never change a byte. (A model's vectors may differ in the last bit between kinds of hardware.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from mimicit.context.choose import parse_strategies
+from mimicit.context.neighbours import SIMILAR
+from mimicit.embedding.cells import PROBES, cell_count, nearest_in_cells, open_cells, probe, train_centres, write_cells
+from mimicit.embedding.exact import nearest
+from mimicit.embedding.registry import Embedder, image_embedder, is_light, text_embedder
+from mimicit.embedding.vectors import NOTHING
+from mimicit.pipeline.config import SourceRules
+from mimicit.pipeline.engines.local import Engine
+from mimicit.pipeline.parts import ColumnFile
+from mimicit.pipeline.progress import Progress
+from mimicit.pipeline.similarity.blocks import fill, mapped, ranges
+from mimicit.pipeline.similarity.items import EmbedTask, embed_items, sample_texts
+from mimicit.pipeline.similarity.options import SimilarOptions
+from mimicit.pipeline.similarity.pool import TABLES_NAME, neighbours_path, similar_folder, vectors_path
+from mimicit.pipeline.similarity.tables import Kind, Span, open_tables, spans, write_tables
+from mimicit.pipeline.tables import TRIPLETS_NAME
+from mimicit.shards.files import publish
+from mimicit.shards.folders import remove_folder
+
+__all__ = ["find_similar"]
+
+_EXACT_ROWS: Final = 65_536  # of one source, a minute or two of one core; more are searched by cells
+_LEAST_NEIGHBOURS: Final = 32  # the guards and the choice leave out many
+_NEIGHBOURS_PER_SHOT: Final = 4
+_TEXTS_PER_TASK: Final = 2_048
+_PICTURES_PER_TASK: Final = 128
+_QUERIES_PER_TASK: Final = 1_024
+_SAMPLE_TEXTS: Final = 50_000
+_KINDS_OF: Final[dict[str, tuple[Kind, ...]]] = {"both": ("text", "picture"), "image": ("picture",), "text": ("text",)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Search:
+    """The queries of one task: rows ``first`` to ``end`` of ``span``, or, with ``cells``, places in their order."""
+
+    folder: Path
+    kind: Kind
+    span: Span
+    first: int
+    end: int
+    count: int
+    cells: Path | None
+
+
+def find_similar(
+    work: Path,
+    rules: Mapping[str, SourceRules],
+    options: SimilarOptions,
+    engine: Engine,
+    progress: Progress,
+    *,
+    cache: Path | None = None,
+) -> None:
+    """Find the neighbours of all texts and pictures that the strategies in ``rules`` need; resumable.
+
+    ``rules`` are those of each source by its name, in the order of their numbers.
+    ``cache`` is a folder where the vectors of models are kept beyond this build.
+    """
+    kinds = {number: _kinds(rule) for number, rule in enumerate(rules.values())}
+    compared = {number: some for number, some in kinds.items() if some}
+    if not compared:
+        return
+    folder = similar_folder(work)
+    folder.mkdir(exist_ok=True)
+    tables = folder / TABLES_NAME
+    if not tables.exists():
+        write_tables(tables, ColumnFile(work / TRIPLETS_NAME), compared, options.similar_text)
+    shots = max(rule.shots for rule in rules.values() if _kinds(rule))
+    count = max(_LEAST_NEIGHBOURS, _NEIGHBOURS_PER_SHOT * shots)
+    for kind in sorted({kind for some in compared.values() for kind in some}):
+        with closing(open_tables(tables)) as db:
+            found = spans(db, kind)
+        if found:
+            _embed(work, kind, found[-1].end, options, cache, engine, progress)
+            _search(folder, kind, found, count, engine, progress)
+
+
+def _kinds(rule: SourceRules) -> frozenset[Kind]:
+    names = parse_strategies(rule.context) if rule.shots else ()
+    return frozenset(kind for name in names if name in SIMILAR for kind in _KINDS_OF[SIMILAR[name][1]])
+
+
+def _embed(
+    work: Path,
+    kind: Kind,
+    rows: int,
+    options: SimilarOptions,
+    cache: Path | None,
+    engine: Engine,
+    progress: Progress,
+) -> None:
+    """Fill the file of vectors; a model stays in this process, which may have a GPU, the others run in workers."""
+    path = vectors_path(work, kind)
+    if path.exists():
+        return
+    tables = similar_folder(work) / TABLES_NAME
+    name = options.text_embedder if kind == "text" else options.image_embedder
+    embedder: Embedder[Any]
+    if kind == "text":
+        embedder = text_embedder(name, sample_texts(work, tables, options.similar_text, _SAMPLE_TEXTS))
+    else:
+        embedder = image_embedder(name)
+    tasks = [
+        EmbedTask(
+            work=work,
+            tables=tables,
+            kind=kind,
+            text=options.similar_text,
+            first=first,
+            end=end,
+            embedder=embedder,
+            cache=None if is_light(name) else cache,
+        )
+        for first, end in ranges(rows, _TEXTS_PER_TASK if kind == "text" else _PICTURES_PER_TASK)
+    ]
+    model = hashlib.sha256(embedder.fingerprint.encode()).hexdigest()[:16]
+    unfinished = path.with_name(f"{path.stem}-{model}.npy")  # vectors of two models must not meet in one file
+    _, one = embed_items(replace(tasks[0], end=1))
+    shape = (rows, one.shape[1])
+    fill(unfinished, shape, np.int8, tasks, embed_items, engine if is_light(name) else None, progress, f"embed {kind}s")
+    os.replace(unfinished, path)
+
+
+def _search(folder: Path, kind: Kind, found: list[Span], count: int, engine: Engine, progress: Progress) -> None:
+    path = neighbours_path(folder.parent, kind)
+    if path.exists():
+        return
+    tasks: list[_Search] = []
+    for span in found:
+        rows = span.end - span.first
+        cells = _cells(folder, kind, span, engine, progress) if rows > _EXACT_ROWS else None
+        tasks += [
+            _Search(folder=folder, kind=kind, span=span, first=first, end=end, count=count, cells=cells)
+            for first, end in ranges(rows, _QUERIES_PER_TASK)
+        ]
+    unfinished = path.with_name(f"{path.stem}-unfinished.npy")
+    fill(unfinished, (found[-1].end, count), np.uint32, tasks, _search_task, engine, progress, f"compare {kind}s")
+    os.replace(unfinished, path)
+
+
+def _cells(folder: Path, kind: Kind, span: Span, engine: Engine, progress: Progress) -> Path:
+    """The folder with the cells of ``span``: centres, the cells that each row probes, the rows by cell."""
+    home = folder / f"{kind}-cells-{span.source}"
+    home.mkdir(exist_ok=True)
+    vectors = _of(span, mapped(vectors_path(folder.parent, kind)))
+    if not (home / "centres.npy").exists():
+        progress.note(f"comparing {len(vectors):,} {kind}s by cells")
+        with publish(home / "centres.npy", home / "centres.tmp") as file:
+            np.save(file, train_centres(vectors, cell_count(len(vectors))))
+    centres = mapped(home / "centres.npy")
+    shape = (len(vectors), min(PROBES, len(centres)))
+    tasks = [(folder, kind, span, first, end) for first, end in ranges(len(vectors), _QUERIES_PER_TASK)]
+    fill(home / "probes.npy", shape, np.uint32, tasks, _probe_task, engine, progress, f"place {kind}s")
+    if not (home / "inverted").exists():
+        begun = home / "inverted.tmp"
+        remove_folder(begun)
+        begun.mkdir()
+        write_cells(begun, vectors, mapped(home / "probes.npy"), len(centres))
+        os.replace(begun, home / "inverted")
+    return home
+
+
+def _of(span: Span, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return array[span.first : span.end]
+
+
+def _probe_task(task: tuple[Path, Kind, Span, int, int]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint32]]:
+    folder, kind, span, first, end = task
+    vectors = _of(span, mapped(vectors_path(folder.parent, kind)))
+    centres = np.asarray(mapped(folder / f"{kind}-cells-{span.source}" / "centres.npy"))
+    return np.arange(first, end), probe(np.asarray(vectors[first:end]), centres, PROBES)
+
+
+def _search_task(task: _Search) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint32]]:
+    """The numbers of the queries among the rows of ``task``, and the numbers of their neighbours."""
+    vectors = _of(task.span, mapped(vectors_path(task.folder.parent, task.kind)))
+    if task.cells is None:
+        rows = _wanted(task, np.arange(task.first, task.end))
+        found = nearest(vectors, rows, task.count)
+    else:
+        cells = open_cells(task.cells / "inverted")
+        rows = _wanted(task, np.asarray(cells.rows[task.first : task.end]))
+        probes = np.asarray(mapped(task.cells / "probes.npy")[rows])
+        found = nearest_in_cells(cells, np.asarray(vectors[rows]), rows, probes, task.count)
+    numbers = np.where(found == NOTHING, found, found + np.uint32(task.span.first))
+    return rows.astype(np.int64) + task.span.first, numbers
+
+
+def _wanted(task: _Search, rows: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
+    """Those of ``rows`` that a query has: what only ever is context needs no neighbours."""
+    sql = f"SELECT wanted FROM {task.kind} WHERE number = ?"
+    with closing(open_tables(task.folder / TABLES_NAME)) as db:
+        wanted = [db.execute(sql, (int(row) + task.span.first,)).fetchone()[0] for row in rows]
+    chosen: npt.NDArray[np.uint32] = rows[np.array(wanted, bool)].astype(np.uint32)
+    return chosen

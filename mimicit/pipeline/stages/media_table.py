@@ -1,0 +1,84 @@
+"""``media.parquet``: where every encoded medium came from, so that a later build need not encode it again.
+
+One row per distinct reference of the input whose medium was encoded, in the order of the input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mimicit.pipeline import tables
+from mimicit.pipeline.batches import batched
+from mimicit.pipeline.parts import ColumnFile
+from mimicit.pipeline.tables import MEDIA_REFERENCES_NAME
+from mimicit.shards.files import publish
+from mimicit.sources.scanned import ScannedFiles
+
+__all__ = ["MEDIA_NAME", "input_digest", "library_versions", "write_media_table"]
+
+MEDIA_NAME: Final = "media.parquet"
+_LIBRARIES: Final = ("av", "cykooz-resizer", "decord", "decord2", "numpy", "orjson", "pillow", "pillow-heif", "pyarrow")
+
+_BATCH: Final = 10_000
+_SCHEMA: Final = pa.schema(
+    [
+        ("ref", pa.string()),  # the reference as JSON: kind, places of its parts, origin, timestamps
+        ("input", pa.string()),  # SHA-256 over the contents of the files that it points into
+        ("content", pa.string()),  # identifies the stored files and their times
+        ("media", pa.binary()),  # the stored medium as JSON
+        ("sizes", pa.list_(pa.int64())),  # bytes of the stored files
+        ("width", pa.int32()),  # of the original, in pixels
+        ("height", pa.int32()),
+        ("bytes", pa.int64()),  # of the original
+        ("fingerprint", pa.binary()),  # of how the picture looks, where the build compared pictures
+    ]
+)
+
+
+def library_versions() -> dict[str, str]:
+    """The versions of the libraries that can change a byte of a shard, without those that are not installed."""
+    versions: dict[str, str] = {}
+    for name in _LIBRARIES:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
+
+
+def input_digest(ref: str, scanned: ScannedFiles) -> str | None:
+    """One SHA-256 over the contents of the files that the reference ``ref`` (JSON) points into.
+
+    A part is a list of its kind and the path of its file, and more. ``None`` where a file was not found.
+    """
+    paths = dict.fromkeys(part[1] for part in orjson.loads(ref)["parts"])
+    return scanned.digest(list(paths))
+
+
+def write_media_table(scanned: ScannedFiles, work: Path, out: Path) -> None:
+    """Write `MEDIA_NAME` into ``out``."""
+    with (
+        publish(out / MEDIA_NAME, work / "media.tmp") as file,
+        pq.ParquetWriter(file, _SCHEMA, compression="zstd") as writer,
+    ):
+        for batch in batched(_rows(scanned, work), _BATCH):
+            columns = [
+                pa.array(values, field.type) for values, field in zip(zip(*batch, strict=True), _SCHEMA, strict=True)
+            ]
+            writer.write_table(pa.table(columns, schema=_SCHEMA))
+
+
+def _rows(scanned: ScannedFiles, work: Path) -> Iterator[tuple[Any, ...]]:
+    references = ColumnFile(work / MEDIA_REFERENCES_NAME)
+    for first, batch in ColumnFile(work / tables.MEDIA_NAME).batches():
+        columns = [batch.column(name).to_pylist() for name in _SCHEMA.names[2:]]
+        for number, (content, *others) in enumerate(zip(*columns, strict=True), first):
+            if content is not None:
+                ref = references.text("ref", number)
+                yield ref, input_digest(ref, scanned), content, *others

@@ -1,0 +1,164 @@
+"""The last stage: index, rejects, card and contact sheet, and the manifest after all of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from mimicit.errors import BuildError
+from mimicit.pipeline.batches import batched
+from mimicit.pipeline.config import BuildConfig
+from mimicit.pipeline.joins import joins
+from mimicit.pipeline.parts import ColumnFile
+from mimicit.pipeline.rejects import OF_INPUT, Rejects
+from mimicit.pipeline.stages.card import CARD_NAME, SHEET_NAME, write_card, write_contact_sheet
+from mimicit.pipeline.stages.importing import import_parts, part_rejects
+from mimicit.pipeline.stages.media_table import MEDIA_NAME, library_versions, write_media_table
+from mimicit.pipeline.stages.pack import index_piece
+from mimicit.pipeline.stages.scan import InputScan
+from mimicit.pipeline.stages.unused import unused_part
+from mimicit.pipeline.tables import MERGED_NAME, TRIPLETS_NAME
+from mimicit.records import FORMAT
+from mimicit.schema import canonical_json, validate
+from mimicit.shards.files import publish, sha256_of, write_atomically
+from mimicit.shards.index import INDEX_NAME, INDEX_SCHEMA, RELATIONS
+from mimicit.shards.manifest import MANIFEST_NAME
+from mimicit.sources.base import SourceSpec
+from mimicit.sources.scanned import ScannedFiles
+
+__all__ = ["BESIDE_SHARDS", "REJECTS_NAME", "REJECTS_SCHEMA", "publish_folder"]
+
+REJECTS_NAME: Final = "rejects.parquet"
+BESIDE_SHARDS: Final = (INDEX_NAME, MEDIA_NAME, REJECTS_NAME, CARD_NAME, SHEET_NAME)
+"""The files of a finished folder, without the shards and the manifest."""
+
+REJECTS_SCHEMA: Final = pa.schema(
+    [(name, pa.string()) for name in ("scope", "stage", "reason", "source", "locator", "id", "detail")]
+)
+_BATCH: Final = 10_000
+
+
+def publish_folder(
+    work: Path,
+    out: Path,
+    config: BuildConfig,
+    specs: Sequence[SourceSpec],
+    scan: InputScan,
+    scanned: ScannedFiles,
+    shards: Sequence[dict[str, Any]],
+) -> dict[str, Any]:
+    """Write everything beside the shards, the manifest last; returns the manifest.
+
+    ``specs`` are the sources in the order of their numbers.
+    """
+    with joins(work) as db:
+        rejected = Rejects(db, work, part_rejects(work))
+        unused = unused_part(rejected)
+        sources = list(_source_table(rejected, work, specs))
+        rejects = _write_rejects(rejected, specs, work, out) - unused["unused"] - unused["unused_media"]
+    totals = _write_index(work, out, len(shards))
+    write_media_table(scanned, work, out)
+    totals["bytes"] = sum(shard["bytes"] for shard in shards)
+    totals["rejects"] = rejects
+    manifest: dict[str, Any] = {
+        "format": FORMAT,
+        "layout": "dedupe" if config.dedupe else "inline",
+        "mimicit_version": version("mimicit"),
+        "config": config.to_json(),
+        "input": {"fingerprint": scan.fingerprint, "files": scan.files, "bytes": scan.bytes, **unused},
+        "libraries": library_versions(),
+        "shards": list(shards),
+        "sources": sources,
+        "totals": totals,
+        "files": {},
+    }
+    write_contact_sheet(out)
+    write_card(out, manifest)
+    manifest["files"] = {name: sha256_of(out / name) for name in BESIDE_SHARDS}
+    validate("manifest", manifest)
+    write_atomically(out / MANIFEST_NAME, [canonical_json(manifest), b"\n"])
+    return manifest
+
+
+def _source_table(rejects: Rejects, work: Path, specs: Sequence[SourceSpec]) -> Iterator[dict[str, Any]]:
+    """Per source: what came in and what became of it; raises if a single record is unaccounted for."""
+    parts = import_parts(work)
+    queries, others = _counts(work, len(specs))
+    rejected: list[dict[str, int]] = [{} for _ in specs]
+    for number, reason, count in rejects.records():
+        rejected[number][reason] = count
+    for number, spec in enumerate(specs):
+        summaries = [part.summary for part in parts if part.source == number]
+        records = sum(summary.records for summary in summaries)
+        counts = {"in": records, "out": queries[number], "merged": others[number]}
+        if records != queries[number] + others[number] + sum(rejected[number].values()):
+            raise BuildError(
+                f"{spec.name}: {records} records in, {queries[number]} out, {others[number]} merged,"
+                f" {rejected[number]} rejected: unbalanced"
+            )
+        found: Counter[str] = Counter()
+        notes: dict[str, dict[str, Any]] = {}
+        for summary in summaries:
+            found.update(summary.found)
+            for kind, (count, first) in summary.notes.items():
+                note = notes.setdefault(kind, {"count": 0, "first": first})
+                note["count"] += count
+        beside = {"notes": dict(sorted(notes.items())), "found": dict(sorted(found.items()))}
+        row = {"name": spec.name, "format": spec.format, "why": spec.why, **counts}
+        yield {**row, "rejected": rejected[number], **{name: value for name, value in beside.items() if value}}
+
+
+def _counts(work: Path, sources: int) -> tuple[list[int], list[int]]:
+    """How many queries each source has, and how many records that are usable and no queries."""
+    queries, others = np.zeros(sources, int), np.zeros(sources, int)
+    for _, batch in ColumnFile(work / TRIPLETS_NAME).batches():
+        numbers, is_query = batch.column("source").to_numpy(), np.asarray(batch.column("is_query"))
+        queries += np.bincount(numbers[is_query], minlength=sources)
+        others += np.bincount(numbers[~is_query], minlength=sources)
+    for _, batch in ColumnFile(work / MERGED_NAME).batches():
+        others += np.bincount(batch.column("source").to_numpy(), minlength=sources)
+    return queries.tolist(), others.tolist()
+
+
+def _write_rejects(rejects: Rejects, specs: Sequence[SourceSpec], work: Path, out: Path) -> int:
+    count = 0
+    with (
+        publish(out / REJECTS_NAME, work / "rejects.tmp") as file,
+        pq.ParquetWriter(file, REJECTS_SCHEMA, compression="zstd") as writer,
+    ):
+        for batch in batched(rejects.in_order(), _BATCH):
+            number, *others = zip(*batch, strict=True)
+            names = ["" if source == OF_INPUT else specs[source].name for source in number]
+            columns = [*others[:3], names, *others[3:]]
+            writer.write_table(pa.table([pa.array(column, pa.string()) for column in columns], schema=REJECTS_SCHEMA))
+            count += len(batch)
+    return count
+
+
+def _write_index(work: Path, out: Path, shards: int) -> dict[str, Any]:
+    """Join the pieces in the order of the shards; returns the totals of the manifest."""
+    sums: Counter[str] = Counter()
+    relations: Counter[str] = Counter()
+    with (
+        publish(out / INDEX_NAME, work / "index.tmp") as file,
+        pq.ParquetWriter(file, INDEX_SCHEMA, compression="zstd") as writer,
+    ):
+        for number in range(shards):
+            with pq.ParquetFile(index_piece(work, number)) as piece:
+                for batch in piece.iter_batches(batch_size=_BATCH):
+                    writer.write_batch(batch)
+                    sums["samples"] += batch.num_rows
+                    for name in ("triplets", "media", "frames", "characters"):
+                        sums[name] += pc.sum(batch.column(name)).as_py()
+                    for place, name in enumerate(RELATIONS):
+                        relations[name] += pc.sum(batch.column("relations").field(place)).as_py()
+    names = ("samples", "triplets", "media", "frames", "characters")
+    return {**{name: sums[name] for name in names}, "relations": {n: c for n, c in relations.items() if c}}
