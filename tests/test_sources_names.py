@@ -47,6 +47,15 @@ def test_no_name_is_lost_where_the_encoding_of_names_is_ascii(tmp_path: Path) ->
     assert "brig.csv" in mimicit(tmp_path, "rejects", "from-ascii")
 
 
+def test_an_output_that_the_locale_cannot_name_is_refused_on_one_line(tmp_path: Path) -> None:
+    put(tmp_path, "raw/é.png", picture(RED))
+    put(tmp_path, "raw/é.txt", "a café")
+    command = [sys.executable, "-m", "mimicit", "build", "--src", "raw", "--out", "größe", "--context", "none"]
+    done = subprocess.run(command, cwd=tmp_path, env=ASCII, capture_output=True, check=False)
+    assert done.returncode in (1, 2) and done.stderr.decode(errors="replace").count("\n") == 1
+    assert b"PYTHONUTF8=1" in done.stderr and not (tmp_path / "größe").exists()
+
+
 @pytest.mark.parametrize("name", ["plain", "café", "日本", "a\udcffb"])
 def test_a_name_comes_back_from_what_the_system_takes(tmp_path: Path, name: str) -> None:
     assert text_of_path(native_path(name)) == name

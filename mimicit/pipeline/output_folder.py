@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -52,8 +53,7 @@ def held(out: Path, *, shared: bool = False) -> Iterator[None]:
     try:
         str(out).encode()
     except UnicodeEncodeError:
-        shown = os.fsencode(out).decode("utf-8", "backslashreplace")
-        raise BuildError(f"{shown}: is not UTF-8; give --out a folder whose path is") from None
+        raise BuildError(_unwritable(os.fsencode(out))) from None
     if out.exists() and not out.is_dir():
         raise BuildError(f"{out}: is a file; give --out a folder")
     out.mkdir(parents=True, exist_ok=True)
@@ -68,6 +68,16 @@ def held(out: Path, *, shared: bool = False) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _unwritable(path: bytes) -> str:
+    """Why the libraries that write tables cannot take ``path``, and what to do."""
+    try:
+        shown = path.decode()
+    except UnicodeDecodeError:
+        return f"{path.decode('utf-8', 'backslashreplace')}: is not UTF-8; give --out a folder whose path is"
+    reading = sys.getfilesystemencoding()
+    return f"{shown}: the locale has names of files read as {reading}; set PYTHONUTF8=1, or give --out a path in ASCII"
 
 
 def _refuse_strangers(out: Path) -> None:
