@@ -127,11 +127,10 @@ def nobodys_files(src: Path, out: Path) -> set[str]:
     """The files under ``src`` that are neither in a source, nor shown, nor named by a reject."""
     files = {path.relative_to(src).as_posix() for path in src.rglob("*") if path.is_file()}
     refs = [json.loads(text) for text in pq.read_table(out / "media.parquet", columns=["ref"])["ref"].to_pylist()]
-    shown = {path for ref in refs for path in (ref["origin"], *(part[1] for part in ref["parts"]))}
+    shown = {part[1] for ref in refs for part in ref["parts"]}
     named = set(pq.read_table(out / "rejects.parquet", columns=["locator"])["locator"].to_pylist())
     used = {path for spec in detect(Root(src)).sources for path in (*spec.files, *spec.beside)}
-    left = files - shown - named - used
-    return {path for path in left if not any(path.endswith(f"/{name}") for name in shown)}  # a cell names its end
+    return files - shown - named - used
 
 
 def picture(number: int, format: str = "PNG") -> bytes:
@@ -268,9 +267,9 @@ def write_llava(folder: Path, numbers: list[int], rng: random.Random) -> None:
     """A JSON list, or JSON Lines."""
     rows = shuffled(conversations(numbers, folder, rng), rng)
     if rng.random() < 0.5:
-        (folder / "llava.json").write_bytes(orjson.dumps(rows))
+        write_text(folder / "llava.json", orjson.dumps(rows).decode(), rng)
     else:
-        (folder / "llava.jsonl").write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+        write_text(folder / "llava.jsonl", lines_of(rows, rng), rng)
 
 
 def write_manifest(folder: Path, numbers: list[int], rng: random.Random) -> None:
@@ -292,8 +291,8 @@ def write_table(folder: Path, stem: str, rows: list[Row], rng: random.Random) ->
         kind = "jsonl"
     if kind in ("jsonl", "json"):
         rows = shuffled(rows, rng)
-        lines = b"".join(orjson.dumps(row) + b"\n" for row in rows)
-        (folder / f"{stem}.{kind}").write_bytes(lines if kind == "jsonl" else orjson.dumps(rows))
+        text = lines_of(rows, rng) if kind == "jsonl" else orjson.dumps(rows).decode()
+        write_text(folder / f"{stem}.{kind}", text, rng)
         return
     names = rng.sample(sorted({name for row in rows for name in row}), len({name for row in rows for name in row}))
     rows = rng.sample(rows, len(rows))
@@ -301,12 +300,26 @@ def write_table(folder: Path, stem: str, rows: list[Row], rng: random.Random) ->
         columns = {name: pa.array([row.get(name) for row in rows], pa.string()) for name in names}
         pq.write_table(pa.table(columns), folder / f"{stem}.parquet", row_group_size=rng.choice((1, 3, 100)))
         return
-    text = io.StringIO(newline="")
+    table = io.StringIO(newline="")
     delimiter = "\t" if kind == "tsv" else rng.choice((",", ";"))
-    writer = csv.DictWriter(text, names, delimiter=delimiter, quoting=rng.choice((csv.QUOTE_MINIMAL, csv.QUOTE_ALL)))
+    writer = csv.DictWriter(table, names, delimiter=delimiter, quoting=rng.choice((csv.QUOTE_MINIMAL, csv.QUOTE_ALL)))
     writer.writeheader()
     writer.writerows(rows)
-    (folder / f"{stem}.{kind}").write_text(rng.choice(("", "\ufeff")) + text.getvalue(), newline="")
+    write_text(folder / f"{stem}.{kind}", table.getvalue(), rng)
+
+
+def lines_of(rows: list[Any], rng: random.Random) -> str:
+    """``rows`` as JSON Lines, perhaps after a line that is no record."""
+    first = rng.choice(("", "", "", "[]\n", '["id"]\n', "null\n"))
+    return first + "".join(orjson.dumps(row).decode() + "\n" for row in rows)
+
+
+def write_text(path: Path, text: str, rng: random.Random) -> None:
+    """``text`` in some encoding, perhaps compressed."""
+    data = text.encode(rng.choice(("utf-8", "utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32")))
+    if rng.random() < 0.1 and not data.startswith((b"\xff\xfe", b"\0")) and b"\0" not in data[:4]:
+        path, data = path.with_name(f"{path.name}.gz"), gzip.compress(data)
+    path.write_bytes(data)
 
 
 def write_cells(folder: Path, numbers: list[int], rng: random.Random) -> None:
@@ -331,6 +344,22 @@ def write_cells(folder: Path, numbers: list[int], rng: random.Random) -> None:
         rows[0]["image"] = form(picture(numbers[0]))
     table = pa.Table.from_pylist(rng.sample(rows, len(rows)))
     pq.write_table(table, folder / "cells.parquet", row_group_size=rng.choice((1, 3, 100)))
+
+
+def write_named_cells(folder: Path, numbers: list[int], rng: random.Random) -> None:
+    """A parquet whose cells name pictures, hold them, or both."""
+    files = Pictures(folder, rng)
+    rows = []
+    for number in numbers:
+        cell: dict[str, Any] = {"bytes": None, "path": files.add(number)}
+        if rng.random() < 0.3:
+            cell["bytes"] = picture(number)
+        cells = None if rng.random() < 0.05 else [cell]
+        rows.append({"images": cells, "question": f"Is it number {number}?", "answer": f"It is number {number}."})
+    struct = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    fields = [("images", pa.list_(struct)), ("question", pa.string()), ("answer", pa.string())]
+    table = pa.Table.from_pylist(rng.sample(rows, len(rows)), pa.schema(fields))
+    pq.write_table(table, folder / "named.parquet", row_group_size=rng.choice((1, 3, 100)))
 
 
 def write_sidecars(folder: Path, numbers: list[int], rng: random.Random) -> None:
@@ -388,7 +417,7 @@ def _tar(members: Members) -> bytes:
     return data.getvalue()
 
 
-WRITERS = (write_llava, write_manifest, write_rows, write_cells, write_sidecars, write_tars)
+WRITERS = (write_llava, write_manifest, write_rows, write_cells, write_named_cells, write_sidecars, write_tars)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
@@ -62,26 +62,25 @@ def parquet_rows(
 
 
 def parquet_batches(
-    file: BinaryIO, path: str, wanted: Callable[[str, Mapping[str, int | None]], bool], at_once: int, start: Place
+    file: BinaryIO, path: str, wanted: Callable[[str, int | None], bool], at_once: int, start: Place
 ) -> Iterator[tuple[int, int, pa.RecordBatch]]:
     """(row group, its first row, rows) of small batches of the leaf columns that are ``wanted``.
 
-    That is asked for the dotted name of a leaf, and how many nulls each leaf has (None: the file does not say). A leaf
-    of a nested column, such as ``image.path``, is read without its neighbours. For a process of its own: see
+    That is asked for the dotted name of a leaf, and how many nulls it has (None: the file does not say). A leaf of a
+    nested column, such as ``image.path``, is read without its neighbours. For a process of its own: see
     `rows_apart`, also for ``at_once`` and ``start``.
     """
     with _opened(file, path) as parquet:
         groups = [parquet.metadata.row_group(number) for number in range(parquet.num_row_groups)]
-        nulls: dict[str, int | None] = {}
-        sizes: dict[str, int] = {}
+        leaves: list[str] = []
+        size = 0
         for number in range(len(parquet.schema)):
-            leaf = parquet.schema.column(number).path
             chunks = [group.column(number) for group in groups]
             counts = [chunk.statistics.null_count if chunk.statistics else None for chunk in chunks]
-            nulls[leaf] = None if None in counts else sum(count or 0 for count in counts)
-            sizes[leaf] = sum(chunk.total_uncompressed_size for chunk in chunks)
-        leaves = [leaf for leaf in sizes if wanted(leaf, nulls)]
-        size = sum(sizes[leaf] for leaf in leaves)
+            nulls = None if None in counts else sum(count or 0 for count in counts)
+            if wanted(parquet.schema.column(number).path, nulls):
+                leaves.append(parquet.schema.column(number).path)
+                size += sum(chunk.total_uncompressed_size for chunk in chunks)
         most = _BATCH_BYTES * parquet.metadata.num_rows // max(1, size)
         yield from _batches_from(file, parquet, path, leaves, max(1, min(at_once, most)), start)
 

@@ -126,24 +126,18 @@ def _parquet_rows(
     check_columns(len(kinds))
     pictures = picture_columns(kinds)
 
-    def is_needed(leaf: str, nulls: Mapping[str, int | None]) -> bool:
+    def is_needed(leaf: str, nulls: int | None) -> bool:
         column = next((name for name in kinds if leaf == name or leaf.startswith(f"{name}.")), "")
         if column not in pictures:
             return "binary" not in kinds.get(column, "")
         if _PICTURES.fullmatch(kinds[column]):
-            return not leaf.endswith(".bytes") or _may_have_paths_alone(leaf, nulls)
-        return nulls[leaf] != 0 or "list" in kinds[column]  # plain bytes: read to see where there are none
+            return not leaf.endswith(".bytes") or nulls != 0  # read to see which have nothing but a path
+        return nulls != 0 or "list" in kinds[column]  # plain bytes: read to see where there are none
 
     for group, first, batch in parquet_batches(file, path, is_needed, at_once, start):
         rows = _rows(path, batch, partial(_in_parquet, path, group, first), pictures, at_once)
         for row, values in enumerate(rows, first):
             yield group, row, values
-
-
-def _may_have_paths_alone(leaf: str, nulls: Mapping[str, int | None]) -> bool:
-    """Whether the pictures whose bytes are in ``leaf`` have more paths than bytes, so that some have no bytes."""
-    without_bytes, without_path = nulls[leaf], nulls.get(f"{leaf.removesuffix('.bytes')}.path")
-    return without_bytes is not None and without_path is not None and without_bytes > without_path
 
 
 def _in_parquet(path: str, group: int, first: int, row: int, column: str, item: _Item) -> InParquet:

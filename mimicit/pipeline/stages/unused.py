@@ -18,7 +18,6 @@ from mimicit.pipeline.parts import ColumnFile, batches_of_rows
 from mimicit.pipeline.progress import Progress
 from mimicit.pipeline.rejects import OF_INPUT, Phase, Rejects, RejectWriter, rejects_path
 from mimicit.pipeline.selection import Selection
-from mimicit.pipeline.stages.references import place_in_table
 from mimicit.pipeline.tables import MEDIA_REFERENCES_NAME
 from mimicit.sources.base import Reject
 from mimicit.sources.media_names import named_kind
@@ -41,19 +40,12 @@ UNUSED_MEDIA: Final = "unused_media"
 _SAID: Final = 20
 _IN_MANIFEST: Final = 100
 _PATHS: Final = pa.schema([("path", pa.large_string())])
-_FILES: Final = pa.schema([("place", pa.int64()), ("path", pa.large_string()), ("ends", pa.list_(pa.large_string()))])
+_FILES: Final = pa.schema([("place", pa.int64()), ("path", pa.large_string())])
 _TABLES: Final = """
 CREATE TABLE shown(path VARCHAR);
-CREATE TABLE cells(path VARCHAR);
-CREATE TABLE files(place BIGINT, path VARCHAR, ends VARCHAR[]);
+CREATE TABLE files(place BIGINT, path VARCHAR);
 """
-_NOT_SHOWN: Final = """
-SELECT path FROM files ANTI JOIN shown USING (path)
-ANTI JOIN (
-    SELECT place FROM (SELECT place, unnest(ends) AS path FROM files) JOIN cells USING (path)
-) AS in_cells USING (place)
-ORDER BY place
-"""
+_NOT_SHOWN: Final = "SELECT path FROM files ANTI JOIN shown USING (path) ORDER BY place"
 
 
 def refuse_unused(root: Root, selection: Selection) -> None:
@@ -84,16 +76,12 @@ def write_left_out(work: Path, root: Root, selection: Selection) -> None:
 
 
 def write_unused_media(work: Path, selection: Selection, scanned: ScannedFiles) -> None:
-    """Write rejects of the pictures and clips among the ``scanned`` files that no record shows; they may be millions.
-
-    A file whose name, or the end of it, a table gives to a picture counts as shown.
-    """
+    """Write rejects of the pictures and clips among the ``scanned`` files that no record shows; they may be millions."""
     with joins(work) as db, RejectWriter(rejects_path(work, "unused")) as rejects:
         db.execute(_TABLES)
         insert(db, "shown", batches_of_rows(_shown(work, selection), _PATHS))
-        insert(db, "cells", batches_of_rows(((name,) for name in _names_of_cells(work)), _PATHS))
-        has_cells = next(rows_of(db, "SELECT count(*) FROM cells"))[0] > 0
-        insert(db, "files", batches_of_rows(_media_files(scanned, has_cells), _FILES))
+        files = ((place, path) for place, path in enumerate(scanned.paths()) if named_kind(path) is not None)
+        insert(db, "files", batches_of_rows(files, _FILES))
         for row, (path,) in enumerate(rows_of(db, _NOT_SHOWN)):
             reject = _reject(UNUSED_MEDIA, path, "no record shows this file")
             rejects.reject(OF_INPUT, Phase.UNUSED, 0, row, reject)
@@ -110,37 +98,16 @@ def unused_part(rejects: Rejects) -> dict[str, Any]:
 
 
 def _shown(work: Path, selection: Selection) -> Iterator[tuple[str]]:
-    """The files of the sources and of all media; of media in cells of tables, also the ends of what they are called.
-
-    Such a cell may name a file instead of holding its bytes, which is looked for when the cell is read.
-    """
+    """The files of the sources and of all media."""
     for spec in selection.specs:
         yield from ((path,) for path in (*spec.files, *spec.beside))
     for ref in _references(work):
         yield from {(part[1],) for part in ref["parts"]}
-    for name in _names_of_cells(work):
-        yield from ((end,) for end in _ends(name))
-
-
-def _names_of_cells(work: Path) -> Iterator[str]:
-    return (ref["origin"] for ref in _references(work) if place_in_table(ref["parts"][0]))
 
 
 def _references(work: Path) -> Iterator[dict[str, Any]]:
     for _, batch in ColumnFile(work / MEDIA_REFERENCES_NAME).batches():
         yield from map(orjson.loads, batch.column("ref").to_pylist())
-
-
-def _media_files(scanned: ScannedFiles, with_ends: bool) -> Iterator[tuple[int, str, list[str]]]:
-    for place, path in enumerate(scanned.paths()):
-        if named_kind(path) is not None:
-            yield place, path, list(_ends(path)) if with_ends else []
-
-
-def _ends(path: str) -> Iterator[str]:
-    """``path``, and what is left of it without its first folder, without its first two, ..."""
-    steps = path.split("/")
-    return ("/".join(steps[number:]) for number in range(len(steps)))
 
 
 def _why(root: Root, selection: Selection, path: str) -> str:
