@@ -54,6 +54,7 @@ _CHUNK_ROWS: Final = 256
 _CHUNK_VALUES: Final = 100_000  # of all columns together
 _MAX_ORIGIN: Final = 1024
 
+_UNREAD: Final[tuple[bool, _Paths]] = (False, [(None, False)])  # a column of plain bytes without a null
 _Item = int | tuple[str | int, ...] | None
 _InTable = Callable[[int, str, _Item], InArrow | InParquet]
 """(row, column, what leads further into its cell) to the place of a picture."""
@@ -189,7 +190,7 @@ def _rows(
         for name in labels.keys() & values.keys():
             values[name] = [_named(value, labels[name]) for value in values[name]]
         for row in range(min(rows, len(batch) - start)):
-            cells_of_row = {name: paths[name][row] for name in pictures}
+            cells_of_row = {name: paths[name][row] if name in paths else _UNREAD for name in pictures}
             shown = sum(len(cell) for _, cell in cells_of_row.values())
             if shown > MAX_MEDIA:
                 yield RejectedError(
