@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mimicit.build.engine import LocalEngine
+from mimicit.pipeline.engines.local import LocalEngine
 from tests.factories.sources import put, put_lines
 from tools import fuzz_pairs
 

@@ -76,7 +76,7 @@ def write_left_out(work: Path, root: Root, selection: Selection) -> None:
 
 
 def write_unused_media(work: Path, selection: Selection, scanned: ScannedFiles) -> None:
-    """Write rejects of the pictures and clips among the ``scanned`` files that no record shows; they may be millions."""
+    """Write rejects of the pictures and clips among the ``scanned`` files that no record shows, maybe millions."""
     with joins(work) as db, RejectWriter(rejects_path(work, "unused")) as rejects:
         db.execute(_TABLES)
         insert(db, "shown", batches_of_rows(_shown(work, selection), _PATHS))
