@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import click
 
+from mimicit.commands.annotating import annotate
 from mimicit.commands.building import build, publish
 from mimicit.commands.exchanging import export, index, verify
 from mimicit.commands.groups import TaskGroup
@@ -19,6 +20,7 @@ __all__ = ["main"]
 
 _TASKS: Final = {
     "Build": {
+        "annotate": "mimicit annotate --src raw/ --out written/ --recipe detail --model NAME",
         "build": "mimicit build --src raw/ --out shards/",
         "publish": "mimicit publish shards/",
         "index": "mimicit index laion-part/",
@@ -71,5 +73,5 @@ def main() -> None:
     """Build, inspect and verify multi-modal in-context instruction data."""
 
 
-for _command in (build, compare, export, index, inspect, publish, rejects, verify, view):
+for _command in (annotate, build, compare, export, index, inspect, publish, rejects, verify, view):
     main.add_command(_command)

@@ -9,6 +9,8 @@
     ├── SchemaError              a JSON value that does not match its schema
     ├── BuildError               a build that cannot start or go on
     │   └── ChangedInputError    the output folder belongs to another input or configuration
+    ├── AnnotateError            asking a model for pairs cannot start or go on
+    │   └── DamagedStoreError    bytes of the kept answers are not what their checksum says
     ├── LinkError                a symbolic link where a folder of ours is to be cleared
     ├── ShardError               a shard folder that cannot be read
     │   ├── UnfinishedError      no manifest.json: the build was interrupted
@@ -20,10 +22,12 @@
 from __future__ import annotations
 
 __all__ = [
+    "AnnotateError",
     "BuildError",
     "ChangedInputError",
     "ChangedShardError",
     "CorruptShardError",
+    "DamagedStoreError",
     "LinkError",
     "LostWorkerError",
     "MimicitError",
@@ -75,6 +79,14 @@ class BuildError(MimicitError):
 
 class ChangedInputError(BuildError):
     """The output folder was begun from another input or configuration."""
+
+
+class AnnotateError(MimicitError):
+    """Asking a model for pairs cannot start or go on (store in use, disk full, a server that refuses everything)."""
+
+
+class DamagedStoreError(AnnotateError):
+    """What was kept of a model's answers is not what its checksum says; the message names the line."""
 
 
 class LinkError(MimicitError):

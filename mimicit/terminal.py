@@ -17,7 +17,7 @@ _SECONDS_BETWEEN_LINES = 5.0
 
 
 class _Display(Protocol):
-    def update(self, stage: str, done: int, total: int | None) -> None: ...
+    def update(self, stage: str, done: int, total: int | None, detail: str = "") -> None: ...
     def note(self, message: str) -> None: ...
 
 
@@ -38,7 +38,7 @@ class _Lines:
         self._started = 0.0
         self._last = 0.0
 
-    def update(self, stage: str, done: int, total: int | None) -> None:
+    def update(self, stage: str, done: int, total: int | None, detail: str = "") -> None:
         now = time.monotonic()
         if stage != self._stage:
             self._stage, self._started, self._last = stage, now, now
@@ -46,7 +46,9 @@ class _Lines:
             self._last = now
             rate = done / max(now - self._started, 1e-3)
             of = "" if total is None else f"/{total:,}"
-            self._stream.write(f"{stage}: {done:,}{of} ({rate:,.0f}/s)\n")
+            left = f", {_clock((total - done) / rate)} left" if total and 0 < done < total else ""
+            more = f", {detail}" if detail else ""
+            self._stream.write(f"{stage}: {done:,}{of} ({rate:,.0f}/s{left}){more}\n")
             self._stream.flush()
 
     def note(self, message: str) -> None:
@@ -79,14 +81,19 @@ class _Bar:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def update(self, stage: str, done: int, total: int | None) -> None:
+    def update(self, stage: str, done: int, total: int | None, detail: str = "") -> None:
         if stage != self._stage or self._task is None:
             if self._task is not None:
                 self._progress.remove_task(self._task)
             self._stage, self._started = stage, time.monotonic()
             self._task = self._progress.add_task(stage, total=total, rate="")
         rate = done / max(time.monotonic() - self._started, 1e-3)
-        self._progress.update(self._task, completed=done, total=total, rate=f"{rate:,.0f}/s")
+        self._progress.update(self._task, completed=done, total=total, rate=f"{rate:,.0f}/s {detail}".rstrip())
 
     def note(self, message: str) -> None:
         self._progress.console.print(message, markup=False, highlight=False)
+
+
+def _clock(seconds: float) -> str:
+    minutes, left = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{left:02}"

@@ -20,7 +20,7 @@ LAYERS = (
     {"mimicit.cli"},
     {"mimicit.commands"},
     {"mimicit.pipeline", "mimicit.loading", "mimicit.inspecting", "mimicit.exporting", "mimicit.terminal"}
-    | {"mimicit.viewing"},
+    | {"mimicit.annotating", "mimicit.viewing"},
     {"mimicit.shards", "mimicit.context", "mimicit.embedding", "mimicit.sources", "mimicit.media"},
     {"mimicit.placeholders"},
     {"mimicit.prompt", "mimicit.schema"},

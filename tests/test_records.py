@@ -51,7 +51,7 @@ def test_dataclass_fields_are_the_schema_s_properties() -> None:
 
 
 def test_every_schema_is_shipped_and_closed() -> None:
-    assert names() == ("checkpoint", "manifest", "mixture", "reject", "sample")
+    assert names() == ("checkpoint", "manifest", "mixture", "recipe", "reject", "sample")
     for name in names():
         assert schema(name)["additionalProperties"] is False
 

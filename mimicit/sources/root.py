@@ -117,6 +117,11 @@ class Root:
         return self._scanned is not None
 
     @property
+    def allowed(self) -> tuple[Path, ...]:
+        """The folders outside that links may lead to, as they really are."""
+        return self._allowed
+
+    @property
     def names(self) -> FileNames:
         """The names of all files that `walk` lists, to be looked through; made when it is asked for first."""
         if self._names is None:

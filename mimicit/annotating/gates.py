@@ -1,0 +1,167 @@
+"""What a pair must be to be kept; each gate is a reason code, and a pair falls at the first that it does not pass.
+
+Gates of one pair look at its text, its record and the recipe. Two look across pairs: one that nearly repeats a pair of
+the same record, and answers that many records share. Both take pairs in the order of the records, so the result does
+not depend on the order of answers. A hostile text is only ever a text: nothing here interprets it.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from mimicit.annotating.answers import Pair
+from mimicit.annotating.language import wrong_language
+from mimicit.annotating.recipe import GateOptions, Recipe
+from mimicit.annotating.records import Record
+from mimicit.errors import RejectedError
+from mimicit.sources.text import checked_text
+
+__all__ = ["PAIR_REASONS", "Alike", "fault_of_pair", "is_refusal", "repeats_in_record"]
+
+PAIR_REASONS: Final = {
+    "empty": "no instruction, no answer, or fewer words than asked for",
+    "control_characters": "characters that no text has",
+    "special_token": "a token of the prompt, such as <image>",
+    "too_long": "an answer of more words than asked for",
+    "refusal": "the model declines",
+    "gives_away": "speaks of captions, notes or itself",
+    "picture_number": "speaks of a picture that is not there",
+    "repeats_question": "the answer says the question again",
+    "repeats_caption": "the answer is a caption again",
+    "wrong_language": "another language than asked for",
+    "bad_choice": "the answer is none of the choices, or a choice stands twice",
+    "duplicate": "nearly another pair of the same record",
+    "too_alike": "an answer that too many records share",
+    "too_many": "more pairs than asked for",
+    "judged": "a score of the judge below the least",
+}
+_REFUSAL: Final = re.compile(
+    r"^\W*(?:i'?m sorry|sorry,|i am sorry|i apologi[sz]e|i can(?:no|')t (?:help|assist|answer|see|view|provide|comply)"
+    r"|i can not|i am unable|i'?m unable|unfortunately, i)",
+    re.IGNORECASE,
+)
+_ORDINALS: Final = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+_NUMBERED: Final = re.compile(r"\b(?:picture|image|photo)s?\s+(?:no\.?\s*|number\s+|#\s*)?(\d{1,3})\b", re.IGNORECASE)
+_ORDINAL: Final = re.compile(rf"\b({'|'.join(_ORDINALS)})\s+(?:picture|image|photo)\b", re.IGNORECASE)
+_WORD: Final = re.compile(r"\w+")
+_SAME: Final = 0.9  # of the runs of words of two texts
+_SAME_PAIR: Final = 0.8
+_RUN: Final = 3  # words
+_SKETCH: Final = 4  # least hashes that two nearly equal answers share
+_LEAST_SHARED: Final = 6  # words; shorter answers may well be those of many
+
+
+def fault_of_pair(pair: Pair, record: Record, recipe: Recipe, language: str) -> tuple[str, str] | None:
+    """(reason, detail) where ``pair`` is not to be kept for what it says itself."""
+    gates = recipe.gates
+    try:
+        for name, text in (("instruction", pair.instruction), ("answer", pair.answer)):
+            if _has_controls(text):
+                return "control_characters", f"the {name} holds a control character"
+            checked_text(text, name)
+        for choice in pair.choices:
+            checked_text(choice, "a choice")
+    except RejectedError as error:
+        known = error.reason if error.reason in PAIR_REASONS else "control_characters"
+        return known, error.detail
+    words = len(_WORD.findall(pair.answer))
+    if not _WORD.search(pair.instruction) or words < (1 if pair.choices else gates.min_words):
+        return "empty", f"an answer of {words} words; the least is {gates.min_words}"
+    if words > gates.max_words:
+        return "too_long", f"an answer of {words:,} words; the most is {gates.max_words:,}"
+    if is_refusal(pair.answer):
+        return "refusal", pair.answer[:100]
+    return _gives_away(pair, record, gates) or _repeats(pair, record, gates) or _of_form(pair, language, gates)
+
+
+def is_refusal(text: str) -> bool:
+    """Whether ``text`` begins as a model that declines does."""
+    return bool(_REFUSAL.match(text.replace("’", "'")))
+
+
+def repeats_in_record(pair: Pair, before: Sequence[Pair]) -> bool:
+    """Whether ``pair`` nearly says what one of the same record says."""
+    return any(
+        _likeness(pair.instruction, other.instruction) >= _SAME_PAIR
+        and _likeness(pair.answer, other.answer) >= _SAME_PAIR
+        for other in before
+    ) or any(_plain(pair.instruction) == _plain(other.instruction) for other in before)
+
+
+class Alike:
+    """Counts answers of the set that are nearly the same. Memory: some 100 bytes for each that is not."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._counts: Counter[int] = Counter()
+
+    def is_too_much(self, answer: str) -> bool:
+        """Count ``answer``; whether as many were like it before as may be."""
+        words = _plain(answer)
+        if not self._most or len(words) < _LEAST_SHARED:
+            return False
+        least = sorted(zlib.crc32(" ".join(run).encode()) for run in set(_runs(words)))[:_SKETCH]
+        sketch = hash(tuple(least))  # of numbers: the same in every process
+        self._counts[sketch] += 1
+        return self._counts[sketch] > self._most
+
+
+def _gives_away(pair: Pair, record: Record, gates: GateOptions) -> tuple[str, str] | None:
+    said = f"{pair.instruction}\n{pair.answer}".casefold()
+    known = "\n".join((*record.captions, *(text for both in record.pairs for text in both))).casefold()
+    for phrase in gates.forbidden:
+        plain = phrase.casefold()
+        if re.search(rf"(?<!\w){re.escape(plain)}(?!\w)", said) and plain not in known:
+            return "gives_away", f"says {phrase!r}"
+    named = [int(number) for number in _NUMBERED.findall(said)]
+    named += [_ORDINALS.index(word.lower()) + 1 for word in _ORDINAL.findall(said)]
+    pictures = len(record.media)
+    if record.media and all(ref.kind == "image" for ref in record.media) and max(named, default=0) > pictures:
+        return "picture_number", f"speaks of picture {max(named)} of {pictures}"
+    return None
+
+
+def _repeats(pair: Pair, record: Record, gates: GateOptions) -> tuple[str, str] | None:
+    if _likeness(pair.answer, pair.instruction) >= _SAME:
+        return "repeats_question", pair.answer[:100]
+    if not gates.may_repeat and not pair.choices:
+        for caption in record.captions:
+            if len(_WORD.findall(caption)) > 1 and _likeness(pair.answer, caption) >= _SAME:
+                return "repeats_caption", caption[:100]
+    return None
+
+
+def _of_form(pair: Pair, language: str, gates: GateOptions) -> tuple[str, str] | None:
+    if pair.choices:
+        plain = [" ".join(_plain(choice)) or choice for choice in pair.choices]
+        if pair.answer not in pair.choices:
+            return "bad_choice", f"the answer {pair.answer[:80]!r} is none of the choices"
+        if len(pair.choices) < 2 or len(set(plain)) < len(plain):
+            return "bad_choice", "there are fewer than two choices" if len(plain) < 2 else "a choice stands twice"
+    if gates.check_language and (seems := wrong_language(f"{pair.instruction} {pair.answer}", language)):
+        return "wrong_language", f"{seems}, not {language}"
+    return None
+
+
+def _has_controls(text: str) -> bool:
+    return any(unicodedata.category(letter) in ("Cc", "Cs") and letter not in "\n\t" for letter in text)
+
+
+def _plain(text: str) -> list[str]:
+    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+
+
+def _runs(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    run = min(_RUN, len(words))
+    return (tuple(words[place : place + run]) for place in range(len(words) - run + 1))
+
+
+def _likeness(one: str, other: str) -> float:
+    """How much of the runs of words of both texts they share, 0 to 1 (Jaccard)."""
+    first, second = (set(_runs(_plain(text))) for text in (one, other))
+    return len(first & second) / len(first | second) if first and second else 0.0

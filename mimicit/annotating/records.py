@@ -1,0 +1,251 @@
+"""What is known of each picture, set of pictures or clip under ``--src``: the records that a model is asked about.
+
+The importers of ``mimicit build`` give single triplets; here those that show the same media are one record: five
+captions of a picture are asked about once. Pictures and clips that no triplet shows are records without words, and so
+are texts without pictures. The triplets wait in a SQLite file, so memory does not grow with their number; the order is
+that of the first triplet of each record, then the loose files by their paths.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from mimicit.annotating.facts import Box, Moment, boxes_of, moments_beside, moments_of
+from mimicit.annotating.places import ref_from_json, ref_to_json
+from mimicit.errors import SourceError
+from mimicit.schema import canonical_json, null_for_nan
+from mimicit.sources import SOURCES, detect
+from mimicit.sources.base import InFile, Locator, MediaRef, Named, Picture, RawTriplet, Reject, SourceSpec
+from mimicit.sources.captions import caption_instruction
+from mimicit.sources.media_names import named_kind
+from mimicit.sources.root import Root
+
+__all__ = ["Dropped", "Record", "RecordTable"]
+
+_LOOSE: Final = "media"  # what the source of loose files is called
+_BATCH: Final = 5_000
+_MOST_TRIPLETS: Final = 200  # of one record that the model is told
+_TABLES: Final = """
+PRAGMA journal_mode = OFF;
+PRAGMA synchronous = OFF;
+CREATE TABLE triplet(seq INTEGER PRIMARY KEY, source INTEGER, key TEXT, body BLOB);
+CREATE TABLE picture(source INTEGER, id TEXT, locator TEXT, PRIMARY KEY(source, id)) WITHOUT ROWID;
+CREATE TABLE shown(path TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE id(id TEXT PRIMARY KEY) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One thing to ask about; ``id`` is unique in the run, ``place`` says where its first triplet stands.
+
+    ``captions`` say what the media show, ``pairs`` are questions with answers that exist already, in their order.
+    ``meta`` are the free fields of its first triplet.
+    """
+
+    id: str
+    source: str
+    place: str
+    media: tuple[MediaRef, ...]
+    captions: tuple[str, ...] = ()
+    pairs: tuple[tuple[str, str], ...] = ()
+    boxes: tuple[Box, ...] = ()
+    moments: tuple[Moment, ...] = ()
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """What of the input became no record: the fields of `Reject`, or a record that names what is not there."""
+
+    reason: str
+    id: str
+    place: str
+    detail: str
+
+
+class RecordTable:
+    """The records under ``root``, read once into the new file ``table``.
+
+    ``triplets`` is how many records of the input were imported, and ``dropped`` what of them was not.
+    """
+
+    def __init__(self, root: Root, table: Path, *, format: str | None = None) -> None:
+        self._root = root
+        self._format = format
+        self.triplets = 0
+        self.dropped: list[Dropped] = []
+        self.notes: list[str] = []
+        table.unlink(missing_ok=True)
+        self._db = sqlite3.connect(table, isolation_level=None)
+        self._db.executescript(_TABLES)
+        self._sources: tuple[SourceSpec, ...] = ()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def fill(self, on_progress: Callable[[str, int], None]) -> int:
+        """Read everything; the number of records. `SourceError` where a source is unreadable, or there is nothing."""
+        detection = detect(self._root, format=self._format)
+        self._sources = detection.sources
+        links = self._root.links_advice(detection.skipped)
+        self.notes += [links] if links else []
+        for number, spec in enumerate(self._sources):
+            self.notes.append(f"{spec.name}: {spec.format} ({spec.why})")
+            self._read(number, spec, on_progress)
+        self._db.execute("CREATE INDEX by_key ON triplet(source, key)")
+        self._add_loose_files()
+        (count,) = self._db.execute("SELECT count(*) FROM (SELECT 1 FROM triplet GROUP BY source, key)").fetchone()
+        if not count and not self.dropped:
+            hint = f"; {links}" if links else ""
+            raise SourceError(f"{self._root.folder}: nothing to ask about; put pictures, clips or captions there{hint}")
+        return int(count)
+
+    def records(self) -> Iterator[Record | Dropped]:
+        """All records in their order, each time the same; a `Dropped` in place of one whose pictures are not there."""
+        self._db.execute("DELETE FROM id")
+        rows = self._db.execute(
+            "SELECT triplet.source, triplet.key, triplet.body FROM triplet JOIN"
+            " (SELECT source, key, min(seq) AS first FROM triplet GROUP BY source, key) AS head"
+            " ON head.source = triplet.source AND head.key = triplet.key ORDER BY head.first, triplet.seq"
+        )
+        now: tuple[int, str] | None = None
+        bodies: list[dict[str, Any]] = []
+        for source, key, body in rows:
+            if now is not None and (source, key) != now:
+                yield self._record(now[0], bodies)
+                bodies = []
+            now = (source, key)
+            bodies.append(orjson.loads(body))
+        if now is not None:
+            yield self._record(now[0], bodies)
+
+    def _read(self, number: int, spec: SourceSpec, on_progress: Callable[[str, int], None]) -> None:
+        db, known = self._db, 0
+        db.execute("BEGIN")
+        for item in SOURCES[spec.format].read(spec, self._root):
+            match item:
+                case RawTriplet(parts=()):
+                    self._add(number, item)
+                case RawTriplet():
+                    self.triplets += 1
+                    detail = "a web document with pictures between its texts; annotate asks about pictures and clips"
+                    self.dropped.append(Dropped("document", item.id, item.place, detail))
+                case Picture():
+                    place = orjson.dumps(ref_to_json(MediaRef(kind="image", parts=(item.locator,), origin=item.id)))
+                    db.execute("INSERT OR IGNORE INTO picture VALUES (?, ?, ?)", (number, item.id, place))
+                    self._note_shown((item.locator,))
+                case Reject(scope="record", reason="missing_sidecar"):
+                    pass  # a picture without words: it is asked about all the same
+                case Reject(scope="record"):
+                    self.triplets += 1
+                    self.dropped.append(Dropped(item.reason, item.id, item.locator, item.detail))
+            known += 1
+            if known % _BATCH == 0:
+                db.execute("COMMIT")
+                db.execute("BEGIN")
+                on_progress(f"import {spec.name}", known)
+        db.execute("COMMIT")
+        on_progress(f"import {spec.name}", known)
+
+    def _add(self, source: int, triplet: RawTriplet) -> None:
+        self.triplets += 1
+        refs = [ref_to_json(ref) for ref in triplet.media]
+        key = canonical_json(refs).decode() if refs else f"text {triplet.id}"
+        is_caption = bool(refs) and triplet.instruction == caption_instruction(triplet.id, triplet.media)
+        body = {
+            "id": triplet.id,
+            "place": triplet.place,
+            "media": refs,
+            "question": None if is_caption else triplet.instruction,
+            "answer": triplet.answer,
+            "meta": null_for_nan(dict(triplet.meta)),
+        }
+        self._db.execute("INSERT INTO triplet(source, key, body) VALUES (?, ?, ?)", (source, key, orjson.dumps(body)))
+        self._note_shown(part for ref in triplet.media for part in ref.parts)
+
+    def _note_shown(self, parts: Iterable[Locator]) -> None:
+        paths = ((part.path,) for part in parts if isinstance(part, InFile))
+        self._db.executemany("INSERT OR IGNORE INTO shown VALUES (?)", paths)
+
+    def _add_loose_files(self) -> None:
+        """Enter the pictures and clips that no triplet shows and no source keeps its records in."""
+        self._db.execute("BEGIN")
+        number = len(self._sources)
+        for path in sorted(path for path, _ in self._root.walk() if named_kind(path)):
+            if self._db.execute("SELECT 1 FROM shown WHERE path = ?", (path,)).fetchone() is None:
+                ref = MediaRef(kind=named_kind(path) or "image", parts=(InFile(path),), origin=path)
+                body = {"id": path, "place": path, "media": [ref_to_json(ref)], "question": None, "answer": None}
+                row = (number, path, orjson.dumps({**body, "meta": {}}))
+                self._db.execute("INSERT INTO triplet(source, key, body) VALUES (?, ?, ?)", row)
+        self._db.execute("COMMIT")
+
+    def _record(self, source: int, bodies: list[dict[str, Any]]) -> Record | Dropped:
+        head = bodies[0]
+        name = self._sources[source].name if source < len(self._sources) else _LOOSE
+        id = self._unique(f"{name}/{head['id']}")
+        media = []
+        for value in head["media"]:
+            ref = self._resolved(source, ref_from_json(value))
+            if isinstance(ref, str):
+                detail = f"picture {ref!r} is in none of the picture files of this source"
+                return Dropped("dangling_reference", id, head["place"], detail)
+            media.append(ref)
+        known = bodies[:_MOST_TRIPLETS]
+        captions = (body["answer"] for body in known if body["question"] is None and body["answer"])
+        return Record(
+            id=id,
+            source=name,
+            place=head["place"],
+            media=tuple(media),
+            captions=tuple(dict.fromkeys(captions)),
+            pairs=tuple((body["question"], body["answer"]) for body in known if body["question"] is not None),
+            boxes=tuple(dict.fromkeys(box for body in known for box in boxes_of(body["meta"]))),
+            moments=tuple(
+                dict.fromkeys(
+                    moment
+                    for body in known
+                    for moment in moments_of(body["meta"], body["answer"] if body["question"] is None else None)
+                )
+            )
+            or moments_beside(self._root, media),
+            meta=head["meta"],
+        )
+
+    def _unique(self, id: str) -> str:
+        """``id``, or with a number behind it where an earlier record has it."""
+        written, number = id, 1
+        while self._db.execute("INSERT OR IGNORE INTO id VALUES (?)", (written,)).rowcount == 0:
+            number += 1
+            written = f"{id}~{number}"
+        return written
+
+    def _resolved(self, source: int, ref: MediaRef) -> MediaRef | str:
+        """``ref`` with ids of pictures replaced by where they lie; the first id that no picture has."""
+        parts: list[Locator] = []
+        for part in ref.parts:
+            if isinstance(part, Named):
+                rows = (
+                    self._db.execute("SELECT locator FROM picture WHERE source = ? AND id = ?", (source, id)).fetchone()
+                    for id in part.ids
+                )
+                found = next(filter(None, rows), None)
+                if found is None:
+                    return str(part.ids[0])
+                parts += ref_from_json(orjson.loads(found[0])).parts
+            else:
+                parts.append(part)
+        return MediaRef(
+            kind=ref.kind,
+            parts=tuple(parts),
+            origin=ref.origin,
+            timestamps_s=ref.timestamps_s,
+            duration_s=ref.duration_s,
+        )

@@ -1,0 +1,303 @@
+"""``mimicit annotate``: records, requests, answers, pairs, manifest.
+
+Each run goes through all records again and asks what the store does not know; there is no other state. So a run that
+was killed goes on, one that is finished asks nothing and writes the same bytes, and one with a changed recipe asks only
+what changed. Memory: what is asked at once, a hash for each answer, and some bytes for each record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol
+
+from mimicit.annotating.asking import Asker, NotAskedError, Outcome, Send, outcome_of
+from mimicit.annotating.client import ModelClient
+from mimicit.annotating.limits import Breaker, Budget, BudgetReachedError, Cost, Pace, Prices
+from mimicit.annotating.pictures import Pictures
+from mimicit.annotating.recipe import Recipe
+from mimicit.annotating.records import Dropped, RecordTable
+from mimicit.annotating.store import Answer, Store
+from mimicit.annotating.wording import Job, request_of, unfit
+from mimicit.annotating.writing import Counts, Outcomes, settle, write_manifest
+from mimicit.errors import AnnotateError, RejectedError, UsageError
+from mimicit.shards.folders import make_folder
+from mimicit.sources.root import Root
+
+__all__ = ["WORK_NAME", "Limits", "Progress", "Server", "Summary", "Work", "annotate"]
+
+WORK_NAME: Final = ".annotate"
+_STORE_NAME: Final = "answers"
+_FAILURES: Final = 20  # requests in a row
+_UPDATE_S: Final = 0.2
+
+
+class Progress(Protocol):
+    """Receives the state of the running stage; ``detail`` is more about it."""
+
+    def update(self, stage: str, done: int, total: int | None, detail: str = "") -> None:
+        """``done`` of ``total`` units of ``stage`` are finished."""
+
+    def note(self, message: str) -> None:
+        """One line worth telling."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """Which model is asked, and where; the ``key`` is shown to nobody else."""
+
+    model: str
+    base_url: str
+    key: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How fast and for how much is asked; None: no limit. Nothing of it shapes a pair."""
+
+    concurrency: int = 16
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    budget_tokens: int | None = None
+    budget_usd: float | None = None
+    prices: Prices = field(default_factory=Prices)
+    timeout_s: float = 120.0
+    retries: int = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What a run did: ``asked`` requests were sent (attempts), ``spent`` is all that the store has cost so far.
+
+    ``stopped`` says why some records were not asked about, where that is so.
+    """
+
+    counts: Counts
+    triplets: int
+    dropped_input: int
+    asked: int
+    spent: Cost
+    spent_usd: float
+    stopped: str = ""
+
+
+class Work:
+    """The folder ``out`` while a run holds it: the store, the records under ``src`` and the jobs they give.
+
+    Use as a context manager. With a ``limit``, only so many records are taken.
+    """
+
+    def __init__(
+        self, src: Path, out: Path, recipe: Recipe, *, root: Root, limit: int | None, format: str | None
+    ) -> None:
+        real_src, real_out = src.resolve(), out.resolve()
+        if real_out == real_src or real_out.is_relative_to(real_src) or real_src.is_relative_to(real_out):
+            raise UsageError(f"--out {out}: must lie beside --src, neither in it nor around it")
+        if out.exists() and not out.is_dir():
+            raise UsageError(f"--out {out}: is a file; give it a folder")
+        self.out, self.recipe, self.root = out, recipe, root
+        self._limit = limit
+        self.folder = out / WORK_NAME
+        out.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
+        self.store = Store(self.folder / _STORE_NAME)
+        self._table = RecordTable(root, self.folder / "records.tmp", format=format)
+        self.records = 0
+
+    def __enter__(self) -> Work:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._table.close()
+        self.store.close()
+        for name in ("records.tmp", "outcomes.tmp", "settled.tmp"):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def read(self, progress: Progress) -> int:
+        """Read the records; the number of jobs."""
+        if self.store.cut_bytes:
+            progress.note(f"{self.store.path}: {self.store.cut_bytes:,} bytes of an unfinished line were cut off")
+        count = self._table.fill(lambda stage, done: progress.update(stage, done, None))
+        for note in self._table.notes:
+            progress.note(note)
+        self.records = count if self._limit is None else min(count, self._limit)
+        return self.records * len(self.recipe.languages)
+
+    @property
+    def triplets(self) -> int:
+        """How many records of the input there were."""
+        return self._table.triplets
+
+    @property
+    def dropped_input(self) -> list[Dropped]:
+        """Those of them that no record was made of."""
+        return self._table.dropped
+
+    def jobs(self) -> Iterator[tuple[str, Job | Dropped]]:
+        """(id, job) in order, or what is wrong with its record."""
+        languages = self.recipe.languages
+        for place, record in zip(range(self.records), self._table.records(), strict=False):
+            for number, language in enumerate(languages, place * len(languages)):
+                if isinstance(record, Dropped):
+                    yield record.id, record
+                else:
+                    job = Job(number=number, record=record, language=language)
+                    yield job.id, job
+
+
+def annotate(work: Work, server: Server, limits: Limits, progress: Progress) -> Summary:
+    """Ask about everything in ``work``, and write the manifest.
+
+    Where the budget is spent, what was not asked about is rejected for that. `AnnotateError` where the run cannot go
+    on: what was answered is kept, and the same command goes on from there.
+    """
+    total = work.read(progress)
+    store = work.store
+    spent = Cost(store.input_tokens, store.output_tokens)
+    outcomes, settled = (Outcomes(work.folder / name) for name in ("outcomes.tmp", "settled.tmp"))
+    try:
+        stopped, asked = asyncio.run(_ask_all(work, server, limits, progress, outcomes, total, spent))
+        counts = settle(outcomes, work.recipe, settled)
+        progress.update("write", 0, 1)
+        write_manifest(
+            work.out,
+            work.root,
+            work.recipe,
+            server.model,
+            lambda: ((id, None if isinstance(job, Dropped) else job) for id, job in work.jobs()),
+            settled,
+            work.dropped_input,
+        )
+        progress.update("write", 1, 1)
+    except OSError as error:
+        place, why = error.filename or work.out, error.strerror or str(error)
+        raise AnnotateError(f"{place}: {why}; mend this and run the same command again to go on") from error
+    finally:
+        outcomes.close()
+        settled.close()
+    return Summary(
+        counts=counts,
+        triplets=work.triplets,
+        dropped_input=len(work.dropped_input),
+        asked=asked,
+        spent=Cost(store.input_tokens, store.output_tokens),
+        spent_usd=limits.prices.of(store.input_tokens, store.output_tokens),
+        stopped=stopped,
+    )
+
+
+async def _ask_all(
+    work: Work, server: Server, limits: Limits, progress: Progress, outcomes: Outcomes, total: int, spent: Cost
+) -> tuple[str, int]:
+    """Fill ``outcomes``; why some were not asked about, and the number of attempts."""
+    budget = Budget(limits.budget_tokens, limits.budget_usd, limits.prices, spent)
+    client = ModelClient(
+        server.base_url,
+        server.key,
+        concurrency=limits.concurrency,
+        timeout_s=limits.timeout_s,
+        retries=limits.retries,
+        pace=Pace(limits.requests_per_minute, limits.tokens_per_minute),
+        budget=budget,
+        breaker=Breaker(_FAILURES),
+    )
+    async with client:
+        run = _Run(work, server.model, client.ask, outcomes, limits.concurrency)
+
+        def tell() -> None:
+            cost = f", {budget.spent_usd:.2f} USD" if limits.prices != Prices() else ""
+            progress.update("ask", run.done, total, f"{run.pairs:,} pairs, {budget.spent.tokens:,} tokens{cost}")
+
+        await run.all(tell)
+    return run.stopped, client.attempts
+
+
+class _Run:
+    """All jobs of ``work``, so many at once."""
+
+    def __init__(self, work: Work, model: str, send: Send, outcomes: Outcomes, concurrency: int) -> None:
+        self._work, self._model, self._send, self._outcomes = work, model, send, outcomes
+        self._ask = Asker(work.store, self._sent)
+        self._slots = asyncio.Semaphore(2 * concurrency)  # those that wait for a picture take no connection
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._error: BaseException | None = None
+        self._pictures = Pictures(work.root, size=work.recipe.size, frames=work.recipe.frames)
+        self.done = self.pairs = 0
+        self.stopped = ""
+
+    async def all(self, tell: Callable[[], None]) -> None:
+        """Return when every job has its outcome; raises what ends the run, after what was asked has been answered."""
+        loop = asyncio.get_running_loop()
+        with suppress(NotImplementedError, RuntimeError, ValueError):
+            loop.add_signal_handler(signal.SIGINT, self._interrupted)
+        told = 0.0
+        try:
+            for number, (_, job) in enumerate(self._work.jobs()):
+                await self._slots.acquire()
+                if self._error is not None:
+                    break
+                task = asyncio.create_task(self._one(number, job))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+                if time.monotonic() - told > _UPDATE_S:
+                    told = time.monotonic()
+                    tell()
+            while self._tasks:
+                await asyncio.wait(self._tasks, timeout=_UPDATE_S)
+                tell()
+        finally:
+            self._pictures.close()
+            with suppress(NotImplementedError, RuntimeError, ValueError):
+                loop.remove_signal_handler(signal.SIGINT)
+        tell()
+        if self._error is not None:
+            raise self._error
+
+    async def _one(self, number: int, job: Job | Dropped) -> None:
+        try:
+            outcome = await self._outcome(job)
+            self._outcomes.add(number, outcome)
+            self.pairs += len(outcome.pairs)
+        except BaseException as error:
+            self._error = self._error or error
+        finally:
+            self.done += 1
+            self._slots.release()
+
+    async def _outcome(self, job: Job | Dropped) -> Outcome:
+        if isinstance(job, Dropped):
+            return Outcome(reason=job.reason, detail=f"{job.place}: {job.detail}")
+        recipe = self._work.recipe
+        why = unfit(job.record, recipe)
+        if why:
+            return Outcome(reason="unfit", detail=why)
+        try:
+            if self.stopped and recipe.pictures == "send":
+                raise NotAskedError  # without the pains of decoding
+            pictures = await self._pictures.of(job.record.media) if recipe.pictures == "send" else ()
+            body = request_of(job, recipe, self._model, pictures)
+            return await outcome_of(job, body, recipe, self._ask)
+        except RejectedError as error:
+            return Outcome(reason=error.reason, detail=error.detail)
+        except NotAskedError:
+            return Outcome(reason="not_asked", detail=self.stopped)
+
+    async def _sent(self, body: bytes) -> Answer:
+        if self._error is not None or self.stopped:
+            raise NotAskedError
+        try:
+            return await self._send(body)
+        except BudgetReachedError as error:
+            self.stopped = str(error)
+            raise NotAskedError from None
+
+    def _interrupted(self) -> None:
+        self._error = self._error or AnnotateError(
+            "interrupted; what was answered is kept, and the same command goes on from there"
+        )
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)  # the second time, at once

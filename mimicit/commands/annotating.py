@@ -1,0 +1,154 @@
+"""``mimicit annotate``: from pictures, captions and clips to instruction–answer pairs, by any language model."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mimicit.commands.output import EXIT_FAILED, print_json
+from mimicit.errors import UsageError
+
+if TYPE_CHECKING:
+    from mimicit.annotating.run import Summary
+
+__all__ = ["annotate"]
+
+
+@click.command()
+@click.option("--src", type=click.Path(path_type=Path), required=True, help="Folder with the raw data, as for build.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the manifest and the answers.")
+@click.option("--recipe", required=True, metavar="NAME|FILE", help="A recipe that comes along, or your own TOML file.")
+@click.option("--model", required=True, help="Name of the model, as the server knows it.")
+@click.option(
+    "--base-url",
+    envvar="OPENAI_BASE_URL",
+    default="https://api.openai.com/v1",
+    show_default=True,
+    help="Of any server that speaks the OpenAI protocol.",
+)
+@click.option(
+    "--key-env", default="OPENAI_API_KEY", show_default=True, help="Environment variable that holds the server's key."
+)
+@click.option(
+    "--answers", type=click.Choice(["json", "text"]), help="Ask for JSON by a schema, or for Question:/Answer: lines."
+)
+@click.option("--limit", type=click.IntRange(min=1), help="Take the first so many records only.")
+@click.option("--format", "format_", default=None, help="Read every text and table file as this format.")
+@click.option("--follow-links", is_flag=True, help="Read what symbolic links lead to, in --src or --allow-root.")
+@click.option("--allow-root", multiple=True, metavar="FOLDER", help="Folder outside --src that links may lead to.")
+@click.option("--concurrency", type=click.IntRange(1, 4096), default=16, show_default=True, help="Requests at once.")
+@click.option("--requests-per-minute", type=click.FloatRange(min=0, min_open=True), help="Requests sent, at most.")
+@click.option("--tokens-per-minute", type=click.FloatRange(min=0, min_open=True), help="Tokens both ways, at most.")
+@click.option("--budget-tokens", type=click.IntRange(min=1), help="Stop before all answers kept cost more tokens.")
+@click.option("--budget-usd", type=click.FloatRange(min=0, min_open=True), help="Stop before they cost more dollars.")
+@click.option("--price-in", type=click.FloatRange(min=0), default=0.0, help="US dollars a million tokens sent.")
+@click.option("--price-out", type=click.FloatRange(min=0), default=0.0, help="US dollars a million tokens answered.")
+@click.option("--timeout", type=click.FloatRange(min=0.1), default=120.0, show_default=True, help="Seconds an attempt.")
+@click.option("--retries", type=click.IntRange(0, 100), default=6, show_default=True, help="Attempts after the first.")
+@click.option("--dry-run", is_flag=True, help="Ask nothing; print the first request and what all would cost.")
+@click.option("--json", "as_json", is_flag=True, help="Print what came of it for programs.")
+def annotate(
+    src: Path,
+    out: Path,
+    recipe: str,
+    model: str,
+    base_url: str,
+    key_env: str,
+    answers: str | None,
+    limit: int | None,
+    format_: str | None,
+    follow_links: bool,
+    allow_root: tuple[str, ...],
+    concurrency: int,
+    requests_per_minute: float | None,
+    tokens_per_minute: float | None,
+    budget_tokens: int | None,
+    budget_usd: float | None,
+    price_in: float,
+    price_out: float,
+    timeout: float,
+    retries: int,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Let a language model write instructions and answers about raw pictures, clips and captions.
+
+    \b
+    mimicit annotate --src raw/ --out written/ --recipe detail --model NAME --dry-run
+    mimicit annotate --src raw/ --out written/ --recipe detail --model NAME --base-url http://localhost:8000/v1
+    mimicit build --src written/ --config written/mimicit.toml --out shards/
+
+    Every answer is kept in --out before anything else is done with it: whatever ends a run, the same command goes on,
+    and asks nothing twice. The key of the server is read from the environment.
+    """
+    from mimicit.annotating.client import checked_base_url
+    from mimicit.annotating.limits import Prices
+    from mimicit.annotating.recipe import read_recipe
+    from mimicit.annotating.run import Limits, Server, Work
+    from mimicit.annotating.run import annotate as run
+    from mimicit.sources.root import Root
+    from mimicit.terminal import progress_display
+
+    if allow_root and not follow_links:
+        raise UsageError("--allow-root goes with --follow-links")
+    if budget_usd is not None and not price_in and not price_out:
+        raise UsageError("--budget-usd needs the prices: add --price-in and --price-out, in dollars a million tokens")
+    written = read_recipe(recipe, answers=answers)  # type: ignore[arg-type]
+    server = Server(model=model, base_url=checked_base_url(base_url), key=os.environ.get(key_env, ""))
+    limits = Limits(
+        concurrency=concurrency,
+        requests_per_minute=requests_per_minute,
+        tokens_per_minute=tokens_per_minute,
+        budget_tokens=budget_tokens,
+        budget_usd=budget_usd,
+        prices=Prices(price_in, price_out),
+        timeout_s=timeout,
+        retries=retries,
+    )
+    root = Root(src, exclude=(out,), follow_links=follow_links, allow=tuple(map(Path, allow_root)))
+    with (
+        progress_display() as progress,
+        Work(src, out, written, root=root, limit=limit, format=format_) as work,
+    ):
+        summary = run(work, server, limits, progress)
+    _print(summary, out, as_json)
+
+
+def _print(summary: Summary, out: Path, as_json: bool) -> None:
+    counts = summary.counts
+    if as_json:
+        print_json(
+            {
+                "records": counts.jobs,
+                "written": counts.written,
+                "rejected": counts.rejected,
+                "reasons": dict(sorted(counts.reasons.items())),
+                "pairs": counts.pairs,
+                "kept": counts.kept,
+                "dropped": counts.dropped,
+                "pair_reasons": dict(sorted(counts.pair_reasons.items())),
+                "input": {"triplets": summary.triplets, "rejected": summary.dropped_input},
+                "requests": summary.asked,
+                "tokens": {"input": summary.spent.input_tokens, "output": summary.spent.output_tokens},
+                "usd": round(summary.spent_usd, 6),
+                "stopped": summary.stopped,
+            }
+        )
+    else:
+        click.echo(f"records: {counts.jobs:,} asked about = {counts.written:,} written + {counts.rejected:,} rejected")
+        for reason, count in counts.reasons.most_common():
+            click.echo(f"  {reason}: {count:,}")
+        click.echo(f"pairs: {counts.pairs:,} = {counts.kept:,} kept + {counts.dropped:,} dropped")
+        for reason, count in counts.pair_reasons.most_common():
+            click.echo(f"  {reason}: {count:,}")
+        cost = f", {summary.spent_usd:.2f} USD" if summary.spent_usd else ""
+        click.echo(f"requests sent: {summary.asked:,}; spent so far: {summary.spent.tokens:,} tokens{cost}")
+        if counts.kept:
+            click.echo(f"next: mimicit build --src {out} --config {out}/mimicit.toml --out shards/")
+    if summary.stopped:
+        click.echo(f"mimicit: {summary.stopped}; the same command with a larger one goes on from there", err=True)
+    if summary.stopped or not counts.kept:
+        raise SystemExit(EXIT_FAILED)
