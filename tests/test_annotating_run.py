@@ -296,3 +296,17 @@ def test_misuse_is_named(raw: Path, recipe: Path, tmp_path: Path) -> None:
     assert (
         "nothing to ask about" in annotate(tmp_path / "bare", tmp_path / "out", Path("detail"), server, code=1)["error"]
     )
+
+
+def test_a_dry_run_shows_a_request_and_asks_nobody(raw: Path, recipe: Path, tmp_path: Path) -> None:
+    with model_server() as server:
+        annotate(raw, tmp_path / "out", recipe, server, "--limit", "3")
+        asked_for = ("--dry-run", "--price-in", "1", "--price-out", "10")
+        found = annotate(raw, tmp_path / "out", recipe, server, *asked_for)
+        assert len(server.requests) == 3
+        annotate(raw, tmp_path / "out", recipe, server, "--limit", "4")
+    assert (found["records"], found["answered"], found["requests"]) == (12, 3, 9)
+    assert json.loads(found["request"]) == server.requests[3]
+    assert found["tokens"]["output"] == 900 and found["usd"] == pytest.approx(
+        (found["tokens"]["input"] + 9000) / 1e6, abs=1e-6
+    )

@@ -42,6 +42,12 @@ def test_options_are_pinned() -> None:
         if isinstance(command, click.Command)
     }
     assert options == {
+        "annotate": [
+            "--allow-root", "--answers", "--base-url", "--budget-tokens", "--budget-usd", "--concurrency", "--dry-run",
+            "--follow-links", "--format", "--json", "--key-env", "--limit", "--model", "--out", "--price-in",
+            "--price-out", "--recipe", "--requests-per-minute", "--retries", "--src", "--timeout",
+            "--tokens-per-minute",
+        ],
         "build": [
             "--allow-root", "--allow-same-answer", "--allow-same-media", "--config", "--context", "--dedupe",
             "--embedding-cache", "--engine", "--follow-links", "--format", "--frames", "--image-embedder",

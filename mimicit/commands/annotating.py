@@ -12,6 +12,8 @@ from mimicit.commands.output import EXIT_FAILED, print_json
 from mimicit.errors import UsageError
 
 if TYPE_CHECKING:
+    from mimicit.annotating.limits import Prices
+    from mimicit.annotating.preview import Preview
     from mimicit.annotating.run import Summary
 
 __all__ = ["annotate"]
@@ -86,6 +88,7 @@ def annotate(
     """
     from mimicit.annotating.client import checked_base_url
     from mimicit.annotating.limits import Prices
+    from mimicit.annotating.preview import preview
     from mimicit.annotating.recipe import read_recipe
     from mimicit.annotating.run import Limits, Server, Work
     from mimicit.annotating.run import annotate as run
@@ -113,6 +116,9 @@ def annotate(
         progress_display() as progress,
         Work(src, out, written, root=root, limit=limit, format=format_) as work,
     ):
+        if dry_run:
+            _print_preview(preview(work, model, progress), limits.prices, as_json)
+            return
         summary = run(work, server, limits, progress)
     _print(summary, out, as_json)
 
@@ -152,3 +158,22 @@ def _print(summary: Summary, out: Path, as_json: bool) -> None:
         click.echo(f"mimicit: {summary.stopped}; the same command with a larger one goes on from there", err=True)
     if summary.stopped or not counts.kept:
         raise SystemExit(EXIT_FAILED)
+
+
+def _print_preview(found: Preview, prices: Prices, as_json: bool) -> None:
+    usd = prices.of(found.cost.input_tokens, found.cost.output_tokens)
+    if as_json:
+        counts = {"records": found.jobs, "unfit": found.unfit, "answered": found.answered, "requests": found.requests}
+        tokens = {"input": found.cost.input_tokens, "output": found.cost.output_tokens}
+        print_json({**counts, "tokens": tokens, "usd": round(usd, 6), "request": found.request})
+        return
+    click.echo(found.request or "nothing would be asked")
+    click.echo(
+        f"{found.jobs:,} to ask about: {found.answered:,} are answered already, {found.unfit:,} do not fit the recipe;"
+        f" {found.requests:,} requests"
+    )
+    cost = f", {usd:.2f} USD" if usd else ""
+    click.echo(
+        f"about {found.cost.input_tokens:,} tokens sent, and at most {found.cost.output_tokens:,} answered{cost}"
+        " (from the first 200)"
+    )
