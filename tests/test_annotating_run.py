@@ -171,7 +171,7 @@ def test_the_key_is_nowhere(hostile: Any) -> None:
 
 
 def test_a_rerun_asks_what_got_no_answer_and_nothing_else(hostile: Any, raw: Path, tmp_path: Path) -> None:
-    server, out, _ = hostile
+    _, out, _ = hostile
     (tmp_path / "recipe.toml").write_text(RECIPE)
     with model_server() as sane:
         summary = annotate(raw, out, tmp_path / "recipe.toml", sane)
