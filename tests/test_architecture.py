@@ -183,7 +183,7 @@ def _defined(tree: ast.Module) -> set[str]:
     names = set()
     for node in ast.walk(tree):
         match node:
-            case ast.FunctionDef() | ast.ClassDef():
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
                 names.add(node.name)
             case ast.Assign():
                 names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
