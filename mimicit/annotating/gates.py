@@ -19,6 +19,7 @@ from mimicit.annotating.language import wrong_language
 from mimicit.annotating.recipe import GateOptions, Recipe
 from mimicit.annotating.records import Record
 from mimicit.errors import RejectedError
+from mimicit.prompt import SPECIAL_TOKENS
 from mimicit.sources.text import checked_text
 
 __all__ = ["PAIR_REASONS", "Alike", "fault_of_pair", "is_refusal", "repeats_in_record"]
@@ -48,6 +49,7 @@ _REFUSAL: Final = re.compile(
 _ORDINALS: Final = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 _NUMBERED: Final = re.compile(r"\b(?:picture|image|photo)s?\s+(?:no\.?\s*|number\s+|#\s*)?(\d{1,3})\b", re.IGNORECASE)
 _ORDINAL: Final = re.compile(rf"\b({'|'.join(_ORDINALS)})\s+(?:picture|image|photo)\b", re.IGNORECASE)
+_TOKEN: Final = re.compile(r"<\|[^|<>\n]{1,40}\|>|<(?:image|img|video)\b[^<>\n]{0,20}>", re.IGNORECASE)
 _WORD: Final = re.compile(r"\w+")
 _SAME: Final = 0.9  # of the runs of words of two texts
 _SAME_PAIR: Final = 0.8
@@ -64,11 +66,12 @@ def fault_of_pair(pair: Pair, record: Record, recipe: Recipe, language: str) -> 
             if _has_controls(text):
                 return "control_characters", f"the {name} holds a control character"
             checked_text(text, name)
+            if any(token in text for token in SPECIAL_TOKENS) or _TOKEN.search(text):
+                return "special_token", f"the {name} holds a token of a prompt"
         for choice in pair.choices:
             checked_text(choice, "a choice")
     except RejectedError as error:
-        known = error.reason if error.reason in PAIR_REASONS else "control_characters"
-        return known, error.detail
+        return "too_long" if error.reason == "too_long" else "control_characters", error.detail
     words = len(_WORD.findall(pair.answer))
     if not _WORD.search(pair.instruction) or words < (1 if pair.choices else gates.min_words):
         return "empty", f"an answer of {words} words; the least is {gates.min_words}"
