@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
@@ -29,7 +30,7 @@ from mimicit.errors import AnnotateError, RejectedError, UsageError
 from mimicit.shards.folders import make_folder
 from mimicit.sources.root import Root
 
-__all__ = ["WORK_NAME", "Limits", "Progress", "Server", "Summary", "Work", "annotate"]
+__all__ = ["WORK_NAME", "Limits", "Progress", "Server", "Summary", "Work", "annotate", "refusals_named"]
 
 WORK_NAME: Final = ".annotate"
 _STORE_NAME: Final = "answers"
@@ -150,6 +151,21 @@ class Work:
                     yield job.id, job
 
 
+@contextmanager
+def refusals_named(out: Path) -> Iterator[None]:
+    """Turn what the system refuses within the block into an `AnnotateError` that names the file, or else ``out``."""
+    try:
+        yield
+    except OSError as error:
+        raise _go_on(error.filename or out, error.strerror or str(error)) from error
+    except sqlite3.OperationalError as error:
+        raise _go_on(out / WORK_NAME, str(error)) from error
+
+
+def _go_on(place: object, why: str) -> AnnotateError:
+    return AnnotateError(f"{place}: {why}; mend this and run the same command again to go on")
+
+
 def annotate(work: Work, server: Server, limits: Limits, progress: Progress) -> Summary:
     """Ask about everything in ``work``, and write the manifest.
 
@@ -159,8 +175,10 @@ def annotate(work: Work, server: Server, limits: Limits, progress: Progress) -> 
     total = work.read(progress)
     store = work.store
     spent = Cost(store.input_tokens, store.output_tokens)
-    outcomes, settled = (Outcomes(work.folder / name) for name in ("outcomes.tmp", "settled.tmp"))
-    try:
+    with (
+        closing(Outcomes(work.folder / "outcomes.tmp")) as outcomes,
+        closing(Outcomes(work.folder / "settled.tmp")) as settled,
+    ):
         stopped, asked = asyncio.run(_ask_all(work, server, limits, progress, outcomes, total, spent))
         counts = settle(outcomes, work.recipe, settled)
         progress.update("write", 0, 1)
@@ -174,12 +192,6 @@ def annotate(work: Work, server: Server, limits: Limits, progress: Progress) -> 
             work.dropped_input,
         )
         progress.update("write", 1, 1)
-    except OSError as error:
-        place, why = error.filename or work.out, error.strerror or str(error)
-        raise AnnotateError(f"{place}: {why}; mend this and run the same command again to go on") from error
-    finally:
-        outcomes.close()
-        settled.close()
     return Summary(
         counts=counts,
         triplets=work.triplets,

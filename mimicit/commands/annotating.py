@@ -90,7 +90,7 @@ def annotate(
     from mimicit.annotating.limits import Prices
     from mimicit.annotating.preview import preview
     from mimicit.annotating.recipe import read_recipe
-    from mimicit.annotating.run import Limits, Server, Work
+    from mimicit.annotating.run import Limits, Server, Work, refusals_named
     from mimicit.annotating.run import annotate as run
     from mimicit.sources.root import Root
     from mimicit.terminal import progress_display
@@ -114,6 +114,7 @@ def annotate(
     root = Root(src, exclude=(out,), follow_links=follow_links, allow=tuple(map(Path, allow_root)))
     with (
         progress_display() as progress,
+        refusals_named(out),
         Work(src, out, written, root=root, limit=limit, format=format_) as work,
     ):
         if dry_run:

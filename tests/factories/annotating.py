@@ -1,7 +1,7 @@
 """A server that speaks the OpenAI protocol by a script, and what it is asked about.
 
-``reply(body, number)`` decides what the server does at the number-th request (from 0): an `Reply`. It runs in this
-process, in a thread; `ModelServer.requests` are the bodies it was sent, and ``answered`` those that it answered whole.
+``reply(body, number)`` decides what the server does at the number-th request (from 0): a `Reply`. It runs in this
+process, in a thread.
 """
 
 from __future__ import annotations
@@ -66,9 +66,9 @@ class ModelServer:
         self.url = ""
         self.reply: Callable[[dict[str, Any], int], Reply] = sound
         self.requests: list[dict[str, Any]] = []
-        self.answered: list[str] = []  # hashes of the bodies
+        self.asked: list[str] = []  # hashes of the bodies
+        self.answered: list[str] = []  # the same, of those that were answered
         self.seen_headers: list[str] = []
-        self.fail_until_closed = threading.Event()
 
 
 @contextmanager
@@ -86,6 +86,7 @@ def model_server() -> Iterator[ModelServer]:
                 raw = await reader.readexactly(length)
                 body, number = json.loads(raw), len(served.requests)
                 served.requests.append(body)
+                served.asked.append(hashlib.sha256(raw).hexdigest())
                 reply = served.reply(body, number)
                 if reply.delay_s:
                     await asyncio.sleep(reply.delay_s)
