@@ -34,7 +34,7 @@ class Quiet:
 def run(raw: Path, out: Path, server: ModelServer) -> int:
     recipe = parse_recipe(RECIPE, "test")
     with refusals_named(out), Work(raw, out, recipe, root=Root(raw), limit=None, format=None) as work:
-        annotate(work, Server(model="m", base_url=server.url, key=KEY), Limits(concurrency=4), Quiet())
+        annotate(work, Server(model="m", base_url=server.url, key=KEY), Limits(concurrency=4), Quiet(), report=False)
     return 0
 
 

@@ -44,6 +44,7 @@ def recipe(tmp_path: Path) -> Path:
 def annotate(raw: Path, out: Path, recipe: Path, server: ModelServer, *more: str, code: int = 0) -> dict[str, Any]:
     words = ["annotate", "--src", str(raw), "--out", str(out), "--recipe", str(recipe), "--model", "m"]
     words += ["--base-url", server.url, "--key-env", "TEST_KEY", "--json", *more]
+    words += ["--no-report"] if "--report" not in more else []
     result = CliRunner().invoke(main, words, env={"TEST_KEY": KEY}, catch_exceptions=False)
     assert result.exit_code == code, result.output
     assert KEY not in result.output
@@ -143,7 +144,7 @@ def hostile(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelS
 
     with model_server() as server:
         server.reply = reply
-        summary = annotate(raw, folder / "out", recipe, server, "--timeout", "0.7", "--retries", "1")
+        summary = annotate(raw, folder / "out", recipe, server, "--timeout", "0.7", "--retries", "1", "--report")
     return server, folder / "out", summary
 
 
@@ -257,14 +258,18 @@ def test_hostile_answers_end_as_text(tmp_path: Path, recipe: Path) -> None:
 
     with model_server() as server:
         server.reply = reply
-        summary = annotate(raw, tmp_path / "out", recipe, server)
+        summary = annotate(raw, tmp_path / "out", recipe, server, "--report")
     assert summary["pair_reasons"] == {"control_characters": 1, "special_token": 1}
     assert summary["reasons"] == {"no_pair_left": 2, "unreadable": 1}  # half a pair is no JSON
     answers = [row["answer"] for row in rows(tmp_path / "out")]
     assert answers == [said[0], said[3]]
     assert sorted(path.name for path in (tmp_path / "out").iterdir() if not path.name.startswith(".")) == [
-        "manifest.jsonl", "media", "mimicit.toml", "rejects.jsonl",
+        "manifest.jsonl", "media", "mimicit.toml", "rejects.jsonl", "report.html",
     ]  # fmt: skip
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page and "<script" not in page
+    assert page.count("<img src=") == 5 and 'src="data:image/jpeg;base64,' in page
+    assert "control_characters" in page and "special_token" in page and "by m" in page
 
 
 def test_equal_requests_are_paid_once(tmp_path: Path, recipe: Path) -> None:

@@ -45,7 +45,7 @@ def test_options_are_pinned() -> None:
         "annotate": [
             "--allow-root", "--answers", "--base-url", "--budget-tokens", "--budget-usd", "--concurrency", "--dry-run",
             "--follow-links", "--format", "--json", "--key-env", "--limit", "--model", "--out", "--price-in",
-            "--price-out", "--recipe", "--requests-per-minute", "--retries", "--src", "--timeout",
+            "--price-out", "--recipe", "--report", "--requests-per-minute", "--retries", "--src", "--timeout",
             "--tokens-per-minute",
         ],
         "build": [

@@ -18,9 +18,22 @@ from mimicit.annotating.recipe import Recipe
 from mimicit.annotating.store import Answer, Store, request_hash
 from mimicit.annotating.wording import Job, asked_again, wanted_pairs
 
-__all__ = ["Asker", "Dropped", "NotAskedError", "Outcome", "outcome_of"]
+__all__ = ["RECORD_REASONS", "Asker", "Dropped", "NotAskedError", "Outcome", "outcome_of"]
 
 Send = Callable[[bytes], Awaitable[Answer]]
+
+RECORD_REASONS: Final = {
+    "unfit": "the recipe does not ask about such records",
+    "no_answer": "the server gave none, in all attempts",
+    "refused_request": "the server refused this request",
+    "not_asked": "the budget was spent before",
+    "refusal": "the model declined",
+    "unreadable": "not in the form asked for, also when asked again",
+    "cut_off": "the answer reached max_tokens and cannot be read",
+    "too_long": "a record or an answer too large to be used",
+    "no_pair_left": "no pair passed the gates",
+}
+"""Why a record has no pair, beside the reasons for which a build rejects records and pictures."""
 
 _CUT_OFF: Final = "length"
 

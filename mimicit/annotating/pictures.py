@@ -30,10 +30,10 @@ _WORKERS: Final = min(4, os.cpu_count() or 1)
 
 
 class Pictures:
-    """Encodes media beneath ``root``; processes start with the first."""
+    """Encodes media beneath ``root``; ``workers`` processes start with the first."""
 
-    def __init__(self, root: Root, *, size: int, frames: int) -> None:
-        self._root = root
+    def __init__(self, root: Root, *, size: int, frames: int, workers: int = _WORKERS) -> None:
+        self._root, self._workers = root, workers
         self._options = MediaOptions(size=size, frames=frames)
         self._pool: ProcessPoolExecutor | None = None
         self._alone = asyncio.Lock()
@@ -52,7 +52,7 @@ class Pictures:
             self._pool.shutdown(cancel_futures=True)
 
     async def _encoded(self, ref: MediaRef) -> EncodedMedia:
-        pool = self._pool = self._pool or _new_pool(_WORKERS)
+        pool = self._pool = self._pool or _new_pool(self._workers)
         task = (self._root, ref, self._options)
         try:
             return await asyncio.get_running_loop().run_in_executor(pool, _encode, *task)

@@ -23,10 +23,12 @@ from mimicit.annotating.limits import Breaker, Budget, BudgetReachedError, Cost,
 from mimicit.annotating.pictures import Pictures
 from mimicit.annotating.recipe import Recipe
 from mimicit.annotating.records import Dropped, RecordTable
+from mimicit.annotating.report import report_html
 from mimicit.annotating.store import Answer, Store
 from mimicit.annotating.wording import Job, request_of, unfit
 from mimicit.annotating.writing import Counts, Outcomes, settle, write_manifest
 from mimicit.errors import AnnotateError, RejectedError, UsageError
+from mimicit.shards.files import write_atomically
 from mimicit.shards.folders import make_folder
 from mimicit.sources.root import Root
 
@@ -150,6 +152,10 @@ class Work:
                     job = Job(number=number, record=record, language=language)
                     yield job.id, job
 
+    def sound_jobs(self) -> Iterator[tuple[str, Job | None]]:
+        """As `jobs`, with None for those whose record could not be made."""
+        return ((id, None if isinstance(job, Dropped) else job) for id, job in self.jobs())
+
 
 @contextmanager
 def refusals_named(out: Path) -> Iterator[None]:
@@ -166,8 +172,8 @@ def _go_on(place: object, why: str) -> AnnotateError:
     return AnnotateError(f"{place}: {why}; mend this and run the same command again to go on")
 
 
-def annotate(work: Work, server: Server, limits: Limits, progress: Progress) -> Summary:
-    """Ask about everything in ``work``, and write the manifest.
+def annotate(work: Work, server: Server, limits: Limits, progress: Progress, *, report: bool = True) -> Summary:
+    """Ask about everything in ``work``, and write the manifest and, with ``report``, ``report.html``.
 
     Where the budget is spent, what was not asked about is rejected for that. `AnnotateError` where the run cannot go
     on: what was answered is kept, and the same command goes on from there.
@@ -182,15 +188,18 @@ def annotate(work: Work, server: Server, limits: Limits, progress: Progress) -> 
         stopped, asked = asyncio.run(_ask_all(work, server, limits, progress, outcomes, total, spent))
         counts = settle(outcomes, work.recipe, settled)
         progress.update("write", 0, 1)
-        write_manifest(
-            work.out,
-            work.root,
-            work.recipe,
-            server.model,
-            lambda: ((id, None if isinstance(job, Dropped) else job) for id, job in work.jobs()),
-            settled,
-            work.dropped_input,
-        )
+        write_manifest(work.out, work.root, work.recipe, server.model, work.sound_jobs, settled, work.dropped_input)
+        if report:
+            page = report_html(
+                counts,
+                work.sound_jobs(),
+                settled,
+                root=work.root,
+                recipe=work.recipe,
+                model=server.model,
+                tokens=store.input_tokens + store.output_tokens,
+            )
+            write_atomically(work.out / "report.html", [page.encode()])
         progress.update("write", 1, 1)
     return Summary(
         counts=counts,

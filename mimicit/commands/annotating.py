@@ -51,6 +51,7 @@ __all__ = ["annotate"]
 @click.option("--timeout", type=click.FloatRange(min=0.1), default=120.0, show_default=True, help="Seconds an attempt.")
 @click.option("--retries", type=click.IntRange(0, 100), default=6, show_default=True, help="Attempts after the first.")
 @click.option("--dry-run", is_flag=True, help="Ask nothing; print the first request and what all would cost.")
+@click.option("--report/--no-report", default=True, show_default=True, help="Write report.html with examples.")
 @click.option("--json", "as_json", is_flag=True, help="Print what came of it for programs.")
 def annotate(
     src: Path,
@@ -74,6 +75,7 @@ def annotate(
     timeout: float,
     retries: int,
     dry_run: bool,
+    report: bool,
     as_json: bool,
 ) -> None:
     """Let a language model write instructions and answers about raw pictures, clips and captions.
@@ -120,7 +122,7 @@ def annotate(
         if dry_run:
             _print_preview(preview(work, model, progress), limits.prices, as_json)
             return
-        summary = run(work, server, limits, progress)
+        summary = run(work, server, limits, progress, report=report)
     _print(summary, out, as_json)
 
 
