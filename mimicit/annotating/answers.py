@@ -22,6 +22,7 @@ _THOUGHTS: Final = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)  # of model
 _FENCE: Final = re.compile(r"\A```(?:json)?\s*\n(.*)\n\s*```\Z", re.DOTALL)
 _LABEL: Final = re.compile(r"^\s*(?:\d{1,3}[.)]\s*)?\**(question|answer)\**\s*(?:\d{1,3})?\s*:\**\s*", re.IGNORECASE)
 _CHOICE: Final = re.compile(r"^\s*\(?([A-J])[.):]\s*(\S.*)$")
+_LETTER: Final = re.compile(r"^\(?([A-J])(?:[.):]|\s*$)")
 _LETTERS: Final = "ABCDEFGHIJ"
 _MOST_PAIRS: Final = 200
 
@@ -140,8 +141,8 @@ def _pair(question: str, answer: str, form: Form) -> Pair:
             asked.append(line)
     if list(choices) != list(_LETTERS[: len(choices)]) or len(choices) < 2:
         raise UnreadableError("a question needs choices, a line each: A) ..., B) ...")
-    letter = answer[:2].strip("().: ").upper() if answer else ""
-    said = choices.get(letter, answer) if len(answer) < 3 or answer[1] in ").:" else answer
+    letter = _LETTER.match(answer)
+    said = choices.get(letter[1], answer) if letter else answer
     return Pair("\n".join(asked).strip(), said, tuple(choices.values()))
 
 

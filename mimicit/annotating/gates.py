@@ -62,14 +62,13 @@ def fault_of_pair(pair: Pair, record: Record, recipe: Recipe, language: str) -> 
     """(reason, detail) where ``pair`` is not to be kept for what it says itself."""
     gates = recipe.gates
     try:
-        for name, text in (("instruction", pair.instruction), ("answer", pair.answer)):
+        named = [("instruction", pair.instruction), ("answer", pair.answer)]
+        for name, text in [*named, *(("choice", choice) for choice in pair.choices)]:
             if _has_controls(text):
                 return "control_characters", f"the {name} holds a control character"
             checked_text(text, name)
             if any(token in text for token in SPECIAL_TOKENS) or _TOKEN.search(text):
                 return "special_token", f"the {name} holds a token of a prompt"
-        for choice in pair.choices:
-            checked_text(choice, "a choice")
     except RejectedError as error:
         return "too_long" if error.reason == "too_long" else "control_characters", error.detail
     words = len(_WORD.findall(pair.answer))
