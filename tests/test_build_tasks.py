@@ -13,7 +13,7 @@ from mimicit.errors import BuildError, ChangedInputError, UsageError
 from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.pipeline.config import SourceOptions
 from mimicit.pipeline.engines.local import LocalEngine
-from mimicit.pipeline.engines.scheduler import Handover, Share, config_from_json
+from mimicit.pipeline.engines.scheduler import Share, WaitingStage, config_from_json
 from mimicit.pipeline.engines.tasks import build_in_tasks, build_share, publish_tasks
 from mimicit.pipeline.progress import Silent
 from mimicit.pipeline.run import BuildResult
@@ -42,15 +42,15 @@ def whole(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def prepare(raw: Path, out: Path, config: BuildConfig = CONFIG, count: int = COUNT) -> BuildResult | Handover:
+def prepare(raw: Path, out: Path, config: BuildConfig = CONFIG, count: int = COUNT) -> BuildResult | WaitingStage:
     return build_in_tasks(raw, out, config, count, Here(), Silent())
 
 
-def share(raw: Path, out: Path, index: int, config: BuildConfig = CONFIG, count: int = COUNT) -> Handover:
+def share(raw: Path, out: Path, index: int, config: BuildConfig = CONFIG, count: int = COUNT) -> WaitingStage:
     return build_share(raw, out, config, Share(index=index, count=count), Here(), Silent())
 
 
-def publish(out: Path) -> BuildResult | Handover:
+def publish(out: Path) -> BuildResult | WaitingStage:
     return publish_tasks(out, Here(), Silent())
 
 
@@ -60,12 +60,12 @@ def test_tasks_in_any_order_make_the_same_folder(raw: Path, tmp_path: Path, dedu
     build_shards(raw, tmp_path / "whole", config, engine=Here())
     out = tmp_path / "out"
     waits = prepare(raw, out, config)
-    assert isinstance(waits, Handover) and (waits.stage, waits.count) == ("encode", COUNT)
+    assert isinstance(waits, WaitingStage) and (waits.stage, waits.count) == ("encode", COUNT)
     assert waits.units > COUNT
     for index in (2, 0, 1, 1):  # the last one again, which does nothing
         assert share(raw, out, index, config).stage == "encode"
     waits = publish(out)
-    assert isinstance(waits, Handover) and waits.stage == "pack"
+    assert isinstance(waits, WaitingStage) and waits.stage == "pack"
     for index in (1, 2, 0):
         assert share(raw, out, index, config).stage == "pack"
     assert isinstance(publish(out), BuildResult)

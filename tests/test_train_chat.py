@@ -26,11 +26,11 @@ class Listener:
     def __init__(self) -> None:
         self.heard: list[Sample] = []
 
-    def answer(self, sample: Sample, hand_over: Callable[[str], None]) -> str:
+    def answer(self, sample: Sample, wait_for_tasks: Callable[[str], None]) -> str:
         self.heard.append(sample)
         text = f"answer {len(self.heard)}"
-        hand_over(text[:3])
-        hand_over(text[3:])
+        wait_for_tasks(text[:3])
+        wait_for_tasks(text[3:])
         return text
 
 

@@ -14,7 +14,7 @@ from mimicit.commands.output import print_json
 from mimicit.errors import BuildError, SourceError, UsageError
 
 if TYPE_CHECKING:
-    from mimicit.pipeline.engines.scheduler import Handover, Share
+    from mimicit.pipeline.engines.scheduler import Share, WaitingStage
     from mimicit.pipeline.run import BuildResult
 
 __all__ = ["build", "publish"]
@@ -193,7 +193,7 @@ def build(
         if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
     }
 
-    def build_here(src: Path, out: Path) -> BuildResult | Handover:
+    def build_here(src: Path, out: Path) -> BuildResult | WaitingStage:
         beside = src / MIXTURE_NAME
         mixture = config_path or (beside if os.path.isfile(beside) and not os.path.islink(beside) else None)
         chosen = read_mixture(mixture) if mixture else {}
@@ -283,7 +283,7 @@ def publish(out: str, workers: int, embedding_cache: Path | None, as_json: bool)
     _print_outcome(outcome, out, as_json)
 
 
-def _print_outcome(outcome: BuildResult | Handover, out: str, as_json: bool, share: Share | None = None) -> None:
+def _print_outcome(outcome: BuildResult | WaitingStage, out: str, as_json: bool, share: Share | None = None) -> None:
     from dataclasses import asdict
 
     from mimicit.pipeline.remote_files import is_remote, local_path

@@ -17,7 +17,7 @@ from mimicit.errors import BuildError, ChangedInputError, CorruptShardError
 from mimicit.pipeline.config import BuildConfig, without_limits
 from mimicit.pipeline.disk import remove_scratch
 from mimicit.pipeline.mixture import MIXTURE_NAME
-from mimicit.pipeline.previous import FORMER_NAME, set_aside
+from mimicit.pipeline.previous import PREVIOUS_NAME, set_aside
 from mimicit.pipeline.progress import Progress
 from mimicit.pipeline.retry import GIVEN_UP, has_reason
 from mimicit.pipeline.stages.publish import BESIDE_SHARDS, REJECTS_NAME
@@ -31,9 +31,9 @@ __all__ = [
     "begin_or_continue",
     "check_options",
     "finished_manifest",
-    "former_rejects",
     "held",
     "input_root",
+    "previous_rejects",
     "remove_work",
 ]
 
@@ -121,7 +121,7 @@ def finished_manifest(out: Path, state: dict[str, Any], *, overwrite: bool) -> d
     return None
 
 
-def former_rejects(out: Path, state: dict[str, Any]) -> bytes | None:
+def previous_rejects(out: Path, state: dict[str, Any]) -> bytes | None:
     """The table of rejects of a finished folder of this configuration, if a build may find less to reject now.
 
     That is so where the input is another, and where a medium was given up for the time or memory that it took, or
@@ -234,7 +234,7 @@ def _clear(out: Path) -> None:
     temporary = [path for path in out.glob(".*.tmp") if path.name != SCAN_NAME]
     for path in [*out.glob("shard-*.tar"), *(out / name for name in BESIDE_SHARDS), *temporary]:
         path.unlink(missing_ok=True)
-    empty_folder(work, keep=(FORMER_NAME,))
+    empty_folder(work, keep=(PREVIOUS_NAME,))
 
 
 def remove_work(work: Path) -> None:

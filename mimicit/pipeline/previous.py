@@ -39,18 +39,18 @@ from mimicit.shards.manifest import MANIFEST_NAME, read_manifest
 from mimicit.sources.scanned import ScannedFiles
 
 __all__ = [
-    "FORMER_NAME",
+    "PREVIOUS_NAME",
     "REUSED_NAME",
-    "FormerShard",
+    "PreviousShard",
     "adopt_shard",
-    "damaged_former_shards",
-    "former_index",
-    "former_shards",
+    "damaged_previous_shards",
+    "previous_index",
+    "previous_shards",
     "reuse_media",
     "set_aside",
 ]
 
-FORMER_NAME: Final = "former"
+PREVIOUS_NAME: Final = "previous"
 REUSED_NAME: Final = "reused.arrow"
 _BATCH: Final = 2_000
 _STORED: Final = pa.schema(
@@ -92,8 +92,8 @@ ORDER BY number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FormerShard:
-    """A shard that was set aside: its file, and its entry in the former manifest."""
+class PreviousShard:
+    """A shard that was set aside: its file, and its entry in the previous manifest."""
 
     path: Path
     info: Mapping[str, Any]
@@ -101,31 +101,31 @@ class FormerShard:
 
 def set_aside(out: Path, work: Path) -> None:
     """Move the finished folder ``out``, if it is one, into the work folder; may be killed and called again."""
-    former = work / FORMER_NAME
+    previous = work / PREVIOUS_NAME
     if (out / MANIFEST_NAME).exists():
-        remove_folder(former)
-        former.mkdir()
-        os.replace(out / MANIFEST_NAME, former / MANIFEST_NAME)
+        remove_folder(previous)
+        previous.mkdir()
+        os.replace(out / MANIFEST_NAME, previous / MANIFEST_NAME)
         sync_folder(out)
-        sync_folder(former)
-    if not (former / MANIFEST_NAME).exists():
+        sync_folder(previous)
+    if not (previous / MANIFEST_NAME).exists():
         return
     for path in [*out.glob("shard-*.tar"), out / INDEX_NAME, out / MEDIA_NAME]:
-        if path.exists() and not (former / path.name).exists():
-            os.replace(path, former / path.name)
+        if path.exists() and not (previous / path.name).exists():
+            os.replace(path, previous / path.name)
 
 
-def former_shards(work: Path, *, dedupe: bool) -> dict[str, FormerShard]:
+def previous_shards(work: Path, *, dedupe: bool) -> dict[str, PreviousShard]:
     """The shards that were set aside and can stand in this version's folders of that layout, by what they hold."""
-    folder = work / FORMER_NAME
+    folder = work / PREVIOUS_NAME
     manifest = _manifest(folder)
     if manifest is None or manifest["config"]["dedupe"] != dedupe:
         return {}
-    return {shard["content"]: FormerShard(path=folder / shard["name"], info=shard) for shard in manifest["shards"]}
+    return {shard["content"]: PreviousShard(path=folder / shard["name"], info=shard) for shard in manifest["shards"]}
 
 
-def adopt_shard(shard: FormerShard, path: Path, temporary: Path) -> bool:
-    """Give a former shard the name ``path`` as well, if it still has its checksum; where links fail, copy it."""
+def adopt_shard(shard: PreviousShard, path: Path, temporary: Path) -> bool:
+    """Give a previous shard the name ``path`` as well, if it still has its checksum; where links fail, copy it."""
     if not _is_sound((shard.path, shard.info["sha256"])):
         return False
     temporary.unlink(missing_ok=True)
@@ -138,15 +138,15 @@ def adopt_shard(shard: FormerShard, path: Path, temporary: Path) -> bool:
     return True
 
 
-def former_index(work: Path, shard: FormerShard) -> pa.Table:
-    """The rows of ``shard`` in the former index."""
-    path = work / FORMER_NAME / INDEX_NAME
+def previous_index(work: Path, shard: PreviousShard) -> pa.Table:
+    """The rows of ``shard`` in the previous index."""
+    path = work / PREVIOUS_NAME / INDEX_NAME
     return pq.read_table(path, filters=pc.field("shard") == shard.info["name"])
 
 
 def reuse_media(work: Path, scanned: ScannedFiles, config: BuildConfig, engine: Engine, progress: Progress) -> None:
-    """Write down, once, which media lie encoded in the former shards; the others stay to be encoded."""
-    folder = work / FORMER_NAME
+    """Write down, once, which media lie encoded in the previous shards; the others stay to be encoded."""
+    folder = work / PREVIOUS_NAME
     manifest = _manifest(folder)
     if (work / REUSED_NAME).exists() or manifest is None or not _encodes_alike(manifest, config):
         return
@@ -165,16 +165,16 @@ def reuse_media(work: Path, scanned: ScannedFiles, config: BuildConfig, engine: 
     progress.note(f"{reused} media are taken from the shards that are there")
 
 
-def damaged_former_shards(work: Path, names: Iterable[str], engine: Engine, progress: Progress) -> list[Path]:
-    """Those of the former shards ``names``, relative to the work folder, that have lost their checksum."""
-    folder = work / FORMER_NAME
+def damaged_previous_shards(work: Path, names: Iterable[str], engine: Engine, progress: Progress) -> list[Path]:
+    """Those of the previous shards ``names``, relative to the work folder, that have lost their checksum."""
+    folder = work / PREVIOUS_NAME
     manifest = _manifest(folder)
     sound = frozenset() if manifest is None else _sound_shards(folder, manifest, engine, progress)
     return [work / name for name in names if Path(name).name not in sound]
 
 
 def _manifest(folder: Path) -> dict[str, Any] | None:
-    """The former manifest, if this version can use the folder."""
+    """The previous manifest, if this version can use the folder."""
     try:
         manifest = read_manifest(folder)
     except ShardError:
@@ -195,7 +195,7 @@ def _encodes_alike(manifest: Mapping[str, Any], config: BuildConfig) -> bool:
 def _sound_shards(folder: Path, manifest: Mapping[str, Any], engine: Engine, progress: Progress) -> frozenset[str]:
     """The names of the shards that still have their checksum."""
     tasks = [(folder / shard["name"], shard["sha256"]) for shard in manifest["shards"]]
-    results = engine.run(_is_sound, tasks, label="check former shards", progress=progress, total=len(tasks))
+    results = engine.run(_is_sound, tasks, label="check previous shards", progress=progress, total=len(tasks))
     return frozenset(path.name for (path, _), sound in results if sound)
 
 
@@ -222,13 +222,13 @@ def _stored_media(folder: Path, sound: frozenset[str]) -> Iterator[tuple[Any, ..
             for media in value["media"]:
                 stop = start + len(media["files"])
                 checksums = canonical_json(media["sha256"]).decode()
-                yield place, checksums, f"{FORMER_NAME}/{row['shard']}", offsets[start:stop]
+                yield place, checksums, f"{PREVIOUS_NAME}/{row['shard']}", offsets[start:stop]
                 start = stop
                 place += 1
 
 
 def _described(path: Path, scanned: ScannedFiles) -> Iterator[tuple[Any, ...]]:
-    """What the former table says of the media whose input is unchanged; and the checksums of their files."""
+    """What the previous table says of the media whose input is unchanged; and the checksums of their files."""
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=_BATCH):
             for row in batch.to_pylist():

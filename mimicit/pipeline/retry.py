@@ -2,8 +2,8 @@
 
 They may be since the input was mended, or since a decoder that had crashed or taken too long was tried again.
 
-The folder itself is built anew, so it ends with the bytes of a fresh build; only this count needs the past. The former
-table of rejects waits in the work folder until the records have been read again.
+The folder itself is built anew, so it ends with the bytes of a fresh build; only this count needs the past. The rejects
+that were there wait in the work folder until the records have been read again.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from mimicit.pipeline.tables import MERGED_NAME, TRIPLETS_NAME
 from mimicit.shards.files import write_atomically
 from mimicit.sources.base import SourceSpec
 
-__all__ = ["GIVEN_UP", "Retried", "count_retried", "has_reason", "keep_former_rejects"]
+__all__ = ["GIVEN_UP", "Retried", "count_retried", "has_reason", "keep_previous_rejects"]
 
 GIVEN_UP: Final = frozenset(("decoder_died", "timeout", "too_much_memory"))
 """The reasons of rejects that another attempt may do without, though the input is the same."""
 
-_FORMER_NAME: Final = "former-rejects.parquet"
-_FORMER: Final = pa.schema([("source", pa.int32()), ("id", pa.large_string()), ("place", pa.large_string())])
+_PREVIOUS_NAME: Final = "previous-rejects.parquet"
+_PREVIOUS: Final = pa.schema([("source", pa.int32()), ("id", pa.large_string()), ("place", pa.large_string())])
 _TABLES: Final = """
-CREATE TABLE former(source INTEGER, id VARCHAR, place VARCHAR);
+CREATE TABLE previous(source INTEGER, id VARCHAR, place VARCHAR);
 CREATE TABLE kept(source INTEGER, id VARCHAR, place VARCHAR);
 """
 # A record without an id (a line that was no JSON) is known again by its place.
 _COUNT_MENDED: Final = """
-SELECT count(*) FROM former
+SELECT count(*) FROM previous
 ANTI JOIN (SELECT source, id, locator AS place FROM rejects WHERE scope = 'record') AS rejected
     USING (source, id, place)
 WHERE CASE WHEN id = '' THEN (source, place) IN (SELECT (source, place) FROM kept)
@@ -48,9 +48,9 @@ WHERE CASE WHEN id = '' THEN (source, place) IN (SELECT (source, place) FROM kep
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retried:
-    """``former`` records were rejected by the build before; ``mended`` of them are in now."""
+    """``rejected`` records were rejected by the build before; ``mended`` of them are in now."""
 
-    former: int
+    rejected: int
     mended: int
 
 
@@ -64,27 +64,27 @@ def has_reason(table: bytes, reasons: Collection[str]) -> bool:
         return False
 
 
-def keep_former_rejects(work: Path, table: bytes) -> None:
+def keep_previous_rejects(work: Path, table: bytes) -> None:
     """Keep the ``rejects.parquet`` of an earlier build for `count_retried`."""
-    write_atomically(work / _FORMER_NAME, [table])
+    write_atomically(work / _PREVIOUS_NAME, [table])
 
 
 def count_retried(work: Path, specs: Sequence[SourceSpec]) -> Retried | None:
     """Compare the rejects of the earlier build, if any were kept, with what is usable now."""
-    path = work / _FORMER_NAME
+    path = work / _PREVIOUS_NAME
     if not path.exists():
         return None
     numbers = {spec.name: number for number, spec in enumerate(specs)}
-    former = 0
+    rejected = 0
     with joins(work) as db, pq.ParquetFile(path) as file:
         db.execute(_TABLES)
         Rejects(db, work, part_rejects(work))  # the table that is asked below
         for batch in file.iter_batches(columns=["scope", "source", "id", "locator"]):
             rows = [row for row in batch.to_pylist() if row["scope"] == "record"]
-            former += len(rows)
+            rejected += len(rows)
             known = [(numbers[row["source"]], row["id"], row["locator"]) for row in rows if row["source"] in numbers]
-            insert(db, "former", batches_of_rows(known, _FORMER))
+            insert(db, "previous", batches_of_rows(known, _PREVIOUS))
         for name in (TRIPLETS_NAME, MERGED_NAME):
             insert(db, "kept", ColumnFile(work / name).table(["source", "id", "place"]).to_batches())
         (counted,) = rows_of(db, _COUNT_MENDED)
-    return Retried(former=former, mended=counted[0])
+    return Retried(rejected=rejected, mended=counted[0])

@@ -20,22 +20,22 @@ from mimicit.media.read_decord import check_decord
 from mimicit.pipeline.config import BuildConfig
 from mimicit.pipeline.disk import reported
 from mimicit.pipeline.engines.local import Engine, LocalEngine
-from mimicit.pipeline.engines.scheduler import Handover, hand_over
+from mimicit.pipeline.engines.scheduler import WaitingStage, wait_for_tasks
 from mimicit.pipeline.joins import joins
 from mimicit.pipeline.output_folder import (
     SCAN_NAME,
     begin_or_continue,
     finished_manifest,
-    former_rejects,
     held,
     input_root,
+    previous_rejects,
     remove_work,
 )
 from mimicit.pipeline.parts import ColumnFile
 from mimicit.pipeline.previous import reuse_media
 from mimicit.pipeline.progress import Progress, Silent
 from mimicit.pipeline.rejects import Rejects
-from mimicit.pipeline.retry import Retried, count_retried, keep_former_rejects
+from mimicit.pipeline.retry import Retried, count_retried, keep_previous_rejects
 from mimicit.pipeline.selection import Selection, select_sources
 from mimicit.pipeline.similarity.options import compares_pictures
 from mimicit.pipeline.similarity.search import find_similar
@@ -63,7 +63,7 @@ from mimicit.sources import detect
 from mimicit.sources.root import Root
 from mimicit.sources.scanned import ScannedFiles
 
-__all__ = ["BuildResult", "Manner", "build_shards", "run_build"]
+__all__ = ["BuildResult", "ExecutionOptions", "build_shards", "run_build"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +79,7 @@ class BuildResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Manner:
+class ExecutionOptions:
     """How a build goes about its work; nothing of it shapes a byte. The first five are those of `build_shards`.
 
     With ``task_count``, the build ends before the next stage that waits for so many tasks.
@@ -110,67 +110,67 @@ def build_shards(
 
     A finished folder of the same input and configuration is left as it is; an interrupted build goes on.
     ``overwrite`` begins anew where input or configuration changed, ``retry_rejects`` where the input alone did (it
-    was mended) and counts the former rejects that are in now; both use again what is still the same. ``keep_going``
+    was mended) and counts the earlier rejects that are in now; both use again what is still the same. ``keep_going``
     leaves out unreadable sources, and ``strict`` refuses input with data that no source uses. ``embedding_cache`` is a
     folder where the vectors of models are kept for other builds.
     Raises `SourceError` (input), `ChangedInputError` and `BuildError` (output folder, disk).
     """
-    manner = Manner(
+    execution = ExecutionOptions(
         overwrite=overwrite,
         retry_rejects=retry_rejects,
         keep_going=keep_going,
         strict=strict,
         embedding_cache=embedding_cache,
     )
-    result = run_build(src, out, config, engine or LocalEngine(os.cpu_count() or 1), progress or Silent(), manner)
+    result = run_build(src, out, config, engine or LocalEngine(os.cpu_count() or 1), progress or Silent(), execution)
     assert isinstance(result, BuildResult)  # only a build in tasks hands over
     return result
 
 
 def run_build(
-    src: Path, out: Path, config: BuildConfig, engine: Engine, progress: Progress, manner: Manner
-) -> BuildResult | Handover:
-    """As `build_shards`, in the given ``manner``."""
+    src: Path, out: Path, config: BuildConfig, engine: Engine, progress: Progress, execution: ExecutionOptions
+) -> BuildResult | WaitingStage:
+    """As `build_shards`, with the given options of ``execution``."""
     root = input_root(src, out, config)
     out = out.absolute()  # workers may have another working folder
     try:
         with reported(out, out / WORK_NAME), held(out):
-            return _build(root, out, config, engine, progress, manner)
+            return _build(root, out, config, engine, progress, execution)
     finally:
         engine.close()
 
 
 def _build(
-    root: Root, out: Path, config: BuildConfig, engine: Engine, progress: Progress, manner: Manner
-) -> BuildResult | Handover:
+    root: Root, out: Path, config: BuildConfig, engine: Engine, progress: Progress, execution: ExecutionOptions
+) -> BuildResult | WaitingStage:
     work = out / WORK_NAME
-    selection = _selected(root, config, progress, strict=manner.strict)
+    selection = _selected(root, config, progress, strict=execution.strict)
     sources = {path for spec in selection.specs for path in (*spec.files, *spec.beside)}
-    scan = scan_input(root, out / SCAN_NAME, sources, engine, progress, keep_going=manner.keep_going)
+    scan = scan_input(root, out / SCAN_NAME, sources, engine, progress, keep_going=execution.keep_going)
     state = {"config": config.to_json(), "input": scan.fingerprint, "mimicit_version": version("mimicit")}
-    former = former_rejects(out, state) if manner.retry_rejects else None
-    finished = finished_manifest(out, state, overwrite=manner.overwrite or former is not None)
+    previous = previous_rejects(out, state) if execution.retry_rejects else None
+    finished = finished_manifest(out, state, overwrite=execution.overwrite or previous is not None)
     if finished is not None:
         (out / SCAN_NAME).unlink()
         remove_work(work)
         return BuildResult(manifest=finished, was_finished=True)
     if config.media.video_reader == "decord":
         check_decord()  # here, before any work, rather than at the first clip
-    begin_or_continue(work, state, progress, overwrite=manner.overwrite)
-    if former is not None:
-        keep_former_rejects(work, former)
+    begin_or_continue(work, state, progress, overwrite=execution.overwrite)
+    if previous is not None:
+        keep_previous_rejects(work, previous)
     scanned = ScannedFiles(out / SCAN_NAME)
     root = root.compared(scanned)  # what is read from here on is what was hashed
     specs, rules = selection.specs, selection.rules
-    task_count = manner.task_count
+    task_count = execution.task_count
     try:
         write_left_out(work, root, selection)
-        import_sources(work, root, specs, rules, engine, progress, keep_going=manner.keep_going)
+        import_sources(work, root, specs, rules, engine, progress, keep_going=execution.keep_going)
         resolve_references(work, specs)
         forget_damaged(work, engine, progress)
         reuse_media(work, scanned, config, engine, progress)
         if task_count is not None and (missing := unfinished_units(work)):
-            return hand_over(work, "encode", missing, count=task_count, src=root.folder, config=config)
+            return wait_for_tasks(work, "encode", missing, count=task_count, src=root.folder, config=config)
         compare = compares_pictures(config.to_json())
         encode_media(root, work, config.media, engine, progress, compare=compare)
         join_media(work)
@@ -179,13 +179,13 @@ def _build(
         _refuse_nothing(work, root)
         link_triplets(work)
         retried = count_retried(work, specs)
-        find_similar(work, rules, config.similar, engine, progress, cache=manner.embedding_cache)
+        find_similar(work, rules, config.similar, engine, progress, cache=execution.embedding_cache)
         choose_contexts(work, rules, config.similar.guards, config.seed, engine, progress)
         progress.update("plan", 0, 1)
         make_plan(work, config)
         progress.update("plan", 1, 1)
         if task_count is not None and (missing := unpacked_shards(work, out)):
-            return hand_over(work, "pack", missing, count=task_count, src=root.folder, config=config)
+            return wait_for_tasks(work, "pack", missing, count=task_count, src=root.folder, config=config)
         shards = pack_shards(work, out, engine, progress, dedupe=config.dedupe)
         progress.update("publish", 0, 1)
         manifest = publish_folder(work, out, config, specs, scan, scanned, shards)

@@ -21,7 +21,7 @@ from mimicit.pipeline.similarity.options import SimilarOptions
 from mimicit.pipeline.stages.filters import FilterConfig
 from mimicit.shards.files import write_atomically
 
-__all__ = ["Handover", "Share", "SharedStage", "config_from_json", "hand_over", "read_handover"]
+__all__ = ["Share", "SharedStage", "WaitingStage", "config_from_json", "read_waiting", "wait_for_tasks"]
 
 SharedStage = Literal["encode", "pack"]
 
@@ -45,7 +45,7 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Handover:
+class WaitingStage:
     """``stage`` waits to be done by ``count`` tasks, in ``units`` units, for the build of ``src`` as ``config``."""
 
     stage: SharedStage
@@ -55,30 +55,32 @@ class Handover:
     config: dict[str, Any]
 
 
-def hand_over(
+def wait_for_tasks(
     work: Path, stage: SharedStage, missing: Sequence[int], *, count: int, src: Path, config: BuildConfig
-) -> Handover:
+) -> WaitingStage:
     """Let ``stage`` wait for the tasks; `BuildError` names those that have left units out, where it waited already.
 
     ``missing`` are the numbers of the units that are to be done.
     """
-    former = read_handover(work) if (work / _NAME).exists() else None
-    if former is not None and (former.stage, former.count) == (stage, count):
+    previous = read_waiting(work) if (work / _NAME).exists() else None
+    if previous is not None and (previous.stage, previous.count) == (stage, count):
         late = sorted({number % count for number in missing})
         which = f"task {late[0]} of {count} has" if len(late) == 1 else f"tasks {_listed(late)} of {count} have"
         raise BuildError(
             f"{work.parent}: {which} not finished ({stage}); run the same mimicit build with --task-count {count}"
             f" --task-index {late[0]}{' and so on' if len(late) > 1 else ''}, then mimicit publish again"
         )
-    handover = Handover(stage=stage, count=count, units=len(missing), src=str(src.absolute()), config=config.to_json())
-    write_atomically(work / _NAME, [orjson.dumps(asdict(handover))])
-    return handover
+    waiting = WaitingStage(
+        stage=stage, count=count, units=len(missing), src=str(src.absolute()), config=config.to_json()
+    )
+    write_atomically(work / _NAME, [orjson.dumps(asdict(waiting))])
+    return waiting
 
 
-def read_handover(work: Path) -> Handover:
+def read_waiting(work: Path) -> WaitingStage:
     """What the tasks of this work folder are to do; `BuildError` where nothing was made ready for them."""
     try:
-        return Handover(**orjson.loads((work / _NAME).read_bytes()))
+        return WaitingStage(**orjson.loads((work / _NAME).read_bytes()))
     except FileNotFoundError:
         raise BuildError(
             f"{work.parent}: nothing is ready for tasks; first run mimicit build with --task-count and no --task-index"

@@ -20,10 +20,10 @@ from mimicit.errors import UsageError
 from mimicit.pipeline.config import BuildConfig
 from mimicit.pipeline.disk import reported
 from mimicit.pipeline.engines.local import Engine
-from mimicit.pipeline.engines.scheduler import Handover, Share, config_from_json, read_handover
+from mimicit.pipeline.engines.scheduler import Share, WaitingStage, config_from_json, read_waiting
 from mimicit.pipeline.output_folder import SCAN_NAME, check_options, held, input_root
 from mimicit.pipeline.progress import Progress
-from mimicit.pipeline.run import BuildResult, Manner, run_build
+from mimicit.pipeline.run import BuildResult, ExecutionOptions, run_build
 from mimicit.pipeline.similarity.options import compares_pictures
 from mimicit.pipeline.stages.encode import encode_share
 from mimicit.pipeline.stages.pack import pack_share
@@ -45,26 +45,26 @@ def build_in_tasks(
     keep_going: bool = False,
     strict: bool = False,
     embedding_cache: Path | None = None,
-) -> BuildResult | Handover:
+) -> BuildResult | WaitingStage:
     """Build up to the next stage that waits for tasks, or to the end; options and errors as in `build_shards`.
 
     `BuildError` names the tasks that have not finished the stage that waits already.
     """
     if task_count < 1:
         raise UsageError(f"--task-count: {task_count} is too small; the least is 1")
-    manner = Manner(
+    execution = ExecutionOptions(
         overwrite=overwrite,
         keep_going=keep_going,
         strict=strict,
         embedding_cache=embedding_cache,
         task_count=task_count,
     )
-    return run_build(src, out, config, engine, progress, manner)
+    return run_build(src, out, config, engine, progress, execution)
 
 
 def build_share(
     src: Path, out: Path, config: BuildConfig, share: Share, engine: Engine, progress: Progress
-) -> Handover:
+) -> WaitingStage:
     """Do one share of the stage that waits; does nothing the second time. Returns what waited.
 
     `BuildError` where nothing waits, `UsageError` where it waits for another number of tasks.
@@ -72,12 +72,12 @@ def build_share(
     out = out.absolute()
     work = out / WORK_NAME
     try:
-        handover = read_handover(work)
-        if handover.count != share.count:
-            raise UsageError(f"--task-count: {share.count}, but {out} was made ready for {handover.count} tasks")
+        waiting = read_waiting(work)
+        if waiting.count != share.count:
+            raise UsageError(f"--task-count: {share.count}, but {out} was made ready for {waiting.count} tasks")
         check_options(work, config)
         with reported(out, work), held(out, shared=True):
-            if handover.stage == "encode":
+            if waiting.stage == "encode":
                 root = input_root(src, out, config).compared(ScannedFiles(out / SCAN_NAME))
                 compare = compares_pictures(config.to_json())
                 encode_share(root, work, config.media, engine, progress, share, compare=compare)
@@ -85,21 +85,21 @@ def build_share(
                 pack_share(work, out, engine, progress, share, dedupe=config.dedupe)
     finally:
         engine.close()
-    return handover
+    return waiting
 
 
 def publish_tasks(
     out: Path, engine: Engine, progress: Progress, *, embedding_cache: Path | None = None
-) -> BuildResult | Handover:
+) -> BuildResult | WaitingStage:
     """Take in what all tasks have done, and go on as `build_in_tasks`, with the input and options it was given."""
     if (out / MANIFEST_NAME).exists():
         return BuildResult(manifest=read_manifest(out), was_finished=True)
-    handover = read_handover(out / WORK_NAME)
+    waiting = read_waiting(out / WORK_NAME)
     return build_in_tasks(
-        Path(handover.src),
+        Path(waiting.src),
         out,
-        config_from_json(handover.config),
-        handover.count,
+        config_from_json(waiting.config),
+        waiting.count,
         engine,
         progress,
         embedding_cache=embedding_cache,

@@ -30,7 +30,7 @@ from mimicit.pipeline.engines.local import Engine, OnDeath, WorkerDiedError, is_
 from mimicit.pipeline.engines.scheduler import Share
 from mimicit.pipeline.joins import insert, joins, ordered
 from mimicit.pipeline.parts import ColumnFile, batches_of_rows, write_columns
-from mimicit.pipeline.previous import FORMER_NAME, REUSED_NAME, damaged_former_shards
+from mimicit.pipeline.previous import PREVIOUS_NAME, REUSED_NAME, damaged_previous_shards
 from mimicit.pipeline.progress import Progress, Silent
 from mimicit.pipeline.stages.blobs import damaged_blobs, writing_blob
 from mimicit.pipeline.stages.references import ref_from_json
@@ -105,11 +105,11 @@ def forget_damaged(work: Path, engine: Engine, progress: Progress) -> None:
         files = ColumnFile(part).table(["file"]).column(0).unique().to_pylist()
         for name in filter(None, files):
             parts_of.setdefault(name, []).append(part)
-    former = [name for name in parts_of if name.startswith(f"{FORMER_NAME}/")]
-    damaged = damaged_former_shards(work, former, engine, progress) if former else []
+    previous = [name for name in parts_of if name.startswith(f"{PREVIOUS_NAME}/")]
+    damaged = damaged_previous_shards(work, previous, engine, progress) if previous else []
     if damaged:
         (work / REUSED_NAME).unlink(missing_ok=True)
-    own = [work / name for name in parts_of if name not in former]
+    own = [work / name for name in parts_of if name not in previous]
     damaged += damaged_blobs(own, engine, progress) if own else []
     if damaged:
         (work / MEDIA_NAME).unlink(missing_ok=True)  # says where they lie
@@ -176,7 +176,7 @@ def _encode_unit(task: _Task) -> list[int]:
 
 def _write_part(task: _Task, rows: Sequence[_Row]) -> list[int]:
     write_columns(_part(task.work, task.unit), ENCODED, batches_of_rows(rows, ENCODED))
-    return [row[0] for row in rows if not (row[_FILE] or "").startswith(f"{FORMER_NAME}/")]
+    return [row[0] for row in rows if not (row[_FILE] or "").startswith(f"{PREVIOUS_NAME}/")]
 
 
 def _encode_numbers(task: _Task) -> list[_Row]:

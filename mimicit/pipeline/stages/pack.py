@@ -21,7 +21,7 @@ from mimicit.pipeline.disk import naming, scratch
 from mimicit.pipeline.engines.local import Engine
 from mimicit.pipeline.engines.scheduler import Share
 from mimicit.pipeline.parts import ColumnFile
-from mimicit.pipeline.previous import FormerShard, adopt_shard, former_index, former_shards
+from mimicit.pipeline.previous import PreviousShard, adopt_shard, previous_index, previous_shards
 from mimicit.pipeline.progress import Progress
 from mimicit.pipeline.stages.plan import PlannedSamples, ShardPlan, planned_shards
 from mimicit.pipeline.stages.stored_media import StoredMedia
@@ -42,7 +42,7 @@ class _Task:
     shard: ShardPlan
     name: str
     dedupe: bool
-    former: FormerShard | None  # of the same content
+    previous: PreviousShard | None  # of the same content
 
 
 def shard_name(number: int, count: int) -> str:
@@ -94,7 +94,7 @@ def _pack_all(
 ) -> None:
     """Pack ``shards``, which are of a plan of ``count``."""
     (work / "index").mkdir(exist_ok=True)
-    former = former_shards(work, dedupe=dedupe)
+    previous = previous_shards(work, dedupe=dedupe)
     tasks = [
         _Task(
             work=work,
@@ -102,7 +102,7 @@ def _pack_all(
             shard=shard,
             name=shard_name(shard.number, count),
             dedupe=dedupe,
-            former=former.get(shard.content),
+            previous=previous.get(shard.content),
         )
         for shard in shards
     ]
@@ -124,17 +124,17 @@ def _shard_info(piece: Path) -> dict[str, Any]:
 
 def _pack_task(task: _Task) -> bool:
     """Make one shard, and its piece of the index; whether it was there before; runs in a worker."""
-    if task.former is not None and _keep(task, task.former):
+    if task.previous is not None and _keep(task, task.previous):
         return True
     _write(task)
     return False
 
 
-def _keep(task: _Task, former: FormerShard) -> bool:
+def _keep(task: _Task, previous: PreviousShard) -> bool:
     """Take over a shard of the same content, if it is still sound."""
-    if not adopt_shard(former, task.out / task.name, scratch(task.work / task.name)):
+    if not adopt_shard(previous, task.out / task.name, scratch(task.work / task.name)):
         return False
-    rows = former_index(task.work, former)
+    rows = previous_index(task.work, previous)
     names = pa.array([task.name] * rows.num_rows, pa.string())
     piece = index_piece(task.work, task.shard.number)
     with (
@@ -142,7 +142,7 @@ def _keep(task: _Task, former: FormerShard) -> bool:
         pq.ParquetWriter(file, INDEX_SCHEMA) as index,
     ):
         index.write_table(rows.set_column(0, "shard", names).cast(INDEX_SCHEMA))
-        index.add_key_value_metadata({_SHARD_INFO: orjson.dumps({**former.info, "name": task.name})})
+        index.add_key_value_metadata({_SHARD_INFO: orjson.dumps({**previous.info, "name": task.name})})
     return True
 
 
