@@ -109,7 +109,7 @@ def test_families_that_would_give_wrong_numbers_are_refused_by_name(family: str)
     config = AutoConfig.for_model(family)
     with torch.device("meta"):
         lm = AutoModelForCausalLM.from_config(config)
-    with pytest.raises(TrainError, match=f"a {family} model cannot be the language model"):
+    with pytest.raises(TrainError, match=f"a model of type {family} cannot be the language model"):
         conditioned(lm)
 
 

@@ -6,7 +6,7 @@ Each family is built from random weights and asked, in a process of its own, for
 those of the plain decoder while the gates are closed, it trains without noise, padding on either side changes nothing,
 packed rows are the same as padded ones, cached answers are those of whole forward passes, and an export gives equal
 logits. What fails is refused by name in `otter_train.model.families`; a row that says anything else is a fault. Takes
-about a quarter of an hour.
+about a quarter of an hour; with ``--rows`` it goes on where it was interrupted.
 """
 
 from __future__ import annotations
@@ -42,14 +42,50 @@ _SIZES: Final[dict[str, Any]] = {
     "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
     "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 40, "global_head_dim": 8,
     "query_pre_attn_scalar": 8, "max_window_layers": 4, "lru_width": 32,
-    "pad_token_id": None, "bos_token_id": None, "eos_token_id": None,
     "index_n_heads": 2, "index_head_dim": 8, "index_topk": 128, "first_k_dense_replace": 1, "n_shared_experts": 1,
 }  # fmt: skip
 """What makes a configuration tiny; each family takes what it knows."""
+_DROPPED: Final = object()
+_SMALL: Final = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+_ROPE: Final = {"rope_type": "default", "rope_theta": 10_000.0}
+_OWN_SIZES: Final[dict[str, dict[str, Any]]] = {
+    "bamba": {"attn_layer_indices": [1, 3]},
+    "blt": {"patcher_config": _SMALL, "encoder_config": _SMALL | {"hidden_size_global": 32}, "global_config": _SMALL,
+            "decoder_config": _SMALL | {"hidden_size_global": 32}, "encoder_hash_byte_group_vocab": 64,
+            "encoder_hash_byte_group_size": [3]},
+    "cohere_compass": {"layer_types": ["sliding_attention", "full_attention"] * 2,
+                       "rope_parameters": dict.fromkeys(("sliding_attention", "full_attention"), _ROPE)},
+    "dbrx": {"attn_config": {"kv_n_heads": 2, "clip_qkv": 8, "rope_theta": 10_000.0},
+             "ffn_config": {"hidden_size": 32, "ffn_hidden_size": 48}},
+    "deepseek_v2": {"num_experts_per_tok": 2},
+    "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "n_shared_experts": 1},
+    "dots3_note": {"num_key_value_heads": 4, "swa_num_attention_heads": 4, "swa_num_key_value_heads": 4,
+                   "swa_q_lora_rank": 8, "swa_kv_lora_rank": 8, "swa_head_dim": 8, "swa_qk_nope_head_dim": 4,
+                   "swa_v_head_dim": 8, "head_dim": 8, "layer_types": _DROPPED},
+    "gemma3n": {"num_kv_shared_layers": 2, "layer_types": ["sliding_attention", "full_attention"] * 2,
+                "activation_sparsity_pattern": [0.0] * 4, "intermediate_size": 48, "laurel_rank": 4},
+    "gemma4": {"global_head_dim": 16},
+    "git": {"vision_config": _SMALL | {"image_size": 16, "patch_size": 8}},
+    "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
+    "hunyuan": {"head_dim": 8},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
+    "longcat_flash": {"head_dim": 4},
+    "mamba2": {"head_dim": 16},
+    "ministral": {"head_dim": 8},
+    "phi4_multimodal": {"vision_config": _SMALL | {"crop_size": 28, "image_size": 28},
+                        "audio_config": {"hidden_size": 32, "intermediate_size": 48, "num_blocks": 1,
+                                         "num_attention_heads": 4, "ext_pw_out_channel": 32, "nemo_conv_channels": 32}},
+    "qwen4_exp": {"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 128,
+                  "indexer_compress_ratio": 2, "hc_count": 2, "hc_lowrank": 8},
+    "reformer": {"is_decoder": True, "axial_pos_embds": False, "attn_layers": ["local"] * 4},
+    "zaya": {"num_experts_per_tok": 1},
+}  # fmt: skip
+"""What some families need beside, by the beginning of their name; what is dropped keeps its default."""
 _ATTENTION: Final = {"mamba": ["attention"], "linear_attention": ["full_attention"]}
 _LARGEST: Final = 20_000_000
 _REASON: Final = 400
-_SECONDS: Final = 120
+_SECONDS: Final = 600
 _LIVES: Final = 40
 
 
@@ -70,18 +106,27 @@ def try_family(name: str) -> dict[str, str]:
     logging.disable_progress_bar()
     torch.set_num_threads(1)
     from mimicit.errors import TrainError
+    from otter_train.model.families import check_family
 
     try:
+        check_family(name)
         try:
             architecture = _tiny(name)
         except TrainError:
             raise
         except Exception as error:
             return {"refused": f"not tried: no tiny configuration ({_short(error)})"}
+        try:
+            model = _otter(architecture)
+        except TrainError:
+            raise
+        except Exception as error:
+            if fault := _fault_of_transformers(architecture):
+                return {"refused": f"not tried: no tiny one runs in transformers itself ({fault})"}
+            return {"refused": f"a traceback: {_short(error)}"}
         if fault := _fault_of_transformers(architecture):
             return {"refused": f"not tried: no tiny one runs in transformers itself ({fault})"}
-        model = _otter(architecture)
-    except Exception as error:
+    except TrainError as error:
         return {"refused": _short(error)}
     found = {}
     for check, carry_out in _CHECKS.items():
@@ -110,30 +155,40 @@ def _tiny(name: str) -> Any:
 
     # A folder of a model that reads more than text gives its text part.
     default = text_config(AutoConfig.for_model(name), name)
-    known = {
-        key: value
-        for key, value in _SIZES.items()
-        if getattr(default, key, None) is not None and not isinstance(getattr(type(default), key, None), property)
-    }
-    if hasattr(default, "num_key_value_heads"):
+    known = {key: value for key, value in _SIZES.items() if _takes(default, key)}
+    known |= {name: 0 for name in ("pad_token_id", "bos_token_id", "eos_token_id") if hasattr(default, name)}
+    if _takes(default, "num_key_value_heads", or_none=True):
         known["num_key_value_heads"] = 2
-    known |= dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"))
     if "kv_lora_rank" in known:  # latent attention: its heads follow from the ranks
         known.pop("head_dim", None)
         known["num_key_value_heads"] = 4
     for listed in ("layer_types", "layers_block_type"):
         kinds = vars(default).get(listed) or []
         # One that alternates must have attention: transformers keeps no cache for a state alone.
-        distinct = list(dict.fromkeys([*kinds, *_ATTENTION.get(next(iter(kinds), ""), [])]))
+        added = [] if "hybrid" in kinds else _ATTENTION.get(next(iter(kinds), ""), [])
+        distinct = list(dict.fromkeys([*kinds, *added]))
         if distinct:
             known[listed] = [distinct[place % len(distinct)] for place in range(4)]
-    config = type(default)(**known)
+    for family, own in _OWN_SIZES.items():
+        if f"{name}_".startswith(f"{family}_"):
+            known |= own
+    config = type(default)(**{key: value for key, value in known.items() if value is not _DROPPED})
     with torch.device("meta"):
         lm = AutoModelForCausalLM.from_config(config)
     size = sum(one.numel() for one in lm.parameters())
     if size > _LARGEST:
         raise RuntimeError(f"{size / 1e6:.0f} million weights at its smallest")
     return architecture_of(config)
+
+
+def _takes(config: Any, key: str, *, or_none: bool = False) -> bool:
+    """Whether ``config`` has a number or a list called ``key`` that may be set."""
+    if isinstance(getattr(type(config), key, None), property):
+        return False
+    try:
+        return (or_none and hasattr(config, key)) or getattr(config, key, None) is not None
+    except Exception:  # it differs from layer to layer
+        return True
 
 
 def _fault_of_transformers(architecture: Any) -> str:

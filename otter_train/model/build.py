@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import orjson
 import torch
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 from torch import Tensor, nn
 from transformers import (
     CONFIG_MAPPING,
@@ -28,6 +30,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from mimicit.errors import TrainError, UsageError
 from otter_train.model.config import LanguageConfig, ModelConfig, VisionConfig
+from otter_train.model.families import check_family, decoder_in
 from otter_train.model.otter import Otter, TokenIds
 from otter_train.model.perceiver import PerceiverResampler
 from otter_train.model.sources import read_pretrained
@@ -147,13 +150,18 @@ def language_config(config: LanguageConfig, vocab_size: int) -> PreTrainedConfig
     architecture = dict(config.architecture)
     rows = max(vocab_size, architecture.get("vocab_size", 0))
     # These ids concern transformers' own generation; a padding id would keep a row of the embedding from training.
-    unknown = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
-    return _without_dropout(config_of({**architecture, **unknown, "vocab_size": rows}))
+    config = config_of({**architecture, "vocab_size": rows})
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        with contextlib.suppress(StrictDataclassFieldValidationError):  # some families insist on a number
+            setattr(config, name, None)
+    return _without_dropout(config)
 
 
 def _language(config: LanguageConfig, vocab_size: int, dtype: torch.dtype, load_weights: bool) -> PreTrainedModel:
     if config.pretrained is None or not load_weights:
-        return AutoModelForCausalLM.from_config(language_config(config, vocab_size), dtype=dtype)
+        lm: PreTrainedModel = AutoModelForCausalLM.from_config(language_config(config, vocab_size), dtype=dtype)
+        lm.get_input_embeddings().padding_idx = None  # it would keep one row, maybe a new token's, from being trained
+        return lm
     return load_language(config, vocab_size, dtype)
 
 
@@ -176,6 +184,7 @@ def text_config(config: PreTrainedConfig, source: str) -> PreTrainedConfig:
 
     `TrainError` where transformers has no language model for it.
     """
+    check_family(config.model_type)
     text: PreTrainedConfig = config.get_text_config(decoder=True)
     if text.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not hasattr(text, "text_config"):
         return text
@@ -189,12 +198,12 @@ def text_config(config: PreTrainedConfig, source: str) -> PreTrainedConfig:
 def _text_part(source: str, config: PreTrainedConfig, dtype: torch.dtype | Literal["auto"]) -> PreTrainedModel:
     """The language model inside of a model that also reads pictures or sounds."""
     whole = _weights_from(AutoModelForMultimodalLM, source, dtype)
-    decoder = whole.get_decoder()
+    decoder = decoder_in(whole)
     with torch.device("meta"):
         lm: PreTrainedModel = AutoModelForCausalLM.from_config(text_config(config, source))
-    if type(lm.get_decoder()) is not type(decoder):
+    if type(decoder_in(lm)) is not type(decoder):
         raise TrainError(f"{source}: the text part of a {config.model_type} model cannot be taken out of it")
-    for empty, full in ((lm.get_decoder(), decoder), (lm.get_output_embeddings(), whole.get_output_embeddings())):
+    for empty, full in ((decoder_in(lm), decoder), (lm.get_output_embeddings(), whole.get_output_embeddings())):
         (name,) = [name for name, child in lm.named_children() if child is empty]
         setattr(lm, name, full)
     lm.config = _without_dropout(decoder.config)

@@ -85,7 +85,8 @@ def attend_within(
         return found[None]
     options: dict[str, Any] = {"is_causal": True, "scale": scale, "enable_gqa": grouped}
     pieces = zip(*(torch.split(part, list(documents.lengths), dim=2) for part in (queries, keys, values)), strict=True)
-    return torch.cat([F.scaled_dot_product_attention(*piece, **options) for piece in pieces], dim=2).transpose(1, 2)
+    whole = torch.cat([F.scaled_dot_product_attention(*piece, **options) for piece in pieces], dim=2)
+    return whole.transpose(1, 2).contiguous()  # as all attention of transformers is: some families view it
 
 
 def look_within_documents(lm: PreTrainedModel) -> None:

@@ -23,7 +23,7 @@ from mimicit.errors import TrainError
 from otter_train.model.cross_attention import GatedCrossAttentionBlock, MediaKV, Runs, Sight
 from otter_train.model.documents import KEYWORD as DOCUMENTS
 from otter_train.model.documents import Documents, can_pack, look_within_documents
-from otter_train.model.families import check_family, family_logits
+from otter_train.model.families import check_family, decoder_in, family_logits
 
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
@@ -82,7 +82,7 @@ class ConditionedLanguage(nn.Module):
         super().__init__()
         self.lm: Any = lm
         self.dim: int = lm.config.hidden_size
-        check_family(lm)
+        check_family(lm.config.model_type)
         layers = decoder_layers(lm)
         chosen = [index for index in range(len(layers)) if (index + 1) % every == 0]
         if not chosen:
@@ -141,7 +141,7 @@ class ConditionedLanguage(nn.Module):
         """Read ``input_ids`` (B, T); the masks and the cache are those of transformers."""
         looking = _CURRENT.set(conditioning)
         try:
-            output = self.lm.get_decoder()(
+            output = decoder_in(self.lm)(
                 input_ids=input_ids,
                 attention_mask=attention_mask,
                 position_ids=position_ids,
@@ -162,7 +162,7 @@ class ConditionedLanguage(nn.Module):
             raise TrainError(f"{type(self.lm).__name__} cannot read packed rows; train with padded batches")
         looking = _CURRENT.set(conditioning)
         try:
-            output = self.lm.get_decoder()(
+            output = decoder_in(self.lm)(
                 input_ids=input_ids,
                 # transformers passes a mask of four dimensions on as it is. No attention could use this one, so a
                 # decoder that does not hand our keyword to its attention raises rather than mix the documents.
@@ -187,7 +187,7 @@ class ConditionedLanguage(nn.Module):
 
 def decoder_layers(lm: PreTrainedModel) -> nn.ModuleList:
     """The decoder layers of ``lm``, in order; `TrainError` where there are none that can be looked before."""
-    decoder = lm.get_decoder()
+    decoder = decoder_in(lm)
     for name in _LAYER_LISTS:
         if isinstance(layers := getattr(decoder, name, None), nn.ModuleList):
             return layers

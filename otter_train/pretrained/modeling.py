@@ -18,6 +18,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from mimicit.errors import TrainError
 from otter_train.model.build import build_model
 from otter_train.model.cross_attention import MediaKV, sight
+from otter_train.model.families import decoder_in
 from otter_train.model.language import Conditioning
 from otter_train.model.otter import Otter
 from otter_train.model.padding import positions
@@ -127,7 +128,7 @@ class OtterForConditionalGeneration(Portable, PreTrainedModel, GenerationMixin):
 
     def get_decoder(self) -> Any:
         """The decoder of the language model."""
-        return self.model.language.lm.get_decoder()
+        return decoder_in(self.model.language.lm)
 
     def forward(
         self,
