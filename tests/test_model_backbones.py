@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageClassification
 
 from mimicit.errors import TrainError
 from otter_train.model import Otter, build_model, freeze, preset, with_pretrained
@@ -221,6 +222,37 @@ def test_a_tower_from_a_folder_is_the_model_that_was_saved(vision: str, tmp_path
     for name, tensor in expected.state_dict().items():
         assert torch.equal(model.vision.state_dict()[name], tensor), name
     assert (model.vision.mean, model.vision.std) == NORMALISATION[expected.model.config.model_type]
+
+
+_HALF = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+_PATCHES = {**_HALF, "patch_size": 8}
+
+
+@pytest.mark.parametrize(
+    ("kind", "parts"),
+    [
+        ("aimv2", {"vision_config": {**_PATCHES, "image_size": 16}, "text_config": _HALF}),
+        ("clip", {"vision_config": {**_PATCHES, "image_size": 16}, "text_config": _HALF}),
+        ("siglip", {"vision_config": {**_PATCHES, "image_size": 16}, "text_config": _HALF}),
+        ("siglip2", {"vision_config": {**_PATCHES, "num_patches": 4}, "text_config": _HALF}),
+        ("vit", {**_PATCHES, "image_size": 16}),
+        ("dinov2", {**_PATCHES, "image_size": 16}),
+    ],
+)
+def test_a_tower_is_taken_out_of_the_folder_of_a_whole_model(kind: str, parts: dict[str, Any], tmp_path: Path) -> None:
+    """As most are published: with a text half, or as a classifier."""
+    torch.manual_seed(0)
+    whole_class = AutoModel if "text_config" in parts else AutoModelForImageClassification
+    whole = whole_class.from_config(AutoConfig.for_model(kind, **parts)).eval()
+    whole.save_pretrained(tmp_path)
+    tower = build_model(
+        with_pretrained(CONFIG, vision=str(tmp_path)), vocab_size=VOCABULARY, token_ids=IDS
+    ).vision  # fmt: skip
+    inside = getattr(whole, "vision_model", None) or whole.base_model
+    assert tower(torch.randn(2, 3, 16, 16)).shape == (2, 4, 24)
+    stored = inside.state_dict()
+    held = {name.removeprefix("model."): value for name, value in tower.state_dict().items()}
+    assert held and all(torch.equal(value, stored[name]) for name, value in held.items())
 
 
 def test_vision_models_without_a_grid_of_tokens_raise() -> None:

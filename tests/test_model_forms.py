@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("torch", reason="comes with the extra 'train'")
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from mimicit.errors import UsageError
@@ -53,7 +54,8 @@ def test_the_added_tokens_matter_to_the_losses(work: Work, losses: Any, tmp_path
     rows = read_notes(work.forms["ours"])["added_tokens"]
     for name in ("language.lm.model.embed_tokens.weight", "language.lm.lm_head.weight"):
         stored[name][[rows["<answer>"], rows["<PAD>"]]] = stored[name][[rows["<PAD>"], rows["<answer>"]]].clone()
-    save_file(stored, tmp_path / "swapped.safetensors")
+    with safe_open(work.forms["ours"], framework="pt") as file:
+        save_file(stored, tmp_path / "swapped.safetensors", metadata=file.metadata())
     swapped = Work(root=work.root, models=work.models, shards=work.shards, picture=work.picture,
                    forms={"ours": tmp_path / "swapped.safetensors"})  # fmt: skip
     assert differences(losses, try_form(swapped, "ours", "evaluate", tmp_path)) > 1e-2

@@ -6,7 +6,7 @@ import contextlib
 import math
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import orjson
 import torch
@@ -58,6 +58,9 @@ _VISION_HALVES: Final = {
     "siglip2_vision_model": Siglip2VisionModel,
     "siglip_vision_model": SiglipVisionModel,
 }
+_INSIDE: Final = {"aimv2_vision_model": "aimv2"}
+_VISION_OPTIONS: Final[dict[str, dict[str, Any]]] = {"vit": {"add_pooling_layer": False}}
+"""A classifier of pictures has no pooler, and no tower needs one."""
 _NEW_ROWS_SEED: Final = 0
 
 
@@ -283,11 +286,16 @@ def _transformers_vision(
     kind = "clip_vision_model" if config.architecture is None else config.architecture["model_type"]
     # A whole CLIP or SigLIP folder holds its text half too; the other kinds are vision models as a whole.
     model_class = _VISION_HALVES.get(kind, AutoModel)
+    options = _VISION_OPTIONS.get(kind, {})
+    if source is not None and kind in _INSIDE:
+        stored = read_pretrained(AutoConfig, source, "configuration")
+        if stored.model_type == _INSIDE[kind]:  # transformers does not look for the half inside of the whole
+            return cast("PreTrainedModel", _weights_from(AutoModel, source, dtype).vision_model)
     if source is not None:
-        return _weights_from(model_class, source, dtype)
+        return _weights_from(model_class, source, dtype, **options)
     if config.architecture is None:
         return _random_clip(config)
-    return AutoModel.from_config(config_of(config.architecture))
+    return AutoModel.from_config(config_of(config.architecture), **options)
 
 
 def _random_clip(config: VisionConfig) -> CLIPVisionModel:
