@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import shutil
 from pathlib import Path
 
@@ -105,7 +106,7 @@ def test_a_path_is_never_taken_for_a_name(source: str, home: Path, tmp_path: Pat
     assert result.exit_code == 2 and result.stderr.count("\n") == 1 and "no such folder" in result.stderr
 
 
-def test_a_download_that_fails_is_one_line() -> None:
+def test_a_download_that_fails_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
     """A name on the Hub is asked for there; whatever goes wrong is one line."""
 
     class BrokenError(RuntimeError): ...
@@ -113,8 +114,10 @@ def test_a_download_that_fails_is_one_line() -> None:
     class Kind:
         @staticmethod
         def from_pretrained(source: str, *, local_files_only: bool) -> None:
+            logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 1s [Retry 1/5].")
             assert not local_files_only  # or no name could ever be fetched
             raise BrokenError("first line\nsecond line")
 
     with pytest.raises(TrainError, match=r"^meta/llama: no weights can be read, neither as a folder .*first line sec"):
         read_pretrained(Kind, "meta/llama", "weights")
+    assert capfd.readouterr() == ("", "")

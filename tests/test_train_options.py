@@ -76,14 +76,24 @@ def test_an_option_that_may_repeat_may(tmp_path: Path) -> None:
     assert "given twice" not in CliRunner().invoke(generate, [*asked, *examples]).output
 
 
-@pytest.mark.parametrize(("command", "arguments"), [(train, ["--preset", "tiny"]), (evaluate, ["--checkpoint", "run"])])
-def test_shards_may_be_a_url(command: click.Command, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("command", "arguments", "others"),
+    [
+        (train, ["--preset", "tiny"], []),
+        (train, ["--preset", "tiny", "--eval-shards", "s3://bucket//held/out/"], ["s3://bucket//held/out/"]),
+        (evaluate, ["--checkpoint", "run"], []),
+    ],
+)
+def test_shards_may_be_a_url(
+    command: click.Command, arguments: list[str], others: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[object] = []
 
     def load(shards: object, **_: object) -> None:
         asked.append(shards)
-        raise UsageError("enough")
+        if len(asked) > len(others):
+            raise UsageError("enough")
 
     monkeypatch.setattr("mimicit.loading.load", load)
     CliRunner().invoke(command, [*arguments, "--shards", "http://host/shards/"])
-    assert asked == ["http://host/shards/"]
+    assert asked == ["http://host/shards/", *others]

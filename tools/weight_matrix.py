@@ -303,8 +303,12 @@ def _served(work: Work, source: Path) -> str:
     url = "data:image/png;base64," + base64.b64encode(work.picture.read_bytes()).decode()
     content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": _QUESTION}]
     body = {"model": "otter", "messages": [{"role": "user", "content": content}], "max_tokens": 6}
-    with Worker(trained, Limits()) as worker, TestClient(create_app(worker, model="otter")) as client:
-        answer: str = client.post("/v1/chat/completions", json=body).json()["choices"][0]["message"]["content"]
+    # The processes that read requests import this module and with it torch, which takes its time on a busy machine.
+    with Worker(trained, Limits(wait_seconds=300)) as worker, TestClient(create_app(worker, model="otter")) as client:
+        response = client.post("/v1/chat/completions", json=body)
+    if response.status_code != 200:
+        raise RuntimeError(f"serve: {response.text}")
+    answer: str = response.json()["choices"][0]["message"]["content"]
     return answer
 
 

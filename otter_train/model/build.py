@@ -33,7 +33,7 @@ from otter_train.model.config import LanguageConfig, ModelConfig, VisionConfig
 from otter_train.model.families import check_family, decoder_in
 from otter_train.model.otter import Otter, TokenIds
 from otter_train.model.perceiver import PerceiverResampler
-from otter_train.model.sources import read_pretrained
+from otter_train.model.sources import quiet_downloads, read_pretrained
 from otter_train.model.vision import OpenClipTower, VisionTower, transformers_tower
 
 if TYPE_CHECKING:
@@ -331,7 +331,8 @@ def _open_clip_visual(config: VisionConfig, source: str | None) -> VisionTransfo
         raise UsageError(f"open_clip weights {source!r}: write ARCHITECTURE:TAG_OR_FILE, such as ViT-L-14:openai")
     # Weights of OpenAI were trained with QuickGELU, and open_clip no longer infers that from their name.
     try:
-        return open_clip.create_model(architecture, pretrained=weights, force_quick_gelu=config.quick_gelu).visual
+        with quiet_downloads():
+            return open_clip.create_model(architecture, pretrained=weights, force_quick_gelu=config.quick_gelu).visual
     except Exception as error:  # of the file, or of whatever library fetches a tag
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise TrainError(f"{source}: no weights of open_clip can be read ({reason})") from None

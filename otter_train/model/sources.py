@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 from mimicit.errors import TrainError, UsageError
 
-__all__ = ["is_path", "read_pretrained"]
+__all__ = ["is_path", "quiet_downloads", "read_pretrained"]
 
 _NAME: Final = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _REASON: Final = 300  # characters; transformers lists every class that it knows
@@ -18,6 +21,18 @@ _REASON: Final = 300  # characters; transformers lists every class that it knows
 def is_path(source: str) -> bool:
     """Whether ``source`` is a path, there or not: it lies here, or no name on the Hub is written like it."""
     return os.path.exists(source) or _NAME.fullmatch(source) is None
+
+
+@contextmanager
+def quiet_downloads() -> Iterator[None]:
+    """Without what the library of the Hub logs whenever it tries again: the error says in the end what was wrong."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def read_pretrained(kind: Any, source: str | Path, what: str, **options: Any) -> Any:
@@ -31,7 +46,8 @@ def read_pretrained(kind: Any, source: str | Path, what: str, **options: Any) ->
     if not found and (isinstance(source, Path) or is_path(place)):
         raise UsageError(f"{place}: no such folder")
     try:
-        return kind.from_pretrained(place, local_files_only=found, **options)
+        with quiet_downloads():
+            return kind.from_pretrained(place, local_files_only=found, **options)
     except Exception as error:  # of a file, of transformers, or of whatever library fetches what has a name
         where = "" if found else ", neither as a folder here nor as a name on the Hub"
         reason = " ".join(str(error).split())[:_REASON] or type(error).__name__
