@@ -25,8 +25,11 @@ from otter_train.conversion.token_rows import row_order
 from otter_train.conversion.weight_files import read_weights
 from otter_train.convert import main
 from otter_train.model import ModelConfig, Otter, to_layout
+from otter_train.model.config import LanguageConfig
 from otter_train.model.layouts import Layout
+from otter_train.pretrained import OtterConfig, OtterForConditionalGeneration
 from tests.factories.otter import CONFIG, IDS, LANGUAGES, VISIONS, VOCABULARY, inputs, otter, with_language, with_vision
+from tools.model_families import tiny_architecture
 
 BLOCK = "lang_encoder.model.layers.1.gated_cross_attn_layer.attn_gate"
 
@@ -275,6 +278,30 @@ def test_a_published_otter_becomes_a_model_of_transformers(language: str, throug
     assert_same(found.model.state_dict(), model.state_dict())
     assert AutoProcessor.from_pretrained(tmp_path / "ours").image_size == 16
     assert found.generation_config.eos_token_id == [VOCABULARY - 5, VOCABULARY - 4]
+
+
+@pytest.mark.parametrize("family", ["qwen3_moe", "nemotron_h", "granitemoehybrid"])
+def test_folders_that_transformers_saved_itself_are_read_too(family: str, tmp_path: Path) -> None:
+    """It stores joined experts one by one, and some decoders under other names."""
+    config = replace(CONFIG, language=LanguageConfig(architecture=tiny_architecture(family)))
+    model = otter(config, seed=2)
+    made = OtterConfig.from_model_config(config, vocab_size=VOCABULARY, token_ids=IDS)
+    wrapped = OtterForConditionalGeneration.around(model, made)
+    wrapped.model.language.lm.to(torch.bfloat16)
+    wrapped.save_pretrained(tmp_path / "resaved")
+    stored = read_weights(tmp_path / "resaved")
+    assert not set(stored) <= {f"model.{name}" for name in model.state_dict()}  # or there is nothing to show here
+    convert(tmp_path / "resaved", tmp_path / "ours.safetensors", to="ours")
+    found = read_weights(tmp_path / "ours.safetensors")
+    expected = {name: one for name, one in model.state_dict().items() if name in found}
+    assert len(expected) >= len(model.state_dict()) - 2  # tied weights are stored once
+    for name, one in expected.items():
+        assert found[name].dtype == one.dtype and torch.equal(found[name].read(), one), name
+    convert(tmp_path / "resaved", tmp_path / "published.safetensors", to="openflamingo")
+    damaged = {key: one.read() for key, one in stored.items() if "experts.1." not in key and "A_log" not in key}
+    save_file(damaged, tmp_path / "resaved" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(TrainError, match="missing"):
+        convert(tmp_path / "resaved", tmp_path / "damaged.safetensors", to="ours")
 
 
 class TestCommand:

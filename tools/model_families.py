@@ -23,7 +23,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["CHECKS", "families", "table", "try_family"]
+__all__ = ["CHECKS", "families", "table", "tiny_architecture", "try_family"]
 
 CHECKS: Final = ("plain", "trains", "right", "left", "packs", "cached", "round-trips")
 _SIZES: Final[dict[str, Any]] = {
@@ -69,6 +69,7 @@ _OWN_SIZES: Final[dict[str, dict[str, Any]]] = {
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
     "hunyuan": {"head_dim": 8},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "kimi_linear": {"linear_head_dim": 8, "linear_num_heads": 4},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
     "longcat_flash": {"head_dim": 4},
     "mamba2": {"head_dim": 16},
@@ -85,7 +86,7 @@ _OWN_SIZES: Final[dict[str, dict[str, Any]]] = {
 _ATTENTION: Final = {"mamba": ["attention"], "linear_attention": ["full_attention"]}
 _LARGEST: Final = 20_000_000
 _REASON: Final = 400
-_SECONDS: Final = 600
+_SECONDS: Final = 300
 _LIVES: Final = 40
 
 
@@ -111,7 +112,7 @@ def try_family(name: str) -> dict[str, str]:
     try:
         check_family(name)
         try:
-            architecture = _tiny(name)
+            architecture = tiny_architecture(name)
         except TrainError:
             raise
         except Exception as error:
@@ -147,7 +148,8 @@ def table(results: dict[str, dict[str, str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _tiny(name: str) -> Any:
+def tiny_architecture(name: str) -> Any:
+    """The smallest architecture of the family ``name``, as `otter_train.model.config.LanguageConfig` holds it."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 

@@ -20,6 +20,7 @@ from otter_train.checkpoint import is_checkpointed, open_checkpoint
 from otter_train.conversion.completeness import vocabulary_names, vocabulary_rows
 from otter_train.conversion.frozen import empty_model, frozen_weights, tied_names
 from otter_train.conversion.published_config import read_published
+from otter_train.conversion.resaved import read_resaved
 from otter_train.conversion.token_rows import named_rows, special_rows, with_spare_rows
 from otter_train.conversion.weight_files import find_weights, read_notes, read_weights
 from otter_train.model import ModelConfig, Otter, build_model
@@ -117,6 +118,9 @@ def open_origin(
     )
     if path.is_dir():
         architecture = _architecture(folder, found.tensors) or origin.architecture
+        if architecture is not None and origin.layout == "ours":
+            again = read_resaved(folder, origin.tensors, architecture)
+            origin = origin if again is None else replace(origin, tensors=again)
         origin = replace(origin, architecture=architecture, tokenizer=_tokenizer(folder))
         origin = replace(origin, template=_template(folder, origin.template))
     return _with_places(origin, notes, path, folder, {"language_model": language_model, "vision_model": vision_model})
