@@ -19,6 +19,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final
@@ -141,7 +142,8 @@ def try_family(name: str) -> dict[str, str]:
 def table(results: dict[str, dict[str, str]]) -> str:
     """The results as Markdown: first the families that work, then those that do not, each with the reason."""
     working = {name: found for name, found in results.items() if "refused" not in found}
-    lines = [f"| family | {' | '.join(CHECKS)} |", "| --- |" + " --- |" * len(CHECKS)]
+    lines = [f"{len(working)} of {len(results)} families of transformers {version('transformers')} can be used.", ""]
+    lines += [f"| family | {' | '.join(CHECKS)} |", "| --- |" + " --- |" * len(CHECKS)]
     lines += [f"| {name} | {' | '.join(found[check] for check in CHECKS)} |" for name, found in working.items()]
     lines += ["", "| family | why not |", "| --- | --- |"]
     lines += [f"| {name} | {found['refused']} |" for name, found in results.items() if "refused" in found]
