@@ -44,6 +44,9 @@ __all__ = [
 class MimicitError(Exception):
     """Base of all errors raised on purpose; ``str(error)`` is one line fit for a terminal."""
 
+    def __init__(self, message: str = "") -> None:
+        super().__init__(" ".join(message.splitlines()))  # what libraries say may have several
+
 
 class UsageError(MimicitError):
     """The options contradict each other, or name something that does not exist."""

@@ -5,8 +5,8 @@ files that are sources of their own, builds it with ``--keep-going``, and verifi
 anything but shards or a `MimicitError`, whose decoder had to be ended, or that stood still for 10 s is kept, with the
 seed that makes it again::
 
-    python tools/fuzz_build.py --inputs 20000
-    python tools/fuzz_build.py --seconds 60 --seed 7
+    python -m tools.fuzz_build --inputs 20000
+    python -m tools.fuzz_build --seconds 60 --seed 7
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ import time
 import traceback
 import zipfile
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +39,7 @@ from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.pipeline.engines.local import LocalEngine
 from mimicit.pipeline.progress import Silent
 from mimicit.shards.verify import verify_folder
+from tools.mutate import mutated
 
 PICTURES_PER_ROUND = 300
 TEXTS_PER_ROUND = 100
@@ -169,35 +169,6 @@ def lay_out(raw: Path, rng: random.Random, seeds: dict[str, list[bytes]]) -> int
         (folder / "a.jpg").write_bytes(seeds["media/jpg"][0])
         (folder / name).write_bytes(mutated(rng.choice(seeds[name]), rng))
     return PICTURES_PER_ROUND + TEXTS_PER_ROUND
-
-
-def mutated(data: bytes, rng: random.Random) -> bytes:
-    """``data`` after one to four random changes."""
-    changes: list[Callable[[bytearray], None]] = [
-        lambda b: b.__setitem__(rng.randrange(len(b)), rng.randrange(256)),
-        lambda b: b.__delitem__(slice(rng.randrange(len(b)), None)),
-        lambda b: b.__setitem__(slice(at := rng.randrange(len(b)), at + rng.randrange(1, 64)), rng.randbytes(8)),
-        lambda b: b.__setitem__(slice(at := rng.randrange(len(b)), at), b[:256]),
-        lambda b: b.__setitem__(slice(at := rng.randrange(len(b)), at + 4), rng.choice(EXTREMES)),
-    ]
-    value = bytearray(data)
-    for _ in range(rng.randrange(1, 5)):
-        if value:
-            rng.choice(changes)(value)
-    return bytes(value)
-
-
-EXTREMES = (
-    b"\xff\xff\xff\xff",
-    b"\0\0\0\0",
-    b"\x7f\xff\xff\xff",
-    b"[[[[",
-    b'"\\ud800"',
-    b"<image>",
-    b"../",
-    b"1e999",
-    b"NaN,",
-)
 
 
 def corpus() -> dict[str, list[bytes]]:

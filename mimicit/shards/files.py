@@ -27,6 +27,8 @@ __all__ = [
 
 _WITHOUT_WAITING: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _CHUNK_BYTES: Final = 1 << 20
+_HOLE_BYTES: Final = 1 << 30
+_HOLE_RATIO: Final = 100  # no file of ours can be compressed by its file system as far as that
 _KINDS: Final = (
     (stat.S_ISFIFO, "a FIFO"),
     (stat.S_ISSOCK, "a socket"),
@@ -99,11 +101,17 @@ def read_regular(path: str | Path, *, most: int = 1 << 30) -> bytes:
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file's content, in hexadecimal; errors as `open_descriptor`."""
+    """The SHA-256 of a file's content, in hexadecimal; errors as `open_descriptor`.
+
+    `OSError` also where it is little but a hole: one of terabytes takes hours to read, and no space.
+    """
     found = hashlib.sha256()
     with open_regular(path) as file:
+        status = os.fstat(file.fileno())
+        if status.st_size > _HOLE_BYTES and status.st_blocks * 512 < status.st_size // _HOLE_RATIO:
+            raise OSError(errno.EFBIG, f"is a hole of {status.st_size:,} bytes", str(path))
         # No further than its size: some files of /proc are regular, of size 0, and give bytes without end.
-        left = os.fstat(file.fileno()).st_size
+        left = status.st_size
         while left and (chunk := file.read(min(left, _CHUNK_BYTES))):
             found.update(chunk)
             left -= len(chunk)

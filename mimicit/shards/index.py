@@ -71,7 +71,7 @@ INDEX_SCHEMA: Final = pa.schema(
 
 _TYPES: Final = {**{field.name: field.type for field in INDEX_SCHEMA}, JSON_COLUMN: pa.binary()}
 _ROWS: Final = 4096
-_MAX_BATCH_BYTES: Final = 640 << 20  # a sound batch takes a few; a page that unpacks to gigabytes fails
+_MAX_BATCH_BYTES: Final = 384 << 20  # a sound batch takes a few; a page that unpacks to gigabytes fails
 _MAX_KEYS_HELD: Final = 1_000_000
 
 
@@ -218,7 +218,10 @@ def _opened(path: Path, columns: Sequence[str] | None) -> Iterator[pq.ParquetFil
         raise CorruptShardError(f"{path}: cannot be read: {error.strerror}") from None
     try:
         with source, pq.ParquetFile(source) as file:
-            missing = set(columns or INDEX_SCHEMA.names) - set(file.schema_arrow.names)
+            names = file.schema_arrow.names
+            if len(set(names)) < len(names):
+                raise CorruptShardError(f"{path}: has two columns of one name; build the folder again")
+            missing = set(columns or INDEX_SCHEMA.names) - set(names)
             if missing:
                 raise CorruptShardError(
                     f"{path}: column {', '.join(sorted(missing))} is missing; build the folder again"

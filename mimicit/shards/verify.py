@@ -30,8 +30,9 @@ from mimicit.shards.soundness import checksum_faults, index_faults, manifest_fau
 __all__ = ["Finding", "sample_findings", "verify_folder", "verify_shard"]
 
 _REJECTS_NAME: Final = "rejects.parquet"  # as mimicit.pipeline.stages.publish writes it
+_REJECT_COLUMNS: Final = ["scope", "source", "reason"]
 _UNUSED: Final = ("unused_file", "unused_media")
-_MAX_TABLE_BYTES: Final = 512 << 20
+_MAX_TABLE_BYTES: Final = 384 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,10 +184,11 @@ def _check_rejects(folder: Path, manifest: dict[str, Any]) -> Iterator[Finding]:
     reasons: Counter[str] = Counter()
     try:
         for batch in _reject_batches(folder / _REJECTS_NAME):
-            for row in batch.to_pylist():
-                reasons[row["reason"]] += 1
+            counted = pa.Table.from_batches([batch]).group_by(_REJECT_COLUMNS).aggregate([([], "count_all")])
+            for row in counted.to_pylist():
+                reasons[row["reason"]] += row["count_all"]
                 if row["scope"] == "record":
-                    rejected[row["source"], row["reason"]] += 1
+                    rejected[row["source"], row["reason"]] += row["count_all"]
     except (pa.ArrowException, OSError, MemoryError, ValueError, LookupError) as error:
         yield finding(f"unreadable ({error}); build the folder again")
         return
@@ -210,7 +212,10 @@ def _check_rejects(folder: Path, manifest: dict[str, Any]) -> Iterator[Finding]:
 
 def _reject_batches(path: Path) -> Iterator[pa.RecordBatch]:
     with open_regular(path) as source, pq.ParquetFile(source) as file:
-        batches = file.iter_batches(batch_size=4096, columns=["scope", "source", "reason"])
+        for name in _REJECT_COLUMNS:
+            if (found := file.schema_arrow.field(name).type) != pa.string():
+                raise ValueError(f"column {name} is of type {found}")
+        batches = file.iter_batches(batch_size=4096, columns=_REJECT_COLUMNS)
         while True:
             with memory_limit(_MAX_TABLE_BYTES):
                 batch = next(batches, None)
