@@ -17,7 +17,7 @@ from mimicit.errors import RejectedError, SourceError
 from mimicit.media.bounds import memory_limit
 from mimicit.sources.base import InArrow
 from mimicit.sources.root import Root
-from mimicit.sources.table_process import MAX_ROWS_PER_BYTE, MAX_TABLE_BYTES, value_apart
+from mimicit.sources.table_process import MAX_ROWS_PER_BYTE, MAX_TABLE_BYTES, column_types, value_apart
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,7 +44,7 @@ def arrow_columns(root: Root, path: str) -> dict[str, str]:
 def arrow_columns_of(file: BinaryIO, path: str) -> dict[str, str]:
     """As `arrow_columns`, of the open ``file``."""
     with arrow_damage(path):
-        return {field.name: str(field.type) for field in _opened(_mapped(file)).schema}
+        return column_types(_opened(_mapped(file)).schema, path)
 
 
 def arrow_batches(file: BinaryIO, path: str) -> Iterator[pa.RecordBatch]:
@@ -64,6 +64,7 @@ def _batches(mapped: mmap.mmap, path: str) -> Iterator[pa.RecordBatch]:
     rows = 0
     is_file = hasattr(reader, "num_record_batches")
     for batch in map(reader.get_batch, range(reader.num_record_batches)) if is_file else reader:
+        _check_whole(mapped, path)
         rows += len(batch)
         if rows > MAX_ROWS_PER_BYTE * len(mapped):  # a column of nothing but null takes no bytes
             detail = f"the table says that it has {rows:,} rows or more in {len(mapped):,} bytes"
@@ -118,6 +119,7 @@ class _OpenFile:
         self.number = -1
 
     def cell(self, place: InArrow) -> Any:
+        _check_whole(self._mapped, self._path)
         value = picked(self._column(place.batch, place.column), place.row, place.item)
         self._read_bytes += _size(value)
         if self._read_bytes > _MAPPED_BYTES:
@@ -168,6 +170,12 @@ def _mapped(file: BinaryIO) -> mmap.mmap:
     return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
+def _check_whole(mapped: mmap.mmap, path: str) -> None:
+    """`SourceError` where the file has become shorter than what is mapped of it: the system kills who looks there."""
+    if mapped.size() < len(mapped):
+        raise SourceError(f"{path}: was cut while it was read; fetch or save it again, and run the build again")
+
+
 def _give_back(mapped: mmap.mmap) -> None:
     """Let go of the pages that were looked at; looked at again, they come from the file again."""
     if hasattr(mapped, "madvise"):  # not on every system
@@ -199,5 +207,5 @@ def arrow_damage(path: str) -> Iterator[None]:
         yield
     except MemoryError:
         raise  # pyarrow's is also one of its exceptions
-    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+    except (pa.ArrowException, OSError, ValueError, OverflowError, LookupError) as error:
         raise SourceError(f"{path}: damaged Arrow data: {str(error)[:300]}") from None

@@ -25,6 +25,7 @@ from mimicit.sources.table_process import (
     MAX_TABLE_BYTES,
     Place,
     check_columns,
+    column_types,
     rows_apart,
     value_apart,
 )
@@ -88,7 +89,7 @@ def parquet_batches(
 def parquet_columns_of(file: BinaryIO, path: str) -> dict[str, str]:
     """As `parquet_columns`, of the open ``file``."""
     with _opened(file, path) as parquet, _damage(path):
-        return {field.name: str(field.type) for field in parquet.schema_arrow}
+        return column_types(parquet.schema_arrow, path)
 
 
 def _rows(
@@ -283,5 +284,5 @@ def _damage(path: str) -> Iterator[None]:
         yield
     except MemoryError:
         raise  # pyarrow's is also one of its exceptions
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (pa.ArrowException, OSError, ValueError, LookupError) as error:
         raise SourceError(f"{path}: damaged parquet file: {str(error)[:300]}") from None

@@ -17,16 +17,20 @@ import os
 import pickle
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import recv_handle, send_handle
-from typing import Any, BinaryIO, Final, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar
 
 from mimicit.errors import RejectedError, SourceError
 from mimicit.media.bounds import memory_limit
 from mimicit.sources.root import Root
 from mimicit.worker import apart_from_main, begin_worker, check_processes
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = [
     "MAX_COLUMNS",
@@ -34,6 +38,7 @@ __all__ = [
     "MAX_TABLE_BYTES",
     "Place",
     "check_columns",
+    "column_types",
     "rows_apart",
     "value_apart",
 ]
@@ -197,6 +202,14 @@ def check_columns(count: int) -> None:
     if count > MAX_COLUMNS:
         detail = f"the table has {count:,} columns; the limit is {MAX_COLUMNS:,}; leave out those that say nothing"
         raise RejectedError("malformed", detail)
+
+
+def column_types(schema: pa.Schema, path: str) -> dict[str, str]:
+    """The type of each column, as Arrow names it; `SourceError` where two columns have one name."""
+    repeated = [name for name, count in Counter(schema.names).items() if count > 1]
+    if repeated:
+        raise SourceError(f"{path}: several columns are called {repeated[0][:80]!r}; rename all but one of them")
+    return {field.name: str(field.type) for field in schema}
 
 
 def _one_value(file: BinaryIO, path: str, read: Callable[..., _T], *arguments: object) -> Iterator[tuple[int, int, _T]]:
