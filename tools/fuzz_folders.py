@@ -171,18 +171,18 @@ def run_one(
     """Change the ``sound`` folder into ``folder``: what is wrong with what was said, what was said, and seconds."""
     shutil.rmtree(folder, ignore_errors=True)
     name, change, is_sealed = rng.choice(CHANGES)
-    if change in LOGICAL:
-        edited = copy.deepcopy(parts)
-        change(edited, rng)
-        try:
+    try:
+        if change in LOGICAL:
+            edited = copy.deepcopy(parts)
+            change(edited, rng)
             edited.write(folder)
-        except (MimicitError, ValueError, OverflowError, pa.ArrowException):
-            return None, "impossible", 0.0  # no tar or table can hold that
-    else:
-        folder.mkdir(parents=True)
-        for path in sound.iterdir():
-            os.link(path, folder / path.name)
-        change(folder, rng)
+        else:
+            folder.mkdir(parents=True)
+            for path in sound.iterdir():
+                os.link(path, folder / path.name)
+            change(folder, rng)
+    except (MimicitError, ValueError, OverflowError, LookupError, AttributeError, pa.ArrowException, OSError):
+        return None, "impossible", 0.0  # no tar or table can hold that
     closely = rng.randrange(CLOSE_LOOKS) == 0
     started = time.monotonic()
     try:
@@ -376,7 +376,7 @@ def change_table(folder: Path, rng: random.Random) -> None:
     for _ in range(rng.randrange(1, 3)):
         try:
             table = rng.choice(TABLE_CHANGES)(table, rng)
-        except (pa.ArrowException, OverflowError, ValueError):
+        except (pa.ArrowException, OverflowError, ValueError, LookupError):
             continue  # no table can hold that
     options: dict[str, Any] = {"compression": rng.choice(("none", "zstd", "snappy", "gzip", "brotli", "lz4"))}
     options["use_dictionary"] = rng.random() < 0.5
@@ -424,7 +424,7 @@ def change_column(table: pa.Table, rng: random.Random) -> pa.Table:
         return table.set_column(place, name, table.column(name).dictionary_encode())
     if kind == 3:
         return table.set_column(place, name, pa.nulls(table.num_rows, table.schema.field(place).type))
-    return table.append_column(rng.choice((name, "json", "more")), table.column(name))
+    return table.append_column(rng.choice((name, "json", "more")), table.column(place))
 
 
 def change_to_bomb(folder: Path, rng: random.Random) -> None:

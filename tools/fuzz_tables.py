@@ -165,7 +165,7 @@ def table(rng: random.Random, picture: bytes) -> pa.Table:
     for _ in range(rng.randrange(3)):
         try:
             made = rng.choice(COLUMN_CHANGES)(made, rng)
-        except (pa.ArrowException, OverflowError, ValueError):
+        except (pa.ArrowException, OverflowError, ValueError, LookupError):
             continue  # no table can hold that
     return made
 
