@@ -45,11 +45,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from mimicit.build import BuildConfig, build_shards
-from mimicit.build.engine import LocalEngine
 from mimicit.errors import MimicitError
 from mimicit.loading import load
 from mimicit.loading.decode import decode_pictures
+from mimicit.pipeline import BuildConfig, build_shards
+from mimicit.pipeline.engines.local import LocalEngine
 from mimicit.records import Sample, sample_to_json
 from mimicit.schema import canonical_json
 from mimicit.shards.files import sha256_of
