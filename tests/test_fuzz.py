@@ -43,7 +43,7 @@ def test_verify_and_load_agree_about_changed_folders(
 
 def test_a_planted_disagreement_is_noticed(sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts, known = read_shards(sound), {fuzz_folders.shown(sample) for sample in load(sound)}
-    parts.shards[0][0].value["triplets"][-1]["answer"] = "an <image> here"
+    parts.shards[0][0].value["triplets"][-1]["instruction"] = "an <image> here"
     odd = parts.write(tmp_path / "odd")
     assert fuzz_folders.compared(odd, None) == (None, "refused by both")
     with monkeypatch.context() as planted:

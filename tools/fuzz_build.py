@@ -117,6 +117,19 @@ def peaks_mib() -> list[float]:
     return found
 
 
+def cpu_seconds() -> float:
+    """What all processes of this one's group have used so far, with those that have ended and were waited for."""
+    ticks = 0
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.getpgid(int(process.name)) == os.getpgrp():
+                fields = (process / "stat").read_text().rpartition(")")[2].split()
+                ticks += sum(map(int, fields[11:15]))
+        except OSError:
+            continue  # it has ended
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def run_round(folder: Path, counts: Counter[str], watch: Watch) -> str | None:
     """What went wrong in one round, or None."""
     faulthandler.dump_traceback_later(120, exit=True)  # a hang of this process itself: say where
