@@ -22,13 +22,18 @@ from mimicit.records import MediaKind
 __all__ = ["Placed", "place_media", "question_about", "questions_as_asked", "with_words"]
 
 _VIDEO: Final = "<video>"
+# A path may stand inside (``<img>1.jpg</img>``), and marks of the beginning and end of a picture around it.
 _ANY: Final = re.compile(
-    r"<\|?[ ]?(?P<kind>image|img|video)(?:[ _-]?(?P<number>[0-9]{1,4}))?[ ]?(?:/|here|_placeholder|_pad)?\|?>",
+    r"(?:<\|vision_start\|>)?"
+    r"<\|?[ ]?(?P<kind>image|img|video)(?:[ _-]?(?P<number>[0-9]{1,4}))?[ ]?(?:/|here|_placeholder|_pad)?\|?>"
+    r"(?:[^<>\s]{1,4096}\.[a-z0-9]{2,5}</(?P=kind)>)?"
+    r"(?:<\|vision_end\|>)?",
     re.IGNORECASE | re.ASCII,
 )
 # These are words of HTML and the like: they show something only where they are as many as the media, and stand apart.
 _WORD: Final = re.compile(r"<[ ]?(?:image|img|video)[ ]?/?>", re.IGNORECASE | re.ASCII)
 _UNFINISHED: Final = re.compile(r"[\w,'\"(]\Z")
+_JOINED: Final = re.compile(r"[ ]*(?:[,;&]|(?:and|or|vs|versus)\b)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,18 +175,20 @@ def _by_number(found: Sequence[Sequence[re.Match[str]]], kinds: Sequence[MediaKi
 
 def _mentions(found: Sequence[Sequence[re.Match[str]]], kinds: Sequence[MediaKind]) -> list[list[_Mark | None]]:
     """For each match the medium that it names by its number; None where it names none."""
+    first = 0 if any(int(match["number"] or 1) == 0 for matches in found for match in matches) else 1
     of_kind: dict[MediaKind, list[int]] = {
         kind: [index for index, other in enumerate(kinds) if other == kind or kind not in kinds]
         for kind in get_args(MediaKind)
     }
-    return [[_mention(match, of_kind[_kind_of(match)]) for match in matches] for matches in found]
+    return [[_mention(match, of_kind[_kind_of(match)], first) for match in matches] for matches in found]
 
 
-def _mention(match: re.Match[str], of_kind: Sequence[int]) -> _Mark | None:
-    number = int(match["number"] or 0)
-    if not 1 <= number <= len(of_kind):
+def _mention(match: re.Match[str], of_kind: Sequence[int], first: int) -> _Mark | None:
+    """The mark of a placeholder with a number, which are counted from ``first``."""
+    index = int(match["number"]) - first if match["number"] else -1
+    if not 0 <= index < len(of_kind):
         return None
-    return _Mark(match.start(), match.end(), of_kind[number - 1], is_numbered=True, is_new=False)
+    return _Mark(match.start(), match.end(), of_kind[index], is_numbered=True, is_new=False)
 
 
 def _kind_of(match: re.Match[str]) -> MediaKind:
@@ -212,6 +219,9 @@ def _without_marks(text: str, marks: Sequence[_Mark], kinds: Sequence[MediaKind]
     """``text`` without the placeholders at its ends, and with words for those inside."""
     first, last, start, end = 0, len(marks), 0, len(text)
     while first < last and not text[start : marks[first].start].strip():
+        if first + 1 < last and _JOINED.match(text, marks[first].end):
+            start = marks[first].start
+            break  # the sentence begins with it: "<image> or <image>"
         start = marks[first].end
         first += 1
     while last > first and not text[marks[last - 1].end : end].strip():

@@ -8,8 +8,10 @@ until others are shown.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from mimicit.errors import RejectedError
@@ -45,6 +47,7 @@ _SHOWN_PARTS: Final[dict[str, MediaKind | None]] = {
     "video": "video",
     "video_url": "video",
 }
+_TAG: Final = re.compile(r"<img>([^<>\s]{1,4096}\.[A-Za-z0-9]{2,5})</img>")
 _SPEAKER_KEYS: Final = ("from", "role", "speaker")
 _PAIR: Final = ("user", "assistant")
 
@@ -61,13 +64,15 @@ class Turn:
 class ShownPart:
     """A part of what is said that shows something: ``value`` names it, and stands where ``steps`` lead to.
 
-    Without a ``value``, it is the medium ``number`` of the record, or else the next one.
+    Without a ``value``, it is the medium ``number`` of the record, or else the next one. ``is_tag`` is one that stands
+    in a text, ``<img>1.jpg</img>``, as Qwen-VL writes it; where the record names media itself, it is a placeholder.
     """
 
     kind: MediaKind | None
     value: object
     number: int | None
     steps: tuple[str | int, ...]
+    is_tag: bool = False
 
 
 @dataclass(slots=True)
@@ -124,6 +129,8 @@ def conversation_of(record: Mapping[str, Any]) -> tuple[str, Conversation] | Non
         role = _speaker(entry, place)
         text_key = next((name for name in ("value", "content", "text") if entry.get(name) is not None), "value")
         text = _text(entry.get(text_key), (key, number, text_key), found.parts)
+        if role == "asks" and isinstance(text, str) and "</img>" in text:
+            text = _TAG.sub(partial(_tag, (key, number, text_key), found.parts), text)
         if role == _SYSTEM:
             found.system = text if found.system is None and isinstance(text, str) else found.system
         elif role == "asks":
@@ -262,6 +269,12 @@ def _text(said: object, steps: tuple[str | int, ...], parts: list[ShownPart]) ->
         text += words if words is not None and not (was_text and words) else f"\n{words}" if words else IMAGE
         was_text = words is not None
     return text
+
+
+def _tag(steps: tuple[str | int, ...], parts: list[ShownPart], tag: re.Match[str]) -> str:
+    """The placeholder in place of a ``tag`` that names a picture, which goes to ``parts``."""
+    parts.append(ShownPart(kind="image", value=tag[1], number=None, steps=steps, is_tag=True))
+    return IMAGE
 
 
 def _part(steps: tuple[str | int, ...], part: Mapping[str, Any], parts: list[ShownPart]) -> str | None:

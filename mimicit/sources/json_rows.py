@@ -123,13 +123,22 @@ def parsed(raw: bytes | None) -> Any:
     if sum(map(raw.count, (b",", b"[", b"{"))) > MAX_RECORD_VALUES:  # each value takes 60 bytes or more once it is read
         raise RejectedError("too_long", f"the record holds more than {MAX_RECORD_VALUES:,} commas and brackets")
     try:
-        value = json.loads(raw) if _holds_nan(raw) else orjson.loads(raw)
+        value = json.loads(raw) if _holds_nan(raw) else _quickly_parsed(raw)
         repeated = repeated_key(raw, value)
     except (ValueError, RecursionError) as error:
         raise RejectedError("malformed", f"not valid JSON: {error}") from None
     if repeated is not None:
         raise RejectedError("malformed", f"key {repeated[:80]!r} stands twice in one object")
     return value
+
+
+def _quickly_parsed(raw: bytes) -> Any:
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        if "infinity" not in str(error):
+            raise
+        return json.loads(raw)  # a number such as 1e999, which is Infinity to Python
 
 
 def _holds_nan(raw: bytes) -> bool:

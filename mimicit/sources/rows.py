@@ -143,7 +143,8 @@ class RowReader:
         shown_media: list[MediaRef] = []
         used: set[int] = set()
         parts = list(parts)
-        if len(parts) > len(media) and all(part.value is None and part.number is None for part in parts):
+        is_unnamed = all(part.value is None and part.number is None for part in parts)
+        if (len(parts) > len(media) and is_unnamed) or (media and all(part.is_tag for part in parts)):
             return media  # their placeholders tell whether every turn shows the same
         for part in parts:
             if part.value is not None and self.finder is not None:

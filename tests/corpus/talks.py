@@ -75,6 +75,23 @@ PLACEHOLDERS = [
         "Say </s>, <|im_start|>, <img>.",
     ),
     Case(
+        name="placeholders-with-paths-inside",
+        write=rows(
+            {"conversations": talk(f"Picture 1: <img>{ONE}</img>\nA?", "a", "B?", "b", speakers=("user", "assistant"))},
+            {"conversations": talk(f"<img>old/{TWO}</img><img>{THREE}</img>C?", "c")},
+            record(ONE, "<img>elsewhere.png</img>D?", "d"),
+            {"conversations": talk("<img>nowhere.png</img>E?", "e")},
+            name="d.json",
+        ),
+        says=(
+            Says("a", (RED,), "Picture 1: image 1\nA?"),
+            Says("b", (RED,), "B?"),
+            Says("c", (GREEN, BLUE), "C?"),
+            Says("d", (RED,), "D?"),
+        ),
+        rejects={"missing_file": 1},
+    ),
+    Case(
         name="placeholders-in-later-turns",
         write=rows(record([ONE, TWO], "<image>\nA?", "a", "Is <image> the same?", "b", "C?", "c"), name="d.json"),
         says=(
