@@ -13,6 +13,7 @@ from typing import Any, Final
 from mimicit.errors import RejectedError
 from mimicit.sources.base import Item, MediaRef, Needs, SourceFormat, SourceSpec
 from mimicit.sources.claiming import claim_files
+from mimicit.sources.column_names import MEDIA_FIELDS
 from mimicit.sources.conversations import Turn
 from mimicit.sources.each_row import turns_of_rows
 from mimicit.sources.json_rows import json_rows
@@ -28,6 +29,8 @@ _KNOWN_KEYS: Final = frozenset({"id", "instruction", "input", "output", "history
 
 
 def _fits(root: Root, path: str, fields: Fields) -> bool:
+    if not MEDIA_FIELDS.keys().isdisjoint(fields):
+        return False  # a manifest: these rows show something
     return {"instruction", "output"} <= fields.keys() and "answer" not in fields
 
 

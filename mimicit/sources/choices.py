@@ -22,7 +22,7 @@ import orjson
 from mimicit.errors import RejectedError
 from mimicit.sources.text import checked_answer, shown
 
-__all__ = ["Choice", "chosen", "offered", "with_choices"]
+__all__ = ["Choice", "chosen", "listed_texts", "offered", "with_choices"]
 
 _MAX_LIST_CHARACTERS: Final = 100_000
 _LETTERED: Final = re.compile(r"\(?([A-Za-z])(?:\)|[.:](?=\s)|\.)\s*(.+)", re.DOTALL)
@@ -65,6 +65,15 @@ def offered(value: object) -> tuple[Choice, ...]:
         for letter, text, (_, written) in zip(letters, _without_letters(texts, letters), pairs, strict=False)
         if text is not None
     )
+
+
+def listed_texts(value: object) -> object:
+    """The list of texts that the text ``value`` spells, as a cell of a CSV file does; any other value as it is."""
+    if not (isinstance(value, str) and value.lstrip().startswith("[")):
+        return value
+    found = _listed(value)
+    is_list = isinstance(found, list) and bool(found) and all(isinstance(entry, str) for entry in found)
+    return found if is_list else value
 
 
 def chosen(choices: Sequence[Choice], answer: object) -> Choice:

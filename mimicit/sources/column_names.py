@@ -27,8 +27,11 @@ MEDIA_FIELDS: Final[Mapping[str, MediaKind | None]] = {
 """The names of the field that lists media, and the kind that the name says."""
 
 _FIELDS: Final = ("id", "instruction", "answer", "related", "query", "meta", "document", *MEDIA_FIELDS)
-ANSWERS: Final = ("answer", "multiple_choice_answer", "answers", "response", "output", "completion")
-CAPTIONS: Final = ("caption", "captions", "text", "txt", "texts", "sentences", "label")
+ANSWERS: Final = (
+    *("answer", "multiple_choice_answer", "answers", "response", "output", "completion", "text_output", "target"),
+    *("ground_truth", "solution"),
+)
+CAPTIONS: Final = ("caption", "captions", "text", "txt", "texts", "sentences", "description", "alt_text", "label")
 _CHOICES: Final = ("choices", "options", "answer_choices", "multiple_choices", "candidates")
 _CHOICE_PLACES: Final = (
     *("correct_choice_idx", "correct_choice_index", "correct_answer_idx", "correct_answer_index", "correct_idx"),
@@ -39,11 +42,12 @@ _LETTER: Final = re.compile(r"(?:choice|option)_?([A-Za-z])|([A-Z])")
 _NUMBERED: Final = re.compile(r"(?:image|img|picture|video)_?([0-9]{1,4})")
 _MAX_NAMES: Final = 200
 _OTHER_NAMES: Final = {
-    "instruction": ("question", "prompt"),
+    "instruction": ("question", "prompt", "problem", "text_input", "input"),
     "answer": (*ANSWERS[1:], *CAPTIONS),
     "media": (
         *("file_name", "filename", "image_path", "image_file", "image_name", "video_path", "video_file", "media_path"),
-        *("path", "file", "picture", "photo"),
+        *("path", "file", "picture", "photo", "img", "img_path", "filepath", "file_path", "image_filename"),
+        *("image_base64", "image_b64"),
     ),
 }
 
@@ -53,7 +57,8 @@ class Columns:
     """What the columns of a row mean, as they are written; the first of several that holds something counts.
 
     ``answers`` are asked for by an instruction, ``captions`` say what the media show; of a list in one of
-    ``answers_of_many``, the most frequent counts, in another each. ``media`` come with the kind that
+    ``answers_of_many``, the most frequent counts, in another each; in those ``of_several``, a list may be written as a
+    text. ``media`` come with the kind that
     the name says, numbered ones in the order of the numbers. Choices stand in one column, or in ``lettered`` ones
     (letter, column); which is right, ``chosen`` says, or ``places`` by their number from 0.
     """
@@ -62,6 +67,7 @@ class Columns:
     answers: tuple[str, ...]
     captions: tuple[str, ...]
     answers_of_many: tuple[str, ...]
+    of_several: tuple[str, ...]
     media: tuple[tuple[str, MediaKind | None], ...]
     choices: tuple[str, ...]
     lettered: tuple[tuple[str, str], ...]
@@ -94,10 +100,11 @@ def _columns_of(written: tuple[str, ...]) -> Columns:
     matches = [(_LETTER.fullmatch(column), column) for column in written]
     lettered = sorted(((match[1] or match[2]).upper(), column) for match, column in matches if match)
     return Columns(
-        instructions=named("instruction", *_OTHER_NAMES["instruction"], "query"),
+        instructions=named("instruction", "question", "prompt", "query", *_OTHER_NAMES["instruction"][2:]),
         answers=answers or captions,
-        captions=(*named("answer", "response", "output", "completion"), *captions, *answers),
+        captions=(*named("answer", "response", "output", "completion", "text_output"), *captions, *answers),
         answers_of_many=answers,
+        of_several=(*captions, *named("answers")),
         media=tuple(own) or tuple((column, None) for column in named(*_OTHER_NAMES["media"])[:1]),
         choices=named(*_CHOICES),
         lettered=tuple(lettered) if len(lettered) > 1 else (),

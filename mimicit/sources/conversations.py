@@ -20,6 +20,7 @@ from mimicit.prompt import IMAGE
 from mimicit.records import MediaKind
 from mimicit.sources.base import Item, MediaRef, Note, RawTriplet, Reject, SourceSpec
 from mimicit.sources.captions import instruction_or_caption
+from mimicit.sources.column_names import MEDIA_FIELDS
 from mimicit.sources.json_rows import parsed
 from mimicit.sources.text import checked_answer, checked_id, shown
 
@@ -79,13 +80,15 @@ class ShownPart:
 class Conversation:
     """The ``turns`` in order, what their parts show, and what ``system`` says first.
 
-    ``beside`` is what the entries of question and answer say beyond these (their ``source``).
+    ``beside`` is what the entries of question and answer say beyond these (their ``source``). ``used`` are the fields
+    that it is made of, beside the one that holds it.
     """
 
     turns: list[Turn] = field(default_factory=list)
     parts: list[ShownPart] = field(default_factory=list)
     system: str | None = None
     beside: dict[str, Any] = field(default_factory=dict)
+    used: tuple[str, ...] = ()
 
 
 def is_conversation(fields: Mapping[str, str]) -> bool:
@@ -129,8 +132,8 @@ def conversation_of(record: Mapping[str, Any]) -> tuple[str, Conversation] | Non
         role = _speaker(entry, place)
         text_key = next((name for name in ("value", "content", "text") if entry.get(name) is not None), "value")
         text = _text(entry.get(text_key), (key, number, text_key), found.parts)
-        if role == "asks" and isinstance(text, str) and "</img>" in text:
-            text = _TAG.sub(partial(_tag, (key, number, text_key), found.parts), text)
+        if role == "asks":
+            text = _with_tags(text, entry, (key, number), text_key, found.parts)
         if role == _SYSTEM:
             found.system = text if found.system is None and isinstance(text, str) else found.system
         elif role == "asks":
@@ -258,16 +261,40 @@ def _text(said: object, steps: tuple[str | int, ...], parts: list[ShownPart]) ->
     """What is said as one text, with a placeholder for each part that shows something, which goes to ``parts``."""
     if not isinstance(said, list):
         return said
-    text = ""
-    was_text = False
+    pieces: list[str | None] = []
     for number, part in enumerate(said):
         words = part if isinstance(part, str) else None
         if isinstance(part, dict):
             words = _part((*steps, number), part, parts)
         elif words is None:
             raise RejectedError("malformed", f"a part of what is said must be an object or text, not {shown(part)}")
+        pieces.append(words)
+    written = sum(words.count(IMAGE) for words in pieces if words)
+    if written == pieces.count(None):  # the texts say themselves where the parts are shown
+        return "\n".join(words for words in pieces if words)
+    text = ""
+    was_text = False
+    for words in pieces:
         text += words if words is not None and not (was_text and words) else f"\n{words}" if words else IMAGE
         was_text = words is not None
+    return text
+
+
+def _with_tags(
+    text: object, entry: Mapping[str, Any], steps: tuple[str | int, ...], text_key: str, parts: list[ShownPart]
+) -> object:
+    """``text`` with a placeholder for each picture or clip that a tag in it names, or a field of its ``entry``."""
+    if not isinstance(text, str):
+        return text
+    if "</img>" in text:
+        text = _TAG.sub(partial(_tag, (*steps, text_key), parts), text)
+    for name in (name for name in MEDIA_FIELDS if entry.get(name)):
+        value = entry[name]
+        named = [((*steps, name, n), one) for n, one in enumerate(value)] if isinstance(value, list) else None
+        named = named or [((*steps, name), value)]
+        if text.count(IMAGE) < len(named):
+            text = f"{IMAGE * (len(named) - text.count(IMAGE))}{text}"
+        parts.extend(ShownPart(MEDIA_FIELDS[name], one, None, place) for place, one in named)
     return text
 
 

@@ -22,12 +22,13 @@ from mimicit.placeholders import question_about, with_words
 from mimicit.records import MediaKind
 from mimicit.sources.base import Item, MediaRef, RawTriplet, Row, SourceSpec
 from mimicit.sources.captions import instruction_or_caption
-from mimicit.sources.choices import Choice, chosen, offered, with_choices
+from mimicit.sources.choices import Choice, chosen, listed_texts, offered, with_choices
 from mimicit.sources.column_names import Columns, columns_of
 from mimicit.sources.conversations import (
     CONVERSATION_FIELDS,
     Conversation,
     ShownPart,
+    Turn,
     conversation_of,
     rejected_turns,
     turn_items,
@@ -40,6 +41,7 @@ __all__ = ["PlaceholderOptions", "RowReader", "describes_itself"]
 
 _TEXT_OF_ENTRY: Final = ("answer", "raw", "caption", "text", "value", "sentence")
 _SOUND: Final = ("audio", "audios")
+_HISTORY: Final = "history"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +94,7 @@ class RowReader:
             if isinstance(row.fields, RejectedError):
                 raise row.fields
             own_id = self._id(row.fields, id)
-            found = conversation_of(row.fields)
+            found = conversation_of(row.fields) or _with_history(row.fields)
             if found is not None:
                 yield from self._conversation(row, row.fields, *found, id=own_id)
             else:
@@ -108,7 +110,7 @@ class RowReader:
         self, row: Row, fields: dict[str, Any], key: str, said: Conversation, *, id: str
     ) -> Iterator[Item]:
         columns = columns_of(fields)
-        used = {*self.id_fields, key, *CONVERSATION_FIELDS[:2]}
+        used = {*self.id_fields, key, *CONVERSATION_FIELDS[:2], *said.used}
         try:
             if any(fields.get(name) for name in _SOUND):
                 raise RejectedError("unsupported_media", "the record is about sound, which no sample can hold")
@@ -213,7 +215,7 @@ class _Said:
 
 def _said(fields: Mapping[str, Any], columns: Columns) -> _Said:
     asking = _first(fields, [name for name in columns.instructions if not isinstance(fields[name], bool)])
-    question = fields[asking] if asking else None
+    question = _question(fields, asking)
     names = columns.answers if asking else columns.captions
     choices = _choices(fields, columns) if asking else ()
     if choices:
@@ -223,18 +225,50 @@ def _said(fields: Mapping[str, Any], columns: Columns) -> _Said:
             "malformed", "the record has none of the fields answer, response, caption, text and the like"
         )
     column = _first(fields, names) or names[0]
-    value, used = fields[column], {column, *([asking] if asking else [])}
+    value, used = fields[column], {column, *([asking] if asking else []), *_inputs(fields, asking)}
     people = {
         name: list(map(_text_of, fields[name])) for name in columns.answers_of_many if isinstance(fields[name], list)
     }
+    is_text = isinstance(value, str)
+    if not asking or column in columns.of_several:
+        value = listed_texts(value)
     if not isinstance(value, list):
         return _Said(question, [_text_of(value)], used, people)
     texts = [_text_of(entry) for entry in value]
-    if not asking and column not in columns.answers_of_many:  # captions
+    if not asking and (is_text or column not in columns.answers_of_many):  # captions
         return _Said(question, texts or [None], used, {})
     said = [text for text in texts if text is not None]
     most_frequent = Counter(map(checked_answer, said)).most_common(1)[0][0] if said else None
     return _Said(question, [most_frequent], used, people | {column: texts})
+
+
+def _with_history(fields: Mapping[str, Any]) -> tuple[str, Conversation] | None:
+    """The conversation of a record whose earlier rounds stand in ``history``, as pairs; None where it has none."""
+    rounds, columns = fields.get(_HISTORY), columns_of(fields)
+    asking, answering = _first(fields, columns.instructions), _first(fields, columns.answers)
+    if not (isinstance(rounds, list) and rounds and asking and answering):
+        return None
+    if not all(isinstance(pair, list) and len(pair) == 2 for pair in rounds):
+        raise RejectedError("malformed", f"{_HISTORY} must be a list of pairs of a question and an answer")
+    turns = [Turn(question, answer) for question, answer in rounds]
+    last = Turn(_question(fields, asking), fields[answering])
+    used = (asking, answering, *_inputs(fields, asking))
+    return _HISTORY, Conversation(turns=[*turns, last], used=used)
+
+
+def _question(fields: Mapping[str, Any], asking: str | None) -> object:
+    """What the field ``asking`` says, and on the next line what Alpaca's ``input`` says."""
+    question = fields[asking] if asking else None
+    for name in _inputs(fields, asking):
+        question = f"{question}\n{fields[name]}"
+    return question
+
+
+def _inputs(fields: Mapping[str, Any], asking: str | None) -> tuple[str, ...]:
+    """The field that goes on with the question, where the record is one of Alpaca's."""
+    is_alpaca = asking == "instruction" and "output" in fields and isinstance(fields[asking], str)
+    given = fields.get("input")
+    return ("input",) if is_alpaca and isinstance(given, str) and given.strip() else ()
 
 
 def _multiple_choice(

@@ -257,7 +257,39 @@ COLUMNS = [
     ),
 ]
 
+
+def other_names(root: Path) -> None:
+    """One record in each file, under names that published sets use."""
+    put_pictures(root)
+    records: list[dict[str, Any]] = [
+        {"img": ONE, "problem": "A?", "solution": "a"},
+        {"filepath": ONE, "text_input": "A?", "text_output": "a"},
+        {"image": ONE, "input": "A?", "output": "a"},
+        {"img_path": ONE, "question": "A?", "ground_truth": "a"},
+        {"image_base64": base64_of(RED), "question": "A?", "target": "a"},
+        {"image": TWO, "captions": ["b", "c"]},
+        {"image": TWO, "caption": '["b", "c"]'},
+        {"image": TWO, "description": "b", "split": "train"},
+        {"image": THREE, "caption": "[b] [1, 2]"},
+    ]
+    for number, record in enumerate(records):
+        put(root, f"{number}.jsonl", json.dumps(record) + "\n")
+    put(root, "x.csv", f"image,sentences\n{TWO},\"['b', 'c']\"\n")
+    put(root, "y.csv", f'image,caption\n{THREE},"[1, 2]"\n')
+
+
 CASES = [
+    Case(
+        name="columns-under-other-names",
+        write=other_names,
+        says=(
+            *[Says("a", (RED,), "A?")] * 5,
+            *[Says("b", (GREEN,))] * 4,
+            *[Says("c", (GREEN,))] * 3,
+            Says("[b] [1, 2]", (BLUE,)),
+            Says("[1, 2]", (BLUE,)),
+        ),
+    ),
     *CHOICES,
     *COLUMNS,
     Case(

@@ -30,6 +30,10 @@ def content(*parts: Any, answer: Any = "red") -> list[dict[str, Any]]:
     return [{"role": "user", "content": list(parts)}, {"role": "assistant", "content": answer}]
 
 
+def asked(text: str, **fields: Any) -> dict[str, Any]:
+    return {"from": "human", "value": text} | fields
+
+
 def words(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text}
 
@@ -283,6 +287,57 @@ CASES: list[Case] = [
         ),
         says=(Says("yes", (RED,), "Red?"),),
         rejects={"unsupported_media": 1, "malformed": 1, "placeholder_mismatch": 1},
+    ),
+    Case(
+        name="parts-beside-written-placeholders",
+        write=rows(
+            {"images": [ONE], "messages": content(NEXT, words("<image>\nA?"))},
+            {"images": [ONE, TWO], "messages": content(NEXT, NEXT, words("Is <image> like <image>?"))},
+            {"messages": content({"type": "image", "image": THREE}, words("<image>C?"), answer="blue")},
+            name="d.json",
+        ),
+        says=(
+            Says("red", (RED,), "A?"),
+            Says("red", (RED, GREEN), "Is image 1 like image 2?"),
+            Says("blue", (BLUE,), "C?"),
+        ),
+    ),
+    Case(
+        name="turns-that-name-their-pictures",
+        write=rows(
+            {
+                "conversations": [
+                    asked("A?", image=ONE),
+                    *talk("x", "a")[1:],
+                    asked("<image>B?", images=[TWO, THREE]),
+                    *talk("x", "b")[1:],
+                ]
+            },
+            {"conversations": [asked("<image>C?", image="nowhere.png"), *talk("x", "c")[1:]]},
+            name="d.json",
+        ),
+        says=(Says("a", (RED,), "A?"), Says("b", (GREEN, BLUE), "B?")),
+        rejects={"missing_file": 1},
+    ),
+    Case(
+        name="earlier-rounds-and-inputs",
+        write=rows(
+            {"query": "B?", "response": "b", "history": [["<image>A?", "a"]], "images": [ONE]},
+            {"instruction": "Say", "input": "what.", "output": "c", "images": [TWO]},
+            {"instruction": "Say", "input": "", "output": "e", "history": [["D?", "d"]], "image": THREE},
+            {"query": "F?", "response": "f", "history": ["odd"], "images": [ONE]},
+            {"query": "G?", "response": "g", "history": [], "images": [ONE]},
+        ),
+        says=(
+            Says("a", (RED,), "A?"),
+            Says("b", (RED,), "B?"),
+            Says("c", (GREEN,), "Say\nwhat."),
+            Says("d", (BLUE,), "D?"),
+            Says("e", (BLUE,), "Say"),
+            Says("g", (RED,), "G?"),
+        ),
+        rejects={"malformed": 1},
+        notes={"shown_first": 1},
     ),
     Case(name="parts-in-parquet", write=vsft, says=(Says("a", (RED,), "A?"), Says("b", (RED,), "B?"))),
     Case(name="parts-with-data-urls-in-parquet", write=data_urls_in_parquet, says=(Says("a", (GREEN,), "A?"),)),
