@@ -9,11 +9,11 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from functools import cache
+from functools import cache, partial
 from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -129,10 +129,11 @@ class ColumnFile:
         self._batches = [self._file.get_batch(number) for number in range(self._file.num_record_batches)]
         self._starts = list(accumulate((batch.num_rows for batch in self._batches), initial=0))
         self.rows = self._starts.pop()
-        self._numbers = cache(self._number_chunks)
-        self._bytes = cache(self._byte_chunks)
-        self._lists = cache(self._list_chunks)
-        self._several = cache(lambda names: list(zip(*map(self._bytes, names), strict=True)))
+        # Of each batch, by column. They do not refer to this object, so that the file is closed with its last use.
+        self._numbers = cache(partial(_number_chunks, self._batches))
+        self._bytes = cache(partial(_byte_chunks, self._batches))
+        self._lists = cache(partial(_list_chunks, self._batches))
+        self._several = cache(partial(_several_chunks, self._batches))
 
     @property
     def names(self) -> list[str]:
@@ -195,16 +196,6 @@ class ColumnFile:
         place = row - self._starts[batch]
         return data[offsets[place] : offsets[place + 1]]
 
-    def _number_chunks(self, name: str) -> list[memoryview]:
-        return [_view(batch.column(name)) for batch in self._batches]
-
-    def _byte_chunks(self, name: str) -> list[tuple[memoryview, memoryview]]:
-        return [_offsets_and_data(batch.column(name)) for batch in self._batches]
-
-    def _list_chunks(self, name: str) -> list[tuple[memoryview, memoryview]]:
-        columns = [batch.column(name) for batch in self._batches]
-        return [(_view(column.offsets), _view(column.values)) for column in columns]
-
 
 def numbered(table: ColumnFile, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """``columns`` of the batches of ``table``, with the numbers of the rows as a column ``n`` before them."""
@@ -213,11 +204,32 @@ def numbered(table: ColumnFile, columns: Sequence[str]) -> Iterator[pa.RecordBat
         yield pa.record_batch([numbers, *(batch.column(name) for name in columns)], ["n", *columns])
 
 
+_Bytes: TypeAlias = tuple[memoryview, memoryview]
+"""Where each cell of a batch begins, and all their bytes."""
+
+
+def _number_chunks(batches: Sequence[pa.RecordBatch], name: str) -> list[memoryview]:
+    return [_view(batch.column(name)) for batch in batches]
+
+
+def _byte_chunks(batches: Sequence[pa.RecordBatch], name: str) -> list[_Bytes]:
+    return [_offsets_and_data(batch.column(name)) for batch in batches]
+
+
+def _several_chunks(batches: Sequence[pa.RecordBatch], names: tuple[str, ...]) -> list[tuple[_Bytes, ...]]:
+    return list(zip(*(_byte_chunks(batches, name) for name in names), strict=True))
+
+
+def _list_chunks(batches: Sequence[pa.RecordBatch], name: str) -> list[tuple[memoryview, memoryview]]:
+    columns = [batch.column(name) for batch in batches]
+    return [(_view(column.offsets), _view(column.values)) for column in columns]
+
+
 def _view(column: pa.Array) -> memoryview:
     """The numbers of ``column``: a view gives Python's own numbers, in half the time that an array takes."""
     return memoryview(column.to_numpy(zero_copy_only=False))
 
 
-def _offsets_and_data(column: pa.Array) -> tuple[memoryview, memoryview]:
+def _offsets_and_data(column: pa.Array) -> _Bytes:
     _, offsets, data = column.buffers()  # of a column of large_string or large_binary
     return memoryview(offsets).cast("B").cast("q"), memoryview(b"" if data is None else data)

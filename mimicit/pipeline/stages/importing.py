@@ -295,6 +295,8 @@ class _PartWriter:
 
     def _meta_json(self, triplet: RawTriplet) -> bytes:
         """The free fields as JSON, with null in place of NaN, which is noted. `SchemaError` for the rest."""
+        if not triplet.meta:
+            return b"{}"
         try:
             return canonical_json(dict(triplet.meta))
         except SchemaError:
@@ -338,8 +340,5 @@ def _size_fault(triplet: RawTriplet) -> Fault | None:
 
 def _says(instruction: str, answer: str, references: Sequence[bytes]) -> bytes:
     """Equal for records that say and show the same."""
-    digest = hashlib.blake2b(digest_size=16)
-    for text in (instruction.encode(), answer.encode(), *references):
-        digest.update(b"%d:" % len(text))
-        digest.update(text)
-    return digest.digest()
+    said = b"\0".join((instruction.encode(), answer.encode(), *references))  # none of them holds a NUL
+    return hashlib.blake2b(said, digest_size=16).digest()

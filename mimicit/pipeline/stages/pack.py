@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mimicit.errors import BuildError
@@ -32,6 +34,8 @@ from mimicit.shards.tar import BLOCK, END_OF_ARCHIVE, Link, PackedSample, member
 __all__ = ["index_piece", "pack_shards", "pack_share", "shard_name", "unpacked_shards"]
 
 _SHARD_INFO: Final = b"mimicit.shard"
+_OF_SAMPLES: Final = ("key", "id", "source", "media", "relations", "triplets", "videos", "frames", "characters")
+_OF_PLACES: Final = ("offset", "size", "member_offsets", "member_sizes")
 _INDEX_BATCH: Final = 2_000  # rows held before they are written
 
 
@@ -163,15 +167,15 @@ def _write(task: _Task) -> None:
             publish(task.out / task.name, temporary) as file,
         ):
             for places in batched(range(task.shard.first, task.shard.last + 1), _INDEX_BATCH):
-                rows: list[tuple[Any, ...]] = []
+                rows = _IndexRows(task.name)
                 for part, row in map(samples.at, places):
                     packed = _pack(part, row, media, position, held)
-                    rows.append(_index_row(task.name, part, row, packed, position))
+                    rows.add(part, row, packed, position)
                     chunk = b"".join(packed.chunks)
                     digest.update(chunk)
                     file.write(chunk)
                     position += packed.size
-                index.write_table(_index_table(rows))
+                index.write_table(rows.table())
             file.write(END_OF_ARCHIVE)
             digest.update(END_OF_ARCHIVE)
             position += len(END_OF_ARCHIVE)
@@ -219,22 +223,43 @@ def _pack(
     return pack_members(members)
 
 
-def _index_row(shard: str, part: ColumnFile, row: int, packed: PackedSample, position: int) -> tuple[Any, ...]:
-    """The columns of `INDEX_SCHEMA`, with the relations as a list."""
-    return (
-        *(shard, part.text("key", row), part.text("id", row), part.text("source", row)),
-        *(position, packed.size, [position + offset for offset in packed.member_offsets], packed.member_sizes),
-        *(part.integers("relations", row), part.number("triplets", row), len(part.integers("media", row))),
-        *(part.number(name, row) for name in ("videos", "frames", "characters")),
-    )
+class _IndexRows:
+    """The rows of a batch of the index: what SAMPLES have of the samples, and where they lie in the shard."""
 
+    def __init__(self, shard: str) -> None:
+        self._shard = shard
+        self._samples: list[tuple[ColumnFile, int]] = []
+        self._places: list[tuple[int, int, list[int], tuple[int, ...]]] = []
 
-def _index_table(rows: Sequence[tuple[Any, ...]]) -> pa.Table:
-    columns = dict(zip(INDEX_SCHEMA.names, zip(*rows, strict=True), strict=True))
-    counts = zip(*columns["relations"], strict=True)
-    fields = [pa.array(values, pa.int32()) for values in counts]
-    relations = pa.StructArray.from_arrays(fields, list(RELATIONS))
-    arrays = [
-        relations if field.name == "relations" else pa.array(columns[field.name], field.type) for field in INDEX_SCHEMA
-    ]
-    return pa.table(arrays, schema=INDEX_SCHEMA)
+    def add(self, part: ColumnFile, row: int, packed: PackedSample, position: int) -> None:
+        """Add the sample in ``row`` of a ``part`` of SAMPLES, which starts at ``position``."""
+        self._samples.append((part, row))
+        offsets = [position + offset for offset in packed.member_offsets]
+        self._places.append((position, packed.size, offsets, packed.member_sizes))
+
+    def table(self) -> pa.Table:
+        """The rows as `INDEX_SCHEMA` has them."""
+        samples = self._of_samples()
+        counts = samples["relations"].combine_chunks().flatten().to_numpy().reshape(-1, len(RELATIONS))
+        relations = pa.StructArray.from_arrays([pa.array(column) for column in counts.T], list(RELATIONS))
+        places = dict(zip(_OF_PLACES, zip(*self._places, strict=True), strict=True))
+        made = {
+            "shard": pa.array([self._shard] * len(self._samples), pa.string()),
+            "relations": relations,
+            "media": pc.list_value_length(samples["media"]),
+            **{name: pa.array(values, INDEX_SCHEMA.field(name).type) for name, values in places.items()},
+        }
+        columns = [made[name] if name in made else samples[name] for name in INDEX_SCHEMA.names]
+        return pa.table(columns, names=INDEX_SCHEMA.names).cast(INDEX_SCHEMA)
+
+    def _of_samples(self) -> pa.Table:
+        """What SAMPLES have of the rows, in their order; the rows of a part are taken together."""
+        by_part: dict[ColumnFile, list[int]] = {}
+        for place, (part, _) in enumerate(self._samples):
+            by_part.setdefault(part, []).append(place)
+        taken = [
+            part.table(_OF_SAMPLES).take([self._samples[place][1] for place in places])
+            for part, places in by_part.items()
+        ]
+        order = np.argsort(np.concatenate([*by_part.values()]))
+        return pa.concat_tables(taken).take(order).combine_chunks()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Final
 
@@ -39,7 +39,7 @@ class TripletPool:
         }
         self._work = work
         self._similar: SimilarPool | None = None  # opened by the first query that asks for it
-        self.candidate = lru_cache(_CANDIDATES_KEPT)(self._candidate)
+        self.candidate = lru_cache(_CANDIDATES_KEPT)(partial(_candidate, self.triplets, names))
 
     def close(self) -> None:
         """Close what was opened."""
@@ -53,12 +53,6 @@ class TripletPool:
     def is_document(self, row: int) -> bool:
         """Whether the triplet is an interleaved document, which has no context."""
         return bool(self.triplets.data("parts", row))
-
-    def _candidate(self, row: int) -> Candidate:
-        """The triplet at ``row``."""
-        id, instruction, shown, conversation = self.triplets.texts(_TEXTS, row)
-        turn = self.triplets.number("turn", row)
-        return Candidate(row, self.source(row), id, instruction, shown, conversation or None, turn)
 
     def related(self, query: Candidate) -> list[Candidate]:
         """See `mimicit.context.candidates.Pool`."""
@@ -112,3 +106,10 @@ class TripletPool:
         if self._similar is None:
             self._similar = SimilarPool(self._work)
         return self._similar
+
+
+def _candidate(triplets: ColumnFile, names: Sequence[str], row: int) -> Candidate:
+    """The triplet at ``row``."""
+    id, instruction, shown, conversation = triplets.texts(_TEXTS, row)
+    source = names[triplets.number("source", row)]
+    return Candidate(row, source, id, instruction, shown, conversation or None, triplets.number("turn", row))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import OrderedDict
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -18,6 +18,8 @@ from mimicit.pipeline.tables import MEDIA_NAME
 __all__ = ["StoredFile", "StoredMedia"]
 
 _OPEN_BLOBS: Final = 64
+_SMALL_BYTES: Final = 16 << 10  # of a file that is kept when it was read, for the next samples show it mostly
+_SMALL_KEPT: Final = 1 << 11
 _MEDIA_KEPT: Final = 1 << 14
 
 
@@ -35,41 +37,55 @@ class StoredMedia:
     """Reads the encoded media of one work folder; keeps a bounded number of files open."""
 
     def __init__(self, work: Path) -> None:
-        self._work = work
-        self._media = ColumnFile(work / MEDIA_NAME)
-        self._blobs: OrderedDict[str, int] = OrderedDict()
-        self.files = lru_cache(_MEDIA_KEPT)(self._files)
+        self._blobs = _Blobs(work)
+        self.files = lru_cache(_MEDIA_KEPT)(partial(_files, ColumnFile(work / MEDIA_NAME)))
+        self._read_small = lru_cache(_SMALL_KEPT)(self._blobs.read)
 
     def close(self) -> None:
         """Close all blobs."""
-        for descriptor in self._blobs.values():
-            os.close(descriptor)
-        self._blobs.clear()
+        self._blobs.close()
 
     def read(self, file: StoredFile) -> bytes:
         """The bytes of one file; `BuildError` where they are not what was encoded."""
-        data = os.pread(self._blob(file.blob), file.size, file.offset)
+        return self._read_small(file) if file.size <= _SMALL_BYTES else self._blobs.read(file)
+
+
+def _files(media: ColumnFile, number: int) -> tuple[StoredFile, ...]:
+    """The files of the medium in row ``number`` of MEDIA, in order."""
+    value = orjson.loads(media.data("media", number))
+    blob = media.text("file", number)
+    offsets, sizes = media.integers("offsets", number), media.integers("sizes", number)
+    return tuple(
+        StoredFile(blob, offset, size, sha256, value["extension"])
+        for offset, size, sha256 in zip(offsets, sizes, value["sha256"], strict=True)
+    )
+
+
+class _Blobs:
+    """The blobs of one work folder."""
+
+    def __init__(self, work: Path) -> None:
+        self._work = work
+        self._open: OrderedDict[str, int] = OrderedDict()
+
+    def close(self) -> None:
+        for descriptor in self._open.values():
+            os.close(descriptor)
+        self._open.clear()
+
+    def read(self, file: StoredFile) -> bytes:
+        data = os.pread(self._descriptor(file.blob), file.size, file.offset)
         if hashlib.sha256(data).hexdigest() != file.sha256:
             raise BuildError(
                 f"{self._work / file.blob}: damaged since it was written; run the same command again, it is made anew"
             )
         return data
 
-    def _files(self, number: int) -> tuple[StoredFile, ...]:
-        """The files of the medium in row ``number`` of MEDIA, in order."""
-        value = orjson.loads(self._media.data("media", number))
-        blob = self._media.text("file", number)
-        offsets, sizes = self._media.integers("offsets", number), self._media.integers("sizes", number)
-        return tuple(
-            StoredFile(blob, offset, size, sha256, value["extension"])
-            for offset, size, sha256 in zip(offsets, sizes, value["sha256"], strict=True)
-        )
-
-    def _blob(self, name: str) -> int:
-        if name in self._blobs:
-            self._blobs.move_to_end(name)
+    def _descriptor(self, name: str) -> int:
+        if name in self._open:
+            self._open.move_to_end(name)
         else:
-            if len(self._blobs) >= _OPEN_BLOBS:
-                os.close(self._blobs.popitem(last=False)[1])
-            self._blobs[name] = os.open(self._work / name, os.O_RDONLY | os.O_CLOEXEC)
-        return self._blobs[name]
+            if len(self._open) >= _OPEN_BLOBS:
+                os.close(self._open.popitem(last=False)[1])
+            self._open[name] = os.open(self._work / name, os.O_RDONLY | os.O_CLOEXEC)
+        return self._open[name]
