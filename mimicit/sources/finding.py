@@ -133,9 +133,15 @@ def _looked_up(
         other = _Search(root, beside, CLIP_EXTENSIONS, replaced=True)
         another = other.find_in_places(written) or other.find_by_end(written)
         found = another and ("extension", another[1])
+        if found is None and frames_per_second is not None:
+            found = search.find_frames([_parsed(_stem(name), beside) for name in called], frames_per_second)
     if found is None:
         raise search.fault(first)
     return found
+
+
+def _stem(name: str) -> str:
+    return name.rpartition(".")[0] if named_kind(name) == "video" else name
 
 
 def media_ref(

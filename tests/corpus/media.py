@@ -139,9 +139,12 @@ def folders_of_frames(root: Path) -> None:
 def folders_of_frames_in_a_manifest(root: Path) -> None:
     frames(root, "media/run", RED)
     frames(root, "media/jump", GREEN)
+    frames(root, "media/swim", BLUE)
     (root / "manifest.jsonl").write_text(
         '{"video": "media/run", "instruction": "Which?", "answer": "run"}\n'
         '{"media": [{"frames": "media/jump", "fps": 2}], "instruction": "Which?", "answer": "jump"}\n'
+        '{"video": "/old/swim.mp4", "instruction": "Which?", "answer": "lost"}\n'
+        '{"video": "media/swim.mp4", "instruction": "Which?", "answer": "swim"}\n'
         '{"video": "media/none", "instruction": "Which?", "answer": "none"}\n'
     )
 
@@ -230,8 +233,8 @@ CASES: list[Case] = [
     Case(
         name="folders-of-frames-in-a-manifest",
         write=folders_of_frames_in_a_manifest,
-        says=(Says("run", (RED,), "Which?"), Says("jump", (GREEN,), "Which?")),
-        rejects={"missing_file": 1},
+        says=(*(Says(name, (shown,), "Which?") for name, shown in (("run", RED), ("jump", GREEN), ("swim", BLUE))),),
+        rejects={"missing_file": 1, "outside_root": 1},
     ),
     Case(
         name="clips-named-by-a-table",
