@@ -16,6 +16,7 @@ from mimicit.errors import UsageError
 from mimicit.records import Media, Sample
 from otter_train.chat import Chat, converse
 from otter_train.model import PRESETS
+from otter_train.question import Turn, asking_sample
 from tests.factories.serving import trained_model
 from tests.factories.train import MINUTE_MODEL, image, png
 
@@ -75,6 +76,19 @@ def test_placeholders_in_a_question_are_read_as_in_training() -> None:
     assert (alone, first, second) == ("Is <image> red?", "Is image 1 red?", "<answer>?")
     listener, *_ = talk("/image a.png", "<image>Which?")
     assert listener.heard[0].query.instruction == "Which?"
+
+
+def test_what_the_system_says_comes_before_a_question_without_its_placeholders() -> None:
+    pictures = (image(png((1, 2, 3))), image(png((3, 2, 1))))
+    first = Turn(instruction="<image>\nRed?", answer="<answer>no", media=pictures[:1])
+    turns = [first, Turn(instruction="<image>And?")]
+    asked = asking_sample(turns, relation="conversation", origin="endpoint", system="Be <image> brief.")
+    assert asked.context[0].instruction == "Be <image> brief.\nRed?" and asked.context[0].answer == "<answer>no"
+    assert asked.query.instruction == "And?"  # the same picture again, as in training
+    two = [Turn(instruction="Is <image> like <image>?", media=pictures)]
+    assert asking_sample(two, relation="x", origin="y").query.instruction == "Is image 1 like image 2?"
+    three = [Turn(instruction="<image><image><image>?", media=pictures)]
+    assert asking_sample(three, relation="x", origin="y").query.instruction == "<image><image><image>?"
 
 
 def test_through_a_pipe_each_answer_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
