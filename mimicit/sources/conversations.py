@@ -65,8 +65,9 @@ class Turn:
 class ShownPart:
     """A part of what is said that shows something: ``value`` names it, and stands where ``steps`` lead to.
 
-    Without a ``value``, it is the medium ``number`` of the record, or else the next one. ``is_tag`` is one that stands
-    in a text, ``<img>1.jpg</img>``, as Qwen-VL writes it; where the record names media itself, it is a placeholder.
+    Without a ``value``, it is the medium ``number`` of the record, or else the next one. ``is_tag`` is one that a turn
+    names, in a field or in its text (``<img>1.jpg</img>``, as Qwen-VL writes it); where the record names media itself,
+    it is a placeholder.
     """
 
     kind: MediaKind | None
@@ -294,7 +295,7 @@ def _with_tags(
         named = named or [((*steps, name), value)]
         if text.count(IMAGE) < len(named):
             text = f"{IMAGE * (len(named) - text.count(IMAGE))}{text}"
-        parts.extend(ShownPart(MEDIA_FIELDS[name], one, None, place) for place, one in named)
+        parts.extend(ShownPart(MEDIA_FIELDS[name], one, None, place, is_tag=True) for place, one in named)
     return text
 
 

@@ -314,9 +314,10 @@ CASES: list[Case] = [
                 ]
             },
             {"conversations": [asked("<image>C?", image="nowhere.png"), *talk("x", "c")[1:]]},
+            {"conversations": [asked("D?", image=TWO), *talk("x", "d")[1:]], "image": TWO},
             name="d.json",
         ),
-        says=(Says("a", (RED,), "A?"), Says("b", (GREEN, BLUE), "B?")),
+        says=(Says("a", (RED,), "A?"), Says("b", (GREEN, BLUE), "B?"), Says("d", (GREEN,), "D?")),
         rejects={"missing_file": 1},
     ),
     Case(
