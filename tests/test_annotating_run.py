@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections import Counter
@@ -18,11 +19,13 @@ from tests.factories.annotating import (
     RECIPE,
     ModelServer,
     Reply,
+    annotate,
     asked,
     captioned_pictures,
     completion,
     model_server,
     pairs_json,
+    rows,
     sound,
 )
 
@@ -41,23 +44,9 @@ def recipe(tmp_path: Path) -> Path:
     return path
 
 
-def annotate(raw: Path, out: Path, recipe: Path, server: ModelServer, *more: str, code: int = 0) -> dict[str, Any]:
-    words = ["annotate", "--src", str(raw), "--out", str(out), "--recipe", str(recipe), "--model", "m"]
-    words += ["--base-url", server.url, "--key-env", "TEST_KEY", "--json", *more]
-    words += ["--no-report"] if "--report" not in more else []
-    result = CliRunner().invoke(main, words, env={"TEST_KEY": KEY}, catch_exceptions=False)
-    assert result.exit_code == code, result.output
-    assert KEY not in result.output
-    return json.loads(result.stdout) if result.stdout.startswith("{") else {"error": result.stderr}
-
-
 def number_of(body: dict[str, Any]) -> int:
     """Which picture a request is about, also one that is made again."""
     return int(body["messages"][1]["content"].split("kind ")[1].split("\n")[0])
-
-
-def rows(out: Path, name: str = "manifest.jsonl") -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (out / name).read_text().splitlines()]
 
 
 def test_pairs_are_written_in_order_and_a_second_run_asks_nothing(raw: Path, recipe: Path, tmp_path: Path) -> None:
@@ -72,7 +61,10 @@ def test_pairs_are_written_in_order_and_a_second_run_asks_nothing(raw: Path, rec
         before = (out / "manifest.jsonl").read_bytes()
         again = annotate(raw, out, recipe, server)
         assert len(server.requests) == 12 and again["requests"] == 0
-    assert (out / "manifest.jsonl").read_bytes() == before
+        server.reply = lambda body, number: Reply(**{**sound(body).__dict__, "delay_s": 0.01 * (24 - number)})
+        annotate(raw, tmp_path / "again", recipe, server, "--concurrency", "12")  # the last asked is answered first
+        assert server.answered[12:] != server.answered[:12] and set(server.answered[12:]) == set(server.answered[:12])
+    assert (out / "manifest.jsonl").read_bytes() == before == (tmp_path / "again" / "manifest.jsonl").read_bytes()
     assert (summary["records"], summary["written"], summary["kept"]) == (12, 12, 24)
     assert summary["tokens"] == {"input": 1200, "output": 240} == again["tokens"]
     written = rows(out)
@@ -181,7 +173,10 @@ def test_a_rerun_asks_what_got_no_answer_and_nothing_else(hostile: Any, raw: Pat
     assert summary["reasons"] == {"too_long": 1, "unreadable": 1} and summary["written"] == 10
 
 
-def test_a_server_that_refuses_the_key_ends_the_run_with_its_words(raw: Path, recipe: Path, tmp_path: Path) -> None:
+def test_a_server_that_refuses_the_key_ends_the_run_with_its_words(
+    raw: Path, recipe: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
     with model_server() as server:
         server.reply = lambda body, number: Reply(401, b'{"error": {"message": "bad key %s"}}' % KEY.encode())
         said = annotate(raw, tmp_path / "out", recipe, server, code=1)["error"]
@@ -190,6 +185,19 @@ def test_a_server_that_refuses_the_key_ends_the_run_with_its_words(raw: Path, re
         said = annotate(raw, tmp_path / "out", recipe, server, code=1)["error"]
         assert "redirects to http://127.0.0.1:1/elsewhere" in said
     assert not (tmp_path / "out" / "manifest.jsonl").exists()
+    assert "chat/completions" in caplog.text and KEY not in caplog.text
+
+
+def test_retry_after_makes_all_requests_wait_and_one_of_hours_ends_the_run(
+    raw: Path, recipe: Path, tmp_path: Path
+) -> None:
+    with model_server() as server:
+        server.reply = lambda body, number: sound(body) if number else Reply(429, b"", {"Retry-After": "0.5"})
+        annotate(raw, tmp_path / "out", recipe, server, "--concurrency", "1")
+        assert server.times[1] - server.times[0] >= 0.5 and len(server.times) == 13
+        server.reply = lambda body, number: Reply(429, b"", {"Retry-After": "7200"})
+        said = annotate(raw, tmp_path / "other", recipe, server, code=1)["error"]
+        assert "the server asks to wait for 7,200 s" in said and "same command goes on" in said
 
 
 def test_a_server_that_fails_always_ends_the_run_and_it_goes_on_later(

@@ -43,10 +43,10 @@ def test_options_are_pinned() -> None:
     }
     assert options == {
         "annotate": [
-            "--allow-root", "--answers", "--base-url", "--budget-tokens", "--budget-usd", "--concurrency", "--dry-run",
-            "--follow-links", "--format", "--json", "--key-env", "--limit", "--model", "--out", "--price-in",
-            "--price-out", "--recipe", "--report", "--requests-per-minute", "--retries", "--src", "--timeout",
-            "--tokens-per-minute",
+            "--allow-root", "--answers", "--base-url", "--batch-in", "--batch-out", "--budget-tokens", "--budget-usd",
+            "--concurrency", "--dry-run", "--follow-links", "--format", "--json", "--judge", "--judge-least",
+            "--key-env", "--limit", "--model", "--out", "--price-in", "--price-out", "--recipe", "--report",
+            "--requests-per-minute", "--retries", "--src", "--timeout", "--tokens-per-minute",
         ],
         "build": [
             "--allow-root", "--allow-same-answer", "--allow-same-media", "--config", "--context", "--dedupe",

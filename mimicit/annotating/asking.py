@@ -14,6 +14,7 @@ from typing import Any, Final
 from mimicit.annotating.answers import Pair, UnreadableError, pairs_of
 from mimicit.annotating.client import FailedError
 from mimicit.annotating.gates import fault_of_pair, is_refusal
+from mimicit.annotating.judge import Judge, judging_request, scores_of
 from mimicit.annotating.recipe import Recipe
 from mimicit.annotating.store import Answer, Store, request_hash
 from mimicit.annotating.wording import Job, asked_again, wanted_pairs
@@ -110,8 +111,11 @@ class Asker:
         return answer
 
 
-async def outcome_of(job: Job, body: bytes, recipe: Recipe, ask: Asker) -> Outcome:
-    """The outcome of ``job``, whose request is ``body``; `NotAskedError` and `AnnotateError` pass through."""
+async def outcome_of(job: Job, body: bytes, recipe: Recipe, ask: Asker, judge: Judge | None = None) -> Outcome:
+    """The outcome of ``job``, whose request is ``body``; `NotAskedError` and `AnnotateError` pass through.
+
+    With a ``judge``, it is asked about the pairs that the gates let pass.
+    """
     outcome = Outcome()
     try:
         request, answer = await ask(body)
@@ -138,7 +142,30 @@ async def outcome_of(job: Job, body: bytes, recipe: Recipe, ask: Asker) -> Outco
         outcome.reason, outcome.detail = error.reason, error.detail
     else:
         _sort(pairs, job, recipe, outcome)
+        if judge is not None and outcome.pairs:
+            await _judged(outcome, body, judge, recipe, ask)
     return outcome
+
+
+async def _judged(outcome: Outcome, body: bytes, judge: Judge, recipe: Recipe, ask: Asker) -> None:
+    """Drop the pairs that the judge scores too low, or about which it says nothing that can be read."""
+    pairs, outcome.pairs = outcome.pairs, []
+    why = ""
+    scores: list[float] = [0.0] * len(pairs)
+    try:
+        _, answer = await ask(judging_request(body, pairs, judge, recipe))
+        scores = scores_of(answer.text, len(pairs))
+    except FailedError as error:
+        why = f"the judge gave no answer: {error.detail}"
+    except ValueError as error:
+        why = f"the judge cannot be read: {error}"
+    for pair, score in zip(pairs, scores, strict=True):
+        if not why and score >= judge.least:
+            outcome.pairs.append(pair)
+            outcome.scores.append(score)
+        else:
+            detail = why or f"scored {score:g}; the least is {judge.least:g}"
+            outcome.dropped.append(Dropped("judged", detail, pair.instruction, pair.answer))
 
 
 def _is_final(answer: Answer, outcome: Outcome) -> bool:

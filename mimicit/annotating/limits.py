@@ -114,7 +114,8 @@ class Budget:
     def _words(self) -> str:
         limits = [f"{self._tokens:,} tokens"] if self._tokens is not None else []
         limits += [f"{self._usd:g} USD"] if self._usd is not None else []
-        return f"the budget of {' and '.join(limits)} is reached ({self.spent.tokens:,} tokens spent)"
+        spent = f"{self.spent.tokens:,} tokens spent"
+        return f"the budget of {' and '.join(limits)} is reached ({spent}); with a larger one, it goes on from there"
 
 
 class Breaker:

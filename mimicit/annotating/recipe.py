@@ -87,6 +87,7 @@ class Recipe:
     media: tuple[int, int] = (0, 1000)
     kinds: tuple[str, ...] = ("image", "video")
     neighbours: int = 0
+    neighbours_by: Literal["words", "picture"] = "words"
     size: int = 336
     frames: int = 8
     request: Mapping[str, Any] = field(default_factory=dict)

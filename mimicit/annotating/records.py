@@ -38,6 +38,7 @@ CREATE TABLE triplet(seq INTEGER PRIMARY KEY, source INTEGER, key TEXT, body BLO
 CREATE TABLE picture(source INTEGER, id TEXT, locator TEXT, PRIMARY KEY(source, id)) WITHOUT ROWID;
 CREATE TABLE shown(path TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE id(id TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE words(number INTEGER PRIMARY KEY, words TEXT);
 """
 
 
@@ -126,6 +127,18 @@ class RecordTable:
             bodies.append(orjson.loads(body))
         if now is not None:
             yield self._record(now[0], bodies)
+
+    def keep_words(self, words: Iterable[str]) -> None:
+        """Keep a text for each record, in order."""
+        self._db.execute("BEGIN")
+        self._db.executemany("INSERT INTO words VALUES (?, ?)", enumerate(words))
+        self._db.execute("COMMIT")
+
+    def words(self, number: int | None = None) -> Iterator[str]:
+        """The texts that `keep_words` has kept, in order, or that of one record."""
+        where, values = ("", ()) if number is None else (" WHERE number = ?", (number,))
+        for (words,) in self._db.execute(f"SELECT words FROM words{where} ORDER BY number", values):
+            yield words
 
     def _read(self, number: int, spec: SourceSpec, on_progress: Callable[[str, int], None]) -> None:
         db, known = self._db, 0

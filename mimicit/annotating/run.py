@@ -11,18 +11,21 @@ import asyncio
 import signal
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
 from mimicit.annotating.asking import Asker, NotAskedError, Outcome, Send, outcome_of
+from mimicit.annotating.batch import BatchWriter, take_in
 from mimicit.annotating.client import ModelClient
+from mimicit.annotating.judge import Judge
 from mimicit.annotating.limits import Breaker, Budget, BudgetReachedError, Cost, Pace, Prices
+from mimicit.annotating.neighbours import plain_words, similar_by_picture, similar_by_words
 from mimicit.annotating.pictures import Pictures
 from mimicit.annotating.recipe import Recipe
-from mimicit.annotating.records import Dropped, RecordTable
+from mimicit.annotating.records import Dropped, Record, RecordTable
 from mimicit.annotating.report import report_html
 from mimicit.annotating.store import Answer, Store
 from mimicit.annotating.wording import Job, request_of, unfit
@@ -32,11 +35,12 @@ from mimicit.shards.files import write_atomically
 from mimicit.shards.folders import make_folder
 from mimicit.sources.root import Root
 
-__all__ = ["WORK_NAME", "Limits", "Progress", "Server", "Summary", "Work", "annotate", "refusals_named"]
+__all__ = ["WORK_NAME", "Limits", "Progress", "Server", "Summary", "Work", "annotate", "refusals_named", "write_batch"]
 
 WORK_NAME: Final = ".annotate"
 _STORE_NAME: Final = "answers"
 _FAILURES: Final = 20  # requests in a row
+_AT_ONCE: Final = 64  # where nobody is asked
 _UPDATE_S: Final = 0.2
 
 
@@ -110,6 +114,7 @@ class Work:
         make_folder(self.folder)
         self.store = Store(self.folder / _STORE_NAME)
         self._table = RecordTable(root, self.folder / "records.tmp", format=format)
+        self._similar: list[tuple[int, ...]] = []
         self.records = 0
 
     def __enter__(self) -> Work:
@@ -129,6 +134,10 @@ class Work:
         for note in self._table.notes:
             progress.note(note)
         self.records = count if self._limit is None else min(count, self._limit)
+        if self.recipe.neighbours:
+            progress.update("compare", 0, 1)
+            self._compare()
+            progress.update("compare", 1, 1)
         return self.records * len(self.recipe.languages)
 
     @property
@@ -149,8 +158,32 @@ class Work:
                 if isinstance(record, Dropped):
                     yield record.id, record
                 else:
-                    job = Job(number=number, record=record, language=language)
+                    near = self._similar[place] if self._similar else ()
+                    job = Job(
+                        number=number,
+                        record=record,
+                        language=language,
+                        neighbours=tuple(other * len(languages) + number % len(languages) for other in near),
+                        beside=tuple(words for other in near for words in self._table.words(other)),
+                    )
                     yield job.id, job
+
+    def _compare(self) -> None:
+        """Find the neighbours of each record among those that the recipe asks about."""
+
+        def fit() -> Iterator[Record | None]:
+            for _, record in zip(range(self.records), self._table.records(), strict=False):
+                yield None if isinstance(record, Dropped) or unfit(record, self.recipe) else record
+
+        self._table.keep_words("" if record is None else plain_words(record) for record in fit())
+        if self.recipe.neighbours_by == "words":
+            self._similar = similar_by_words(self._table.words(), self.recipe.neighbours)
+            return
+        pictures = Pictures(self.root, size=self.recipe.size, frames=1)
+        try:
+            self._similar = asyncio.run(similar_by_picture(fit(), pictures, self.recipe.neighbours))
+        finally:
+            pictures.close()
 
     def sound_jobs(self) -> Iterator[tuple[str, Job | None]]:
         """As `jobs`, with None for those whose record could not be made."""
@@ -172,20 +205,34 @@ def _go_on(place: object, why: str) -> AnnotateError:
     return AnnotateError(f"{place}: {why}; mend this and run the same command again to go on")
 
 
-def annotate(work: Work, server: Server, limits: Limits, progress: Progress, *, report: bool = True) -> Summary:
+def annotate(
+    work: Work,
+    server: Server,
+    limits: Limits,
+    progress: Progress,
+    *,
+    judge: Judge | None = None,
+    batches: Sequence[Path] = (),
+    report: bool = True,
+) -> Summary:
     """Ask about everything in ``work``, and write the manifest and, with ``report``, ``report.html``.
 
-    Where the budget is spent, what was not asked about is rejected for that. `AnnotateError` where the run cannot go
-    on: what was answered is kept, and the same command goes on from there.
+    With ``batches``, files that a batch API has given back, nobody is asked. What was not asked about, also because the
+    budget is spent, is rejected for that. `AnnotateError` where the run cannot go on: what was answered is kept, and
+    the same command goes on from there.
     """
     total = work.read(progress)
     store = work.store
-    spent = Cost(store.input_tokens, store.output_tokens)
     with (
         closing(Outcomes(work.folder / "outcomes.tmp")) as outcomes,
         closing(Outcomes(work.folder / "settled.tmp")) as settled,
     ):
-        stopped, asked = asyncio.run(_ask_all(work, server, limits, progress, outcomes, total, spent))
+        if batches:
+            taken = asyncio.run(take_in(batches, store))
+            progress.note(", ".join(f"{count:,} {what}" for what, count in taken.items()) + " in batch files")
+            ended = asyncio.run(_ask_nobody(work, server.model, judge, _not_sent, progress, outcomes, total))
+        else:
+            ended = asyncio.run(_ask_all(work, server, judge, limits, progress, outcomes, total))
         counts = settle(outcomes, work.recipe, settled)
         progress.update("write", 0, 1)
         write_manifest(work.out, work.root, work.recipe, server.model, work.sound_jobs, settled, work.dropped_input)
@@ -205,17 +252,46 @@ def annotate(work: Work, server: Server, limits: Limits, progress: Progress, *, 
         counts=counts,
         triplets=work.triplets,
         dropped_input=len(work.dropped_input),
-        asked=asked,
+        asked=ended[1],
         spent=Cost(store.input_tokens, store.output_tokens),
         spent_usd=limits.prices.of(store.input_tokens, store.output_tokens),
-        stopped=stopped,
+        stopped=ended[0],
     )
 
 
+def write_batch(work: Work, model: str, judge: Judge | None, path: Path, progress: Progress) -> BatchWriter:
+    """Write the requests that ``work`` would send now to ``path``, and ask nobody; the writer knows what it wrote."""
+    total = work.read(progress)
+    with closing(Outcomes(work.folder / "outcomes.tmp")) as outcomes, BatchWriter(path) as writer:
+        asyncio.run(_ask_nobody(work, model, judge, writer.send, progress, outcomes, total))
+    return writer
+
+
+async def _not_sent(body: bytes) -> Answer:
+    raise NotAskedError
+
+
+async def _ask_nobody(
+    work: Work, model: str, judge: Judge | None, send: Send, progress: Progress, outcomes: Outcomes, total: int
+) -> tuple[str, int]:
+    """As `_ask_all`, with the answers that are there; requests that are not go to ``send``."""
+    run = _Run(work, model, judge, send, outcomes, _AT_ONCE)
+    await run.all(lambda: progress.update("look up", run.done, total, f"{run.pairs:,} pairs"))
+    why = "the batch files do not answer it; write what is missing with --batch-out, or ask without --batch-in"
+    return why if run.not_asked else "", 0
+
+
 async def _ask_all(
-    work: Work, server: Server, limits: Limits, progress: Progress, outcomes: Outcomes, total: int, spent: Cost
+    work: Work,
+    server: Server,
+    judge: Judge | None,
+    limits: Limits,
+    progress: Progress,
+    outcomes: Outcomes,
+    total: int,
 ) -> tuple[str, int]:
     """Fill ``outcomes``; why some were not asked about, and the number of attempts."""
+    spent = Cost(work.store.input_tokens, work.store.output_tokens)
     budget = Budget(limits.budget_tokens, limits.budget_usd, limits.prices, spent)
     client = ModelClient(
         server.base_url,
@@ -228,7 +304,7 @@ async def _ask_all(
         breaker=Breaker(_FAILURES),
     )
     async with client:
-        run = _Run(work, server.model, client.ask, outcomes, limits.concurrency)
+        run = _Run(work, server.model, judge, client.ask, outcomes, limits.concurrency)
 
         def tell() -> None:
             cost = f", {budget.spent_usd:.2f} USD" if limits.prices != Prices() else ""
@@ -241,14 +317,16 @@ async def _ask_all(
 class _Run:
     """All jobs of ``work``, so many at once."""
 
-    def __init__(self, work: Work, model: str, send: Send, outcomes: Outcomes, concurrency: int) -> None:
-        self._work, self._model, self._send, self._outcomes = work, model, send, outcomes
+    def __init__(
+        self, work: Work, model: str, judge: Judge | None, send: Send, outcomes: Outcomes, concurrency: int
+    ) -> None:
+        self._work, self._model, self._judge, self._send, self._outcomes = work, model, judge, send, outcomes
         self._ask = Asker(work.store, self._sent)
         self._slots = asyncio.Semaphore(2 * concurrency)  # those that wait for a picture take no connection
         self._tasks: set[asyncio.Task[None]] = set()
         self._error: BaseException | None = None
         self._pictures = Pictures(work.root, size=work.recipe.size, frames=work.recipe.frames)
-        self.done = self.pairs = 0
+        self.done = self.pairs = self.not_asked = 0
         self.stopped = ""
 
     async def all(self, tell: Callable[[], None]) -> None:
@@ -302,11 +380,12 @@ class _Run:
                 raise NotAskedError  # without the pains of decoding
             pictures = await self._pictures.of(job.record.media) if recipe.pictures == "send" else ()
             body = request_of(job, recipe, self._model, pictures)
-            return await outcome_of(job, body, recipe, self._ask)
+            return await outcome_of(job, body, recipe, self._ask, self._judge)
         except RejectedError as error:
             return Outcome(reason=error.reason, detail=error.detail)
         except NotAskedError:
-            return Outcome(reason="not_asked", detail=self.stopped)
+            self.not_asked += 1
+            return Outcome(reason="not_asked", detail=self.stopped or "not in the batch files")
 
     async def _sent(self, body: bytes) -> Answer:
         if self._error is not None or self.stopped:

@@ -87,13 +87,16 @@ def settle(outcomes: Iterable[Outcome], recipe: Recipe, settled: Outcomes) -> Co
     counts, alike = Counts(), Alike(recipe.gates.most_alike)
     for number, outcome in enumerate(outcomes):
         pairs, outcome.pairs = outcome.pairs, []
-        for pair in pairs:
+        scores, outcome.scores = outcome.scores or [0.0] * len(pairs), []
+        was_judged = any(scores)
+        for pair, score in zip(pairs, scores, strict=True):
             if repeats_in_record(pair, outcome.pairs):
                 fault = ("duplicate", "another pair of this record says nearly the same")
             elif not pair.choices and alike.is_too_much(pair.answer):
                 fault = ("too_alike", f"more than {recipe.gates.most_alike} answers are nearly the same")
             else:
                 outcome.pairs.append(pair)
+                outcome.scores += [score] if was_judged else []
                 continue
             outcome.dropped.append(DroppedPair(*fault, pair.instruction, pair.answer))
         if not outcome.pairs and not outcome.reason:
@@ -160,14 +163,14 @@ def _rows(
         for number, pair in enumerate(outcome.pairs):
             shown = _SHOWN * len(job.record.media) if number == 0 else ""
             turns += [{"from": "human", "value": shown + pair.instruction}, {"from": "gpt", "value": pair.answer}]
-        yield {"id": job.id, "media": media, "conversations": turns, "meta": shared}
+        yield {"id": job.id, "media": media, "conversations": turns, **shared}
         return
     ids = [f"{job.id}#{number}" for number in range(len(outcome.pairs))]
     for number, (id, pair) in enumerate(zip(ids, outcome.pairs, strict=True)):
         row: dict[str, Any] = {"id": id, "media": media, "instruction": pair.instruction, "answer": pair.answer}
         if pair.choices:
             row["choices"] = list(pair.choices)
-        score = {"score": outcome.scores[number]} if outcome.scores else {}
+        score = {"judge_score": outcome.scores[number]} if outcome.scores else {}
         yield {**row, "related": [*(other for other in ids if other != id), *beside], "meta": {**shared, **score}}
 
 

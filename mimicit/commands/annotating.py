@@ -12,6 +12,7 @@ from mimicit.commands.output import EXIT_FAILED, print_json
 from mimicit.errors import UsageError
 
 if TYPE_CHECKING:
+    from mimicit.annotating.batch import BatchWriter
     from mimicit.annotating.limits import Prices
     from mimicit.annotating.preview import Preview
     from mimicit.annotating.run import Summary
@@ -50,6 +51,15 @@ __all__ = ["annotate"]
 @click.option("--price-out", type=click.FloatRange(min=0), default=0.0, help="US dollars a million tokens answered.")
 @click.option("--timeout", type=click.FloatRange(min=0.1), default=120.0, show_default=True, help="Seconds an attempt.")
 @click.option("--retries", type=click.IntRange(0, 100), default=6, show_default=True, help="Attempts after the first.")
+@click.option("--judge", metavar="MODEL", help="Let this model of the same server score every pair from 1 to 5.")
+@click.option("--judge-least", type=click.FloatRange(1, 5), default=4.0, show_default=True, help="Score to be kept.")
+@click.option("--batch-out", type=click.Path(path_type=Path), help="Ask nobody; write what is missing for a batch API.")
+@click.option(
+    "--batch-in",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Ask nobody; take in a file that it gave back. May be given several times.",
+)
 @click.option("--dry-run", is_flag=True, help="Ask nothing; print the first request and what all would cost.")
 @click.option("--report/--no-report", default=True, show_default=True, help="Write report.html with examples.")
 @click.option("--json", "as_json", is_flag=True, help="Print what came of it for programs.")
@@ -74,6 +84,10 @@ def annotate(
     price_out: float,
     timeout: float,
     retries: int,
+    judge: str | None,
+    judge_least: float,
+    batch_out: Path | None,
+    batch_in: tuple[Path, ...],
     dry_run: bool,
     report: bool,
     as_json: bool,
@@ -89,16 +103,19 @@ def annotate(
     and asks nothing twice. The key of the server is read from the environment.
     """
     from mimicit.annotating.client import checked_base_url
+    from mimicit.annotating.judge import Judge
     from mimicit.annotating.limits import Prices
     from mimicit.annotating.preview import preview
     from mimicit.annotating.recipe import read_recipe
-    from mimicit.annotating.run import Limits, Server, Work, refusals_named
+    from mimicit.annotating.run import Limits, Server, Work, refusals_named, write_batch
     from mimicit.annotating.run import annotate as run
     from mimicit.sources.root import Root
     from mimicit.terminal import progress_display
 
     if allow_root and not follow_links:
         raise UsageError("--allow-root goes with --follow-links")
+    if (batch_out is not None) + bool(batch_in) + dry_run > 1:
+        raise UsageError("--batch-out, --batch-in and --dry-run: one of them at a time")
     if budget_usd is not None and not price_in and not price_out:
         raise UsageError("--budget-usd needs the prices: add --price-in and --price-out, in dollars a million tokens")
     written = read_recipe(recipe, answers=answers)  # type: ignore[arg-type]
@@ -113,6 +130,7 @@ def annotate(
         timeout_s=timeout,
         retries=retries,
     )
+    second = Judge(judge, judge_least) if judge else None
     root = Root(src, exclude=(out,), follow_links=follow_links, allow=tuple(map(Path, allow_root)))
     with (
         progress_display() as progress,
@@ -122,7 +140,10 @@ def annotate(
         if dry_run:
             _print_preview(preview(work, model, progress), limits.prices, as_json)
             return
-        summary = run(work, server, limits, progress, report=report)
+        if batch_out is not None:
+            _print_batch(write_batch(work, model, second, batch_out, progress), as_json)
+            return
+        summary = run(work, server, limits, progress, judge=second, batches=batch_in, report=report)
     _print(summary, out, as_json)
 
 
@@ -158,7 +179,7 @@ def _print(summary: Summary, out: Path, as_json: bool) -> None:
         if counts.kept:
             click.echo(f"next: mimicit build --src {out} --config {out}/mimicit.toml --out shards/")
     if summary.stopped:
-        click.echo(f"mimicit: {summary.stopped}; the same command with a larger one goes on from there", err=True)
+        click.echo(f"mimicit: {counts.reasons['not_asked']:,} not asked about: {summary.stopped}", err=True)
     if summary.stopped or not counts.kept:
         raise SystemExit(EXIT_FAILED)
 
@@ -180,3 +201,13 @@ def _print_preview(found: Preview, prices: Prices, as_json: bool) -> None:
         f"about {found.cost.input_tokens:,} tokens sent, and at most {found.cost.output_tokens:,} answered{cost}"
         " (from the first 200)"
     )
+
+
+def _print_batch(written: BatchWriter, as_json: bool) -> None:
+    if as_json:
+        print_json({"requests": len(written), "files": [str(path) for path in written.paths]})
+    elif written.paths:
+        click.echo(f"{len(written):,} requests in {', '.join(map(str, written.paths))}")
+        click.echo("next: hand them to the batch API, and give what comes back to the same command with --batch-in")
+    else:
+        click.echo("nothing is missing; the same command without --batch-out writes the manifest")

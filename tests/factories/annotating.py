@@ -11,12 +11,16 @@ import contextlib
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from click.testing import CliRunner
+
+from mimicit.cli import main
 from tests.factories import raw as make
 
 KEY = "sk-secret-0123456789"
@@ -68,6 +72,7 @@ class ModelServer:
         self.requests: list[dict[str, Any]] = []
         self.asked: list[str] = []  # hashes of the bodies
         self.answered: list[str] = []  # the same, of those that were answered
+        self.times: list[float] = []  # of the requests
         self.seen_headers: list[str] = []
 
 
@@ -86,6 +91,7 @@ def model_server() -> Iterator[ModelServer]:
                 raw = await reader.readexactly(length)
                 body, number = json.loads(raw), len(served.requests)
                 served.requests.append(body)
+                served.times.append(time.monotonic())
                 served.asked.append(hashlib.sha256(raw).hexdigest())
                 reply = served.reply(body, number)
                 if reply.delay_s:
@@ -138,6 +144,20 @@ def captioned_pictures(folder: Path, count: int) -> Path:
         rows.append({"image": f"{number:03}.jpg", "caption": [f"a cat of kind {number}", f"cat {number} on a mat"]})
     (folder / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
+
+
+def annotate(raw: Path, out: Path, recipe: Path, server: ModelServer, *more: str, code: int = 0) -> dict[str, Any]:
+    words = ["annotate", "--src", str(raw), "--out", str(out), "--recipe", str(recipe), "--model", "m"]
+    words += ["--base-url", server.url, "--key-env", "TEST_KEY", "--json", *more]
+    words += ["--no-report"] if "--report" not in more else []
+    result = CliRunner().invoke(main, words, env={"TEST_KEY": KEY}, catch_exceptions=False)
+    assert result.exit_code == code, result.output
+    assert KEY not in result.output
+    return json.loads(result.stdout) if result.stdout.startswith("{") else {"error": result.stderr}
+
+
+def rows(out: Path, name: str = "manifest.jsonl") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / name).read_text().splitlines()]
 
 
 RECIPE = """

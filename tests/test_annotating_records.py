@@ -1,0 +1,276 @@
+"""What is asked about: records from every kind of source, their words, and where the manifest finds their media."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from mimicit.annotating.facts import Moment
+from mimicit.annotating.records import Dropped, Record, RecordTable
+from mimicit.cli import main
+from mimicit.sources.root import Root
+from tests.factories import raw as make
+from tests.factories import tars
+from tests.factories.annotating import RECIPE, Reply, annotate, asked, completion, model_server, pairs_json, rows, sound
+
+pytest.importorskip("openai", reason="comes with the extra 'annotate'")
+
+
+def records(folder: Path, tmp_path: Path) -> tuple[list[Record | Dropped], RecordTable]:
+    table = RecordTable(Root(folder), tmp_path / "records.tmp")
+    table.fill(lambda stage, done: None)
+    found = list(table.records())
+    assert found == list(table.records())  # each time the same
+    table.close()
+    return found, table
+
+
+def write_lines(path: Path, *values: Any) -> None:
+    path.write_text("".join(json.dumps(value) + "\n" for value in values))
+
+
+def test_triplets_that_show_the_same_are_one_record_and_loose_files_are_records_too(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for name in ("a", "b", "loose"):
+        (raw / f"{name}.jpg").write_bytes(make.picture(len(name)))
+    make.clip(raw / "clip.mp4")
+    (raw / "clip.srt").write_text(
+        "1\n00:00:01,000 --> 00:00:02,500\n<i>Hello</i>\nthere\n\n2\n00:00:03,0 --> 00:00:04,0\nBye\n"
+    )
+    boxes = [{"label": "cat", "bbox": [0.1, 0.1, 0.2, 0.2]}, {"no": "label"}]
+    write_lines(
+        raw / "own.jsonl",
+        {"image": "a.jpg", "answer": "one caption", "boxes": boxes},
+        {"image": "b.jpg", "question": "Which?", "answer": "That one."},
+        {"image": "a.jpg", "answer": "another caption"},
+        {"image": "a.jpg", "answer": "one caption"},
+        {"image": ["a.jpg", "b.jpg"], "question": "What changed?", "answer": "All."},
+        {"question": "Without a picture?", "answer": "Yes."},
+        {"image": "gone.jpg", "answer": "lost"},
+    )
+    found, table = records(raw, tmp_path)
+    kept = [one for one in found if isinstance(one, Record)]
+    assert [(len(one.media), one.captions, [question for question, _ in one.pairs]) for one in kept] == [
+        (1, ("one caption", "another caption"), []),
+        (1, (), ["Which?"]),
+        (2, (), ["What changed?"]),
+        (0, (), ["Without a picture?"]),
+        (1, (), []),
+        (1, (), []),
+    ]
+    assert [one.id for one in kept[4:]] == ["media/clip.mp4", "media/loose.jpg"]
+    assert kept[4].moments == (Moment(1.0, 2.5, "Hello there"), Moment(3.0, 4.0, "Bye"))
+    assert [(box.label, box.box) for box in kept[0].boxes] == [("cat", (0.1, 0.1, 0.2, 0.2))]
+    assert table.triplets == 7 and [one.reason for one in table.dropped] == ["missing_file"]
+    assert len({one.id for one in kept}) == len(kept)
+
+
+def test_pictures_inside_other_files_are_copied_and_built_from(tmp_path: Path) -> None:
+    """A tar of samples, and MIMIC-IT files that name pictures by their ids."""
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    picture = make.picture(1)
+    tars.put_tar(raw, "part.tar", [("x.jpg", picture), ("x.txt", b"a cat in a tar")])
+    instruction = {"instruction": "What is it?", "answer": "A dog.", "image_ids": ["LA_IMG_1"], "rel_ins_ids": []}
+    lost = {**instruction, "image_ids": ["LA_IMG_2"]}
+    data = {"LA_INS_1": instruction, "LA_INS_2": lost}
+    (raw / "LA_instructions.json").write_text(json.dumps({"meta": {}, "data": data}))
+    (raw / "LA.json").write_text(json.dumps({"LA_IMG_1": base64.b64encode(make.picture(2)).decode()}))
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(RECIPE.replace("{% endfor %}", "{% endfor %}{{ known_pairs }}"))
+    out = tmp_path / "out"
+    with model_server() as server:
+        summary = annotate(raw, out, recipe, server)
+    assert summary["written"] == 2 and summary["reasons"] == {"dangling_reference": 1}
+    names = {row["media"][0] for row in rows(out)}
+    assert all(name.startswith("pictures/") and (out / name).is_file() for name in names) and len(names) == 2
+    assert not (out / "media").exists() and "allow_root" not in (out / "mimicit.toml").read_text()
+    words = ["build", "--src", str(out), "--out", str(tmp_path / "shards"), "--workers", "1", "--json"]
+    built = CliRunner().invoke(main, words, catch_exceptions=False)
+    assert built.exit_code == 0 and json.loads(built.stdout)["totals"]["samples"] == 4
+
+
+def test_a_model_that_sees_is_sent_the_pictures_and_frames(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    (raw / "a.jpg").write_bytes(make.picture(1))
+    (raw / "broken.jpg").write_bytes(make.picture(2)[:300])
+    make.clip(raw / "clip.mp4")
+    with model_server() as server:
+        server.reply = lambda body, number: completion(
+            pairs_json(("What is shown here?", f"Thing number {number} here."))
+        )
+        summary = annotate(raw, tmp_path / "out", Path("look"), server)
+        again = annotate(raw, tmp_path / "out", Path("look"), server)
+        shown = sorted(
+            [part["type"] for part in body["messages"][-1]["content"]].count("image_url") for body in server.requests
+        )
+        url = server.requests[0]["messages"][-1]["content"][0]["image_url"]["url"]
+    assert shown == [1, 8] and len(server.requests) == 2 and again["requests"] == 0
+    assert base64.b64decode(url.removeprefix("data:image/jpeg;base64,")).startswith(b"\xff\xd8")
+    assert summary["written"] == 2 and summary["reasons"] == {"truncated_image": 1}
+    assert {tuple(row["media"]) for row in rows(tmp_path / "out")} == {("media/a.jpg",), ("media/clip.mp4",)}
+
+
+def test_translation_asks_once_for_each_language_and_for_as_many_pairs(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    (raw / "a.jpg").write_bytes(make.picture(1))
+    write_lines(raw / "own.jsonl", {"image": "a.jpg", "question": "Where is the cat?", "answer": "On the mat."})
+    said = {"French": ("Où est le chat ?", "Sur le tapis."), "German": ("Wo ist die Katze?", "Auf der Matte.")}
+    said["Spanish"] = ("¿Dónde está el gato?", "En la alfombra.")
+
+    def reply(body: dict[str, Any], number: int) -> Reply:
+        system = body["messages"][0]["content"]
+        assert "Put each of the 1 pairs" in system and "Answer: On the mat." in asked(body)
+        return completion(pairs_json(next(pair for language, pair in said.items() if language in system)))
+
+    with model_server() as server:
+        server.reply = reply
+        annotate(raw, tmp_path / "out", Path("translation"), server)
+    assert [(row["id"], row["instruction"], row["meta"]["language"]) for row in rows(tmp_path / "out")] == [
+        (
+            f"own/{rows(tmp_path / 'out')[0]['meta']['record'].partition('/')[2]}@{language}#0",
+            said[language][0],
+            language,
+        )
+        for language in ("French", "German", "Spanish")
+    ]
+
+
+TALK = pairs_json(("What is it?", "It is a cat."), ("What colour has it?", "It is grey."))
+QUIZ = '{"pairs": [{"instruction": "Which animal?", "answer": "A cat", "choices": ["A cat", "A dog"]}]}'
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "relation"), [("conversation", TALK, "conversation"), ("multiple-choice", QUIZ, None)]
+)
+def test_build_takes_every_form(tmp_path: Path, name: str, said: str, relation: str | None) -> None:
+    from mimicit import load
+
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    (raw / "a.jpg").write_bytes(make.picture(1))
+    write_lines(raw / "own.jsonl", {"image": "a.jpg", "answer": "a grey animal"})
+    with model_server() as server:
+        server.reply = lambda body, number: completion(said)
+        annotate(raw, tmp_path / "out", Path(name), server)
+    words = ["build", "--src", str(tmp_path / "out"), "--config", str(tmp_path / "out" / "mimicit.toml")]
+    built = CliRunner().invoke(
+        main, [*words, "--out", str(tmp_path / "shards"), "--workers", "1"], catch_exceptions=False
+    )
+    assert built.exit_code == 0, built.output
+    last = list(load(tmp_path / "shards"))[-1]
+    assert [triplet.relation for triplet in last.context] == ([relation] if relation else [])
+    assert last.query.answer == ("It is grey." if relation else "A cat") and last.meta["recipe"] == name
+    assert "<image>" not in last.query.instruction + last.query.answer
+
+
+def neighbouring(tmp_path: Path) -> Path:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    told = (
+        "a red bus at a stop",
+        "a cat on a sofa",
+        "a red bus on a street",
+        "a cat on a bed",
+        "",
+        "a red bus in town",
+    )
+    for number in range(len(told)):
+        (raw / f"{number}.jpg").write_bytes(make.picture(number))
+    write_lines(
+        raw / "own.jsonl", *({"id": n, "image": f"{n}.jpg", "answer": text} for n, text in enumerate(told) if text)
+    )
+    return raw
+
+
+@pytest.mark.parametrize("by", ["words", "picture"])
+def test_neighbours_are_shown_together_and_their_pairs_are_related(tmp_path: Path, by: str) -> None:
+    raw = neighbouring(tmp_path)
+    recipe = tmp_path / "recipe.toml"
+    more = f'neighbours = 2\nneighbours_by = "{by}"\n'
+    recipe.write_text(
+        RECIPE.replace("template = '''", more + "template = '''{% for words in neighbours %}~{{ words }}\n{% endfor %}")
+    )
+    with model_server() as server:
+        server.reply = lambda body, number: (
+            completion('{"pairs": []}') if body["messages"][1]["content"].endswith("bed") else sound(body)
+        )
+        annotate(raw, tmp_path / "out", recipe, server)
+        told = {asked(body).rpartition("\n")[2]: asked(body) for body in server.requests if len(body["messages"]) == 2}
+    assert len(told) == 5 and all(words.count("~") == 2 for words in told.values())
+    related = {row["id"]: row["related"] for row in rows(tmp_path / "out")}
+    assert set().union(*related.values()) <= set(related)  # none of a record that was rejected
+    assert all(not id.startswith("own/3#") for id in related)
+    if by == "words":
+        assert told["- a red bus at a stop"].startswith("~- a red bus ")
+        assert related["own/0#0"] == [
+            "own/0#1",
+            *(
+                f"own/{n}#{pair}"
+                for n in ((2, 5) if "street\n~" in told["- a red bus at a stop"] else (5, 2))
+                for pair in (0, 1)
+            ),
+        ]
+    else:
+        assert len(related["own/0#0"]) >= 3
+
+
+def test_batch_files_go_out_and_come_back(tmp_path: Path) -> None:
+    raw, out = neighbouring(tmp_path), tmp_path / "out"
+    recipe, batch, back = tmp_path / "recipe.toml", tmp_path / "batch.jsonl", tmp_path / "back.jsonl"
+    recipe.write_text(RECIPE)
+    with model_server() as server:
+        written = annotate(raw, out, recipe, server, "--batch-out", str(batch))
+        lines = [json.loads(line) for line in batch.read_text().splitlines()]
+        assert written == {"requests": 5, "files": [str(batch)]}
+        assert {line["url"] for line in lines} == {"/v1/chat/completions"} and not (out / "manifest.jsonl").exists()
+        results = [
+            {
+                "custom_id": line["custom_id"],
+                "response": {"status_code": 200, "body": json.loads(sound(line["body"]).body)},
+            }
+            for line in lines
+        ]
+        results[3]["response"] = {"status_code": 500, "body": {}}
+        write_lines(back, *reversed(results), results[0])  # in any order, one of them twice
+        summary = annotate(raw, out, recipe, server, "--batch-in", str(back), code=1)
+        assert server.requests == [] and summary["written"] == 4
+        assert summary["reasons"] == {"not_asked": 1, "unfit": 1} and summary["tokens"]["input"] == 400
+        again = annotate(raw, out, recipe, server, "--batch-out", str(batch))
+        assert again["requests"] == 1 and json.loads(batch.read_text())["custom_id"] == lines[3]["custom_id"]
+        whole = annotate(raw, out, recipe, server)
+        assert len(server.requests) == 1 == whole["requests"] and whole["written"] == 5
+        direct = annotate(raw, tmp_path / "direct", recipe, server)
+        assert direct["requests"] == 5
+    assert (tmp_path / "direct" / "manifest.jsonl").read_bytes() == (out / "manifest.jsonl").read_bytes()
+    back.write_text('{"custom_id": "../x"}\n')
+    said = annotate(raw, out, recipe, server, "--batch-in", str(back), code=1)["error"]
+    assert f"{back}:1: no answer to a request" in said
+
+
+def test_a_judge_drops_what_it_scores_low(tmp_path: Path) -> None:
+    raw, recipe = neighbouring(tmp_path), tmp_path / "recipe.toml"
+    recipe.write_text(RECIPE)
+
+    def reply(body: dict[str, Any], number: int) -> Reply:
+        if body["model"] != "judge":
+            return sound(body)
+        words = asked(body)
+        assert "Pair 1\nInstruction: " in words and "Pair 2\n" in words and words.startswith("- a ")
+        return completion("no idea") if "bed" in words else completion('{"scores": [5, 2]}')
+
+    with model_server() as server:
+        server.reply = reply
+        summary = annotate(raw, tmp_path / "out", recipe, server, "--judge", "judge")
+        again = annotate(raw, tmp_path / "out", recipe, server, "--judge", "judge", "--judge-least", "2")
+        assert again["requests"] == 0 and again["kept"] == 8
+    assert (summary["kept"], summary["pair_reasons"]) == (4, {"judged": 6})
+    assert {row["meta"]["judge_score"] for row in rows(tmp_path / "out")} == {5.0, 2.0}
