@@ -24,6 +24,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from mimicit.annotating.recipe import read_recipe
 from mimicit.cli import main as mimicit
 from mimicit.pipeline.mixture import build_config, read_mixture
 from tests.factories import pages
@@ -102,6 +103,9 @@ def check_toml(block: pages.Block, tmp_path: Path) -> None:
     path.write_text(block.text)
     if block.title.endswith("mimicit.toml"):
         build_config(read_mixture(path))
+        return
+    if block.title.endswith("recipe.toml"):
+        read_recipe(str(path))
         return
     options = {name.replace("_", "-") for name in tomllib.loads(block.text)}
     known = {option.removeprefix("--") for option in pages.known_options(programs()["otter_train"])}

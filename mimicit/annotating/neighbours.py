@@ -70,7 +70,7 @@ async def similar_by_picture(records: Iterable[Record | None], pictures: Picture
 
 
 def _nearest(vectors: npt.NDArray[Any], count: int, first: int) -> Iterator[tuple[int, ...]]:
-    says_something: list[bool] = vectors.any(axis=1).tolist()
+    says_something = np.abs(vectors).max(axis=1, initial=0)
     for rows in _stretches(range(len(vectors)), _BLOCK):
         numbers = nearest(vectors, np.array(rows, np.uint32), count)
         for row, others in zip(rows, numbers, strict=True):
