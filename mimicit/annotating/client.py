@@ -103,9 +103,8 @@ class ModelClient:
         self._key, self._timeout_s, self._retries = key, timeout_s, retries
         self._pace, self._budget, self._breaker = pace, budget, breaker
         self._slots = asyncio.Semaphore(concurrency)
-        limits = httpx2.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
         http = httpx2.AsyncClient(
-            transport=_bounded_transport(limits), timeout=timeout_s, follow_redirects=False, trust_env=False
+            transport=_bounded_transport(concurrency), timeout=timeout_s, follow_redirects=False, trust_env=False
         )
         self._client = AsyncOpenAI(base_url=base_url, api_key=key or "none", max_retries=0, http_client=http)
 
@@ -265,20 +264,41 @@ def _asked_wait(headers: Mapping[str, str]) -> float | None:
         return None
 
 
-def _bounded_transport(limits: httpx2.Limits) -> httpx2.AsyncBaseTransport:
-    """The usual transport, with answers that end in `_TooLongError` beyond a limit."""
+def _bounded_transport(connections: int) -> httpx2.AsyncBaseTransport:
+    """The usual transport, with answers that end in `_TooLongError` beyond a limit.
+
+    Each connection has a pool of its own, for the usual one looks through all connections for every request, which at
+    256 of them takes longer than all the rest.
+    """
     import httpx2
 
-    class Bounded(httpx2.AsyncHTTPTransport):
+    class Bounded(httpx2.AsyncBaseTransport):
+        def __init__(self) -> None:
+            context = httpx2.create_ssl_context()
+            limits = httpx2.Limits(max_connections=1, max_keepalive_connections=1)
+            self._all = [httpx2.AsyncHTTPTransport(verify=context, limits=limits) for _ in range(connections)]
+            self._free = list(self._all)
+
         async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-            response = await super().handle_async_request(request)
+            transport = self._free.pop()  # never empty: the client makes no more requests at once
+            try:
+                response = await transport.handle_async_request(request)
+            except BaseException:
+                self._free.append(transport)
+                raise
             assert isinstance(response.stream, httpx2.AsyncByteStream)
-            response.stream = Stream(response.stream)
+            response.stream = Stream(response.stream, transport, self._free)
             return response
 
+        async def aclose(self) -> None:
+            for transport in self._all:
+                await transport.aclose()
+
     class Stream(httpx2.AsyncByteStream):
-        def __init__(self, stream: httpx2.AsyncByteStream) -> None:
-            self._stream = stream
+        def __init__(
+            self, stream: httpx2.AsyncByteStream, transport: httpx2.AsyncHTTPTransport | None, free: list[Any]
+        ) -> None:
+            self._stream, self._transport, self._free = stream, transport, free
 
         async def __aiter__(self) -> AsyncIterator[bytes]:
             size = 0
@@ -289,6 +309,11 @@ def _bounded_transport(limits: httpx2.Limits) -> httpx2.AsyncBaseTransport:
                 yield part
 
         async def aclose(self) -> None:
-            await self._stream.aclose()
+            try:
+                await self._stream.aclose()
+            finally:
+                if self._transport is not None:
+                    self._free.append(self._transport)
+                    self._transport = None
 
-    return Bounded(limits=limits)
+    return Bounded()
