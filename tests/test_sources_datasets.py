@@ -304,3 +304,34 @@ def test_features_that_say_nothing_change_nothing(metadata: dict[bytes, bytes] |
 def test_any_features_are_read(features: Any) -> None:
     value = json.dumps({"info": {"features": features}}).encode()
     assert all(all(isinstance(name, str) for name in names) for names in class_names({b"huggingface": value}).values())
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_arrow_file_that_is_cut_while_it_is_read_is_named(tmp_path: Path, stream: bool) -> None:
+    """The system kills whoever looks at pages of a file that are gone; so its length is looked at first."""
+    path = tmp_path / "data-00000-of-00001.arrow"
+    table = pa.table({"image": [bytes([number]) * 50_000 for number in range(20)]})
+    with (pa.ipc.new_stream if stream else pa.ipc.new_file)(path, table.schema) as writer:
+        for batch in table.to_batches(max_chunksize=2):
+            writer.write_batch(batch)
+    with Reader(Root(tmp_path)) as reader:
+        assert reader.read(InArrow(path.name, 0, 0, "image", None)) == bytes(50_000)
+        with open(path, "rb+") as file:
+            file.truncate(200_000)
+        with pytest.raises(RejectedError, match="was cut while it was read"):
+            reader.read(InArrow(path.name, 8, 0, "image", None))
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_a_table_with_a_column_twice_is_named(tmp_path: Path, kind: str) -> None:
+    table = pa.table([["a.jpg"], ["one"], ["two"]], names=["file_name", "text", "text"])
+    if kind == "parquet":
+        pq.write_table(table, tmp_path / "metadata.parquet")
+    else:
+        with pa.ipc.new_stream(tmp_path / "data-00000-of-00001.arrow", table.schema) as writer:
+            writer.write_table(table)
+    found = detect(Root(tmp_path))
+    for spec in found.sources:
+        with pytest.raises(SourceError, match="several columns are called 'text'"):
+            list(SOURCES[spec.format].read(spec, Root(tmp_path)))
+    assert found.sources or found.unused

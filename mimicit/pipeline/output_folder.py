@@ -11,7 +11,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
+import duckdb
 import orjson
+import pyarrow as pa
 
 from mimicit.errors import BuildError, ChangedInputError, CorruptShardError
 from mimicit.pipeline.config import BuildConfig, without_limits
@@ -30,6 +32,7 @@ __all__ = [
     "SCAN_NAME",
     "begin_or_continue",
     "check_options",
+    "damage_named",
     "finished_manifest",
     "held",
     "input_root",
@@ -42,6 +45,7 @@ _UNPACKED_NAME: Final = "unpacked"
 """The table of the input's files, which is made before it is known whether there is anything to build."""
 
 _STATE_NAME: Final = "build.json"
+_OF_DAMAGE: Final = (pa.ArrowException, duckdb.Error, ValueError, LookupError, TypeError, EOFError)
 
 
 @contextmanager
@@ -152,8 +156,8 @@ def input_root(src: Path, out: Path, config: BuildConfig) -> Root:
     )
 
 
-def begin_or_continue(work: Path, state: dict[str, Any], progress: Progress, *, overwrite: bool) -> None:
-    """Go on with the build in ``work`` if it is the same, or begin one; `ChangedInputError` as above."""
+def begin_or_continue(work: Path, state: dict[str, Any], progress: Progress, *, overwrite: bool) -> bool:
+    """Go on with the build in ``work`` if it is the same (then true), or begin one; `ChangedInputError` as above."""
     path = work / _STATE_NAME
     if path.exists():
         then = _read_state(path) if not overwrite or _is_state(path) else None
@@ -162,12 +166,32 @@ def begin_or_continue(work: Path, state: dict[str, Any], progress: Progress, *, 
         elif _same(then, state):
             progress.note("continuing an interrupted build")
             remove_scratch(work, work / "media", work / "index")
-            return
+            return True
         elif not overwrite:
             raise _changed(work.parent, then, state)
     _clear(work.parent)  # what a changed build, or one that was killed while clearing, left behind
     write_atomically(path, [orjson.dumps(state)])
     sync_folder(work.parent)
+    return False
+
+
+@contextmanager
+def damage_named(work: Path, *, is_continued: bool) -> Iterator[None]:
+    """`BuildError` where a build that goes on finds what is in ``work`` damaged; the next one begins anew.
+
+    A build only reads there what a build wrote. So whatever a library cannot make sense of was damaged since, unless
+    this very build has written it.
+    """
+    try:
+        yield
+    except _OF_DAMAGE as error:
+        if not is_continued or isinstance(error, MemoryError):
+            raise
+        (work / _STATE_NAME).unlink(missing_ok=True)
+        raise BuildError(
+            f"{work}: what an interrupted build has left there is damaged ({type(error).__name__}: {error}); run the"
+            " same command again to begin the build anew"
+        ) from error
 
 
 def check_options(work: Path, config: BuildConfig) -> None:

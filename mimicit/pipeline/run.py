@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +26,7 @@ from mimicit.pipeline.joins import joins
 from mimicit.pipeline.output_folder import (
     SCAN_NAME,
     begin_or_continue,
+    damage_named,
     finished_manifest,
     held,
     input_root,
@@ -156,14 +158,14 @@ def _build(
         return BuildResult(manifest=finished, was_finished=True)
     if config.media.video_reader == "decord":
         check_decord()  # here, before any work, rather than at the first clip
-    begin_or_continue(work, state, progress, overwrite=execution.overwrite)
+    is_continued = begin_or_continue(work, state, progress, overwrite=execution.overwrite)
     if previous is not None:
         keep_previous_rejects(work, previous)
     scanned = ScannedFiles(out / SCAN_NAME)
     root = root.compared(scanned)  # what is read from here on is what was hashed
     specs, rules = selection.specs, selection.rules
     task_count = execution.task_count
-    try:
+    with closing(scanned), damage_named(work, is_continued=is_continued):
         write_left_out(work, root, selection)
         import_sources(work, root, specs, rules, engine, progress, keep_going=execution.keep_going)
         resolve_references(work, specs)
@@ -190,8 +192,6 @@ def _build(
         progress.update("publish", 0, 1)
         manifest = publish_folder(work, out, config, specs, scan, scanned, shards)
         progress.update("publish", 1, 1)
-    finally:
-        scanned.close()
     (out / SCAN_NAME).unlink()
     remove_work(work)
     return BuildResult(manifest=manifest, was_finished=False, retried=retried)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from collections.abc import Collection
 from pathlib import Path
 from typing import Final
@@ -62,11 +63,14 @@ def empty_folder(path: Path, *, keep: Collection[str] = ()) -> None:
 
 
 def refuse_links(path: Path) -> None:
-    """`LinkError` where the folder ``path``, or anything in it, is a link; it need not be there."""
+    """`LinkError` where the folder ``path``, or anything in it, is a link, FIFO or device; it need not be there."""
     refuse_link(path)
     for folder, folders, files in os.walk(path):
         for name in (*folders, *files):
             refuse_link(Path(folder, name))
+        for name in files:
+            if not stat.S_ISREG(os.lstat(Path(folder, name)).st_mode):
+                raise LinkError(f"{folder}/{name}: is no regular file, and nobody but a build writes there; remove it")
 
 
 def refuse_link(path: Path) -> None:

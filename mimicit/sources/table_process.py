@@ -36,10 +36,12 @@ __all__ = [
     "MAX_COLUMNS",
     "MAX_ROWS_PER_BYTE",
     "MAX_TABLE_BYTES",
+    "MAX_VALUES",
     "Place",
     "check_columns",
     "column_types",
     "rows_apart",
+    "too_many_values",
     "value_apart",
 ]
 
@@ -52,6 +54,9 @@ MAX_COLUMNS: Final = 1_000
 MAX_ROWS_PER_BYTE: Final = 160
 """Of a table; more rows than that hold nothing but the same value, or none."""
 
+MAX_VALUES: Final = 1_000_000
+"""Of one row, with the entries of its lists."""
+
 Place = tuple[int, int]
 """A row group or record batch, and a row in it."""
 
@@ -60,7 +65,6 @@ _ROWS_AT_ONCE: Final = (1024, 32, 1)
 _MAX_FAILURES: Final = 8  # in one table, after which the rest is given up
 _FRAME_BYTES: Final = 1 << 20  # of rows, sent together
 _MAX_ROW_BYTES: Final = 64 << 20
-_MAX_VALUES: Final = 1_000_000  # of one row, with the entries of its lists
 _MAX_UNPACKED_BYTES: Final = 256 << 20  # of the rows of a table, and so many times the size of its file
 _MAX_UNPACKED_RATIO: Final = 1000
 _SILENCE_SECONDS: Final = 300.0  # of a process that reads; far more than a page takes on a busy machine
@@ -212,6 +216,11 @@ def column_types(schema: pa.Schema, path: str) -> dict[str, str]:
     return {field.name: str(field.type) for field in schema}
 
 
+def too_many_values() -> RejectedError:
+    """Of a row that holds more than `MAX_VALUES`."""
+    return RejectedError("too_long", f"the row holds more than {MAX_VALUES:,} values")
+
+
 def _one_value(file: BinaryIO, path: str, read: Callable[..., _T], *arguments: object) -> Iterator[tuple[int, int, _T]]:
     yield 0, 0, read(file, path, *arguments)
 
@@ -266,14 +275,14 @@ def _send_rows(connection: Connection, frame: list[bytes]) -> None:
 
 def _bounded(value: Any) -> Any:
     """``value``, or a `RejectedError` in its place where it holds too many values."""
-    left = _MAX_VALUES
+    left = MAX_VALUES
     inner = [value]
     while inner:
         one = inner.pop()
         if isinstance(one, list | tuple | dict):
             left -= len(one)
             if left < 0:
-                return RejectedError("too_long", f"the row holds more than {_MAX_VALUES:,} values")
+                return too_many_values()
             inner.extend(entry for entry in (one.values() if isinstance(one, dict) else one) if _holds(entry))
     return value
 

@@ -25,7 +25,7 @@ from mimicit.sources.json_values import json_value
 from mimicit.sources.media_names import folder_of, named_kind
 from mimicit.sources.parquet import parquet_batches, parquet_columns_of
 from mimicit.sources.root import Root
-from mimicit.sources.table_process import Place, check_columns, rows_apart
+from mimicit.sources.table_process import MAX_VALUES, Place, check_columns, rows_apart, too_many_values
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -181,6 +181,14 @@ def _rows(
     with arrow_damage(path):
         for column in columns.values():
             column.validate(full=True)
+    long = _long_rows(columns)
+    if long:  # found before an object is made of each entry, which may take more memory than there is
+        for row in range(len(batch)):
+            if row in long:
+                yield too_many_values()
+            else:
+                yield from _rows(path, batch.slice(row, 1), partial(_later, locate, row), pictures, at_once)
+        return
     rows = max(1, min(_CHUNK_ROWS, at_once, _CHUNK_VALUES // max(1, len(columns))))
     for start in range(0, len(batch), rows):
         with arrow_damage(path):
@@ -199,6 +207,24 @@ def _rows(
                 continue
             media, named = _media(path, cells_of_row, partial(locate, start + row))
             yield {name: json_value(cells[row]) for name, cells in values.items()}, media, named
+
+
+def _later(locate: _InTable, first: int, row: int, column: str, item: _Item) -> InArrow | InParquet:
+    return locate(first + row, column, item)
+
+
+def _long_rows(columns: Mapping[str, pa.Array]) -> set[int]:
+    """The rows whose lists have more than `MAX_VALUES` entries together."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    lists = [
+        column for column in columns.values() if pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
+    ]
+    if sum(len(column.flatten()) for column in lists) <= MAX_VALUES:
+        return set()
+    totals = sum(pc.fill_null(pc.list_value_length(column), 0).to_numpy().astype("int64") for column in lists)
+    return {int(row) for row in (totals > MAX_VALUES).nonzero()[0]}
 
 
 def _paths(cells: pa.Array) -> list[tuple[bool, _Paths]]:

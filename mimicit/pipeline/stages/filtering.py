@@ -40,12 +40,14 @@ from mimicit.pipeline.tables import (
     TRIPLETS_NAME,
 )
 from mimicit.schema import canonical_json
+from mimicit.shards.soundness import MAX_SAMPLE_BYTES
 from mimicit.sources.base import Reject
 
 __all__ = ["filter_triplets"]
 
 _REPORT_EVERY: Final = 50_000
 _OUTCOMES_KEPT: Final = 1 << 14
+_MAX_MEDIA_BYTES: Final = MAX_SAMPLE_BYTES - (64 << 20)  # of a sample, beside its text
 _PASSED_NAME: Final = "passed.arrow"
 _FATES_NAME: Final = "fates.arrow"
 _PASSED: Final = pa.schema(
@@ -158,6 +160,7 @@ class _Judge:
         distance = config.near_duplicates
         self._look_alikes = None if distance is None else LookAlikes(distance)
         self._medium = lru_cache(_OUTCOMES_KEPT)(self._outcome)
+        self._size = lru_cache(_OUTCOMES_KEPT)(lambda number: sum(self._media.integers("sizes", number)))
 
     def outcome(self, row: _Resolved) -> tuple[Any, ...] | None:
         """The row of PASSED but for its number; None where the record is rejected for a medium that it lacks."""
@@ -175,6 +178,13 @@ class _Judge:
             for place, fault in enumerate(lost):  # a document goes on without them, as one picture is left
                 self._reject(row, place, fault, "media")
             parts = orjson.dumps(_parts_without(orjson.loads(parts), outcomes))
+        most = _MAX_MEDIA_BYTES // (self._sources[row.source].rules.shots + 1)
+        if (size := sum(map(self._size, usable))) > most:
+            detail = (
+                f"its media take {size:,} bytes as stored; the limit is {most:,}, by --shots; lower --size or --frames"
+            )
+            self._reject(row, len(lost), _Lost("filter", "too_long", detail), "record")
+            return None
         if self._look_alikes is not None:
             for number in usable:
                 if look := self._media.data("fingerprint", number):

@@ -1,0 +1,59 @@
+"""What an interrupted build has left may be damaged before it goes on: it is named, and the next build begins anew."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mimicit.errors import BuildError, LinkError
+from mimicit.pipeline import BuildConfig, build_shards
+from mimicit.pipeline.engines.local import LocalEngine
+from mimicit.pipeline.progress import Silent
+from tests.factories import raw as make
+
+CONFIG = BuildConfig(shard_bytes=20_000)
+
+
+class Interrupted(Silent):
+    def update(self, stage: str, done: int, total: int | None) -> None:
+        if stage == "publish":
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``raw``, ``whole`` and a build that was interrupted after its last shard."""
+    place = tmp_path_factory.mktemp("damage")
+    make.add_manifest(place / "raw", pictures=4, questions=1)
+    build_shards(place / "raw", place / "whole", CONFIG, engine=LocalEngine(1))
+    with pytest.raises(KeyboardInterrupt):
+        build_shards(place / "raw", place / "half", CONFIG, engine=LocalEngine(1), progress=Interrupted())
+    return place
+
+
+@pytest.mark.parametrize("name", ["import/00000000.json", "triplets.arrow", "plan.json", "index/00000000.parquet"])
+def test_a_damaged_table_is_named_and_the_build_begins_anew(place: Path, tmp_path: Path, name: str) -> None:
+    out = shutil.copytree(place / "half", tmp_path / "out")
+    path = out / ".mimicit-work" / name
+    os.truncate(path, path.stat().st_size // 2)
+    with pytest.raises(BuildError, match=r"\.mimicit-work: what an interrupted build has left there is damaged"):
+        build_shards(place / "raw", out, CONFIG, engine=LocalEngine(1))
+    build_shards(place / "raw", out, CONFIG, engine=LocalEngine(1))
+    assert make.hashes(out) == make.hashes(place / "whole")
+
+
+def test_a_fifo_in_the_work_folder_is_named(place: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(place / "half", tmp_path / "out")
+    (out / ".mimicit-work" / "plan.json").unlink()
+    os.mkfifo(out / ".mimicit-work" / "plan.json")
+    with pytest.raises(LinkError, match=r"plan\.json: is no regular file"):
+        build_shards(place / "raw", out, CONFIG, engine=LocalEngine(1))
+
+
+def test_what_is_whole_goes_on(place: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(place / "half", tmp_path / "out")
+    build_shards(place / "raw", out, CONFIG, engine=LocalEngine(1))
+    assert make.hashes(out) == make.hashes(place / "whole")
