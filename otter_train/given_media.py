@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
+from typing import Final
 
 from mimicit.errors import RejectedError, UsageError
 from mimicit.media import EncodedMedia, MediaOptions, encode_image, encode_video
@@ -11,9 +13,13 @@ from mimicit.records import Media, MediaKind
 
 __all__ = ["media_from_bytes", "media_from_file"]
 
+_ADDRESS: Final = re.compile(r"[a-z][a-z0-9+]+:/", re.IGNORECASE)
+
 
 def media_from_file(path: Path, kind: MediaKind, options: MediaOptions) -> Media:
     """The picture or the clip in the file ``path``; `UsageError` names it and says why it cannot be used."""
+    if _ADDRESS.match(str(path)):  # in which a path has one slash less
+        raise UsageError(f"{path.name}: {kind}s are read from files, not from addresses; download it first")
     try:
         encoded = encode_video(path, options) if kind == "video" else encode_image(path.read_bytes(), options)
     except RejectedError as error:

@@ -11,6 +11,7 @@ from typing import Final, Literal, NamedTuple
 import torch
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from mimicit.errors import UsageError
 from mimicit.records import Sample
 from otter_train.answer_options import AnswerOptions
 from otter_train.assembly import assemble_model, load_kept, stored_model_config, uses_bfloat16
@@ -67,8 +68,10 @@ def load_trained_model(
     ``language_model`` and ``vision_model`` say where the frozen weights lie now, if not where they lay in training.
     `TrainError` where the weights are damaged or do not fit, `UsageError` where something about them is not known.
     """
+    if not path.exists():
+        raise UsageError(f"{path}: no such file or folder; models on the Hub are downloaded first: hf download NAME")
     place = pick_device(device)
-    if not is_checkpointed(path) and path.exists():
+    if not is_checkpointed(path):
         return _load_weights_of_any_layout(path, place, language_model, vision_model)
     checkpoint = open_checkpoint(path)
     parts = find_parts(checkpoint, language_model=language_model, vision_model=vision_model)

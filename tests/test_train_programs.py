@@ -25,6 +25,7 @@ from otter_train.chat import main as chat
 from otter_train.evaluate import main as evaluate
 from otter_train.generate import main as generate
 from otter_train.metrics import Row, read_table
+from otter_train.serve import main as serve
 from tests.factories import raw as make
 
 FAST = ["--max-steps", "3", "--batch-size", "2", "--max-tokens", "64", "--log-every", "1", "--device", "cpu"]
@@ -129,6 +130,7 @@ def test_a_question_about_a_clip_is_answered(place: Path) -> None:
     ("arguments", "message"),
     [
         (["--image", "nowhere.jpg"], "nowhere.jpg"),
+        (["--image", "https://example.org/cat.jpg"], "cat.jpg: images are read from files, not from addresses"),
         (["--image", "a", "--video", "b"], "not both"),
         (["--context-image", "a.jpg"], "each example needs one of each"),
         (["--context-prompt", "q", "--context-answer", "a"], "each example needs one of each"),
@@ -137,6 +139,15 @@ def test_a_question_about_a_clip_is_answered(place: Path) -> None:
 def test_a_question_that_cannot_be_asked_is_one_line(place: Path, arguments: list[str], message: str) -> None:
     result = run(generate, "--checkpoint", place / "run", "--prompt", "q", *arguments)
     assert result.exit_code == 2 and message in result.output and result.output.count("\n") == 1
+
+
+@pytest.mark.parametrize("checkpoint", ["/nowhere/run", "luodian/OTTER-9B"])
+@pytest.mark.parametrize("command", [generate, chat, evaluate, serve], ids=["generate", "chat", "evaluate", "serve"])
+def test_a_checkpoint_that_does_not_exist_says_so(place: Path, command: Any, checkpoint: str) -> None:
+    others = {generate: ["--prompt", "q"], evaluate: ["--shards", place / "shards"]}.get(command, [])
+    result = run(command, "--checkpoint", checkpoint, *others)
+    assert result.exit_code == 2 and result.output.count("\n") == 1
+    assert f"{checkpoint}: no such file or folder" in result.output
 
 
 def test_an_empty_answer_is_said_to_be_one(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
