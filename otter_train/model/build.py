@@ -204,6 +204,9 @@ def _text_part(source: str, config: PreTrainedConfig, dtype: torch.dtype | Liter
     decoder = decoder_in(whole)
     with torch.device("meta"):
         lm: PreTrainedModel = AutoModelForCausalLM.from_config(text_config(config, source))
+    if type(decoder) is type(lm):  # Llama 4 and BLIP-2 have a whole language model inside
+        decoder.config = _without_dropout(decoder.config)
+        return cast("PreTrainedModel", decoder)
     if type(decoder_in(lm)) is not type(decoder):
         raise TrainError(f"{source}: the text part of a {config.model_type} model cannot be taken out of it")
     for empty, full in ((decoder_in(lm), decoder), (lm.get_output_embeddings(), whole.get_output_embeddings())):
