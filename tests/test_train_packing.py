@@ -18,6 +18,7 @@ from mimicit.loading import load
 from mimicit.loading.packing import Pack
 from mimicit.loading.steps import Slots
 from mimicit.records import Sample
+from otter_train.config import LabelMode, RunConfig
 from otter_train.data import collate
 from otter_train.distributed import World
 from otter_train.encoding import PromptEncoder
@@ -100,6 +101,34 @@ def test_training_on_packed_rows_is_training_on_padded_ones() -> None:
     torch.testing.assert_close(row_loss, padded_loss, atol=1e-4, rtol=0)
     for name, value in padded.items():
         torch.testing.assert_close(row[name], value, atol=1e-3, rtol=0, msg=name)
+
+
+@pytest.mark.parametrize("label_mode", ["span", "paper"])
+def test_the_default_step_is_a_padded_batch_of_four(label_mode: LabelMode) -> None:
+    """Of otter-9b in small: the same loss, loss of each sample, gradients and gradient norm, to 1e-6 in float32."""
+    chosen = RunConfig(preset="tiny", embeddings="full", label_mode=label_mode)
+    assert chosen.batch_size == 4 and chosen.batch_tokens == 0  # what otter-9b takes, which asks for folders of weights
+    encoder = PromptEncoder(TOKENIZER, max_tokens=chosen.max_tokens, label_mode=chosen.label_mode)
+    built = model(chosen.embeddings, everything=False)
+    assert built.language.can_pack
+    found = []
+    for samples in (SAMPLES[:4], SAMPLES[4:]):
+        for packs in (False, True):
+            collator = GroupCollator(encoder=encoder, image_size=16, packed=packs)
+            (batch,) = collator(Slots(0, (0, 1, 2, 3), tuple(samples)))
+            assert batch is not None and isinstance(batch, PackedBatch) == packs
+            built.zero_grad()
+            loss = batch_loss(built, batch, "float32")
+            loss.mean.backward()  # type: ignore[no-untyped-call]
+            gradients = {name: value.grad.clone() for name, value in trainable_parameters(built)}  # type: ignore[union-attr]
+            norm = torch.stack([value.norm() for value in gradients.values()]).norm()
+            found.append((loss.mean.detach(), loss.row_nats / batch.labelled, norm, gradients))
+        padded, packed = found[-2:]
+        assert padded[0].item() > 0.1
+        for ours, theirs in zip(packed[:3], padded[:3], strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)
+        for name, gradient in padded[3].items():
+            torch.testing.assert_close(packed[3][name], gradient, atol=1e-6 * padded[2].item(), rtol=1e-6, msg=name)
 
 
 def _row() -> PackedBatch:

@@ -3,6 +3,8 @@
     python -m tools.bench_train --cpu --folder /tmp/bench      a model of 46 million weights, on one core, in minutes
     python -m tools.bench_train --folder /tmp/bench            otter-9b with random weights, on one GPU
 
+    python -m tools.bench_train --cpu --cases step          the default step of 4 samples against a padded batch of them
+
 With ``--cases main --steps 198 --rounds 1 --plot losses.svg`` both sides train 200 steps, two of them to warm up, and
 their losses are drawn.
 
@@ -67,10 +69,11 @@ def run(python: Path, case: str, size: str, steps: int) -> dict[str, Any] | None
 
 
 def cases_of(chosen: str, size: str) -> list[str]:
-    """``main``: the two sides; ``all``: everything that makes sense for the size."""
-    main = ["published", "ours"]
+    """``main``: the two sides; ``step``: ours and a padded batch; ``all``: everything that makes sense for the size."""
     if chosen == "main":
-        return main
+        return ["published", "ours"]
+    if chosen == "step":
+        return ["ours", "ours, padded rows, masked cross-attention"]
     if size == "cpu":
         left_out = ("in float32", "by chance", "budget of 32", "budget of 64", "compiled")
         return [case for case in CASES if not any(part in case for part in left_out)]
@@ -142,7 +145,7 @@ def main() -> None:
     parser.add_argument("--cpu", action="store_true", help="the small model, on one core")
     home = Path(tempfile.gettempdir()) / "mimicit-bench-train"
     parser.add_argument("--folder", type=Path, default=home, help="for the environment of the published package")
-    parser.add_argument("--cases", choices=["main", "all"], default="all")
+    parser.add_argument("--cases", choices=["main", "step", "all"], default="all")
     parser.add_argument("--steps", type=int, default=6, help="timed steps of each run")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--losses", type=Path, help="write the losses of both sides, step by step, as JSON")
@@ -150,8 +153,8 @@ def main() -> None:
     given = parser.parse_args()
     size = "cpu" if given.cpu or not torch.cuda.is_available() else "otter-9b"
     given.folder.mkdir(parents=True, exist_ok=True)
-    python = environment(given.folder)
     results: dict[str, list[dict[str, Any]]] = {case: [] for case in cases_of(given.cases, size)}
+    python = environment(given.folder) if "published" in results else Path(sys.executable)
     for number in range(given.rounds):
         for case in results:
             if number and not results[case]:
@@ -173,7 +176,7 @@ def main() -> None:
     print("\n".join(table(results)))
     if results["ours"]:
         print("\n".join(shares(results)))
-    if results["ours"] and results["published"]:
+    if results["ours"] and results.get("published"):
         print(f"losses of the two sides differ by {difference(results):.1e} at most, relative")
         losses = {side: results[side][0]["losses"] for side in _SIDES}
         if given.losses:
