@@ -23,6 +23,7 @@ from otter_train.model import (
     trainable_parameters,
     with_pretrained,
 )
+from otter_train.model.empty import assign
 from otter_train.tokenizer import added_ids, special_ids
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "kept_weights",
     "load_kept",
     "model_config",
+    "read_dtype",
     "stored_model_config",
     "trains_everything",
     "uses_bfloat16",
@@ -72,35 +74,51 @@ def assemble_model(
     tokenizer: PreTrainedTokenizerBase,
     device: torch.device,
     fill: Callable[[Otter], None] | None = None,
+    *,
+    empty: bool = False,
 ) -> Otter:
     """The model on ``device`` with its pretrained weights, and what ``config`` does not train frozen.
 
     Frozen weights rest in the precision they are computed in; trained ones are float32 and begin with the values of
     their file, or small updates would be rounded away, unless that is left to chance (`otter_train.rounding`). A model
-    from scratch is all of one kind. ``fill`` may give the model other weights before.
+    from scratch is all of one kind. ``fill`` may give the model other weights before. With ``empty`` there are none yet
+    (see `build_model`), to be read in `read_dtype`.
     """
     ids = special_ids(tokenizer)
-    from_scratch = trains_everything(config)
-    computed = torch.bfloat16 if uses_bfloat16(device, config.precision) else torch.float32
-    trained_dtype = computed if config.stochastic_rounding else torch.float32
-    # Read as they are stored where some of them are trained; this takes the memory of the whole model in float32.
-    trains_matrices = config.train_language or config.embeddings in ("full", "input_only")
-    exact = from_scratch or trains_matrices or (fill is not None and config.embeddings == "new_rows")
+    computed, trained_dtype = _dtypes(config, device)
     model = build_model(
         architecture,
         vocab_size=len(tokenizer),
         token_ids=TokenIds(image=ids.image, endofchunk=ids.endofchunk, answer=ids.answer, pad=ids.pad),
-        dtype=trained_dtype if exact else computed,
+        dtype=read_dtype(config, device, filled=fill is not None),
+        empty=empty,
     )
     if fill is not None:
         fill(model)
     freeze_for(model, config, tokenizer, dtype=trained_dtype)
     for parameter in (*model.vision.parameters(), *model.language.lm.parameters()):
-        if not parameter.requires_grad and not from_scratch:
+        if not parameter.requires_grad and not trains_everything(config):
             parameter.data = parameter.data.to(computed)
     if computed == torch.bfloat16 and device.type == "cpu":
         _round_before_norms(model)
-    return model.to(device)
+    return model if empty else model.to(device)
+
+
+def read_dtype(config: RunConfig, device: torch.device, *, filled: bool = False) -> torch.dtype:
+    """In which precision pretrained weights are read: as they are stored where some of them are trained.
+
+    That takes the memory of the whole model in float32. ``filled`` says that other weights follow.
+    """
+    computed, trained = _dtypes(config, device)
+    trains_matrices = config.train_language or config.embeddings in ("full", "input_only")
+    exact = trains_everything(config) or trains_matrices or (filled and config.embeddings == "new_rows")
+    return trained if exact else computed
+
+
+def _dtypes(config: RunConfig, device: torch.device) -> tuple[torch.dtype, torch.dtype]:
+    """In which precision weights are computed with, and in which trained ones rest."""
+    computed = torch.bfloat16 if uses_bfloat16(device, config.precision) else torch.float32
+    return computed, computed if config.stochastic_rounding else torch.float32
 
 
 def freeze_for(model: Otter, config: RunConfig, tokenizer: PreTrainedTokenizerBase, *, dtype: torch.dtype) -> None:
@@ -163,7 +181,7 @@ def load_kept(model: Otter, config: RunConfig, weights: Mapping[str, Tensor]) ->
         more = f" and {len(faults) - _NAMED_AT_MOST} more" if len(faults) > _NAMED_AT_MOST else ""
         raise TrainError(f"the checkpoint does not fit the model: {'; '.join(faults[:_NAMED_AT_MOST])}{more}")
     for name, parameter in own.items():
-        parameter.copy_(weights[name])
+        assign(parameter, weights[name])
 
 
 def _round_before_norms(model: Otter) -> None:

@@ -105,7 +105,8 @@ def shard(model: Otter, world: World, device: torch.device, *, frozen: bool = Fa
     """Spread what is trained in ``model``, and with ``frozen`` the rest too, over all processes; alone do nothing.
 
     Gradients are summed over the processes, not averaged: every one of them has divided by the global number of
-    labels. Call it after `freeze` and before the optimiser is made. Each process must have the same weights.
+    labels. Call it after `freeze` and before the optimiser is made. Each process must have the same weights. What is on
+    the meta device gets memory, for the own share, and no numbers yet.
     """
     if world.size == 1:
         return
@@ -119,6 +120,8 @@ def shard(model: Otter, world: World, device: torch.device, *, frozen: bool = Fa
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
+    if any(parameter.is_meta for parameter in model.parameters()):
+        model._apply(lambda tensor: torch.empty_like(tensor, device=device) if tensor.is_meta else tensor)  # type: ignore[no-untyped-call]
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from torch.distributed.fsdp import FSDPModule
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from mimicit.errors import TrainError, UsageError
@@ -46,10 +47,15 @@ _FROZEN: Final = ("vision.", "language.lm.")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Initial:
-    """``fill`` copies the weights into a model that was just built; ``tokenizer`` is the one they were trained with."""
+    """``fill`` copies the weights into a model that was just built; ``tokenizer`` is the one they were trained with.
+
+    ``fits_shards`` says that the model may have been spread over the processes before (`otter_train.streamed`). It may
+    not where what was trained and what will be differ.
+    """
 
     tokenizer: PreTrainedTokenizerBase
     fill: Callable[[Otter], None]
+    fits_shards: bool
 
 
 def inherited(path: Path) -> dict[str, Any]:
@@ -71,18 +77,33 @@ def initial_weights(path: Path, config: RunConfig) -> Initial:
         checkpoint = open_checkpoint(path)
         tokenizer = load_tokenizer(checkpoint.tokenizer_folder)
         check_tokens(checkpoint.meta, tokenizer)
-        return Initial(tokenizer=tokenizer, fill=lambda model: _fill_as_trained(model, tokenizer, checkpoint, path))
+        then = RunConfig.from_json({**checkpoint.meta["config"], **find_parts(checkpoint)})
+        return Initial(
+            tokenizer=tokenizer,
+            fill=lambda model: _fill_as_trained(model, tokenizer, checkpoint, then, path),
+            fits_shards=config.embeddings != "new_rows" and _trained(then) == _trained(config),
+        )
     if config.language_model is None:
         raise UsageError(f"--init-from {path}: name the language model that it belongs to with --language-model")
     folder = Path(config.language_model)
     return Initial(
-        tokenizer=load_tokenizer(config.language_model), fill=lambda model: _fill_published(model, folder, path)
+        tokenizer=load_tokenizer(config.language_model),
+        fill=lambda model: _fill_published(model, folder, path),
+        fits_shards=config.embeddings != "new_rows",
     )
 
 
-def _fill_as_trained(model: Otter, tokenizer: PreTrainedTokenizerBase, checkpoint: Checkpoint, path: Path) -> None:
-    then = RunConfig.from_json({**checkpoint.meta["config"], **find_parts(checkpoint)})
-    freeze_for(model, then, tokenizer, dtype=torch.float32)
+def _trained(config: RunConfig) -> dict[str, Any]:
+    """What decides about which weights are trained."""
+    from_scratch = {name: getattr(config, name) is None for name in ("language_model", "vision_model")}
+    return {"embeddings": config.embeddings, "train_language": config.train_language, **from_scratch}
+
+
+def _fill_as_trained(
+    model: Otter, tokenizer: PreTrainedTokenizerBase, checkpoint: Checkpoint, then: RunConfig, path: Path
+) -> None:
+    if not isinstance(model, FSDPModule):
+        freeze_for(model, then, tokenizer, dtype=torch.float32)
     try:
         load_kept(model, then, load_weights(checkpoint))
     except TrainError as error:

@@ -20,7 +20,7 @@ from mimicit.loading.ordered import Ordered
 from mimicit.loading.torch import Loader
 from mimicit.prompt import template_named
 from mimicit.records import Sample
-from otter_train.assembly import assemble_model, load_kept, model_config, stored_model_config, uses_bfloat16
+from otter_train.assembly import assemble_model, load_kept, model_config, read_dtype, stored_model_config, uses_bfloat16
 from otter_train.checkpoint import Checkpoint, latest_checkpoint, load_optimizer_state, load_weights
 from otter_train.config import RunConfig, RunOptions, difference
 from otter_train.distributed import World, join_world, pick_device, shard
@@ -39,6 +39,7 @@ from otter_train.pretrained_parts import find_parts, same_place
 from otter_train.provenance import check_tokens, restore_generators, seed_generators
 from otter_train.rounding import RoundingAdamW
 from otter_train.snapshot import restore_optimizer
+from otter_train.streamed import fill_rows
 from otter_train.tokenizer import load_tokenizer, train_tokenizer
 
 __all__ = ["Session", "begin", "changes_since", "checkpoint_to_resume", "total_steps"]
@@ -106,15 +107,20 @@ def begin(
     else:
         tokenizer = initial.tokenizer if initial else _new_tokenizer(config, samples)
     architecture = stored_model_config(checkpoint.meta, config) if checkpoint else model_config(config)
-    # A model that is sharded as a whole may be too large for one device.
-    place = torch.device("cpu") if options.shard_frozen and world.size > 1 else device
-    model = assemble_model(architecture, config, tokenizer, place, initial.fill if initial else None).train()
+    # A model that is sharded as a whole may be too large for one device, and for the memory beside it.
+    sharded = options.shard_frozen and world.size > 1
+    streamed = sharded and (initial is None or initial.fits_shards)
+    place, fill = torch.device("cpu") if sharded else device, initial.fill if initial else None
+    model = assemble_model(architecture, config, tokenizer, place, None if streamed else fill, empty=streamed).train()
     # What the cache has is not computed; that it has to be filled first is passed over.
     flops, counted = count_flops(model, with_tower=options.vision_cache is None), _weights_line(model, device)
+    shard(model, world, device, frozen=options.shard_frozen)
+    if streamed:
+        dtype = read_dtype(config, device, filled=fill is not None)
+        fill_rows(model, architecture, fill, vocab_size=len(tokenizer), dtype=dtype)
     if checkpoint:
         check_tokens(checkpoint.meta, tokenizer)
         load_kept(model, config, load_weights(checkpoint))
-    shard(model, world, device, frozen=options.shard_frozen)
     recompute_activations(model, options.checkpoint_activations)
     if options.compile:  # after `shard`, which changes the classes of layers
         compile_blocks(model)

@@ -24,10 +24,12 @@ from otter_train.groups import Group
 from otter_train.metrics import Console, EvalRow, Row, SourceRow, read_table
 from otter_train.model import PRESETS, freeze, trainable_parameters
 from otter_train.optimizer import make_optimizer
-from otter_train.session import Session
+from otter_train.session import Session, begin
 from otter_train.step import StepResult, take_step
 from otter_train.train import train
 from tests.factories.loading import small_shards
+from tests.factories.otter import LANGUAGES
+from tests.factories.pretrained import pretrained_folders
 from tests.factories.ranks import on_ranks
 from tests.factories.train import MINUTE_MODEL, Colours
 from tests.test_train_step import CPU, SAMPLES, batch, model
@@ -185,3 +187,73 @@ def test_rows_of_a_budget_are_shared_by_two_then_one_then_two(tmp_path: Path) ->
         torch.testing.assert_close(torch.tensor(mine), torch.tensor(other))  # the tolerance of float32, as sums differ
     checkpoints = [latest_checkpoint(tmp_path / name) for name in ("changing", "alone")]
     assert [one.meta["samples_seen"] for one in checkpoints if one is not None] == [80, 80]
+
+
+SHARDED = RunOptions(shard_frozen=True, workers=0, device="cpu")
+
+
+BEGINNINGS: dict[str, dict[str, Any]] = {
+    "all": {"embeddings": "full"},
+    "rows": {"embeddings": "new_rows", "precision": "bfloat16"},
+    "thawed": {"embeddings": "input_only", "precision": "bfloat16", "train_language": True},
+    "tied": {"embeddings": "none"},
+    "begun": {"embeddings": "full", "init_from": "before"},
+}
+
+
+def _begun(rank: int, given: dict[str, dict[str, Any]], place: Path, found: dict[str, Any]) -> None:
+    for name, options in given.items():
+        config = resolve(None, batch_size=2, seed=3, **options)
+        session = begin(config, Colours(), place / "run", SHARDED, Console(io.StringIO()), None)
+        drawn = torch.get_rng_state()
+        values = {name: whole(value.detach()) for name, value in session.model.named_parameters()}
+        found[name] = (values, drawn, {hasattr(value, "full_tensor") for value in session.model.parameters()})
+    if rank == 0:
+        torch.save(found, place / "found.pt")
+
+
+def test_a_model_that_no_process_builds_whole_is_the_same(tmp_path: Path) -> None:
+    folders = pretrained_folders(tmp_path)
+    tied = pretrained_folders(tmp_path / "tied", {**LANGUAGES["llama"], "tie_word_embeddings": True})
+    config = resolve(None, batch_size=2, max_steps=1, **folders)
+    train(config, Colours(), tmp_path / "before", options=SHARDED, console=Console(io.StringIO()))
+    given = {name: {**(tied if name == "tied" else folders), **options} for name, options in BEGINNINGS.items()}
+    for options in given.values():
+        if "init_from" in options:
+            options["init_from"] = str(tmp_path / "before")
+    alone: dict[str, Any] = {}
+    _begun(1, given, tmp_path, alone)
+    on_ranks(2, _begun, given, tmp_path, {})
+    together = torch.load(tmp_path / "found.pt")
+    for name, (values, drawn, are_shards) in alone.items():
+        theirs, their_drawn, are_their_shards = together[name]
+        assert (are_shards, are_their_shards) == ({False}, {True})
+        assert theirs.keys() == values.keys() and torch.equal(drawn, their_drawn), name
+        for weight, value in values.items():
+            assert theirs[weight].dtype == value.dtype and torch.equal(theirs[weight], value), (name, weight)
+
+
+def _peak(rank: int, small: dict[str, str], large: dict[str, str], place: Path) -> None:
+    for folders in (small, large):  # the first brings what torch and transformers need themselves
+        Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+        before = _kilobytes("VmRSS")
+        config = resolve(None, embeddings="none", **folders)
+        session = begin(config, Colours(), place / "run", SHARDED, Console(io.StringIO()), None)
+        peak = 1024 * (_kilobytes("VmHWM") - before)
+    whole_bytes = sum(value.numel() * value.element_size() for value in session.model.parameters())
+    (place / f"{rank}.json").write_text(json.dumps([peak, whole_bytes]))
+
+
+def _kilobytes(name: str) -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition(f"{name}:")[2].split()[0])
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks of memory are measured on Linux")
+def test_each_process_reads_its_share_of_a_sharded_model(tmp_path: Path) -> None:
+    large = {"hidden_size": 512, "intermediate_size": 4096, "num_hidden_layers": 4}
+    folders = [pretrained_folders(tmp_path / f"{len(more)}", {**LANGUAGES["llama"], **more}) for more in ({}, large)]
+    on_ranks(2, _peak, *folders, tmp_path)
+    for rank in (0, 1):
+        peak, whole_bytes = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert whole_bytes > 100e6 and peak < 0.65 * whole_bytes

@@ -60,7 +60,10 @@ def test_a_loaded_model_is_the_trained_one_in_every_weight(
 ) -> None:
     built: list[Otter] = []
     assemble = assembly.assemble_model
-    monkeypatch.setattr("otter_train.session.assemble_model", lambda *given: built.append(assemble(*given)) or built[0])
+    monkeypatch.setattr(
+        "otter_train.session.assemble_model",
+        lambda *given, **options: built.append(assemble(*given, **options)) or built[0],
+    )
     run(tmp_path, **folders, embeddings=embeddings)
     torch.manual_seed(99)  # another process
     drawn = torch.get_rng_state()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import pickle
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -180,22 +180,28 @@ def _read_safetensors(path: Path) -> dict[str, LazyTensor]:
             raise TrainError(f"{path}: {key} is of the type {entry['dtype']}, which is not known here")
         dtype = _DTYPES[entry["dtype"]]
         shape = tuple(entry["shape"])
-        tensors[key] = LazyTensor(shape, dtype, _reader(path, start + entry["data_offsets"][0], shape, dtype))
+        tensors[key] = _at(path, start + entry["data_offsets"][0], shape, dtype)
     return tensors
 
 
-def _reader(path: Path, offset: int, shape: tuple[int, ...], dtype: torch.dtype) -> Callable[[], Tensor]:
-    def read() -> Tensor:
-        size = math.prod(shape) * dtype.itemsize
+def _at(path: Path, offset: int, shape: tuple[int, ...], dtype: torch.dtype) -> LazyTensor:
+    """The tensor whose numbers begin at byte ``offset`` of ``path``."""
+
+    def read_at(place: int, part: tuple[int, ...]) -> Tensor:
+        size = math.prod(part) * dtype.itemsize
         if size == 0:
-            return torch.empty(shape, dtype=dtype)
+            return torch.empty(part, dtype=dtype)
         buffer = bytearray(size)
         with open(path, "rb", buffering=0) as file:
-            file.seek(offset)
+            file.seek(place)
             _fill(file, memoryview(buffer), path)
-        return torch.frombuffer(buffer, dtype=dtype).reshape(shape)
+        return torch.frombuffer(buffer, dtype=dtype).reshape(part)
 
-    return read
+    def read_rows(start: int, stop: int) -> Tensor:
+        of_row = math.prod(shape[1:]) * dtype.itemsize
+        return read_at(offset + start * of_row, (stop - start, *shape[1:]))
+
+    return LazyTensor(shape, dtype, lambda: read_at(offset, shape), read_rows if shape else None)
 
 
 def _fill(file: Any, view: memoryview, path: Path) -> None:

@@ -29,7 +29,9 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from mimicit.errors import TrainError, UsageError
-from otter_train.model.config import LanguageConfig, ModelConfig, VisionConfig
+from otter_train.model.config import LanguageConfig, ModelConfig, PerceiverConfig, VisionConfig
+from otter_train.model.cross_attention import GatedCrossAttentionBlock
+from otter_train.model.empty import parameters_on_meta
 from otter_train.model.families import check_family, decoder_in
 from otter_train.model.otter import Otter, TokenIds
 from otter_train.model.perceiver import PerceiverResampler
@@ -48,6 +50,9 @@ __all__ = [
     "language_config",
     "load_language",
     "load_vision",
+    "new_block",
+    "new_language",
+    "new_perceiver",
     "text_config",
 ]
 
@@ -72,14 +77,17 @@ def build_model(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     load_weights: bool = True,
+    empty: bool = False,
 ) -> Otter:
     """Build the model of ``config`` for a tokenizer of ``vocab_size`` tokens; everything in it is trainable.
 
     ``dtype`` is that of the language model and the vision tower; what joins them is float32. (Casting the model
     afterwards would also round the rotary frequencies.) With ``load_weights`` false, because a checkpoint brings
     them, no pretrained weights are read; on the meta device they never are. Random weights are drawn on the CPU from
-    torch's global generator, so that a seed gives the same model on every device. Embeddings grow to ``vocab_size``
-    but never shrink: some models have more rows than tokens. `TrainError` where weights can't be read or do not fit.
+    torch's global generator, so that a seed gives the same model on every device. With ``empty``, the parameters of all
+    but the vision tower are on the meta device, to be filled later (`otter_train.streamed`). Embeddings grow to
+    ``vocab_size`` but never shrink: some models have more rows than tokens. `TrainError` where weights can't be read or
+    do not fit.
     """
     place = torch.device(device)
     meta = place.type == "meta"
@@ -89,29 +97,46 @@ def build_model(
         raise TrainError(f"token id {biggest} lies outside of a vocabulary of {vocab_size}")
     with torch.device("meta" if meta else "cpu"):
         vision = _vision(config.vision, dtype, load_weights)
-        language = _language(config.language, vocab_size, dtype, load_weights)
-        perceiver = PerceiverResampler(
-            config.perceiver.width or vision.dim,
-            depth=config.perceiver.depth,
-            dim_head=config.perceiver.dim_head,
-            heads=config.perceiver.heads,
-            num_latents=config.perceiver.num_latents,
-            ff_mult=config.perceiver.ff_mult,
-            max_num_frames=config.perceiver.max_num_frames,
-            latent_std=config.perceiver.latent_std,
-            media_dim=vision.dim if config.perceiver.width else None,
-        )
-        model = Otter(
-            vision=vision,
-            perceiver=perceiver,
-            language=language,
-            token_ids=token_ids,
-            cross_attention_every=config.cross_attention_every,
-            cross_attention_heads=config.cross_attention_heads,
-            cross_attention_dim_head=config.cross_attention_dim_head,
-            cross_attention_gate=config.cross_attention_gate,
-        )
-    return model.to(place)
+        with parameters_on_meta() if empty else contextlib.nullcontext():
+            language = new_language(config.language, vocab_size, dtype, load_weights=load_weights and not empty)
+            perceiver = new_perceiver(config.perceiver, vision.dim)
+            model = Otter(
+                vision=vision,
+                perceiver=perceiver,
+                language=language,
+                token_ids=token_ids,
+                cross_attention_every=config.cross_attention_every,
+                cross_attention_heads=config.cross_attention_heads,
+                cross_attention_dim_head=config.cross_attention_dim_head,
+                cross_attention_gate=config.cross_attention_gate,
+            )
+    return model if empty else model.to(place)
+
+
+def new_perceiver(config: PerceiverConfig, media_dim: int) -> PerceiverResampler:
+    """The perceiver of ``config`` over tokens of ``media_dim`` numbers, with random weights."""
+    return PerceiverResampler(
+        config.width or media_dim,
+        depth=config.depth,
+        dim_head=config.dim_head,
+        heads=config.heads,
+        num_latents=config.num_latents,
+        ff_mult=config.ff_mult,
+        max_num_frames=config.max_num_frames,
+        latent_std=config.latent_std,
+        media_dim=media_dim if config.width else None,
+    )
+
+
+def new_block(config: ModelConfig, dim: int, vis_dim: int) -> GatedCrossAttentionBlock:
+    """One cross-attention block of ``config`` between a decoder of width ``dim`` and a perceiver of ``vis_dim``."""
+    return GatedCrossAttentionBlock(
+        dim,
+        vis_dim,
+        dim_head=config.cross_attention_dim_head,
+        heads=config.cross_attention_heads,
+        gate=config.cross_attention_gate,
+    )
 
 
 def architecture_of(config: PreTrainedConfig) -> dict[str, Any]:
@@ -160,7 +185,10 @@ def language_config(config: LanguageConfig, vocab_size: int) -> PreTrainedConfig
     return _without_dropout(config)
 
 
-def _language(config: LanguageConfig, vocab_size: int, dtype: torch.dtype, load_weights: bool) -> PreTrainedModel:
+def new_language(
+    config: LanguageConfig, vocab_size: int, dtype: torch.dtype, *, load_weights: bool = True
+) -> PreTrainedModel:
+    """The language model of ``config``: its pretrained weights, or random ones."""
     if config.pretrained is None or not load_weights:
         lm: PreTrainedModel = AutoModelForCausalLM.from_config(language_config(config, vocab_size), dtype=dtype)
         lm.get_input_embeddings().padding_idx = None  # it would keep one row, maybe a new token's, from being trained
@@ -227,7 +255,8 @@ def _grow_vocabulary(lm: PreTrainedModel, vocab_size: int) -> None:
         grown_rows(part.weight.detach(), vocab_size - before, number) for number, part in enumerate(matrices.values())
     ]
     tied = len(matrices) == 1
-    lm.resize_token_embeddings(vocab_size, mean_resizing=False)
+    with torch.random.fork_rng(devices=[]):  # transformers draws rows, which are not used
+        lm.resize_token_embeddings(vocab_size, mean_resizing=False)
     grown = [lm.get_input_embeddings()] if tied else [lm.get_input_embeddings(), lm.get_output_embeddings()]
     with torch.no_grad():
         for part, new in zip(grown, rows, strict=True):

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from mimicit.errors import TrainError
 from otter_train.model.cleaning import neutral_weights, unwrapped
+from otter_train.model.empty import assign
 from otter_train.model.layouts import DEFAULT_DECODER, Layout, arranged, decoder_of, neutral, place_in
 from otter_train.model.lazy import LazyTensor
 from otter_train.model.otter import Otter
@@ -43,9 +43,8 @@ def load_neutral(
     if faults:
         raise TrainError(f"the weights do not fit the model: {'; '.join(faults)}")
     own = model.state_dict(keep_vars=True)
-    with torch.no_grad():
-        for name, tensor in arranged(tensors, "ours", vision=model.vision.layout).items():
-            own[name].copy_(tensor.read())
+    for name, tensor in arranged(tensors, "ours", vision=model.vision.layout).items():
+        assign(own[name], tensor)
     return lacking
 
 

@@ -18,22 +18,33 @@ __all__ = ["LazyTensor", "concatenated", "replaced_rows", "rows_of", "third_of",
 
 @dataclass(frozen=True, slots=True)
 class LazyTensor:
-    """``read()`` gives a tensor of ``shape`` and ``dtype`` on the CPU, each time anew."""
+    """``read()`` gives a tensor of ``shape`` and ``dtype`` on the CPU, each time anew.
+
+    ``read_rows(start, stop)`` gives some of its rows and reads no others; None where it has to be read as a whole.
+    """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     read: Callable[[], Tensor]
+    read_rows: Callable[[int, int], Tensor] | None = None
 
     @classmethod
     def of(cls, tensor: Tensor) -> LazyTensor:
         """A tensor that is in memory already."""
-        return cls(tuple(tensor.shape), tensor.dtype, lambda: tensor.detach())
+        detached = tensor.detach()
+        return cls(tuple(tensor.shape), tensor.dtype, lambda: detached, lambda start, stop: detached[start:stop])
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """The rows from ``start`` up to ``stop``."""
+        return self.read()[start:stop] if self.read_rows is None else self.read_rows(start, stop)
 
     def cast(self, dtype: torch.dtype) -> LazyTensor:
         """The same in ``dtype``, where it holds floating-point numbers."""
         if not self.dtype.is_floating_point or self.dtype == dtype:
             return self
-        return LazyTensor(self.shape, dtype, lambda: self.read().to(dtype))
+        return LazyTensor(
+            self.shape, dtype, lambda: self.read().to(dtype), lambda start, stop: self.rows(start, stop).to(dtype)
+        )
 
     @property
     def nbytes(self) -> int:
@@ -69,7 +80,7 @@ def with_rows(whole: LazyTensor, order: Sequence[int | None]) -> LazyTensor:
 
 def rows_of(whole: LazyTensor, start: int, stop: int) -> LazyTensor:
     """The rows from ``start`` up to ``stop``."""
-    return LazyTensor((stop - start, *whole.shape[1:]), whole.dtype, lambda: whole.read()[start:stop])
+    return LazyTensor((stop - start, *whole.shape[1:]), whole.dtype, lambda: whole.rows(start, stop))
 
 
 def replaced_rows(whole: LazyTensor, places: Sequence[int], rows: LazyTensor) -> LazyTensor:

@@ -29,7 +29,8 @@ class NewRows(nn.Module):
 
     def __init__(self, embedding: Any, head: Any, ids: Iterable[int]) -> None:
         super().__init__()
-        rows = torch.tensor(sorted(set(ids)), device=embedding.weight.device)
+        place = embedding.weight.device
+        rows = torch.tensor(sorted(set(ids)), device="cpu" if place.type == "meta" else place)
         self.register_buffer("ids", rows, persistent=False)
         self.input = nn.Parameter(_rows_of(embedding, rows))
         tied = head.weight is embedding.weight
