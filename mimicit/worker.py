@@ -17,6 +17,7 @@ import gc
 import multiprocessing.util
 import os
 import resource
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -28,8 +29,9 @@ from threadpoolctl import threadpool_limits
 
 from mimicit.errors import UsageError
 
-__all__ = ["apart_from_main", "begin_worker", "check_processes"]
+__all__ = ["apart_from_main", "begin_worker", "check_processes", "end_with_parent"]
 
+_PR_SET_PDEATHSIG: Final = 1
 _TRIM_THRESHOLD: Final = -1  # the names of mallopt(3), as in malloc.h
 _MMAP_THRESHOLD: Final = -3
 _LEAST_ADDRESSES: Final = 2 << 30
@@ -69,6 +71,13 @@ def begin_worker() -> None:
         mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
         mallopt(_MMAP_THRESHOLD, _KEPT_BYTES)
     threadpool_limits(limits=1)
+
+
+def end_with_parent() -> None:
+    """Let this process be killed when the one that started it ends, whatever it does then (Linux only)."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 import click
 
 from mimicit.prompt import TEMPLATES
-from otter_train.command_line import HELP, Program, calm_threads, errors_on_one_line
+from otter_train.command_line import HELP, Program, calm_threads, errors_on_one_line, importing, run_and_leave
 from otter_train.config import (
     PRESETS,
     RECIPES,
@@ -133,17 +133,23 @@ def main(shards: str, out: Path, preset: str | None, recipe: str | None, replay:
     """
     with errors_on_one_line():
         options = RunOptions(**{field.name: given.pop(field.name) for field in fields(RunOptions)})
-        config = _resolved(preset, recipe, given)
-        if replay is not None:
-            sys.exit(_replay(config, options, shards, out, replay))
-        sys.exit(_train(config, options, shards, out, chosen=preset is not None))
+        try:
+            config = _resolved(preset, recipe, given)
+            if replay is not None:
+                sys.exit(_replay(config, options, shards, out, replay))
+            sys.exit(_train(config, options, shards, out, chosen=preset is not None))
+        except KeyboardInterrupt:
+            click.echo("\nStopped before a step was done; there is nothing new to keep.", err=True)
+            sys.exit(1)
 
 
 def _resolved(preset: str | None, recipe: str | None, given: dict[str, Any]) -> RunConfig:
     if given["init_from"] is None:
         return resolve(preset, recipe=recipe, **given)
+    _say_that_it_loads(f"to look at {given['init_from']}")
     calm_threads()
-    from otter_train.initial import inherited  # seconds of imports, not needed for --help
+    with importing():
+        from otter_train.initial import inherited  # seconds of imports, not needed for --help
 
     found = inherited(Path(given["init_from"]))
     theirs = found.pop("preset", None)
@@ -152,20 +158,19 @@ def _resolved(preset: str | None, recipe: str | None, given: dict[str, Any]) -> 
 
 
 def _train(config: RunConfig, options: RunOptions, shards: str, out: Path, *, chosen: bool) -> int:
-    is_first = os.environ.get("RANK", "0") == "0"
-    if is_first and config.preset == "tiny" and not chosen:
+    if _is_first() and config.preset == "tiny" and not chosen:
         click.echo(_ABOUT_PRESETS)
-    if is_first:  # the imports take seconds
-        click.echo(f"Loading PyTorch and transformers to train {config.preset} on {shards} ...")
+    _say_that_it_loads(f"to train {config.preset} on {shards}")
     calm_threads()
-    from mimicit.loading import load  # seconds of imports, not needed for --help
-    from otter_train.metrics import Console
-    from otter_train.train import train
+    with importing():
+        from mimicit.loading import load  # seconds of imports, not needed for --help
+        from otter_train.metrics import Console
+        from otter_train.train import train
 
-    console = Console(sys.stdout if is_first else io.StringIO())
+    console = Console(sys.stdout if _is_first() else io.StringIO())
     samples = load(shards, shuffle="full", seed=config.seed)
     held_out = load(options.eval_shards, shuffle="full") if options.eval_shards else None
-    with _stop_signals() as received:
+    with _stop_signals() as signals:
         outcome = train(
             config,
             samples,
@@ -174,15 +179,15 @@ def _train(config: RunConfig, options: RunOptions, shards: str, out: Path, *, ch
             console=console,
             held_out=held_out,
             shards=shards,
-            should_stop=lambda: bool(received),
+            should_stop=signals.should_stop,
         )
     if not outcome.finished:
         console.say(
             f"Stopped after step {outcome.step} of {outcome.total}; {outcome.checkpoint} holds it, "
             "the same command goes on from there."
         )
-        return 0 if signal.SIGTERM in received else 1
-    if is_first:
+        return 0 if signal.SIGTERM in signals.received else 1
+    if _is_first():
         report = _report(out, held_out, options.device)
         console.say(f"Trained: {outcome.checkpoint}; curves, settings and data in {report}, numbers in {out}/*.csv.")
     console.say(f'Next: python -m otter_train.generate --checkpoint {out} --image YOUR.jpg --prompt "What is this?"')
@@ -200,34 +205,62 @@ def _report(run: Path, held_out: Samples | None, device: str) -> Path:
 
 
 def _replay(config: RunConfig, options: RunOptions, shards: str, out: Path, step: int) -> int:
+    _say_that_it_loads(f"to compute step {step} of {out} again")
     calm_threads()
-    from mimicit.loading import load  # seconds of imports, not needed for --help
-    from otter_train.metrics import Console
-    from otter_train.replay import lines, replay
+    with importing():
+        from mimicit.loading import load  # seconds of imports, not needed for --help
+        from otter_train.metrics import Console
+        from otter_train.replay import lines, replay
 
-    console = Console(sys.stdout if os.environ.get("RANK", "0") == "0" else io.StringIO())
+    console = Console(sys.stdout if _is_first() else io.StringIO())
     samples = load(shards, shuffle="full", seed=config.seed)
     for line in lines(replay(config, samples, out, step, options=options, console=console)):
         console.say(line)
     return 0
 
 
+def _is_first() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _say_that_it_loads(why: str) -> None:
+    if _is_first():  # the imports take seconds
+        click.echo(f"Loading PyTorch and transformers {why} ...")
+
+
+class _Signals:
+    """The signals to stop that were ``received``. Until a step is done, Ctrl-C acts as ever: nothing would be lost."""
+
+    def __init__(self) -> None:
+        self.received: list[signal.Signals] = []
+        self._stepped = False
+
+    def should_stop(self) -> bool:
+        """To be asked after every step."""
+        self._stepped = True
+        return bool(self.received)
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """Handle the signal ``number``. A second one of the kind ends the process at once, whatever that does."""
+        if number == signal.SIGINT and not self._stepped:
+            raise KeyboardInterrupt
+        self.received.append(signal.Signals(number))
+        signal.signal(number, signal.SIG_DFL)
+        if number == signal.SIGINT and _is_first():
+            # Not through a buffer, which may be in the middle of a line.
+            os.write(2, b"\nStopping after this step, with a checkpoint; Ctrl-C once more stops at once.\n")
+
+
 @contextmanager
-def _stop_signals() -> Iterator[list[signal.Signals]]:
-    """The stop signals received so far; the second one of a kind acts as usual, for those who will not wait."""
-    received: list[signal.Signals] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        received.append(signal.Signals(number))
-        signal.signal(number, before[signal.Signals(number)])
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+def _stop_signals() -> Iterator[_Signals]:
+    signals = _Signals()
+    before = {number: signal.signal(number, signals.note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield received
+        yield signals
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 if __name__ == "__main__":
-    main()
+    run_and_leave(main)

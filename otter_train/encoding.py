@@ -73,7 +73,8 @@ class PromptEncoder:
 
     Too long a sample loses whole context triplets, farthest first, together with their media; then the beginning
     of the query's instruction. An answer that is too long by itself is not learnt (see `Cut`). The context is shown
-    in its own order or, ``shuffled``, in one that ``seed`` and the sample decide.
+    in its own order or, ``shuffled``, in one that ``seed`` and the sample decide. ``most_characters`` are more than a
+    text can have that is shown as a whole.
     """
 
     def __init__(
@@ -94,6 +95,8 @@ class PromptEncoder:
         self.label_mode: LabelMode = label_mode
         self.context_order: ContextOrder = context_order
         self.seed = seed
+        # No token stands for more characters than the longest in the vocabulary has.
+        self.most_characters = (max_tokens + 1) * max(map(len, tokenizer.get_vocab()))
 
     def without_limit(self) -> PromptEncoder:
         """The same encoder for prompts of any length."""
@@ -114,6 +117,34 @@ class PromptEncoder:
         """
         if self.context_order == "shuffled":
             sample = shuffle_context(sample, self.seed)
+        shorter = self._without_what_cannot_fit(sample)
+        encoded = self._fitted(shorter, with_answer)
+        if shorter is sample or self._is_cut_as_whole(encoded):
+            return encoded
+        return self._fitted(sample, with_answer)  # a tokenizer that makes one token of any number of spaces, say
+
+    def _without_what_cannot_fit(self, sample: Sample) -> Sample:
+        """``sample``, or one whose texts lost of their end (instructions: of their beginning) what would be cut anyway.
+
+        Else the tokenizer would be given all of a text of a megabyte, several times, to keep some hundred tokens.
+        """
+        most = self.most_characters
+        if all(len(triplet.instruction) <= most >= len(triplet.answer) for triplet in sample.triplets):
+            return sample
+        triplets = [
+            replace(triplet, instruction=triplet.instruction[-most:], answer=triplet.answer[:most])
+            for triplet in sample.triplets
+        ]
+        return replace(sample, triplets=tuple(triplets))
+
+    def _is_cut_as_whole(self, encoded: Encoded) -> bool:
+        """Whether no text in ``encoded`` is one that `_without_what_cannot_fit` left as it is now."""
+        *context, query = encoded.sample.triplets
+        whole = [text for triplet in context for text in (triplet.instruction, triplet.answer)]
+        whole += [query.instruction] if encoded.cut.answers else [query.instruction, query.answer]
+        return all(len(text) < self.most_characters for text in whole)
+
+    def _fitted(self, sample: Sample, with_answer: bool) -> Encoded:
         ids = self._tokens(sample, with_answer)
         if len(ids) <= self.max_tokens:
             return self._encoded(sample, ids, Cut())

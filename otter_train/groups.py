@@ -20,6 +20,7 @@ from mimicit.loading.packing import Pack
 from mimicit.loading.steps import Slots
 from mimicit.loading.torch import Loader
 from mimicit.records import Sample
+from mimicit.worker import end_with_parent
 from otter_train.data import Batch, blank_batch, collate
 from otter_train.distributed import World
 from otter_train.encoding import PromptEncoder, UnshowableError
@@ -161,6 +162,10 @@ class _First:
 
 
 def _leave_signals_to_the_trainer(worker: int) -> None:
-    """Ctrl-C and batch systems signal all processes at once; without its workers the trainer could not end in order."""
+    """Ctrl-C and batch systems signal all processes at once; without its workers the trainer could not end in order.
+
+    They end when it does, however that was.
+    """
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -111,11 +111,16 @@ def estimate_lengths(samples: Samples, encoder: PromptEncoder) -> Lengths:
     template = template_named(encoder.template)
     triplets = costs_of(samples, "triplets")
     special = costs_of(samples, "media") + 2 * triplets + (1 if encoder.special.bos is None else 2)
-    words = costs_of(samples, "characters") + len(template.before + template.between) * triplets
+    characters = costs_of(samples, "characters")
+    words = characters + len(template.before + template.between) * triplets
     estimated = special.astype(np.float64)
     error = np.zeros(len(samples))
     for members in _sources(samples):
-        read = members[np.unique(np.linspace(0, len(members) - 1, _READ).astype(np.int64))]
+        # What is longer costs time to encode, and will be cut whatever it is.
+        short = members[characters[members] <= encoder.most_characters]
+        if not len(short):
+            continue
+        read = short[np.unique(np.linspace(0, len(short) - 1, _READ).astype(np.int64))]
         found = dict(_measured(samples, encoder, read))
         places = np.array(list(found), dtype=np.int64)
         spoken = np.array(list(found.values()), dtype=np.float64) - special[places]
@@ -123,6 +128,7 @@ def estimate_lengths(samples: Samples, encoder: PromptEncoder) -> Lengths:
         estimated[members] += rate * words[members]
         missed = float(np.linalg.norm(spoken - rate * words[places]))
         error[members] = missed / max(1.0, float(np.linalg.norm(spoken + special[places])))
+    estimated[characters > encoder.most_characters] = encoder.max_tokens
     return Lengths(np.minimum(estimated, encoder.max_tokens), error, encoder.max_tokens)
 
 

@@ -197,7 +197,8 @@ def _loop(
         if held_out is not None and (step == session.total or _is_multiple(step, options.eval_every)):
             _evaluate(session, book, held_out, step)
         if saving:
-            _save(session, book, saver, step, session.seen + session.world.sum_numbers(seen)[0])
+            total_seen = session.seen + session.world.sum_numbers(seen)[0]
+            _save(session, book, saver, step, total_seen, draw=not stopping)
         window.leave_out(time.perf_counter() - started)
         if stopping:
             break
@@ -231,8 +232,8 @@ def _evaluate(session: Session, book: Logbook, held_out: Ordered[Sample], step: 
     book.write_evaluation(row)
 
 
-def _save(session: Session, book: Logbook, saver: BackgroundSaver, step: int, seen: int) -> None:
-    """Copy everything a checkpoint holds; the first process writes it while training goes on."""
+def _save(session: Session, book: Logbook, saver: BackgroundSaver, step: int, seen: int, *, draw: bool = True) -> None:
+    """Copy everything a checkpoint holds; the first process writes it, and may ``draw``, while training goes on."""
     snapshot = take_snapshot(session.model, session.optimizer, session.config, session.world)
     states = session.world.gather(generator_states(session.device))
     if not session.world.is_first:
@@ -258,7 +259,8 @@ def _save(session: Session, book: Logbook, saver: BackgroundSaver, step: int, se
             tokenizer=session.tokenizer,
             keep=session.options.keep,
         )
-        book.draw()
+        if draw:
+            book.draw()
 
     saver.start(str(session.run / checkpoint_name(step)), write)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
@@ -10,9 +12,11 @@ pytest.importorskip("torch", reason="comes with the extra 'train'")
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Regex, Tokenizer, normalizers
+from transformers import PreTrainedTokenizerFast
 
 from mimicit.errors import TrainError
-from mimicit.prompt import TEMPLATES, pieces, render, template_named
+from mimicit.prompt import TEMPLATES, Piece, pieces, render, template_named
 from mimicit.records import Sample, Triplet
 from otter_train.context import drop_context
 from otter_train.encoding import IGNORED, Cut, PromptEncoder, label_ids
@@ -153,6 +157,59 @@ def test_a_document_too_long_by_itself_loses_its_end() -> None:
     assert len(encoded.ids) == 40 and encoded.cut == Cut(answers=1)
     assert SPECIAL.eos not in encoded.ids and SPECIAL.endofchunk not in encoded.ids  # it has not ended
     assert kept(encoded.labels) == set(range(2, 40))
+
+
+def without_bounds(encoder: PromptEncoder) -> PromptEncoder:
+    encoder.most_characters = sys.maxsize
+    return encoder
+
+
+@pytest.mark.parametrize(
+    ("place", "relation"),
+    [
+        *(("instruction", None), ("answer", None), ("context", None), ("context answer", None)),
+        *(("answer", "document"), ("context answer", "document")),
+    ],
+)
+def test_of_a_text_without_end_the_tokenizer_sees_no_more_than_could_fit(
+    place: str, relation: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A text of 900,000 characters costs what one of some thousand does, and is cut where it would be anyway."""
+    texts = dict.fromkeys(("context", "context answer", "instruction", "answer"), "short red")
+    if relation:
+        texts |= {"instruction": "", "context": ""}
+    texts[place] = "a" * 30_000 if place == "answer" else "".join(f"x{number % 97}y" for number in range(8000))
+    whole = sample(
+        triplet(texts["context"], texts["context answer"], media=[0], relation=relation),
+        triplet(texts["instruction"], texts["answer"], media=[1], relation=relation),
+        media=[image(RED), image(RED)],
+    )
+    expected = without_bounds(PromptEncoder(TOKENIZER, max_tokens=60)).encode(whole)
+    encoder, lengths = PromptEncoder(TOKENIZER, max_tokens=60), []
+    tokens = encoder._prompt_tokenizer.encode
+
+    def noted(pieces: Iterable[Piece]) -> list[int] | None:
+        told = list(pieces)
+        lengths.append(sum(len(piece.text) for piece in told))
+        return tokens(told)
+
+    monkeypatch.setattr(encoder._prompt_tokenizer, "encode", noted)
+    found = encoder.encode(whole)
+    assert (found.ids, found.labels, found.cut) == (expected.ids, expected.labels, expected.cut) and any(found.cut)
+    if place == "answer":
+        query = replace(whole.query, answer="a" * 900_000)
+        assert encoder.encode(replace(whole, triplets=(*whole.context, query))).ids == expected.ids
+    assert max(lengths) < 5000 and len(lengths) < 30
+    assert encoder.encode(whole, with_answer=False).ids[-1] == SPECIAL.answer or relation
+
+
+def test_a_text_that_becomes_few_tokens_is_not_cut_for_its_characters() -> None:
+    spaces = Tokenizer.from_str(TOKENIZER.backend_tokenizer.to_str())
+    spaces.normalizer = normalizers.Replace(Regex(" +"), " ")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=spaces, eos_token="</s>", pad_token="<PAD>")
+    wide = sample(triplet("red" + " " * 5000 + "blue", "yes" + " " * 5000 + "no", media=[0]), media=[image(RED)])
+    encoded = PromptEncoder(tokenizer, max_tokens=60).encode(wide)
+    assert encoded.cut == Cut() and encoded.sample == wide
 
 
 def test_pictures_that_cannot_fit_are_an_error_with_the_sample_named() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -225,19 +227,25 @@ def test_shots_that_are_none_are_refused(place: Path, shots: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [pytest.param(signal.SIGINT, 1, marks=pytest.mark.slow), (signal.SIGTERM, 0)]
+    ("number", "code"), [(signal.SIGINT, 1), pytest.param(signal.SIGTERM, 0, marks=pytest.mark.slow)]
 )
 def test_a_signal_writes_a_checkpoint(place: Path, number: signal.Signals, code: int) -> None:
+    """Besides, the first line comes before torch, and nothing is imported that such a run does not use."""
     out = place / number.name
     command = [sys.executable, "-m", "otter_train", "--shards", str(place / "shards"), "--out", str(out)]
     command += ["--batch-size", "2", "--max-tokens", "64", "--log-every", "1", "--device", "cpu"]
     command += ["--max-steps", "400", "--epochs", "1000", "--workers", "1"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "PYTHONPROFILEIMPORTTIME": "1"}
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, start_new_session=True, env=environment
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        env=environment,
     ) as process:
         assert process.stdout is not None
-        lines = []
+        lines: list[str] = []
         for line in process.stdout:
             lines.append(line)
             if line.startswith("step "):
@@ -245,6 +253,74 @@ def test_a_signal_writes_a_checkpoint(place: Path, number: signal.Signals, code:
                 break
         lines += process.stdout.readlines()
         assert process.wait(timeout=60) == code
+    imported = [line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")]
+    first = next(number for number, line in enumerate(lines) if line.startswith("Loading PyTorch"))
+    assert any("import time:" in line for line in lines[:first]) and not any(
+        "| torch" in line for line in lines[:first]
+    )
+    unused = {"matplotlib", "open_clip", "timm", "tensorboard", "wandb", "duckdb", "av", "ray", "datasets"}
+    assert "torch" in imported and unused & {name.partition(".")[0] for name in imported} == set()
+    lines = [line for line in lines if line.strip() and not line.startswith("import time:")]
+    assert sum("Stopping after this step, with a checkpoint" in line for line in lines) == (number == signal.SIGINT)
     assert "the same command goes on from there" in lines[-1]
     (checkpoint,) = out.glob("checkpoint-*")
     assert 1 <= int(checkpoint.name.split("-")[1]) < 400
+
+
+WAITING = """
+import os, signal, sys, time
+from otter_train.__main__ import _stop_signals
+with _stop_signals() as signals:
+    if sys.argv[1] == "stepping":
+        signals.should_stop()
+    try:
+        print("ready", flush=True)
+        while True:
+            time.sleep(30)  # goes on after the first signal, as a step does
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("state", "signals", "code", "said"), [("starting", 1, 0, "interrupted\n"), ("stepping", 2, -signal.SIGINT, "")]
+)
+def test_ctrl_c_before_the_first_step_and_a_second_one_end_at_once(
+    state: str, signals: int, code: int, said: str
+) -> None:
+    command = [sys.executable, "-c", WAITING, state]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline() == "ready\n"
+        for number in range(signals):
+            process.send_signal(signal.SIGINT)
+            if number + 1 < signals:
+                assert process.stderr.readline() == "\n" and "Ctrl-C once more" in process.stderr.readline()
+        started = time.monotonic()
+        assert process.wait(timeout=20) == code and time.monotonic() - started < 5
+        assert process.stdout.read() == said
+
+
+def test_what_prepares_data_ends_with_the_program_that_it_works_for() -> None:
+    """Else a killed training would hold the terminal until its workers notice."""
+    code = (
+        "import os, time\n"
+        "from mimicit.worker import end_with_parent\n"
+        "ready, told = os.pipe()\n"
+        "if not os.fork():\n"
+        "    end_with_parent(); os.write(told, b'.'); time.sleep(30); os._exit(0)\n"
+        "os.read(ready, 1); os._exit(3)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=20)  # waits for the end of stdout
+    assert done.returncode == 3
+
+
+def test_too_few_addresses_are_one_line(place: Path) -> None:
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+
+    command = [sys.executable, "-m", "otter_train", "--shards", str(place / "shards"), "--out", str(place / "none")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, preexec_fn=limit, env=environment)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 1 and "ulimit -v leaves this process 1,024 MiB of addresses" in line

@@ -212,6 +212,8 @@ def _batches(path: Path, shards: Sequence[Mapping[str, Any]]) -> Iterator[dict[s
                 for name in ends.keys() & arrays.keys():
                     ends[name] = int(arrays[name][-1])
                 yield arrays
+    except MemoryError:  # which Arrow's is too: it says nothing about the file
+        raise
     except (pa.ArrowException, OSError) as error:
         raise CorruptShardError(f"{path}: unreadable ({error}); build the folder again") from None
 

@@ -9,7 +9,6 @@ of their own, which have a lower priority. So no number of costly requests keeps
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -22,6 +21,7 @@ from typing import Final
 from mimicit.errors import RejectedError
 from mimicit.media import MediaOptions
 from mimicit.media.bounds import TIMER_SIGNALS, bounded
+from mimicit.worker import end_with_parent
 from otter_train.serving.errors import ApiError
 from otter_train.serving.limits import Limits
 from otter_train.serving.messages import CostlyError
@@ -34,7 +34,6 @@ _PROCESSES: Final = 2  # of each lane
 _MIB: Final = 1024**2
 _BYTES_PER_PIXEL: Final = 16  # RGBA, and some copies of it
 _NICENESS: Final = 10
-_PR_SET_PDEATHSIG: Final = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,9 +169,7 @@ def _work(pipe: Connection, limits: Limits, lane: _Lane) -> None:
     """Answer until the server goes away."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's to handle
     os.nice(lane.niceness)
-    prctl = getattr(ctypes.CDLL(None), "prctl", None)
-    if prctl is not None:  # Linux: end with the server, also while a decoder holds the interpreter
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()  # also while a decoder holds the interpreter
     while True:
         try:
             body, model = pipe.recv()
