@@ -102,6 +102,7 @@ def test_otter_train_uses_only_what_it_may() -> None:
         "mimicit.terminal",
         "mimicit.toml_text",
         "mimicit.web",
+        "mimicit.worker",
     }
     for module, path in modules("otter_train").items():
         used = {".".join(name.split(".")[:2]) for name in imports(path) if name.startswith("mimicit")}

@@ -171,18 +171,18 @@ def test_beams_of_a_row_do_not_depend_on_its_neighbours_whatever_a_decoder_remem
         ("phimoe", {"router_jitter_noise": 0.5, "input_jitter_noise": 0.5, "num_local_experts": 4}),
     ],
 )
-@pytest.mark.parametrize("recomputed", [False, True])
+@pytest.mark.parametrize(("recomputed", "trained"), [(False, True), (True, False), (True, True)])
 def test_two_passes_in_training_agree_whatever_a_family_calls_its_noise(
-    family: str, options: dict[str, Any], recomputed: bool
+    family: str, options: dict[str, Any], recomputed: bool, trained: bool
 ) -> None:
     from otter_train.model.speed import recompute_activations
 
     language = replace(CONFIG.language, architecture={"model_type": family, **TEXT, **options})
     model, batch = otter(replace(CONFIG, language=language)).train(), inputs([[1], [1, 1]])
-    freeze(model)
+    freeze(model, "full", train_language=trained)
     if recomputed:
         recompute_activations(model, 1)
         assert all(layer.training for layer in model.language.lm.get_decoder().layers)
     given = (batch.vision_x, batch.lang_x, batch.attention_mask, batch.labels)
     losses = [model(*given, vision_mask=batch.vision_mask).loss for _ in range(2)]
-    assert torch.equal(*losses)
+    assert torch.equal(*losses) and torch.equal(losses[0], model.eval()(*given, vision_mask=batch.vision_mask).loss)
