@@ -18,7 +18,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from mimicit.errors import UsageError
-from otter_train.model import ModelConfig, TokenIds
+from otter_train.model import PRESETS, ModelConfig, TokenIds
+from otter_train.model.cross_attention import sight
+from otter_train.model.language import Conditioning
 from otter_train.pretrained import OtterConfig, OtterForConditionalGeneration, OtterProcessor
 from otter_train.tokenizer import special_ids
 from tests.factories.otter import CONFIG, IDS, LANGUAGES, VISIONS, VOCABULARY, inputs, otter, with_language, with_vision
@@ -89,6 +91,25 @@ def test_every_dtype_works_with_beams_and_a_static_cache(folder: Path, dtype: An
     plain = model.generate(**batch, max_new_tokens=4)
     assert torch.equal(plain, model.generate(**batch, max_new_tokens=4, cache_implementation="static"))
     assert model.generate(**batch, max_new_tokens=4, num_beams=3).shape == plain.shape
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_paper_s_model_computes_in_the_dtype_it_is_loaded_in(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of its real size, on the meta device, which computes shapes and dtypes and refuses to mix the latter."""
+    ids = TokenIds(endofchunk=32_000, image=32_001, answer=32_002, pad=32_003)
+    config = OtterConfig.from_model_config(PRESETS["otter-9b"], vocab_size=32_004, token_ids=ids)
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: False)  # which does not know this device
+    with torch.device("meta"), torch.no_grad():
+        model = OtterForConditionalGeneration._from_config(config, dtype=dtype).model
+        assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+        media = model.perceiver(model.vision(torch.zeros(2, 3, 224, 224))[None, :, None])
+        words = torch.zeros(1, 12, dtype=torch.long)
+        looking = Conditioning(media.flatten(1, 2), sight(words, media_count=2, latents=media.shape[2]))
+        hidden, _ = model.language(words, looking, attention_mask=torch.ones(1, 1, 12, 12, dtype=torch.bool))
+        logits = model.language.logits(hidden)
+    assert (logits.shape, logits.dtype) == ((1, 12, 32_004), dtype)
 
 
 def test_parts_of_different_dtypes_work_together(folder: Path) -> None:
