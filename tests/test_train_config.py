@@ -150,7 +150,7 @@ def test_help_does_not_load_torch() -> None:
     ],
 )
 def test_wrong_use_is_one_line_and_exit_code_2(tmp_path: Path, arguments: list[str], message: str) -> None:
-    result = CliRunner().invoke(main, ["--shards", str(tmp_path), *arguments])
+    result = CliRunner().invoke(main, ["--shards", str(tmp_path), "--out", str(tmp_path / "run"), *arguments])
     assert result.exit_code == 2
     assert result.output.count("\n") == 1
     assert message in result.output
