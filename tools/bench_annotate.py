@@ -130,14 +130,16 @@ def main(records: int, concurrency: int) -> None:
                 for number in range(records)
             )
         for run in ("first", "second"):
-            times, began = _Times(), time.monotonic()
+            times, began, cpu = _Times(), time.monotonic(), time.process_time()
             with Work(raw, out, recipe, root=Root(raw), limit=None, format=None) as work:
                 summary = annotate(work, server, Limits(concurrency=concurrency), times, report=False)
             rate = records / (times.ended - times.began)
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            cpu_ms = (time.process_time() - cpu) * 1000 / records
             click.echo(
                 f"{run} run: {summary.asked:,} requests, {rate:,.0f} records/s while asking,"
                 f" {time.monotonic() - began:,.1f} s in all, {peak:,.0f} MiB at most,"
+                f" {cpu_ms:.2f} ms of CPU a record,"
                 f" {summary.counts.kept:,} pairs kept"
             )
     process.terminate()

@@ -12,6 +12,7 @@ import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Final
 
 from mimicit.annotating.answers import Pair
@@ -50,6 +51,7 @@ _ORDINALS: Final = ("first", "second", "third", "fourth", "fifth", "sixth", "sev
 _NUMBERED: Final = re.compile(r"\b(?:picture|image|photo)s?\s+(?:no\.?\s*|number\s+|#\s*)?(\d{1,3})\b", re.IGNORECASE)
 _ORDINAL: Final = re.compile(rf"\b({'|'.join(_ORDINALS)})\s+(?:picture|image|photo)\b", re.IGNORECASE)
 _TOKEN: Final = re.compile(r"<\|[^|<>\n]{1,40}\|>|<(?:image|img|video)\b[^<>\n]{0,20}>", re.IGNORECASE)
+_CONTROL: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _WORD: Final = re.compile(r"\w+")
 _SAME: Final = 0.9  # of the runs of words of two texts
 _SAME_PAIR: Final = 0.8
@@ -64,7 +66,7 @@ def fault_of_pair(pair: Pair, record: Record, recipe: Recipe, language: str) -> 
     try:
         named = [("instruction", pair.instruction), ("answer", pair.answer)]
         for name, text in [*named, *(("choice", choice) for choice in pair.choices)]:
-            if _has_controls(text):
+            if _CONTROL.search(text):
                 return "control_characters", f"the {name} holds a control character"
             checked_text(text, name)
             if any(token in text for token in SPECIAL_TOKENS) or _TOKEN.search(text):
@@ -116,16 +118,22 @@ class Alike:
 def _gives_away(pair: Pair, record: Record, gates: GateOptions) -> tuple[str, str] | None:
     said = f"{pair.instruction}\n{pair.answer}".casefold()
     known = "\n".join((*record.captions, *(text for both in record.pairs for text in both))).casefold()
-    for phrase in gates.forbidden:
-        plain = phrase.casefold()
-        if re.search(rf"(?<!\w){re.escape(plain)}(?!\w)", said) and plain not in known:
-            return "gives_away", f"says {phrase!r}"
+    for found in _any_of(gates.forbidden).findall(said):
+        if found not in known:
+            return "gives_away", f"says {found!r}"
     named = [int(number) for number in _NUMBERED.findall(said)]
     named += [_ORDINALS.index(word.lower()) + 1 for word in _ORDINAL.findall(said)]
     pictures = len(record.media)
     if record.media and all(ref.kind == "image" for ref in record.media) and max(named, default=0) > pictures:
         return "picture_number", f"speaks of picture {max(named)} of {pictures}"
     return None
+
+
+@lru_cache(maxsize=8)
+def _any_of(phrases: tuple[str, ...]) -> re.Pattern[str]:
+    """Finds any of ``phrases`` as words of their own in a text without capitals."""
+    words = "|".join(re.escape(phrase.casefold()) for phrase in phrases) or r"\Z\A."
+    return re.compile(rf"(?<!\w)(?:{words})(?!\w)")
 
 
 def _repeats(pair: Pair, record: Record, gates: GateOptions) -> tuple[str, str] | None:
@@ -148,10 +156,6 @@ def _of_form(pair: Pair, language: str, gates: GateOptions) -> tuple[str, str] |
     if gates.check_language and (seems := wrong_language(f"{pair.instruction} {pair.answer}", language)):
         return "wrong_language", f"{seems}, not {language}"
     return None
-
-
-def _has_controls(text: str) -> bool:
-    return any(unicodedata.category(letter) in ("Cc", "Cs") and letter not in "\n\t" for letter in text)
 
 
 def _plain(text: str) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Collection
 from typing import Final
 
 __all__ = ["wrong_language"]
@@ -39,7 +40,10 @@ _COMMON: Final = {
     "swedish": "en ett och är på med det som av den i till har inte för",
     "turkish": "bir ve bu da de ile için var çok olan gibi daha ne o",
 }
-_WORDS: Final = {name: frozenset(words.split()) for name, words in _COMMON.items()}
+_LANGUAGES_OF: Final[dict[str, list[str]]] = {}
+for _name, _words in _COMMON.items():
+    for _word in sorted(set(_words.split())):
+        _LANGUAGES_OF.setdefault(_word, []).append(_name)
 _WORD: Final = re.compile(r"[^\W\d_]+")
 _CODES: Final = {
     "en": "english",
@@ -70,14 +74,23 @@ def wrong_language(text: str, language: str) -> str:
     """What ``text`` seems to be in instead of ``language`` (a name in English, or a code); empty where it may be it."""
     wanted = language.strip().casefold()
     wanted = _CODES.get(wanted, wanted.partition(" ")[0])
+    known = _SCRIPTS.get(wanted, {"LATIN"} if wanted in _COMMON else None)
+    if known is not None and (script := _other_script(text, known)):
+        return script
+    words = _WORD.findall(text.casefold())
+    if wanted not in _COMMON or len(words) < _LEAST_WORDS:
+        return ""
+    found = Counter(name for word in words for name in _LANGUAGES_OF.get(word, ()))
+    best = max(_COMMON, key=lambda name: (found[name], name))
+    return best if best != wanted and found[best] >= _CLEARLY + 2 * found[wanted] else ""
+
+
+def _other_script(text: str, known: Collection[str]) -> str:
+    """The script of most letters of ``text``, where most are of none that is ``known``."""
+    if text.isascii() and "LATIN" in known:
+        return ""
     scripts = Counter(unicodedata.name(letter, "").partition(" ")[0] for letter in text if letter.isalpha())
     letters = scripts.total()
-    known = _SCRIPTS.get(wanted, {"LATIN"} if wanted in _WORDS else None)
-    if known and letters >= _LEAST_LETTERS and sum(scripts[name] for name in known) * 2 < letters:
-        return f"{scripts.most_common(1)[0][0].lower()} letters"
-    words = [word.casefold() for word in _WORD.findall(text)]
-    if wanted not in _WORDS or len(words) < _LEAST_WORDS:
+    if letters < _LEAST_LETTERS or sum(scripts[name] for name in known) * 2 >= letters:
         return ""
-    found = {name: sum(word in common for word in words) for name, common in _WORDS.items()}
-    best = max(found, key=lambda name: (found[name], name))
-    return best if best != wanted and found[best] >= _CLEARLY + 2 * found[wanted] else ""
+    return f"{scripts.most_common(1)[0][0].lower()} letters"
