@@ -21,6 +21,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedT
 
 from mimicit.errors import TrainError, UsageError
 from otter_train.conversion import convert
+from otter_train.conversion.ready import ready_model
 from otter_train.conversion.token_rows import row_order
 from otter_train.conversion.weight_files import read_weights
 from otter_train.convert import main
@@ -275,6 +276,9 @@ def test_a_published_otter_becomes_a_model_of_transformers(language: str, throug
     with torch.no_grad():
         expected, got = model(lang_x=lang_x, **seen).logits, found(input_ids=lang_x, **seen).logits
     assert torch.equal(got, expected)
+    as_it_is = ready_model(published, dtype=torch.float32)
+    with torch.no_grad():
+        assert torch.equal(as_it_is.model(lang_x=lang_x, **seen).logits, expected)
     assert_same(found.model.state_dict(), model.state_dict())
     assert AutoProcessor.from_pretrained(tmp_path / "ours").image_size == 16
     assert found.generation_config.eos_token_id == [VOCABULARY - 5, VOCABULARY - 4]
@@ -349,6 +353,7 @@ PEAK = """
 import sys
 from pathlib import Path
 from otter_train.conversion import convert
+from otter_train.conversion.ready import ready_model
 source, target, to = sys.argv[1:]
 def status(name):
     lines = Path("/proc/self/status").read_text().splitlines()
