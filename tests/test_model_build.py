@@ -132,7 +132,7 @@ def test_a_vocabulary_never_shrinks(folders: tuple[str, str]) -> None:
 
 def test_folders_that_hold_something_else_raise(folders: tuple[str, str], tmp_path: Path) -> None:
     language, vision = folders
-    with pytest.raises(TrainError, match=r"no config\.json"):
+    with pytest.raises(TrainError, match=r"no config\.json is there"):
         with_pretrained(CONFIG, language=str(tmp_path))
     with pytest.raises(
         TrainError, match="a llama model is no vision tower; there are aimv2_vision_model, clip_vision_model"

@@ -149,5 +149,7 @@ def test_on_the_command_line_the_model_need_not_be_described_again(tmp_path: Pat
     )  # the recipe is its own
     assert {name: written[name] for name in folders} == folders
     assert inherited(shards) == {}
-    missing = CliRunner().invoke(main, [*fast, *models, "--init-from", str(tmp_path / "nowhere")])
+    missing = CliRunner().invoke(
+        main, [*fast, *models, "--init-from", str(tmp_path / "nowhere"), "--out", str(tmp_path / "none")]
+    )
     assert missing.exit_code == 2 and "nowhere: no such file or folder" in missing.output

@@ -167,5 +167,7 @@ def _open_clip_vision(source: str) -> VisionConfig:
 
 
 def _config_in(source: str) -> PreTrainedConfig:
+    if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
+        raise TrainError(f"{source}: no config.json is there; name a folder that transformers saved a model to")
     config: PreTrainedConfig = read_pretrained(AutoConfig, source, "configuration of transformers")
     return config
