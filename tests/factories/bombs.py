@@ -24,11 +24,12 @@ MEBIBYTE = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What a command took: its exit code and output, seconds, and the peak of memory of its largest process."""
+    """What a command took: its exit code and output, seconds by the clock and of CPU time, and its largest process."""
 
     code: int
     output: str
     seconds: float
+    cpu_seconds: float
     peak_bytes: int
 
 
@@ -43,15 +44,18 @@ def measured(*arguments: str, seconds: float = 300) -> Taken:
         start_new_session=True,
     )
     peak = 0
+    ticks: dict[int, int] = {}  # of each process, as last seen
     while process.poll() is None and time.monotonic() - started < seconds:
-        peak = max(peak, _peak_of_session(process.pid))
+        peak = max(peak, _look_at_session(process.pid, ticks))
         time.sleep(0.01)
     process.kill()
     output = process.communicate()[0]
-    return Taken(process.returncode, output, time.monotonic() - started, peak)
+    cpu_seconds = sum(ticks.values()) / os.sysconf("SC_CLK_TCK")
+    return Taken(process.returncode, output, time.monotonic() - started, cpu_seconds, peak)
 
 
-def _peak_of_session(session: int) -> int:
+def _look_at_session(session: int, ticks: dict[int, int]) -> int:
+    """The largest peak of memory of the processes of a session; notes the CPU time of each in ``ticks``."""
     peak = 0
     for name in os.listdir("/proc"):
         if name.isdigit():
@@ -59,6 +63,8 @@ def _peak_of_session(session: int) -> int:
                 if os.getsid(int(name)) == session:
                     lines = Path(f"/proc/{name}/status").read_text().splitlines()
                     peak = max(peak, next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM")))
+                    fields = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()
+                    ticks[int(name)] = int(fields[11]) + int(fields[12])
     return peak
 
 
