@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from mimicit.cli import main
-from mimicit.errors import CorruptShardError, MimicitError, ShardError
+from mimicit.errors import CorruptShardError, MimicitError, ShardError, UsageError
 from mimicit.loading import load
 from mimicit.loading.decode import decode_pictures
 from mimicit.pipeline import BuildConfig, build_shards
@@ -369,6 +369,11 @@ def test_what_every_byte_shows_is_reported_and_refused_on_demand(folder: Path, k
     assert list(verify_folder(folder)), kind
     with pytest.raises(CorruptShardError, match="run mimicit verify"):
         load(folder, check="verify")
+
+
+def test_whole_shards_are_not_fetched_to_be_verified() -> None:
+    with pytest.raises(UsageError, match="copy the folder, or choose 'sha256'"):
+        load("https://nowhere.invalid/shards", check="verify")
 
 
 def test_a_dropped_or_doubled_file_of_a_shard(folder: Path) -> None:
