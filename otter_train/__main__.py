@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 _SHOWN_ANSWERS: Final = 12
+_QUARANTINE_NAME: Final = "quarantine.jsonl"
 
 _ABOUT_PRESETS = (
     "Training the tiny preset: a small model, from scratch, on the CPU if need be. For Otter-9B: "
@@ -47,7 +48,21 @@ _ABOUT_PRESETS = (
 
 @click.command(cls=Program, context_settings=HELP)
 @config_option()
-@click.option("--shards", required=True, help="Folder that mimicit build has written, or its URL.")
+@click.option(
+    "--shards",
+    multiple=True,
+    required=True,
+    metavar="FOLDER[=WEIGHT]",
+    help="Folder that mimicit build has written, or its URL; several are mixed by their weights, else by their sizes.",
+)
+@click.option("--where", multiple=True, metavar="NAME=VALUE", help="Only such samples: source=vqa, max_frames=8, ...")
+@click.option("--limit", type=click.IntRange(min=1), help="Only so many samples of each folder, drawn by the seed.")
+@click.option(
+    "--on-error",
+    type=click.Choice(["raise", "mask"]),
+    default="raise",
+    help="mask: leave damaged samples out, and list them in quarantine.jsonl.",
+)
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("run"), help="Run folder: checkpoints, log, curve."
 )
@@ -122,7 +137,7 @@ _ABOUT_PRESETS = (
 @click.option(
     "--resume/--no-resume", default=True, help="Go on from the last checkpoint in --out; else refuse if there is one."
 )
-def main(shards: str, out: Path, preset: str | None, recipe: str | None, replay: int | None, **given: Any) -> None:
+def main(out: Path, preset: str | None, recipe: str | None, replay: int | None, **given: Any) -> None:
     """Train a vision-language model on the in-context samples of SHARDS.
 
     Options without a default come from the preset; those of otter-9b are the paper's: learning rate 1e-5, 6 epochs,
@@ -133,11 +148,12 @@ def main(shards: str, out: Path, preset: str | None, recipe: str | None, replay:
     """
     with errors_on_one_line():
         options = RunOptions(**{field.name: given.pop(field.name) for field in fields(RunOptions)})
+        data = {name: given.pop(name) for name in ("shards", "where", "limit", "on_error")}
         try:
             config = _resolved(preset, recipe, given)
             if replay is not None:
-                sys.exit(_replay(config, options, shards, out, replay))
-            sys.exit(_train(config, options, shards, out, chosen=preset is not None))
+                sys.exit(_replay(config, options, data, out, replay))
+            sys.exit(_train(config, options, data, out, chosen=preset is not None))
         except KeyboardInterrupt:
             click.echo("\nStopped before a step was done; there is nothing new to keep.", err=True)
             sys.exit(1)
@@ -157,18 +173,19 @@ def _resolved(preset: str | None, recipe: str | None, given: dict[str, Any]) -> 
     return resolve(preset or theirs, recipe=recipe, **{**found, **chosen})
 
 
-def _train(config: RunConfig, options: RunOptions, shards: str, out: Path, *, chosen: bool) -> int:
+def _train(config: RunConfig, options: RunOptions, data: dict[str, Any], out: Path, *, chosen: bool) -> int:
     if _is_first() and config.preset == "tiny" and not chosen:
         click.echo(_ABOUT_PRESETS)
-    _say_that_it_loads(f"to train {config.preset} on {shards}")
+    _say_that_it_loads(f"to train {config.preset} on {' and '.join(data['shards'])}")
     calm_threads()
     with importing():
         from mimicit.loading import load  # seconds of imports, not needed for --help
+        from otter_train.given_shards import absolute_shards, open_shards
         from otter_train.metrics import Console
         from otter_train.train import train
 
     console = Console(sys.stdout if _is_first() else io.StringIO())
-    samples = load(shards, shuffle="full", seed=config.seed)
+    samples = open_shards(**data, quarantine=out / _QUARANTINE_NAME, seed=config.seed)
     held_out = load(options.eval_shards, shuffle="full") if options.eval_shards else None
     with _stop_signals() as signals:
         outcome = train(
@@ -178,7 +195,7 @@ def _train(config: RunConfig, options: RunOptions, shards: str, out: Path, *, ch
             options=options,
             console=console,
             held_out=held_out,
-            shards=shards,
+            data={**data, "shards": absolute_shards(data["shards"])},
             should_stop=signals.should_stop,
         )
     if not outcome.finished:
@@ -204,16 +221,16 @@ def _report(run: Path, held_out: Samples | None, device: str) -> Path:
     return write_report(run, answers_by_shots(load_trained_model(run, device=device), held_out[:_SHOWN_ANSWERS]))
 
 
-def _replay(config: RunConfig, options: RunOptions, shards: str, out: Path, step: int) -> int:
+def _replay(config: RunConfig, options: RunOptions, data: dict[str, Any], out: Path, step: int) -> int:
     _say_that_it_loads(f"to compute step {step} of {out} again")
     calm_threads()
     with importing():
-        from mimicit.loading import load  # seconds of imports, not needed for --help
+        from otter_train.given_shards import open_shards  # seconds of imports, not needed for --help
         from otter_train.metrics import Console
         from otter_train.replay import lines, replay
 
     console = Console(sys.stdout if _is_first() else io.StringIO())
-    samples = load(shards, shuffle="full", seed=config.seed)
+    samples = open_shards(**data, quarantine=out / _QUARANTINE_NAME, seed=config.seed)
     for line in lines(replay(config, samples, out, step, options=options, console=console)):
         console.say(line)
     return 0

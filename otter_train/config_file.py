@@ -1,6 +1,7 @@
 """``--config run.toml``: the options of a run in a file, and the file that a run leaves behind to be passed again.
 
-A file holds one value per option, under the option's name with ``_`` for ``-``::
+A file holds one value per option, or a list for those that may be given several times, under the option's name with
+``_`` for ``-``::
 
     shards = "shards/"
     lr = 2e-5
@@ -31,13 +32,13 @@ CONFIG_NAME: Final = "config.json"
 """The file of a run folder that holds all its options."""
 
 
-def read_options(path: Path, known: Collection[str]) -> dict[str, str]:
+def read_options(path: Path, known: Collection[str], several: Collection[str] = ()) -> dict[str, str | list[str]]:
     """The options in the TOML or (``*.json``) JSON file ``path`` as text by name; those that are null are left out.
 
-    `UsageError` names the file and what is wrong with it: an option not in ``known`` with the one most like it, a
-    value that is no text, number or truth value.
+    Options of ``several`` values may be lists, and become such. `UsageError` names the file and what is wrong with it:
+    an option not in ``known`` with the one most like it, a value that is no text, number or truth value.
     """
-    options = {}
+    options: dict[str, str | list[str]] = {}
     for name, value in _read(path).items():
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
@@ -45,9 +46,11 @@ def read_options(path: Path, known: Collection[str]) -> dict[str, str]:
             raise UsageError(f"{path}: no option {name!r}; {hint}")
         if value is None:
             continue
-        if not isinstance(value, str | int | float):
-            raise UsageError(f"{path}: {name}: one value is expected, not {json.dumps(value, default=str)[:60]}")
-        options[name] = str(value)
+        values = value if isinstance(value, list) and name in several else [value]
+        if not all(isinstance(one, str | int | float) for one in values):
+            expected = "texts are" if name in several else "one value is"
+            raise UsageError(f"{path}: {name}: {expected} expected, not {json.dumps(value, default=str)[:60]}")
+        options[name] = [str(one) for one in values] if name in several else str(value)
     return options
 
 
@@ -72,9 +75,10 @@ def config_option() -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 def _fill_defaults(context: click.Context, option: click.Parameter, path: Path | None) -> None:
     if path is None:
         return
-    known = {parameter.name for parameter in context.command.params if parameter is not option and parameter.name}
+    known = {parameter.name: parameter.multiple for parameter in context.command.params
+             if isinstance(parameter, click.Option) and parameter is not option and parameter.name}  # fmt: skip
     with errors_on_one_line():
-        context.default_map = read_options(path, known)
+        context.default_map = read_options(path, known, [name for name, multiple in known.items() if multiple])
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -12,12 +12,13 @@ import errno
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import reduce
 from pathlib import Path
-from typing import Final
+from types import MappingProxyType
+from typing import Any, Final
 
 from mimicit.errors import LostWorkerError, TrainError, UsageError
 from mimicit.loading.ordered import Ordered
@@ -68,19 +69,19 @@ def train(
     options: RunOptions,
     console: Console,
     held_out: Ordered[Sample] | None = None,
-    shards: str | Path | None = None,
+    data: Mapping[str, Any] = MappingProxyType({}),
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
     """Train until the end, or until ``should_stop`` (asked after every step), and leave a checkpoint in ``run``.
 
-    ``held_out`` samples are those of ``options.eval_shards``; ``shards``, where the samples lie, is noted in the
-    ``config.json`` of the run. Goes on from the last checkpoint of ``run``. `UsageError` where that belongs to another
-    configuration or other shards, where ``options.resume`` is off and there is one, and where another training writes
-    into ``run``; `TrainError` where the guard stops the run, or its last checkpoint cannot be written. Where a process
-    that prepares data is killed, `TrainError` says so, and a checkpoint is left.
+    ``held_out`` samples are those of ``options.eval_shards``; ``data`` are the options that say where the samples come
+    from, to be noted in the ``config.json`` of the run. Goes on from the last checkpoint of ``run``. `UsageError` where
+    that belongs to another configuration or other shards, where ``options.resume`` is off and there is one, and where
+    another training writes into ``run``; `TrainError` where the guard stops the run, or its last checkpoint cannot be
+    written. Where a process that prepares data is killed, `TrainError` says so, and a checkpoint is left.
     """
     with _held(run):
-        return _train(config, samples, run, options, console, held_out, shards, should_stop)
+        return _train(config, samples, run, options, console, held_out, data, should_stop)
 
 
 def _train(
@@ -90,7 +91,7 @@ def _train(
     options: RunOptions,
     console: Console,
     held_out: Ordered[Sample] | None,
-    shards: str | Path | None,
+    data: Mapping[str, Any],
     should_stop: Callable[[], bool],
 ) -> Outcome:
     checkpoint = checkpoint_to_resume(config, run, options)
@@ -98,8 +99,8 @@ def _train(
     if session.world.is_first:
         run.mkdir(parents=True, exist_ok=True)
         remove_unfinished(run)
-        everything = {**config.to_json(), **asdict(options), "out": run, "shards": shards}
-        for name in (*PARTS, "init_from", "shards", "eval_shards"):  # it may be given again in another folder
+        everything = {**config.to_json(), **asdict(options), "out": run, **data}
+        for name in (*PARTS, "init_from", "eval_shards"):  # it may be given again in another folder
             if everything[name] is not None:
                 everything[name] = absolute_path(str(everything[name]))
         write_options(run / CONFIG_NAME, everything)

@@ -19,6 +19,7 @@ from otter_train.config import RunConfig, RunOptions, resolve
 from otter_train.config_file import config_option, read_options, write_options
 
 KNOWN = {parameter.name for parameter in main.params if parameter.name} - {"config"}
+DATA = ("shards", "where", "limit", "on_error")
 
 
 @click.command()
@@ -91,11 +92,24 @@ def test_all_options_of_a_run_come_back_from_its_file(tmp_path: Path) -> None:
     again = read_options(path, KNOWN)
     assert again["out"] == "run é" and "shards" not in again
     context = main.make_context("main", ["--config", str(path), "--shards", "s"])
-    given = {name: value for name, value in context.params.items() if name not in ("shards", "out")}
+    given = {name: value for name, value in context.params.items() if name not in ("out", *DATA)}
     assert RunOptions(**{field.name: given.pop(field.name) for field in fields(RunOptions)}) == options
     assert resolve(given.pop("preset"), **given) == config
 
 
 def test_every_field_of_a_run_is_an_option() -> None:
     names = {field.name for kind in (RunConfig, RunOptions) for field in fields(kind)}
-    assert KNOWN - names == {"out", "recipe", "replay", "shards"} and not names - KNOWN
+    assert KNOWN - names == {"out", "recipe", "replay", *DATA} and not names - KNOWN
+
+
+def test_lists_are_for_options_that_may_be_given_several_times(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text('shards = ["a=3", "b"]\nwhere = "kind=image"\nlr = [1e-5, 2e-5]\n')
+    with pytest.raises(UsageError, match=r"lr: one value is expected, not \[1e-05, 2e-05\]"):
+        read_options(path, KNOWN, DATA)
+    path.write_text('shards = ["a=3", "b"]\nwhere = "kind=image"\n')
+    context = main.make_context("main", ["--config", str(path)])
+    assert (context.params["shards"], context.params["where"]) == (("a=3", "b"), ("kind=image",))
+    path.write_text('shards = [["a"]]\n')
+    with pytest.raises(UsageError, match="shards: texts are expected"):
+        read_options(path, KNOWN, DATA)
