@@ -126,6 +126,12 @@ _ABOUT_PRESETS = (
     "--guard", type=click.Choice(get_args(GuardMode)), help="What to do with a step whose gradient is no number."
 )
 @click.option("--guard-factor", type=float, help="As bad: a gradient norm of so many times the usual; 0 for none.")
+@click.option(
+    "--continue-as",
+    type=click.Path(path_type=Path),
+    metavar="NEW_RUN",
+    help="Go on from the last checkpoint of --out in this folder: with another rate, schedule or length, say.",
+)
 @click.option("--replay", type=int, help="Compute this step again, print the loss of each sample, and change nothing.")
 @click.option("--checkpoint-activations", type=int, default=0, help="Recompute those of every n-th layer; 0: none.")
 @click.option("--compile", is_flag=True, help="Compile the decoder's layers: slow to start, faster steps.")
@@ -137,7 +143,9 @@ _ABOUT_PRESETS = (
 @click.option(
     "--resume/--no-resume", default=True, help="Go on from the last checkpoint in --out; else refuse if there is one."
 )
-def main(out: Path, preset: str | None, recipe: str | None, replay: int | None, **given: Any) -> None:
+def main(
+    out: Path, preset: str | None, recipe: str | None, replay: int | None, continue_as: Path | None, **given: Any
+) -> None:
     """Train a vision-language model on the in-context samples of SHARDS.
 
     Options without a default come from the preset; those of otter-9b are the paper's: learning rate 1e-5, 6 epochs,
@@ -153,7 +161,9 @@ def main(out: Path, preset: str | None, recipe: str | None, replay: int | None, 
             config = _resolved(preset, recipe, given)
             if replay is not None:
                 sys.exit(_replay(config, options, data, out, replay))
-            sys.exit(_train(config, options, data, out, chosen=preset is not None))
+            if continue_as is not None:
+                sys.exit(_train(config, options, data, continue_as, parent=out, chosen=preset is not None))
+            sys.exit(_train(config, options, data, out, parent=None, chosen=preset is not None))
         except KeyboardInterrupt:
             click.echo("\nStopped before a step was done; there is nothing new to keep.", err=True)
             sys.exit(1)
@@ -173,7 +183,9 @@ def _resolved(preset: str | None, recipe: str | None, given: dict[str, Any]) -> 
     return resolve(preset or theirs, recipe=recipe, **{**found, **chosen})
 
 
-def _train(config: RunConfig, options: RunOptions, data: dict[str, Any], out: Path, *, chosen: bool) -> int:
+def _train(
+    config: RunConfig, options: RunOptions, data: dict[str, Any], out: Path, *, parent: Path | None, chosen: bool
+) -> int:
     if _is_first() and config.preset == "tiny" and not chosen:
         click.echo(_ABOUT_PRESETS)
     _say_that_it_loads(f"to train {config.preset} on {' and '.join(data['shards'])}")
@@ -181,11 +193,13 @@ def _train(config: RunConfig, options: RunOptions, data: dict[str, Any], out: Pa
     with importing():
         from mimicit.loading import load  # seconds of imports, not needed for --help
         from otter_train.given_shards import absolute_shards, open_shards
+        from otter_train.lineage import shards_to_open
         from otter_train.metrics import Console
         from otter_train.train import train
 
     console = Console(sys.stdout if _is_first() else io.StringIO())
-    samples = open_shards(**data, quarantine=out / _QUARANTINE_NAME, seed=config.seed)
+    shards, weights = shards_to_open(out, parent, data["shards"])
+    samples = open_shards(**{**data, "shards": shards}, quarantine=out / _QUARANTINE_NAME, seed=config.seed)
     held_out = load(options.eval_shards, shuffle="full") if options.eval_shards else None
     with _stop_signals() as signals:
         outcome = train(
@@ -196,6 +210,8 @@ def _train(config: RunConfig, options: RunOptions, data: dict[str, Any], out: Pa
             console=console,
             held_out=held_out,
             data={**data, "shards": absolute_shards(data["shards"])},
+            parent=parent,
+            weights=weights,
             should_stop=signals.should_stop,
         )
     if not outcome.finished:
@@ -226,11 +242,13 @@ def _replay(config: RunConfig, options: RunOptions, data: dict[str, Any], out: P
     calm_threads()
     with importing():
         from otter_train.given_shards import open_shards  # seconds of imports, not needed for --help
+        from otter_train.lineage import shards_to_open
         from otter_train.metrics import Console
         from otter_train.replay import lines, replay
 
     console = Console(sys.stdout if _is_first() else io.StringIO())
-    samples = open_shards(**data, quarantine=out / _QUARANTINE_NAME, seed=config.seed)
+    shards, _ = shards_to_open(out, None, data["shards"])
+    samples = open_shards(**{**data, "shards": shards}, seed=config.seed)
     for line in lines(replay(config, samples, out, step, options=options, console=console)):
         console.say(line)
     return 0

@@ -222,10 +222,12 @@ def resolve(preset: str | None, *, recipe: str | None = None, **given: Any) -> R
     return RunConfig(**values)
 
 
-def difference(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """The fields that differ between two stored configurations, as ``"lr was 1e-05, is 0.001"``."""
+def difference(then: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
+    """The fields that differ between two stored configurations, by name: ``"lr was 1e-05, is 0.001"``."""
     names = sorted(set(then) | set(now))
-    return [f"{name} was {then.get(name)}, is {now.get(name)}" for name in names if then.get(name) != now.get(name)]
+    return {
+        name: f"{name} was {then.get(name)}, is {now.get(name)}" for name in names if then.get(name) != now.get(name)
+    }
 
 
 def _check(config: RunConfig) -> None:

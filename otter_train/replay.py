@@ -22,6 +22,7 @@ from otter_train.config import RunConfig, RunOptions
 from otter_train.data import Batch
 from otter_train.distributed import join_world, pick_device
 from otter_train.groups import each_group
+from otter_train.lineage import read_lineage
 from otter_train.metrics import Console
 from otter_train.packed import PackedBatch
 from otter_train.session import Session, begin, changes_since
@@ -52,10 +53,14 @@ def replay(
     if join_world(pick_device(options.device)).size > 1:
         raise UsageError("--replay works in one process; start it without torchrun")
     checkpoint = _checkpoint_before(run, step)
+    if checkpoint is None and (ancestors := read_lineage(run).ancestors):
+        raise UsageError(
+            f"--replay {step}: {run} goes on from {ancestors[-1].run}; no checkpoint of its own is before it"
+        )
     if checkpoint is not None:
         changes = changes_since(checkpoint, config)
         if changes:
-            raise UsageError(f"{run} was begun with other options: {'; '.join(changes)}; give them again")
+            raise UsageError(f"{run} was begun with other options: {'; '.join(changes.values())}; give them again")
     session = begin(config, samples, run, options, console, checkpoint)
     if not 1 <= step <= session.total:
         raise UsageError(f"--replay {step}: the run has the steps 1 to {session.total}")

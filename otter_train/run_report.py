@@ -18,6 +18,7 @@ from mimicit.records import Media, Sample
 from mimicit.shards.files import write_atomically
 from otter_train.config_file import CONFIG_NAME
 from otter_train.guard import GUARD_NAME
+from otter_train.lineage import read_lineage
 from otter_train.logbook import EVAL_NAME, GATES_NAME, METRICS_NAME, SOURCES_NAME
 from otter_train.metrics import EvalRow, GateRow, Row, SourceRow, duration, read_table
 
@@ -66,6 +67,7 @@ def _page(run: Path, shown: Sequence[Shown]) -> Iterator[str]:
     title = escape(f"Training run {run.name}")
     yield f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
     yield f"<style>{_STYLE}</style></head><body><main><h1>{title}</h1>\n"
+    yield _ancestors(run)
     yield _summary(rows)
     yield "<h2>Curves</h2>\n" + "\n".join(_curves(run, rows))
     yield _sources(read_table(SourceRow, run / SOURCES_NAME))
@@ -73,6 +75,16 @@ def _page(run: Path, shown: Sequence[Shown]) -> Iterator[str]:
     yield from _answers(shown)
     yield _settings(run / CONFIG_NAME)
     yield "</main></body></html>\n"
+
+
+def _ancestors(run: Path) -> str:
+    """The runs that this one goes on from, and what changed after each."""
+    lines = (
+        f"<li>{escape(one.run)}, left after step {one.step:,}; {escape(', '.join(one.changes) or 'no changes')}</li>"
+        for one in read_lineage(run).ancestors
+    )
+    found = "".join(lines)
+    return f"<h2>Goes on from</h2>\n<ol>{found}</ol>\n" if found else ""
 
 
 def _summary(rows: Sequence[Row]) -> str:

@@ -6,7 +6,7 @@ import io
 import math
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from otter_train.groups import GroupCollator, training_loader
 from otter_train.guard import Guard
 from otter_train.initial import initial_weights
 from otter_train.lengths import showable, within_budget
+from otter_train.lineage import CHANGEABLE
 from otter_train.metrics import Console
 from otter_train.model import ModelConfig, Otter, trainable_count
 from otter_train.model.speed import compile_blocks, recompute_activations
@@ -85,9 +86,12 @@ def begin(
     options: RunOptions,
     console: Console,
     checkpoint: Checkpoint | None,
+    *,
+    weights: Sequence[float] | None = None,
 ) -> Session:
-    """A `Session` that starts anew, or behind ``checkpoint``.
+    """A `Session` that starts anew, or behind ``checkpoint``, which may be that of a run that this one goes on from.
 
+    ``weights`` are those that the parts of a mixture get from then on, where they had others.
     `UsageError` where there are no samples, or not those of the checkpoint; `TrainError` where it does not fit the
     model.
     """
@@ -162,7 +166,7 @@ def begin(
     if checkpoint:
         restore_optimizer(model, optimizer, load_optimizer_state(checkpoint))
         guard.load_state(checkpoint.meta["guard"])
-        _restore_loader(loader, checkpoint, run)
+        _restore_loader(loader, checkpoint, run, weights)
         states = checkpoint.meta["rng"]
         restore_generators(states[world.rank % len(states)], device)
         console.say(f"going on from {checkpoint.folder} (step {checkpoint.step} of {total})")
@@ -188,7 +192,7 @@ def begin(
         total=total,
         seen=int(checkpoint.meta["samples_seen"]) if checkpoint else 0,
         left_out=tuple(left_out),
-        run_id=(checkpoint.meta.get("run_id") if checkpoint else None) or new_id,
+        run_id=(checkpoint.meta.get("run_id") if checkpoint and checkpoint.folder.parent == run else None) or new_id,
     )
 
 
@@ -198,24 +202,44 @@ def total_steps(config: RunConfig, sample_count: int) -> int:
     return min(steps, config.max_steps) if config.max_steps else steps
 
 
-def checkpoint_to_resume(config: RunConfig, run: Path, options: RunOptions) -> Checkpoint | None:
+def checkpoint_to_resume(
+    config: RunConfig, run: Path, options: RunOptions, parent: Path | None = None
+) -> Checkpoint | None:
     """The last undamaged checkpoint of ``run``, the same on all processes; None where there has never been one.
 
-    `UsageError` where it belongs to another configuration, or is not to be resumed.
+    Before its first, a run that goes on from ``parent`` has that one's. `UsageError` where it belongs to another
+    configuration, or is not to be resumed, or ``parent`` has none.
     """
     world = join_world(pick_device(options.device))
     checkpoint = world.of_first(latest_checkpoint(run) if world.is_first else None)
+    if checkpoint is None and parent is not None:
+        last = world.of_first(latest_checkpoint(parent) if world.is_first else None)
+        return _checkpoint_to_leave(config, parent, last)
     if checkpoint is None:
         return None
     if not options.resume:
         raise UsageError(f"{run} holds {checkpoint.folder.name}; without --resume give an --out folder that holds none")
     changes = changes_since(checkpoint, config)
     if changes:
-        raise UsageError(f"{run} was begun with other options: {'; '.join(changes)}; give them again, or another --out")
+        raise UsageError(
+            f"{run} was begun with other options: {'; '.join(changes.values())}; give them again, or another --out"
+        )
     return checkpoint
 
 
-def changes_since(checkpoint: Checkpoint, config: RunConfig) -> list[str]:
+def _checkpoint_to_leave(config: RunConfig, parent: Path, checkpoint: Checkpoint | None) -> Checkpoint:
+    if checkpoint is None:
+        raise UsageError(f"{parent}: there is no checkpoint to go on from")
+    fixed = [change for name, change in changes_since(checkpoint, config).items() if name not in CHANGEABLE]
+    if fixed:
+        raise UsageError(
+            f"{parent} was trained with other options: {'; '.join(fixed)}; what --continue-as may change are "
+            f"{', '.join(sorted(CHANGEABLE))} and weights of --shards. --init-from takes the weights alone"
+        )
+    return checkpoint
+
+
+def changes_since(checkpoint: Checkpoint, config: RunConfig) -> dict[str, str]:
     """The `difference` of ``config`` to that of ``checkpoint``; one folder may be named in two ways."""
     begun = dict(checkpoint.meta["config"])
     now = config.to_json()
@@ -234,11 +258,13 @@ def _feature_cache(model: Otter, options: RunOptions, dtype: torch.dtype) -> Fea
     return FeatureCache(options.vision_cache, model.vision, dtype=dtype, limit_bytes=limit_bytes)
 
 
-def _restore_loader(loader: Loader[Any], checkpoint: Checkpoint, run: Path) -> None:
+def _restore_loader(loader: Loader[Any], checkpoint: Checkpoint, run: Path, weights: Sequence[float] | None) -> None:
     try:
         loader.load_state_dict(checkpoint.meta["loader"])
     except UsageError as error:
         raise UsageError(f"{run} was begun with other shards than these; {error}, or give another --out") from None
+    if weights is not None:
+        loader.set_weights(weights)
 
 
 def _weights_line(model: Otter, device: torch.device) -> str:

@@ -12,7 +12,7 @@ import errno
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import reduce
@@ -23,11 +23,12 @@ from typing import Any, Final
 from mimicit.errors import LostWorkerError, TrainError, UsageError
 from mimicit.loading.ordered import Ordered
 from mimicit.records import Sample
-from otter_train.checkpoint import checkpoint_name, remove_unfinished, save_checkpoint
+from otter_train.checkpoint import Checkpoint, checkpoint_name, remove_unfinished, save_checkpoint
 from otter_train.config import RunConfig, RunOptions
 from otter_train.config_file import CONFIG_NAME, write_options
 from otter_train.encoding import Cut
 from otter_train.groups import Group, each_group
+from otter_train.lineage import descend
 from otter_train.logbook import LEFT_OUT_NAME, Logbook, logbook
 from otter_train.metrics import Console, Row
 from otter_train.optimizer import rate_factor
@@ -35,7 +36,7 @@ from otter_train.pretrained_parts import PARTS, absolute_path, places_of
 from otter_train.profiling import traced
 from otter_train.provenance import describe, generator_states
 from otter_train.saving import BackgroundSaver
-from otter_train.session import Session, begin, checkpoint_to_resume
+from otter_train.session import Session, begin, changes_since, checkpoint_to_resume
 from otter_train.snapshot import take_snapshot
 from otter_train.step import StepResult, take_step
 from otter_train.validation import validate
@@ -70,42 +71,53 @@ def train(
     console: Console,
     held_out: Ordered[Sample] | None = None,
     data: Mapping[str, Any] = MappingProxyType({}),
+    parent: Path | None = None,
+    weights: Sequence[float] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
     """Train until the end, or until ``should_stop`` (asked after every step), and leave a checkpoint in ``run``.
 
     ``held_out`` samples are those of ``options.eval_shards``; ``data`` are the options that say where the samples come
-    from, to be noted in the ``config.json`` of the run. Goes on from the last checkpoint of ``run``. `UsageError` where
-    that belongs to another configuration or other shards, where ``options.resume`` is off and there is one, and where
-    another training writes into ``run``; `TrainError` where the guard stops the run, or its last checkpoint cannot be
-    written. Where a process that prepares data is killed, `TrainError` says so, and a checkpoint is left.
+    from, to be noted in the ``config.json`` of the run. Goes on from the last checkpoint of ``run``; a new run may go
+    on from the run ``parent``, where the parts of a mixture may get other ``weights`` (see `otter_train.lineage`).
+
+    `UsageError` where a checkpoint belongs to another configuration or other shards, where ``options.resume`` is off
+    and there is one, and where another training writes into ``run``; `TrainError` where the guard stops the run, or its
+    last checkpoint cannot be written. Where a process that prepares data is killed, `TrainError` says so, and a
+    checkpoint is left.
     """
     with _held(run):
-        return _train(config, samples, run, options, console, held_out, data, should_stop)
+        checkpoint = checkpoint_to_resume(config, run, options, parent)
+        leaves = checkpoint is not None and parent is not None and checkpoint.folder.parent == parent
+        session = begin(config, samples, run, options, console, checkpoint, weights=weights if leaves else None)
+        if session.world.is_first:
+            _note_options(session, data)
+            if checkpoint is not None and parent is not None and leaves:
+                changes = list(changes_since(checkpoint, config).values())
+                if weights is not None:
+                    changes.append(f"weights of --shards are {', '.join(map('{:g}'.format, weights))}")
+                descend(parent, run, checkpoint.step, changes)
+        return _trained(session, held_out, should_stop, checkpoint)
 
 
-def _train(
-    config: RunConfig,
-    samples: Ordered[Sample],
-    run: Path,
-    options: RunOptions,
-    console: Console,
-    held_out: Ordered[Sample] | None,
-    data: Mapping[str, Any],
-    should_stop: Callable[[], bool],
+def _note_options(session: Session, data: Mapping[str, Any]) -> None:
+    """Write the options of the run into its folder."""
+    session.run.mkdir(parents=True, exist_ok=True)
+    remove_unfinished(session.run)
+    options = {**session.config.to_json(), **asdict(session.options), "out": session.run, **data}
+    for name in (*PARTS, "init_from", "eval_shards"):  # it may be given again in another folder
+        if options[name] is not None:
+            options[name] = absolute_path(str(options[name]))
+    write_options(session.run / CONFIG_NAME, options)
+
+
+def _trained(
+    session: Session, held_out: Ordered[Sample] | None, should_stop: Callable[[], bool], checkpoint: Checkpoint | None
 ) -> Outcome:
-    checkpoint = checkpoint_to_resume(config, run, options)
-    session = begin(config, samples, run, options, console, checkpoint)
-    if session.world.is_first:
-        run.mkdir(parents=True, exist_ok=True)
-        remove_unfinished(run)
-        everything = {**config.to_json(), **asdict(options), "out": run, **data}
-        for name in (*PARTS, "init_from", "eval_shards"):  # it may be given again in another folder
-            if everything[name] is not None:
-                everything[name] = absolute_path(str(everything[name]))
-        write_options(run / CONFIG_NAME, everything)
+    """Train on from ``checkpoint``, with what there is to see of it."""
+    run = session.run
     trace = run / f"trace-{session.first:08d}.json" if session.world.is_first else None
-    with logbook(session) as book, BackgroundSaver() as saver, traced(options.profile, trace) as after_step:
+    with logbook(session) as book, BackgroundSaver() as saver, traced(session.options.profile, trace) as after_step:
         step = _loop(session, book, saver, held_out, should_stop, after_step)
         saver.finish()
     session.world.wait()

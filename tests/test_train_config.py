@@ -123,10 +123,10 @@ def test_options_have_limits(wrong: dict[str, int]) -> None:
 def test_a_stored_configuration_comes_back_and_differences_are_named() -> None:
     config = resolve("tiny", seed=3)
     assert RunConfig.from_json(config.to_json()) == config
-    assert difference(config.to_json(), resolve("tiny", seed=4, lr=0.5).to_json()) == [
-        f"lr was {config.lr}, is 0.5",
-        "seed was 3, is 4",
-    ]
+    assert difference(config.to_json(), resolve("tiny", seed=4, lr=0.5).to_json()) == {
+        "lr": f"lr was {config.lr}, is 0.5",
+        "seed": "seed was 3, is 4",
+    }
 
 
 def test_help_does_not_load_torch() -> None:

@@ -92,14 +92,14 @@ def test_all_options_of_a_run_come_back_from_its_file(tmp_path: Path) -> None:
     again = read_options(path, KNOWN)
     assert again["out"] == "run é" and "shards" not in again
     context = main.make_context("main", ["--config", str(path), "--shards", "s"])
-    given = {name: value for name, value in context.params.items() if name not in ("out", *DATA)}
+    given = {name: value for name, value in context.params.items() if name not in ("continue_as", "out", *DATA)}
     assert RunOptions(**{field.name: given.pop(field.name) for field in fields(RunOptions)}) == options
     assert resolve(given.pop("preset"), **given) == config
 
 
 def test_every_field_of_a_run_is_an_option() -> None:
     names = {field.name for kind in (RunConfig, RunOptions) for field in fields(kind)}
-    assert KNOWN - names == {"out", "recipe", "replay", *DATA} and not names - KNOWN
+    assert KNOWN - names == {"continue_as", "out", "recipe", "replay", *DATA} and not names - KNOWN
 
 
 def test_lists_are_for_options_that_may_be_given_several_times(tmp_path: Path) -> None:
