@@ -20,6 +20,7 @@ from otter_train.command_line import HELP, Program, calm_threads, errors_on_one_
 from otter_train.config import (
     PRESETS,
     RECIPES,
+    AdapterPlace,
     ContextOrder,
     Embeddings,
     GuardMode,
@@ -93,6 +94,16 @@ _ABOUT_PRESETS = (
 )
 @click.option("--embeddings", type=click.Choice(get_args(Embeddings)), help="Which embedding matrices are trained.")
 @click.option("--train-language", is_flag=True, help="Train the pretrained language model too.")
+@click.option("--train-vision", is_flag=True, help="Train the pretrained vision model too.")
+@click.option("--lora-rank", type=int, help="Train LoRA adapters of this rank on pretrained models; needs peft.")
+@click.option("--lora-alpha", type=float, help="Their scale is this over the rank.  [default: twice the rank]")
+@click.option("--lora-targets", help="Names of the matrices they adapt, q_proj,v_proj say.  [default: all in layers]")
+@click.option("--lora-on", type=click.Choice(get_args(AdapterPlace)), help="Which pretrained models they adapt.")
+@click.option("--lora-only", is_flag=True, help="Train nothing but the adapters.")
+@click.option("--lr-perceiver", type=float, help="Rate of the perceiver.  [default: --lr]")
+@click.option("--lr-cross-attention", type=float, help="Rate of the cross-attention.  [default: --lr]")
+@click.option("--lr-language", type=float, help="Rate of the language model, with embeddings.  [default: --lr]")
+@click.option("--lr-vision", type=float, help="Rate of the vision model.  [default: --lr]")
 @click.option("--latents", type=int, help="Tokens that the perceiver makes of each picture or clip.")
 @click.option("--latent-std", type=float, help="Of what these start as; 1 is the paper's.")
 @click.option("--perceiver-depth", type=int, help="Layers of the perceiver.")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from mimicit.errors import TrainError
+from otter_train.adapters import add_adapters
 from otter_train.config import Precision, RunConfig
 from otter_train.model import (
     ModelConfig,
@@ -99,6 +100,7 @@ def assemble_model(
     for parameter in (*model.vision.parameters(), *model.language.lm.parameters()):
         if not parameter.requires_grad and not trains_everything(config):
             parameter.data = parameter.data.to(computed)
+    add_adapters(model, config, dtype=trained_dtype)
     if computed == torch.bfloat16 and device.type == "cpu":
         _round_before_norms(model)
     return model if empty else model.to(device)
@@ -110,7 +112,7 @@ def read_dtype(config: RunConfig, device: torch.device, *, filled: bool = False)
     That takes the memory of the whole model in float32. ``filled`` says that other weights follow.
     """
     computed, trained = _dtypes(config, device)
-    trains_matrices = config.train_language or config.embeddings in ("full", "input_only")
+    trains_matrices = config.train_language or config.train_vision or config.embeddings in ("full", "input_only")
     exact = trains_everything(config) or trains_matrices or (filled and config.embeddings == "new_rows")
     return trained if exact else computed
 
@@ -126,7 +128,7 @@ def freeze_for(model: Otter, config: RunConfig, tokenizer: PreTrainedTokenizerBa
     freeze(
         model,
         config.embeddings,
-        train_vision=config.vision_model is None,
+        train_vision=config.vision_model is None or config.train_vision,
         train_language=config.language_model is None or config.train_language,
         added_ids=added_ids(tokenizer),
     )

@@ -35,6 +35,7 @@ LabelMode = Literal["span", "paper"]
 ContextOrder = Literal["as-is", "shuffled"]
 Embeddings = Literal["full", "input_only", "new_rows", "none"]
 Precision = Literal["auto", "float32", "bfloat16"]
+AdapterPlace = Literal["language", "vision", "both"]
 GuardMode = Literal["skip", "stop", "off"]
 
 _WIDEST_GATE: Final = 3.0  # tanh is 0.995 there, and can hardly be learnt away from it
@@ -53,7 +54,11 @@ class RunConfig:
     ``guard`` decides about steps whose gradient is no number, or has more than ``guard_factor`` times the usual norm
     (0: norms are not judged). ``latents``, ``latent_std``, ``perceiver_depth``, ``perceiver_width``,
     ``cross_attention_every`` and ``cross_attention_gate`` change what joins the two models (None: as the preset has
-    it); ``train_language`` thaws the pretrained decoder between them. ``init_from`` is the run or the model whose
+    it); ``train_language`` and ``train_vision`` thaw the pretrained models themselves. With a ``lora_rank``, adapters
+    are trained on them instead, ``lora_on`` one or both, at all matrices or those called ``lora_targets`` (separated by
+    commas), and with ``lora_only`` nothing else; ``lora_alpha`` is twice the rank where it is None. ``lr_perceiver``,
+    ``lr_cross_attention``, ``lr_language`` (with embeddings) and ``lr_vision`` are rates of single parts (None:
+    ``lr``). ``init_from`` is the run or the model whose
     weights the run begins with (None: random ones where none are pretrained). With ``stochastic_rounding`` trained
     weights rest in bfloat16 (`otter_train.rounding`), else in float32.
     """
@@ -88,6 +93,16 @@ class RunConfig:
     cross_attention_every: int | None = None
     cross_attention_gate: float | None = None
     train_language: bool = False
+    train_vision: bool = False
+    lora_rank: int = 0
+    lora_alpha: float | None = None
+    lora_targets: str = ""
+    lora_on: AdapterPlace = "language"
+    lora_only: bool = False
+    lr_perceiver: float | None = None
+    lr_cross_attention: float | None = None
+    lr_language: float | None = None
+    lr_vision: float | None = None
     init_from: str | None = None
 
     def __post_init__(self) -> None:
@@ -97,6 +112,11 @@ class RunConfig:
     def room(self) -> int:
         """The samples of a step if all are as long as they may be."""
         return self.batch_size * max(1, self.batch_tokens // self.max_tokens)
+
+    @property
+    def lora_scale(self) -> float:
+        """What the product of the two matrices of an adapter is multiplied by."""
+        return 2.0 if self.lora_alpha is None else self.lora_alpha / max(1, self.lora_rank)
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as it is stored in checkpoints."""
@@ -191,6 +211,16 @@ RECIPES: Final[dict[str, dict[str, Any]]] = {
         "guard": "off",
         "stochastic_rounding": False,
         "train_language": False,
+        "train_vision": False,
+        "lora_rank": 0,
+        "lora_alpha": None,
+        "lora_targets": "",
+        "lora_on": "language",
+        "lora_only": False,
+        "lr_perceiver": None,
+        "lr_cross_attention": None,
+        "lr_language": None,
+        "lr_vision": None,
     }
 }
 """What each recipe fixes; options that say otherwise are refused."""
@@ -241,6 +271,7 @@ def _check(config: RunConfig) -> None:
         ("context_order", ContextOrder),
         ("precision", Precision),
         ("guard", GuardMode),
+        ("lora_on", AdapterPlace),
     ):
         if getattr(config, name) not in get_args(kind):
             raise UsageError(f"{_option(name)} {getattr(config, name)}: there are {', '.join(get_args(kind))}")
@@ -258,8 +289,31 @@ def _check(config: RunConfig) -> None:
         raise UsageError(f"--beta2 {config.beta2}: must be at least 0 and less than 1")
     if config.guard_factor != 0 and not 1 < config.guard_factor < float("inf"):
         raise UsageError(f"--guard-factor {config.guard_factor}: must be more than 1, or 0")
+    for name in ("lr_perceiver", "lr_cross_attention", "lr_language", "lr_vision"):
+        rate = getattr(config, name)
+        if rate is not None and not 0 < rate < float("inf"):
+            raise UsageError(f"{_option(name)} {rate}: must be positive")
     _check_joint(config)
     _check_models(config)
+    _check_trained(config)
+
+
+def _check_trained(config: RunConfig) -> None:
+    if config.train_vision and not config.vision_model:
+        raise UsageError("--train-vision thaws a pretrained model; name it with --vision-model")
+    if not config.lora_rank:
+        if config.lora_only or config.lora_targets or config.lora_alpha is not None:
+            raise UsageError("--lora-only, --lora-targets and --lora-alpha are for adapters; give --lora-rank too")
+        return
+    if config.lora_rank < 1 or not 0 < config.lora_scale < float("inf"):
+        raise UsageError(f"--lora-rank {config.lora_rank}, --lora-alpha {config.lora_alpha}: both must be positive")
+    for place in ("language", "vision") if config.lora_on == "both" else (config.lora_on,):
+        if not getattr(config, f"{place}_model"):
+            raise UsageError(
+                f"--lora-on {config.lora_on}: adapters need a pretrained model; name it with --{place}-model"
+            )
+        if getattr(config, f"train_{place}"):
+            raise UsageError(f"--train-{place} trains what --lora-on {config.lora_on} adapts; leave out one of the two")
 
 
 def _check_joint(config: RunConfig) -> None:

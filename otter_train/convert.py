@@ -25,7 +25,9 @@ _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**
 @click.command(cls=Program, context_settings=HELP)
 @click.argument("source", type=_PATH)
 @click.argument("target", type=_PATH)
-@click.option("--to", required=True, type=click.Choice(["ours", "openflamingo", "otter"]), help="Layout to write.")
+@click.option(
+    "--to", required=True, type=click.Choice(["ours", "openflamingo", "otter", "peft"]), help="Layout to write."
+)
 @click.option(
     "--from",
     "layout",
@@ -76,12 +78,20 @@ def main(
     \b
     python -m otter_train.convert run/ exported/ --to ours        # for transformers' from_pretrained
     python -m otter_train.convert OTTER-9B/ otter.safetensors --to openflamingo
+
+    Adapters of a run are added to the weights they belong to; --to peft writes them alone, for peft.
     """
     with errors_on_one_line():
         calm_threads()
         limit = _bytes(max_shard_size)
         import torch
 
+        if to == "peft":
+            from otter_train.conversion.adapter_folder import write_adapter
+
+            count = write_adapter(source, target, dtype=None if dtype is None else getattr(torch, dtype))
+            click.echo(canonical_json({"adapters": count}) if as_json else f"{source} -> {target}: {count} adapters")
+            return
         from otter_train.conversion import convert
 
         report = convert(

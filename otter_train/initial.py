@@ -78,6 +78,8 @@ def initial_weights(path: Path, config: RunConfig) -> Initial:
         tokenizer = load_tokenizer(checkpoint.tokenizer_folder)
         check_tokens(checkpoint.meta, tokenizer)
         then = RunConfig.from_json({**checkpoint.meta["config"], **find_parts(checkpoint)})
+        if then.lora_rank:
+            raise UsageError(f"--init-from {path}: it holds adapters; otter_train.convert adds them to their weights")
         return Initial(
             tokenizer=tokenizer,
             fill=lambda model: _fill_as_trained(model, tokenizer, checkpoint, then, path),
@@ -96,7 +98,8 @@ def initial_weights(path: Path, config: RunConfig) -> Initial:
 def _trained(config: RunConfig) -> dict[str, Any]:
     """What decides about which weights are trained."""
     from_scratch = {name: getattr(config, name) is None for name in ("language_model", "vision_model")}
-    return {"embeddings": config.embeddings, "train_language": config.train_language, **from_scratch}
+    thawed = {"train_language": config.train_language, "train_vision": config.train_vision}
+    return {"embeddings": config.embeddings, **thawed, **from_scratch}
 
 
 def _fill_as_trained(

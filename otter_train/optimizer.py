@@ -10,10 +10,12 @@ Where the whole model is trained from scratch, the matrices of the language mode
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
 
 from torch import nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 
 from otter_train.config import Schedule
 from otter_train.model import Otter
@@ -21,25 +23,46 @@ from otter_train.model.cross_attention import GatedCrossAttentionBlock
 from otter_train.model.new_rows import NewRows
 from otter_train.model.perceiver import PerceiverResampler
 
-__all__ = ["decayed", "make_optimizer", "rate_factor"]
+__all__ = ["decayed", "make_optimizer", "rate_factor", "set_rates"]
 
 _BETA1: Final = 0.9
 
 
 def make_optimizer(
-    model: Otter, *, lr: float, weight_decay: float, beta2: float = 0.999, whole_model: bool = False
+    model: Otter,
+    *,
+    lr: float,
+    weight_decay: float,
+    beta2: float = 0.999,
+    whole_model: bool = False,
+    rates: Mapping[str, float | None] = MappingProxyType({}),
 ) -> AdamW:
-    """AdamW (fused) over the parameters of ``model`` that require gradients, in two groups: decayed and not.
+    """AdamW (fused) over the parameters of ``model`` that require gradients, in groups: decayed and not, by rate.
 
-    ``whole_model`` says that every weight is trained from scratch; see the module docstring.
+    ``whole_model`` says that every weight is trained from scratch; see the module docstring. ``rates`` are those of
+    parameters by the beginning of their names, the first that fits; None: ``lr``. Each group has its rate as
+    ``share`` of ``lr``, too (see `set_rates`).
     """
     names = decayed(model, whole_model=whole_model)
-    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [parameter for name, parameter in trained if name in names], "weight_decay": weight_decay},
-        {"params": [parameter for name, parameter in trained if name not in names], "weight_decay": 0.0},
-    ]
-    return AdamW([group for group in groups if group["params"]], lr=lr, betas=(_BETA1, beta2), fused=True)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            own = next((rate for prefix, rate in rates.items() if name.startswith(prefix)), None)
+            key = (lr if own is None else own, weight_decay if name in names else 0.0)
+            groups.setdefault(key, []).append(parameter)
+    order = sorted(groups, key=lambda key: (key[0] != lr, key[0], -key[1]))  # those of the run's own rate first
+    return AdamW(
+        [{"params": groups[key], "lr": key[0], "share": key[0] / lr, "weight_decay": key[1]} for key in order],
+        lr=lr,
+        betas=(_BETA1, beta2),
+        fused=True,
+    )
+
+
+def set_rates(optimizer: Optimizer, rate: float) -> None:
+    """Give every group its share of the learning rate ``rate``."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["share"]
 
 
 def decayed(model: Otter, *, whole_model: bool = False) -> set[str]:

@@ -113,6 +113,8 @@ def begin(
     architecture = stored_model_config(checkpoint.meta, config) if checkpoint else model_config(config)
     # A model that is sharded as a whole may be too large for one device, and for the memory beside it.
     sharded = options.shard_frozen and world.size > 1
+    if sharded and config.lora_rank:
+        raise UsageError("--shard-frozen spreads models without adapters only; leave it out with --lora-rank")
     streamed = sharded and (initial is None or initial.fits_shards)
     place, fill = torch.device("cpu") if sharded else device, initial.fill if initial else None
     model = assemble_model(architecture, config, tokenizer, place, None if streamed else fill, empty=streamed).train()
@@ -134,6 +136,13 @@ def begin(
         weight_decay=config.weight_decay,
         beta2=config.beta2,
         whole_model=config.language_model is None,
+        rates={
+            "perceiver.": config.lr_perceiver,
+            "language.cross_attention.": config.lr_cross_attention,
+            "language.": config.lr_language,
+            "new_rows.": config.lr_language,
+            "vision.": config.lr_vision,
+        },
     )
     if config.stochastic_rounding:
         optimizer = RoundingAdamW(optimizer.param_groups)

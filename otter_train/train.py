@@ -31,7 +31,7 @@ from otter_train.groups import Group, each_group
 from otter_train.lineage import descend
 from otter_train.logbook import LEFT_OUT_NAME, Logbook, logbook
 from otter_train.metrics import Console, Row
-from otter_train.optimizer import rate_factor
+from otter_train.optimizer import rate_factor, set_rates
 from otter_train.pretrained_parts import PARTS, absolute_path, places_of
 from otter_train.profiling import traced
 from otter_train.provenance import describe, generator_states
@@ -151,8 +151,7 @@ def run_step(session: Session, step: int, group: Group) -> StepResult:
     """Step number ``step`` (from 0), made of ``group``."""
     config = session.config
     factor = rate_factor(step, session.total, warmup=config.warmup, schedule=config.schedule)
-    for pool in session.optimizer.param_groups:
-        pool["lr"] = config.lr * factor
+    set_rates(session.optimizer, config.lr * factor)
     return take_step(
         session.model,
         session.optimizer,
