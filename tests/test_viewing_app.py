@@ -123,6 +123,7 @@ def test_hostile_text_is_shown_as_text(gallery: Gallery, client: TestClient) -> 
         assert page.count("<script") == 1  # our own
     assert SCRIPT in unescape(client.get(f"/sample/{row}").text)
     right = client.get(f"/sample/{gallery.locate('right')}").text
+    assert f"Written by {SCRIPT} with the recipe detail" in unescape(re.sub(r"</?(b|bdi)>", "", right))
     assert f'<p class="words" dir="auto">{RIGHT_TO_LEFT}</p>' in right
     long = client.get(f"/sample/{gallery.locate('long')}").text
     assert LONG_LINE in long and "All 100,000 characters" in long

@@ -45,7 +45,13 @@ def hostile_folder(root: Path) -> Path:
         folder,
         [
             {"id": SCRIPT, "instruction": SCRIPT, "answer": SCRIPT, "media": "images/0.jpg"},
-            {"id": "right", "instruction": RIGHT_TO_LEFT, "answer": RIGHT_TO_LEFT, "media": "images/1.jpg"},
+            {
+                "id": "right",
+                "instruction": RIGHT_TO_LEFT,
+                "answer": RIGHT_TO_LEFT,
+                "media": "images/1.jpg",
+                "meta": {"model": SCRIPT, "recipe": "detail"},
+            },
             {"id": "long", "instruction": "What is long?", "answer": LONG_LINE, "media": "images/2.jpg"},
             {"id": SCRIPT + "2", "instruction": "Where?", "answer": "Gone", "media": f"images/{SCRIPT[:9]}.jpg"},
         ],
