@@ -143,6 +143,33 @@ def test_a_file_that_cannot_grow_is_named_and_with_space_the_run_goes_on(
         finish(raw, out, server, truth)
 
 
+def test_ctrl_c_keeps_what_is_on_its_way_and_the_run_goes_on(tmp_path: Path) -> None:
+    raw, out = captioned_pictures(tmp_path / "raw", 12), tmp_path / "out"
+
+    def told() -> int:
+        try:
+            return run(raw, out, server)
+        except AnnotateError as error:
+            return 3 if str(error).startswith("interrupted; what was answered is kept") else 4
+
+    def interrupted() -> int:
+        pid = os.fork()
+        if not pid:
+            os._exit(told())
+        while len(server.asked) < begun + 6:
+            time.sleep(0.001)
+        os.kill(pid, signal.SIGINT)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    with model_server() as server:
+        truth = whole(raw, tmp_path / "whole", server)
+        server.reply = lambda body, number: Reply(**{**sound(body).__dict__, "delay_s": 0.1})
+        begun = len(server.asked)
+        assert check_a_killed_run(raw, out, server, interrupted, truth) == 3
+        assert stored(out) == set(server.asked[begun:]) and len(stored(out)) < 12
+        finish(raw, out, server, truth)
+
+
 def whole(raw: Path, out: Path, server: ModelServer) -> dict[str, bytes]:
     assert forked(lambda: run(raw, out, server)) == 0
     return {name: (out / name).read_bytes() for name in ("manifest.jsonl", "rejects.jsonl", "mimicit.toml")}
