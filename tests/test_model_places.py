@@ -13,6 +13,7 @@ pytest.importorskip("torch", reason="comes with the extra 'train'")
 
 import torch
 from click.testing import CliRunner
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mimicit.errors import TrainError, UsageError
 from otter_train.config import RunOptions, resolve
@@ -26,6 +27,7 @@ from otter_train.tokenizer import load_tokenizer
 from otter_train.train import train
 from tests.factories.pretrained import pretrained_folders
 from tests.factories.train import Colours
+from tools.model_families import tiny_architecture
 
 LAYOUTS: list[Layout] = ["ours", "otter", "openflamingo"]
 PARTS = {"language_model": "language", "vision_model": "vision"}
@@ -91,6 +93,30 @@ def test_what_holds_its_frozen_models_needs_no_others(home: Path, layout: Layout
     assert load_trained_model(tmp_path / "whole", device="cpu").tokenizer.decode([5])
     with pytest.raises(UsageError, match="--language-model"):  # a file has no tokenizer
         load_trained_model(tmp_path / "whole.bin", device="cpu")
+
+
+def test_every_table_of_tokens_grows_the_same_way_each_time(tmp_path: Path) -> None:
+    """Gemma 4 has one for its layers, and ties the two others, which transformers stores once."""
+    architecture = tiny_architecture("gemma4_text")
+    folders = pretrained_folders(tmp_path / "models", architecture)
+    run = tmp_path / "run"
+    train(
+        resolve(None, batch_size=4, max_steps=1, **folders),
+        Colours(),
+        run,
+        options=RunOptions(workers=0, log_every=1, device="cpu"),
+        console=Console(io.StringIO()),
+    )
+    whole = load_trained_model(run, device="cpu").model.state_dict()
+    (table,) = [name for name in whole if "embed_tokens_per_layer." in name]
+    torch.manual_seed(5)
+    assert torch.equal(load_trained_model(run, device="cpu").model.state_dict()[table], whole[table])
+    convert(run, tmp_path / "ours", to="ours")
+    AutoModelForImageTextToText.from_pretrained(tmp_path / "ours").save_pretrained(tmp_path / "again")
+    AutoProcessor.from_pretrained(tmp_path / "ours").save_pretrained(tmp_path / "again")
+    for place in (tmp_path / "ours", tmp_path / "again"):
+        found = load_trained_model(place, device="cpu").model.state_dict()
+        assert [name for name in whole if not torch.equal(found[name], whole[name])] == []
 
 
 @pytest.mark.parametrize("source", ["/nowhere/llama", "./llama", "models/my llama/7b", "a/b/c", "nowhere/"])

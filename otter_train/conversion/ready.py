@@ -64,6 +64,7 @@ def ready_model(
             dtype=dtype,
             load_weights=False,
         )
+    model.language.lm.tie_weights()  # which transformers does only together with drawing weights
     try:
         load_neutral(model, tensors, origin.layout)
     except TrainError as error:

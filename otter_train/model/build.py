@@ -66,6 +66,7 @@ _VISION_HALVES: Final = {
 _INSIDE: Final = {"aimv2_vision_model": "aimv2"}
 _VISION_OPTIONS: Final[dict[str, dict[str, Any]]] = {"vit": {"add_pooling_layer": False}}
 """A classifier of pictures has no pooler, and no tower needs one."""
+_PER_LAYER: Final = "embed_tokens_per_layer."
 _NEW_ROWS_SEED: Final = 0
 
 
@@ -178,11 +179,13 @@ def language_config(config: LanguageConfig, vocab_size: int) -> PreTrainedConfig
     architecture = dict(config.architecture)
     rows = max(vocab_size, architecture.get("vocab_size", 0))
     # These ids concern transformers' own generation; a padding id would keep a row of the embedding from training.
-    config = config_of({**architecture, "vocab_size": rows})
+    made: Any = config_of({**architecture, "vocab_size": rows})
+    if (known := getattr(made, "vocab_size_per_layer_input", None)) is not None:
+        made.vocab_size_per_layer_input = max(vocab_size, known)
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         with contextlib.suppress(StrictDataclassFieldValidationError):  # some families insist on a number
-            setattr(config, name, None)
-    return _without_dropout(config)
+            setattr(made, name, None)
+    return _without_dropout(made)
 
 
 def new_language(
@@ -255,8 +258,14 @@ def _grow_vocabulary(lm: PreTrainedModel, vocab_size: int) -> None:
         grown_rows(part.weight.detach(), vocab_size - before, number) for number, part in enumerate(matrices.values())
     ]
     tied = len(matrices) == 1
+    # Gemma 4 has one more table of tokens, for its layers, which grows together with these.
+    others = {name: one.detach() for name, one in lm.named_parameters() if _PER_LAYER in name}
     with torch.random.fork_rng(devices=[]):  # transformers draws rows, which are not used
         lm.resize_token_embeddings(vocab_size, mean_resizing=False)
+    for name, old in others.items():
+        table = lm.get_parameter(name)
+        with torch.no_grad():
+            table[len(old) :] = grown_rows(old, len(table) - len(old), 2)
     grown = [lm.get_input_embeddings()] if tied else [lm.get_input_embeddings(), lm.get_output_embeddings()]
     with torch.no_grad():
         for part, new in zip(grown, rows, strict=True):
