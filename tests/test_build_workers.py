@@ -164,6 +164,16 @@ def test_a_damaged_state_is_named(tmp_path: Path, content: bytes) -> None:
     build_shards(raw, out, CONFIG, engine=LocalEngine(1), overwrite=True)
 
 
+def test_what_an_earlier_version_left_is_not_used(tmp_path: Path) -> None:
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    make.add_manifest(raw, pictures=3, questions=1)
+    stopped(raw, out, "pack")
+    (out / ".mimicit-work" / "catalog.sqlite").touch()
+    (out / ".mimicit-work" / "samples" / "00000000.arrow").write_bytes(b"something else")
+    build_shards(raw, out, CONFIG, engine=LocalEngine(1))
+    assert (out / "manifest.json").exists()
+
+
 @pytest.mark.parametrize("signals", [1, 2])
 def test_an_interrupted_build_ends_soon(tmp_path: Path, signals: int) -> None:
     """A worker that decodes for minutes is not waited for."""

@@ -44,6 +44,9 @@ SCAN_NAME: Final = ".scan.tmp"
 _UNPACKED_NAME: Final = "unpacked"
 """The table of the input's files, which is made before it is known whether there is anything to build."""
 
+_EARLIER_NAME: Final = "catalog.sqlite"
+"""What only a build of an earlier version has in its work folder, whose other files mean something else."""
+
 _STATE_NAME: Final = "build.json"
 _OF_DAMAGE: Final = (pa.ArrowException, duckdb.Error, ValueError, LookupError, TypeError, EOFError)
 
@@ -163,6 +166,8 @@ def begin_or_continue(work: Path, state: dict[str, Any], progress: Progress, *, 
         then = _read_state(path) if not overwrite or _is_state(path) else None
         if then is None:
             progress.note(f"{path}: is damaged; the build begins anew")
+        elif (work / _EARLIER_NAME).exists():
+            progress.note(f"{work}: was left by an earlier version; the build begins anew")
         elif _same(then, state):
             progress.note("continuing an interrupted build")
             remove_scratch(work, work / "media", work / "index")
