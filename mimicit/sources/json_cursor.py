@@ -23,7 +23,9 @@ _IN_STRING: Final = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
 _SCALAR: Final = re.compile(rb'[^ \t\r\n,:"\[\]{}]*+')
 # Everything up to the next bracket, strings included. The first kind of string (no backslash before its closing
 # quote) is the common one, and much faster to pass. Stops at a quote whose string does not end in the window.
-_UP_TO_BRACKET: Final = re.compile(rb'(?:[^"\[\]{}]++|"[^"]*+"(?<!\\")|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)
+# Objects and arrays without others inside are passed whole, and stopped at where they do not end in the window.
+_FLAT: Final = rb'[^"\[\]{}]++|"[^"]*+"(?<!\\")|"(?:[^"\\]++|\\.)*+"'
+_UP_TO_BRACKET: Final = re.compile(rb"(?:%b|\{(?:%b)*+\}|\[(?:%b)*+\])*+" % (_FLAT, _FLAT, _FLAT), re.DOTALL)
 _MAX_DEPTH: Final = 10_000  # no JSON parser follows so far; a fault here ends a file of nothing but brackets
 _BOM: Final = b"\xef\xbb\xbf"
 
@@ -176,7 +178,8 @@ class JsonCursor:
         raise self.fault("the file ends inside a string")
 
     def _pass_nested(self) -> None:
-        depth = 0
+        self._at += 1  # the bracket that opens it
+        depth = 1
         while self._more():
             match = _UP_TO_BRACKET.match(self._window, self._at)
             self._at = match.end() if match else self._at
