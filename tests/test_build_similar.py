@@ -16,7 +16,8 @@ from PIL import Image
 
 from mimicit.errors import UsageError
 from mimicit.media.fingerprint import distance, fingerprint
-from mimicit.pipeline import BuildConfig, similar
+from mimicit.pipeline import BuildConfig
+from mimicit.pipeline.similarity import search
 from mimicit.pipeline.similarity.options import SimilarOptions
 from mimicit.pipeline.similarity.tables import plain_text
 from mimicit.records import Sample
@@ -150,8 +151,8 @@ def test_workers_and_the_way_of_searching_change_no_byte(
     build(planted, tmp_path / "two", config(), workers=2)
     assert make.hashes(tmp_path / "one") == make.hashes(tmp_path / "two")
     # So few vectors have few cells, of which all are probed: then an inverted file finds what a full search finds.
-    monkeypatch.setattr(similar, "_EXACT_ROWS", 20)
-    monkeypatch.setattr(similar, "cell_count", lambda rows: 8)
+    monkeypatch.setattr(search, "_EXACT_ROWS", 20)
+    monkeypatch.setattr(search, "cell_count", lambda rows: 8)
     cells = build(planted, tmp_path / "cells", config(), workers=1)
     assert cells.result.manifest["shards"] == one.result.manifest["shards"]
     assert cells.samples == one.samples
@@ -160,12 +161,13 @@ def test_workers_and_the_way_of_searching_change_no_byte(
 KILLED_BUILD = """
 import os, signal, sys
 from pathlib import Path
-from mimicit.pipeline import BuildConfig, build_shards, similar
+from mimicit.pipeline import BuildConfig, build_shards
+from mimicit.pipeline.similarity import search
 from mimicit.pipeline.engines.local import LocalEngine
 
 src, out, stage, done = sys.argv[1:]
-similar._TEXTS_PER_TASK = similar._PICTURES_PER_TASK = similar._QUERIES_PER_TASK = 16
-similar._EXACT_ROWS = 20
+search._TEXTS_PER_TASK = search._PICTURES_PER_TASK = search._QUERIES_PER_TASK = 16
+search._EXACT_ROWS = 20
 
 class Kill:
     def update(self, at, count, total):
