@@ -64,7 +64,8 @@ def check_processes() -> None:
 
 def begin_worker() -> None:
     """Keep up to 32 MiB of freed memory (glibc only), look for cycles seldom, and let BLAS have one thread."""
-    gc.freeze()
+    if not gc.get_freeze_count():  # what a later call finds may be garbage, which must not be kept
+        gc.freeze()
     gc.set_threshold(_OBJECTS_PER_COLLECTION, *gc.get_threshold()[1:])
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

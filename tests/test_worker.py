@@ -60,3 +60,16 @@ def test_workers_of_a_build_begin_so() -> None:
     finally:
         engine.close()
     assert set(threads) == {1}
+
+
+def test_beginning_again_keeps_no_garbage() -> None:
+    """Workers of a cluster begin with every task; a cycle that one leaves must still be found."""
+    program = (
+        "import gc, weakref; from mimicit.worker import begin_worker\n"
+        "class Cycle: pass\n"
+        "begin_worker(); gc.disable()\n"
+        "one = Cycle(); one.itself = one; left = weakref.ref(one); del one\n"
+        "begin_worker(); gc.collect(); print(left())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout == "None\n"
