@@ -225,4 +225,6 @@ def _refuse_nothing(work: Path, root: Root) -> None:
         return
     with joins(work) as db:
         lost = Rejects(db, work, part_rejects(work)).in_words(besides=(UNUSED_FILE, UNUSED_MEDIA, "unusable_file"))
-    raise SourceError(f"{root.folder}: {f'no record is left: {lost}' if lost else 'its sources hold no record'}")
+    if not lost:
+        raise SourceError(f"{root.folder}: its sources hold no record")
+    raise SourceError(f"{root.folder}: no record is left: {lost}")
