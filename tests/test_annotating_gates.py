@@ -80,6 +80,7 @@ def test_a_word_of_the_record_is_not_given_away() -> None:
         ("Paka analala juu ya kochi kubwa la bluu", "Swahili", ""),
         ("Bonjour Madame", "English", ""),
         ("1, 2, 3", "English", ""),
+        ("A code like e3d9 e7e7 4a3c 1e99 73e9 3d1e is what one sees.", "English", ""),
     ],
 )
 def test_languages_are_told_apart_where_that_is_sure(text: str, language: str, wrong: str) -> None:

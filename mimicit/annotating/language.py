@@ -44,7 +44,7 @@ _LANGUAGES_OF: Final[dict[str, list[str]]] = {}
 for _name, _words in _COMMON.items():
     for _word in sorted(set(_words.split())):
         _LANGUAGES_OF.setdefault(_word, []).append(_name)
-_WORD: Final = re.compile(r"[^\W\d_]+")
+_WORD: Final = re.compile(r"\b[^\W\d_]+\b")  # no part of a number or code
 _CODES: Final = {
     "en": "english",
     "fr": "french",
