@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import duckdb
 
@@ -17,7 +17,7 @@ from mimicit.pipeline.parts import ColumnFile, TableWriter
 from mimicit.pipeline.tables import REJECTS
 from mimicit.sources.base import Reject
 
-__all__ = ["OF_INPUT", "Phase", "RejectWriter", "Rejects", "rejects_path"]
+__all__ = ["OF_INPUT", "Lost", "Phase", "RejectWriter", "Rejects", "rejects_path"]
 
 OF_INPUT: Final = -1
 """The number of the source of rejects that are of the input as a whole."""
@@ -53,6 +53,17 @@ class Phase(IntEnum):
     RELATED = 4
     FILTER = 5
     UNUSED = 6
+
+
+class Lost(NamedTuple):
+    """How many records were rejected, for which reasons in words, the first of them, and examples of lost media."""
+
+    records: int
+    counts: str
+    locator: str
+    reason: str
+    detail: str
+    media: str
 
 
 class RejectWriter(TableWriter):
@@ -95,24 +106,14 @@ class Rejects:
         first = rows_of(self._db, f"SELECT locator, detail {_OF_INPUT.format(reason)} ORDER BY row LIMIT {most}")
         return count, list(first)
 
-    def in_words(self, besides: Sequence[str]) -> str:
-        """How many records and sources were lost for which reasons, with examples, but for the reasons ``besides``.
-
-        Empty where there are none.
-        """
+    def lost(self, besides: Sequence[str]) -> Lost | None:
+        """The records and sources that were lost, but for the reasons ``besides``; None where there are none."""
         lost = _LOST.format(", ".join(f"'{reason}'" for reason in besides))
         reasons = list(rows_of(self._db, f"SELECT reason, count(*) {lost} GROUP BY reason ORDER BY reason"))
         if not reasons:
-            return ""
-        first = next(
-            rows_of(self._db, f"SELECT locator, reason, detail {lost} ORDER BY phase, source, part, row LIMIT 1")
-        )
-        total = sum(count for _, count in reasons)
+            return None
+        first = f"SELECT locator, reason, detail {lost} ORDER BY phase, source, part, row LIMIT 1"
+        locator, reason, detail = next(rows_of(self._db, first))
+        media = "; ".join(f"{count} as {why}, such as {what}" for count, why, what in rows_of(self._db, _LOST_MEDIA))
         counts = ", ".join(f"{count} as {reason}" for reason, count in reasons)
-        media = "; ".join(
-            f"{count} as {why}, such as {detail}" for count, why, detail in rows_of(self._db, _LOST_MEDIA)
-        )
-        return (
-            f"{total} records were rejected ({counts}); the first is {first[0]} ({first[1]}: {first[2]})"
-            f"{f'. Of their pictures and clips were left out: {media}' if media else ''}"
-        )
+        return Lost(sum(count for _, count in reasons), counts, locator, reason, detail, media)

@@ -224,7 +224,11 @@ def _refuse_nothing(work: Path, root: Root) -> None:
     if any(pc.any(batch.column("is_query")).as_py() for _, batch in ColumnFile(work / TRIPLETS_NAME).batches()):
         return
     with joins(work) as db:
-        lost = Rejects(db, work, part_rejects(work)).in_words(besides=(UNUSED_FILE, UNUSED_MEDIA, "unusable_file"))
-    if not lost:
+        lost = Rejects(db, work, part_rejects(work)).lost(besides=(UNUSED_FILE, UNUSED_MEDIA, "unusable_file"))
+    if lost is None:
         raise SourceError(f"{root.folder}: its sources hold no record")
-    raise SourceError(f"{root.folder}: no record is left: {lost}")
+    media = f". Of their pictures and clips were left out: {lost.media}" if lost.media else ""
+    raise SourceError(
+        f"{root.folder}: no record is left: {lost.records} records were rejected ({lost.counts}); the first is"
+        f" {lost.locator} ({lost.reason}: {lost.detail}){media}"
+    )
