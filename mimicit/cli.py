@@ -20,7 +20,7 @@ __all__ = ["main"]
 
 _TASKS: Final = {
     "Build": {
-        "annotate": "mimicit annotate --src raw/ --out written/ --recipe detail --model NAME",
+        "annotate": "mimicit annotate --src raw/ --out written/",
         "build": "mimicit build --src raw/ --out shards/",
         "publish": "mimicit publish shards/",
         "index": "mimicit index laion-part/",
