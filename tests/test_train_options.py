@@ -25,13 +25,16 @@ def options(command: click.Command) -> list[str]:
 def test_options_are_pinned() -> None:
     assert options(train) == [
         "--accumulate", "--batch-size", "--batch-tokens", "--beta2", "--checkpoint-activations", "--clip", "--compile",
-        "--config", "--context-order", "--cross-attention-every", "--cross-attention-gate", "--device", "--embeddings",
-        "--epochs", "--eval-every", "--eval-limit", "--eval-shards", "--guard", "--guard-factor", "--init-from",
-        "--keep", "--label-mode", "--language-model", "--latent-std", "--latents", "--log-every", "--lr", "--max-steps",
-        "--max-tokens", "--no-resume", "--out", "--perceiver-depth", "--perceiver-width", "--precision", "--preset",
+        "--config", "--context-order", "--continue-as", "--cross-attention-every", "--cross-attention-gate", "--device",
+        "--embeddings", "--epochs", "--eval-every", "--eval-limit", "--eval-shards", "--guard", "--guard-factor",
+        "--init-from", "--keep", "--label-mode", "--language-model", "--latent-std", "--latents", "--limit",
+        "--log-every", "--lora-alpha", "--lora-on", "--lora-only", "--lora-rank", "--lora-targets", "--lr",
+        "--lr-cross-attention", "--lr-language", "--lr-perceiver", "--lr-vision", "--max-steps", "--max-tokens",
+        "--no-resume", "--on-error", "--out", "--perceiver-depth", "--perceiver-width", "--precision", "--preset",
         "--profile", "--recipe", "--replay", "--resume", "--save-every", "--schedule", "--seed", "--shard-frozen",
-        "--shards", "--stochastic-rounding", "--template", "--tensorboard", "--train-language", "--vision-cache",
-        "--vision-cache-gb", "--vision-model", "--wandb", "--warmup", "--weight-decay", "--workers",
+        "--shards", "--stochastic-rounding", "--template", "--tensorboard", "--train-language", "--train-vision",
+        "--vision-cache", "--vision-cache-gb", "--vision-model", "--wandb", "--warmup", "--weight-decay", "--where",
+        "--workers",
     ]  # fmt: skip
     assert options(generate) == [
         "--beams", "--checkpoint", "--context-answer", "--context-image", "--context-prompt", "--device", "--frames",
@@ -57,7 +60,7 @@ def test_options_are_pinned() -> None:
 @pytest.mark.parametrize(
     ("command", "arguments"),
     [
-        (train, ["--shards", "a", "--shards", "b"]),
+        (train, ["--shards", "a", "--lr", "1e-5", "--lr", "1e-4"]),
         (train, ["--shards", "a", "--resume", "--no-resume"]),
         (generate, ["--checkpoint", "run", "--prompt", "q", "--video", "a", "--video=b"]),
         (evaluate, ["--checkpoint", "run", "--shards", "a", "--shots", "0", "--shots", "1"]),
@@ -96,5 +99,6 @@ def test_shards_may_be_a_url(
             raise UsageError("enough")
 
     monkeypatch.setattr("mimicit.loading.load", load)
+    monkeypatch.setattr("otter_train.given_shards.load", load)
     CliRunner().invoke(command, [*arguments, "--shards", "http://host/shards/"])
     assert asked == ["http://host/shards/", *others]
