@@ -182,7 +182,13 @@ def test_an_interrupted_build_ends_soon(tmp_path: Path, signals: int) -> None:
     for number in range(1, 8):
         (raw / "own" / "images" / f"{number}.jpg").write_bytes(hostile.png_of_many_chunks(1_000_000 + number))
     command = [sys.executable, "-m", "mimicit", "build", "--src", str(raw), "--out", str(out), "--max-seconds", "600"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # jobs in the background ignore it
+    )
     while not list((out / ".mimicit-work" / "media").glob("*.at")):
         assert process.poll() is None
         time.sleep(0.05)
