@@ -83,13 +83,14 @@ class Readers:
         except (CostlyError, _EndedError):
             if self._costly.waiting >= self._most_costly:
                 raise ApiError(429, "rate_limit_exceeded", "too many large pictures wait; try again later") from None
-        try:
-            return await self._take_turn(self._costly, body, model)
-        except _EndedError as ended:
-            if ended.is_timeout:
-                took = f"reading the request took more than {self._limits.cpu_seconds:g} s; send smaller pictures"
-                raise ApiError(400, "request_too_costly", took) from None
-            raise ApiError(500, "internal_error", "a decoder crashed on this request") from None
+        for _ in range(_PROCESSES + 1):  # all of the lane may have been killed while nobody asked
+            try:
+                return await self._take_turn(self._costly, body, model)
+            except _EndedError as ended:
+                if ended.is_timeout:
+                    took = f"reading the request took more than {self._limits.cpu_seconds:g} s; send smaller pictures"
+                    raise ApiError(400, "request_too_costly", took) from None
+        raise ApiError(500, "internal_error", "a decoder crashed on this request, again and again")
 
     async def _take_turn(self, lane: Turns[_Reader], body: bytes, model: str) -> Question:
         async with lane.turn(len(body)) as process:
