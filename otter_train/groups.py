@@ -127,6 +127,8 @@ def each_group(loader: Loader[Sample]) -> Iterator[Group]:
     """
     groups = iter(loader)
     on_death = signal.getsignal(signal.SIGCHLD)
+    if getattr(on_death, "__module__", "").startswith("torch."):  # another loader of this process left it
+        on_death = signal.SIG_DFL
     while True:
         with torch.random.fork_rng(devices=[]):
             group = next(groups, None)

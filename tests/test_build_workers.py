@@ -71,13 +71,13 @@ def check_rounds(tmp_path: Path, pictures: int, rounds: int, longest_s: float) -
 
 
 def test_random_kills_of_workers_change_nothing(tmp_path: Path) -> None:
-    assert check_rounds(tmp_path, pictures=260, rounds=1, longest_s=1.0) >= 1
+    assert check_rounds(tmp_path, pictures=260, rounds=1, longest_s=0.2) >= 1
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_fifty_rounds_of_random_kills(tmp_path: Path) -> None:
-    kills = check_rounds(tmp_path, pictures=300, rounds=50, longest_s=1.5)
+    kills = check_rounds(tmp_path, pictures=300, rounds=50, longest_s=0.3)
     print(f"{kills} workers killed in 50 builds")  # noqa: T201
     assert kills >= 50
 

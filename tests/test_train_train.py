@@ -20,6 +20,7 @@ pytest.importorskip("torch", reason="comes with the extra 'train'")
 
 import torch
 import torch.multiprocessing
+from torch.utils.data._utils import signal_handling
 
 from mimicit.errors import TrainError, UsageError
 from mimicit.loading.ordered import Ordered
@@ -267,7 +268,20 @@ def test_samples_that_cannot_be_shown_are_left_out_counted_and_named(
     assert read_table(EvalRow, tmp_path / EVAL_NAME)[-1].samples == 9
 
 
-def test_a_killed_data_worker_is_one_line_and_leaves_a_checkpoint(tmp_path: Path) -> None:
+@pytest.mark.parametrize("left_by_another", [False, True])
+def test_a_killed_data_worker_is_one_line_and_leaves_a_checkpoint(tmp_path: Path, left_by_another: bool) -> None:
+    """Also where another loader of this process has left torch's handler, which raises anywhere."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    if left_by_another:
+        signal_handling._SIGCHLD_handler_set = False
+        signal_handling._set_SIGCHLD_handler()
+    try:
+        _check_a_killed_data_worker(tmp_path)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def _check_a_killed_data_worker(tmp_path: Path) -> None:
     steps = iter(range(1, 1_000))
 
     def kill_at_three() -> bool:
