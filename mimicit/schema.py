@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import orjson
 
 from mimicit.errors import SchemaError
 
-__all__ = ["canonical_json", "names", "null_for_nan", "schema", "validate"]
+__all__ = ["canonical_json", "names", "null_for_nan", "schema", "unknown_keys", "validate"]
 
 
 def names() -> tuple[str, ...]:
@@ -83,3 +83,24 @@ def _folder() -> Any:
 @functools.cache
 def _validator(name: str) -> Callable[[Any], None]:
     return jsonschema_rs.validator_for(schema(name)).validate
+
+
+def unknown_keys(name: str, value: Any) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """(place, key, the known keys there) of every key of ``value`` that the schema ``name`` does not know, in order."""
+    whole = schema(name)
+
+    def within(part: Any, definition: Mapping[str, Any], place: str) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+        if "$ref" in definition:
+            definition = whole["$defs"][definition["$ref"].rpartition("/")[2]]
+        if isinstance(part, list):
+            for number, entry in enumerate(part):
+                yield from within(entry, definition.get("items", {}), f"{place}[{number}]")
+        elif isinstance(part, dict) and "properties" in definition:
+            known = definition["properties"]
+            for key, inner in part.items():
+                if key not in known:
+                    yield place, key, known
+                else:
+                    yield from within(inner, known[key], f"{place}.{key}".removeprefix("."))
+
+    yield from within(value, whole, "")

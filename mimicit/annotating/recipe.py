@@ -34,7 +34,7 @@ from jinja2 import StrictUndefined, Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from mimicit.errors import SchemaError, UsageError
-from mimicit.schema import canonical_json, schema, validate
+from mimicit.schema import canonical_json, unknown_keys, validate
 from mimicit.shards.files import read_regular
 from mimicit.toml_text import parse_toml
 
@@ -139,7 +139,7 @@ def parse_recipe(text: str, place: str, *, answers: Literal["json", "text"] | No
     """The recipe of a TOML ``text``; ``place`` names it in errors."""
     try:
         value = orjson.loads(orjson.dumps(parse_toml(text)))  # dates become text, which fails the schema
-        _refuse_unknown_keys(value, schema("recipe"), "")
+        _refuse_unknown_keys(value)
         validate("recipe", value)
     except (ValueError, TypeError, SchemaError) as error:
         raise UsageError(f"{place}: {error}") from None
@@ -198,18 +198,9 @@ def _compiled(name: str, what: str, text: str) -> Template:
         raise UsageError(f"recipe {name}: {what}{f', line {line}' if line else ''}: {error}") from None
 
 
-def _refuse_unknown_keys(value: Any, definition: Mapping[str, Any], place: str) -> None:
+def _refuse_unknown_keys(value: Any) -> None:
     """`SchemaError` with the nearest known key for one that the schema does not know: most likely a slip of the pen."""
-    if "$ref" in definition:
-        definition = schema("recipe")["$defs"][definition["$ref"].rpartition("/")[2]]
-    if isinstance(value, list):
-        for number, entry in enumerate(value):
-            _refuse_unknown_keys(entry, definition.get("items", {}), f"{place}[{number}]")
-    elif isinstance(value, dict) and "properties" in definition:
-        known = definition["properties"]
-        for key, part in value.items():
-            if key not in known:
-                close = difflib.get_close_matches(key, known, n=1)
-                hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(sorted(known))}"
-                raise SchemaError(f"{f'{place}: ' if place else ''}no key {key!r}; {hint}")
-            _refuse_unknown_keys(part, known[key], f"{place}.{key}".removeprefix("."))
+    for place, key, known in unknown_keys("recipe", value):
+        close = difflib.get_close_matches(key, known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(sorted(known))}"
+        raise SchemaError(f"{f'{place}: ' if place else ''}no key {key!r}; {hint}")

@@ -35,7 +35,7 @@ from mimicit.media.options import MediaOptions
 from mimicit.pipeline.config import BuildConfig, SourceOptions
 from mimicit.pipeline.similarity.options import SimilarOptions
 from mimicit.pipeline.stages.filters import FilterConfig
-from mimicit.schema import schema, validate
+from mimicit.schema import unknown_keys, validate
 from mimicit.shards.files import read_regular
 from mimicit.sources.base import OptionValue
 from mimicit.sources.options import checked_options, parsed_option
@@ -61,7 +61,7 @@ def read_mixture(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: no TOML: {error}") from None
     try:
         plain = orjson.loads(orjson.dumps(value))  # dates become text, and infinities null: both fail the schema
-        _refuse_unknown_keys(plain, schema("mixture"), "")
+        _refuse_unknown_keys(plain)
         validate("mixture", plain)
     except (SchemaError, TypeError) as error:
         raise UsageError(f"{path}: {error}") from None
@@ -161,19 +161,10 @@ def _filter_config(values: Mapping[str, Any]) -> FilterConfig:
     return FilterConfig(**{name: type(_FILTERS[name])(value) for name, value in values.items()})
 
 
-def _refuse_unknown_keys(value: Any, definition: Mapping[str, Any], place: str) -> None:
+def _refuse_unknown_keys(value: Any) -> None:
     """`SchemaError` with the known keys for one that the schema does not know: most likely a slip of the pen."""
-    if "$ref" in definition:
-        definition = schema("mixture")["$defs"][definition["$ref"].rpartition("/")[2]]
-    if isinstance(value, list):
-        for number, entry in enumerate(value):
-            _refuse_unknown_keys(entry, definition.get("items", {}), f"{place}[{number}]")
-    elif isinstance(value, dict) and "properties" in definition:
-        known = definition["properties"]
-        for key, part in value.items():
-            if key not in known:
-                raise SchemaError(f"{place}: no key {key!r}; there are: {', '.join(sorted(known))}".removeprefix(": "))
-            _refuse_unknown_keys(part, known[key], f"{place}.{key}".removeprefix("."))
+    for place, key, known in unknown_keys("mixture", value):
+        raise SchemaError(f"{place}: no key {key!r}; there are: {', '.join(sorted(known))}".removeprefix(": "))
 
 
 def _whole_numbers(value: Any) -> Any:
