@@ -109,13 +109,15 @@ def is_adapter(name: str) -> bool:
     return _KEY.fullmatch(name) is not None
 
 
-def adapters_of(weights: Mapping[str, LazyTensor], config: RunConfig) -> dict[str, Adapter]:
+def adapters_of(weights: Mapping[str, LazyTensor], config: Mapping[str, Any]) -> dict[str, Adapter]:
     """The adapters among the ``weights`` of a checkpoint, by the name of the weight that each belongs to."""
     halves: dict[str, dict[str, LazyTensor]] = {}
     for name, tensor in weights.items():
         if match := _KEY.fullmatch(name):
             halves.setdefault(match[1], {})[match[2]] = tensor
-    return {f"{name}.weight": Adapter(pair["A"], pair["B"], config.lora_scale) for name, pair in halves.items()}
+    alpha, rank = config.get("lora_alpha"), config.get("lora_rank")
+    scale = 2.0 if alpha is None or not rank else alpha / rank  # `RunConfig.lora_scale`, wherever its models lie now
+    return {f"{name}.weight": Adapter(pair["A"], pair["B"], scale) for name, pair in halves.items()}
 
 
 def merged(base: LazyTensor, adapter: Adapter) -> LazyTensor:

@@ -27,7 +27,7 @@ def write_adapter(source: Path, target: Path, *, dtype: torch.dtype | None = Non
         raise UsageError(f"{source}: no training run; --to peft writes the adapters that a run has trained")
     checkpoint = open_checkpoint(source)
     config = RunConfig.from_json(checkpoint.meta["config"])
-    found = adapters_of(read_weights(checkpoint.folder / "model.safetensors"), config)
+    found = adapters_of(read_weights(checkpoint.folder / "model.safetensors"), checkpoint.meta["config"])
     adapters = {name.removeprefix(LANGUAGE): one for name, one in found.items() if name.startswith(LANGUAGE)}
     if not adapters:
         raise UsageError(f"{source}: trained no adapters on its language model; --lora-rank makes a run train some")

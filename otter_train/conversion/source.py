@@ -18,7 +18,6 @@ from mimicit.errors import TrainError, UsageError
 from mimicit.shards.files import read_regular
 from otter_train.adapters import adapters_of, is_adapter, merged
 from otter_train.checkpoint import is_checkpointed, open_checkpoint
-from otter_train.config import RunConfig
 from otter_train.conversion.completeness import vocabulary_names, vocabulary_rows
 from otter_train.conversion.frozen import empty_model, frozen_weights, tied_names
 from otter_train.conversion.published_config import read_published
@@ -155,8 +154,7 @@ def _with_places(
 def _from_checkpoint(path: Path, with_frozen: bool, language_model: str | None, vision_model: str | None) -> Origin:
     checkpoint = open_checkpoint(path)
     stored = read_weights(checkpoint.folder / "model.safetensors")
-    config = RunConfig.from_json(checkpoint.meta["config"])
-    adapters = adapters_of(stored, config)
+    adapters = adapters_of(stored, checkpoint.meta["config"])
     if adapters and not with_frozen:
         raise UsageError(f"{path}: trained adapters, which are added to frozen weights; convert it --with-frozen")
     apart = {key.removeprefix(_NEW_ROWS): one for key, one in stored.items() if key.startswith(_NEW_ROWS)}
