@@ -187,8 +187,9 @@ def _resolved(preset: str | None, recipe: str | None, given: dict[str, Any]) -> 
     calm_threads()
     with importing():
         from otter_train.initial import inherited  # seconds of imports, not needed for --help
+        from otter_train.pretrained_parts import PARTS
 
-    found = inherited(Path(given["init_from"]))
+    found = inherited(Path(given["init_from"]), **{name: given[name] for name in PARTS})
     theirs = found.pop("preset", None)
     chosen = {name: value for name, value in given.items() if value is not None}
     return resolve(preset or theirs, recipe=recipe, **{**found, **chosen})

@@ -231,7 +231,7 @@ def resolve(preset: str | None, *, recipe: str | None = None, **given: Any) -> R
 
     Without a preset, naming a language or a vision model means ``otter-9b`` and naming none means ``tiny``.
     ``batch_size`` counts samples, ``batch_tokens`` alone means one row. `UsageError` where an option contradicts what
-    ``recipe``, one of `RECIPES`, fixes.
+    ``recipe``, one of `RECIPES`, fixes, or where there is no such model.
     """
     overrides = {name: value for name, value in given.items() if value is not None}
     if recipe is not None:
@@ -249,7 +249,9 @@ def resolve(preset: str | None, *, recipe: str | None = None, **given: Any) -> R
     values = {"preset": preset, **PRESETS[preset], **overrides}
     if overrides.get("batch_tokens"):
         values["batch_size"] = overrides.get("batch_size", 1)
-    return RunConfig(**values)
+    config = RunConfig(**values)
+    _check_folders(config)
+    return config
 
 
 def difference(then: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
@@ -343,9 +345,15 @@ def _check_models(config: RunConfig) -> None:
                 f"--preset {config.preset} needs {_option(name)} PATH, the folder of the pretrained weights; "
                 "--preset tiny trains a small model from scratch"
             )
-        beside = Path(folder).parent
-        is_name = _MODEL_NAME.fullmatch(folder) and (":" in folder or not beside.is_dir())
-        if not Path(folder).exists() and not is_name:
+
+
+def _check_folders(config: RunConfig) -> None:
+    """`UsageError` where a model that a new run is to train with is neither a path here nor can be a name."""
+    for name in ("language_model", "vision_model"):
+        folder = getattr(config, name)
+        if not folder or Path(folder).exists():
+            continue
+        if not _MODEL_NAME.fullmatch(folder) or (":" not in folder and Path(folder).parent.is_dir()):
             raise UsageError(f"{_option(name)} {folder}: no such folder")
 
 

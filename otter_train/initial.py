@@ -58,12 +58,15 @@ class Initial:
     fits_shards: bool
 
 
-def inherited(path: Path) -> dict[str, Any]:
-    """The options of the run ``path`` that say what its model is and how it is asked; none if it is no run."""
+def inherited(path: Path, **moved: str | None) -> dict[str, Any]:
+    """The options of the run ``path`` that say what its model is and how it is asked; none if it is no run.
+
+    ``moved`` says by their options where pretrained models lie now.
+    """
     if not is_checkpointed(path):
         return {}
     checkpoint = open_checkpoint(path)
-    config: Mapping[str, Any] = {**checkpoint.meta["config"], **find_parts(checkpoint)}
+    config: Mapping[str, Any] = {**checkpoint.meta["config"], **find_parts(checkpoint, **moved)}
     return {name: config[name] for name in _INHERITED if config.get(name) is not None}
 
 
@@ -77,7 +80,7 @@ def initial_weights(path: Path, config: RunConfig) -> Initial:
         checkpoint = open_checkpoint(path)
         tokenizer = load_tokenizer(checkpoint.tokenizer_folder)
         check_tokens(checkpoint.meta, tokenizer)
-        then = RunConfig.from_json({**checkpoint.meta["config"], **find_parts(checkpoint)})
+        then = RunConfig.from_json(checkpoint.meta["config"])
         if then.lora_rank:
             raise UsageError(f"--init-from {path}: it holds adapters; otter_train.convert adds them to their weights")
         return Initial(

@@ -52,10 +52,13 @@ def places_of(config: Mapping[str, Any], folder: Path) -> dict[str, dict[str, st
     return places
 
 
-def find_parts(checkpoint: Checkpoint, **moved: str | None) -> dict[str, str | None]:
+def find_parts(
+    checkpoint: Checkpoint, *, if_gone: Mapping[str, str | None] | None = None, **moved: str | None
+) -> dict[str, str | None]:
     """Where the `PARTS` of ``checkpoint`` lie now, by option; ``moved`` says it by hand, and is believed.
 
-    `UsageError` names the part that is gone and where it was looked for.
+    ``if_gone`` is believed of those alone that are no longer where the checkpoint says. `UsageError` names the part
+    that is gone and where it was looked for.
     """
     config: Mapping[str, Any] = checkpoint.meta["config"]
     places: Mapping[str, Mapping[str, str]] = checkpoint.meta.get("pretrained", {})
@@ -63,9 +66,14 @@ def find_parts(checkpoint: Checkpoint, **moved: str | None) -> dict[str, str | N
     for name in PARTS:
         source: str | None = moved.get(name) or config.get(name)
         if source is not None and moved.get(name) is None and name in places:
-            source = find_part(
-                name, source, places[name], holder=checkpoint.folder, folder=checkpoint.folder.absolute().parent
-            )
+            try:
+                source = find_part(
+                    name, source, places[name], holder=checkpoint.folder, folder=checkpoint.folder.absolute().parent
+                )
+            except UsageError:
+                if if_gone is None or if_gone.get(name) is None:
+                    raise
+                source = if_gone[name]
         found[name] = source
     return found
 

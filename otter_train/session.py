@@ -249,10 +249,11 @@ def _checkpoint_to_leave(config: RunConfig, parent: Path, checkpoint: Checkpoint
 
 
 def changes_since(checkpoint: Checkpoint, config: RunConfig) -> dict[str, str]:
-    """The `difference` of ``config`` to that of ``checkpoint``; one folder may be named in two ways."""
+    """The `difference` of ``config`` to that of ``checkpoint``; one folder may be named in two ways, or have moved."""
     begun = dict(checkpoint.meta["config"])
     now = config.to_json()
-    begun |= {name: now[name] for name, place in find_parts(checkpoint).items() if same_place(place, now[name])}
+    parts = find_parts(checkpoint, if_gone=now)
+    begun |= {name: now[name] for name, place in parts.items() if same_place(place, now[name])}
     if same_place(begun.get("init_from"), now["init_from"]):
         begun["init_from"] = now["init_from"]
     return difference(RunConfig.from_json(begun).to_json(), now)  # options it did not know yet had their defaults

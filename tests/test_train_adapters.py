@@ -151,6 +151,19 @@ def test_peft_loads_those_of_the_language_model(adapted: Path, folders: dict[str
     assert refused.exit_code == 2 and "is there already" in refused.output
 
 
+def test_a_run_that_moved_with_its_models_is_converted(tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    run(here / "run", **pretrained_folders(here / "pretrained"), lora_rank=2, max_steps=1)
+    here.rename(tmp_path / "there")
+    moved = tmp_path / "there" / "run"
+    for target, form in (("merged", "ours"), ("openflamingo.safetensors", "openflamingo"), ("adapter", "peft")):
+        command = [str(moved), str(tmp_path / target), "--to", form]
+        result = CliRunner().invoke(convert, command if form == "peft" else [*command, "--with-frozen"])
+        assert result.exit_code == 0, result.output
+        assert (tmp_path / target).exists()
+
+
 def test_parts_have_rates_of_their_own(folders: dict[str, str]) -> None:
     model = built(folders, train_vision=True, lora_rank=2)
     rates = {"perceiver.": 1e-2, "language.cross_attention.": None, "language.": 3e-3, "vision.": 1e-5}

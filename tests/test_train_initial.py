@@ -149,6 +149,18 @@ def test_on_the_command_line_the_model_need_not_be_described_again(tmp_path: Pat
     )  # the recipe is its own
     assert {name: written[name] for name in folders} == folders
     assert inherited(shards) == {}
+    moved = {name: str(Path(folder).rename(tmp_path / name)) for name, folder in folders.items()}
+    try:
+        gone = CliRunner().invoke(main, [*fast, "--out", str(tmp_path / "third"), *command[-2:]])
+        assert gone.exit_code == 2 and "say with --language-model where it lies now" in gone.output
+        by_hand = ["--language-model", moved["language_model"], "--vision-model", moved["vision_model"]]
+        third = CliRunner().invoke(main, [*fast, *by_hand, "--out", str(tmp_path / "third"), *command[-2:]])
+        assert third.exit_code == 0, third.output
+        again = CliRunner().invoke(main, [*fast, *by_hand, *chosen, "--out", str(tmp_path / "first"), "--resume"])
+        assert again.exit_code == 0, again.output
+    finally:
+        for name, folder in folders.items():
+            Path(moved[name]).rename(folder)
     missing = CliRunner().invoke(
         main, [*fast, *models, "--init-from", str(tmp_path / "nowhere"), "--out", str(tmp_path / "none")]
     )
