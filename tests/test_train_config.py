@@ -95,7 +95,7 @@ def test_every_preset_is_a_model_and_names_real_fields() -> None:
     ("preset", "given", "message"),
     [
         ("otter-9b", {}, "--language-model PATH"),
-        ("otter-9b", {"language_model": "/nowhere/at/all"}, "no such folder"),
+        ("otter-9b", {"language_model": "/nowhere/at/all", "vision_model": "/"}, "no such folder"),
         ("tiny", {"language_model": "/"}, "leave out --language-model"),
         ("huge", {}, "there are: otter-9b, tiny"),
         ("tiny", {"lr": 0.0}, "--lr"),
