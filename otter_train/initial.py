@@ -58,15 +58,18 @@ class Initial:
     fits_shards: bool
 
 
-def inherited(path: Path, **moved: str | None) -> dict[str, Any]:
+def inherited(path: Path, *, language_model: str | None = None, vision_model: str | None = None) -> dict[str, Any]:
     """The options of the run ``path`` that say what its model is and how it is asked; none if it is no run.
 
-    ``moved`` says by their options where pretrained models lie now.
+    ``language_model`` and ``vision_model`` say where these lie now, if they have moved.
     """
     if not is_checkpointed(path):
         return {}
     checkpoint = open_checkpoint(path)
-    config: Mapping[str, Any] = {**checkpoint.meta["config"], **find_parts(checkpoint, **moved)}
+    config: Mapping[str, Any] = {
+        **checkpoint.meta["config"],
+        **find_parts(checkpoint, language_model=language_model, vision_model=vision_model),
+    }
     return {name: config[name] for name in _INHERITED if config.get(name) is not None}
 
 
