@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mimicit.errors import MimicitError
+    from mimicit.hub.tables import to_datasets
     from mimicit.loading import Quarantine, Samples, Where, load, load_mixture, pack
     from mimicit.loading.dataframe import to_pandas
     from mimicit.loading.interop import from_webdataset, to_webdataset
@@ -33,6 +34,7 @@ __all__ = [
     "load_mixture",
     "pack",
     "render",
+    "to_datasets",
     "to_pandas",
     "to_webdataset",
 ]
@@ -52,6 +54,7 @@ _HOMES = {
     "load_mixture": "mimicit.loading.mixture",
     "pack": "mimicit.loading.packing",
     "render": "mimicit.prompt",
+    "to_datasets": "mimicit.hub.tables",
     "to_pandas": "mimicit.loading.dataframe",
     "to_webdataset": "mimicit.loading.interop",
 }

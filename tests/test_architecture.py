@@ -19,10 +19,11 @@ LAYERS = (
     {"mimicit.__main__"},
     {"mimicit.cli"},
     {"mimicit.commands"},
+    {"mimicit.hub"},
     {"mimicit.pipeline", "mimicit.loading", "mimicit.inspecting", "mimicit.exporting", "mimicit.terminal"}
     | {"mimicit.annotating", "mimicit.viewing"},
     {"mimicit.shards", "mimicit.context", "mimicit.embedding", "mimicit.sources", "mimicit.media"},
-    {"mimicit.placeholders"},
+    {"mimicit.placeholders", "mimicit.sample_table"},
     {"mimicit.prompt", "mimicit.schema"},
     {"mimicit.records"},
     {"mimicit.notebook", "mimicit.web"},
@@ -163,7 +164,8 @@ def test_the_way_of_a_record_is_short_and_true() -> None:
 def test_public_names_are_pinned_and_load() -> None:
     assert mimicit.__all__ == [
         "BuildConfig", "Media", "MimicitError", "Quarantine", "Sample", "Samples", "Triplet", "Where", "build_shards",
-        "from_webdataset", "load", "load_mixture", "pack", "render", "to_pandas", "to_webdataset",
+        "from_webdataset", "load", "load_mixture", "pack", "render", "to_datasets", "to_pandas",
+        "to_webdataset",
     ]  # fmt: skip
     for name in mimicit.__all__:
         assert getattr(mimicit, name).__name__ == name
@@ -198,5 +200,5 @@ def _defined(tree: ast.Module) -> set[str]:
 def test_nothing_heavy_is_loaded_by_the_help() -> None:
     code = "import sys, mimicit, mimicit.cli; print(sorted({m.split('.')[0] for m in sys.modules}))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    for name in ("torch", "pyarrow", "numpy", "PIL", "decord", "av", "webdataset", "rich", "transformers"):
+    for name in ("torch", "pyarrow", "numpy", "PIL", "decord", "av", "webdataset", "rich", "transformers", "datasets"):
         assert f"'{name}'" not in loaded

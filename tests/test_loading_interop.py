@@ -84,13 +84,12 @@ def test_members_that_did_not_come_are_named(tmp_path: Path, wanted: list[Sample
         from_webdataset({"__key__": "k", "json": {}})
 
 
-@pytest.mark.slow  # importing datasets takes seconds
 @pytest.mark.parametrize("streaming", [False, True])
 def test_datasets_reads_inline_shards(
     tmp_path: Path, wanted: list[Sample], streaming: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every sample must have the same files there; others are read after ``mimicit export --to datasets``."""
-    datasets = pytest.importorskip("datasets", reason="comes with the extra 'dev'")
+    datasets = pytest.importorskip("datasets", reason="comes with the extra 'hub'")
     folder = write_shards(tmp_path / "inline", wanted, per_shard=5)
     rows: Any = datasets.load_dataset(
         "webdataset",

@@ -17,9 +17,9 @@ import pyarrow as pa
 from mimicit.errors import CorruptShardError, UsageError
 from mimicit.loading.folder import Folder, open_folder
 from mimicit.loading.shard_files import ShardReader
-from mimicit.records import Sample
+from mimicit.records import Sample, sample_from_json
 from mimicit.shards.index import read_index
-from mimicit.shards.reader import decode_sample
+from mimicit.shards.reader import decode_sample, parse_sample_json
 from mimicit.shards.soundness import checksum_faults, refuse, sample_faults
 from mimicit.shards.verify import verify_folder
 
@@ -133,6 +133,20 @@ class Store:
         if self.check == "sha256":
             refuse(checksum_faults(sample), where)
         return sample
+
+    def without_data(self, row: int) -> tuple[Sample, list[int], list[int]]:
+        """The sample at ``row`` without the bytes of its media; offset and size in the shard of each of their files."""
+        self._check_row(row)
+        columns, shard = self._columns, self._columns.shard(row)
+        offsets, sizes = columns.members(row)
+        where = f"{self._shards.name(shard)}: sample {columns.key(row)}"
+        has_json = columns.has_json
+        data = columns.json(row) if has_json else self._shards.read(shard, offsets.pop(0), sizes.pop(0))
+        sample = sample_from_json(parse_sample_json(data, where))
+        refuse(sample_faults(sample), where)
+        if sum(len(media.files) for media in sample.media) != len(offsets):
+            raise CorruptShardError(f"{where}: {len(offsets)} media files where the JSON names others")
+        return sample, offsets, sizes
 
     def close(self) -> None:
         """Close files and connections; they are opened again when needed."""
