@@ -89,6 +89,6 @@ class _Rows(_BaseExamplesIterable):  # type: ignore[misc]
 
     @property
     def num_shards(self) -> int:
-        """Into how many equal shares `datasets` may cut it: a divisor of `_SHARDS`, which many numbers of nodes divide."""
+        """Into how many equal shares `datasets` may cut it: a divisor of `_SHARDS`, so many numbers of nodes fit."""
         most = max(1, len(self._positions))
         return next(number for number in range(min(_SHARDS, most), 0, -1) if _SHARDS % number == 0)
