@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 import click
 
 from mimicit.prompt import TEMPLATES
-from otter_train.command_line import HELP, Program, calm_threads, errors_on_one_line, importing, run_and_leave
-from otter_train.config import (
+from otter_train.config.command_line import HELP, Program, calm_threads, errors_on_one_line, importing, run_and_leave
+from otter_train.config.config_file import config_option
+from otter_train.config.run_config import (
     PRESETS,
     RECIPES,
     AdapterPlace,
@@ -31,7 +32,6 @@ from otter_train.config import (
     Schedule,
     resolve,
 )
-from otter_train.config_file import config_option
 
 if TYPE_CHECKING:
     from mimicit.loading import Samples
@@ -186,8 +186,8 @@ def _resolved(preset: str | None, recipe: str | None, given: dict[str, Any]) -> 
     _say_that_it_loads(f"to look at {given['init_from']}")
     calm_threads()
     with importing():
-        from otter_train.initial import inherited  # seconds of imports, not needed for --help
-        from otter_train.pretrained_parts import PARTS
+        from otter_train.assembly.initial_weights import inherited  # seconds of imports, not needed for --help
+        from otter_train.checkpoint.pretrained_parts import PARTS
 
     found = inherited(Path(given["init_from"]), **{name: given[name] for name in PARTS})
     theirs = found.pop("preset", None)
@@ -204,10 +204,10 @@ def _train(
     calm_threads()
     with importing():
         from mimicit.loading import load  # seconds of imports, not needed for --help
-        from otter_train.given_shards import absolute_shards, open_shards
-        from otter_train.lineage import shards_to_open
-        from otter_train.metrics import Console
-        from otter_train.train import train
+        from otter_train.checkpoint.lineage import shards_to_open
+        from otter_train.data.shards import absolute_shards, open_shards
+        from otter_train.reporting.metrics import Console
+        from otter_train.training.loop import train
 
     console = Console(sys.stdout if _is_first() else io.StringIO())
     shards, weights = shards_to_open(out, parent, data["shards"])
@@ -240,9 +240,9 @@ def _train(
 
 
 def _report(run: Path, held_out: Samples | None, device: str) -> Path:
-    from otter_train.inference import load_trained_model
-    from otter_train.run_report import write_report
-    from otter_train.showing import answers_by_shots
+    from otter_train.evaluation.held_out_answers import answers_by_shots
+    from otter_train.inference.answering import load_trained_model
+    from otter_train.reporting.run_report import write_report
 
     if held_out is None:
         return write_report(run)
@@ -253,10 +253,10 @@ def _replay(config: RunConfig, options: RunOptions, data: dict[str, Any], out: P
     _say_that_it_loads(f"to compute step {step} of {out} again")
     calm_threads()
     with importing():
-        from otter_train.given_shards import open_shards  # seconds of imports, not needed for --help
-        from otter_train.lineage import shards_to_open
-        from otter_train.metrics import Console
-        from otter_train.replay import lines, replay
+        from otter_train.checkpoint.lineage import shards_to_open
+        from otter_train.data.shards import open_shards  # seconds of imports, not needed for --help
+        from otter_train.reporting.metrics import Console
+        from otter_train.training.replay import lines, replay
 
     console = Console(sys.stdout if _is_first() else io.StringIO())
     shards, _ = shards_to_open(out, None, data["shards"])

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from mimicit.errors import MimicitError, UsageError
-from otter_train.command_line import HELP, Program, calm_threads, errors_on_one_line
+from otter_train.config.command_line import HELP, Program, calm_threads, errors_on_one_line
 
 if TYPE_CHECKING:
     from mimicit.records import Media, Sample
-    from otter_train.question import Turn
+    from otter_train.data.question import Turn
 
 __all__ = ["Chat", "converse", "main"]
 
@@ -45,7 +45,7 @@ class Chat:
 
     def ask(self, words: str, hand_over: Callable[[str], None]) -> None:
         """Ask ``words`` after everything said before, and hand over the answer piece by piece."""
-        from otter_train.question import Turn, asking_sample
+        from otter_train.data.question import Turn, asking_sample
 
         turn = Turn(instruction=words, media=tuple(self.shown))
         sample = asking_sample([*self.turns, turn], relation="conversation", origin="chat")
@@ -125,9 +125,9 @@ def main(
     with errors_on_one_line():
         calm_threads()
         from mimicit.media import MediaOptions
-        from otter_train.answer_options import AnswerOptions
-        from otter_train.given_media import media_from_file
-        from otter_train.inference import load_trained_model, stream_answers
+        from otter_train.data.question import media_from_file
+        from otter_train.inference.answer_options import AnswerOptions
+        from otter_train.inference.answering import load_trained_model, stream_answers
 
         options = AnswerOptions(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
         trained = load_trained_model(

@@ -10,7 +10,7 @@ import click
 
 from mimicit.errors import UsageError
 from mimicit.schema import canonical_json
-from otter_train.command_line import HELP, Program, calm_threads, errors_on_one_line
+from otter_train.config.command_line import HELP, Program, calm_threads, errors_on_one_line
 
 if TYPE_CHECKING:
     from otter_train.conversion import Report

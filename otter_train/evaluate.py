@@ -10,7 +10,7 @@ import click
 
 from mimicit.errors import UsageError
 from mimicit.schema import canonical_json
-from otter_train.command_line import HELP, Program, calm_threads, errors_on_one_line
+from otter_train.config.command_line import HELP, Program, calm_threads, errors_on_one_line
 
 __all__ = ["main"]
 
@@ -83,14 +83,13 @@ def main(
     with errors_on_one_line():
         calm_threads()
         from mimicit.loading import load
-        from otter_train.answer_options import AnswerOptions
-        from otter_train.evaluation import evaluate
-        from otter_train.evaluation_report import draw, lines, summarise, to_json, write_report
-        from otter_train.examining import attempt_each
-        from otter_train.inference import load_trained_model
-        from otter_train.metrics import Console
-        from otter_train.remembering import RememberingTower
-        from otter_train.support import Support
+        from otter_train.evaluation.attempts import CachedTower, attempt_each
+        from otter_train.evaluation.report import draw, lines, summarise, to_json, write_report
+        from otter_train.evaluation.scores import evaluate
+        from otter_train.evaluation.support_set import Support
+        from otter_train.inference.answer_options import AnswerOptions
+        from otter_train.inference.answering import load_trained_model
+        from otter_train.reporting.metrics import Console
 
         if context is not None and support is None:
             raise UsageError("--context: says how to choose from --support; give that too")
@@ -109,7 +108,7 @@ def main(
         trained = load_trained_model(
             checkpoint, device=device, language_model=language_model, vision_model=vision_model
         )
-        trained.model.vision = RememberingTower(trained.model.vision)  # every picture is asked about several times
+        trained.model.vision = CachedTower(trained.model.vision)  # every picture is asked about several times
         options = AnswerOptions(max_new_tokens=max_new_tokens)
         reports = [
             evaluate(

@@ -11,11 +11,11 @@ import click
 
 from mimicit.errors import UsageError
 from mimicit.web.addresses import LOCAL_NAMES, is_local, listen, url
-from otter_train.command_line import HELP, Program, calm_threads, errors_on_one_line
+from otter_train.config.command_line import HELP, Program, calm_threads, errors_on_one_line
 from otter_train.serving.limits import Limits
 
 if TYPE_CHECKING:
-    from otter_train.inference import TrainedModel
+    from otter_train.inference.answering import TrainedModel
 
 __all__ = ["main"]
 
@@ -84,7 +84,7 @@ def main(
             from otter_train.serving.app import create_app
         except ModuleNotFoundError as error:
             raise UsageError(f"{error.name} is missing: pip install 'mimicit[serve]'") from None
-        from otter_train.inference import load_trained_model
+        from otter_train.inference.answering import load_trained_model
         from otter_train.serving.worker import Worker
 
         trained = load_trained_model(

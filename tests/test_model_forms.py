@@ -19,12 +19,12 @@ from otter_train.conversion.frozen import empty_model
 from otter_train.conversion.source import open_origin
 from otter_train.conversion.token_rows import named_rows, published_rows
 from otter_train.conversion.weight_files import read_notes, read_weights
+from otter_train.data.tokenizer import load_tokenizer
 from otter_train.model import PRESETS
 from otter_train.model.cleaning import same_bits
 from otter_train.model.convert import neutral_state
 from otter_train.model.layouts import Layout, arranged
 from otter_train.model.lazy import LazyTensor
-from otter_train.tokenizer import load_tokenizer
 from tools.weight_matrix import FORMS, PROGRAMS, Work, differences, prepare, try_form
 
 ORDER = {"<|endofchunk|>": 0, "<image>": 1, "<answer>": 2, "<PAD>": 3}

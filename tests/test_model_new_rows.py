@@ -14,7 +14,7 @@ from torch import Tensor
 
 from otter_train.model import PRESETS, Otter, TokenIds, build_model, freeze, trainable_count, trainable_parameters
 from otter_train.model.config import LanguageConfig
-from otter_train.optimizer import decayed, make_optimizer
+from otter_train.training.optimizer import decayed, make_optimizer
 from tests.factories.otter import CONFIG, IDS, inputs, otter
 
 ADDED = sorted({IDS.image, IDS.endofchunk, IDS.answer, IDS.pad})

@@ -16,15 +16,15 @@ from click.testing import CliRunner
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mimicit.errors import TrainError, UsageError
-from otter_train.config import RunOptions, resolve
+from otter_train.config.run_config import RunOptions, resolve
 from otter_train.conversion import convert
+from otter_train.data.tokenizer import load_tokenizer
 from otter_train.generate import main as generate
-from otter_train.inference import load_trained_model
-from otter_train.metrics import Console
+from otter_train.inference.answering import load_trained_model
 from otter_train.model.layouts import Layout
 from otter_train.model.sources import is_path, read_pretrained
-from otter_train.tokenizer import load_tokenizer
-from otter_train.train import train
+from otter_train.reporting.metrics import Console
+from otter_train.training.loop import train
 from tests.factories.pretrained import pretrained_folders
 from tests.factories.train import Colours
 from tools.model_families import tiny_architecture

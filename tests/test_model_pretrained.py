@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from mimicit.errors import TrainError, UsageError
+from otter_train.data.tokenizer import load_tokenizer
 from otter_train.model import ModelConfig, Otter
 from otter_train.pretrained import OtterConfig, OtterForConditionalGeneration, OtterProcessor
-from otter_train.tokenizer import load_tokenizer
 from tests.factories.otter import (
     CONFIG,
     IDS,

@@ -18,11 +18,11 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from mimicit.errors import UsageError
+from otter_train.data.tokenizer import special_ids
 from otter_train.model import PRESETS, ModelConfig, TokenIds
 from otter_train.model.cross_attention import sight
 from otter_train.model.language import Conditioning
 from otter_train.pretrained import OtterConfig, OtterForConditionalGeneration, OtterProcessor
-from otter_train.tokenizer import special_ids
 from tests.factories.otter import CONFIG, IDS, LANGUAGES, VISIONS, VOCABULARY, inputs, otter, with_language, with_vision
 from tests.factories.train import TOKENIZER
 

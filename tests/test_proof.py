@@ -13,7 +13,7 @@ pytest.importorskip("torch", reason="comes with the extra 'train'")
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otter_train.metrics import Row
+from otter_train.reporting.metrics import Row
 from tools.proof.curves import draw, losses
 from tools.proof.scores import KINDS, across, by_kind, kind_of, table
 

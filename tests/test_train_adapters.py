@@ -17,21 +17,21 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from mimicit.errors import UsageError
-from otter_train.adapters import is_adapter
-from otter_train.answer_options import AnswerOptions
-from otter_train.assembly import assemble_model, model_config
-from otter_train.checkpoint import latest_checkpoint, load_optimizer_state, load_weights
-from otter_train.config import RunOptions, resolve
+from otter_train.assembly.models import assemble_model, model_config
+from otter_train.checkpoint.files import latest_checkpoint, load_optimizer_state, load_weights
+from otter_train.config.run_config import RunOptions, resolve
 from otter_train.convert import main as convert
-from otter_train.data import collate
-from otter_train.inference import TrainedModel, answer_each, load_trained_model
-from otter_train.metrics import Console
+from otter_train.data.batches import collate
+from otter_train.data.pictures import normalise
+from otter_train.data.tokenizer import load_tokenizer
+from otter_train.inference.answer_options import AnswerOptions
+from otter_train.inference.answering import TrainedModel, answer_each, load_trained_model
 from otter_train.model import Otter
+from otter_train.model.adapters import is_adapter
 from otter_train.model.trainable import trainable_parameters
-from otter_train.optimizer import make_optimizer, set_rates
-from otter_train.pictures import normalise
-from otter_train.tokenizer import load_tokenizer
-from otter_train.train import Outcome, train
+from otter_train.reporting.metrics import Console
+from otter_train.training.loop import Outcome, train
+from otter_train.training.optimizer import make_optimizer, set_rates
 from tests.factories.pretrained import pretrained_folders
 from tests.factories.train import Colours
 

@@ -14,8 +14,8 @@ pytest.importorskip("torch", reason="comes with the extra 'train'")
 import torch
 
 import mimicit
-from otter_train.flops import Work
-from otter_train.groups import Group, GroupCollator
+from otter_train.data.micro_batches import Group, GroupCollator
+from otter_train.training.flops import Work
 from tests.factories.train import MINUTE_MODEL
 from tools import bench_feed, train_peers
 from tools.bench_train import difference, plot, shares, table

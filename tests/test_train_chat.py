@@ -15,8 +15,8 @@ pytest.importorskip("torch", reason="comes with the extra 'train'")
 from mimicit.errors import UsageError
 from mimicit.records import Media, Sample
 from otter_train.chat import Chat, converse
+from otter_train.data.question import Turn, asking_sample
 from otter_train.model import PRESETS
-from otter_train.question import Turn, asking_sample
 from tests.factories.serving import trained_model
 from tests.factories.train import MINUTE_MODEL, image, png
 

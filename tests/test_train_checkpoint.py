@@ -18,11 +18,11 @@ pytest.importorskip("torch", reason="comes with the extra 'train'")
 
 import torch
 
-import otter_train.checkpoint
+import otter_train.checkpoint.files
 from mimicit.errors import SchemaError, TrainError
 from mimicit.schema import validate
-from otter_train.assembly import kept_weights, load_kept
-from otter_train.checkpoint import (
+from otter_train.assembly.models import kept_weights, load_kept
+from otter_train.checkpoint.files import (
     latest_checkpoint,
     load_optimizer_state,
     load_weights,
@@ -30,9 +30,9 @@ from otter_train.checkpoint import (
     remove_unfinished,
     save_checkpoint,
 )
-from otter_train.config import resolve
+from otter_train.checkpoint.provenance import check_tokens, describe, generator_states, restore_generators
+from otter_train.config.run_config import resolve
 from otter_train.model import freeze
-from otter_train.provenance import check_tokens, describe, generator_states, restore_generators
 from tests.factories.otter import otter
 from tests.factories.train import MINUTE_MODEL, TOKENIZER
 
@@ -174,7 +174,7 @@ def test_what_a_killed_process_left_is_not_a_checkpoint(tmp_path: Path, monkeypa
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(otter_train.checkpoint, "_replace_folder", killed)
+    monkeypatch.setattr(otter_train.checkpoint.files, "_replace_folder", killed)
     with pytest.raises(KeyboardInterrupt):
         save(tmp_path, 20)
     (tmp_path / ".checkpoint-00000030.tmp").mkdir()
@@ -242,7 +242,7 @@ def test_random_generators_come_back() -> None:
 def test_tensors_are_read_without_running_code(tmp_path: Path, name: str) -> None:
     folder = save(tmp_path, 10)
     torch.save({"state": Path("/")}, folder / name)  # a pickle
-    checkpoint = otter_train.checkpoint.Checkpoint(folder, meta(10))
+    checkpoint = otter_train.checkpoint.files.Checkpoint(folder, meta(10))
     with pytest.raises(TrainError, match="unreadable"):
         load_weights(checkpoint) if name.startswith("model") else load_optimizer_state(checkpoint)
 

@@ -16,7 +16,7 @@ pytest.importorskip("torch", reason="comes with the extra 'train'")
 from mimicit.errors import UsageError
 from otter_train import chat, evaluate, generate, serve
 from otter_train.__main__ import main
-from otter_train.config import PRESETS, RECIPES, Embeddings, RunConfig, RunOptions, difference, resolve
+from otter_train.config.run_config import PRESETS, RECIPES, Embeddings, RunConfig, RunOptions, difference, resolve
 from otter_train.model import PRESETS as MODELS
 from otter_train.model.trainable import EmbeddingMode
 

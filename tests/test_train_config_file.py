@@ -15,8 +15,8 @@ from click.testing import CliRunner
 
 from mimicit.errors import UsageError
 from otter_train.__main__ import main
-from otter_train.config import RunConfig, RunOptions, resolve
-from otter_train.config_file import config_option, read_options, write_options
+from otter_train.config.config_file import config_option, read_options, write_options
+from otter_train.config.run_config import RunConfig, RunOptions, resolve
 
 KNOWN = {parameter.name for parameter in main.params if parameter.name} - {"config"}
 DATA = ("shards", "where", "limit", "on_error")

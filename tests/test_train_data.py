@@ -8,11 +8,11 @@ pytest.importorskip("torch", reason="comes with the extra 'train'")
 
 import torch
 
-import otter_train.data
-from otter_train.data import Batch, collate
-from otter_train.encoding import IGNORED, PromptEncoder
+import otter_train.data.batches
+from otter_train.data.batches import Batch, collate
+from otter_train.data.encoding import IGNORED, PromptEncoder
+from otter_train.data.pictures import normalise
 from otter_train.model import Otter, TokenIds, build_model
-from otter_train.pictures import normalise
 from tests.factories.train import MINUTE_MODEL, TOKENIZER, conversation, image, png, sample, triplet
 
 ENCODER = PromptEncoder(TOKENIZER)
@@ -59,8 +59,8 @@ def test_pictures_lie_along_media_and_frames_along_frames() -> None:
 
 def test_a_picture_is_decoded_and_encoded_once_however_often_it_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[int] = []
-    decode = otter_train.data.decode_media
-    monkeypatch.setattr(otter_train.data, "decode_media", lambda *given: decoded.append(1) or decode(*given))
+    decode = otter_train.data.batches.decode_media
+    monkeypatch.setattr(otter_train.data.batches, "decode_media", lambda *given: decoded.append(1) or decode(*given))
     prompts = [ENCODER.encode(one) for one in (conversation(), *SHOWN_AGAIN)]
     batch = collate(prompts, pad=PAD, image_size=16)
     stored = {data for prompt in prompts for medium in prompt.sample.media for data in medium.data}

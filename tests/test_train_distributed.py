@@ -15,18 +15,18 @@ pytest.importorskip("torch", reason="comes with the extra 'train'")
 import torch
 import torch.distributed as dist
 
-import otter_train.train
+import otter_train.training.loop
 from mimicit.loading import load
-from otter_train.checkpoint import latest_checkpoint, load_optimizer_state, load_weights
-from otter_train.config import RunOptions, resolve
+from otter_train.checkpoint.files import latest_checkpoint, load_optimizer_state, load_weights
+from otter_train.config.run_config import RunOptions, resolve
+from otter_train.data.micro_batches import Group
 from otter_train.distributed import join_world, like, pick_device, shard, whole
-from otter_train.groups import Group
-from otter_train.metrics import Console, EvalRow, Row, SourceRow, read_table
 from otter_train.model import PRESETS, freeze, trainable_parameters
-from otter_train.optimizer import make_optimizer
-from otter_train.session import Session, begin
-from otter_train.step import StepResult, take_step
-from otter_train.train import train
+from otter_train.reporting.metrics import Console, EvalRow, Row, SourceRow, read_table
+from otter_train.training.loop import train
+from otter_train.training.optimizer import make_optimizer
+from otter_train.training.session import Session, begin
+from otter_train.training.step import StepResult, take_step
 from tests.factories.loading import small_shards
 from tests.factories.otter import LANGUAGES
 from tests.factories.pretrained import pretrained_folders
@@ -46,14 +46,14 @@ def run(rank: int, folder: Path, stop_after: int | None = None, options: dict[st
     """Three epochs of 13 samples in batches of 4, of two micro-batches; the last step leaves one rank with nothing."""
     usual = {"accumulate": 2, "save_every": 0, "log_every": 1, "device": "cpu", "eval_every": 4}
     steps = iter(range(1, 1000))
-    kept = otter_train.train.run_step
+    kept = otter_train.training.loop.run_step
 
     def noting(session: Session, step: int, group: Group) -> StepResult:
         with open(folder.parent / f"{folder.name}-{rank}.jsonl", "a") as file:
             file.write(json.dumps([step, [id for one in group if one is not None for id in one.ids]]) + "\n")
         return kept(session, step, group)
 
-    otter_train.train.run_step = noting
+    otter_train.training.loop.run_step = noting
     try:
         train(
             resolve("tiny", batch_size=4, epochs=3, lr=3e-3, warmup=0.1),
@@ -65,7 +65,7 @@ def run(rank: int, folder: Path, stop_after: int | None = None, options: dict[st
             should_stop=lambda: next(steps) == stop_after,
         )
     finally:
-        otter_train.train.run_step = kept
+        otter_train.training.loop.run_step = kept
 
 
 def seen(folder: Path) -> dict[int, list[str]]:

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from mimicit.errors import TrainError
 from mimicit.records import Sample
 from mimicit.schema import canonical_json
-from otter_train.encoding import PromptEncoder
-from otter_train.evaluation import (
+from otter_train.data.encoding import PromptEncoder
+from otter_train.evaluation.report import ALL, draw, gained_by_looking, lines, measure, summarise, to_json
+from otter_train.evaluation.scores import (
     Answered,
     Attempt,
     Report,
@@ -28,7 +29,6 @@ from otter_train.evaluation import (
     question_accuracy,
     with_shots,
 )
-from otter_train.evaluation_report import ALL, draw, gained_by_looking, lines, measure, summarise, to_json
 from tests.factories.train import COLOURS, TOKENIZER, Colours, image, png, sample, triplet
 
 

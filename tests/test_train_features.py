@@ -15,14 +15,14 @@ from torch import Tensor
 
 from mimicit.errors import UsageError
 from mimicit.records import Sample
+from otter_train.data.encoding import PromptEncoder
+from otter_train.data.packed import PackedBatch, collate_packed
+from otter_train.data.pictures import normalise
+from otter_train.data.vision_cache import FeatureCache, tower_fingerprint
 from otter_train.distributed import World
-from otter_train.encoding import PromptEncoder
-from otter_train.features import FeatureCache, tower_fingerprint
 from otter_train.model import Otter, TokenIds, build_model, freeze, trainable_parameters
-from otter_train.optimizer import make_optimizer
-from otter_train.packed import PackedBatch, collate_packed
-from otter_train.pictures import normalise
-from otter_train.step import take_step
+from otter_train.training.optimizer import make_optimizer
+from otter_train.training.step import take_step
 from tests.factories.train import MINUTE_MODEL, TOKENIZER, Colours, image, png, sample, triplet
 
 CPU = torch.device("cpu")
@@ -98,7 +98,7 @@ def test_a_kept_picture_is_not_decoded(tmp_path: Path, monkeypatch: pytest.Monke
     known = [Colours().get(place) for place in range(3)]
     first = collated(known, features)
     expected = tokens_of(first, features)
-    monkeypatch.setattr("otter_train.packed.decode_media", None)
+    monkeypatch.setattr("otter_train.data.packed.decode_media", None)
     again = collated(known, features)
     assert len(again.vision_x) == 0 and again.pictures == first.pictures > 0
     assert torch.equal(tokens_of(again, features), expected)

@@ -10,9 +10,9 @@ from dataclasses import replace
 
 import torch
 
-from otter_train.flops import Flops, Work, count_flops, matmul_flops_per_s
 from otter_train.model import Otter, TokenIds, build_model, freeze, preset
 from otter_train.model.config import PerceiverConfig
+from otter_train.training.flops import Flops, Work, count_flops, matmul_flops_per_s
 from tests.factories.otter import VISIONS, otter, with_vision
 
 LAYER = 4 * 4096**2 + 3 * 4096 * 11008  # weights of a decoder layer

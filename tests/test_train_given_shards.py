@@ -16,11 +16,11 @@ from click.testing import CliRunner, Result
 from mimicit.errors import ShardError, UsageError
 from mimicit.loading import Mixture, Where, load
 from otter_train.__main__ import main
-from otter_train.checkpoint import latest_checkpoint
-from otter_train.given_shards import absolute_shards, open_shards, parse_shards, parse_where
-from otter_train.logbook import SOURCES_NAME
-from otter_train.metrics import SourceRow, read_table
+from otter_train.checkpoint.files import latest_checkpoint
+from otter_train.config.run_folder import SOURCES_NAME
+from otter_train.data.shards import absolute_shards, open_shards, parse_shards, parse_where
 from otter_train.model import PRESETS
+from otter_train.reporting.metrics import SourceRow, read_table
 from tests.factories.loading import small_shards
 from tests.factories.ranks import on_ranks
 from tests.factories.servers import range_server

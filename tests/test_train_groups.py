@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from mimicit.errors import TrainError
 from mimicit.loading.steps import PADDING, Slots
-from otter_train.data import Batch
+from otter_train.data.batches import Batch
+from otter_train.data.encoding import PromptEncoder
+from otter_train.data.micro_batches import Group, GroupCollator, evaluation_loader, training_loader
 from otter_train.distributed import World
-from otter_train.encoding import PromptEncoder
-from otter_train.groups import Group, GroupCollator, evaluation_loader, training_loader
 from tests.factories.train import TOKENIZER, Colours, sample, triplet
 
 COLLATOR = GroupCollator(encoder=PromptEncoder(TOKENIZER), image_size=16)

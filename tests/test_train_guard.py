@@ -14,16 +14,22 @@ pytest.importorskip("torch", reason="comes with the extra 'train'")
 import torch
 from torch import Tensor
 
-import otter_train.step
+import otter_train.training.step
 from mimicit.errors import TrainError, UsageError
-from otter_train.checkpoint import Checkpoint, latest_checkpoint, load_optimizer_state, load_weights, open_checkpoint
-from otter_train.config import GuardMode, RunOptions, resolve
-from otter_train.guard import BadSample, BadStep, Guard
-from otter_train.metrics import Console, Row, read_table
+from otter_train.checkpoint.files import (
+    Checkpoint,
+    latest_checkpoint,
+    load_optimizer_state,
+    load_weights,
+    open_checkpoint,
+)
+from otter_train.config.run_config import GuardMode, RunOptions, resolve
+from otter_train.data.pictures import normalise
 from otter_train.model import PRESETS
-from otter_train.pictures import normalise
-from otter_train.replay import lines, replay
-from otter_train.train import Outcome, train
+from otter_train.reporting.metrics import Console, Row, read_table
+from otter_train.training.guard import BadSample, BadStep, Guard
+from otter_train.training.loop import Outcome, train
+from otter_train.training.replay import lines, replay
 from tests.factories.train import COLOURS, MINUTE_MODEL, Colours
 
 CPU = torch.device("cpu")
@@ -42,7 +48,7 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> Colours:
 
     monkeypatch.setitem(PRESETS, "tiny", MINUTE_MODEL)
     monkeypatch.setitem(COLOURS, "poison", POISON)
-    monkeypatch.setattr(otter_train.step, "normalise", poison)
+    monkeypatch.setattr(otter_train.training.step, "normalise", poison)
     return Colours(count=5)  # with five colours, sample-4 is the poisoned one
 
 

@@ -17,14 +17,14 @@ from click.testing import CliRunner
 
 from mimicit.errors import TrainError, UsageError
 from otter_train.__main__ import main
-from otter_train.config import RunOptions, resolve
+from otter_train.assembly.initial_weights import inherited
+from otter_train.config.run_config import RunOptions, resolve
 from otter_train.conversion import convert
-from otter_train.inference import load_trained_model
-from otter_train.initial import inherited
-from otter_train.metrics import Console
+from otter_train.inference.answering import load_trained_model
 from otter_train.model import PRESETS, Otter, freeze
-from otter_train.session import begin
-from otter_train.train import Outcome, train
+from otter_train.reporting.metrics import Console
+from otter_train.training.loop import Outcome, train
+from otter_train.training.session import begin
 from tests.factories.loading import small_shards
 from tests.factories.pretrained import pretrained_folders
 from tests.factories.train import MINUTE_MODEL, Colours

@@ -15,13 +15,13 @@ import torch
 from safetensors.torch import load_file
 
 from mimicit.errors import UsageError
-from otter_train.assembly import kept_weights
-from otter_train.checkpoint import load_weights, open_checkpoint
-from otter_train.config import RunOptions, resolve
-from otter_train.examining import answer_losses, choose_each
-from otter_train.inference import load_trained_model
-from otter_train.metrics import Console
-from otter_train.train import train
+from otter_train.assembly.models import kept_weights
+from otter_train.checkpoint.files import load_weights, open_checkpoint
+from otter_train.config.run_config import RunOptions, resolve
+from otter_train.evaluation.attempts import answer_losses, choose_each
+from otter_train.inference.answering import load_trained_model
+from otter_train.reporting.metrics import Console
+from otter_train.training.loop import train
 from tests.factories.pretrained import pretrained_folders
 from tests.factories.train import Colours
 

@@ -15,8 +15,8 @@ from mimicit.errors import UsageError
 from mimicit.loading import Mixture, Samples, load
 from mimicit.loading.packing import PackedSamples
 from mimicit.pipeline import BuildConfig, build_shards
-from otter_train.encoding import PromptEncoder
-from otter_train.lengths import estimate_lengths, showable, within_budget
+from otter_train.data.encoding import PromptEncoder
+from otter_train.data.lengths import estimate_lengths, showable, within_budget
 from tests.factories import raw as make
 from tests.factories.loading import InProcess, small_shards
 from tests.factories.train import TOKENIZER, Colours

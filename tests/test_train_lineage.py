@@ -15,10 +15,10 @@ from click.testing import CliRunner, Result
 
 from mimicit.errors import TrainError
 from otter_train.__main__ import main
-from otter_train.checkpoint import latest_checkpoint, load_optimizer_state, load_weights
-from otter_train.lineage import Ancestor, read_lineage
-from otter_train.metrics import Row, SourceRow, read_table
+from otter_train.checkpoint.files import latest_checkpoint, load_optimizer_state, load_weights
+from otter_train.checkpoint.lineage import Ancestor, read_lineage
 from otter_train.model import PRESETS
+from otter_train.reporting.metrics import Row, SourceRow, read_table
 from tests.factories.loading import small_shards
 from tests.factories.train import MINUTE_MODEL
 

@@ -16,11 +16,11 @@ from PIL import Image
 
 from mimicit.loading.ordered import PARTS
 from mimicit.records import Media, Sample
-from otter_train.answer_options import AnswerOptions
-from otter_train.config import RunOptions, resolve
-from otter_train.inference import answer_each, load_trained_model
-from otter_train.metrics import Console
-from otter_train.train import train
+from otter_train.config.run_config import RunOptions, resolve
+from otter_train.inference.answer_options import AnswerOptions
+from otter_train.inference.answering import answer_each, load_trained_model
+from otter_train.reporting.metrics import Console
+from otter_train.training.loop import train
 from tests.factories.train import image, sample, triplet
 
 ANSWERS = ("apple", "bridge", "candle", "dragon", "engine", "forest", "guitar", "hammer")

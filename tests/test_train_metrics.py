@@ -14,7 +14,7 @@ pytest.importorskip("torch", reason="comes with the extra 'train'")
 from PIL import Image
 
 from mimicit.errors import TrainError
-from otter_train.metrics import Console, Row, Table, draw_loss, duration, progress_line
+from otter_train.reporting.metrics import Console, Row, Table, draw_loss, duration, progress_line
 
 
 def row(step: int) -> Row:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otter_train.model import freeze, trainable_parameters
-from otter_train.optimizer import decayed, make_optimizer, rate_factor
+from otter_train.training.optimizer import decayed, make_optimizer, rate_factor
 from tests.factories.otter import otter
 
 

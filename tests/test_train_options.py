@@ -99,6 +99,6 @@ def test_shards_may_be_a_url(
             raise UsageError("enough")
 
     monkeypatch.setattr("mimicit.loading.load", load)
-    monkeypatch.setattr("otter_train.given_shards.load", load)
+    monkeypatch.setattr("otter_train.data.shards.load", load)
     CliRunner().invoke(command, [*arguments, "--shards", "http://host/shards/"])
     assert asked == ["http://host/shards/", *others]

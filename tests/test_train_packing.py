@@ -18,18 +18,18 @@ from mimicit.loading import load
 from mimicit.loading.packing import Pack
 from mimicit.loading.steps import Slots
 from mimicit.records import Sample
-from otter_train.config import LabelMode, RunConfig
-from otter_train.data import collate
+from otter_train.config.run_config import LabelMode, RunConfig
+from otter_train.data.batches import collate
+from otter_train.data.encoding import PromptEncoder
+from otter_train.data.lengths import within_budget
+from otter_train.data.micro_batches import GroupCollator, training_loader
+from otter_train.data.packed import PackedBatch, collate_packed
+from otter_train.data.vision_cache import KeptTokens
 from otter_train.distributed import World
-from otter_train.encoding import PromptEncoder
-from otter_train.features import KeptTokens
-from otter_train.flops import Work
-from otter_train.groups import GroupCollator, training_loader
-from otter_train.lengths import within_budget
 from otter_train.model import Otter, TokenIds, build_model, freeze, trainable_parameters
-from otter_train.optimizer import make_optimizer
-from otter_train.packed import PackedBatch, collate_packed
-from otter_train.step import batch_loss, take_step
+from otter_train.training.flops import Work
+from otter_train.training.optimizer import make_optimizer
+from otter_train.training.step import batch_loss, take_step
 from tests.factories.loading import small_shards
 from tests.factories.train import MINUTE_MODEL, TOKENIZER, Colours, conversation, image, png, sample, triplet
 

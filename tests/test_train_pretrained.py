@@ -21,19 +21,19 @@ from transformers import (
 
 from mimicit.errors import UsageError
 from mimicit.prompt import render
-from otter_train import assembly
-from otter_train.answer_options import AnswerOptions
-from otter_train.checkpoint import load_weights, open_checkpoint
-from otter_train.config import RunOptions, resolve
+from otter_train.assembly import models as assembly
+from otter_train.checkpoint.files import load_weights, open_checkpoint
+from otter_train.config.run_config import RunOptions, resolve
 from otter_train.conversion import convert
 from otter_train.conversion.weight_files import read_weights
-from otter_train.data import collate
-from otter_train.inference import answer_each, load_trained_model
-from otter_train.metrics import Console
+from otter_train.data.batches import collate
+from otter_train.data.pictures import normalise
+from otter_train.inference.answer_options import AnswerOptions
+from otter_train.inference.answering import answer_each, load_trained_model
 from otter_train.model import Otter
 from otter_train.model.cleaning import same_bits
-from otter_train.pictures import normalise
-from otter_train.train import Outcome, train
+from otter_train.reporting.metrics import Console
+from otter_train.training.loop import Outcome, train
 from tests.factories.otter import LANGUAGES
 from tests.factories.pretrained import pretrained_folders
 from tests.factories.train import Colours
@@ -61,7 +61,7 @@ def test_a_loaded_model_is_the_trained_one_in_every_weight(
     built: list[Otter] = []
     assemble = assembly.assemble_model
     monkeypatch.setattr(
-        "otter_train.session.assemble_model",
+        "otter_train.training.session.assemble_model",
         lambda *given, **options: built.append(assemble(*given, **options)) or built[0],
     )
     run(tmp_path, **folders, embeddings=embeddings)

@@ -21,12 +21,12 @@ from click.testing import CliRunner, Result
 from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.pipeline.engines.local import LocalEngine
 from mimicit.prompt import render
-from otter_train import inference
 from otter_train.__main__ import main
 from otter_train.chat import main as chat
 from otter_train.evaluate import main as evaluate
 from otter_train.generate import main as generate
-from otter_train.metrics import Row, read_table
+from otter_train.inference import answering as inference
+from otter_train.reporting.metrics import Row, read_table
 from otter_train.serve import main as serve
 from tests.factories import raw as make
 
@@ -153,7 +153,9 @@ def test_a_checkpoint_that_does_not_exist_says_so(place: Path, command: Any, che
 
 
 def test_an_empty_answer_is_said_to_be_one(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("otter_train.inference.answer_each", lambda trained, samples, options: [(samples[0], "")])
+    monkeypatch.setattr(
+        "otter_train.inference.answering.answer_each", lambda trained, samples, options: [(samples[0], "")]
+    )
     result = run(generate, "--checkpoint", place / "run", "--prompt", "What?", "--image", picture(place))
     assert result.exit_code == 0 and result.stdout == "\n" and "before the first word" in result.stderr
 

@@ -9,8 +9,8 @@ pytest.importorskip("torch", reason="comes with the extra 'train'")
 import torch
 from torch import Tensor, nn
 
+from otter_train.evaluation.attempts import CachedTower
 from otter_train.model.vision import VisionTower
-from otter_train.remembering import RememberingTower
 
 
 class Counting(VisionTower):
@@ -32,7 +32,7 @@ def pictures(*numbers: int) -> Tensor:
 
 def test_each_picture_is_asked_about_once() -> None:
     tower = Counting()
-    remembering = RememberingTower(tower)
+    remembering = CachedTower(tower)
     for shown in (pictures(1, 2, 1), pictures(2, 3), pictures(1, 2, 3)):
         assert torch.equal(remembering(shown), Counting()(shown))
     assert tower.asked == [2, 1]
@@ -41,7 +41,7 @@ def test_each_picture_is_asked_about_once() -> None:
 
 def test_it_forgets_the_oldest_beyond_its_limit() -> None:
     tower = Counting()
-    remembering = RememberingTower(tower, limit_bytes=2 * 4 * 3 * 4)  # tokens of two pictures
+    remembering = CachedTower(tower, limit_bytes=2 * 4 * 3 * 4)  # tokens of two pictures
     for number in (1, 2, 1, 3, 1, 2):
         assert torch.equal(remembering(pictures(number)), Counting()(pictures(number)))
     assert len(tower.asked) == 4  # 1 was shown again before 3 came, so 2 had to go

@@ -19,15 +19,21 @@ pytest.importorskip("torch", reason="comes with the extra 'train'")
 import orjson
 import torch
 
-import otter_train.step
+import otter_train.training.step
 from mimicit.errors import UsageError
 from mimicit.loading import Samples, load
-from otter_train.checkpoint import Checkpoint, latest_checkpoint, load_optimizer_state, load_weights, save_checkpoint
-from otter_train.config import RunOptions, resolve
-from otter_train.metrics import Console, Row, read_table
+from otter_train.checkpoint.files import (
+    Checkpoint,
+    latest_checkpoint,
+    load_optimizer_state,
+    load_weights,
+    save_checkpoint,
+)
+from otter_train.config.run_config import RunOptions, resolve
 from otter_train.model import PRESETS
-from otter_train.replay import replay
-from otter_train.train import Outcome, train
+from otter_train.reporting.metrics import Console, Row, read_table
+from otter_train.training.loop import Outcome, train
+from otter_train.training.replay import replay
 from tests.factories.loading import small_shards
 from tests.factories.pretrained import pretrained_folders
 from tests.factories.train import MINUTE_MODEL, TOKENIZER
@@ -81,14 +87,14 @@ def in_a_process(work: Callable[[], object]) -> int | None:
 def die_in_forward_pass(number: int) -> None:
     """Let this process be killed at the beginning of its forward pass ``number`` (from 1)."""
     passes = iter(range(1, 10_000))
-    compute = otter_train.step.batch_loss
+    compute = otter_train.training.step.batch_loss
 
     def dying(*given: Any) -> Any:
         if next(passes) == number:
             os.kill(os.getpid(), signal.SIGKILL)
         return compute(*given)
 
-    otter_train.step.batch_loss = dying
+    otter_train.training.step.batch_loss = dying
 
 
 def same(first: Checkpoint, second: Checkpoint) -> None:

@@ -17,13 +17,13 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from mimicit.errors import UsageError
-from otter_train.checkpoint import load_optimizer_state, load_weights, open_checkpoint
-from otter_train.config import RunOptions, resolve
-from otter_train.inference import load_trained_model
-from otter_train.metrics import Console
+from otter_train.checkpoint.files import load_optimizer_state, load_weights, open_checkpoint
+from otter_train.config.run_config import RunOptions, resolve
+from otter_train.inference.answering import load_trained_model
 from otter_train.model import PRESETS
-from otter_train.rounding import RoundingAdamW, round_by_chance
-from otter_train.train import Outcome, train
+from otter_train.reporting.metrics import Console
+from otter_train.training.loop import Outcome, train
+from otter_train.training.optimizer import RoundingAdamW, round_by_chance
 from tests.factories.pretrained import pretrained_folders
 from tests.factories.ranks import on_ranks
 from tests.factories.train import MINUTE_MODEL, Colours

@@ -12,11 +12,11 @@ import pytest
 
 pytest.importorskip("torch", reason="comes with the extra 'train'")
 
-from otter_train.config import RunOptions, resolve
-from otter_train.metrics import Console
+from otter_train.config.run_config import RunOptions, resolve
 from otter_train.model import PRESETS
-from otter_train.run_report import Shown, write_report
-from otter_train.train import train
+from otter_train.reporting.metrics import Console
+from otter_train.reporting.run_report import Shown, write_report
+from otter_train.training.loop import train
 from tests.factories.train import MINUTE_MODEL, Colours, image, png, sample, triplet
 
 HOSTILE = '<script>alert(1)</script> & "quotes" \u202eRTL ' + "x" * 100_000

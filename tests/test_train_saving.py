@@ -15,12 +15,12 @@ import pytest
 pytest.importorskip("torch", reason="comes with the extra 'train'")
 
 from mimicit.errors import TrainError
-from otter_train.checkpoint import latest_checkpoint, load_weights
-from otter_train.config import RunOptions, resolve
-from otter_train.metrics import Console, Row, Table, read_table
+from otter_train.checkpoint.files import latest_checkpoint, load_weights
+from otter_train.checkpoint.writer import BackgroundSaver
+from otter_train.config.run_config import RunOptions, resolve
 from otter_train.model import PRESETS
-from otter_train.saving import BackgroundSaver
-from otter_train.train import Outcome, train
+from otter_train.reporting.metrics import Console, Row, Table, read_table
+from otter_train.training.loop import Outcome, train
 from tests.factories.train import MINUTE_MODEL, Colours
 from tests.test_train_metrics import row
 

@@ -21,8 +21,8 @@ import pytest
 pytest.importorskip("torch", reason="comes with the extra 'train'")
 pytest.importorskip("uvicorn", reason="comes with the extra 'serve'")
 
-from otter_train.encoding import PromptEncoder
-from otter_train.inference import Piece
+from otter_train.data.encoding import PromptEncoder
+from otter_train.inference.answering import Piece
 from otter_train.model import PRESETS
 from otter_train.serving.limits import Limits
 from otter_train.serving.readers import Readers

@@ -15,13 +15,13 @@ from torch import Tensor
 from torch.optim import SGD
 
 from mimicit.records import Sample
-from otter_train.data import Batch, collate
+from otter_train.data.batches import Batch, collate
+from otter_train.data.encoding import IGNORED, PromptEncoder
+from otter_train.data.tokenizer import special_ids
 from otter_train.distributed import World, join_world, shard, whole
-from otter_train.encoding import IGNORED, PromptEncoder
 from otter_train.model import Otter, TokenIds, build_model, freeze, trainable_parameters
-from otter_train.optimizer import make_optimizer
-from otter_train.step import StepResult, take_step
-from otter_train.tokenizer import special_ids
+from otter_train.training.optimizer import make_optimizer
+from otter_train.training.step import StepResult, take_step
 from tests.factories.train import MINUTE_MODEL, TOKENIZER, Colours, image, png, sample, triplet
 
 CPU = torch.device("cpu")

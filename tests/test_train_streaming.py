@@ -13,14 +13,14 @@ pytest.importorskip("torch", reason="comes with the extra 'train'")
 
 import torch
 
-from otter_train.answer_options import AnswerOptions
-from otter_train.beams import search_beams
-from otter_train.data import Batch, collate
-from otter_train.encoding import PromptEncoder
+from otter_train.data.batches import Batch, collate
+from otter_train.data.encoding import PromptEncoder
+from otter_train.data.pictures import normalise
+from otter_train.data.tokenizer import special_ids
+from otter_train.inference.answer_options import AnswerOptions
+from otter_train.inference.beam_search import search_beams
+from otter_train.inference.streaming import stream_tokens
 from otter_train.model import Otter, TokenIds, build_model
-from otter_train.pictures import normalise
-from otter_train.streaming import stream_tokens
-from otter_train.tokenizer import special_ids
 from tests.factories.train import COLOURS, MINUTE_MODEL, TOKENIZER, conversation, image, png, sample, triplet
 
 SPECIAL = special_ids(TOKENIZER)

@@ -19,8 +19,8 @@ from mimicit.embedding.vectors import cosines, quantise
 from mimicit.errors import UsageError
 from mimicit.records import Sample
 from otter_train.evaluate import _CONTEXTS, main
-from otter_train.evaluation import Attempt, evaluate
-from otter_train.support import Support, SupportContext
+from otter_train.evaluation.scores import Attempt, evaluate
+from otter_train.evaluation.support_set import Support, SupportContext
 from tests.factories import raw
 from tests.factories.train import image, sample, triplet
 

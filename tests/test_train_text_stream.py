@@ -11,7 +11,7 @@ pytest.importorskip("torch", reason="comes with the extra 'train'")
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otter_train.text_stream import TextStream
+from otter_train.inference.streaming import TextStream
 from tests.factories.train import TOKENIZER
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=60).filter(lambda text: "<" not in text)

@@ -19,7 +19,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from mimicit.errors import TrainError
 from mimicit.prompt import SPECIAL_TOKENS, TEMPLATES, Piece, pieces, render
 from mimicit.records import Sample
-from otter_train.tokenizer import PAD, PromptTokenizer, load_tokenizer, special_ids, train_tokenizer
+from otter_train.data.tokenizer import PAD, PromptTokenizer, load_tokenizer, special_ids, train_tokenizer
 from tests.factories.tokenizers import KINDS, write_tokenizer
 from tests.factories.train import TOKENIZER, image, sample, triplet
 

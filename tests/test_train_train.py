@@ -25,15 +25,15 @@ from torch.utils.data._utils import signal_handling
 from mimicit.errors import TrainError, UsageError
 from mimicit.loading.ordered import Ordered
 from mimicit.records import Sample
-from otter_train import assembly
-from otter_train.checkpoint import latest_checkpoint, load_weights, open_checkpoint
-from otter_train.config import RunOptions, resolve
-from otter_train.inference import load_trained_model
-from otter_train.logbook import EVAL_NAME, LEFT_OUT_NAME
-from otter_train.metrics import Console, EvalRow, Row, read_table
+from otter_train.assembly import models as assembly
+from otter_train.checkpoint.files import latest_checkpoint, load_weights, open_checkpoint
+from otter_train.config.run_config import RunOptions, resolve
+from otter_train.config.run_folder import EVAL_NAME, LEFT_OUT_NAME
+from otter_train.inference.answering import load_trained_model
 from otter_train.model import PRESETS, Otter
-from otter_train.session import total_steps
-from otter_train.train import Outcome, train
+from otter_train.reporting.metrics import Console, EvalRow, Row, read_table
+from otter_train.training.loop import Outcome, train
+from otter_train.training.session import total_steps
 from tests.factories.train import COLOURS, MINUTE_MODEL, Colours
 
 
@@ -116,7 +116,7 @@ def test_a_loaded_model_is_the_trained_one_in_every_weight(
     built: list[Otter] = []
     assemble = assembly.assemble_model
     monkeypatch.setattr(
-        "otter_train.session.assemble_model",
+        "otter_train.training.session.assemble_model",
         lambda *given, **options: built.append(assemble(*given, **options)) or built[0],
     )
     run(tmp_path, max_steps=2, embeddings=embeddings)

@@ -25,11 +25,11 @@ from typing import Any, Final
 import torch
 
 import mimicit
-from otter_train.config import Precision
+from otter_train.config.run_config import Precision
+from otter_train.data.encoding import PromptEncoder
+from otter_train.data.micro_batches import GroupCollator, each_group, training_loader
+from otter_train.data.tokenizer import train_tokenizer
 from otter_train.distributed import World
-from otter_train.encoding import PromptEncoder
-from otter_train.groups import GroupCollator, each_group, training_loader
-from otter_train.tokenizer import train_tokenizer
 from tools.train_peers import SIZES, Case, Size, build, our_step, samples_of
 
 _BATCH: Final = 4

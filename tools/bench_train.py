@@ -11,8 +11,8 @@ their losses are drawn.
 Every run is a process of its own; the cases take turns, so that a slow moment of the machine meets them all, and the
 median over all steps is taken. On a CPU the seconds are those of the processor, which a busy machine does not change
 much. Tokens are those of the samples, not of padding; operations are those that have to be done
-(`otter_train.flops`), so the share of the ceiling flatters nobody. The published package is installed without its
-pinned dependencies into an environment that sees the packages of this one.
+(`otter_train.training.flops`), so the share of the ceiling flatters nobody. The published package is installed without
+its pinned dependencies into an environment that sees the packages of this one.
 """
 
 from __future__ import annotations

@@ -27,22 +27,21 @@ from torch.nn.functional import pad as pad_end
 
 from mimicit.loading.packing import best_fit
 from mimicit.records import Media, Sample, Triplet
-from otter_train.assembly import autocast
-from otter_train.config import Precision
-from otter_train.data import Batch, collate
+from otter_train.assembly.models import autocast
+from otter_train.config.run_config import Precision
+from otter_train.data.batches import Batch, collate
+from otter_train.data.encoding import IGNORED, Encoded, PromptEncoder
+from otter_train.data.packed import PackedBatch, collate_packed
+from otter_train.data.pictures import normalise
+from otter_train.data.tokenizer import SpecialIds, train_tokenizer
 from otter_train.distributed import World
-from otter_train.encoding import IGNORED, Encoded, PromptEncoder
-from otter_train.flops import Work, count_flops, matmul_flops_per_s
 from otter_train.model import ModelConfig, Otter, TokenIds, build_model, freeze, preset
 from otter_train.model.config import LanguageConfig, VisionConfig
 from otter_train.model.convert import to_layout
 from otter_train.model.speed import compile_blocks, recompute_activations
-from otter_train.optimizer import make_optimizer
-from otter_train.packed import PackedBatch, collate_packed
-from otter_train.pictures import normalise
-from otter_train.rounding import RoundingAdamW
-from otter_train.step import take_step
-from otter_train.tokenizer import SpecialIds, train_tokenizer
+from otter_train.training.flops import Work, count_flops, matmul_flops_per_s
+from otter_train.training.optimizer import RoundingAdamW, make_optimizer
+from otter_train.training.step import take_step
 
 __all__ = ["CASES", "SIZES", "Case", "Size"]
 

@@ -200,7 +200,7 @@ def _contents(place: Path) -> dict[str, tuple[int, int]]:
 
 def _frozen_models(place: Path) -> dict[str, Path]:
     """A LLaMA, whose tokenizer knows none of the added tokens, and a CLIP tower."""
-    from otter_train.tokenizer import train_tokenizer
+    from otter_train.data.tokenizer import train_tokenizer
 
     torch.manual_seed(0)
     words = [f"User:{_QUESTION} GPT:", *_COLOURS] * 3
@@ -294,7 +294,7 @@ def _served(work: Work, source: Path) -> str:
 
     from starlette.testclient import TestClient
 
-    from otter_train.inference import load_trained_model
+    from otter_train.inference.answering import load_trained_model
     from otter_train.serving.app import create_app
     from otter_train.serving.limits import Limits
     from otter_train.serving.worker import Worker
@@ -314,7 +314,7 @@ def _served(work: Work, source: Path) -> str:
 
 def _first_loss(work: Work, source: Path, scratch: Path) -> list[float]:
     """The loss of the first step of a run that begins with the weights."""
-    from otter_train.metrics import Row, read_table
+    from otter_train.reporting.metrics import Row, read_table
 
     out = scratch / "run"
     command = ["--shards", str(work.shards), "--out", str(out), *work.model_options, "--init-from", str(source)]

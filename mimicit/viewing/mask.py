@@ -1,7 +1,7 @@
 """Which characters of a prompt a model learns: the label mask of training, drawn over the text instead of tokens.
 
-The rules are those of ``otter_train.encoding.label_ids`` (a test compares them); this needs neither a tokenizer nor
-torch. The tokenizer's own tokens for the beginning and the end of the text are not part of the prompt.
+The rules are those of ``otter_train.data.encoding.label_ids`` (a test compares them); this needs neither a tokenizer
+nor torch. The tokenizer's own tokens for the beginning and the end of the text are not part of the prompt.
 """
 
 from __future__ import annotations

@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import save_file
 
 from mimicit.errors import UsageError
-from otter_train.adapters import LANGUAGE, adapters_of, lora_config
-from otter_train.checkpoint import is_checkpointed, open_checkpoint
-from otter_train.config import RunConfig
+from otter_train.checkpoint.files import is_checkpointed, open_checkpoint
+from otter_train.config.run_config import RunConfig
 from otter_train.conversion.weight_files import read_weights
+from otter_train.model.adapters import LANGUAGE, adapters_of, lora_config
 
 __all__ = ["write_adapter"]
 

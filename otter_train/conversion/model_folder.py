@@ -15,11 +15,11 @@ from mimicit.schema import canonical_json
 from mimicit.shards.files import write_atomically
 from otter_train.conversion.published_config import write_published
 from otter_train.conversion.source import Origin
+from otter_train.data.tokenizer import load_tokenizer, special_ids
 from otter_train.model import ModelConfig, TokenIds, build_model
 from otter_train.model.layouts import Layout
 from otter_train.model.vision import VisionLayout
 from otter_train.pretrained import OtterConfig, OtterProcessor
-from otter_train.tokenizer import load_tokenizer, special_ids
 
 __all__ = ["write_description"]
 

@@ -15,10 +15,10 @@ from otter_train.conversion.frozen import frozen_weights
 from otter_train.conversion.published_config import perceiver_of
 from otter_train.conversion.source import Origin, open_origin
 from otter_train.conversion.token_rows import reordered, special_rows
+from otter_train.data.tokenizer import load_tokenizer, special_ids
 from otter_train.model import ModelConfig, Otter, TokenIds, build_model, preset, with_pretrained
 from otter_train.model.convert import load_neutral
 from otter_train.model.lazy import LazyTensor
-from otter_train.tokenizer import load_tokenizer, special_ids
 
 __all__ = ["ReadyModel", "ready_model"]
 

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 import torch
 
 from mimicit.errors import TrainError, UsageError
+from otter_train.checkpoint.pretrained_parts import places_of
 from otter_train.conversion.completeness import absent_parts, check_complete
 from otter_train.conversion.frozen import empty_model, frozen_weights
 from otter_train.conversion.model_folder import write_description
@@ -20,7 +21,6 @@ from otter_train.conversion.weight_files import write_weights
 from otter_train.model import ModelConfig
 from otter_train.model.layouts import DEFAULT_DECODER, Layout, arranged, decoder_of, place_in
 from otter_train.model.vision import VisionLayout
-from otter_train.pretrained_parts import places_of
 
 __all__ = ["FILE_SUFFIXES", "Frozen", "Report", "convert"]
 

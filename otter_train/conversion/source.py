@@ -16,22 +16,22 @@ import orjson
 
 from mimicit.errors import TrainError, UsageError
 from mimicit.shards.files import read_regular
-from otter_train.adapters import adapters_of, is_adapter, merged
-from otter_train.checkpoint import is_checkpointed, open_checkpoint
+from otter_train.checkpoint.files import is_checkpointed, open_checkpoint
+from otter_train.checkpoint.pretrained_parts import find_part, find_parts
 from otter_train.conversion.completeness import vocabulary_names, vocabulary_rows
 from otter_train.conversion.frozen import empty_model, frozen_weights, tied_names
 from otter_train.conversion.published_config import read_published
 from otter_train.conversion.resaved import read_resaved
 from otter_train.conversion.token_rows import named_rows, special_rows, with_spare_rows
 from otter_train.conversion.weight_files import find_weights, read_notes, read_weights
+from otter_train.data.tokenizer import added_ids, load_tokenizer
 from otter_train.model import ModelConfig, Otter, build_model
+from otter_train.model.adapters import adapters_of, is_adapter, merged
 from otter_train.model.cleaning import neutral_weights
 from otter_train.model.convert import neutral_state
 from otter_train.model.layouts import Layout
 from otter_train.model.lazy import LazyTensor, replaced_rows
 from otter_train.pretrained.configuration import OtterConfig
-from otter_train.pretrained_parts import find_part, find_parts
-from otter_train.tokenizer import added_ids, load_tokenizer
 
 __all__ = ["OPTIONS", "Origin", "open_origin"]
 

@@ -15,10 +15,10 @@ from transformers import AutoTokenizer
 
 from mimicit.errors import TrainError, UsageError
 from mimicit.prompt import ANSWER, ENDOFCHUNK, IMAGE
+from otter_train.data.tokenizer import PAD
 from otter_train.model.layouts import Layout
 from otter_train.model.lazy import LazyTensor, concatenated, rows_of, with_rows
 from otter_train.model.sources import read_pretrained
-from otter_train.tokenizer import PAD
 
 __all__ = [
     "ADDED_TOKENS",
@@ -196,5 +196,5 @@ def _ids_in(tokenizer: Any) -> dict[str, int]:
 
 
 def _stored(folder: str | Path) -> Any:
-    """The tokenizer as it was stored; `otter_train.tokenizer.load_tokenizer` would add tokens in our order."""
+    """The tokenizer as it was stored; `otter_train.data.tokenizer.load_tokenizer` would add tokens in our order."""
     return read_pretrained(AutoTokenizer, folder, "tokenizer", trust_remote_code=False)

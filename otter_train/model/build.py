@@ -83,10 +83,10 @@ def build_model(
     """Build the model of ``config`` for a tokenizer of ``vocab_size`` tokens; everything in it is trainable.
 
     ``dtype`` is that of the language model and the vision tower; what joins them is float32. (Casting the model
-    afterwards would also round the rotary frequencies.) With ``load_weights`` false, because a checkpoint brings
-    them, no pretrained weights are read; on the meta device they never are. Random weights are drawn on the CPU from
-    torch's global generator, so that a seed gives the same model on every device. With ``empty``, the parameters of all
-    but the vision tower are on the meta device, to be filled later (`otter_train.streamed`). Embeddings grow to
+    afterwards would also round the rotary frequencies.) With ``load_weights`` false, because a checkpoint brings them,
+    no pretrained weights are read; on the meta device they never are. Random weights are drawn on the CPU from torch's
+    global generator, so that a seed gives the same model on every device. With ``empty``, the parameters of all but the
+    vision tower are on the meta device, to be filled later (`otter_train.assembly.sharded_loading`). Embeddings grow to
     ``vocab_size`` but never shrink: some models have more rows than tokens. `TrainError` where weights can't be read or
     do not fit.
     """

@@ -11,8 +11,7 @@ from mimicit.media import MediaOptions
 from mimicit.media.image_file import probe_image
 from mimicit.media.scans import count_scans
 from mimicit.records import Media
-from otter_train.given_media import media_from_bytes
-from otter_train.question import Turn
+from otter_train.data.question import Turn, media_from_bytes
 from otter_train.serving.errors import ApiError
 from otter_train.serving.fields import as_object
 from otter_train.serving.limits import Limits

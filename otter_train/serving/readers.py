@@ -123,7 +123,7 @@ class _Reader:
     def start(self) -> None:
         # Forked from a clean server process: no model, threads or locks of this one are copied.
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__, "otter_train.command_line"])
+        context.set_forkserver_preload([__name__, "otter_train.config.command_line"])
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_work, args=(theirs, self._limits, self._lane), daemon=True)
         self._process.start()

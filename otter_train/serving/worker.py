@@ -20,9 +20,9 @@ from types import TracebackType
 from typing import Final
 
 from mimicit.records import Sample
-from otter_train.answer_options import AnswerOptions
-from otter_train.encoding import Encoded, PromptEncoder
-from otter_train.inference import Piece, TrainedModel, stream_answers
+from otter_train.data.encoding import Encoded, PromptEncoder
+from otter_train.inference.answer_options import AnswerOptions
+from otter_train.inference.answering import Piece, TrainedModel, stream_answers
 from otter_train.serving.errors import ApiError
 from otter_train.serving.limits import Limits
 from otter_train.serving.protocol import Question

@@ -13,9 +13,9 @@ from PIL import Image
 from mimicit.loading import Order
 from mimicit.loading.ordered import PARTS
 from mimicit.records import Media, Sample, Triplet
+from otter_train.data.tokenizer import train_tokenizer
 from otter_train.model import ModelConfig
 from otter_train.model.config import LanguageConfig, PerceiverConfig, VisionConfig
-from otter_train.tokenizer import train_tokenizer
 
 torch.set_num_threads(1)  # models this small lose more to waiting threads than they gain
 

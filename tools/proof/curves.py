@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from otter_train.metrics import Row, read_table
+from otter_train.reporting.metrics import Row, read_table
 
 __all__ = ["draw", "losses"]
 

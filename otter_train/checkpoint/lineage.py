@@ -1,0 +1,102 @@
+"""``--continue-as``: a new run that goes on from the last checkpoint of another, with other wishes.
+
+Weights, moments of the optimizer, random generators and the place in the data are taken over. What may be another is
+`CHANGEABLE`, and the weights of folders. ``lineage.json`` in the new run's folder tells where it comes from; that is
+kept beside the checkpoints, and not in them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+from mimicit.errors import TrainError, UsageError
+from mimicit.shards.files import write_atomically
+from otter_train.config.run_folder import CONFIG_NAME
+from otter_train.data.shards import absolute_shards, parse_shards
+
+__all__ = ["CHANGEABLE", "LINEAGE_NAME", "Ancestor", "Lineage", "descend", "read_lineage", "shards_to_open"]
+
+LINEAGE_NAME: Final = "lineage.json"
+CHANGEABLE: Final = frozenset(
+    {"beta2", "clip", "epochs", "guard", "guard_factor", "lr", "max_steps", "schedule", "warmup", "weight_decay"}
+)
+"""The options of a run's configuration that decide what a step does or how many there are, but not of what."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ancestor:
+    """The run in the folder ``run``, which was left after ``step``, and the ``changes`` from there on."""
+
+    run: str
+    step: int
+    changes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lineage:
+    """The ``ancestors`` of a run, the first one first, and the ``shards`` that this one began with."""
+
+    ancestors: tuple[Ancestor, ...] = ()
+    shards: tuple[str, ...] = ()
+
+
+def read_lineage(run: Path) -> Lineage:
+    """Where ``run`` comes from; `TrainError` where its file is damaged."""
+    path = run / LINEAGE_NAME
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        ancestors = [Ancestor(**{**one, "changes": tuple(one["changes"])}) for one in value["ancestors"]]
+        return Lineage(ancestors=tuple(ancestors), shards=tuple(value["shards"]))
+    except FileNotFoundError:
+        return Lineage(shards=_shards_of(run))
+    except (ValueError, KeyError, TypeError) as error:
+        raise TrainError(f"{path}: is damaged ({type(error).__name__}); begin this run anew") from None
+
+
+def descend(parent: Path, run: Path, step: int, changes: Sequence[str]) -> None:
+    """Write down that ``run`` goes on from ``parent`` after ``step``, with ``changes``."""
+    before = read_lineage(parent)
+    mine = Ancestor(run=str(parent.absolute()), step=step, changes=tuple(changes))
+    value = asdict(Lineage(ancestors=(*before.ancestors, mine), shards=before.shards))
+    run.mkdir(parents=True, exist_ok=True)
+    write_atomically(run / LINEAGE_NAME, [json.dumps(value, indent=2).encode(), b"\n"])
+
+
+def shards_to_open(run: Path, parent: Path | None, given: Sequence[str]) -> tuple[list[str], list[float] | None]:
+    """The folders as the first of the runs had them, and the weights that they get from now on; None: no others.
+
+    The order of a mixture depends on its first weights; later ones are a part of the state. `UsageError` where ``run``
+    goes on, and was given other weights, or goes on from a run that is not named.
+    """
+    given = absolute_shards(given)
+    has_begun = any(run.glob("checkpoint-*"))
+    before = read_lineage(run)
+    if before.ancestors and parent is None and not has_begun:
+        last = before.ancestors[-1].run
+        raise UsageError(f"{run} goes on from {last}, and has no checkpoint yet; give --out {last} --continue-as {run}")
+    holder = run if has_begun and before.ancestors else parent
+    if holder is None:
+        return given, None
+    first, last_given = read_lineage(holder).shards, _shards_of(holder)
+    places, weights = zip(*parse_shards(given), strict=True)
+    if places != tuple(place for place, _ in parse_shards(first)) or not any(weights):
+        return given, None
+    if tuple(given) == last_given:
+        return list(first), None
+    if holder is run:
+        words = " ".join(last_given)
+        raise UsageError(f"{run}: --shards had the weights {words}; give them again, or go on with --continue-as")
+    return list(first), [1.0 if weight is None else weight for weight in weights]
+
+
+def _shards_of(run: Path) -> tuple[str, ...]:
+    """The folders in the options that ``run`` keeps; none where it keeps no options yet."""
+    try:
+        value = json.loads((run / CONFIG_NAME).read_text(encoding="utf-8"))["shards"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()
+    return tuple(map(str, value)) if isinstance(value, list) else (str(value),) if value else ()

@@ -1,0 +1,1 @@
+"""What a run is, and the command lines and files that say it. No torch here."""

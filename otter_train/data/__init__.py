@@ -1,0 +1,1 @@
+"""From samples to batches of token ids, labels and pictures."""

@@ -1,0 +1,132 @@
+"""LoRA adapters (Hu et al., arXiv 2106.09685) on the pretrained models, by `peft`.
+
+They begin as nothing: before the first step the model computes what it computed without them, bit for bit. A checkpoint
+holds them under the names that `peft` gives their parameters. ``python -m otter_train.convert`` adds them to the
+weights that they belong to, or with ``--to peft`` writes those of the language model as a folder that `peft` loads.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from mimicit.errors import UsageError
+from otter_train.config.run_config import RunConfig
+from otter_train.model import Otter
+from otter_train.model.language import decoder_layers
+from otter_train.model.lazy import LazyTensor
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+__all__ = ["LANGUAGE", "Adapter", "adapters_of", "add_adapters", "is_adapter", "lora_config", "merged"]
+
+LANGUAGE: Final = "language.lm."
+_VISION: Final = "vision."
+_NAME: Final = "default"  # what peft calls an adapter that has no other name
+_KEY: Final = re.compile(rf"(.+)\.lora_(A|B)\.{_NAME}\.weight")
+
+
+class Adapter(NamedTuple):
+    """What is added to one matrix: ``scale * up @ down``, of (rank, in) and (out, rank)."""
+
+    down: LazyTensor
+    up: LazyTensor
+    scale: float
+
+
+def lora_config(config: RunConfig, targets: Iterable[str]) -> LoraConfig:
+    """The adapters of ``config`` on the modules ``targets``, as `peft` describes them; `UsageError` without `peft`."""
+    try:
+        from peft import LoraConfig
+    except ImportError:
+        raise UsageError("--lora-rank needs peft: pip install 'mimicit[adapters]'") from None
+    return LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_scale * config.lora_rank,  # type: ignore[arg-type]
+        target_modules=sorted(targets),
+        base_model_name_or_path=config.language_model,
+        task_type="CAUSAL_LM",
+    )
+
+
+def add_adapters(model: Otter, config: RunConfig, *, dtype: torch.dtype) -> None:
+    """Put the adapters of ``config`` into ``model``, trained in ``dtype``; what else is trained stays so.
+
+    With ``config.lora_only``, nothing but them is trained. `UsageError` where no layer has a name that was asked for.
+    """
+    if not config.lora_rank:
+        return
+    trained = set() if config.lora_only else {id(one) for one in model.parameters() if one.requires_grad}
+    if config.lora_on in ("language", "both"):
+        _add(model.language.lm, config, _linear_in_layers(model.language.lm))
+    if config.lora_on in ("vision", "both"):
+        _add(model.vision, config, _linear_in_tower(model))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(is_adapter(name) or id(parameter) in trained)
+        if is_adapter(name):
+            parameter.data = parameter.data.to(dtype)
+
+
+def _add(part: nn.Module, config: RunConfig, linear: list[str]) -> None:
+    wanted = [name.strip() for name in config.lora_targets.split(",") if name.strip()]
+    targets = [name for name in linear if not wanted or name.rpartition(".")[2] in wanted]
+    if not targets:
+        known = sorted({name.rpartition(".")[2] for name in linear})
+        raise UsageError(f"--lora-targets {config.lora_targets}: no layer is called so; there are: {', '.join(known)}")
+    described = lora_config(config, targets)
+    from peft import inject_adapter_in_model
+
+    inject_adapter_in_model(described, part, adapter_name=_NAME)
+
+
+def _linear_in_layers(lm: Any) -> list[str]:
+    """The names in ``lm`` of the matrices in its decoder layers."""
+    inside = {id(module) for layer in decoder_layers(lm) for module in layer.modules()}
+    return [
+        name for name, module in lm.named_modules() if isinstance(module, nn.Linear | Conv1D) and id(module) in inside
+    ]
+
+
+def _linear_in_tower(model: Otter) -> list[str]:
+    """The names in the vision tower of the matrices that patch tokens depend on."""
+    unused = {id(parameter) for parameter in model.vision.pooling_head()}
+    return [
+        name
+        for name, module in model.vision.named_modules()
+        # Attention of torch reads the weights of its output itself, and would pass an adapter by.
+        if type(module) is nn.Linear and id(module.weight) not in unused
+    ]
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a parameter called ``name`` belongs to an adapter."""
+    return _KEY.fullmatch(name) is not None
+
+
+def adapters_of(weights: Mapping[str, LazyTensor], config: Mapping[str, Any]) -> dict[str, Adapter]:
+    """The adapters among the ``weights`` of a checkpoint, by the name of the weight that each belongs to."""
+    halves: dict[str, dict[str, LazyTensor]] = {}
+    for name, tensor in weights.items():
+        if match := _KEY.fullmatch(name):
+            halves.setdefault(match[1], {})[match[2]] = tensor
+    alpha, rank = config.get("lora_alpha"), config.get("lora_rank")
+    scale = 2.0 if alpha is None or not rank else alpha / rank  # `RunConfig.lora_scale`, wherever its models lie now
+    return {f"{name}.weight": Adapter(pair["A"], pair["B"], scale) for name, pair in halves.items()}
+
+
+def merged(base: LazyTensor, adapter: Adapter) -> LazyTensor:
+    """``base`` (out, in), or (in, out) as GPT-2 has it, with ``adapter`` added in float32, in the dtype of ``base``."""
+    transposed = base.shape != (adapter.up.shape[0], adapter.down.shape[1])
+
+    def read() -> Tensor:
+        added = adapter.scale * (adapter.up.read().float() @ adapter.down.read().float())
+        whole = base.read()
+        return (whole.float() + (added.T if transposed else added)).to(whole.dtype)
+
+    return LazyTensor(base.shape, base.dtype, read)

@@ -1,0 +1,1 @@
+"""Where the numbers of a run go, and the page that shows them."""
