@@ -16,8 +16,8 @@ import mimicit
 from mimicit.errors import CorruptShardError, UsageError
 from mimicit.loading.dataframe import to_pandas
 from mimicit.records import Media, Sample, Triplet
-from tests import strategies
 from tests.factories import raw as make
+from tests.factories import strategies
 from tests.factories.media import vast_png
 from tests.factories.viewing import LONG_LINE, SCRIPT
 
