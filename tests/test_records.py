@@ -16,7 +16,7 @@ from mimicit.records import Media, Sample, Triplet, sample_from_json, sample_key
 from mimicit.schema import canonical_json, names, schema, validate
 from mimicit.shards.index import RELATIONS
 from mimicit.sources.base import Reject
-from tests.strategies import samples
+from tests.factories.strategies import samples
 
 
 @given(samples())

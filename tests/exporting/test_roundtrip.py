@@ -22,7 +22,7 @@ from tests.factories.exporting import (
     meaning,
     talks,
 )
-from tests.strategies import samples as any_samples
+from tests.factories.strategies import samples as any_samples
 
 # A build's worker leaves it to its end to close the files it has read.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -22,7 +22,7 @@ from mimicit.records import Media, Sample, sample_to_json
 from mimicit.schema import canonical_json
 from mimicit.shards.tar import END_OF_ARCHIVE, pack_members
 from tests.factories.sources import jpeg
-from tests.strategies import IDS, TEXT
+from tests.factories.strategies import IDS, TEXT
 
 # A build syncs every file, which a disk takes its time for.
 IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None

@@ -25,7 +25,7 @@ from mimicit.records import Sample
 from mimicit.shards.index import read_index
 from mimicit.shards.reader import iterate_shard
 from tests.factories.shards import picture_sample, rewrite_index, write_shards
-from tests.strategies import samples
+from tests.factories.strategies import samples
 
 
 def made(count: int, *, pictures: int = 2, size: int = 300) -> list[Sample]:

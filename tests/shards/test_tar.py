@@ -15,7 +15,7 @@ from mimicit.records import Sample, sample_to_json
 from mimicit.schema import canonical_json
 from mimicit.shards.reader import iterate_shard
 from mimicit.shards.tar import END_OF_ARCHIVE, member_header, member_span, pack_members
-from tests.strategies import samples
+from tests.factories.strategies import samples
 
 
 @given(st.from_regex(r"[a-z0-9_-]{1,80}\.(json|000\.jpg|012\.webp)", fullmatch=True), st.integers(0, 8**11 - 1))
