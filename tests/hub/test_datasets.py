@@ -19,7 +19,7 @@ from mimicit.records import Sample
 from mimicit.sample_table import embedded_pictures, row_of_sample, sample_of_row, table_schema
 from tests.factories.raw import picture
 from tests.factories.shards import picture_sample, write_shards
-from tests.strategies import samples as any_samples
+from tests.factories.strategies import samples as any_samples
 
 datasets = pytest.importorskip("datasets", reason="comes with the extra 'hub'")
 torch = pytest.importorskip("torch", reason="comes with the extra 'train'")
