@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mimicit.errors import MimicitError
+    from mimicit.hub.from_datasets import from_datasets
     from mimicit.hub.tables import to_datasets
     from mimicit.loading import Quarantine, Samples, Where, load, load_mixture, pack
     from mimicit.loading.dataframe import to_pandas
@@ -29,6 +30,7 @@ __all__ = [
     "Triplet",
     "Where",
     "build_shards",
+    "from_datasets",
     "from_webdataset",
     "load",
     "load_mixture",
@@ -49,6 +51,7 @@ _HOMES = {
     "Triplet": "mimicit.records",
     "Where": "mimicit.loading.selection",
     "build_shards": "mimicit.pipeline.run",
+    "from_datasets": "mimicit.hub.from_datasets",
     "from_webdataset": "mimicit.loading.interop",
     "load": "mimicit.loading.samples",
     "load_mixture": "mimicit.loading.mixture",

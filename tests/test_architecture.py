@@ -164,7 +164,7 @@ def test_the_way_of_a_record_is_short_and_true() -> None:
 def test_public_names_are_pinned_and_load() -> None:
     assert mimicit.__all__ == [
         "BuildConfig", "Media", "MimicitError", "Quarantine", "Sample", "Samples", "Triplet", "Where", "build_shards",
-        "from_webdataset", "load", "load_mixture", "pack", "render", "to_datasets", "to_pandas",
+        "from_datasets", "from_webdataset", "load", "load_mixture", "pack", "render", "to_datasets", "to_pandas",
         "to_webdataset",
     ]  # fmt: skip
     for name in mimicit.__all__:

@@ -16,8 +16,8 @@ The parts of one split (``train-00000-of-00005.parquet``) are one source.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Final
 
 from mimicit.errors import RejectedError
@@ -33,7 +33,7 @@ from mimicit.sources.rows import PlaceholderOptions, RowReader
 from mimicit.sources.sniff import Head, sniff
 from mimicit.sources.table_rows import picture_columns, table_rows
 
-__all__ = ["DATASETS"]
+__all__ = ["DATASETS", "TableSplit", "table_splits"]
 
 _RELATED: Final = "related instructions"
 _PART: Final = re.compile(r"-\d{5}-of-\d{5}.*$", re.ASCII)
@@ -42,18 +42,40 @@ _LEFTOVERS: Final = ("cache-", "tmp")  # of `map` and `filter`, in the folder of
 
 
 def _claim(root: Root, heads: Mapping[str, Head], *, force: bool = False) -> list[SourceSpec]:
+    return [
+        SourceSpec(
+            name=split.name,
+            format="datasets",
+            files=split.files,
+            why=f"{split.tables} {split.kind} tables with {_shown_columns(heads[split.files[0]])}",
+        )
+        for split in table_splits(heads, lambda path, head: _is_table(path, head, force=force))
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class TableSplit:
+    """The tables of one split, which come first of ``files``; after them the files that describe them."""
+
+    name: str
+    kind: str
+    files: tuple[str, ...]
+    tables: int
+
+
+def table_splits(heads: Mapping[str, Head], is_one: Callable[[str, Head], bool]) -> list[TableSplit]:
+    """The tables for which ``is_one(path, head)``, those of one split together."""
     splits: dict[tuple[str, str, str], list[str]] = {}
     for path, head in sorted(heads.items()):
-        if _is_table(path, head, force=force):
+        if is_one(path, head):
             stem = path.rpartition("/")[2].rpartition(".")[0]
             splits.setdefault((head.kind, folder_of(path), _PART.sub("", stem)), []).append(path)
-    sources = []
+    found = []
     for (kind, folder, stem), paths in sorted(splits.items()):
         own = [path for name in _OWN_FILES if (path := f"{folder}/{name}".strip("/")) in heads] * (kind == "arrow")
         name = folder if kind == "arrow" and stem == "data" and folder else f"{folder}/{stem}".strip("/")
-        why = f"{len(paths)} {kind} tables with {_shown_columns(heads[paths[0]])}"
-        sources.append(SourceSpec(name=name, format="datasets", files=(*paths, *own), why=why))
-    return sources
+        found.append(TableSplit(name, kind, (*paths, *own), len(paths)))
+    return found
 
 
 def _is_table(path: str, head: Head, *, force: bool) -> bool:

@@ -16,6 +16,7 @@ from mimicit.sources.mimicit import MIMICIT
 from mimicit.sources.minigpt4 import MINIGPT4
 from mimicit.sources.mmc4 import MMC4
 from mimicit.sources.obelics import OBELICS
+from mimicit.sources.samples import SAMPLES
 from mimicit.sources.shards import SHARDS
 from mimicit.sources.video_chatgpt import VIDEO_CHATGPT
 from mimicit.sources.videochat2 import VIDEOCHAT2
@@ -32,6 +33,8 @@ SOURCES: Final[dict[str, SourceFormat]] = {
     "mmc4": MMC4,
     "webdataset": WEBDATASET,
     "mimicit": MIMICIT,
+    # Before the other tables: these also hold pictures and texts.
+    "samples": SAMPLES,
     "datasets": DATASETS,
     "llava": LLAVA,
     # Before the manifest: a list of triplets named like the picture beside it is that picture's sidecar.

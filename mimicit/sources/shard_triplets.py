@@ -16,10 +16,11 @@ import orjson
 
 from mimicit.errors import CorruptShardError, RejectedError
 from mimicit.records import MediaKind, Sample, Triplet
-from mimicit.sources.base import InTar, MediaRef
+from mimicit.sources.base import InArrow, InParquet, InTar, MediaRef, RawTriplet
 from mimicit.sources.shown_media import About, media_of_triplets, settle
+from mimicit.sources.text import checked_answer, checked_id, checked_instruction, checked_meta
 
-__all__ = ["ShardTriplets", "StoredTriplet"]
+__all__ = ["ShardTriplets", "StoredTriplet", "check_shown", "record_of"]
 
 _TABLE: Final = """
 PRAGMA journal_mode = OFF;
@@ -66,7 +67,7 @@ class _Shown:
     timestamps_s: tuple[float, ...] | None
     duration_s: float | None
     origin: str = field(compare=False)
-    parts: tuple[tuple[str, int, int], ...] = field(compare=False)
+    parts: tuple[InTar | InParquet | InArrow, ...] = field(compare=False)
 
 
 class ShardTriplets:
@@ -162,15 +163,14 @@ class ShardTriplets:
 
 
 def _shown(ref: MediaRef, sha256: tuple[str, ...]) -> _Shown:
-    parts = tuple((part.path, part.offset, part.size) for part in ref.parts if isinstance(part, InTar))
+    parts = tuple(part for part in ref.parts if isinstance(part, InTar | InParquet | InArrow))
     return _Shown(ref.kind, sha256, ref.timestamps_s, ref.duration_s, ref.origin, parts)
 
 
 def _ref(shown: _Shown) -> MediaRef:
-    parts = tuple(InTar(*part) for part in shown.parts)
     return MediaRef(
         kind=shown.kind,
-        parts=parts,
+        parts=shown.parts,
         origin=shown.origin,
         timestamps_s=shown.timestamps_s,
         duration_s=shown.duration_s,
@@ -189,7 +189,36 @@ def _shown_from_json(text: str) -> tuple[_Shown, ...]:
             timestamps_s=None if value["timestamps_s"] is None else tuple(value["timestamps_s"]),
             duration_s=value["duration_s"],
             origin=value["origin"],
-            parts=tuple((path, offset, size) for path, offset, size in value["parts"]),
+            parts=tuple(map(_part_from_json, value["parts"])),
         )
         for value in orjson.loads(text)
+    )
+
+
+def _part_from_json(value: dict[str, Any]) -> InTar | InParquet | InArrow:
+    if "offset" in value:
+        return InTar(**value)
+    item = value.pop("item")
+    return (InArrow if "batch" in value else InParquet)(**value, item=tuple(item) if isinstance(item, list) else item)
+
+
+def check_shown(sample: Sample, name: str) -> None:
+    """`RejectedError` where the triplets of ``sample``, called ``name``, do not show each medium once, in order."""
+    if [index for triplet in sample.triplets for index in triplet.media] != list(range(len(sample.media))):
+        raise RejectedError("schema", f"{name}: its triplets do not show each of its media once, in order")
+
+
+def record_of(triplet: StoredTriplet) -> RawTriplet:
+    """The record of ``triplet``, whose texts and fields are as little to be trusted as those of any other file."""
+    parts = tuple((count, checked_answer(text)) for count, text in triplet.parts)
+    return RawTriplet(
+        id=checked_id(triplet.id),
+        place=triplet.place,
+        media=triplet.media,
+        instruction=checked_instruction(triplet.instruction),
+        answer="" if parts else checked_answer(triplet.answer),
+        related=tuple(checked_id(id, "related") for id in triplet.related),
+        is_query=triplet.is_query,
+        meta=checked_meta(triplet.meta),
+        parts=parts,
     )

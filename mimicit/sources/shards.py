@@ -11,7 +11,7 @@ one. Shard files without a manifest are one source.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import orjson
@@ -19,16 +19,15 @@ import orjson
 from mimicit.errors import RejectedError, SchemaError, SourceError
 from mimicit.records import Media, Sample, sample_from_json
 from mimicit.schema import validate
-from mimicit.sources.base import InTar, Item, MediaRef, Needs, RawTriplet, Reject, SourceFormat, SourceSpec
+from mimicit.sources.base import InTar, Item, MediaRef, Needs, Reject, SourceFormat, SourceSpec
 from mimicit.sources.json_rows import MAX_RECORD_BYTES, parsed
 from mimicit.sources.media_names import folder_of
 from mimicit.sources.root import Root
 from mimicit.sources.shard_index import IndexedSample, indexed_samples
-from mimicit.sources.shard_triplets import ShardTriplets, StoredTriplet
+from mimicit.sources.shard_triplets import ShardTriplets, check_shown, record_of
 from mimicit.sources.sniff import Fields, Head
 from mimicit.sources.tar_members import TarMember
 from mimicit.sources.tar_samples import TarSample, read_member, tar_samples
-from mimicit.sources.text import checked_answer, checked_id, checked_instruction, checked_meta
 
 __all__ = ["SHARDS"]
 
@@ -96,7 +95,7 @@ def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
                     yield from _gather(spec, root, path, triplets, answers=answers)
         for triplet in triplets:
             try:
-                yield _checked(triplet)
+                yield record_of(triplet)
             except RejectedError as error:
                 yield spec.reject(error.reason, place=triplet.place, id=triplet.id, detail=error.detail)
 
@@ -176,9 +175,7 @@ def _sample_in(root: Root, path: str, member: TarMember) -> Sample:
     except SchemaError as error:
         raise RejectedError("schema", f"{member.name!r}: {error}") from None
     found = sample_from_json(value)
-    shown = [index for triplet in found.triplets for index in triplet.media]
-    if shown != list(range(len(found.media))):
-        raise RejectedError("schema", f"{member.name!r}: its triplets do not show each of its media once, in order")
+    check_shown(found, repr(member.name))
     return found
 
 
@@ -203,23 +200,3 @@ def _ref(path: str, key: str, files: Mapping[str, Any], media: Media) -> MediaRe
         timestamps_s=media.timestamps_s,
         duration_s=media.duration_s,
     )
-
-
-def _checked(triplet: StoredTriplet) -> RawTriplet:
-    """The record of ``triplet``, whose texts and fields are as little to be trusted as those of any other file."""
-    parts = tuple((count, checked_answer(text)) for count, text in triplet.parts)
-    return RawTriplet(
-        id=checked_id(triplet.id),
-        place=triplet.place,
-        media=triplet.media,
-        instruction=checked_instruction(triplet.instruction),
-        answer="" if parts else checked_answer(triplet.answer),
-        related=_ids(triplet.related),
-        is_query=triplet.is_query,
-        meta=checked_meta(triplet.meta),
-        parts=parts,
-    )
-
-
-def _ids(ids: Sequence[str]) -> tuple[str, ...]:
-    return tuple(checked_id(id, "related") for id in ids)
