@@ -1,4 +1,7 @@
-"""The nouns of the choice of context: a candidate, the pool that candidates come from, and what was chosen."""
+"""The nouns of the choice of context: the pool that context comes from, and what was chosen.
+
+A usable triplet is known by its *row*, a number; what there is to know of it, the pool says.
+"""
 
 from __future__ import annotations
 
@@ -6,25 +9,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
-__all__ = ["By", "Candidate", "Choice", "Likeness", "Pool"]
+__all__ = ["By", "Choice", "Likeness", "Pool"]
 
 By = Literal["text", "image", "both"]
 """What two triplets are compared by."""
-
-
-class Candidate(NamedTuple):
-    """What the choice needs to know of a usable triplet; ``media`` identifies what it shows by content ("" for none).
-
-    ``seq`` is its row among the usable triplets of the build, ``conversation`` and ``turn`` as in `RawTriplet`.
-    """
-
-    seq: int
-    source: str
-    id: str
-    instruction: str
-    media: str
-    conversation: str | None
-    turn: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,36 +34,51 @@ class Likeness:
 
 
 class Choice(NamedTuple):
-    """One chosen context triplet: its row among the usable ones, why it was chosen, and its score, if there is one."""
+    """One chosen context triplet: its row, why it was chosen, and its score, if there is one."""
 
-    seq: int
+    row: int
     relation: str
     score: float | None = None
 
 
 class Pool(Protocol):
-    """The usable triplets of the query's source."""
+    """The usable triplets of a build; those of the source of one lie in rows that follow each other."""
 
-    def related(self, query: Candidate) -> Sequence[Candidate]:
+    def source(self, row: int) -> str:
+        """The name of the source of a triplet."""
+
+    def rows_of_source(self, row: int) -> range:
+        """The rows of all triplets of the same source."""
+
+    def id(self, row: int) -> str:
+        """Its id, which no other triplet of its source has."""
+
+    def instruction(self, row: int) -> str:
+        """What it asks."""
+
+    def shown(self, row: int) -> int:
+        """A number that two triplets of a source share where they show exactly the same; -1 where it shows nothing."""
+
+    def conversation(self, row: int) -> int:
+        """A number that the turns of a conversation share; -1 where it is no turn of one."""
+
+    def related(self, row: int) -> Sequence[int]:
         """The published related triplets, in published order; dangling ids are left out."""
 
-    def earlier_turns(self, query: Candidate, limit: int) -> Sequence[Candidate]:
-        """Up to ``limit`` earlier turns of the query's conversation, latest first."""
+    def earlier_turns(self, row: int, limit: int) -> Sequence[int]:
+        """Up to ``limit`` earlier turns of its conversation, latest first."""
 
-    def same_media_count(self, query: Candidate) -> int:
-        """How many triplets show exactly what the query shows, itself included; 0 where it shows nothing."""
+    def same_media_count(self, row: int) -> int:
+        """How many triplets show exactly what it shows, itself included; 0 where it shows nothing."""
 
-    def same_media_at(self, query: Candidate, place: int) -> Candidate:
+    def same_media_at(self, row: int, place: int) -> int:
         """One of these, ``0 <= place < count``."""
 
-    def count(self, source: str) -> int:
-        """How many usable triplets the source has."""
+    def pictures(self, row: int) -> frozenset[str]:
+        """The contents of what it shows."""
 
-    def at(self, source: str, rank: int) -> Candidate:
-        """The ``rank``-th usable triplet of the source, ``0 <= rank < count``."""
+    def neighbours(self, row: int, by: By) -> Iterator[tuple[int, float]]:
+        """Other triplets that are like it, with their scores (cosines), most like it first."""
 
-    def neighbours(self, query: Candidate, by: By) -> Iterator[tuple[Candidate, float]]:
-        """Other triplets that are like the query, with their scores (cosines), most like it first."""
-
-    def likeness(self, candidate: Candidate) -> Likeness:
-        """By what duplicates of a triplet are told, for the query and its neighbours."""
+    def likeness(self, row: int) -> Likeness:
+        """By what duplicates of a triplet are told, for a query and its neighbours."""

@@ -1,7 +1,7 @@
 """Which triplets become the context of a query: an ordered list of strategies over a `Pool`, nothing else.
 
-A strategy yields candidates, best first; `choose` walks the strategies in the order the user gave and keeps up to
-``shots`` distinct triplets. Every draw is keyed by the content of the query (seed, source, id), so the choice does not
+A strategy yields rows of triplets, best first; `choose` walks the strategies in the order the user gave and keeps up to
+``shots`` distinct ones. Every draw is keyed by the content of the query (seed, source, id), so the choice does not
 depend on workers, on the order of work, or on other sources. Cost: a few indexed look-ups per query.
 """
 
@@ -9,56 +9,55 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from itertools import islice, repeat
 from math import gcd
 from typing import Final
 
-from mimicit.context.candidates import Candidate, Choice, Pool
+from mimicit.context.candidates import Choice, Pool
 from mimicit.context.neighbours import SIMILAR, Guards, similar
 from mimicit.errors import UsageError
 
-__all__ = ["AUTO", "STRATEGIES", "Candidate", "Choice", "Pool", "Strategy", "choose", "parse_strategies"]
+__all__ = ["AUTO", "STRATEGIES", "Choice", "Pool", "Strategy", "choose", "parse_strategies"]
 
-
-Strategy = Callable[[Candidate, Pool, int, int], Iterator[Candidate]]
-"""(query, pool, shots, seed) to candidates, best first."""
+Strategy = Callable[[int, Pool, int, int], Iterator[int]]
+"""(row of the query, pool, shots, seed) to rows, best first; the query itself and repeated rows are passed over."""
 
 _SAME_MEDIA_LOOKS: Final = 64  # candidates looked at, however many triplets show the same
 _RANDOM_DRAWS_PER_SHOT: Final = 8  # a draw can hit the query itself or its picture; small sources run dry
 
 
-def related(query: Candidate, pool: Pool, shots: int, seed: int) -> Iterator[Candidate]:
+def related(query: int, pool: Pool, shots: int, seed: int) -> Iterator[int]:
     """The publisher's related triplets, except other turns of the same conversation (they have their own strategy)."""
-    for candidate in pool.related(query):
-        if candidate.conversation is None or candidate.conversation != query.conversation:
-            yield candidate
+    if rows := pool.related(query):
+        talk = pool.conversation(query)
+        yield from (row for row in rows if talk < 0 or pool.conversation(row) != talk)
 
 
-def conversation(query: Candidate, pool: Pool, shots: int, seed: int) -> Iterator[Candidate]:
+def conversation(query: int, pool: Pool, shots: int, seed: int) -> Iterator[int]:
     """The turns right before the query's."""
-    if query.conversation is not None:
-        yield from pool.earlier_turns(query, shots)
+    return iter(pool.earlier_turns(query, shots))
 
 
-def same_media(query: Candidate, pool: Pool, shots: int, seed: int) -> Iterator[Candidate]:
+def same_media(query: int, pool: Pool, shots: int, seed: int) -> Iterator[int]:
     """Other questions about what the query shows; never the same question, whose answer would give it away."""
     count = pool.same_media_count(query)
-    for place in islice(_walk(count, _draw(seed, query, "same_media", "")), _SAME_MEDIA_LOOKS):
-        candidate = pool.same_media_at(query, place)
-        same_talk = query.conversation is not None and candidate.conversation == query.conversation
-        if candidate.seq != query.seq and candidate.instruction != query.instruction and not same_talk:
-            yield candidate
+    if count < 2:
+        return
+    question, talk = pool.instruction(query), pool.conversation(query)
+    for place in islice(_walk(count, _bits(_key(query, pool, "same_media", seed))), _SAME_MEDIA_LOOKS):
+        row = pool.same_media_at(query, place)
+        if (talk < 0 or pool.conversation(row) != talk) and pool.instruction(row) != question:
+            yield row
 
 
-def random(query: Candidate, pool: Pool, shots: int, seed: int) -> Iterator[Candidate]:
+def random(query: int, pool: Pool, shots: int, seed: int) -> Iterator[int]:
     """Triplets drawn from the query's source that neither show its media nor belong to its conversation."""
-    count = pool.count(query.source)
+    rows, key = pool.rows_of_source(query), _key(query, pool, "random", seed)
+    talk, shown = pool.conversation(query), pool.shown(query)
     for draw in range(shots * _RANDOM_DRAWS_PER_SHOT):
-        candidate = pool.at(query.source, _draw(seed, query, "random", str(draw)) % count)
-        same_picture = bool(query.media) and candidate.media == query.media
-        same_talk = query.conversation is not None and candidate.conversation == query.conversation
-        if not same_picture and not same_talk:
-            yield candidate
+        row = rows[_bits(f"{key}{draw}") % len(rows)]
+        if (shown < 0 or pool.shown(row) != shown) and (talk < 0 or pool.conversation(row) != talk):
+            yield row
 
 
 STRATEGIES: Final[dict[str, tuple[str, Strategy]]] = {
@@ -89,7 +88,7 @@ def parse_strategies(text: str) -> tuple[str, ...]:
 
 
 def choose(
-    query: Candidate, pool: Pool, strategies: Sequence[str], shots: int, seed: int, guards: Guards | None = None
+    query: int, pool: Pool, strategies: Sequence[str], shots: int, seed: int, guards: Guards | None = None
 ) -> list[Choice]:
     """Up to ``shots`` context triplets for ``query``, nearest to the query first; strategies are tried in order.
 
@@ -97,44 +96,47 @@ def choose(
     that a triplet chosen before shows.
     """
     chosen: list[Choice] = []
-    taken = {query.seq}
+    taken = {query}
     shown: set[str] = set()
     compares = not SIMILAR.keys().isdisjoint(strategies)
     for name in strategies:
         if len(chosen) >= shots:
             break
-        for candidate, choice in _choices(name, query, pool, shots - len(chosen), seed, guards or Guards()):
-            if candidate.seq in taken:
+        relation, found = _found(name, query, pool, shots - len(chosen), seed, guards)
+        for row, score in found:
+            if row in taken:
                 continue
             if compares:
-                pictures = set(candidate.media.split(",")) - {""}
+                pictures = pool.pictures(row)
                 if name in SIMILAR and not shown.isdisjoint(pictures):
                     continue
                 shown |= pictures
-            taken.add(candidate.seq)
-            chosen.append(choice)
+            taken.add(row)
+            chosen.append(Choice(row, relation, score))
             if len(chosen) >= shots:
                 break
     return chosen
 
 
-def _choices(
-    name: str, query: Candidate, pool: Pool, shots: int, seed: int, guards: Guards
-) -> Iterator[tuple[Candidate, Choice]]:
+def _found(
+    name: str, query: int, pool: Pool, shots: int, seed: int, guards: Guards | None
+) -> tuple[str, Iterator[tuple[int, float | None]]]:
+    """The relation that a strategy makes, and what it finds, with scores."""
     if name in SIMILAR:
         relation, by = SIMILAR[name]
-        for candidate, score in similar(query, pool, by, guards):
-            yield candidate, Choice(seq=candidate.seq, relation=relation, score=score)
-        return
+        return relation, similar(query, pool, by, guards or Guards())
     relation, strategy = STRATEGIES[name]
-    for candidate in strategy(query, pool, shots, seed):
-        yield candidate, Choice(seq=candidate.seq, relation=relation)
+    return relation, zip(strategy(query, pool, shots, seed), repeat(None), strict=False)
 
 
-def _draw(seed: int, query: Candidate, purpose: str, salt: str) -> int:
-    """64 random bits that depend on the content alone."""
-    text = "\0".join((str(seed), purpose, query.source, query.id, salt))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+def _key(query: int, pool: Pool, purpose: str, seed: int) -> str:
+    """What a draw for ``query`` depends on: its content alone."""
+    return f"{seed}\0{purpose}\0{pool.source(query)}\0{pool.id(query)}\0"
+
+
+def _bits(key: str) -> int:
+    """64 random bits that depend on ``key``."""
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
 
 
 def _walk(count: int, bits: int) -> Iterator[int]:

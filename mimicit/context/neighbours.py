@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from mimicit.context.candidates import By, Candidate, Likeness, Pool
+from mimicit.context.candidates import By, Likeness, Pool
 
 __all__ = ["SIMILAR", "Guards", "is_leak", "similar"]
 
@@ -44,18 +44,18 @@ class Guards:
     min_score: float = -1.0
 
 
-def similar(query: Candidate, pool: Pool, by: By, guards: Guards) -> Iterator[tuple[Candidate, float]]:
+def similar(query: int, pool: Pool, by: By, guards: Guards) -> Iterator[tuple[int, float]]:
     """The triplets most like ``query`` that pass ``guards``, with their scores; no two show the same picture."""
-    mine = pool.likeness(query)
+    mine, talk = pool.likeness(query), pool.conversation(query)
     before: list[Likeness] = []
-    for candidate, score in pool.neighbours(query, by):
-        if candidate.seq == query.seq or score < guards.min_score or _same_talk(query, candidate):
+    for row, score in pool.neighbours(query, by):
+        if row == query or score < guards.min_score or 0 <= talk == pool.conversation(row):
             continue
-        theirs = pool.likeness(candidate)
+        theirs = pool.likeness(row)
         if is_leak(mine, theirs, guards) or any(_repeats(theirs, other) for other in before):
             continue
         before.append(theirs)
-        yield candidate, score
+        yield row, score
 
 
 def is_leak(query: Likeness, candidate: Likeness, guards: Guards) -> bool:
@@ -83,7 +83,3 @@ def _repeats(one: Likeness, other: Likeness) -> bool:
     if one.pictures or other.pictures:
         return _share_picture(one, other)
     return (one.question, one.answer) == (other.question, other.answer)
-
-
-def _same_talk(query: Candidate, candidate: Candidate) -> bool:
-    return query.conversation is not None and candidate.conversation == query.conversation

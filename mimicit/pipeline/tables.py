@@ -204,6 +204,7 @@ MERGED: Final = pa.schema(
 LINKS: Final = pa.schema(
     [
         # One row for each row of TRIPLETS: where its context may be found.
+        ("conversation", pa.int64()),  # the first row of its conversation; -1 where it is no turn of one
         ("turn_before", pa.int64()),  # the row of the turn right before in its conversation; -1 for none
         ("same_media", pa.int64()),  # the first place in SAME_MEDIA of those that show the same; -1 for none
         ("same_media_count", pa.int64()),  # how many show the same, this one included

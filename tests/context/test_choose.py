@@ -2,49 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimicit.context.choose import AUTO, STRATEGIES, Candidate, choose, parse_strategies
+from mimicit.context.candidates import By, Likeness
+from mimicit.context.choose import AUTO, STRATEGIES, choose, parse_strategies
 from mimicit.errors import UsageError
+
+
+class Known(NamedTuple):
+    """What a pool knows of a triplet; ``media`` and ``talk`` are empty where it has none."""
+
+    id: str
+    instruction: str
+    media: str
+    talk: str
+    turn: int
 
 
 class ListPool:
     """A pool over a list, the plainest possible."""
 
-    def __init__(self, candidates: Sequence[Candidate], related: dict[str, list[str]] | None = None) -> None:
-        self.all = list(candidates)
-        self.by_id = {candidate.id: candidate for candidate in self.all}
+    def __init__(self, known: Sequence[Known], related: dict[str, list[str]] | None = None) -> None:
+        self.all = list(known)
+        self.rows = range(len(self.all))
         self.lists = related or {}
 
-    def related(self, query: Candidate) -> list[Candidate]:
-        return [self.by_id[id] for id in self.lists.get(query.id, []) if id in self.by_id]
+    def source(self, row: int) -> str:
+        return "s"
 
-    def earlier_turns(self, query: Candidate, limit: int) -> list[Candidate]:
-        turns = [c for c in self.all if c.conversation == query.conversation and c.turn < query.turn]
-        return sorted(turns, key=lambda c: -c.turn)[:limit]
+    def rows_of_source(self, row: int) -> range:
+        return self.rows
 
-    def same_media_count(self, query: Candidate) -> int:
-        return len([c for c in self.all if query.media and c.media == query.media])
+    def id(self, row: int) -> str:
+        return self.all[row].id
 
-    def same_media_at(self, query: Candidate, place: int) -> Candidate:
-        return [c for c in self.all if c.media == query.media][place]
+    def instruction(self, row: int) -> str:
+        return self.all[row].instruction
 
-    def count(self, source: str) -> int:
-        return len(self.all)
+    def shown(self, row: int) -> int:
+        media = self.all[row].media
+        return min(self._showing(media)) if media else -1
 
-    def at(self, source: str, rank: int) -> Candidate:
-        return self.all[rank]
+    def conversation(self, row: int) -> int:
+        talk = self.all[row].talk
+        return min(other for other in self.rows if self.all[other].talk == talk) if talk else -1
+
+    def related(self, row: int) -> list[int]:
+        rows = {one.id: row for row, one in enumerate(self.all)}
+        return [rows[id] for id in self.lists.get(self.all[row].id, []) if id in rows]
+
+    def earlier_turns(self, row: int, limit: int) -> list[int]:
+        _, _, _, talk, turn = self.all[row]
+        turns = [other for other in self.rows if talk and self.all[other].talk == talk and self.all[other].turn < turn]
+        return sorted(turns, key=lambda other: -self.all[other].turn)[:limit]
+
+    def same_media_count(self, row: int) -> int:
+        return len(self._showing(self.all[row].media)) if self.all[row].media else 0
+
+    def same_media_at(self, row: int, place: int) -> int:
+        return self._showing(self.all[row].media)[place]
+
+    def pictures(self, row: int) -> frozenset[str]:
+        return frozenset(self.all[row].media.split(",")) - {""}
+
+    def neighbours(self, row: int, by: By) -> Iterator[tuple[int, float]]:
+        raise NotImplementedError
+
+    def likeness(self, row: int) -> Likeness:
+        raise NotImplementedError
+
+    def _showing(self, media: str) -> list[int]:
+        return [other for other in self.rows if self.all[other].media == media]
 
 
-def candidate(seq: int, media: str = "", talk: str | None = None, turn: int = 0, text: str | None = None) -> Candidate:
-    instruction = f"question {seq}" if text is None else text
-    return Candidate(
-        seq=seq, source="s", id=f"id{seq}", instruction=instruction, media=media, conversation=talk, turn=turn
-    )
+def known(number: int, media: str = "", talk: str | None = None, turn: int = 0, text: str | None = None) -> Known:
+    return Known(f"id{number}", f"question {number}" if text is None else text, media, talk or "", turn)
 
 
 @given(
@@ -56,64 +93,62 @@ def candidate(seq: int, media: str = "", talk: str | None = None, turn: int = 0,
 def test_context_is_distinct_bounded_and_never_the_query(
     rows: list[tuple[str, str | None]], shots: int, seed: int, strategies: list[str]
 ) -> None:
-    pool = ListPool([candidate(n, media, talk, n) for n, (media, talk) in enumerate(rows)])
-    for query in pool.all:
+    pool = ListPool([known(n, media, talk, n) for n, (media, talk) in enumerate(rows)])
+    for query in pool.rows:
         chosen = choose(query, pool, strategies, shots, seed)
-        places = [choice.seq for choice in chosen]
+        places = [choice.row for choice in chosen]
         assert len(places) <= shots
-        assert len(set(places) | {query.seq}) == len(places) + 1
+        assert len(set(places) | {query}) == len(places) + 1
         assert chosen == choose(query, pool, strategies, shots, seed)
 
 
 def test_random_never_shows_the_query_s_picture_and_depends_on_the_seed() -> None:
-    pool = ListPool([candidate(n, media=f"picture {n // 3}") for n in range(60)])
+    pool = ListPool([known(n, media=f"picture {n // 3}") for n in range(60)])
     draws = []
     for seed in range(3):
-        chosen = [choose(query, pool, ("random",), 4, seed) for query in pool.all]
-        for query, choices in zip(pool.all, chosen, strict=True):
+        chosen = [choose(query, pool, ("random",), 4, seed) for query in pool.rows]
+        for query, choices in zip(pool.rows, chosen, strict=True):
             assert len(choices) == 4
-            assert all(pool.all[choice.seq].media != query.media for choice in choices)
+            assert all(pool.all[choice.row].media != pool.all[query].media for choice in choices)
         draws.append(str(chosen))
     assert len(set(draws)) == 3
 
 
 def test_conversation_takes_the_turns_right_before() -> None:
-    pool = ListPool([candidate(n, media="p", talk="t", turn=n) for n in range(5)])
-    chosen = choose(pool.all[4], pool, AUTO, 2, 0)
-    assert [(choice.seq, choice.relation) for choice in chosen] == [(3, "conversation"), (2, "conversation")]
+    pool = ListPool([known(n, media="p", talk="t", turn=n) for n in range(5)])
+    chosen = choose(4, pool, AUTO, 2, 0)
+    assert [(choice.row, choice.relation) for choice in chosen] == [(3, "conversation"), (2, "conversation")]
 
 
 def test_later_turns_never_become_context() -> None:
-    pool = ListPool(
-        [candidate(n, media="p", talk="t", turn=n) for n in range(5)], related={"id1": ["id0", "id3", "id4"]}
-    )
-    chosen = choose(pool.all[1], pool, AUTO, 4, 0)
-    assert [choice.seq for choice in chosen] == [0]
+    pool = ListPool([known(n, media="p", talk="t", turn=n) for n in range(5)], related={"id1": ["id0", "id3", "id4"]})
+    chosen = choose(1, pool, AUTO, 4, 0)
+    assert [choice.row for choice in chosen] == [0]
 
 
 def test_related_keeps_the_published_order_and_comes_before_random() -> None:
-    pool = ListPool([candidate(n) for n in range(30)], related={"id0": ["id7", "id3", "gone", "id9"]})
-    chosen = choose(pool.all[0], pool, AUTO, 4, 0)
-    assert [(choice.seq, choice.relation) for choice in chosen[:3]] == [(7, "related"), (3, "related"), (9, "related")]
+    pool = ListPool([known(n) for n in range(30)], related={"id0": ["id7", "id3", "gone", "id9"]})
+    chosen = choose(0, pool, AUTO, 4, 0)
+    assert [(choice.row, choice.relation) for choice in chosen[:3]] == [(7, "related"), (3, "related"), (9, "related")]
     assert chosen[3].relation == "random"
 
 
 def test_same_media_never_repeats_the_question() -> None:
-    pool = ListPool([candidate(0, "p", text="what?"), candidate(1, "p", text="what?"), candidate(2, "p", text="who?")])
-    assert [choice.seq for choice in choose(pool.all[0], pool, ("same-media",), 3, 0)] == [2]
+    pool = ListPool([known(0, "p", text="what?"), known(1, "p", text="what?"), known(2, "p", text="who?")])
+    assert [choice.row for choice in choose(0, pool, ("same-media",), 3, 0)] == [2]
 
 
 @pytest.mark.parametrize("count", [2, 3, 60, 64])
 def test_same_media_finds_the_only_other_question_wherever_it_stands(count: int) -> None:
     for place in range(count):
-        pool = ListPool([candidate(n, "p", text="who?" if n == place else "what?") for n in range(count)])
-        query = pool.all[(place + 1) % count]
-        assert [choice.seq for choice in choose(query, pool, ("same-media",), 2, 0)] == [place]
+        pool = ListPool([known(n, "p", text="who?" if n == place else "what?") for n in range(count)])
+        query = (place + 1) % count
+        assert [choice.row for choice in choose(query, pool, ("same-media",), 2, 0)] == [place]
 
 
 def test_same_media_draws_from_all_that_show_the_picture() -> None:
-    pool = ListPool([candidate(n, "p") for n in range(300)])
-    chosen = [choice.seq for query in pool.all for choice in choose(query, pool, ("same-media",), 2, 0)]
+    pool = ListPool([known(n, "p") for n in range(300)])
+    chosen = [choice.row for query in pool.rows for choice in choose(query, pool, ("same-media",), 2, 0)]
     assert len(chosen) == 600
     assert len(set(chosen)) > 240  # of 300: what falls of 600 draws on each is about two
 

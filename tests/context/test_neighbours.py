@@ -8,25 +8,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimicit.context.candidates import By, Candidate, Likeness
+from mimicit.context.candidates import By, Likeness
 from mimicit.context.choose import choose, parse_strategies
 from mimicit.context.neighbours import SIMILAR, Guards, is_leak, similar
-from tests.context.test_choose import ListPool, candidate
+from tests.context.test_choose import Known, ListPool, known
 
 
 class LikePool(ListPool):
     """Neighbours in the order of the list, with falling scores."""
 
-    def __init__(self, rows: list[tuple[Candidate, Likeness]]) -> None:
+    def __init__(self, rows: list[tuple[Known, Likeness]]) -> None:
         super().__init__([row[0] for row in rows])
-        self.marks = {one.seq: likeness for one, likeness in rows}
+        self.marks = [row[1] for row in rows]
 
-    def neighbours(self, query: Candidate, by: By) -> Iterator[tuple[Candidate, float]]:
-        for place, one in enumerate(self.all):
-            yield one, 1 - place / 10
+    def neighbours(self, row: int, by: By) -> Iterator[tuple[int, float]]:
+        for place in self.rows:
+            yield place, 1 - place / 10
 
-    def likeness(self, candidate: Candidate) -> Likeness:
-        return self.marks[candidate.seq]
+    def likeness(self, row: int) -> Likeness:
+        return self.marks[row]
 
 
 def likeness(
@@ -49,7 +49,7 @@ def likeness(
 
 
 def pool_of(*marks: Likeness, talk: str | None = None) -> LikePool:
-    return LikePool([(candidate(n, ",".join(sorted(one.pictures)), talk), one) for n, one in enumerate(marks)])
+    return LikePool([(known(n, ",".join(sorted(one.pictures)), talk), one) for n, one in enumerate(marks)])
 
 
 rows = st.lists(
@@ -70,15 +70,15 @@ rows = st.lists(
 @given(rows, st.integers(0, 6), st.sampled_from(sorted(SIMILAR)))
 def test_no_context_leaks_and_no_picture_is_shown_twice(marks: list[Likeness], shots: int, name: str) -> None:
     pool = pool_of(*marks)
-    for query in pool.all:
+    for query in pool.rows:
         mine = pool.likeness(query)
         chosen = choose(query, pool, (name,), shots, 0)
         assert len(chosen) <= shots
         shown: set[str] = set()
         looks = list(mine.looks)
         for choice in chosen:
-            theirs = pool.marks[choice.seq]
-            assert choice.seq != query.seq
+            theirs = pool.marks[choice.row]
+            assert choice.row != query
             assert (theirs.question, theirs.answer) != (mine.question, mine.answer)
             assert mine.pictures.isdisjoint(theirs.pictures)
             assert shown.isdisjoint(theirs.pictures)
@@ -121,26 +121,26 @@ def test_what_the_options_lift() -> None:
 
 def test_scores_below_the_least_are_left_out() -> None:
     pool = pool_of(*(likeness(n, n) for n in range(6)))
-    found = [score for _, score in similar(pool.all[0], pool, "text", Guards(min_score=0.7))]
+    found = [score for _, score in similar(0, pool, "text", Guards(min_score=0.7))]
     assert found == [0.9, 0.8, 0.7]
 
 
 def test_turns_of_the_query_s_talk_are_no_neighbours() -> None:
     pool = pool_of(*(likeness(n, n) for n in range(4)), talk="t")
-    assert choose(pool.all[3], pool, ("text-similar",), 2, 0) == []
+    assert choose(3, pool, ("text-similar",), 2, 0) == []
 
 
 def test_strategies_in_a_row_share_no_picture_and_fill_up() -> None:
     marks = [likeness(n, n, (f"p{n // 2}",)) for n in range(8)]
-    chosen = choose(pool_of(*marks).all[0], pool_of(*marks), parse_strategies("text-similar,both"), 8, 0)
-    assert [(choice.seq, choice.relation) for choice in chosen] == [
+    chosen = choose(0, pool_of(*marks), parse_strategies("text-similar,both"), 8, 0)
+    assert [(choice.row, choice.relation) for choice in chosen] == [
         (2, "text_similar"), (4, "text_similar"), (6, "text_similar"),
     ]  # fmt: skip
-    more = choose(pool_of(*marks).all[0], pool_of(*marks), ("image-similar", "random"), 5, 0)
+    more = choose(0, pool_of(*marks), ("image-similar", "random"), 5, 0)
     assert [choice.relation for choice in more] == ["image_similar"] * 3 + ["random"] * 2
     assert all(choice.score is None for choice in more[3:])
 
 
 def test_text_without_pictures_is_not_repeated() -> None:
     pool = pool_of(likeness(9, 9), likeness(1, 1), likeness(1, 1), likeness(1, 2))
-    assert [one.seq for one, _ in similar(pool.all[0], pool, "text", Guards())] == [1, 3]
+    assert [one for one, _ in similar(0, pool, "text", Guards())] == [1, 3]

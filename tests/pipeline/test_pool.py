@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from mimicit.context.candidates import Pool
 from mimicit.pipeline.parts import ColumnFile, batches_of_rows, write_columns
 from mimicit.pipeline.stages.links import link_triplets
 from mimicit.pipeline.stages.pool import TripletPool
@@ -65,28 +68,31 @@ def write_tables(work: Path, rows: list[dict[str, Any]]) -> None:
 def test_candidates_are_those_that_a_look_at_all_triplets_finds(tmp_path: Path, seed: int) -> None:
     rows = triplets(random.Random(seed), 60)
     write_tables(tmp_path, rows)
-    pool = TripletPool(tmp_path, SOURCES)
+    pool: Pool = TripletPool(tmp_path, SOURCES)
     usable = [row for row in rows if row["rank"] is not None]
     by_id = {(row["source"], row["id"]): row for row in rows}
     for place, row in enumerate(usable):
-        query = pool.candidate(place)
         mine = [other for other in usable if other["source"] == row["source"]]
-        assert (query.id, query.source, query.turn) == (row["id"], SOURCES[row["source"]], row["turn"])
-        assert pool.count(query.source) == len(mine)
-        assert [pool.at(query.source, rank).id for rank in range(len(mine))] == [other["id"] for other in mine]
-        before = [
-            other
-            for other in mine
-            if row["conversation"] and other["conversation"] == row["conversation"] and other["turn"] < row["turn"]
-        ]
+
+        def places(those: Iterable[dict[str, Any]]) -> list[int]:
+            return [usable.index(one) for one in those]
+
+        assert (pool.id(place), pool.source(place)) == (row["id"], SOURCES[row["source"]])
+        assert pool.instruction(place) == f"question {row['seq']}"
+        assert list(pool.rows_of_source(place)) == places(mine)
+        talk = [other for other in mine if row["conversation"] and other["conversation"] == row["conversation"]]
+        before = [other for other in talk if other["turn"] < row["turn"]]
         before.sort(key=lambda other: (-other["turn"], -other["seq"]))
-        if row["conversation"]:
-            assert [c.id for c in pool.earlier_turns(query, 3)] == [other["id"] for other in before[:3]]
-        same = [other["id"] for other in mine if row["shown"] and other["shown"] == row["shown"]]
-        assert [pool.same_media_at(query, n).id for n in range(pool.same_media_count(query))] == same
+        assert list(pool.earlier_turns(place, 3)) == places(before[:3])
+        assert pool.conversation(place) == min(places(talk), default=-1)
+        same = places(other for other in mine if row["shown"] and other["shown"] == row["shown"])
+        assert [pool.same_media_at(place, n) for n in range(pool.same_media_count(place))] == same
+        shown = pool.shown(place)
+        assert [other for other in places(mine) if pool.shown(other) == shown >= 0] == same
+        assert pool.pictures(place) == {name for name in row["shown"].split(",") if name}
         named = (by_id.get((row["source"], id)) for id in row["related"])
         targets = [rows[other["into"]] if other["into"] is not None else other for other in named if other]
-        assert [c.id for c in pool.related(query)] == [other["id"] for other in targets if other["rank"] is not None]
+        assert list(pool.related(place)) == places(other for other in targets if other["rank"] is not None)
 
 
 def test_cells_are_found_in_every_batch(tmp_path: Path) -> None:
@@ -108,4 +114,12 @@ def test_cells_are_found_in_every_batch(tmp_path: Path) -> None:
         assert len(table.data("instruction", seq)) == len(row[3])
         assert table.integers("media", seq) == row[6]
         assert table.value("related", seq) == row[-1]
+        assert table.text_reader("id")(seq) == row[1]
+    numbers = table.reader("turn")
+    assert [numbers(seq) for seq in reversed(range(60))] == [row[10] for row in reversed(rows)]
+    some = np.array(sorted(rng.sample(range(60), 20)))
+    assert table.take(["media", "id"], some).to_pylist() == [{"media": rows[n][6], "id": rows[n][1]} for n in some]
+    assert table.bytes_of(["id", "instruction"], some).tolist() == [
+        len(rows[n][1].encode() + rows[n][3].encode()) for n in some
+    ]
     assert table.column("is_query").tolist() == [row[11] for row in rows]

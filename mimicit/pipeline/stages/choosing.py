@@ -5,37 +5,37 @@ Every task takes a range of TRIPLETS and writes one part of SAMPLES; a part that
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, TypeAlias
 
 import numpy as np
 import orjson
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from mimicit.context.assemble import shown_anew
-from mimicit.context.choose import Choice, choose, parse_strategies
+from mimicit.context.choose import choose, parse_strategies
 from mimicit.context.neighbours import Guards
 from mimicit.pipeline.config import SourceRules
 from mimicit.pipeline.engines.local import Engine
 from mimicit.pipeline.parts import ColumnFile, batches_of_rows, write_columns
 from mimicit.pipeline.progress import Progress
+from mimicit.pipeline.ragged import Numbers, sums
 from mimicit.pipeline.stages.pool import TripletPool
-from mimicit.pipeline.tables import SAMPLES, TRIPLETS_NAME
-from mimicit.records import FORMAT, sample_key
-from mimicit.schema import canonical_json
-from mimicit.shards.index import RELATIONS
-from mimicit.shards.tar import member_span
+from mimicit.pipeline.stages.sample_json import Chosen, SampleWriter
+from mimicit.pipeline.tables import SAMPLES, TRIPLETS, TRIPLETS_NAME
 
 __all__ = ["choose_contexts", "sample_parts"]
 
 _FOLDER: Final = "samples"
 _TASK_QUERIES: Final = 4_096
-_MEDIA_KEPT: Final = 1 << 14  # descriptions of media, some 10 MB
-_RELATION_PLACES: Final = {name: place for place, name in enumerate(RELATIONS)}
+_BATCH_BYTES: Final = 16 << 20  # of texts
+_SAID: Final = ("id", "instruction", "answer", "media")
+_SAID_SCHEMA: Final = pa.schema([TRIPLETS.field(name) for name in _SAID])
+
+_Why: TypeAlias = tuple[str | None, float | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,27 +49,6 @@ class _Task:
     guards: Guards
     first: int
     end: int
-
-
-class _Said(NamedTuple):
-    """One triplet of a sample before its media are numbered: ``media`` are rows of MEDIA."""
-
-    id: str
-    instruction: str
-    answer: str
-    media: tuple[int, ...]
-    relation: str | None
-    score: float | None
-
-
-class _Described(NamedTuple):
-    """A medium as every sample that shows it describes it."""
-
-    fields: Mapping[str, Any]  # of its JSON, without the names of its files
-    extension: str
-    files: int
-    span: int  # bytes that its members take in a shard
-    is_video: bool
 
 
 def choose_contexts(
@@ -111,102 +90,86 @@ def _choose_task(task: _Task) -> None:
     """Write one part; runs in a worker."""
     pool = TripletPool(task.work, list(task.rules))
     try:
-        write_columns(task.path, SAMPLES, _batches(_samples(task, pool)))
+        write_columns(task.path, SAMPLES, _samples(task, pool))
     finally:
         pool.close()
 
 
-def _batches(rows: Iterator[tuple[Any, ...]]) -> Iterator[pa.RecordBatch]:
-    return batches_of_rows(rows, SAMPLES)
+def _samples(task: _Task, pool: TripletPool) -> Iterator[pa.RecordBatch]:
+    """SAMPLES of the task, in order."""
+    is_query = pool.triplets.table(["is_query"]).slice(task.first, task.end - task.first).column(0).to_numpy()
+    queries = np.flatnonzero(is_query) + task.first
+    is_document = pool.triplets.bytes_of(["parts"], queries) > 0
+    why: dict[_Why, int] = {(None, None): 0}
+    rows, reasons, counts = _contexts(task, pool, queries, is_document, why)
+    sizes = pool.triplets.bytes_of(["meta", "parts"], queries) + sums(_bytes_said(pool, rows), counts)
+    cut = (np.diff(np.cumsum(sizes) // _BATCH_BYTES) > 0) | np.diff(is_document)
+    writer = SampleWriter(pool.media)
+    for first, end in pairwise([0, *(np.flatnonzero(cut) + 1).tolist(), len(queries)]):
+        if is_document[first]:
+            yield writer.rows(_documents(pool, queries[first:end]))
+            continue
+        some = slice(counts[:first].sum(), counts[:end].sum())
+        distinct, triplets = np.unique(rows[some], return_inverse=True)
+        yield writer.rows(
+            Chosen(
+                said=pool.triplets.take(_SAID, distinct),
+                triplets=triplets,
+                reasons=reasons[some],
+                why=list(why),
+                counts=counts[first:end],
+                sources=[pool.source(query) for query in queries[first:end].tolist()],
+                meta=pool.triplets.take(["meta"], queries[first:end]).column(0),
+            )
+        )
 
 
-def _samples(task: _Task, pool: TripletPool) -> Iterator[tuple[Any, ...]]:
-    """The rows of SAMPLES, in order."""
-    strategies = {source: parse_strategies(rule.context) for source, rule in task.rules.items()}
-    described = lru_cache(_MEDIA_KEPT)(lambda number: _described(pool.media, number))
-    is_query = pool.triplets.column("is_query")
-    for row in (np.flatnonzero(is_query[task.first : task.end]) + task.first).tolist():
-        source = pool.source(row)
-        if pool.is_document(row):
-            said = _document(pool, row)
-        else:
-            query = pool.candidate(row)
-            context = choose(query, pool, strategies[source], task.rules[source].shots, task.seed, task.guards)
-            said = [_said(pool, choice.seq, choice) for choice in reversed(context)]
-            said.append(_said(pool, row, None))
-        yield _sample(said, source, pool.triplets.data("meta", row), described)
+def _contexts(
+    task: _Task, pool: TripletPool, queries: Numbers, is_document: NDArray[np.bool_], why: dict[_Why, int]
+) -> tuple[Numbers, Numbers, Numbers]:
+    """(rows of all triplets of the samples, the places of their reasons in ``why``, how many each sample has).
+
+    A document counts as its query alone.
+    """
+    rules = {source: (parse_strategies(rule.context), rule.shots) for source, rule in task.rules.items()}
+    rows: list[int] = []
+    reasons: list[int] = []
+    counts: list[int] = []
+    for query, whole in zip(queries.tolist(), is_document.tolist(), strict=True):
+        strategies, shots = ((), 0) if whole else rules[pool.source(query)]
+        context = choose(query, pool, strategies, shots, task.seed, task.guards)
+        for row, relation, score in reversed(context):
+            rows.append(row)
+            reasons.append(why.setdefault((relation, score), len(why)))
+        rows.append(query)
+        reasons.append(0)
+        counts.append(len(context) + 1)
+    return np.array(rows), np.array(reasons), np.array(counts)
 
 
-def _said(pool: TripletPool, row: int, choice: Choice | None) -> _Said:
-    columns, candidate = pool.triplets, pool.candidate(row)
-    return _Said(
-        candidate.id,
-        candidate.instruction,
-        columns.text("answer", row),
-        tuple(columns.integers("media", row)),
-        None if choice is None else choice.relation,
-        None if choice is None else choice.score,
+def _bytes_said(pool: TripletPool, rows: Numbers) -> Numbers:
+    distinct, places = np.unique(rows, return_inverse=True)
+    return pool.triplets.bytes_of(_SAID[:3], distinct)[places]
+
+
+def _documents(pool: TripletPool, queries: Numbers) -> Chosen:
+    """Interleaved documents: the media of each in order, every run of them before its text."""
+    rows = pool.triplets.take(["id", "parts", "media", "source", "meta"], queries)
+    said: list[tuple[str, str, str, list[int]]] = []
+    counts: list[int] = []
+    for id, data, media in zip(*(rows.column(name).to_pylist() for name in ("id", "parts", "media")), strict=True):
+        parts = orjson.loads(data)
+        start = 0
+        for place, (count, text) in enumerate(parts, 1 - len(parts)):
+            said.append((f"{id}#{place + len(parts) - 1}" if place else id, "", text, media[start : start + count]))
+            start += count
+        counts.append(len(parts))
+    return Chosen(
+        said=next(batches_of_rows(said, _SAID_SCHEMA)),
+        triplets=np.arange(len(said)),
+        reasons=np.zeros(len(said), np.int64),
+        why=[("document", None)],
+        counts=np.array(counts),
+        sources=[pool.source(query) for query in queries.tolist()],
+        meta=rows.column("meta"),
     )
-
-
-def _document(pool: TripletPool, row: int) -> list[_Said]:
-    """The parts of an interleaved document: its media in order, each run of them before its text."""
-    id = pool.triplets.text("id", row)
-    media = pool.triplets.integers("media", row)
-    parts = orjson.loads(pool.triplets.data("parts", row))
-    said: list[_Said] = []
-    start = 0
-    for place, (count, text) in enumerate(parts):
-        part_id = id if place == len(parts) - 1 else f"{id}#{place}"
-        said.append(_Said(part_id, "", text, tuple(media[start : start + count]), "document", None))
-        start += count
-    return said
-
-
-def _sample(said: Sequence[_Said], source: str, meta: bytes, described: Any) -> tuple[Any, ...]:
-    """One row of SAMPLES: the triplets ``said`` with their media numbered, as JSON, and what the index says of them."""
-    id = said[-1].id
-    triplets: list[dict[str, Any]] = []
-    shown: list[int] = []
-    relations = [0] * len(RELATIONS)
-    characters = 0
-    for one, new in zip(said, shown_anew([one.media for one in said]), strict=True):
-        triplet: dict[str, Any] = {
-            "id": one.id,
-            "role": "context",
-            "media": list(range(len(shown), len(shown) + len(new))),
-            "instruction": one.instruction,
-            "answer": one.answer,
-        }
-        if one.relation is not None:
-            triplet["relation"] = one.relation
-            relations[_RELATION_PLACES[one.relation]] += 1
-        if one.score is not None:
-            triplet["score"] = one.score
-        triplets.append(triplet)
-        shown.extend(new)
-        characters += len(one.instruction) + len(one.answer)
-    triplets[-1]["role"] = "query"
-    media: list[dict[str, Any]] = []
-    frames = videos = span = 0
-    for number in shown:
-        medium = described(number)
-        names = [f"{place:03d}.{medium.extension}" for place in range(frames, frames + medium.files)]
-        media.append({**medium.fields, "files": names})
-        frames += medium.files
-        videos += medium.is_video
-        span += medium.span
-    value = {"format": FORMAT, "id": id, "source": source, "media": media, "triplets": triplets}
-    text = canonical_json(value | {"meta": orjson.Fragment(meta)})
-    return (
-        *(sample_key(source, id), id, source, text, hashlib.sha256(text).digest(), shown),
-        *(member_span(len(text)) + span, relations, len(triplets), videos, frames, characters),
-    )
-
-
-def _described(media: ColumnFile, number: int) -> _Described:
-    value = orjson.loads(media.data("media", number))
-    extension = value.pop("extension")
-    fields = {name: part for name, part in value.items() if part is not None}
-    sizes = media.integers("sizes", number)
-    return _Described(fields, extension, len(sizes), sum(map(member_span, sizes)), value["kind"] == "video")

@@ -30,7 +30,8 @@ FROM triplets WHERE shown <> ''
 """
 _TURNS: Final = """
 CREATE TABLE turns AS
-SELECT row, lag(row) OVER (PARTITION BY source, conversation ORDER BY turn, row) AS before
+SELECT row, min(row) OVER (PARTITION BY source, conversation) AS conversation,
+    lag(row) OVER (PARTITION BY source, conversation ORDER BY turn, row) AS before
 FROM triplets WHERE conversation <> ''
 """
 _GROUPS: Final = """
@@ -49,8 +50,9 @@ JOIN keys ON keys.source = asked.source AND keys.id = asked.id
 GROUP BY asked.row
 """
 _LINKS: Final = """
-SELECT coalesce(turns.before, -1) AS turn_before, coalesce(groups.first, -1) AS same_media,
-    coalesce(groups.count, 0) AS same_media_count, coalesce(related.rows, []) AS related
+SELECT coalesce(turns.conversation, -1) AS conversation, coalesce(turns.before, -1) AS turn_before,
+    coalesce(groups.first, -1) AS same_media, coalesce(groups.count, 0) AS same_media_count,
+    coalesce(related.rows, []) AS related
 FROM triplets
 LEFT JOIN turns ON turns.row = triplets.row
 LEFT JOIN groups ON groups.row = triplets.row

@@ -1,0 +1,209 @@
+"""Write samples as their JSON, many at a time, and what the index says of them: the rows of SAMPLES.
+
+The JSON is byte for byte what `mimicit.schema.canonical_json` makes of each sample; a test compares both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import pairwise
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mimicit.pipeline.parts import ColumnFile
+from mimicit.pipeline.ragged import Numbers, before, flat, list_array, owners, starts, sums
+from mimicit.pipeline.stages.pieces import Pieces
+from mimicit.pipeline.tables import SAMPLES
+from mimicit.records import FORMAT, sample_key
+from mimicit.schema import canonical_json
+from mimicit.shards.index import RELATIONS
+from mimicit.shards.tar import member_span
+
+__all__ = ["Chosen", "SampleWriter"]
+
+_MEDIA_KEPT: Final = 1 << 14  # descriptions of media, some 10 MB
+_FIXED: Final = (
+    b'{"format":"%b","id":"' % FORMAT.encode(),
+    b'","media":[',
+    b'],"meta":',
+    b'{"answer":"',
+    b'","id":"',
+    b'","instruction":"',
+)
+_BEGIN, _MEDIA, _META, _ANSWER, _ID, _INSTRUCTION = range(len(_FIXED))
+_PER_SAMPLE: Final = 6  # pieces, beside those of its media and triplets
+_PER_TRIPLET: Final = 7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """Samples before they are written.
+
+    ``said`` has the columns id, instruction, answer and media (rows of MEDIA) of triplets. Each sample is ``counts`` of
+    these, by their rows in ``triplets``, its query last. ``reasons`` of these are places in ``why``: (relation, score).
+    """
+
+    said: pa.RecordBatch
+    triplets: Numbers
+    reasons: Numbers
+    why: Sequence[tuple[str | None, float | None]]
+    counts: Numbers
+    sources: Sequence[str]
+    meta: pa.Array
+
+
+class _Facts(NamedTuple):
+    """What the index says of a medium; ``span`` are bytes that its members take in a shard."""
+
+    files: int
+    span: int
+    videos: int
+
+
+class SampleWriter:
+    """Writes samples whose media are rows of ``media``, the table MEDIA."""
+
+    def __init__(self, media: ColumnFile) -> None:
+        self._facts = lru_cache(_MEDIA_KEPT)(partial(_facts, media))
+        self._described = lru_cache(_MEDIA_KEPT)(partial(_described, media))
+
+    def rows(self, chosen: Chosen) -> pa.RecordBatch:
+        """The rows of SAMPLES."""
+        said, counts = chosen.said, chosen.counts
+        shows = _shown_anew(said.column("media"), chosen.triplets, owners(counts))
+        media, shown = flat(said.column("media"), chosen.triplets[shows])
+        new = np.zeros(len(chosen.triplets), np.int64)
+        new[shows] = shown
+        media_counts = sums(new, counts)
+        facts = np.array([self._facts(number) for number in media.tolist()], np.int64).reshape(-1, 3).T
+        json = self._json(chosen, new, media, media_counts, facts[0])
+        queries = chosen.triplets[np.cumsum(counts) - 1]
+        ids = said.column("id").take(pa.array(queries))
+        characters = sum(pc.utf8_length(said.column(name)).to_numpy() for name in ("instruction", "answer"))
+        files, span, videos = (sums(fact, media_counts) for fact in facts)
+        sizes = pc.binary_length(json).to_numpy()
+        columns: dict[str, Any] = {
+            "key": list(map(sample_key, chosen.sources, ids.to_numpy(zero_copy_only=False).tolist())),
+            "id": ids,
+            "source": chosen.sources,
+            "json": json,
+            "digest": _digests(json),
+            "media": list_array(pa.array(media), media_counts),
+            "size": np.array([member_span(size) for size in sizes.tolist()]) + span,
+            "relations": _relations(chosen),
+            "triplets": counts,
+            "videos": videos,
+            "frames": files,
+            "characters": sums(characters[chosen.triplets], counts),
+        }
+        arrays = (
+            values if isinstance(values, pa.Array) else pa.array(values, SAMPLES.field(name).type)
+            for name, values in columns.items()
+        )
+        return pa.record_batch(list(arrays), schema=SAMPLES)
+
+    def _json(self, chosen: Chosen, new: Numbers, media: Numbers, media_counts: Numbers, files: Numbers) -> pa.Array:
+        """The JSON of each sample; its triplets show so many ``new`` media."""
+        said, triplets, counts = chosen.said, chosen.triplets, chosen.counts
+        first = before(new, counts)
+        first[new == 0] = 0
+        is_query = np.zeros(len(triplets), np.int64)
+        is_query[np.cumsum(counts) - 1] = 1
+        tails, tail = _distinct(
+            lambda reason, first, count, query: _tail(chosen.why[reason], first, count, is_query=bool(query)),
+            *(chosen.reasons, first, new, is_query),
+        )
+        descriptions, described = _distinct(self._described, media, before(files, media_counts))
+        sources = sorted(set(chosen.sources))
+        source = np.array([sources.index(name) for name in chosen.sources])
+
+        pieces = Pieces()
+        pieces.add(_FIXED)
+        answers, ids, instructions = (pieces.add_texts(said.column(name)) for name in ("answer", "id", "instruction"))
+        after_meta = pieces.add([b',"source":%b,"triplets":[' % orjson.dumps(name) for name in sources]) + source
+        meta = pieces.add(chosen.meta) + np.arange(len(counts))
+        tail += pieces.add(tails)
+        described += pieces.add(descriptions)
+
+        lengths = _PER_SAMPLE + media_counts + _PER_TRIPLET * counts
+        begins = starts(lengths)
+        order = np.empty(lengths.sum(), np.int64)
+        for place, piece in enumerate((_BEGIN, ids + triplets[np.cumsum(counts) - 1], _MEDIA)):
+            order[begins + place] = piece
+        order[np.repeat(begins + 3 - starts(media_counts), media_counts) + np.arange(len(media))] = described
+        for place, piece in enumerate((_META, meta, after_meta), 3):
+            order[begins + media_counts + place] = piece
+        triplet = np.repeat(begins + _PER_SAMPLE + media_counts - _PER_TRIPLET * starts(counts), counts)
+        triplet += _PER_TRIPLET * np.arange(len(triplets))
+        texts = (_ANSWER, answers + triplets, _ID, ids + triplets, _INSTRUCTION, instructions + triplets, tail)
+        for place, piece in enumerate(texts):
+            order[triplet + place] = piece
+        return pieces.joined(order, begins)
+
+
+def _shown_anew(media: pa.ListArray, triplets: Numbers, samples: Numbers) -> Numbers:
+    """The places of the triplets that show their media, as `mimicit.context.assemble.shown_anew` says."""
+    offsets, values = media.offsets.to_numpy().tolist(), media.values.to_numpy().tolist()
+    known: dict[tuple[int, ...], int] = {(): 0}
+    of_said = [known.setdefault(tuple(values[one:two]), len(known)) for one, two in pairwise(offsets)]
+    about = np.array(of_said)[triplets]
+    showing = np.flatnonzero(about)
+    here, there = showing[1:], showing[:-1]
+    is_new = (about[here] != about[there]) | (samples[here] != samples[there])
+    anew: Numbers = showing[np.append(np.ones(min(1, len(showing)), np.bool_), is_new)]
+    return anew
+
+
+def _distinct(make: Callable[..., bytes], *keys: Numbers) -> tuple[list[bytes], Numbers]:
+    """(what ``make`` gives for each distinct row of ``keys``, for every row the place of that)."""
+    codes = np.zeros(len(keys[0]), np.int64)
+    for key in keys:
+        codes = codes * (int(key.max(initial=0)) + 1) + key
+    _, first, places = np.unique(codes, return_index=True, return_inverse=True)
+    return [make(*values) for values in zip(*(key[first].tolist() for key in keys), strict=True)], places
+
+
+def _tail(why: tuple[str | None, float | None], first: int, count: int, *, is_query: bool) -> bytes:
+    """What follows the instruction of a triplet that shows ``count`` media of its sample, from the ``first`` on."""
+    (relation, score), role = why, "query" if is_query else "context"
+    value = {"media": list(range(first, first + count)), "relation": relation, "role": role, "score": score}
+    json = canonical_json({name: part for name, part in value.items() if part is not None})
+    return b'",' + json[1:] + (b"]}" if is_query else b",")
+
+
+def _relations(chosen: Chosen) -> pa.ListArray:
+    """How many triplets of each of `RELATIONS` each sample has."""
+    places = np.array([-1 if name is None else RELATIONS.index(name) for name, _ in chosen.why])[chosen.reasons]
+    samples = owners(chosen.counts)
+    found = np.bincount((samples * len(RELATIONS) + places)[places >= 0], minlength=len(chosen.counts) * len(RELATIONS))
+    return list_array(pa.array(found, pa.int32()), np.full(len(chosen.counts), len(RELATIONS)))
+
+
+def _digests(texts: pa.Array) -> list[bytes]:
+    """The SHA-256 of each."""
+    _, offsets, data = texts.buffers()
+    whole, ends = memoryview(data), np.frombuffer(offsets, np.int64).tolist()
+    return [hashlib.sha256(whole[first:end]).digest() for first, end in pairwise(ends)]
+
+
+def _facts(media: ColumnFile, number: int) -> _Facts:
+    sizes = media.integers("sizes", number)
+    is_video = b'"kind":"video"' in media.data("media", number)  # canonical JSON, where texts have no bare quotes
+    return _Facts(len(sizes), sum(map(member_span, sizes)), int(is_video))
+
+
+def _described(media: ColumnFile, number: int, files_before: int) -> bytes:
+    """The JSON of the medium in row ``number`` of MEDIA, in a sample with so many ``files_before`` it."""
+    value = orjson.loads(media.data("media", number))
+    extension = value.pop("extension")
+    places = range(files_before, files_before + len(value["sha256"]))
+    value["files"] = [f"{place:03d}.{extension}" for place in places]
+    json = canonical_json({name: part for name, part in value.items() if part is not None})
+    return b"," + json if files_before else json
