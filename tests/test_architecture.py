@@ -7,7 +7,10 @@ import importlib
 import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
+
+import pytest
 
 import mimicit
 
@@ -41,6 +44,21 @@ BESIDE = {
     ("mimicit.sources", "mimicit.media"),
 }
 
+# The same of the trainer: a package imports from those below alone.
+TRAINER_LAYERS = (
+    {"otter_train.__main__", "otter_train.chat", "otter_train.convert", "otter_train.evaluate"}
+    | {"otter_train.generate", "otter_train.serve"},
+    {"otter_train.evaluation", "otter_train.serving", "otter_train.training"},
+    {"otter_train.inference", "otter_train.reporting"},
+    {"otter_train.assembly"},
+    {"otter_train.conversion"},
+    {"otter_train.checkpoint", "otter_train.pretrained"},
+    {"otter_train.data"},
+    {"otter_train.distributed"},
+    {"otter_train.model"},
+    {"otter_train.config"},
+)
+
 
 def modules(package: str) -> dict[str, Path]:
     found = {}
@@ -64,26 +82,46 @@ def imports(path: Path) -> set[str]:
 
 def layer(module: str) -> tuple[int, str]:
     part = ".".join(module.split(".")[:2])
-    for depth, names in enumerate(LAYERS):
+    for depth, names in enumerate(TRAINER_LAYERS if module.startswith("otter_train") else LAYERS):
         if part in names:
             return depth, part
     raise AssertionError(f"{module} belongs to no layer; add it to LAYERS")
 
 
-def test_imports_point_down() -> None:
+@pytest.mark.parametrize("package", ["mimicit", "otter_train"])
+def test_imports_point_down(package: str) -> None:
     wrong = []
-    for module, path in modules("mimicit").items():
-        if module == "mimicit":
+    for module, path in modules(package).items():
+        if module == package:
             continue
         depth, part = layer(module)
         for target in imports(path):
-            if not target.startswith("mimicit."):
-                assert target.split(".")[0] != "otter_train", f"{module} imports {target}"
+            if not target.startswith(f"{package}."):
+                assert package == "otter_train" or target.split(".")[0] != "otter_train", f"{module} imports {target}"
                 continue
             below, other = layer(target)
             if below < depth or (below == depth and other != part and (part, other) not in BESIDE):
                 wrong.append(f"{module} -> {target}")
     assert wrong == []
+
+
+def test_no_module_imports_one_that_imports_it() -> None:
+    for package in ("otter_train",):
+        known = modules(package)
+        needs = {module: _modules_imported(path, known) - {module} for module, path in known.items()}
+        TopologicalSorter(needs).prepare()  # raises CycleError, with the cycle
+
+
+def _modules_imported(path: Path, known: dict[str, Path]) -> set[str]:
+    """Every one of the ``known`` modules that ``path`` imports: ``from a import b`` is of ``a.b`` where that is one."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= names & known.keys() or {node.module}
+    return found & known.keys()
 
 
 def test_otter_train_uses_only_what_it_may() -> None:
