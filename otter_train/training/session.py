@@ -20,7 +20,7 @@ from mimicit.loading.ordered import Ordered
 from mimicit.loading.torch import Loader
 from mimicit.prompt import template_named
 from mimicit.records import Sample
-from otter_train.assembly.initial_weights import initial_weights
+from otter_train.assembly.initial_weights import Initial, initial_weights
 from otter_train.assembly.models import (
     assemble_model,
     load_kept,
@@ -115,44 +115,12 @@ def begin(
     initial = initial_weights(Path(config.init_from), config) if config.init_from and not checkpoint else None
     if checkpoint:
         tokenizer = load_tokenizer(checkpoint.tokenizer_folder)
+        architecture = stored_model_config(checkpoint.meta, config)
     else:
         tokenizer = initial.tokenizer if initial else _new_tokenizer(config, samples)
-    architecture = stored_model_config(checkpoint.meta, config) if checkpoint else model_config(config)
-    # A model that is sharded as a whole may be too large for one device, and for the memory beside it.
-    sharded = options.shard_frozen and world.size > 1
-    if sharded and config.lora_rank:
-        raise UsageError("--shard-frozen spreads models without adapters only; leave it out with --lora-rank")
-    streamed = sharded and (initial is None or initial.fits_shards)
-    place, fill = torch.device("cpu") if sharded else device, initial.fill if initial else None
-    model = assemble_model(architecture, config, tokenizer, place, None if streamed else fill, empty=streamed).train()
-    # What the cache has is not computed; that it has to be filled first is passed over.
-    flops, counted = count_flops(model, with_tower=options.vision_cache is None), _weights_line(model, device)
-    shard(model, world, device, frozen=options.shard_frozen)
-    if streamed:
-        dtype = read_dtype(config, device, filled=fill is not None)
-        fill_rows(model, architecture, fill, vocab_size=len(tokenizer), dtype=dtype)
-    if checkpoint:
-        check_tokens(checkpoint.meta, tokenizer)
-        load_kept(model, config, load_weights(checkpoint))
-    recompute_activations(model, options.checkpoint_activations)
-    if options.compile:  # after `shard`, which changes the classes of layers
-        compile_blocks(model)
-    optimizer = make_optimizer(
-        model,
-        lr=config.lr,
-        weight_decay=config.weight_decay,
-        beta2=config.beta2,
-        whole_model=config.language_model is None,
-        rates={
-            "perceiver.": config.lr_perceiver,
-            "language.cross_attention.": config.lr_cross_attention,
-            "language.": config.lr_language,
-            "new_rows.": config.lr_language,
-            "vision.": config.lr_vision,
-        },
-    )
-    if config.stochastic_rounding:
-        optimizer = RoundingAdamW(optimizer.param_groups)
+        architecture = model_config(config)
+    model, flops, counted = _model(config, options, architecture, tokenizer, initial, checkpoint, device, world)
+    optimizer = _optimizer(model, config)
     encoder = _encoder(config, tokenizer)
     samples, left_out = showable(samples, encoder)
     rows: Ordered[Any] = samples
@@ -160,24 +128,8 @@ def begin(
         rows = within_budget(samples, encoder, config.batch_tokens, run / "rows")
     dtype = torch.bfloat16 if uses_bfloat16(device, config.precision) else torch.float32
     features = _feature_cache(model, options, dtype)
-    total, end = total_steps(config, len(rows)), config.epochs * len(rows)
-    collator = GroupCollator(
-        encoder=encoder,
-        image_size=model.vision.image_size,
-        accumulate=options.accumulate,
-        end=end,
-        packed=model.language.can_pack,
-        cached=features.kept if features else None,
-    )
-    loader = training_loader(
-        rows,
-        collator,
-        batch_size=config.batch_size,
-        steps=total,
-        world=world,
-        workers=_worker_count(options, device),
-        pin_memory=device.type == "cuda",
-    )
+    total = total_steps(config, len(rows))
+    loader = _loader(config, options, rows, encoder, model, features, steps=total, device=device, world=world)
     guard = Guard(config.guard, config.guard_factor, device, harmless=config.clip)
     if checkpoint:
         restore_optimizer(model, optimizer, load_optimizer_state(checkpoint))
@@ -209,6 +161,89 @@ def begin(
         seen=int(checkpoint.meta["samples_seen"]) if checkpoint else 0,
         left_out=tuple(left_out),
         run_id=(checkpoint.meta.get("run_id") if checkpoint and checkpoint.folder.parent == run else None) or new_id,
+    )
+
+
+def _model(
+    config: RunConfig,
+    options: RunOptions,
+    architecture: ModelConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    initial: Initial | None,
+    checkpoint: Checkpoint | None,
+    device: torch.device,
+    world: World,
+) -> tuple[Otter, Flops, str]:
+    """The model with its weights, spread over the processes; what its steps compute; and a line about its size."""
+    # A model that is sharded as a whole may be too large for one device, and for the memory beside it.
+    sharded = options.shard_frozen and world.size > 1
+    if sharded and config.lora_rank:
+        raise UsageError("--shard-frozen spreads models without adapters only; leave it out with --lora-rank")
+    streamed = sharded and (initial is None or initial.fits_shards)
+    place, fill = torch.device("cpu") if sharded else device, initial.fill if initial else None
+    model = assemble_model(architecture, config, tokenizer, place, None if streamed else fill, empty=streamed).train()
+    # What the cache has is not computed; that it has to be filled first is passed over.
+    flops, counted = count_flops(model, with_tower=options.vision_cache is None), _weights_line(model, device)
+    shard(model, world, device, frozen=options.shard_frozen)
+    if streamed:
+        dtype = read_dtype(config, device, filled=fill is not None)
+        fill_rows(model, architecture, fill, vocab_size=len(tokenizer), dtype=dtype)
+    if checkpoint:
+        check_tokens(checkpoint.meta, tokenizer)
+        load_kept(model, config, load_weights(checkpoint))
+    recompute_activations(model, options.checkpoint_activations)
+    if options.compile:  # after `shard`, which changes the classes of layers
+        compile_blocks(model)
+    return model, flops, counted
+
+
+def _optimizer(model: Otter, config: RunConfig) -> AdamW:
+    optimizer = make_optimizer(
+        model,
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        beta2=config.beta2,
+        whole_model=config.language_model is None,
+        rates={
+            "perceiver.": config.lr_perceiver,
+            "language.cross_attention.": config.lr_cross_attention,
+            "language.": config.lr_language,
+            "new_rows.": config.lr_language,
+            "vision.": config.lr_vision,
+        },
+    )
+    return RoundingAdamW(optimizer.param_groups) if config.stochastic_rounding else optimizer
+
+
+def _loader(
+    config: RunConfig,
+    options: RunOptions,
+    rows: Ordered[Any],
+    encoder: PromptEncoder,
+    model: Otter,
+    features: FeatureCache | None,
+    *,
+    steps: int,
+    device: torch.device,
+    world: World,
+) -> Loader[Any]:
+    """The batches of all ``steps``: micro-batches of samples, or of ``rows`` that hold several."""
+    collator = GroupCollator(
+        encoder=encoder,
+        image_size=model.vision.image_size,
+        accumulate=options.accumulate,
+        end=config.epochs * len(rows),
+        packed=model.language.can_pack,
+        cached=features.kept if features else None,
+    )
+    return training_loader(
+        rows,
+        collator,
+        batch_size=config.batch_size,
+        steps=steps,
+        world=world,
+        workers=_worker_count(options, device),
+        pin_memory=device.type == "cuda",
     )
 
 
