@@ -55,7 +55,7 @@ class Batch:
         return len(set(self.firsts[self.vision_mask].tolist()))
 
     @property
-    def learnt(self) -> list[int]:
+    def labelled_per_sample(self) -> list[int]:
         """The labelled tokens of each sample."""
         counts: list[int] = (self.labels != IGNORED).sum(dim=1).tolist()
         return counts

@@ -64,7 +64,7 @@ class PackedBatch:
         return len(self.vision_x) + (0 if self.kept is None else len(self.kept))
 
     @property
-    def learnt(self) -> list[int]:
+    def labelled_per_sample(self) -> list[int]:
         """The labelled tokens of each sample."""
         counts: list[int] = torch.bincount(self.packing.owners, minlength=self.packing.count).tolist()
         return counts

@@ -85,7 +85,7 @@ def lay_out(
     filler = -sum(lengths) % multiple
     starts = [0, *accumulate(lengths)]
     labels = np.concatenate([_without_first(document.labels) for document in documents])
-    learnt = np.flatnonzero(labels != IGNORED)
+    labelled = np.flatnonzero(labels != IGNORED)
     frames, frame_mask = _frames(frame_counts or [1])
     lang_x = np.concatenate([*ids, np.full(filler, pad, dtype=np.int64)])
     packing = Packing(
@@ -93,9 +93,9 @@ def lay_out(
         runs=_runs(ids, starts, [document.media for document in documents], image),
         frames=frames,
         frame_mask=frame_mask,
-        predicting=torch.from_numpy(learnt - 1),
-        targets=torch.from_numpy(labels[learnt]),
-        owners=torch.from_numpy(np.repeat(np.arange(len(ids)), lengths)[learnt]),
+        predicting=torch.from_numpy(labelled - 1),
+        targets=torch.from_numpy(labels[labelled]),
+        owners=torch.from_numpy(np.repeat(np.arange(len(ids)), lengths)[labelled]),
         count=len(ids),
     )
     return torch.from_numpy(lang_x)[None], packing

@@ -58,7 +58,7 @@ class Window:
                 self.work += Work.of(batch)
                 self._left_out += batch.left_out
         for batch, nats in result.row_nats:
-            self._scored.append(_Scored(step, batch.ids, batch.sources, tuple(batch.learnt), nats))
+            self._scored.append(_Scored(step, batch.ids, batch.sources, tuple(batch.labelled_per_sample), nats))
         self._results.append((step, result._replace(row_nats=())))
 
     def leave_out(self, seconds: float) -> None:

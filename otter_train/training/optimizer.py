@@ -120,12 +120,12 @@ class RoundingAdamW(AdamW):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """One update of every parameter that has a gradient; nothing waits for the device."""
         found_inf: Tensor | None = getattr(self, "found_inf", None)
-        for pool in self.param_groups:
-            for parameter in pool["params"]:
+        for group in self.param_groups:
+            for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._update(parameter, pool, found_inf)
+                    self._update(parameter, group, found_inf)
 
-    def _update(self, parameter: Tensor, pool: dict[str, Any], found_inf: Tensor | None) -> None:
+    def _update(self, parameter: Tensor, group: dict[str, Any], found_inf: Tensor | None) -> None:
         state = self.state[parameter]
         if not state:
             state["step"] = torch.zeros((), device=parameter.device)
@@ -143,11 +143,11 @@ class RoundingAdamW(AdamW):
             fused=True,
             found_inf=found_inf,
             amsgrad=False,
-            beta1=pool["betas"][0],
-            beta2=pool["betas"][1],
-            lr=pool["lr"],
-            weight_decay=pool["weight_decay"],
-            eps=pool["eps"],
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
             maximize=False,
         )
         own.copy_(round_by_chance(exact))

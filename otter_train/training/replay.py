@@ -90,5 +90,5 @@ def _scores(session: Session, batch: Batch | PackedBatch) -> Iterator[ReplayedSa
         nats = batch_loss(
             session.model, batch.to(session.device), session.config.precision, session.features
         ).row_nats.tolist()
-    for id, source, tokens, loss in zip(batch.ids, batch.sources, batch.learnt, nats, strict=True):
+    for id, source, tokens, loss in zip(batch.ids, batch.sources, batch.labelled_per_sample, nats, strict=True):
         yield ReplayedSample(id=id, source=source, labelled=tokens, loss=loss / max(1, tokens))

@@ -61,7 +61,7 @@ def restore_optimizer(model: Otter, optimizer: Optimizer, state: Mapping[str, Ma
 def _optimised(model: nn.Module, optimizer: Optimizer) -> list[tuple[str, nn.Parameter]]:
     """Name and parameter of all that ``optimizer`` updates, in its order."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    return [(names[id(one)], one) for pool in optimizer.param_groups for one in pool["params"]]
+    return [(names[id(one)], one) for group in optimizer.param_groups for one in group["params"]]
 
 
 def _copy(tensor: Tensor, world: World) -> Tensor | None:

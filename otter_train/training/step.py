@@ -81,7 +81,7 @@ def take_step(
         loss += share.detach()
         if batch is not None:
             row_nats.append((batch, computed.row_nats))
-    parameters = [parameter for pool in optimizer.param_groups for parameter in pool["params"]]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     norm = whole(clip_grad_norm_(parameters, clip or float("inf")))
     bad = guard.judge(norm) if guard is not None else torch.zeros_like(loss, dtype=torch.bool)
     if guard is not None:

@@ -90,4 +90,4 @@ def test_padding_is_masked_and_never_learnt(pad_left: bool) -> None:
     assert torch.equal(batch.labels[learnt], batch.lang_x[learnt])
     assert batch.labelled == int(learnt.sum())
     assert batch.ids == ("a", "b", "c")
-    assert sum(batch.learnt) == batch.labelled and batch.learnt == learnt.sum(dim=1).tolist()
+    assert sum(batch.labelled_per_sample) == batch.labelled and batch.labelled_per_sample == learnt.sum(dim=1).tolist()
