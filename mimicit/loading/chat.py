@@ -1,0 +1,388 @@
+"""Samples as conversations, and as what any vision-language model of `transformers` is trained on.
+
+`messages` is pure; `ChatCollator` needs the processor of a model, and torch because its tensors are torch's. Importing
+this module needs neither.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, NamedTuple
+
+from mimicit.errors import CorruptShardError, UsageError
+from mimicit.loading.chat_spans import MarkedTokenizer, Marks, Span, Words, choose_marks
+from mimicit.loading.drop_context import drop_context
+from mimicit.loading.steps import Slots
+from mimicit.records import Media, Sample, Triplet
+
+__all__ = ["ChatCollator", "Message", "messages"]
+
+Message = dict[str, Any]
+"""``role`` and ``content``, the latter a list of parts, as `apply_chat_template` of `transformers` takes it."""
+
+_IGNORED: Final = -100  # the label that losses of torch and transformers leave out
+_TRIES: Final = 3
+_EQUAL_CLIPS: Final = '; some processors take only clips of equally many frames in one batch: give clips="pictures"'
+_TICKS: Final = 1000  # per second: metadata of clips counts frames, of which ours are not evenly spaced
+
+
+def messages(
+    sample: Sample,
+    *,
+    context: Literal["turns", "one-turn"] = "turns",
+    clips: Literal["pictures", "video"] = "pictures",
+    system: str | None = None,
+    with_answer: bool = True,
+) -> list[Message]:
+    """``sample`` as a conversation for ``processor.apply_chat_template``, with its pictures inside.
+
+    Each triplet is a turn of the user (its media, then its instruction) and one of the assistant (its answer);
+    ``context="one-turn"`` puts the context, answers and all, before the query into one turn of the user. A picture is
+    ``{"type": "image", "image": …}`` with a Pillow image in RGB; of a clip each frame is one, or with ``clips="video"``
+    all are ``{"type": "video", "video": [frame, …]}``. ``system`` is a message that goes before. Without
+    ``with_answer`` the answer to the query is left out, to be asked for. `CorruptShardError` names the sample whose
+    pictures cannot be read.
+    """
+    conversation = [_message("system", [_text(system)])] if system is not None else []
+    asked: list[Message] = []
+    for triplet in sample.context:
+        shown = list(_shown(sample, triplet, clips))
+        if context == "turns":
+            conversation.append(_message("user", _asked(shown, triplet.instruction)))
+            conversation.append(_message("assistant", [_text(triplet.answer)]))
+        else:
+            asked += shown
+            lines = "\n".join(words for words in (triplet.instruction, triplet.answer) if words)
+            _append_text(asked, f"{lines}\n\n")
+    asked += _shown(sample, sample.query, clips)
+    if sample.query.instruction or not asked:
+        _append_text(asked, sample.query.instruction)
+    conversation.append(_message("user", asked))
+    if with_answer:
+        conversation.append(_message("assistant", [_text(sample.query.answer)]))
+    return conversation
+
+
+def _message(role: str, content: list[Message]) -> Message:
+    return {"role": role, "content": content}
+
+
+def _text(words: str) -> Message:
+    return {"type": "text", "text": words}
+
+
+def _asked(shown: list[Message], instruction: str) -> list[Message]:
+    return [*shown, _text(instruction)] if instruction or not shown else shown
+
+
+def _append_text(parts: list[Message], words: str) -> None:
+    """Texts that follow each other become one: what a template puts between two, nobody knows."""
+    if parts and parts[-1]["type"] == "text":
+        parts[-1] = _text(parts[-1]["text"] + words)
+    else:
+        parts.append(_text(words))
+
+
+def _shown(sample: Sample, triplet: Triplet, clips: Literal["pictures", "video"]) -> Iterator[Message]:
+    for index in triplet.media:
+        media = sample.media[index]
+        frames = _frames(sample, media)
+        if media.kind == "video" and clips == "video":
+            yield {"type": "video", "video": frames}
+        else:
+            for frame in frames:
+                yield {"type": "image", "image": frame}
+
+
+def _frames(sample: Sample, media: Media) -> list[Any]:
+    try:
+        found = media.to_pil()
+    except CorruptShardError as error:
+        raise CorruptShardError(f"sample {sample.key}: {error}") from None
+    return [frame.convert("RGB") for frame in (found if isinstance(found, list) else [found])]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One sample on its way: the text that its template makes, with the answers marked, and what it shows."""
+
+    sample: Sample
+    text: str
+    answers: tuple[str, ...]
+    images: list[Any]
+    videos: list[list[Any]]
+    metadata: list[Mapping[str, Any]]
+
+
+class ChatCollator:
+    """Samples to the inputs of a vision-language model, with ``labels`` on the answers and their ends of turn alone.
+
+    ``processor`` is the model's own (`AutoProcessor`), with a fast tokenizer and a chat template. The collator takes a
+    list of samples, the `Slots` of a `Loader`, or rows with a ``sample`` (a data set of `datasets`), and gives what
+    the processor makes of the batch (``input_ids``, ``attention_mask``, ``pixel_values``, …), and ``labels``, int64
+    like ``input_ids``: the id where the model is to say it, -100 elsewhere. Slots without a value are left out.
+
+    ``answers`` says which are learnt: ``"all"``, or that of the ``"query"``. A prompt of more than ``max_length``
+    tokens loses whole context triplets, the farthest first, with the pictures that only they show; where the query
+    alone is longer, ``too_long`` says whether that is an error or the sample is ``"drop"``-ped from the batch.
+    ``context``, ``system`` and ``clips`` are those of `messages`; with ``clips="auto"`` a clip is a video where
+    processor and template take one, else pictures. ``chat_template`` and ``template_kwargs`` replace and feed the
+    template, ``processor_kwargs`` go to the processor (``{"images_kwargs": …}``).
+
+    Names of the processor's control tokens in the words of samples get a space (``< image>``), so they are words.
+    Where the template writes no end of turn after the last answer, the tokenizer's ``eos_token`` is added.
+
+    Each batch is checked: the labels decode to the answers, and none is an image token. `UsageError` names the sample
+    where not, as where the template changes an answer, or the processor refuses the batch.
+    """
+
+    def __init__(
+        self,
+        processor: Any,
+        *,
+        answers: Literal["all", "query"] = "all",
+        max_length: int | None = None,
+        too_long: Literal["error", "drop"] = "error",
+        context: Literal["turns", "one-turn"] = "turns",
+        system: str | None = None,
+        clips: Literal["auto", "video", "pictures"] = "auto",
+        padding_side: Literal["left", "right"] = "right",
+        chat_template: str | None = None,
+        template_kwargs: Mapping[str, Any] | None = None,
+        processor_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        name = type(processor).__name__
+        tokenizer = getattr(processor, "tokenizer", None)
+        if tokenizer is None:
+            raise UsageError(f"{name} has no tokenizer; give the model's processor (AutoProcessor.from_pretrained)")
+        if not getattr(tokenizer, "is_fast", False):
+            raise UsageError(f"{type(tokenizer).__name__} tells no offsets; load the processor with a fast tokenizer")
+        self.processor = processor
+        self.answers = answers
+        self.max_length = max_length
+        self.too_long = too_long
+        self.context = context
+        self.system = system
+        self.padding_side = padding_side
+        self.template_kwargs = dict(template_kwargs or {})
+        self.processor_kwargs = dict(processor_kwargs or {})
+        self.chat_template = _template(processor, chat_template)
+        self.clips = self._clips_of(clips)
+
+    def __call__(self, samples: Slots[Sample] | Sequence[Any]) -> Any:
+        """The batch of ``samples``; `UsageError` where none of them is left."""
+        given = samples.values if isinstance(samples, Slots) else samples
+        here = [one["sample"] if isinstance(one, Mapping) else one for one in given]
+        marks = _marks([one for one in here if one is not None])
+        rows = [self._row(one, marks) for one in here if one is not None]
+        if self.max_length is not None and rows:
+            rows = self._shortened(rows, marks, self.max_length)
+        if not rows:
+            raise UsageError("no sample of the batch is left: all are damaged or too long")
+        return self._encoded(rows, marks).batch
+
+    def length(self, sample: Sample) -> int:
+        """Tokens of ``sample`` with all of its context, those of its pictures included."""
+        marks = _marks([sample])
+        return self._encoded([self._row(sample, marks)], marks).lengths[0]
+
+    def _shortened(self, rows: list[_Row], marks: Marks, most: int) -> list[_Row]:
+        """``rows`` of which none has more than ``most`` tokens."""
+        encoded = self._encoded(rows, marks)
+        kept = []
+        for place, row in enumerate(rows):
+            length, ends = encoded.lengths[place], encoded.ends[place]
+            while length > most and row.sample.context:
+                # At the least: what goes reaches from the first turn, and ``ends`` counts from the first token.
+                enough = (count for count, end in enumerate(ends[:-1], 1) if length - end <= most)
+                context = len(row.sample.context)
+                count = min(next(enough, context), context) if self.context == "turns" else 1
+                row = self._row(drop_context(row.sample, count), marks)
+                again = self._encoded([row], marks)
+                length, ends = again.lengths[0], again.ends[0]
+            if length <= most:
+                kept.append(row)
+            elif self.too_long == "error":
+                raise UsageError(
+                    f"sample {row.sample.key}: the query alone is {length} tokens long, more than max_length={most}; "
+                    'raise it, make pictures smaller with processor_kwargs=, or give too_long="drop"'
+                )
+        return kept
+
+    def _row(self, sample: Sample, marks: Marks) -> _Row:
+        conversation = messages(sample, context=self.context, clips=self.clips, system=self.system)
+        plain, marked, answers = [], [], []
+        for message in conversation:
+            is_answer = message["role"] == "assistant"
+            parts = [
+                {**part, "text": self._words.clean(part["text"])} if part["type"] == "text" else part
+                for part in message["content"]
+            ]
+            plain.append({**message, "content": parts})
+            if is_answer:
+                answers.append(parts[0]["text"].strip())
+                parts = [{**parts[0], "text": marks.around(parts[0]["text"])}]
+            marked.append({**message, "content": parts})
+        text = self._rendered(sample, plain, marked, marks)
+        if marks.answers(text) != answers:
+            raise UsageError(f"sample {sample.key}: the chat template leaves out or changes an answer")
+        shown = [part for message in conversation for part in message["content"]]
+        videos = [part["video"] for part in shown if part["type"] == "video"]
+        return _Row(
+            sample=sample,
+            text=marks.close(text, self._words.ends, self.processor.tokenizer.eos_token),
+            answers=tuple(answers),
+            images=[part["image"] for part in shown if part["type"] == "image"],
+            videos=videos,
+            metadata=[_metadata(media) for media in sample.media if media.kind == "video"] if videos else [],
+        )
+
+    def _rendered(self, sample: Sample, plain: list[Message], marked: list[Message], marks: Marks) -> str:
+        """The text of ``marked``, which must be that of ``plain`` but for the marks."""
+        try:
+            for _ in range(_TRIES):  # a template may write the time of day
+                text = self._render(marked)
+                if marks.without(text) == self._render(plain):
+                    return text
+        except Exception as error:  # jinja's, and whatever else a template raises
+            raise UsageError(f"sample {sample.key}: the chat template refuses it: {error}") from error
+        raise UsageError(f"sample {sample.key}: the chat template changes an answer by what is in it")
+
+    def _render(self, conversation: list[Message]) -> str:
+        if self._texts_are_strings:
+            conversation = [{**message, "content": _as_string(message["content"])} for message in conversation]
+        text: str = self.processor.apply_chat_template(
+            conversation, chat_template=self.chat_template, tokenize=False, **self.template_kwargs
+        )
+        return text
+
+    @functools.cached_property
+    def _words(self) -> Words:
+        return Words(self.processor, self.chat_template)
+
+    @functools.cached_property
+    def _texts_are_strings(self) -> bool:
+        """Whether the template takes texts as strings alone, and prints a list of parts as Python does."""
+        probe = [_message("user", [_text("one")]), _message("assistant", [_text("two")])]
+        try:
+            text = self.processor.apply_chat_template(probe, chat_template=self.chat_template, **self.template_kwargs)
+        except Exception:  # a template that adds a list to a string
+            return True
+        return any(repr(message["content"]) in text for message in probe)
+
+    def _clips_of(self, clips: Literal["auto", "video", "pictures"]) -> Literal["video", "pictures"]:
+        if clips != "auto":
+            return clips
+        token = getattr(self.processor, "video_token", None)
+        if token is None or getattr(self.processor, "video_processor", None) is None:
+            return "pictures"
+        try:
+            text = self._render([_message("user", [{"type": "video"}, _text("one")])])
+        except Exception:  # a template without clips
+            return "pictures"
+        return "video" if token in text else "pictures"
+
+    def _encoded(self, rows: Sequence[_Row], marks: Marks) -> _Encoded:
+        tokenizer = MarkedTokenizer(self.processor.tokenizer, marks)
+        processor = copy.copy(self.processor)
+        processor.tokenizer = tokenizer
+        try:
+            batch = processor(text=[row.text for row in rows], **self._inputs(rows), **self._options(rows[0]))
+        except Exception as error:
+            keys = ", ".join(row.sample.key for row in rows)
+            raise UsageError(
+                f"{type(self.processor).__name__} refuses the samples {keys}: {error}"
+                + (_EQUAL_CLIPS if len({len(video) for row in rows for video in row.videos}) > 1 else "")
+            ) from error
+        ids = batch["input_ids"]
+        if ids.tolist() != tokenizer.ids:
+            raise UsageError(f"{type(self.processor).__name__} changes what its tokenizer gave; labels cannot be found")
+        learnt, ends = [], []
+        for place, row in enumerate(rows):
+            spans, offsets = tokenizer.spans[place], tokenizer.offsets[place]
+            self._check(row, spans, offsets, tokenizer.ids[place])
+            wanted = spans[-1:] if self.answers == "query" else spans
+            learnt.append([any(_within(token, span.start, span.end) for span in wanted) for token in offsets])
+            ends.append([sum(0 < stop <= span.end for _, stop in offsets) for span in spans])
+        batch["labels"] = ids.masked_fill(ids.new_tensor(learnt) == 0, _IGNORED)
+        return _Encoded(batch, batch["attention_mask"].sum(-1).tolist(), ends)
+
+    def _inputs(self, rows: Sequence[_Row]) -> dict[str, Any]:
+        """Pictures and clips of the rows, a list for each; left out where no row has any."""
+        inputs: dict[str, Any] = {}
+        if any(row.images for row in rows):
+            inputs["images"] = [row.images for row in rows]
+        if any(row.videos for row in rows):
+            inputs["videos"] = [video for row in rows for video in row.videos]
+            inputs["video_metadata"] = [metadata for row in rows for metadata in row.metadata]
+            inputs["do_sample_frames"] = False
+        return inputs
+
+    def _options(self, row: _Row) -> dict[str, Any]:
+        options = {"padding": True, "padding_side": self.padding_side, "return_tensors": "pt", **self.processor_kwargs}
+        begin = self.processor.tokenizer.bos_token
+        if begin and row.text.startswith(begin):  # as `apply_chat_template` does when it tokenizes
+            options["add_special_tokens"] = False
+        return options
+
+    def _check(self, row: _Row, spans: Sequence[Span], offsets: Sequence[tuple[int, int]], ids: Sequence[int]) -> None:
+        """`UsageError` unless the tokens of each answer decode to it, and are no image tokens."""
+        tokenizer = self.processor.tokenizer
+        for answer, span in zip(row.answers, spans, strict=True):
+            own = [id for id, token in zip(ids, offsets, strict=True) if _within(token, span.start, span.words_end)]
+            said = tokenizer.decode(own).strip()
+            if said != answer:  # it may be one that the tokenizer does not give back, of letters it does not know
+                there_and_back = tokenizer.decode(tokenizer(answer, add_special_tokens=False)["input_ids"]).strip()
+                if said != there_and_back:
+                    raise UsageError(f"sample {row.sample.key}: labels decode to {said!r}, the answer is {answer!r}")
+            if not self._words.shown_ids.isdisjoint(own):
+                raise UsageError(f"sample {row.sample.key}: an image token is among those of the answer {answer!r}")
+
+
+class _Encoded(NamedTuple):
+    """A batch; the tokens of each row without padding; for each row and answer, how many tokens reach to its end."""
+
+    batch: Any
+    lengths: list[int]
+    ends: list[list[int]]
+
+
+def _marks(samples: Sequence[Sample]) -> Marks:
+    triplets = [triplet for sample in samples for triplet in sample.triplets]
+    return choose_marks(words for triplet in triplets for words in (triplet.instruction, triplet.answer))
+
+
+def _template(processor: Any, given: str | None) -> str:
+    """The text of the chat template, chosen as `apply_chat_template` chooses it."""
+    own = getattr(processor, "chat_template", None) or processor.tokenizer.chat_template
+    template = own.get(given or "default", given) if isinstance(own, Mapping) else given or own
+    if not template:
+        raise UsageError(f"{type(processor).__name__} has no chat template; give one as chat_template=")
+    return str(template)
+
+
+def _as_string(content: list[Message]) -> list[Message] | str:
+    return content[0]["text"] if len(content) == 1 and content[0]["type"] == "text" else content
+
+
+def _metadata(media: Media) -> dict[str, Any]:
+    """When the frames of a clip were, as `transformers` wants it: numbers of frames at a rate of `_TICKS`."""
+    times = media.timestamps_s or tuple(map(float, range(len(media.files))))
+    ticks = [round(time * _TICKS) for time in times]
+    total = max(round((media.duration_s or 0.0) * _TICKS), ticks[-1] + 1)
+    return {
+        "total_num_frames": total,
+        "fps": float(_TICKS),
+        "frames_indices": ticks,
+        "duration": total / _TICKS,
+        "width": media.width,
+        "height": media.height,
+    }
+
+
+def _within(token: tuple[int, int], start: int, end: int) -> bool:
+    """Whether a token, from one character to another, has any of those from ``start`` to ``end``."""
+    return token[0] < end and token[1] > start and token[1] > token[0]
