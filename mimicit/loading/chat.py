@@ -123,7 +123,8 @@ class ChatCollator:
     ``processor`` is the model's own (`AutoProcessor`), with a fast tokenizer and a chat template. The collator takes a
     list of samples, the `Slots` of a `Loader`, or rows with a ``sample`` (a data set of `datasets`), and gives what
     the processor makes of the batch (``input_ids``, ``attention_mask``, ``pixel_values``, …), and ``labels``, int64
-    like ``input_ids``: the id where the model is to say it, -100 elsewhere. Slots without a value are left out.
+    like ``input_ids``: the id where the model is to say it, -100 elsewhere. Slots without a value are left out, and
+    samples without media come last.
 
     ``answers`` says which are learnt: ``"all"``, or that of the ``"query"``. A prompt of more than ``max_length``
     tokens loses whole context triplets, the farthest first, with the pictures that only they show; where the query
@@ -176,8 +177,10 @@ class ChatCollator:
         """The batch of ``samples``; `UsageError` where none of them is left."""
         given = samples.values if isinstance(samples, Slots) else samples
         here = [one["sample"] if isinstance(one, Mapping) else one for one in given]
-        marks = _marks([one for one in here if one is not None])
-        rows = [self._row(one, marks) for one in here if one is not None]
+        present = [one for one in here if one is not None]
+        marks = _marks(present)
+        # Some processors look at the first row to learn about the pictures of all.
+        rows = [self._row(one, marks) for one in sorted(present, key=lambda sample: not sample.media)]
         if self.max_length is not None and rows:
             rows = self._shortened(rows, marks, self.max_length)
         if not rows:
@@ -333,10 +336,10 @@ class ChatCollator:
         tokenizer = self.processor.tokenizer
         for answer, span in zip(row.answers, spans, strict=True):
             own = [id for id, token in zip(ids, offsets, strict=True) if _within(token, span.start, span.words_end)]
-            said = tokenizer.decode(own).strip()
-            if said != answer:  # it may be one that the tokenizer does not give back, of letters it does not know
-                there_and_back = tokenizer.decode(tokenizer(answer, add_special_tokens=False)["input_ids"]).strip()
-                if said != there_and_back:
+            said = tokenizer.decode(own)
+            if not _same(said, answer):  # it may be one that the tokenizer does not give back
+                there_and_back = tokenizer.decode(tokenizer(answer, add_special_tokens=False)["input_ids"])
+                if not _same(said, there_and_back):
                     raise UsageError(f"sample {row.sample.key}: labels decode to {said!r}, the answer is {answer!r}")
             if not self._words.shown_ids.isdisjoint(own):
                 raise UsageError(f"sample {row.sample.key}: an image token is among those of the answer {answer!r}")
@@ -381,6 +384,11 @@ def _metadata(media: Media) -> dict[str, Any]:
         "width": media.width,
         "height": media.height,
     }
+
+
+def _same(said: str, answer: str) -> bool:
+    """Whether two texts have the same words; decoders differ about the spaces around the first token."""
+    return "".join(said.split()) == "".join(answer.split())
 
 
 def _within(token: tuple[int, int], start: int, end: int) -> bool:

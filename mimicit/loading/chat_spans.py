@@ -59,10 +59,11 @@ class Marks(NamedTuple):
         """
         first, *others = text.split(self.words_end)
         found = ends.search(others[-1])
-        end = others[-1][: found.end()] if found else ""
+        end = others[-1][: found.end()].lstrip() if found else ""  # the spaces are those of the answer
         closed = first
         for part in others:
-            own = end if part.startswith(end) else ""
+            spaces = len(part) - len(part.lstrip())
+            own = part[: spaces + len(end)] if end and part.startswith(end, spaces) else ""
             closed += self.words_end + own + self.end + part[len(own) :]
         if found or not last:
             return closed

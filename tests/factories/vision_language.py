@@ -16,6 +16,8 @@ from transformers import PreTrainedTokenizerFast
 
 __all__ = ["FAMILIES", "family"]
 
+torch.set_num_threads(1)  # models this small lose more to waiting threads than they gain
+
 _TEXT = {
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -137,7 +139,9 @@ def qwen3_vl() -> tuple[Any, Any]:
         image_processor=transformers.Qwen2VLImageProcessor(size=size, patch_size=16),
         tokenizer=words,
         video_processor=transformers.Qwen3VLVideoProcessor(size={**size, "longest_edge": 4 * 64 * 64}),
-        chat_template=_template(_QWEN_TEMPLATE.replace("<|vision_start|><|video_pad|><|vision_end|>", "<|video_pad|>"), ""),
+        chat_template=_template(
+            _QWEN_TEMPLATE.replace("<|vision_start|><|video_pad|><|vision_end|>", "<|video_pad|>"), ""
+        ),
     )
     vision = {"depth": 1, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 32}
     config = transformers.Qwen3VLConfig(
