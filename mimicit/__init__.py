@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mimicit.errors import MimicitError
     from mimicit.hub.from_datasets import from_datasets
     from mimicit.hub.tables import to_datasets
-    from mimicit.loading import Quarantine, Samples, Where, load, load_mixture, pack
+    from mimicit.loading import ChatCollator, Quarantine, Samples, Where, load, load_mixture, messages, pack
     from mimicit.loading.dataframe import to_pandas
     from mimicit.loading.interop import from_webdataset, to_webdataset
     from mimicit.pipeline import BuildConfig, build_shards
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BuildConfig",
+    "ChatCollator",
     "Media",
     "MimicitError",
     "Quarantine",
@@ -34,6 +35,7 @@ __all__ = [
     "from_webdataset",
     "load",
     "load_mixture",
+    "messages",
     "pack",
     "render",
     "to_datasets",
@@ -43,6 +45,7 @@ __all__ = [
 
 _HOMES = {
     "BuildConfig": "mimicit.pipeline.config",
+    "ChatCollator": "mimicit.loading.chat",
     "Media": "mimicit.records",
     "MimicitError": "mimicit.errors",
     "Quarantine": "mimicit.loading.quarantine",
@@ -55,6 +58,7 @@ _HOMES = {
     "from_webdataset": "mimicit.loading.interop",
     "load": "mimicit.loading.samples",
     "load_mixture": "mimicit.loading.mixture",
+    "messages": "mimicit.loading.chat",
     "pack": "mimicit.loading.packing",
     "render": "mimicit.prompt",
     "to_datasets": "mimicit.hub.tables",

@@ -156,6 +156,7 @@ def test_torch_is_imported_by_the_adapter_and_the_models_of_embedders_alone() ->
         "mimicit.embedding.open_clip_model",
         "mimicit.embedding.transformers_model",
         "mimicit.loading.torch",
+        "mimicit.loading.trainer",
     ]
 
 
@@ -203,9 +204,9 @@ def test_the_ways_through_the_code_are_short_and_true(part: str, most: int) -> N
 
 def test_public_names_are_pinned_and_load() -> None:
     assert mimicit.__all__ == [
-        "BuildConfig", "Media", "MimicitError", "Quarantine", "Sample", "Samples", "Triplet", "Where", "build_shards",
-        "from_datasets", "from_webdataset", "load", "load_mixture", "pack", "render", "to_datasets", "to_pandas",
-        "to_webdataset",
+        "BuildConfig", "ChatCollator", "Media", "MimicitError", "Quarantine", "Sample", "Samples", "Triplet", "Where",
+        "build_shards", "from_datasets", "from_webdataset", "load", "load_mixture", "messages", "pack", "render",
+        "to_datasets", "to_pandas", "to_webdataset",
     ]  # fmt: skip
     for name in mimicit.__all__:
         assert getattr(mimicit, name).__name__ == name
@@ -235,6 +236,12 @@ def _defined(tree: ast.Module) -> set[str]:
             case ast.ImportFrom() | ast.Import():
                 names |= {alias.asname or alias.name for alias in node.names}
     return names
+
+
+def test_conversations_need_no_torch() -> None:
+    code = "import sys, mimicit.loading.chat; print('torch' in sys.modules, 'transformers' in sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert loaded.split() == ["False", "False"]
 
 
 def test_nothing_heavy_is_loaded_by_the_help() -> None:

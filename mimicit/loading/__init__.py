@@ -1,5 +1,6 @@
 """Loading: shards in, `Sample`s out, in an order that is a pure function of folder, seed and position."""
 
+from mimicit.loading.chat import ChatCollator, messages
 from mimicit.loading.costs import Cost, token_cost
 from mimicit.loading.mixture import Mixture, load_mixture
 from mimicit.loading.order import Order
@@ -9,6 +10,7 @@ from mimicit.loading.samples import Samples, load
 from mimicit.loading.selection import Where
 
 __all__ = [
+    "ChatCollator",
     "Cost",
     "Mixture",
     "Order",
@@ -19,6 +21,7 @@ __all__ = [
     "Where",
     "load",
     "load_mixture",
+    "messages",
     "pack",
     "token_cost",
 ]

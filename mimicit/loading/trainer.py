@@ -56,7 +56,7 @@ class TrainerDataset(torch.utils.data.Dataset["Value | None"]):
         try:
             import datasets
         except ModuleNotFoundError:
-            raise UsageError("datasets is missing: pip install datasets") from None
+            raise UsageError("datasets is missing: pip install 'mimicit[hub]'") from None
         positions = datasets.Dataset.from_dict({"position": range(len(self))})
         return positions.with_transform(_Rows(self))
 
