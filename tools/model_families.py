@@ -315,14 +315,10 @@ def _packs(model: Any, architecture: Any) -> str:
 
 
 def _cached(model: Any, architecture: Any) -> str:
+    from tests.factories.otter import greedy
+
     left = _batch().to_left()
-    answers = [
-        model.generate(
-            left.vision_x, left.lang_x, left.attention_mask, vision_mask=left.vision_mask, max_new_tokens=6,
-            eos_token_ids=(), use_cache=use_cache,
-        )
-        for use_cache in (True, False)
-    ]  # fmt: skip
+    answers = [greedy(model, left, 6, use_cache=use_cache) for use_cache in (True, False)]
     return "yes" if answers[0] == answers[1] else "cached answers differ"
 
 

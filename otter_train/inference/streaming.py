@@ -19,7 +19,6 @@ from otter_train.data.batches import Batch
 from otter_train.data.pictures import normalise
 from otter_train.inference.answer_options import AnswerOptions
 from otter_train.model import Otter
-from otter_train.model.decoding import PromptReader
 
 __all__ = ["TextStream", "stream_tokens"]
 
@@ -41,7 +40,10 @@ def stream_tokens(
     device = prompts.lang_x.device
     # Entered anew between any two yields: a generator must not leave a mode on for whoever consumes it.
     with torch.no_grad(), autocast(device, precision):
-        reader = _reader(model, prompts)
+        vision_x = normalise(prompts.vision_x, model.vision.mean, model.vision.std)
+        reader = model.prompt_reader(
+            vision_x, prompts.lang_x, prompts.attention_mask, vision_mask=prompts.vision_mask, firsts=prompts.firsts
+        )
     generators = [torch.Generator().manual_seed(one.seed % 2**63) for one in options]
     penalties = {
         row: _Penalty(prompts.lang_x[row][prompts.attention_mask[row]], one, model, stop)
@@ -96,20 +98,6 @@ class _Penalty:
         scaled = torch.where(logits > 0, logits / one.repetition_penalty, logits * one.repetition_penalty)
         logits.copy_(torch.where(self._seen, scaled, logits))
         logits.sub_(one.frequency_penalty * self._counts + one.presence_penalty * (self._counts > 0))
-
-
-def _reader(model: Otter, prompts: Batch) -> PromptReader:
-    vision_x = normalise(prompts.vision_x, model.vision.mean, model.vision.std)
-    media = model.encode_vision(vision_x, prompts.vision_mask, prompts.firsts)
-    return PromptReader(
-        model.language,
-        model.language.project_media(media.flatten(1, 2)),
-        text_time=(prompts.lang_x == model.token_ids.image).cumsum(dim=-1),
-        attention_mask=prompts.attention_mask,
-        media_count=media.shape[1],
-        latents=media.shape[2],
-        use_cache=True,
-    )
 
 
 def _draw(logits: Tensor, options: AnswerOptions, generator: torch.Generator) -> int:

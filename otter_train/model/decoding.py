@@ -1,14 +1,13 @@
-"""Choosing new tokens one after the other, with a key-value cache or without; both give the same tokens."""
+"""Reading a prompt and its answer token by token, with a key-value cache or without."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from mimicit.errors import TrainError, UsageError
+from mimicit.errors import TrainError
 from otter_train.model.cross_attention import MediaKV, sight
 from otter_train.model.language import ConditionedLanguage, Conditioning
 from otter_train.model.padding import positions
@@ -16,7 +15,7 @@ from otter_train.model.padding import positions
 if TYPE_CHECKING:
     from transformers import Cache
 
-__all__ = ["PromptReader", "decode"]
+__all__ = ["PromptReader"]
 
 
 class PromptReader:
@@ -69,51 +68,3 @@ class PromptReader:
         )
         self._cache = state.cache
         return self._language.logits(state.hidden[:, -1]).float()
-
-
-def decode(
-    reader: PromptReader,
-    prompts: Tensor,
-    *,
-    max_new_tokens: int,
-    stop: Collection[int],
-    never: int,
-    filler: int,
-    temperature: float,
-    generator: torch.Generator | None,
-) -> list[list[int]]:
-    """The tokens that follow each of ``prompts`` (B, T), at most ``max_new_tokens``, without the one in ``stop``.
-
-    ``never`` is not chosen; ``filler`` is fed to rows that have ended while others go on. ``temperature`` 0 takes
-    the likeliest token, above 0 it samples.
-    """
-    if max_new_tokens < 1 or temperature < 0:
-        raise UsageError(
-            f"max_new_tokens is {max_new_tokens} (at least 1) and temperature {temperature} (not negative)"
-        )
-    rows: list[list[int]] = [[] for _ in prompts]
-    open_rows = set(range(len(rows)))
-    tokens = prompts
-    for _ in range(max_new_tokens):
-        logits = reader.read(tokens)
-        logits[:, never] = float("-inf")
-        chosen = _choose(logits, temperature, generator)
-        for row in sorted(open_rows):
-            if chosen[row] in stop:
-                open_rows.discard(row)
-            else:
-                rows[row].append(chosen[row])
-        if not open_rows:
-            break
-        following = [token if row in open_rows else filler for row, token in enumerate(chosen)]
-        tokens = torch.tensor(following, device=prompts.device)[:, None]
-    return rows
-
-
-def _choose(logits: Tensor, temperature: float, generator: torch.Generator | None) -> list[int]:
-    if temperature == 0:
-        chosen = logits.argmax(dim=-1)
-    else:
-        chosen = torch.multinomial((logits / temperature).softmax(dim=-1), 1, generator=generator).flatten()
-    tokens: list[int] = chosen.tolist()
-    return tokens

@@ -7,7 +7,6 @@ Training also takes packed rows (`Packing`), in which documents lie side by side
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ from transformers import PreTrainedModel
 
 from mimicit.errors import TrainError
 from otter_train.model.cross_attention import sight
-from otter_train.model.decoding import PromptReader, decode
+from otter_train.model.decoding import PromptReader
 from otter_train.model.language import ConditionedLanguage, Conditioning
 from otter_train.model.losses import token_nats
 from otter_train.model.new_rows import NewRows
@@ -188,53 +187,31 @@ class Otter(nn.Module):
         tokens = self.vision(vision_x.flatten(0, 2)[places])
         return tokens[numbers]
 
-    def generate(
+    def prompt_reader(
         self,
         vision_x: Tensor,
         lang_x: Tensor,
         attention_mask: Tensor | None = None,
         *,
         vision_mask: Tensor | None = None,
-        max_new_tokens: int,
-        eos_token_ids: Collection[int],
+        firsts: Tensor | None = None,
         use_cache: bool = True,
-        temperature: float = 0.0,
-        generator: torch.Generator | None = None,
-    ) -> list[list[int]]:
-        """The new tokens of each row, up to and without the first of ``eos_token_ids``.
+    ) -> PromptReader:
+        """What reads ``lang_x``, and then new tokens one after the other, with the media at hand.
 
-        The inputs are those of `forward`; padding must be on the left. ``temperature`` 0 takes the likeliest token,
-        above 0 it samples with ``generator``. New tokens go on looking at the last medium of the prompt, with
-        ``use_cache`` or without, and ``<image>`` is never generated: there would be no picture to it.
+        The inputs are those of `forward`; padding must be on the left. New tokens go on looking at the last medium of
+        the prompt.
         """
-        self.check(vision_x, lang_x, vision_mask)
-        training = [module for module in self.modules() if module.training]
-        self.eval()  # activation checkpointing, on while training, would drop the cache
-        try:
-            with torch.no_grad():
-                media = self.encode_vision(vision_x, vision_mask)
-                reader = PromptReader(
-                    self.language,
-                    self.language.project_media(media.flatten(1, 2)),
-                    text_time=self._text_time(lang_x),
-                    attention_mask=attention_mask,
-                    media_count=media.shape[1],
-                    latents=media.shape[2],
-                    use_cache=use_cache,
-                )
-                return decode(
-                    reader,
-                    lang_x,
-                    max_new_tokens=max_new_tokens,
-                    stop=eos_token_ids,
-                    never=self.token_ids.image,
-                    filler=self.token_ids.pad,
-                    temperature=temperature,
-                    generator=generator,
-                )
-        finally:
-            for module in training:
-                module.training = True
+        media = self.encode_vision(vision_x, vision_mask, firsts)
+        return PromptReader(
+            self.language,
+            self.language.project_media(media.flatten(1, 2)),
+            text_time=self._text_time(lang_x),
+            attention_mask=attention_mask,
+            media_count=media.shape[1],
+            latents=media.shape[2],
+            use_cache=use_cache,
+        )
 
     def _text_time(self, lang_x: Tensor) -> Tensor:
         return (lang_x == self.token_ids.image).cumsum(dim=-1)

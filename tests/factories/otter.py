@@ -195,3 +195,20 @@ def trained_losses(model: Otter, batch: Inputs, *, steps: int) -> list[float]:
         optimizer.zero_grad()
         losses.append(loss.item())
     return losses
+
+
+def greedy(model: Otter, batch: Inputs, new: int, *, use_cache: bool = True) -> list[list[int]]:
+    """The likeliest ``new`` tokens after each row of ``batch``."""
+    rows: list[list[int]] = [[] for _ in batch.lang_x]
+    with torch.no_grad():
+        reader = model.prompt_reader(
+            batch.vision_x, batch.lang_x, batch.attention_mask, vision_mask=batch.vision_mask, use_cache=use_cache
+        )
+        tokens = batch.lang_x
+        for _ in range(new):
+            logits = reader.read(tokens)
+            logits[:, IDS.image] = float("-inf")
+            tokens = logits.argmax(dim=-1, keepdim=True)
+            for row, token in zip(rows, tokens.flatten().tolist(), strict=True):
+                row.append(token)
+    return rows

@@ -36,6 +36,10 @@ SAMPLES = [
 
 @pytest.fixture(scope="module")
 def model() -> Otter:
+    return _model()
+
+
+def _model() -> Otter:
     torch.manual_seed(0)
     ids = TokenIds(image=SPECIAL.image, endofchunk=SPECIAL.endofchunk, answer=SPECIAL.answer, pad=SPECIAL.pad)
     built = build_model(MINUTE_MODEL, vocab_size=len(TOKENIZER), token_ids=ids).eval()
@@ -82,16 +86,22 @@ def test_a_batch_of_unlike_rows_gets_the_greedy_tokens_of_each_alone(model: Otte
         assert len(answer) == GREEDY.max_new_tokens
         for place, token in enumerate(answer):
             assert int(forward(model, batch, row, answer[:place]).argmax()) == token
-    vision_x = normalise(batch.vision_x, model.vision.mean, model.vision.std)
-    generated = model.generate(
-        vision_x,
-        batch.lang_x,
-        batch.attention_mask,
-        vision_mask=batch.vision_mask,
-        max_new_tokens=GREEDY.max_new_tokens,
-        eos_token_ids=(),
-    )
-    assert answers == generated
+
+
+def test_a_picture_is_never_an_answer() -> None:
+    model = _model()
+    head = model.language.lm.get_output_embeddings()
+    batch = prompts([0])
+    state: list[torch.Tensor] = []
+    handle = head.register_forward_pre_hook(lambda module, args: state.append(args[0]))
+    rows(model, batch, AnswerOptions(max_new_tokens=1))
+    handle.remove()
+    with torch.no_grad():  # a head that always wants <image>
+        head.weight.zero_()
+        head.weight[SPECIAL.image] = state[0].flatten(0, -2)[-1]
+    for temperature in (0.0, 1.0):
+        (answer,) = rows(model, batch, AnswerOptions(max_new_tokens=12, temperature=temperature))
+        assert len(answer) == 12 and SPECIAL.image not in answer
 
 
 def test_after_200_tokens_the_answer_still_depends_on_the_picture(model: Otter) -> None:

@@ -24,6 +24,7 @@ from tests.factories.otter import (
     VISIONS,
     VOCABULARY,
     Inputs,
+    greedy,
     inputs,
     otter,
     with_language,
@@ -88,10 +89,7 @@ def test_cached_greedy_is_that_of_full_forward_passes(language: str) -> None:
         expected.append(ids[0, row.lang_x.shape[1] :].tolist())
     left = batch.to_left()
     for use_cache in (True, False):
-        assert model.generate(
-            left.vision_x, left.lang_x, left.attention_mask, vision_mask=left.vision_mask,
-            max_new_tokens=NEW, eos_token_ids=(), use_cache=use_cache,
-        ) == expected  # fmt: skip
+        assert greedy(model, left, NEW, use_cache=use_cache) == expected
 
 
 @pytest.mark.parametrize("side", ["right", "left"])

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
-from mimicit.errors import TrainError, UsageError
+from mimicit.errors import TrainError
 from otter_train.model import Otter
-from tests.factories.otter import IDS, Inputs, inputs, otter
+from tests.factories.otter import IDS, Inputs, greedy, inputs, otter
 
 MIXED = [[1, 1, 1, 1, 1], [], [3], [1, 1]]
 NEW = 12
@@ -16,9 +18,8 @@ def model() -> Otter:
     return otter(seed=3)
 
 
-def generate(model: Otter, batch: Inputs, **options: object) -> list[list[int]]:
-    settings = {"max_new_tokens": NEW, "eos_token_ids": (), **options}
-    return model.generate(batch.vision_x, batch.lang_x, batch.attention_mask, vision_mask=batch.vision_mask, **settings)
+def generate(model: Otter, batch: Inputs, **options: Any) -> list[list[int]]:
+    return greedy(model, batch, NEW, **options)
 
 
 def greedy_by_forward(model: Otter, row: Inputs) -> list[int]:
@@ -89,62 +90,6 @@ def test_media_are_encoded_and_projected_once(model: Otter) -> None:
     assert sorted(calls) == sorted(watched)
 
 
-def test_rows_stop_on_their_own_and_without_the_stop_token(model: Otter) -> None:
-    batch = inputs(MIXED).to_left()
-    whole = generate(model, batch)
-    stop = {whole[0][4], whole[2][1]}
-    expected = []
-    for row in whole:
-        ends = [place for place, token in enumerate(row) if token in stop]
-        expected.append(row[: ends[0]] if ends else row)
-    assert generate(model, batch, eos_token_ids=stop) == expected
-    assert generate(model, batch, eos_token_ids=range(40)) == [[]] * len(MIXED)
-
-
-def test_image_is_never_generated() -> None:
-    model = otter()
-    head = model.language.lm.get_output_embeddings()
-    batch = inputs([[1]])
-    with torch.no_grad():  # a head that always wants <image>
-        head.weight.zero_()
-        state = []
-        handle = head.register_forward_pre_hook(lambda module, args: state.append(args[0]))
-        generate(model, batch, max_new_tokens=1)
-        handle.remove()
-        head.weight[IDS.image] = state[0][0]
-    assert IDS.image not in generate(model, batch)[0]
-    assert IDS.image not in generate(model, batch, temperature=1.0)[0]
-
-
-def test_sampling_is_decided_by_the_generator(model: Otter) -> None:
-    batch = inputs(MIXED).to_left()
-
-    def sample(seed: int, temperature: float = 1.0) -> list[list[int]]:
-        return generate(model, batch, temperature=temperature, generator=torch.Generator().manual_seed(seed))
-
-    assert sample(1) == sample(1)
-    assert sample(1) != sample(2)
-    assert sample(1, temperature=1e-4) == generate(model, batch)
-
-
-def test_generation_leaves_the_modes_and_gradients_as_they_were() -> None:
-    model = otter().train()
-    model.vision.eval()
-    modes = {name: module.training for name, module in model.named_modules()}
-    generate(model, inputs([[1]]))
-    with pytest.raises(TrainError):
-        generate(model, inputs([[1], [1, 1]]))
-    assert {name: module.training for name, module in model.named_modules()} == modes
-    assert all(p.grad is None and p.requires_grad == (not name.startswith("vision.model.post_layernorm"))
-               for name, p in model.named_parameters())  # fmt: skip
-
-
 def test_prompts_padded_on_the_right_raise(model: Otter) -> None:
     with pytest.raises(TrainError, match="pad prompts on the left"):
         generate(model, inputs([[1], [1, 1]]))
-
-
-@pytest.mark.parametrize("options", [{"max_new_tokens": 0}, {"temperature": -1.0}])
-def test_impossible_options_raise(model: Otter, options: dict[str, float]) -> None:
-    with pytest.raises(UsageError):
-        generate(model, inputs([[1]]), **options)

@@ -24,6 +24,7 @@ from otter_train.model import (
 from otter_train.model.config import LanguageConfig, VisionConfig
 from otter_train.model.layouts import Layout, place_in
 from otter_train.model.vision import VisionLayout
+from tests.factories.otter import Inputs, greedy
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 NEW_TOKENS = 6
@@ -106,7 +107,9 @@ def test_logits_loss_and_gradients(model: Otter, expected: dict[str, Tensor], ke
 @pytest.mark.parametrize("use_cache", [True, False])
 def test_greedy_generation(model: Otter, expected: dict[str, Tensor], use_cache: bool) -> None:
     prompts = expected["input_ids"]
-    new = model.generate(
-        expected["vision_x"], prompts, max_new_tokens=NEW_TOKENS, eos_token_ids=(), use_cache=use_cache
+    shown = expected["vision_x"]
+    mask = torch.ones(shown.shape[:3], dtype=torch.bool)
+    batch = Inputs(shown, prompts, torch.ones_like(prompts), prompts, mask)
+    assert (
+        greedy(model, batch, NEW_TOKENS, use_cache=use_cache) == expected["generated"][:, prompts.shape[1] :].tolist()
     )
-    assert new == expected["generated"][:, prompts.shape[1] :].tolist()

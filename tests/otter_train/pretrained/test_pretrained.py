@@ -23,6 +23,7 @@ from tests.factories.otter import (
     VISIONS,
     VOCABULARY,
     Inputs,
+    greedy,
     inputs,
     otter,
     with_language,
@@ -126,10 +127,7 @@ def test_the_class_shares_the_parameters_of_the_model_inside() -> None:
 @pytest.mark.parametrize("use_cache", [True, False])
 def test_greedy_is_ours(model: OtterForConditionalGeneration, use_cache: bool) -> None:
     batch = inputs(MIXED, seed=1).to_left()
-    expected = model.model.generate(
-        batch.vision_x, batch.lang_x, batch.attention_mask, vision_mask=batch.vision_mask,
-        max_new_tokens=NEW, eos_token_ids=(),
-    )  # fmt: skip
+    expected = greedy(model.model, batch, NEW)
     assert answers(model, batch, use_cache=use_cache) == expected
 
 
