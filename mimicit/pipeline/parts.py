@@ -188,9 +188,12 @@ class ColumnFile:
 
     def take(self, names: Sequence[str], rows: npt.NDArray[np.int64]) -> pa.RecordBatch:
         """The columns ``names`` of ``rows``, which ascend and of which there is one at least, in memory."""
-        return pa.concat_batches(
-            [self._batches[batch].select(names).take(pa.array(places)) for batch, places in self._by_batch(rows)]
-        )
+        return pa.concat_batches(list(self.taken(names, rows)))
+
+    def taken(self, names: Sequence[str], rows: npt.NDArray[np.int64]) -> Iterator[pa.RecordBatch]:
+        """As `take`, in batches that are each a part of one of the table's."""
+        for batch, places in self._by_batch(rows):
+            yield self._batches[batch].select(names).take(pa.array(places))
 
     def bytes_of(self, names: Sequence[str], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """int64[rows]: how many bytes the texts ``names`` of ``rows``, which ascend, take together."""
@@ -210,13 +213,20 @@ class ColumnFile:
             if first < end:
                 yield batch, rows[first:end] - self._starts[batch]
 
+    def view(self, name: str, row: int) -> memoryview:
+        """Bytes, or a text as UTF-8, where they lie in the file."""
+        batch = bisect_right(self._starts, row) - 1
+        offsets, data = self._bytes(name)[batch]
+        place = row - self._starts[batch]
+        return data[offsets[place] : offsets[place + 1]]
+
     def data(self, name: str, row: int) -> bytes:
         """Bytes, or a text as UTF-8; empty where there is none."""
-        return bytes(self._cell(name, row))
+        return bytes(self.view(name, row))
 
     def text(self, name: str, row: int) -> str:
         """A text; empty where there is none."""
-        return str(self._cell(name, row), "utf-8")
+        return str(self.view(name, row), "utf-8")
 
     def integers(self, name: str, row: int) -> list[int]:
         """A list of whole numbers."""
@@ -230,12 +240,6 @@ class ColumnFile:
         """Any cell as Python has it; slower than the others, and ``None`` where there is none."""
         batch = bisect_right(self._starts, row) - 1
         return self._batches[batch].column(name)[row - self._starts[batch]].as_py()
-
-    def _cell(self, name: str, row: int) -> memoryview:
-        batch = bisect_right(self._starts, row) - 1
-        offsets, data = self._bytes(name)[batch]
-        place = row - self._starts[batch]
-        return data[offsets[place] : offsets[place + 1]]
 
 
 def numbered(table: ColumnFile, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:

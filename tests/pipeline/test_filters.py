@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mimicit.media import MediaOptions
 from mimicit.pipeline import BuildConfig
-from mimicit.pipeline.stages import filtering
+from mimicit.pipeline.stages import passing
 from mimicit.pipeline.stages.filters import FilterConfig, MediaFacts, media_fault, repetition, text_fault
 from mimicit.sources import SOURCES
 from mimicit.sources.base import InFile, Item, MediaRef, RawTriplet, SourceFormat, SourceSpec
@@ -191,7 +191,7 @@ def test_a_record_whose_media_are_too_much_for_a_sample_is_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three of them may become one sample (two shots), which loads in one piece."""
-    monkeypatch.setattr(filtering, "_MAX_MEDIA_BYTES", 9000)
+    monkeypatch.setattr(passing, "_MAX_MEDIA_BYTES", 9000)
     pictures = {f"{number}.jpg": make.picture(number) for number in range(9)}
     rows = [row("few", "0.jpg"), row("many") | {"media": list(pictures)}]
     add_rows(tmp_path / "raw" / "own", pictures, rows)

@@ -40,6 +40,11 @@ class FilterConfig:
     max_repetition: float = 1.0
     control_characters: bool = False
 
+    @property
+    def limits_media(self) -> bool:
+        """Whether there is a picture or clip that would not pass."""
+        return any((self.min_side, self.max_side, self.max_aspect, self.min_bytes, self.max_bytes))
+
 
 class MediaFacts(NamedTuple):
     """The original of a medium: pixels before it was shrunk, and bytes as read."""
