@@ -1,4 +1,4 @@
-"""Every error that mimicit raises on purpose.
+"""Every error that mimicit raises on purpose, and the hint that one gives about a name that does not exist.
 
 ::
 
@@ -21,6 +21,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 __all__ = [
     "AnnotateError",
     "BuildError",
@@ -38,6 +41,8 @@ __all__ = [
     "TrainError",
     "UnfinishedError",
     "UsageError",
+    "hint",
+    "nearest",
 ]
 
 
@@ -118,3 +123,16 @@ class LostWorkerError(MimicitError):
 
 class TrainError(MimicitError):
     """Raised by ``otter_train``: data, model and checkpoint disagree."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The one of ``known`` that ``name`` most likely is a slip of, if any is like it."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return close[0] if close else None
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+    """What to say of a ``name`` that is not among ``known``: the one that may be meant, or else all there are."""
+    known = list(known)
+    close = nearest(name, known)
+    return f"did you mean {close}?" if close else f"there are: {', '.join(known)}"

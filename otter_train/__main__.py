@@ -11,27 +11,14 @@ from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from mimicit.prompt import TEMPLATES
+from mimicit.options import click_options
 from otter_train.config.command_line import HELP, Program, calm_threads, errors_on_one_line, importing, run_and_leave
 from otter_train.config.config_file import config_option
-from otter_train.config.run_config import (
-    PRESETS,
-    RECIPES,
-    AdapterPlace,
-    ContextOrder,
-    Embeddings,
-    GuardMode,
-    LabelMode,
-    Precision,
-    RunConfig,
-    RunOptions,
-    Schedule,
-    resolve,
-)
+from otter_train.config.run_config import RECIPES, RunConfig, RunOptions, resolve
 
 if TYPE_CHECKING:
     from mimicit.loading import Samples
@@ -54,106 +41,29 @@ _ABOUT_PRESETS = (
     multiple=True,
     required=True,
     metavar="FOLDER[=WEIGHT]",
-    help="Folder that mimicit build has written, or its URL; several are mixed by their weights, else by their sizes.",
+    help="Folder written by mimicit build, or its URL; several are mixed by their weights, or else by size.",
 )
-@click.option("--where", multiple=True, metavar="NAME=VALUE", help="Only such samples: source=vqa, max_frames=8, ...")
-@click.option("--limit", type=click.IntRange(min=1), help="Only so many samples of each folder, drawn by the seed.")
+@click.option("--where", multiple=True, metavar="NAME=VALUE", help="Use matching samples only: source=vqa, ...")
+@click.option("--limit", type=click.IntRange(min=1), help="Samples to use of each folder, at most, drawn by the seed.")
 @click.option(
     "--on-error",
     type=click.Choice(["raise", "mask"]),
     default="raise",
-    help="mask: leave damaged samples out, and list them in quarantine.jsonl.",
+    help="raise: stop at a damaged sample; mask: leave it out, and list it in quarantine.jsonl.",
 )
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("run"), help="Run folder: checkpoints, log, curve."
+    "--out", type=click.Path(path_type=Path), default=Path("run"), help="Run folder for checkpoints, log and curve."
 )
-@click.option(
-    "--preset",
-    type=click.Choice(sorted(PRESETS)),
-    help="Model and recipe.  [default: otter-9b if weights are named, else tiny]",
-)
-@click.option("--recipe", type=click.Choice(sorted(RECIPES)), help="Fix all settings as the paper and its code do.")
-@click.option("--language-model", help="Folder of a pretrained LLaMA-family model (transformers format).")
-@click.option("--vision-model", help="Folder of a pretrained CLIP model (transformers format).")
-@click.option(
-    "--init-from", help="Begin with the weights of this run, or of an OpenFlamingo or Otter model that convert reads."
-)
-@click.option("--epochs", type=int, help="Passes over the samples.")
-@click.option("--batch-size", type=int, help="Samples (or rows) of an optimiser step, over all devices.")
-@click.option("--batch-tokens", type=int, help="Tokens of a row of samples; --batch-size counts rows.")
-@click.option("--accumulate", type=int, default=1, help="Forward passes that a step is split into, per device.")
-@click.option("--lr", type=float, help="Highest learning rate of AdamW.")
-@click.option("--schedule", type=click.Choice(get_args(Schedule)), help="Course of the learning rate after warm-up.")
-@click.option("--warmup", type=float, help="Share of the steps in which the learning rate climbs.")
-@click.option("--clip", type=float, help="Largest gradient norm; 0 for no clipping.")
-@click.option("--weight-decay", type=float, help="Of the cross-attention matrices.")
-@click.option("--beta2", type=float, help="Of AdamW; 0.95 follows a change of the gradients sooner than 0.999.")
-@click.option("--max-tokens", type=int, help="Longest prompt; longer ones lose context, farthest first.")
-@click.option(
-    "--label-mode", type=click.Choice(get_args(LabelMode)), help="Learn answers only, or as the paper's code."
-)
-@click.option("--embeddings", type=click.Choice(get_args(Embeddings)), help="Which embedding matrices are trained.")
-@click.option("--train-language", is_flag=True, help="Train the pretrained language model too.")
-@click.option("--train-vision", is_flag=True, help="Train the pretrained vision model too.")
-@click.option("--lora-rank", type=int, help="Train LoRA adapters of this rank on pretrained models; needs peft.")
-@click.option("--lora-alpha", type=float, help="Their scale is this over the rank.  [default: twice the rank]")
-@click.option("--lora-targets", help="Names of the matrices they adapt, q_proj,v_proj say.  [default: all in layers]")
-@click.option("--lora-on", type=click.Choice(get_args(AdapterPlace)), help="Which pretrained models they adapt.")
-@click.option("--lora-only", is_flag=True, help="Train nothing but the adapters.")
-@click.option("--lr-perceiver", type=float, help="Rate of the perceiver.  [default: --lr]")
-@click.option("--lr-cross-attention", type=float, help="Rate of the cross-attention.  [default: --lr]")
-@click.option("--lr-language", type=float, help="Rate of the language model, with embeddings.  [default: --lr]")
-@click.option("--lr-vision", type=float, help="Rate of the vision model.  [default: --lr]")
-@click.option("--latents", type=int, help="Tokens that the perceiver makes of each picture or clip.")
-@click.option("--latent-std", type=float, help="Of what these start as; 1 is the paper's.")
-@click.option("--perceiver-depth", type=int, help="Layers of the perceiver.")
-@click.option("--perceiver-width", type=int, help="Of the perceiver; without it that of the vision tower.")
-@click.option("--cross-attention-every", type=int, help="Look at pictures before every n-th layer of the decoder.")
-@click.option("--cross-attention-gate", type=float, help="How far that is open at the start; 0: closed.")
-@click.option("--template", type=click.Choice(sorted(TEMPLATES)), help="Prompt template.")
-@click.option(
-    "--context-order",
-    type=click.Choice(get_args(ContextOrder)),
-    help="Show the context in its own order, or in one drawn by the seed.",
-)
-@click.option("--seed", type=int, help="Order of the samples and random weights.")
-@click.option(
-    "--workers", type=int, help="Processes that prepare batches.  [default: 0 on the CPU, up to 8 beside a GPU]"
-)
-@click.option(
-    "--max-steps", type=int, help="End after this many steps, if the epochs do not end before; 0 for no limit."
-)
-@click.option("--save-every", type=int, default=500, help="Steps between checkpoints; 0 for one at the end.")
-@click.option("--keep", type=int, default=3, help="Checkpoints that stay; older ones are removed.")
-@click.option("--log-every", type=int, default=10, help="Steps between lines of the log.")
-@click.option("--eval-shards", help="Held-out shards to measure the loss on, a folder or its URL.")
-@click.option("--eval-every", type=int, default=500, help="Steps between such measurements; 0 for one at the end.")
-@click.option("--eval-limit", type=int, default=512, help="Measure on this many of the held-out samples.")
-@click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
-@click.option("--precision", type=click.Choice(get_args(Precision)), help="auto: bfloat16 on a GPU, else float32.")
-@click.option("--stochastic-rounding", is_flag=True, help="Trained weights in bfloat16, without float32: less memory.")
-@click.option("--shard-frozen", is_flag=True, help="Spread frozen weights over the devices too, for small ones.")
-@click.option(
-    "--guard", type=click.Choice(get_args(GuardMode)), help="What to do with a step whose gradient is no number."
-)
-@click.option("--guard-factor", type=float, help="As bad: a gradient norm of so many times the usual; 0 for none.")
+@click.option("--recipe", type=click.Choice(sorted(RECIPES)), help="Fix all settings as in the paper and its code.")
+@click_options(RunConfig, defaults=False)
+@click_options(RunOptions)
 @click.option(
     "--continue-as",
     type=click.Path(path_type=Path),
     metavar="NEW_RUN",
-    help="Go on from the last checkpoint of --out in this folder: with another rate, schedule or length, say.",
+    help="Continue in this new folder from the last checkpoint of --out, with another rate, schedule or length, say.",
 )
-@click.option("--replay", type=int, help="Compute this step again, print the loss of each sample, and change nothing.")
-@click.option("--checkpoint-activations", type=int, default=0, help="Recompute those of every n-th layer; 0: none.")
-@click.option("--compile", is_flag=True, help="Compile the decoder's layers: slow to start, faster steps.")
-@click.option("--vision-cache", type=click.Path(path_type=Path), help="Folder to keep the vision tower's tokens in.")
-@click.option("--vision-cache-gb", type=int, default=100, help="Largest size of that folder.")
-@click.option("--profile", type=int, default=0, help="Write a trace of so many steps into --out.")
-@click.option("--tensorboard", is_flag=True, help="Write the numbers of the log for TensorBoard too, into --out.")
-@click.option("--wandb", metavar="PROJECT", help="Send the numbers of the log to Weights & Biases too.")
-@click.option(
-    "--resume/--no-resume", default=True, help="Go on from the last checkpoint in --out; else refuse if there is one."
-)
+@click.option("--replay", type=int, help="Recompute this step and print the loss of each sample; change nothing.")
 def main(
     out: Path, preset: str | None, recipe: str | None, replay: int | None, continue_as: Path | None, **given: Any
 ) -> None:

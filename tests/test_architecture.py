@@ -31,7 +31,7 @@ LAYERS = (
     {"mimicit.records"},
     {"mimicit.notebook", "mimicit.web"},
     {"mimicit.stored_picture"},
-    {"mimicit.repeated_options", "mimicit.toml_text", "mimicit.worker"},
+    {"mimicit.options", "mimicit.repeated_options", "mimicit.toml_text", "mimicit.worker"},
     {"mimicit.errors"},
 )
 BESIDE = {
@@ -137,6 +137,7 @@ def test_otter_train_uses_only_what_it_may() -> None:
     allowed |= {
         "mimicit.schema",
         "mimicit.media",
+        "mimicit.options",
         "mimicit.repeated_options",
         "mimicit.terminal",
         "mimicit.toml_text",

@@ -13,7 +13,6 @@ with the same words. Paths are relative to the current folder, as on the command
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 
 import click
 
-from mimicit.errors import UsageError
+from mimicit.errors import UsageError, hint
 from mimicit.shards.files import write_atomically
 from mimicit.toml_text import parse_toml
 from otter_train.config.command_line import errors_on_one_line
@@ -38,9 +37,7 @@ def read_options(path: Path, known: Collection[str], several: Collection[str] = 
     options: dict[str, str | list[str]] = {}
     for name, value in _read(path).items():
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(sorted(known))}"
-            raise UsageError(f"{path}: no option {name!r}; {hint}")
+            raise UsageError(f"{path}: no option {name!r}; {hint(name, sorted(known))}")
         if value is None:
             continue
         values = value if isinstance(value, list) and name in several else [value]

@@ -10,10 +10,11 @@ from __future__ import annotations
 import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal
 
 from mimicit.errors import UsageError
-from mimicit.prompt import template_named
+from mimicit.options import check, option
+from mimicit.prompt import TEMPLATES
 
 __all__ = [
     "PRESETS",
@@ -40,139 +41,6 @@ GuardMode = Literal["skip", "stop", "off"]
 
 _WIDEST_GATE: Final = 3.0  # tanh is 0.995 there, and can hardly be learnt away from it
 _MODEL_NAME: Final = re.compile(r"\w[\w.-]*/[\w.-]+|[\w-]+:.+")  # of the Hub, or of open_clip with its weights
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunConfig:
-    """Everything that decides what a run computes; two equal configurations on equal shards give equal weights.
-
-    ``batch_size`` counts the samples of one optimiser step over all devices and forward passes; with ``batch_tokens``
-    it counts rows, each of as many whole samples as fit into so many tokens (0: samples are not put together).
-    `resolve` says which of the two a run has that names only one of them.
-    ``warmup`` is a share of the steps. ``beta2`` is AdamW's decay of the squared gradients. ``clip`` is the largest
-    global gradient norm (0: no clipping). ``max_steps`` ends the run before ``epochs`` do (0: it does not).
-    ``guard`` decides about steps whose gradient is no number, or has more than ``guard_factor`` times the usual norm
-    (0: norms are not judged). ``latents``, ``latent_std``, ``perceiver_depth``, ``perceiver_width``,
-    ``cross_attention_every`` and ``cross_attention_gate`` change what joins the two models (None: as the preset has
-    it); ``train_language`` and ``train_vision`` thaw the pretrained models themselves. With a ``lora_rank``, adapters
-    are trained on them instead, ``lora_on`` one or both, at all matrices or those called ``lora_targets`` (separated by
-    commas), and with ``lora_only`` nothing else; ``lora_alpha`` is twice the rank where it is None. ``lr_perceiver``,
-    ``lr_cross_attention``, ``lr_language`` (with embeddings) and ``lr_vision`` are rates of single parts (None:
-    ``lr``). ``init_from`` is the run or the model whose
-    weights the run begins with (None: random ones where none are pretrained). With ``stochastic_rounding`` trained
-    weights rest in bfloat16 (`otter_train.training.optimizer`), else in float32.
-    """
-
-    preset: str = "otter-9b"
-    language_model: str | None = None
-    vision_model: str | None = None
-    epochs: int = 6
-    batch_size: int = 4
-    batch_tokens: int = 0
-    lr: float = 1e-5
-    schedule: Schedule = "cosine"
-    warmup: float = 0.01
-    clip: float = 1.0
-    weight_decay: float = 0.1
-    beta2: float = 0.999
-    max_tokens: int = 512
-    label_mode: LabelMode = "span"
-    embeddings: Embeddings = "full"
-    template: str = "otter"
-    context_order: ContextOrder = "as-is"
-    seed: int = 0
-    max_steps: int = 0
-    precision: Precision = "auto"
-    guard: GuardMode = "skip"
-    guard_factor: float = 20.0
-    stochastic_rounding: bool = False
-    latents: int | None = None
-    latent_std: float | None = None
-    perceiver_depth: int | None = None
-    perceiver_width: int | None = None
-    cross_attention_every: int | None = None
-    cross_attention_gate: float | None = None
-    train_language: bool = False
-    train_vision: bool = False
-    lora_rank: int = 0
-    lora_alpha: float | None = None
-    lora_targets: str = ""
-    lora_on: AdapterPlace = "language"
-    lora_only: bool = False
-    lr_perceiver: float | None = None
-    lr_cross_attention: float | None = None
-    lr_language: float | None = None
-    lr_vision: float | None = None
-    init_from: str | None = None
-
-    def __post_init__(self) -> None:
-        _check(self)
-
-    @property
-    def room(self) -> int:
-        """The samples of a step if all are as long as they may be."""
-        return self.batch_size * max(1, self.batch_tokens // self.max_tokens)
-
-    @property
-    def lora_scale(self) -> float:
-        """What the product of the two matrices of an adapter is multiplied by."""
-        return 2.0 if self.lora_alpha is None else self.lora_alpha / max(1, self.lora_rank)
-
-    def to_json(self) -> dict[str, Any]:
-        """The configuration as it is stored in checkpoints."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> RunConfig:
-        """Inverse of `to_json`; `UsageError` where a value breaks a rule, or a field is unknown here."""
-        unknown = value.keys() - {field.name for field in fields(cls)}
-        if unknown:
-            raise UsageError(f"the run was configured by another version, with {', '.join(sorted(unknown))}")
-        return cls(**value)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunOptions:
-    """How a run is carried out: nothing of it changes what is computed, so all of it may change on resume.
-
-    ``accumulate`` splits the batch of a step into that many forward passes per device. ``workers`` processes prepare
-    batches (None: up to 8 beside a GPU; none on the CPU, where they would compete with the model). ``save_every``
-    and ``log_every`` are in steps (``save_every`` 0: only at the end). ``resume`` continues from the last checkpoint
-    of the output folder; without it a folder that has one is refused. The last ``keep`` checkpoints stay. The loss on
-    the first ``eval_limit`` samples of ``eval_shards`` (a folder or its URL) is measured every ``eval_every`` steps and
-    at the end. ``shard_frozen`` spreads the frozen weights over the processes too. ``profile`` steps are traced.
-    ``tensorboard`` and ``wandb`` (the name of a project) send the numbers of the log there as well.
-    ``checkpoint_activations`` n computes those of every n-th layer again in the backward pass (0: keeps all).
-    ``compile`` compiles the decoder's layers. ``vision_cache`` is a folder that keeps what the frozen vision tower
-    makes of pictures, up to ``vision_cache_gb``.
-    """
-
-    accumulate: int = 1
-    workers: int | None = None
-    save_every: int = 500
-    keep: int = 3
-    log_every: int = 10
-    device: str = "auto"
-    resume: bool = True
-    eval_shards: str | Path | None = None
-    eval_every: int = 500
-    eval_limit: int = 512
-    shard_frozen: bool = False
-    profile: int = 0
-    tensorboard: bool = False
-    wandb: str | None = None
-    checkpoint_activations: int = 0
-    compile: bool = False
-    vision_cache: Path | None = None
-    vision_cache_gb: int = 100
-
-    def __post_init__(self) -> None:
-        lowest = {"accumulate": 1, "workers": 0, "save_every": 0, "keep": 1, "log_every": 1, "profile": 0}
-        lowest |= {"eval_every": 0, "eval_limit": 1, "checkpoint_activations": 0, "vision_cache_gb": 0}
-        for name, least in lowest.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UsageError(f"{_option(name)} {value}: must be at least {least}")
 
 
 PRESETS: Final[dict[str, dict[str, Any]]] = {
@@ -226,6 +94,142 @@ RECIPES: Final[dict[str, dict[str, Any]]] = {
 """What each recipe fixes; options that say otherwise are refused."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """Everything that decides what a run computes; two equal configurations on equal shards give equal weights."""
+
+    preset: str = option(
+        "otter-9b",
+        "Model and recipe to start from.",
+        choices=sorted(PRESETS),
+        unset="otter-9b if weights are named, else tiny",
+    )
+    language_model: str | None = option(None, "Folder of a pretrained LLaMA-family model in transformers format.")
+    vision_model: str | None = option(None, "Folder of a pretrained CLIP model in transformers format.")
+    epochs: int = option(6, "Passes over the samples.", least=1)
+    batch_size: int = option(
+        4, "Samples (or rows, with --batch-tokens) in an optimizer step, over all devices.", least=1
+    )
+    batch_tokens: int = option(
+        0, "Pack whole samples into rows of this many tokens, which --batch-size then counts; 0 packs none.", least=0
+    )
+    lr: float = option(1e-5, "Peak learning rate of AdamW.", above=0)
+    schedule: Schedule = option("cosine", "Shape of the learning rate after warm-up.")
+    warmup: float = option(0.01, "Fraction of the steps over which the learning rate ramps up.", least=0, most=1)
+    clip: float = option(1.0, "Largest global gradient norm; 0 turns clipping off.", least=0)
+    weight_decay: float = option(0.1, "Weight decay of the cross-attention matrices.", least=0)
+    beta2: float = option(
+        0.999, "AdamW's decay rate of squared gradients; 0.95 adapts faster than 0.999.", least=0, below=1
+    )
+    max_tokens: int = option(512, "Longest prompt in tokens; longer ones lose context, farthest first.", least=8)
+    label_mode: LabelMode = option("span", "Tokens to learn: those of all answers (span), or as in the paper's code.")
+    embeddings: Embeddings = option("full", "Embedding matrices to train.")
+    template: str = option("otter", "Prompt template.", choices=sorted(TEMPLATES))
+    context_order: ContextOrder = option("as-is", "Show context in its own order, or in one drawn from the seed.")
+    seed: int = option(0, "Seed of the sample order and the random initial weights.", least=0)
+    max_steps: int = option(0, "Stop after this many steps even if epochs remain; 0 for no limit.", least=0)
+    precision: Precision = option("auto", "Number format; auto is bfloat16 on a GPU, float32 elsewhere.")
+    guard: GuardMode = option("skip", "What to do at a step whose gradient is NaN, infinite or far too large.")
+    guard_factor: float = option(
+        20.0, "Multiple of the usual gradient norm that counts as far too large; 0 for none.", least=0
+    )
+    stochastic_rounding: bool = option(
+        False, "Keep trained weights in bfloat16, rounded stochastically, instead of float32: less memory."
+    )
+    latents: int | None = option(None, "Tokens that the perceiver makes of each picture or clip.", least=1)
+    latent_std: float | None = option(
+        None, "Standard deviation of the perceiver's initial latents; the paper's is 1.", above=0
+    )
+    perceiver_depth: int | None = option(None, "Layers of the perceiver.", least=1)
+    perceiver_width: int | None = option(
+        None, "Width of the perceiver.", least=1, unset="that of the vision tower, or the preset's"
+    )
+    cross_attention_every: int | None = option(
+        None, "Insert cross-attention before every n-th layer of the decoder.", least=1
+    )
+    cross_attention_gate: float | None = option(
+        None, "Initial value of the cross-attention gates; 0 is closed.", least=0, most=_WIDEST_GATE
+    )
+    train_language: bool = option(False, "Train the pretrained language model too.")
+    train_vision: bool = option(False, "Train the pretrained vision model too.")
+    lora_rank: int = option(0, "Rank of LoRA adapters on the pretrained models (needs peft); 0 for none.", least=0)
+    lora_alpha: float | None = option(
+        None, "Alpha of the LoRA adapters, whose scale is alpha / rank.", above=0, unset="twice the rank"
+    )
+    lora_targets: str = option(
+        "", "Names of the matrices that get LoRA adapters, such as q_proj,v_proj.", unset="all in the layers"
+    )
+    lora_on: AdapterPlace = option("language", "Pretrained models that get LoRA adapters.")
+    lora_only: bool = option(False, "Train nothing but the LoRA adapters.")
+    lr_perceiver: float | None = option(None, "Learning rate of the perceiver.", above=0, unset="--lr")
+    lr_cross_attention: float | None = option(None, "Learning rate of the cross-attention.", above=0, unset="--lr")
+    lr_language: float | None = option(
+        None, "Learning rate of the language model and its embeddings.", above=0, unset="--lr"
+    )
+    lr_vision: float | None = option(None, "Learning rate of the vision model.", above=0, unset="--lr")
+    init_from: str | None = option(
+        None, "Start from the weights of this run, or of an OpenFlamingo or Otter model that convert can read."
+    )
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    @property
+    def room(self) -> int:
+        """The samples of a step if all are as long as they may be."""
+        return self.batch_size * max(1, self.batch_tokens // self.max_tokens)
+
+    @property
+    def lora_scale(self) -> float:
+        """What the product of the two matrices of an adapter is multiplied by."""
+        return 2.0 if self.lora_alpha is None else self.lora_alpha / max(1, self.lora_rank)
+
+    def to_json(self) -> dict[str, Any]:
+        """The configuration as it is stored in checkpoints."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> RunConfig:
+        """Inverse of `to_json`; `UsageError` where a value breaks a rule, or a field is unknown here."""
+        unknown = value.keys() - {field.name for field in fields(cls)}
+        if unknown:
+            raise UsageError(f"the run was configured by another version, with {', '.join(sorted(unknown))}")
+        return cls(**value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """How a run is carried out: nothing of it changes what is computed, so all of it may change on resume."""
+
+    accumulate: int = option(1, "Forward passes that each step is split into, per device.", least=1)
+    workers: int | None = option(
+        None, "Processes that prepare batches.", least=0, unset="0 on the CPU, up to 8 beside a GPU"
+    )
+    save_every: int = option(500, "Steps between checkpoints; 0 for a single one at the end.", least=0)
+    keep: int = option(3, "Checkpoints to keep; older ones are deleted.", least=1)
+    log_every: int = option(10, "Steps between lines of the log.", least=1)
+    device: str = option("auto", "Device to train on: auto, cpu, cuda, cuda:1, ...")
+    resume: bool = option(True, "Continue from the last checkpoint in --out; --no-resume refuses if there is one.")
+    eval_shards: str | Path | None = option(None, "Held-out shards to measure the loss on, a folder or its URL.")
+    eval_every: int = option(500, "Steps between measurements of the held-out loss; 0 for one at the end.", least=0)
+    eval_limit: int = option(512, "Held-out samples that each measurement uses, at most.", least=1)
+    shard_frozen: bool = option(False, "Shard frozen weights over the devices too, for devices of little memory.")
+    profile: int = option(0, "Steps to trace with the profiler; the trace is written to --out.", least=0)
+    tensorboard: bool = option(False, "Also write the numbers of the log for TensorBoard, to --out.")
+    wandb: str | None = option(
+        None, "Also send the numbers of the log to this project of Weights & Biases.", metavar="PROJECT"
+    )
+    checkpoint_activations: int = option(
+        0, "Recompute the activations of every n-th layer in the backward pass; 0 keeps all.", least=0
+    )
+    compile: bool = option(False, "Compile the layers of the decoder: a slow start, faster steps.")
+    vision_cache: Path | None = option(None, "Folder that caches the tokens of the frozen vision tower.")
+    vision_cache_gb: int = option(100, "Largest size of the vision cache, in GB.", least=0)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
 def resolve(preset: str | None, *, recipe: str | None = None, **given: Any) -> RunConfig:
     """The configuration of ``preset`` with the options that were ``given`` (those that are not None).
 
@@ -244,9 +248,7 @@ def resolve(preset: str | None, *, recipe: str | None = None, **given: Any) -> R
     named = [name for name in ("language_model", "vision_model") if overrides.get(name)]
     if preset is None:
         preset = "otter-9b" if named else "tiny"
-    if preset not in PRESETS:
-        raise UsageError(f"no preset {preset!r}; there are: {', '.join(sorted(PRESETS))}")
-    values = {"preset": preset, **PRESETS[preset], **overrides}
+    values = {"preset": preset, **PRESETS.get(preset, {}), **overrides}
     if overrides.get("batch_tokens"):
         values["batch_size"] = overrides.get("batch_size", 1)
     config = RunConfig(**values)
@@ -263,39 +265,13 @@ def difference(then: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
 
 
 def _check(config: RunConfig) -> None:
-    template_named(config.template)
-    if config.preset not in PRESETS:
-        raise UsageError(f"no preset {config.preset!r}; there are: {', '.join(sorted(PRESETS))}")
-    for name, kind in (
-        ("schedule", Schedule),
-        ("label_mode", LabelMode),
-        ("embeddings", Embeddings),
-        ("context_order", ContextOrder),
-        ("precision", Precision),
-        ("guard", GuardMode),
-        ("lora_on", AdapterPlace),
-    ):
-        if getattr(config, name) not in get_args(kind):
-            raise UsageError(f"{_option(name)} {getattr(config, name)}: there are {', '.join(get_args(kind))}")
+    check(config)
     if config.batch_tokens and config.batch_tokens < config.max_tokens:
         raise UsageError(
             f"--batch-tokens {config.batch_tokens}: a row must hold a prompt of {config.max_tokens} tokens"
         )
-    lowest = {"epochs": 1, "batch_size": 1, "batch_tokens": 0, "max_tokens": 8, "max_steps": 0, "seed": 0}
-    for name, least in lowest.items():
-        if getattr(config, name) < least:
-            raise UsageError(f"{_option(name)} {getattr(config, name)}: must be at least {least}")
-    if not 0 < config.lr < float("inf") or config.clip < 0 or config.weight_decay < 0 or not 0 <= config.warmup <= 1:
-        raise UsageError("--lr must be positive, --clip and --weight-decay not negative, --warmup between 0 and 1")
-    if not 0 <= config.beta2 < 1:
-        raise UsageError(f"--beta2 {config.beta2}: must be at least 0 and less than 1")
-    if config.guard_factor != 0 and not 1 < config.guard_factor < float("inf"):
+    if 0 < config.guard_factor <= 1:
         raise UsageError(f"--guard-factor {config.guard_factor}: must be more than 1, or 0")
-    for name in ("lr_perceiver", "lr_cross_attention", "lr_language", "lr_vision"):
-        rate = getattr(config, name)
-        if rate is not None and not 0 < rate < float("inf"):
-            raise UsageError(f"{_option(name)} {rate}: must be positive")
-    _check_joint(config)
     _check_models(config)
     _check_trained(config)
 
@@ -307,8 +283,6 @@ def _check_trained(config: RunConfig) -> None:
         if config.lora_only or config.lora_targets or config.lora_alpha is not None:
             raise UsageError("--lora-only, --lora-targets and --lora-alpha are for adapters; give --lora-rank too")
         return
-    if config.lora_rank < 1 or not 0 < config.lora_scale < float("inf"):
-        raise UsageError(f"--lora-rank {config.lora_rank}, --lora-alpha {config.lora_alpha}: both must be positive")
     for place in ("language", "vision") if config.lora_on == "both" else (config.lora_on,):
         if not getattr(config, f"{place}_model"):
             raise UsageError(
@@ -316,20 +290,6 @@ def _check_trained(config: RunConfig) -> None:
             )
         if getattr(config, f"train_{place}"):
             raise UsageError(f"--train-{place} trains what --lora-on {config.lora_on} adapts; leave out one of the two")
-
-
-def _check_joint(config: RunConfig) -> None:
-    for name in ("latents", "perceiver_depth", "perceiver_width", "cross_attention_every"):
-        value = getattr(config, name)
-        if value is not None and value < 1:
-            raise UsageError(f"{_option(name)} {value}: must be at least 1")
-    if config.latent_std is not None and not 0 < config.latent_std < float("inf"):
-        raise UsageError(f"--latent-std {config.latent_std}: must be positive")
-    gate = config.cross_attention_gate
-    if gate is not None and not 0 <= gate <= _WIDEST_GATE:
-        raise UsageError(
-            f"--cross-attention-gate {gate}: must be between 0 and {_WIDEST_GATE}, its tanh opens the gate"
-        )
 
 
 def _check_models(config: RunConfig) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from mimicit.errors import UsageError
+from mimicit.errors import UsageError, hint
 from mimicit.loading import Mixture, Quarantine, Samples, Where, load
 from mimicit.loading.order import Order
 from mimicit.loading.quarantine import OnError
@@ -97,9 +96,8 @@ def parse_where(conditions: Sequence[str]) -> Where | None:
     for condition in conditions:
         name, mark, value = condition.partition("=")
         if not mark or name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]}?" if mark and close else f"write NAME=VALUE; names are {', '.join(known)}"
-            raise UsageError(f"--where {condition}: {hint}")
+            fault = "" if mark else "write NAME=VALUE; "
+            raise UsageError(f"--where {condition}: {fault}{hint(name, known)}")
         if name.startswith(("min_", "max_")):
             if not (value.isascii() and value.isdigit()):
                 raise UsageError(f"--where {condition}: {name} is a whole number")

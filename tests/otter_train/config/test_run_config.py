@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import get_args
 
@@ -14,6 +15,7 @@ from click.testing import CliRunner
 pytest.importorskip("torch", reason="comes with the extra 'train'")
 
 from mimicit.errors import UsageError
+from mimicit.schema import canonical_json
 from otter_train import chat, evaluate, generate, serve
 from otter_train.__main__ import main
 from otter_train.config.run_config import PRESETS, RECIPES, Embeddings, RunConfig, RunOptions, difference, resolve
@@ -105,8 +107,12 @@ def test_every_preset_is_a_model_and_names_real_fields() -> None:
         ("tiny", {"clip": -1.0}, "--clip"),
         ("tiny", {"beta2": 1.0}, "--beta2 1.0"),
         ("tiny", {"beta2": float("nan")}, "--beta2 nan"),
-        ("tiny", {"schedule": "square"}, "--schedule square: there are cosine"),
-        ("tiny", {"template": "none"}, "no template"),
+        ("tiny", {"schedule": "square"}, "--schedule square: no such choice; there are: cosine, linear, constant"),
+        ("tiny", {"schedule": "liner"}, "--schedule liner: no such choice; did you mean linear"),
+        ("tiny", {"template": "none"}, "--template none: no such choice; there are: chat, llama2"),
+        ("tiny", {"cross_attention_gate": 3.5}, "--cross-attention-gate 3.5: must be at least 0 and at most 3"),
+        ("tiny", {"guard_factor": 0.5}, "--guard-factor 0.5: must be more than 1, or 0"),
+        ("tiny", {"lr": float("inf")}, "--lr inf: must be more than 0 and finite"),
     ],
 )
 def test_contradictions_are_refused_with_the_mend(preset: str, given: dict[str, object], message: str) -> None:
@@ -118,6 +124,12 @@ def test_contradictions_are_refused_with_the_mend(preset: str, given: dict[str, 
 def test_options_have_limits(wrong: dict[str, int]) -> None:
     with pytest.raises(UsageError, match="must be at least"):
         RunOptions(**wrong)  # type: ignore[arg-type]
+
+
+def test_the_stored_defaults_are_pinned() -> None:
+    """A change here changes what the same command line trains, and is labelled CLI in the changelog."""
+    stored = canonical_json([resolve("tiny").to_json(), asdict(RunOptions())])
+    assert hashlib.sha256(stored).hexdigest() == "fccf4914ce8c3fd87de311b886a130b436cac400ee3a3268069e0fd0671df88b"
 
 
 def test_a_stored_configuration_comes_back_and_differences_are_named() -> None:

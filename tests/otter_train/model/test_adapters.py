@@ -190,9 +190,9 @@ def test_the_pretrained_tower_is_trained_and_kept(folders: dict[str, str], tmp_p
     [
         ({"lora_only": True}, "give --lora-rank too"),
         ({"lora_rank": 4, "train_language": True}, "leave out one of the two"),
-        ({"lora_rank": 4, "lora_alpha": -1.0}, "both must be positive"),
-        ({"lora_rank": -1}, "both must be positive"),
-        ({"lr_vision": 0.0}, "--lr-vision 0.0: must be positive"),
+        ({"lora_rank": 4, "lora_alpha": -1.0}, "--lora-alpha -1.0: must be more than 0"),
+        ({"lora_rank": -1}, "--lora-rank -1: must be at least 0"),
+        ({"lr_vision": 0.0}, "--lr-vision 0.0: must be more than 0"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(

@@ -1,0 +1,263 @@
+"""Options declared once: a field of a dataclass says name, type, default, range and help, and all else follows.
+
+::
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class MediaOptions:
+        frames: int = option(8, "Frames per clip, evenly spaced.", least=1)
+        image_format: Literal["jpg", "png"] = option("jpg", "Format of stored pictures.")
+
+`click_options` gives a command ``--frames`` and ``--image-format``, `check` refuses values that are out of range,
+`json_schema` describes the same keys of a file, and `configured` makes the dataclass of such keys. A field that is
+itself such a dataclass brings its options along: in a file they stand beside the others, or, where the field is
+declared as an option too, in a table of its name. Fields that declare nothing are no options.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from types import NoneType
+from typing import Any, Final, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from mimicit.errors import UsageError, hint
+
+__all__ = [
+    "Option",
+    "about",
+    "check",
+    "click_options",
+    "configured",
+    "json_schema",
+    "option",
+    "options_of",
+    "same_option",
+]
+
+T = TypeVar("T")
+
+_LIMITS: Final = (
+    ("least", "at least", operator.ge, "minimum"),
+    ("above", "more than", operator.gt, "exclusiveMinimum"),
+    ("most", "at most", operator.le, "maximum"),
+    ("below", "less than", operator.lt, "exclusiveMaximum"),
+)
+_JSON_TYPES: Final = {bool: "boolean", int: "integer", float: "number", str: "string", Path: "string"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """What is declared of one option. All numbers must be finite, and lie from ``least`` or above ``above``, and so on.
+
+    ``flag`` is its name on the command line (True: made of the name of the field; False: it stands in files only), and
+    ``key`` its name in a file, where that is not the field's. Both take multiples of ``unit``, of which the field holds
+    single ones. ``unset`` says what holds where nothing is given and the default does not tell.
+    """
+
+    help: str
+    least: float | None = None
+    above: float | None = None
+    most: float | None = None
+    below: float | None = None
+    choices: Sequence[str] = ()
+    flag: str | bool = True
+    key: str = ""
+    unit: int = 1
+    unset: str = ""
+    metavar: str | None = None
+    kind: Any = None  # the rest comes from the field
+    default: Any = None
+
+    @property
+    def label(self) -> str:
+        """How messages name it: as on the command line, if it stands there."""
+        return self.flag if isinstance(self.flag, str) else self.key
+
+    @property
+    def range(self) -> str:
+        """The values that it takes, in words; empty where any will do."""
+        if self.choices:
+            return ", ".join(self.choices)
+        limits = ((words, getattr(self, name)) for name, words, _, _ in _LIMITS)
+        return " and ".join(f"{words} {limit:,}" for words, limit in limits if limit is not None)
+
+    def refuse(self, value: Any, label: str) -> None:
+        """`UsageError` naming ``label`` where ``value`` is out of range, or not among the choices."""
+        if self.choices and value not in self.choices:
+            raise UsageError(f"{label} {value}: no such choice; {hint(str(value), self.choices)}")
+        if isinstance(value, int | float) and not self._admits(value):
+            wanted = self.range if math.isfinite(value) else f"{self.range} and finite".removeprefix(" and ")
+            raise UsageError(f"{label} {value}: must be {wanted}")
+
+    def _admits(self, value: float) -> bool:
+        limits = ((within, getattr(self, name)) for name, _, within, _ in _LIMITS)
+        return math.isfinite(value) and all(limit is None or within(value, limit) for within, limit in limits)
+
+
+def option(default: T, help: str, **declared: Any) -> T:
+    """A field with a default that is an option; ``declared`` are the fields of `Option`."""
+    return field(default=default, metadata=about(help, **declared))
+
+
+def about(help: str, **declared: Any) -> dict[str, Option]:
+    """The metadata by which `dataclasses.field` makes an option; for those without a default, or with a factory."""
+    return {"option": Option(help=help, **declared)}
+
+
+def same_option(kind: type[Any], name: str) -> Any:
+    """A field that is declared as the field ``name`` of ``kind`` is, but None by default."""
+    return field(default=None, metadata=kind.__dataclass_fields__[name].metadata)
+
+
+@functools.cache
+def _fields(kind: Any) -> tuple[tuple[Field[Any], Any, Option | None], ...]:
+    """Every field with its type (less None) and, if it is an option, what is declared of it."""
+    hints = get_type_hints(kind)
+    return tuple((one, inner := _less_none(hints[one.name]), _declared(one, inner)) for one in fields(kind))
+
+
+def _declared(one: Field[Any], inner: Any) -> Option | None:
+    declared: Option | None = one.metadata.get("option")
+    if declared is None:
+        return None
+    key = declared.key or one.name
+    return replace(
+        declared,
+        key=key,
+        flag=f"--{key.replace('_', '-')}" if declared.flag is True else declared.flag,
+        choices=declared.choices or (get_args(inner) if get_origin(inner) is Literal else ()),
+        kind=inner,
+        default=one.default if one.default_factory is MISSING else one.default_factory(),
+    )
+
+
+def _less_none(kind: Any) -> Any:
+    some = [one for one in get_args(kind) if one is not NoneType]
+    return functools.reduce(lambda one, other: one | other, some) if NoneType in get_args(kind) else kind
+
+
+def options_of(kind: Any) -> list[tuple[str, Option]]:
+    """All options of the dataclass ``kind`` and those in it, in order, each with its place in a file: ``filters.``."""
+    found: list[tuple[str, Option]] = []
+    for _, inner, declared in _fields(kind):
+        if is_dataclass(inner):
+            table = f"{declared.key}." if declared else ""
+            found += [(table + place, one) for place, one in options_of(inner)]
+        elif declared is not None:
+            found.append(("", declared))
+    return found
+
+
+def check(config: Any, place: str = "") -> None:
+    """`UsageError` where a value in the dataclass ``config`` is out of range; ``place`` is named instead of flags."""
+    for one, _, declared in _fields(config.__class__):
+        value = getattr(config, one.name)
+        if is_dataclass(value):
+            check(value, place)
+        elif declared is not None and value is not None:
+            declared.refuse(value, f"{place}: {declared.key}" if place else declared.label)
+
+
+def configured(kind: Any, values: Mapping[str, Any]) -> Any:
+    """The dataclass ``kind`` of options by their keys in a file; what is absent takes its default.
+
+    An option in a table may also stand beside it, and then wins, as on the command line.
+    """
+    given = {}
+    for one, inner, declared in _fields(kind):
+        if is_dataclass(inner) and (declared is None or declared.key in values or one.default is MISSING):
+            table = values.get(declared.key, {}) if declared else {}
+            given[one.name] = configured(inner, {**table, **values})
+        elif declared is not None and declared.key in values:
+            given[one.name] = _stored(values[declared.key], declared)
+    return kind(**given)
+
+
+def _stored(value: Any, declared: Option) -> Any:
+    if declared.kind is float:  # a ratio written as 4 or 4.0 is one ratio, and must not look like two
+        return float(value)
+    if get_origin(declared.kind) is tuple:
+        return tuple(value)
+    return value if declared.unit == 1 else value * declared.unit
+
+
+def json_schema(kind: Any) -> dict[str, Any]:
+    """The JSON schema of a table with the options of ``kind``, and no others."""
+    properties: dict[str, Any] = {}
+    required = []
+    for _, inner, declared in _fields(kind):
+        if declared is not None:
+            properties[declared.key] = {**_schema(inner), **_limits(declared), "description": declared.help}
+            if declared.default is MISSING:
+                required.append(declared.key)
+                properties[declared.key]["minLength"] = 1
+        elif is_dataclass(inner):
+            properties |= json_schema(inner)["properties"]
+    schema = {"type": "object", "additionalProperties": False}
+    return {**schema, **({"required": required} if required else {}), "properties": properties}
+
+
+def _schema(kind: Any) -> dict[str, Any]:
+    if is_dataclass(kind):
+        return json_schema(kind)
+    inner = get_args(kind)
+    match get_origin(kind):
+        case None:
+            return {"type": _JSON_TYPES[kind]}
+        case origin if origin is Literal:
+            return {"enum": list(inner)}
+        case origin if origin is tuple:
+            items = _schema(inner[0])
+            return {"type": "array", "items": {**items, "minLength": 1} if inner[0] is str else items}
+        case origin if origin is Mapping:
+            return {"type": "object", "additionalProperties": _schema(inner[1])}
+    either = [_schema(one) for one in inner]
+    return {**{key: value for one in either for key, value in one.items()}, "type": [one["type"] for one in either]}
+
+
+def _limits(declared: Option) -> dict[str, Any]:
+    limits = {word: getattr(declared, name) for name, _, _, word in _LIMITS}
+    given = {word: limit for word, limit in limits.items() if limit is not None}
+    return given if declared.unit == 1 else {word: math.ceil(limit / declared.unit) for word, limit in given.items()}
+
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def click_options(kind: type[Any], *, defaults: bool = True) -> Callable[[Command], Command]:
+    """A decorator that gives a click command the options of ``kind``, each a parameter called by its key in a file.
+
+    Without ``defaults``, options that are not given are None; flags are False all the same.
+    """
+    import click  # not needed by those who only read shards
+
+    def decorate(command: Command) -> Command:
+        for _, declared in reversed(options_of(kind)):
+            if isinstance(declared.flag, str):
+                both = declared.kind is bool and declared.default
+                flag = f"{declared.flag}/--no-{declared.flag[2:]}" if both else declared.flag
+                command = click.option(flag, declared.key, **_click(declared, defaults))(command)
+        return command
+
+    return decorate
+
+
+def _click(declared: Option, defaults: bool) -> dict[str, Any]:
+    import click
+
+    settings: dict[str, Any] = {"help": declared.help, "metavar": declared.metavar}
+    settings["show_default"] = declared.unset or True
+    if declared.kind is bool:
+        return {**settings, "is_flag": True, "default": declared.default}
+    if get_origin(declared.kind) in (tuple, Mapping):
+        return {**settings, "multiple": True}
+    if defaults and declared.default is not None:
+        settings["default"] = declared.default // declared.unit if declared.unit > 1 else declared.default
+    if declared.choices:
+        return {**settings, "type": click.Choice(declared.choices)}
+    kind = (get_args(declared.kind) or (declared.kind,))[0]
+    return {**settings, "type": click.Path(path_type=Path) if kind is Path else kind}
