@@ -24,6 +24,7 @@ Message = dict[str, Any]
 """``role`` and ``content``, the latter a list of parts, as `apply_chat_template` of `transformers` takes it."""
 
 _IGNORED: Final = -100  # the label that losses of torch and transformers leave out
+_NOT_CAUSAL: Final = ("PaliGemmaProcessor",)
 _TRIES: Final = 3
 _EQUAL_CLIPS: Final = '; some processors take only clips of equally many frames in one batch: give clips="pictures"'
 _TICKS: Final = 1000  # per second: metadata of clips counts frames, of which ours are not evenly spaced
@@ -161,6 +162,8 @@ class ChatCollator:
             raise UsageError(f"{name} has no tokenizer; give the model's processor (AutoProcessor.from_pretrained)")
         if not getattr(tokenizer, "is_fast", False):
             raise UsageError(f"{type(tokenizer).__name__} tells no offsets; load the processor with a fast tokenizer")
+        if name in _NOT_CAUSAL:
+            raise UsageError(f"{name}: its model sees the whole prompt at once, answers too; they cannot be learnt so")
         self.processor = processor
         self.answers = answers
         self.max_length = max_length

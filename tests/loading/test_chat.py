@@ -382,6 +382,8 @@ def test_what_cannot_work_is_said(samples: Sequence[Sample]) -> None:
     _, processor = made("gemma3")
     with pytest.raises(UsageError, match="has no tokenizer; give the model's processor"):
         ChatCollator(processor.tokenizer)
+    with pytest.raises(UsageError, match="PaliGemmaProcessor: its model sees the whole prompt at once"):
+        ChatCollator(type("PaliGemmaProcessor", (type(processor),), {})(processor.image_processor, processor.tokenizer))
     bare = type(processor)(processor.image_processor, processor.tokenizer)
     with pytest.raises(UsageError, match="Gemma3Processor has no chat template; give one as chat_template="):
         ChatCollator(bare)
