@@ -65,7 +65,7 @@ def inspect(
         return
 
     from mimicit.inspecting.origins import origins_of
-    from mimicit.inspecting.sheet import write_sheet
+    from mimicit.inspecting.pictures import write_sheet
     from mimicit.prompt import render
     from mimicit.records import sample_to_json
 
@@ -85,7 +85,7 @@ def inspect(
 
 def _show_pictures(samples: Iterable[Sample], wanted: bool | None, most: int = 1) -> None:
     """Print the pictures of the first ``most`` samples if they are ``wanted``; by default, where they can be seen."""
-    from mimicit.inspecting.blocks import sample_blocks, shows_blocks
+    from mimicit.inspecting.pictures import sample_blocks, shows_blocks
 
     if not (shows_blocks(sys.stdout) if wanted is None else wanted):
         return
@@ -99,9 +99,9 @@ def _show_pictures(samples: Iterable[Sample], wanted: bool | None, most: int = 1
 def _report(path: Path, html: Path, as_json: bool) -> None:
     from dataclasses import asdict
 
+    from mimicit.inspecting.findings import warnings_of
     from mimicit.inspecting.report import write_report
     from mimicit.inspecting.text import printable
-    from mimicit.inspecting.warnings import warnings_of
     from mimicit.terminal import progress_display
 
     with progress_display() as progress:
@@ -151,8 +151,7 @@ def compare(a: Path, b: Path, limit: int, as_json: bool) -> None:
 
     Configuration, counts, and the samples that are lost, gained or changed.
     """
-    from mimicit.inspecting.compare import compare_folders
-    from mimicit.inspecting.compare_text import comparison_text
+    from mimicit.inspecting.compare import compare_folders, comparison_text
     from mimicit.terminal import progress_display
 
     with progress_display() as progress:

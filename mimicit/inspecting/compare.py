@@ -1,8 +1,8 @@
 """What differs between two shard folders: how they were built, what they count, and which samples they hold.
 
 Samples are the same where key and JSON are; the JSON has the checksum of every picture, so no picture is read. Shards
-of equal content are skipped whole. Of the others every sample becomes a 40-byte record on disk (see `Spill`), and the
-records of both sides are joined part by part: memory does not grow with the folders.
+of equal content are skipped whole. Of the others every sample becomes a 40-byte record on disk (see `DiskRecords`), and
+the records of both sides are joined part by part: memory does not grow with the folders.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimicit.errors import ShardError
-from mimicit.inspecting.shelf import Shelf, open_shelf
-from mimicit.inspecting.spill import Spill
+from mimicit.inspecting.digest_counts import DiskRecords
+from mimicit.inspecting.stored_samples import StoredSamples, open_samples
+from mimicit.inspecting.text import printable
 from mimicit.records import Sample, Triplet
 from mimicit.shards.index import index_batches
 
-__all__ = ["Change", "Comparison", "SampleName", "compare_folders"]
+__all__ = ["Change", "Comparison", "SampleName", "compare_folders", "comparison_text"]
 
 # Digests of 16 bytes each; strings of numpy ignore zeros at the end, which is no loss where all have one length.
 _RECORD: Final = np.dtype([("key", "S16"), ("content", "S16"), ("row", "<u8"), ("source", "<u4")])
@@ -97,15 +98,15 @@ def compare_folders(a: Path, b: Path, *, limit: int = 10, on_progress: Progress 
     for path in (a, b):
         if not path.is_dir():
             raise ShardError(f"{path}: no such folder; compare takes two folders that mimicit build has written")
-    shelves = (open_shelf(a), open_shelf(b))
+    folders = (open_samples(a), open_samples(b))
     try:
-        return _compare(shelves[0], shelves[1], limit, on_progress or (lambda done, total: None))
+        return _compare(folders[0], folders[1], limit, on_progress or (lambda done, total: None))
     finally:
-        for shelf in shelves:
-            shelf.close()
+        for stored in folders:
+            stored.close()
 
 
-def _compare(a: Shelf, b: Shelf, limit: int, on_progress: Progress) -> Comparison:
+def _compare(a: StoredSamples, b: StoredSamples, limit: int, on_progress: Progress) -> Comparison:
     assert a.manifest is not None and b.manifest is not None  # folders have one
     result = Comparison(
         a=str(a.path),
@@ -119,13 +120,13 @@ def _compare(a: Shelf, b: Shelf, limit: int, on_progress: Progress) -> Compariso
     names: dict[str, int] = {}
     total = len(a) + len(b)
     with tempfile.TemporaryDirectory(prefix="mimicit-compare-") as scratch:
-        spills = (Spill(Path(scratch) / "a", _RECORD), Spill(Path(scratch) / "b", _RECORD))
-        same = _fill(spills[0], a, shared, names, lambda done: on_progress(done, total))
-        _fill(spills[1], b, shared, names, lambda done: on_progress(len(a) + done, total))
+        records = (DiskRecords(Path(scratch) / "a", _RECORD), DiskRecords(Path(scratch) / "b", _RECORD))
+        same = _fill(records[0], a, shared, names, lambda done: on_progress(done, total))
+        _fill(records[1], b, shared, names, lambda done: on_progress(len(a) + done, total))
         for source, count in same.items():
             result.samples["same"] += count
             result.sources.setdefault(source, Counter())["same"] += count
-        rows = _join(spills[0], spills[1], list(names), result, limit)
+        rows = _join(records[0], records[1], list(names), result, limit)
     result.lost = [_name(a.peek(row), a.key(row)) for row in rows["lost"]]
     result.gained = [_name(b.peek(row), b.key(row)) for row in rows["gained"]]
     result.changed = [
@@ -136,21 +137,25 @@ def _compare(a: Shelf, b: Shelf, limit: int, on_progress: Progress) -> Compariso
 
 
 def _fill(
-    spill: Spill, shelf: Shelf, shared: set[str], names: dict[str, int], on_progress: Callable[[int], None]
+    records: DiskRecords,
+    stored: StoredSamples,
+    shared: set[str],
+    names: dict[str, int],
+    on_progress: Callable[[int], None],
 ) -> Counter[str]:
     """Records of all samples but those in shards of ``shared`` content, which are counted by source."""
-    assert shelf.manifest is not None
-    skipped = [shard["content"] in shared for shard in shelf.manifest["shards"]]
+    assert stored.manifest is not None
+    skipped = [shard["content"] in shared for shard in stored.manifest["shards"]]
     same: Counter[str] = Counter()
     row = 0
-    for batch in index_batches(shelf.path, ["source"]):
+    for batch in index_batches(stored.path, ["source"]):
         for source in batch.column("source").to_pylist():
-            if skipped[shelf.shard(row)]:
+            if skipped[stored.shard(row)]:
                 same[source] += 1
             else:
                 number = names.setdefault(source, len(names))
-                key, content = _digest(shelf.key(row).encode()), _digest(shelf.json(row))
-                spill.add(_PACKED.pack(key, content, row, number))
+                key, content = _digest(stored.key(row).encode()), _digest(stored.json(row))
+                records.add(_PACKED.pack(key, content, row, number))
             row += 1
             if row % _PROGRESS_ROWS == 0:
                 on_progress(row)
@@ -158,7 +163,7 @@ def _fill(
     return same
 
 
-def _join(a: Spill, b: Spill, names: list[str], result: Comparison, limit: int) -> dict[str, list[Any]]:
+def _join(a: DiskRecords, b: DiskRecords, names: list[str], result: Comparison, limit: int) -> dict[str, list[Any]]:
     """Count the outcomes into ``result``; the first rows of each outcome but ``same``, pairs for ``changed``."""
     first: dict[str, list[Any]] = {"lost": [], "gained": [], "changed": []}
 
@@ -243,3 +248,52 @@ def _changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[Change]:
 
 def _checksums(manifest: Mapping[str, Any]) -> list[str]:
     return [shard["sha256"] for shard in manifest["shards"]]
+
+
+_LONGEST_VALUE = 60
+
+
+def comparison_text(comparison: Comparison) -> str:
+    """The comparison as lines: configuration, counts, then samples by source and the first of each kind."""
+    lines = [f"- {comparison.a}", f"+ {comparison.b}"]
+    if comparison.equal:
+        lines.append(f"  the same: {comparison.samples['same']:,} samples, byte for byte")
+        return printable("\n".join(lines))
+    lines += _change_lines("configuration", comparison.configuration)
+    lines += _change_lines("counts", comparison.counts)
+    counts = comparison.samples
+    lines += ["", f"samples: {counts['same']:,} the same, {counts['changed']:,} changed,"
+              f" {counts['lost']:,} lost, {counts['gained']:,} gained"]  # fmt: skip
+    for source, found in sorted(comparison.sources.items()):
+        if found["changed"] or found["lost"] or found["gained"]:
+            lines.append(
+                f"  {source}: {found['changed']:,} changed, {found['lost']:,} lost, {found['gained']:,} gained"
+            )
+    for sign, what, names in (("~", "changed", comparison.changed), ("-", "lost", comparison.lost),
+                              ("+", "gained", comparison.gained)):  # fmt: skip
+        lines += _names(sign, names, counts[what])
+    if not (counts["changed"] or counts["lost"] or counts["gained"] or comparison.same_bytes):
+        lines.append("  the same samples, in another order or in other shards")
+    return printable("\n".join(lines))
+
+
+def _change_lines(title: str, changes: list[Change]) -> Iterator[str]:
+    if changes:
+        yield ""
+        yield title
+        width = max(len(change.name) for change in changes)
+        for change in changes:
+            yield f"  {change.name:<{width}}  {_short(change.a)} -> {_short(change.b)}"
+
+
+def _names(sign: str, names: list[SampleName], count: int) -> Iterator[str]:
+    for name in names:
+        parts = f": {', '.join(name.parts)}" if name.parts else ""
+        yield f"{sign} {name.source} {name.id} ({name.key}){parts}"
+    if count > len(names) > 0:
+        yield f"{sign} ... and {count - len(names):,} more (--limit)"
+
+
+def _short(value: Any) -> str:
+    text = "(none)" if value is None else str(value)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."

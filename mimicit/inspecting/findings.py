@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Final
 
 from mimicit.errors import MimicitError
+from mimicit.inspecting.digest_counts import DigestCounts, Repeated, Repeats
 from mimicit.inspecting.rejects import RejectGroups, group_rejects
-from mimicit.inspecting.shelf import Shelf
-from mimicit.inspecting.tally import Repeated, Repeats, Tally
+from mimicit.inspecting.stored_samples import StoredSamples
 from mimicit.records import Sample
 
-__all__ = ["Findings", "Quoted", "find_out", "least_of_class"]
+__all__ = ["Findings", "Quoted", "Warned", "find_out", "least_of_class", "warnings_of"]
 
 _MOST_REPEATED: Final = 8
 _QUOTED_CHARACTERS: Final = 200
@@ -79,28 +79,28 @@ class Findings:
     rejects: RejectGroups | None = None
 
 
-def find_out(shelf: Shelf, *, on_progress: Progress | None = None) -> Findings:
-    """Read the JSON of every sample of ``shelf`` and count; damaged samples are counted as ``unreadable``.
+def find_out(stored: StoredSamples, *, on_progress: Progress | None = None) -> Findings:
+    """Read the JSON of every sample of ``stored`` and count; damaged samples are counted as ``unreadable``.
 
     ``on_progress`` gets the samples read so far and all of them.
     """
-    findings = Findings(path=str(shelf.path))
+    findings = Findings(path=str(stored.path))
     with tempfile.TemporaryDirectory(prefix="mimicit-report-") as scratch:
-        tallies = {name: Tally(Path(scratch) / name) for name in ("pictures", "triplets", "answers", "contexts")}
-        for row in range(len(shelf)):
+        counts = {name: DigestCounts(Path(scratch) / name) for name in ("pictures", "triplets", "answers", "contexts")}
+        for row in range(len(stored)):
             try:
-                sample = shelf.peek(row)
+                sample = stored.peek(row)
             except MimicitError:
                 findings.unreadable += 1
                 continue
             _count(findings, sample)
             for name, thing in _things(sample):
-                tallies[name].add(thing, row)
+                counts[name].add(thing, row)
             if on_progress is not None and (row + 1) % _PROGRESS_ROWS == 0:
-                on_progress(row + 1, len(shelf))
-        _quote(findings, shelf, {name: tally.repeats(_MOST_REPEATED) for name, tally in tallies.items()})
-    if shelf.manifest is not None:
-        findings.rejects = group_rejects(shelf.path, limit=3)
+                on_progress(row + 1, len(stored))
+        _quote(findings, stored, {name: one.repeats(_MOST_REPEATED) for name, one in counts.items()})
+    if stored.manifest is not None:
+        findings.rejects = group_rejects(stored.path, limit=3)
     return findings
 
 
@@ -161,9 +161,9 @@ def _context_of(sample: Sample) -> str:
     return "\0".join((sample.source, *sorted(triplet.id for triplet in sample.context)))
 
 
-def _quote(findings: Findings, shelf: Shelf, repeats: dict[str, Repeats]) -> None:
+def _quote(findings: Findings, stored: StoredSamples, repeats: dict[str, Repeats]) -> None:
     findings.pictures = repeats["pictures"]
-    findings.shared_pictures = [_quoted_picture(shelf, one) for one in repeats["pictures"].most]
+    findings.shared_pictures = [_quoted_picture(stored, one) for one in repeats["pictures"].most]
     findings.distinct_triplets = repeats["triplets"].distinct
     findings.distinct_answers = repeats["answers"].distinct
     words: dict[str, Callable[[Sample], str]] = {
@@ -172,19 +172,104 @@ def _quote(findings: Findings, shelf: Shelf, repeats: dict[str, Repeats]) -> Non
         "contexts": lambda sample: ", ".join(triplet.id for triplet in sample.context),
     }
     findings.repeated_triplets, findings.repeated_answers, findings.repeated_contexts = (
-        [_quoted(shelf, one, quote) for one in repeats[name].most] for name, quote in words.items()
+        [_quoted(stored, one, quote) for one in repeats[name].most] for name, quote in words.items()
     )
 
 
-def _quoted(shelf: Shelf, one: Repeated, words: Callable[[Sample], str]) -> Quoted:
-    sample = shelf.peek(one.row)
+def _quoted(stored: StoredSamples, one: Repeated, words: Callable[[Sample], str]) -> Quoted:
+    sample = stored.peek(one.row)
     text = words(sample)
     cut = text if len(text) <= _QUOTED_CHARACTERS else f"{text[:_QUOTED_CHARACTERS]}…"
-    return Quoted(count=one.count, key=shelf.key(one.row), row=one.row, words=cut)
+    return Quoted(count=one.count, key=stored.key(one.row), row=one.row, words=cut)
 
 
-def _quoted_picture(shelf: Shelf, one: Repeated) -> Quoted:
-    sample = shelf.peek(one.row)
+def _quoted_picture(stored: StoredSamples, one: Repeated) -> Quoted:
+    sample = stored.peek(one.row)
     pictures = [(media.origin, checksum) for media in sample.media for checksum in media.sha256]
-    file = next(place for place, (_, checksum) in enumerate(pictures) if Tally.digest(checksum) == one.digest)
-    return Quoted(count=one.count, key=shelf.key(one.row), row=one.row, words=pictures[file][0], file=file)
+    file = next(place for place, (_, checksum) in enumerate(pictures) if DigestCounts.digest(checksum) == one.digest)
+    return Quoted(count=one.count, key=stored.key(one.row), row=one.row, words=pictures[file][0], file=file)
+
+
+_FEW: Final = 10
+"""Of fewer samples than this, no share says anything."""
+
+_SHARE_OF_ONE_ANSWER: Final = 0.2
+_SHARE_OF_ONE_SOURCE: Final = 0.8
+_SHARE_OF_ONE_CONTEXT: Final = 0.05
+_SHARE_WITHOUT_CONTEXT: Final = 0.5
+_SHARE_OF_UNHELPFUL: Final = 0.1
+_SHARE_OF_REPEATED_TRIPLETS: Final = 0.05
+_SHARE_OF_REJECTS: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """What was found, and what may come of it or mend it."""
+
+    what: str
+    why: str
+
+
+def warnings_of(findings: Findings) -> list[Warned]:
+    """The warnings, none for a folder of a few samples but those about damage."""
+    found = []
+    if findings.unreadable:
+        found.append(Warned(f"{findings.unreadable:,} samples cannot be read", "mimicit verify says what is wrong"))
+    if findings.samples >= _FEW:
+        found += [*_about_answers(findings), *_about_context(findings), *_about_sources(findings)]
+    return found
+
+
+def _about_answers(findings: Findings) -> Iterator[Warned]:
+    if findings.repeated_answers:
+        first = findings.repeated_answers[0]
+        share = first.count / findings.samples
+        if share >= _SHARE_OF_ONE_ANSWER:
+            yield Warned(
+                f"{share:.0%} of the queries have the answer “{first.words}”",
+                "a model may learn to say it without looking; compare its accuracy with this share",
+            )
+    repeated = 1 - findings.distinct_triplets / findings.samples
+    if repeated >= _SHARE_OF_REPEATED_TRIPLETS:
+        yield Warned(
+            f"{repeated:.0%} of the queries repeat another: the same pictures, instruction and answer",
+            "they weigh more than the others in training, and leak from training into evaluation",
+        )
+
+
+def _about_context(findings: Findings) -> Iterator[Warned]:
+    share = findings.without_context / findings.samples
+    if share >= _SHARE_WITHOUT_CONTEXT:
+        yield Warned(f"{share:.0%} of the samples have no context", "build with --shots and --context for some")
+    context = findings.triplets - findings.samples
+    for what, count in findings.unhelpful.most_common():
+        if context and count / context >= _SHARE_OF_UNHELPFUL:
+            yield Warned(
+                f"{count / context:.0%} of the context triplets: {what}",
+                "such context teaches nothing, or gives the answer away; see --min-score and --context",
+            )
+    if findings.repeated_contexts:
+        first = findings.repeated_contexts[0]
+        share = first.count / findings.samples
+        if share >= _SHARE_OF_ONE_CONTEXT and first.count > _FEW:
+            yield Warned(
+                f"{first.count:,} queries ({share:.0%}) share one context: {first.words}",
+                "a model learns to ignore context that never changes",
+            )
+
+
+def _about_sources(findings: Findings) -> Iterator[Warned]:
+    name, count = findings.sources.most_common(1)[0]
+    share = count / findings.samples
+    if len(findings.sources) > 1 and share >= _SHARE_OF_ONE_SOURCE:
+        yield Warned(
+            f"{share:.0%} of the samples are of the source {name}",
+            "a mixture with weights, or --limit, balances the sources",
+        )
+    if findings.rejects is not None:
+        lost = sum(group.count for group in findings.rejects.groups if group.scope == "record")
+        if lost / (lost + findings.samples) >= _SHARE_OF_REJECTS:
+            yield Warned(
+                f"{lost:,} records were left out, {lost / (lost + findings.samples):.0%} of all",
+                "the table of rejects below says why",
+            )

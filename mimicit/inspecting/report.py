@@ -11,9 +11,8 @@ from typing import Any, Final
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mimicit.errors import MimicitError
-from mimicit.inspecting.findings import Findings, Progress, Quoted, find_out
-from mimicit.inspecting.shelf import Shelf, open_shelf
-from mimicit.inspecting.warnings import warnings_of
+from mimicit.inspecting.findings import Findings, Progress, Quoted, find_out, warnings_of
+from mimicit.inspecting.stored_samples import StoredSamples, open_samples
 from mimicit.shards.files import write_atomically
 from mimicit.sources.shown_media import media_of_triplets
 from mimicit.stored_picture import thumbnail_url
@@ -49,21 +48,21 @@ def write_report(path: Path, out: Path, *, on_progress: Progress | None = None) 
 
     `ShardError` and its kinds where ``path`` is neither.
     """
-    shelf = open_shelf(path)
+    stored = open_samples(path)
     try:
-        findings = find_out(shelf, on_progress=on_progress)
-        write_atomically(out, [report_html(findings, shelf).encode()])
+        findings = find_out(stored, on_progress=on_progress)
+        write_atomically(out, [report_html(findings, stored).encode()])
     finally:
-        shelf.close()
+        stored.close()
     return findings
 
 
-def report_html(findings: Findings, shelf: Shelf) -> str:
-    """The page; of ``shelf`` only the pictures to show are read."""
+def report_html(findings: Findings, stored: StoredSamples) -> str:
+    """The page; of ``stored`` only the pictures to show are read."""
     values: dict[str, Any] = {
         "findings": findings,
         "warnings": warnings_of(findings),
-        "manifest": shelf.manifest,
+        "manifest": stored.manifest,
         "sources": _ranked(findings.sources),
         "relations": _bars((name.replace("_", " "), count) for name, count in findings.relations.most_common()),
         "context": _bars((str(n), findings.context[n]) for n in sorted(findings.context)),
@@ -72,8 +71,8 @@ def report_html(findings: Findings, shelf: Shelf) -> str:
         "sides": _doubling(findings.sides),
         "frames": _doubling(findings.frames),
         "scores": _bars((_tenth_name(tenth), findings.scores[tenth / 10]) for tenth in _tenths(findings.scores)),
-        "sheet": [picture for row in _spread(len(shelf)) if (picture := _query_picture(shelf, row))],
-        "shared": [(one, _shared_picture(shelf, one)) for one in findings.shared_pictures],
+        "sheet": [picture for row in _spread(len(stored)) if (picture := _query_picture(stored, row))],
+        "shared": [(one, _shared_picture(stored, one)) for one in findings.shared_pictures],
     }
     return _environment().get_template("report.html").render(values)
 
@@ -114,31 +113,31 @@ def _spread(samples: int) -> list[int]:
     return [place * samples // shown for place in range(shown)]
 
 
-def _query_picture(shelf: Shelf, row: int) -> Picture | None:
+def _query_picture(stored: StoredSamples, row: int) -> Picture | None:
     """The last picture that the query at ``row`` is about; None where there is none, or it cannot be read."""
     try:
-        sample = shelf.peek(row)
+        sample = stored.peek(row)
         *_, about = media_of_triplets(sample)
         if not about.media or about.media[-1] >= len(sample.media):
             return None
         before = sum(len(media.files) for media in sample.media[: about.media[-1]])
         words = f"{sample.query.instruction} {sample.query.answer}".strip()
-        return _picture(shelf, row, before, words, _THUMBNAIL)
+        return _picture(stored, row, before, words, _THUMBNAIL)
     except MimicitError:
         return None
 
 
-def _shared_picture(shelf: Shelf, one: Quoted) -> Picture | None:
+def _shared_picture(stored: StoredSamples, one: Quoted) -> Picture | None:
     try:
-        return _picture(shelf, one.row, one.file or 0, one.words, _SMALL_THUMBNAIL)
+        return _picture(stored, one.row, one.file or 0, one.words, _SMALL_THUMBNAIL)
     except MimicitError:
         return None
 
 
-def _picture(shelf: Shelf, row: int, number: int, words: str, longest: int) -> Picture:
-    sample = shelf.peek(row)
+def _picture(stored: StoredSamples, row: int, number: int, words: str, longest: int) -> Picture:
+    sample = stored.peek(row)
     media = [media for media in sample.media for _ in media.files][number]
-    url = thumbnail_url(shelf.file(row, number)[1], media.width, media.height, longest)
+    url = thumbnail_url(stored.file(row, number)[1], media.width, media.height, longest)
     alt = words if len(words) <= _ALT_CHARACTERS else f"{words[:_ALT_CHARACTERS]}…"
     return Picture(url, alt)
 

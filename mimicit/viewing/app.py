@@ -78,7 +78,7 @@ class _Pages:
 
     def __init__(self, gallery: Gallery) -> None:
         self._gallery = gallery
-        self._shelf = gallery.shelf
+        self._stored = gallery.stored
         self._slow = threading.BoundedSemaphore(_SLOW_AT_ONCE)
 
     def samples(self, request: Request) -> Response:
@@ -88,7 +88,7 @@ class _Pages:
         pages = max(1, -(-len(rows) // _PER_PAGE))
         page = min(max(parse_number(request.query_params, "page") or 1, 1), pages)
         start = (page - 1) * _PER_PAGE
-        cards = [card_at(self._shelf, int(row)) for row in rows[start : start + _PER_PAGE]]
+        cards = [card_at(self._stored, int(row)) for row in rows[start : start + _PER_PAGE]]
         return self._page(
             "samples.html", criteria, cards=cards, total=len(rows), page=page, pages=pages, first=start + 1
         )
@@ -98,7 +98,7 @@ class _Pages:
         row = int(request.path_params["row"])
         criteria = parse_criteria(request.query_params)
         self._check_row(row)
-        sample = self._shelf.peek(row)
+        sample = self._stored.peek(row)
         template = request.query_params.get("prompt", "")
         mode: Any = request.query_params.get("mask", "span")
         if mode not in LABEL_MODES:
@@ -110,7 +110,7 @@ class _Pages:
             "sample.html",
             criteria,
             row=row,
-            key=self._shelf.key(row),
+            key=self._stored.key(row),
             sample=sample,
             turns=turns_of(sample),
             origins=[places for places in origins_of(self._gallery.path, sample.media) if len(places) > 1],
@@ -131,7 +131,7 @@ class _Pages:
         row, number = int(request.path_params["row"]), int(request.path_params["number"])
         self._check_row(row)
         try:
-            name, data = self._shelf.file(row, number)
+            name, data = self._stored.file(row, number)
         except IndexError:
             raise HTTPException(404, f"sample {row} has no file {number}") from None
         headers = {"Cache-Control": "private, max-age=60"}
@@ -225,7 +225,7 @@ class _Pages:
         start = parse_number(request.query_params, "start") or 0
         with self._turn():
             found = self._gallery.search(needle, criteria, start=start, most=_PER_PAGE, seconds=_SEARCH_SECONDS)
-        cards = [card_at(self._shelf, row) for row in found.rows]
+        cards = [card_at(self._stored, row) for row in found.rows]
         return self._page(
             "search.html",
             criteria,
@@ -238,8 +238,8 @@ class _Pages:
         )
 
     def _check_row(self, row: int) -> None:
-        if not 0 <= row < len(self._shelf):
-            raise HTTPException(404, f"there is no sample {row}; they count from 0 to {len(self._shelf) - 1}")
+        if not 0 <= row < len(self._stored):
+            raise HTTPException(404, f"there is no sample {row}; they count from 0 to {len(self._stored) - 1}")
 
     def _page(self, name: str, criteria: Criteria, *, status: int = 200, **values: Any) -> Response:
         manifest = self._gallery.manifest

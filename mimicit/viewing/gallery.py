@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mimicit.errors import MimicitError
-from mimicit.inspecting.shelf import Shelf, open_shelf
+from mimicit.inspecting.stored_samples import StoredSamples, open_samples
 from mimicit.records import Sample
 from mimicit.shards.index import index_batches
 from mimicit.shards.manifest import read_manifest
@@ -62,9 +62,9 @@ class Gallery:
 
     def __init__(self, path: Path) -> None:
         read_manifest(path)  # a better message than that of a missing index
-        self.shelf: Shelf = open_shelf(path)
-        assert self.shelf.manifest is not None
-        self.manifest = self.shelf.manifest
+        self.stored: StoredSamples = open_samples(path)
+        assert self.stored.manifest is not None
+        self.manifest = self.stored.manifest
         self.path = path
         self._rows: OrderedDict[Criteria, NDArray[np.int64]] = OrderedDict()
         self._lock = threading.Lock()
@@ -73,7 +73,7 @@ class Gallery:
         """The rows that meet ``criteria``, ascending; errors as `Criteria.expression`."""
         expression = criteria.expression()
         if expression is None:
-            return range(len(self.shelf))
+            return range(len(self.stored))
         with self._lock:
             rows = self._rows.get(criteria)
             if rows is None:
@@ -120,8 +120,8 @@ class Gallery:
             row = int(rows[place])
             place += 1
             try:
-                stored = self.shelf.json(row).decode(errors="replace").casefold()
-                if needle.in_json in stored and needle.fits(self.shelf.peek(row)):
+                stored = self.stored.json(row).decode(errors="replace").casefold()
+                if needle.in_json in stored and needle.fits(self.stored.peek(row)):
                     found.append(row)
             except MimicitError:
                 unreadable += 1

@@ -11,7 +11,7 @@ import orjson
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mimicit.errors import CorruptShardError, MimicitError
-from mimicit.inspecting.shelf import Shelf
+from mimicit.inspecting.stored_samples import StoredSamples
 from mimicit.records import Media, Sample, Triplet
 from mimicit.sources.shown_media import media_of_triplets
 from mimicit.viewing.criteria import Criteria
@@ -61,10 +61,10 @@ class Card:
     earlier: bool = False
 
 
-def card_at(shelf: Shelf, row: int) -> Card:
+def card_at(stored: StoredSamples, row: int) -> Card:
     """The sample at ``row``, or what is wrong with it; its media are not read."""
     try:
-        sample = shelf.peek(row)
+        sample = stored.peek(row)
         turns = turns_of(sample)
         *_, about = media_of_triplets(sample)
         figures = {index: figure for t in turns for index, figure in zip(t.triplet.media, t.figures, strict=True)}

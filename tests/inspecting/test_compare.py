@@ -14,9 +14,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from mimicit.errors import ShardError
-from mimicit.inspecting.compare import compare_folders
-from mimicit.inspecting.compare_text import comparison_text
-from mimicit.inspecting.spill import Spill
+from mimicit.inspecting.compare import compare_folders, comparison_text
+from mimicit.inspecting.digest_counts import DiskRecords
 from mimicit.loading import load
 from mimicit.records import sample_to_json
 from tests.factories import builds
@@ -112,13 +111,13 @@ def test_a_shard_file_is_no_folder(old: Path) -> None:
         compare_folders(old, old / "shard-000.tar")
 
 
-def test_a_spill_gives_back_every_record_by_its_first_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mimicit.inspecting.spill._HELD_BYTES", 64)
-    spill = Spill(tmp_path / "spill", np.dtype("<u2"))
+def test_records_on_disk_come_back_by_its_first_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mimicit.inspecting.digest_counts._HELD_BYTES", 64)
+    on_disk = DiskRecords(tmp_path / "records", np.dtype("<u2"))
     records = [number.to_bytes(2, "little") for number in range(1000)]
     for record in records:
-        spill.add(record)
-    parts = list(spill.parts())
+        on_disk.add(record)
+    parts = list(on_disk.parts())
     assert len(parts) == 256
     for first, part in enumerate(parts):
         assert part.tolist() == [number for number in range(1000) if number % 256 == first]

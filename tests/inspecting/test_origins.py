@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from mimicit.cli import main
 from mimicit.inspecting.origins import origins_of
-from mimicit.inspecting.shelf import open_shelf
+from mimicit.inspecting.stored_samples import open_samples
 from mimicit.viewing.app import create_app
 from mimicit.viewing.gallery import Gallery
 from tests.corpus.case import GREEN, RED, picture
@@ -49,14 +49,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def rows_of(shards: Path, id: str) -> list[int]:
-    shelf = open_shelf(shards)
-    return [row for row in range(len(shelf)) if shelf.peek(row).id == id]
+    stored = open_samples(shards)
+    return [row for row in range(len(stored)) if stored.peek(row).id == id]
 
 
 def test_every_sample_knows_every_place(place: Path) -> None:
-    shelf = open_shelf(place / "shards")
-    for row in range(len(shelf)):
-        (medium,) = shelf.peek(row).media
+    stored = open_samples(place / "shards")
+    for row in range(len(stored)):
+        (medium,) = stored.peek(row).media
         (origins,) = origins_of(place / "shards", [medium])
         assert origins[0] == medium.origin
         known = [EVERY, {"x.mp4", "y/z.mp4"}, {"other.png", "d.png (t.parquet, row group 0, row 0)"}]
@@ -85,8 +85,8 @@ def test_view_shows_them(place: Path) -> None:
 
 
 def test_a_folder_without_the_table_shows_what_the_sample_says(place: Path, tmp_path: Path) -> None:
-    shelf = open_shelf(place / "shards")
-    media = shelf.peek(0).media
+    stored = open_samples(place / "shards")
+    media = stored.peek(0).media
     assert origins_of(tmp_path, media) == [(media[0].origin,)]
     put(tmp_path, "media.parquet", b"no table")
     assert origins_of(tmp_path, media) == [(media[0].origin,)]

@@ -15,11 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimicit.inspecting.findings import Findings, Quoted, find_out, least_of_class
+from mimicit.inspecting.digest_counts import DigestCounts
+from mimicit.inspecting.findings import Findings, Quoted, find_out, least_of_class, warnings_of
 from mimicit.inspecting.report import report_html, write_report
-from mimicit.inspecting.shelf import open_shelf
-from mimicit.inspecting.tally import Tally
-from mimicit.inspecting.warnings import warnings_of
+from mimicit.inspecting.stored_samples import open_samples
 from mimicit.loading import load
 from tests.factories import builds
 from tests.factories import raw as make
@@ -32,11 +31,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def findings_of(path: Path) -> Findings:
-    shelf = open_shelf(path)
+    stored = open_samples(path)
     try:
-        return find_out(shelf)
+        return find_out(stored)
     finally:
-        shelf.close()
+        stored.close()
 
 
 def test_the_counts_are_those_of_the_samples(folder: Path) -> None:
@@ -102,23 +101,23 @@ def test_a_damaged_sample_is_counted_and_the_rest_reported(folder: Path, tmp_pat
     place = data.index(b'{"format"')
     data[place : place + 9] = b"[damaged]"
     (damaged / "shard-000.tar").write_bytes(data)
-    shelf = open_shelf(damaged)
-    findings = find_out(shelf)
-    assert (findings.unreadable, findings.samples) == (1, len(shelf) - 1)
-    assert "1 samples cannot be read" in report_html(findings, shelf)
+    stored = open_samples(damaged)
+    findings = find_out(stored)
+    assert (findings.unreadable, findings.samples) == (1, len(stored) - 1)
+    assert "1 samples cannot be read" in report_html(findings, stored)
 
 
 @given(st.lists(st.sampled_from("abcdefg"), max_size=60))
 def test_a_tally_counts_exactly(tmp_path_factory: pytest.TempPathFactory, things: list[str]) -> None:
-    tally = Tally(tmp_path_factory.mktemp("tally") / "it")
+    counts = DigestCounts(tmp_path_factory.mktemp("counts") / "it")
     for row, thing in enumerate(things):
-        tally.add(thing, row)
-    repeats = tally.repeats(3)
+        counts.add(thing, row)
+    repeats = counts.repeats(3)
     counts = Counter(things)
     assert (repeats.total, repeats.distinct) == (len(things), len(counts))
     expected = sorted(((count, -things.index(thing)) for thing, count in counts.items() if count > 1), reverse=True)
     assert [(one.count, -one.row) for one in repeats.most] == expected[:3]
-    assert all(one.digest == Tally.digest(things[one.row]) for one in repeats.most)
+    assert all(one.digest == DigestCounts.digest(things[one.row]) for one in repeats.most)
 
 
 @given(st.integers(0, 2**40))

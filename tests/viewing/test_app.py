@@ -176,7 +176,7 @@ def test_jumps(gallery: Gallery, folder: Path, client: TestClient) -> None:
         for triplet in one.context:
             found = gallery.locate(triplet.id, one.source)
             if found is not None:
-                assert gallery.shelf.peek(found).query.answer == triplet.answer, row
+                assert gallery.stored.peek(found).query.answer == triplet.answer, row
     assert "0 found" in client.get("/find", params={"id": "nobody"}).text
     assert client.get("/find", params={"id": "#99999"}).status_code == 404
     assert client.get("/find?id=", follow_redirects=False).headers["location"] == "/"

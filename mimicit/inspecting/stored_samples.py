@@ -22,10 +22,10 @@ from mimicit.records import Sample, sample_from_json
 from mimicit.shards.files import open_descriptor
 from mimicit.shards.reader import decode_sample, iterate_shard, parse_sample_json
 
-__all__ = ["Shelf", "open_shelf"]
+__all__ = ["StoredSamples", "open_samples"]
 
 
-class Shelf:
+class StoredSamples:
     """Random access by row, from 0 in stored order; may be shared by threads. ``manifest`` is that of a folder."""
 
     def __init__(
@@ -96,15 +96,15 @@ class Shelf:
             raise IndexError(f"row {row} of {len(self)} samples")
 
 
-def open_shelf(path: Path) -> Shelf:
+def open_samples(path: Path) -> StoredSamples:
     """The samples of a finished folder or of one shard file; `ShardError` and its kinds where it is neither."""
     if path.is_dir():
         folder = open_folder(path, cache_dir=None, cache_bytes=0)
-        return Shelf(path, folder.columns, folder.shards, folder.manifest)
+        return StoredSamples(path, folder.columns, folder.shards, folder.manifest)
     if not path.is_file():
         raise ShardError(f"{path}: no such file; give a shard-*.tar or a folder that mimicit build has written")
     shards = OpenShards(lambda _: open_descriptor(path), [str(path)])
-    return Shelf(path, _columns_of_shard(path), shards)
+    return StoredSamples(path, _columns_of_shard(path), shards)
 
 
 def _columns_of_shard(path: Path) -> IndexColumns:

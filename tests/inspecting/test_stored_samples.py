@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from mimicit.errors import ShardError
 from mimicit.inspecting.findings import find_out
-from mimicit.inspecting.shelf import open_shelf
+from mimicit.inspecting.stored_samples import open_samples
 from mimicit.loading import load
 from mimicit.pipeline.foreign import index_folder
 from mimicit.viewing.app import create_app
@@ -35,36 +35,36 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 def test_every_way_to_a_sample_gives_the_same(folder: Path) -> None:
     samples = load(folder)
-    shelf = open_shelf(folder)
+    stored = open_samples(folder)
     client = TestClient(create_app(Gallery(folder), hosts=None, token=None))
-    assert len(shelf) == len(samples)
+    assert len(stored) == len(samples)
     for row, sample in enumerate(samples):
-        assert shelf.key(row) == samples.store.key(row)
-        assert shelf.read(row) == sample
-        assert shelf.peek(row).triplets == sample.triplets
-        assert not any(media.data for media in shelf.peek(row).media)
+        assert stored.key(row) == samples.store.key(row)
+        assert stored.read(row) == sample
+        assert stored.peek(row).triplets == sample.triplets
+        assert not any(media.data for media in stored.peek(row).media)
         files = [(name, data) for media in sample.media for name, data in zip(media.files, media.data, strict=True)]
-        assert [shelf.file(row, number) for number in range(len(files))] == files
+        assert [stored.file(row, number) for number in range(len(files))] == files
         assert [client.get(f"/media/{row}/{number}").content for number in range(len(files))] == [d for _, d in files]
-        assert shelf.key(row) in client.get(f"/sample/{row}").text
+        assert stored.key(row) in client.get(f"/sample/{row}").text
         with pytest.raises(IndexError):
-            shelf.file(row, len(files))
-    for row in (-1, len(shelf)):
+            stored.file(row, len(files))
+    for row in (-1, len(stored)):
         with pytest.raises(IndexError):
-            shelf.read(row)
-    findings = find_out(shelf)
+            stored.read(row)
+    findings = find_out(stored)
     assert (findings.samples, findings.unreadable) == (len(samples), 0)
     assert findings.sources.total() == len(samples)
 
 
 def test_a_shard_of_hard_links_is_read_alone(tmp_path: Path) -> None:
     folder = built(make.make_raw(tmp_path / "raw"), tmp_path / "shards", dedupe=True)
-    shelf, shard = open_shelf(folder), open_shelf(folder / "shard-000.tar")
-    assert [shard.read(row) for row in range(len(shard))] == [shelf.read(row) for row in range(len(shelf))]
+    stored, shard = open_samples(folder), open_samples(folder / "shard-000.tar")
+    assert [shard.read(row) for row in range(len(shard))] == [stored.read(row) for row in range(len(stored))]
 
 
 def test_neither_folder_nor_file(tmp_path: Path) -> None:
     with pytest.raises(ShardError, match="no such file"):
-        open_shelf(tmp_path / "nothing")
+        open_samples(tmp_path / "nothing")
     with pytest.raises(ShardError, match=r"no manifest\.json"):
-        open_shelf(tmp_path)
+        open_samples(tmp_path)

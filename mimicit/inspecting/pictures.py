@@ -1,17 +1,23 @@
-"""Pictures in a terminal: each character is a half block, whose two colours are two pixels one above the other.
+"""The pictures of a sample to look at: side by side as a PNG, or in a terminal.
 
-This takes 24-bit colour and UTF-8, which nearly all terminals have; protocols for real pictures are shared by few. A
-thumbnail of 24 columns is about 10 kB of text.
+In a terminal each character is a half block, whose two colours are two pixels one above the other. This takes 24-bit
+colour and UTF-8, which nearly all terminals have. A thumbnail of 24 columns is about 10 kB of text.
 """
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator, Mapping
 from itertools import zip_longest
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, TextIO
 
+from PIL import Image, ImageDraw
+
 from mimicit.errors import CorruptShardError
+from mimicit.records import Media, Sample
+from mimicit.shards.files import write_atomically
 from mimicit.stored_picture import decode_stored
 
 if TYPE_CHECKING:
@@ -19,14 +25,58 @@ if TYPE_CHECKING:
 
     from mimicit.records import Sample
 
-__all__ = ["half_blocks", "sample_blocks", "shows_blocks"]
+__all__ = ["half_blocks", "sample_blocks", "shows_blocks", "write_sheet"]
+
+_GAP = 8  # pixels
+_LABEL = 14
+_LONGEST = 2048
+_MOST_PIXELS = 64 << 20
+
+
+def write_sheet(sample: Sample, path: Path) -> None:
+    """Write the sheet: one row per medium, frames left to right, each row under its number and kind.
+
+    Large pictures are shrunk, as far as the sheet of all of them needs. Errors as `decode_stored`.
+    """
+    rows = [[_shown(data, media, _longest(sample)) for data in media.data] for media in sample.media]
+    width = max((sum(p.width + _GAP for p in row) for row in rows), default=160) + _GAP
+    height = sum(max(p.height for p in row) + _GAP + _LABEL for row in rows) + _GAP
+    sheet = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(sheet)
+    top = _GAP
+    for number, (row, media) in enumerate(zip(rows, sample.media, strict=True)):
+        draw.text((_GAP, top), f"media[{number}] {media.kind}", fill="black")
+        left = _GAP
+        for picture in row:
+            sheet.paste(picture, (left, top + _LABEL))
+            left += picture.width + _GAP
+        top += max(picture.height for picture in row) + _GAP + _LABEL
+    data = io.BytesIO()
+    sheet.save(data, "PNG")
+    write_atomically(path, [data.getvalue()])
+
+
+def _longest(sample: Sample) -> int:
+    """The longest side, in pixels, that each picture may have for the sheet not to become too large."""
+    longest = _LONGEST
+    widest = max((len(media.files) for media in sample.media), default=1)
+    while longest > 1 and longest * widest * longest * len(sample.media) > _MOST_PIXELS:
+        longest //= 2
+    return longest
+
+
+def _shown(data: bytes, media: Media, longest: int) -> Image.Image:
+    picture = decode_stored(data, media.width, media.height).convert("RGB")
+    picture.thumbnail((longest, longest))
+    return picture
+
 
 _UPPER_HALF: Final = "▀"
 _RESET: Final = "\x1b[0m"
 _LEAST: Final = 24  # columns of a thumbnail, which is half as many lines high
 _MOST: Final = 40
 _ACROSS: Final = 3  # thumbnails side by side, as many as the usual sample has
-_GAP: Final = 2
+_BETWEEN: Final = 2
 _FRAMES: Final = 3  # of a clip
 
 
@@ -58,14 +108,14 @@ def sample_blocks(sample: Sample, columns: int) -> str:
     Each stands under its number. One that is damaged is said to be so; without any, the text is empty.
     """
     shown = list(_thumbnails(sample))
-    width = max(1, min(columns, max(_LEAST, min(_MOST, (columns + _GAP) // _ACROSS - _GAP))))
-    across = max(1, (columns + _GAP) // (width + _GAP))
+    width = max(1, min(columns, max(_LEAST, min(_MOST, (columns + _BETWEEN) // _ACROSS - _BETWEEN))))
+    across = max(1, (columns + _BETWEEN) // (width + _BETWEEN))
     lines: list[str] = []
     for start in range(0, len(shown), across):
         band = [(f"{label[:width]:<{width}}", picture) for label, picture in shown[start : start + across]]
-        lines.append((" " * _GAP).join(label for label, _ in band).rstrip())
+        lines.append((" " * _BETWEEN).join(label for label, _ in band).rstrip())
         blocks = [_padded(picture, width) for _, picture in band]
-        lines += ((" " * _GAP).join(cells).rstrip() for cells in zip_longest(*blocks, fillvalue=" " * width))
+        lines += ((" " * _BETWEEN).join(cells).rstrip() for cells in zip_longest(*blocks, fillvalue=" " * width))
     return "\n".join(lines)
 
 

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mimicit.inspecting.blocks import half_blocks, sample_blocks, shows_blocks
+from mimicit.inspecting.pictures import half_blocks, sample_blocks, shows_blocks
 from mimicit.inspecting.summary import iterate_samples
 from mimicit.records import Sample
 from tests.factories import raw as make
