@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,7 +29,7 @@ _IMAGE_EMBEDDER_HELP: Final = (
 
 
 @click.command()
-@click.option("--src", required=True, metavar="FOLDER|URL", help="Folder with the raw data; also s3://, gs://, ...")
+@click.option("--src", required=True, metavar="FOLDER|URL", help="Folder with the raw data; also s3://, hf://, ...")
 @click.option("--out", required=True, metavar="FOLDER|URL", help="Folder for the shards; also s3://, gs://, ...")
 @click.option("--shots", default=2, show_default=True, help="Context triplets per sample, at most.")
 @click.option(
@@ -193,7 +194,7 @@ def build(
         if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
     }
 
-    def build_here(src: Path, out: Path) -> BuildResult | WaitingStage:
+    def build_here(src: Path, out: Path, origin: Mapping[str, str] | None = None) -> BuildResult | WaitingStage:
         beside = src / MIXTURE_NAME
         mixture = config_path or (beside if os.path.isfile(beside) and not os.path.islink(beside) else None)
         chosen = read_mixture(mixture) if mixture else {}
@@ -238,6 +239,7 @@ def build(
             keep_going=keep_going,
             strict=strict,
             embedding_cache=embedding_cache,
+            origin=origin,
         )
 
     try:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from mimicit.commands.groups import ExistingPath
 from mimicit.commands.output import EXIT_FAILED, print_json
+
+if TYPE_CHECKING:
+    from mimicit.hub.card import Layout
 
 __all__ = ["export", "index", "verify"]
 
@@ -76,30 +80,74 @@ def index(path: Path, as_json: bool) -> None:
 @click.option(
     "--to",
     required=True,
-    type=click.Choice(["datasets", "files", "llava", "mimicit", "mmc4"]),
-    help="datasets: parquet; files: a manifest with pictures beside it, to build again.",
+    type=click.Choice(["datasets", "files", "hub", "llava", "mimicit", "mmc4"]),
+    help="datasets: parquet; files: a manifest with pictures beside it, to build again; hub: a data set online.",
 )
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="New or empty folder to write.")
+@click.option(
+    "--out", required=True, metavar="FOLDER|URL", help="New or empty folder; for hub, hf://datasets/ORG/NAME[@BRANCH]."
+)
+@click.option(
+    "--as",
+    "layout",
+    type=click.Choice(["parquet", "shards"]),
+    help="For hub: tables [default], or the tars as they are.",
+)
+@click.option("--private", is_flag=True, help="For hub: where the data set is made, only you see it.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-def export(path: Path, to: str, out: Path, as_json: bool) -> None:
+def export(path: Path, to: str, out: str, layout: Layout | None, private: bool, as_json: bool) -> None:
     """Write the samples of a shard or a folder of shards in a format that other tools read.
 
     \b
     mimicit export shards/ --to files --out raw-again/
     mimicit export shards/ --to datasets --out table/
+    mimicit export shards/ --to hub --out hf://datasets/ORG/NAME
 
-    Only datasets holds all of a sample; what the other formats cannot hold is counted.
+    Only datasets and hub hold all of a sample; what the other formats cannot hold is counted.
     """
     from dataclasses import asdict
 
+    from mimicit.errors import UsageError
     from mimicit.exporting import export_shards
     from mimicit.terminal import progress_display
 
+    if (to == "hub") != out.startswith("hf://"):
+        raise UsageError(f"--out {out}: --to hub goes with hf://datasets/ORG/NAME, any other format with a folder")
+    if to == "hub":
+        _push(path, out, layout or "parquet", private, as_json)
+        return
+    if layout is not None or private:
+        raise UsageError("--as and --private go with --to hub")
     with progress_display() as progress:
-        report = export_shards(path, out, to, on_progress=lambda samples: progress.update("export", samples, None))
+        report = export_shards(
+            path, Path(out), to, on_progress=lambda samples: progress.update("export", samples, None)
+        )
     if as_json:
         print_json(asdict(report))
         return
     click.echo(f"{report.samples:,} samples as {report.records:,} records with {report.media:,} media files: {out}")
     for what, count in report.lost.items():
         click.echo(f"  not in {to}: {what} ({count:,})")
+
+
+def _push(path: Path, out: str, layout: Layout, private: bool, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from mimicit.hub.push import push_to_hub, quiet
+    from mimicit.terminal import progress_display
+
+    quiet()
+    with progress_display() as progress:
+        report = push_to_hub(
+            path,
+            out,
+            layout=layout,
+            private=private,
+            on_progress=lambda done, total: progress.update("export", done, total),
+        )
+    if as_json:
+        print_json(asdict(report))
+        return
+    click.echo(
+        f"{report.samples:,} samples as {report.files:,} files ({report.layout}), {report.sent:,} of them sent now"
+    )
+    click.echo(f"hf://datasets/{report.repo}@{report.commit}")

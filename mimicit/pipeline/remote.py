@@ -19,12 +19,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from mimicit.errors import BuildError, ChangedInputError, SourceError
+from mimicit.errors import BuildError, ChangedInputError, SourceError, UsageError
 from mimicit.loading.index_columns import default_cache
 from mimicit.pipeline.batches import batched
 from mimicit.pipeline.disk import reported
 from mimicit.pipeline.progress import Progress
 from mimicit.pipeline.remote_files import RemoteFiles, RemoteObject, is_remote, local_path
+from mimicit.pipeline.remote_hub import is_on_hub, pinned
 from mimicit.pipeline.stages.media_table import MEDIA_NAME
 from mimicit.pipeline.stages.publish import BESIDE_SHARDS, REJECTS_NAME
 from mimicit.shards.files import sha256_of
@@ -47,7 +48,7 @@ _FETCHED_TABLE: Final = (
 def build_at(
     src: str,
     out: str,
-    build: Callable[[Path, Path], T],
+    build: Callable[..., T],
     *,
     work: Path | None,
     overwrite: bool,
@@ -56,11 +57,19 @@ def build_at(
     """What ``build(src, out)`` returns, called with folders of this machine in place of URLs.
 
     Either, both or neither may be a URL. ``work`` holds the copies; by default, a folder of the cache that belongs to
-    ``src`` and ``out``. Raises what ``build`` does, and `BuildError` or `SourceError` for what happens on the way.
+    ``src`` and ``out``. A ``src`` on the Hub is read at the commit that it is at now, which ``build(..., origin=...)``
+    is told. Raises what ``build`` does, and `BuildError` or `SourceError` for what happens on the way.
     """
+    if is_on_hub(out):
+        raise UsageError(f"--out {out}: build to a folder, and put that there with mimicit export --to hub")
     if not is_remote(src) and not is_remote(out):
         return build(local_path(src), local_path(out))
     work = (work or _default_work(src, out)).absolute()
+    origin: dict[str, Any] = {}
+    if is_on_hub(src):
+        given, (src, commit) = src, pinned(src)
+        origin = {"origin": {"url": given, "commit": commit}}
+        progress.note(f"{given}: at commit {commit}")
     with reported(work, work), _held(work):
         target = RemoteFiles(out) if is_remote(out) else None
         local_out = local_path(out) if target is None else work / "output"
@@ -70,10 +79,10 @@ def build_at(
             _fetch_input(RemoteFiles(src), target, work, progress)
         local_src = work / "input" if is_remote(src) else local_path(src)
         if target is None:
-            return build(local_src, local_out)
+            return build(local_src, local_out, **origin)
         _recall(target, local_out)
         try:
-            result = build(local_src, local_out)
+            result = build(local_src, local_out, **origin)
         except ChangedInputError as error:
             raise ChangedInputError(str(error).replace(str(local_out), out)) from None
         _upload(local_out, target, overwrite=overwrite, progress=progress)

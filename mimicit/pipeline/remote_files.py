@@ -23,7 +23,7 @@ _CHUNK_BYTES: Final = 8 * 1024**2
 _MAX_NAME_BYTES: Final = 255  # of one component, on the usual file systems
 _LOCAL: Final = "file://"
 # What tells one content of an object from another, best first; the names that back ends give it.
-_TOKENS: Final = ("ETag", "etag", "md5Hash", "content_md5", "LastModified", "updated", "mtime", "created")
+_TOKENS: Final = ("ETag", "etag", "md5Hash", "content_md5", "blob_id", "LastModified", "updated", "mtime", "created")
 
 
 def is_remote(location: str) -> bool:

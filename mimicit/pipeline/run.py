@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -82,7 +83,7 @@ class BuildResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutionOptions:
-    """How a build goes about its work; nothing of it shapes a byte. The first five are those of `build_shards`.
+    """How a build goes about its work; nothing of it shapes a shard. The first six are those of `build_shards`.
 
     With ``task_count``, the build ends before the next stage that waits for so many tasks.
     """
@@ -92,6 +93,7 @@ class ExecutionOptions:
     keep_going: bool = False
     strict: bool = False
     embedding_cache: Path | None = None
+    origin: Mapping[str, str] | None = None
     task_count: int | None = None
 
 
@@ -107,6 +109,7 @@ def build_shards(
     keep_going: bool = False,
     strict: bool = False,
     embedding_cache: Path | None = None,
+    origin: Mapping[str, str] | None = None,
 ) -> BuildResult:
     """Turn everything usable under ``src`` into a folder of shards at ``out``.
 
@@ -114,7 +117,8 @@ def build_shards(
     ``overwrite`` begins anew where input or configuration changed, ``retry_rejects`` where the input alone did (it
     was mended) and counts the earlier rejects that are in now; both use again what is still the same. ``keep_going``
     leaves out unreadable sources, and ``strict`` refuses input with data that no source uses. ``embedding_cache`` is a
-    folder where the vectors of models are kept for other builds.
+    folder where the vectors of models are kept for other builds. ``origin`` (``url`` and ``commit``) is noted in the
+    manifest as where ``src`` was fetched from.
     Raises `SourceError` (input), `ChangedInputError` and `BuildError` (output folder, disk).
     """
     execution = ExecutionOptions(
@@ -123,6 +127,7 @@ def build_shards(
         keep_going=keep_going,
         strict=strict,
         embedding_cache=embedding_cache,
+        origin=origin,
     )
     result = run_build(src, out, config, engine or LocalEngine(os.cpu_count() or 1), progress or Silent(), execution)
     assert isinstance(result, BuildResult)  # only a build in tasks hands over
@@ -190,7 +195,7 @@ def _build(
             return wait_for_tasks(work, "pack", missing, count=task_count, src=root.folder, config=config)
         shards = pack_shards(work, out, engine, progress, dedupe=config.dedupe)
         progress.update("publish", 0, 1)
-        manifest = publish_folder(work, out, config, specs, scan, scanned, shards)
+        manifest = publish_folder(work, out, config, specs, scan, scanned, shards, origin=execution.origin)
         progress.update("publish", 1, 1)
     (out / SCAN_NAME).unlink()
     remove_work(work)

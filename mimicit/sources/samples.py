@@ -15,7 +15,8 @@ from mimicit.records import Sample
 from mimicit.sample_table import COLUMNS, sample_of_row
 from mimicit.sources.arrow import arrow_batches
 from mimicit.sources.base import Item, MediaRef, Needs, Row, SourceFormat, SourceSpec
-from mimicit.sources.datasets import table_splits
+from mimicit.sources.datasets import TableSplit, table_splits
+from mimicit.sources.media_names import folder_of
 from mimicit.sources.parquet import parquet_batches
 from mimicit.sources.root import Root
 from mimicit.sources.shard_triplets import ShardTriplets, check_shown, record_of
@@ -26,6 +27,7 @@ from mimicit.sources.table_rows import picture_columns, table_rows
 __all__ = ["SAMPLES"]
 
 _TABLES: Final = ("parquet", "arrow")
+_CARD: Final = ("README.md", "contact-sheet.jpg")
 _MAX_SOURCES: Final = 10_000
 _ROWS_AT_ONCE: Final = 10_000
 
@@ -36,8 +38,18 @@ def _claim(root: Root, heads: Mapping[str, Head], *, force: bool = False) -> lis
         for part in _sources_in(root, split.files[: split.tables], split.kind):
             why = f"{split.tables} {split.kind} tables of samples; their source {part!r}"
             name = f"{split.name}/{part}".strip("/")
-            specs.append(SourceSpec(name=name, format="samples", files=split.files, why=why, part=part))
+            specs.append(
+                SourceSpec(
+                    name=name, format="samples", files=split.files, why=why, part=part, beside=_beside(heads, split)
+                )
+            )
     return specs
+
+
+def _beside(heads: Mapping[str, Head], split: TableSplit) -> tuple[str, ...]:
+    """What an export puts beside its tables: the card and the contact sheet, in the folder above them."""
+    above = folder_of(folder_of(split.files[0]))
+    return tuple(path for name in _CARD if (path := f"{above}/{name}".lstrip("/")) in heads)
 
 
 def _is_one(head: Head) -> bool:

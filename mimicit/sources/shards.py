@@ -33,7 +33,7 @@ __all__ = ["SHARDS"]
 
 _MANIFEST: Final = "manifest.json"
 _INDEX: Final = "index.parquet"
-_BESIDE: Final = (_MANIFEST, _INDEX, "media.parquet", "rejects.parquet", "README.md")
+_BESIDE: Final = (_MANIFEST, _INDEX, "media.parquet", "rejects.parquet", "README.md", "contact-sheet.jpg")
 _MAX_MANIFEST_BYTES: Final = 256 << 20
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -54,10 +54,12 @@ def publish_folder(
     scan: InputScan,
     scanned: ScannedFiles,
     shards: Sequence[dict[str, Any]],
+    *,
+    origin: Mapping[str, str] | None,
 ) -> dict[str, Any]:
     """Write everything beside the shards, the manifest last; returns the manifest.
 
-    ``specs`` are the sources in the order of their numbers.
+    ``specs`` are the sources in the order of their numbers; ``origin`` is noted as where the input came from.
     """
     with joins(work) as db:
         rejected = Rejects(db, work, part_rejects(work))
@@ -68,12 +70,13 @@ def publish_folder(
     write_media_table(scanned, work, out)
     totals["bytes"] = sum(shard["bytes"] for shard in shards)
     totals["rejects"] = rejects
+    came = {} if origin is None else {"origin": dict(origin)}
     manifest: dict[str, Any] = {
         "format": FORMAT,
         "layout": "dedupe" if config.dedupe else "inline",
         "mimicit_version": version("mimicit"),
         "config": config.to_json(),
-        "input": {"fingerprint": scan.fingerprint, "files": scan.files, "bytes": scan.bytes, **unused},
+        "input": {"fingerprint": scan.fingerprint, "files": scan.files, "bytes": scan.bytes, **unused, **came},
         "libraries": library_versions(),
         "shards": list(shards),
         "sources": sources,
