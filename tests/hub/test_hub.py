@@ -32,10 +32,91 @@ PLACE = f"hf://datasets/{REPO}"
 TABLE = "data/train-00000-of-00001.parquet"
 
 
-@pytest.fixture
-def hub() -> Iterator[Hub]:
+ANSWERING = """
+import contextlib, io, json, os, sys, traceback
+from click.testing import CliRunner
+from mimicit.cli import main
+answers = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
+for line in sys.stdin:
+    asked = json.loads(line)
+    before = {name: os.environ.get(name) for name in asked["environment"]}
+    os.environ.update(asked["environment"])
+    if "code" in asked:
+        try:
+            exec(asked["code"], {})
+            answer = [0, ""]
+        except Exception:
+            answer = [1, traceback.format_exc()]
+    else:
+        done = CliRunner().invoke(main, asked["command"])
+        trace = "".join(traceback.format_exception(done.exception)) if done.exception else ""
+        answer = [done.exit_code, done.output + trace * ("SystemExit" not in trace)]
+    os.environ.update({name: value for name, value in before.items() if value is not None})
+    print(json.dumps(answer), file=answers, flush=True)
+"""
+
+
+class Person:
+    """A process for which the server is the Hub, and which carries out commands and code one after the other.
+
+    One for all tests: importing the libraries takes longer than most of what they do.
+    """
+
+    def __init__(self, hub: Hub, home: Path) -> None:
+        self.hub, self.home = hub, home
+        self._process = self.start("-c", ANSWERING, stdin=subprocess.PIPE)
+
+    def start(self, *arguments: str, stdin: int | None = None) -> subprocess.Popen[str]:
+        """Another process of the same person."""
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **self.hub.environment(self.home)}
+        return subprocess.Popen(
+            [sys.executable, *arguments],
+            env=environment,
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def mimicit(self, *command: str | Path, code: int = 0, **environment: str) -> str:
+        """The output of a command, which exits with ``code``."""
+        found, said = self._answer({"command": list(map(str, command)), "environment": environment})
+        assert found == code, said
+        return said
+
+    def python(self, code: str) -> None:
+        """Run ``code``, which raises where something is not as it should be."""
+        found, said = self._answer({"code": code, "environment": {}})
+        assert found == 0, said
+
+    def _answer(self, asked: dict[str, Any]) -> tuple[int, str]:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps(asked) + "\n")
+        self._process.stdin.flush()
+        code, said = json.loads(self._process.stdout.readline())
+        return code, said
+
+    def close(self) -> None:
+        self._process.communicate(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def person(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Person]:
     with hub_server() as server:
-        yield server
+        person = Person(server, tmp_path_factory.mktemp("home"))
+        yield person
+        person.close()
+
+
+@pytest.fixture
+def hub(person: Person) -> Hub:
+    """The server, with nothing on it."""
+    hub = person.hub
+    hub.dies = lambda method, path: False
+    for all_of_it in (hub.repositories, hub.objects, hub.requests):
+        all_of_it.clear()
+    return hub
 
 
 @pytest.fixture(scope="module")
@@ -44,21 +125,6 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shards")
     build_shards(make.make_raw(folder / "raw"), folder / "shards", BuildConfig(shard_samples=4), engine=SerialEngine())
     return folder / "shards"
-
-
-def python(hub: Hub, home: Path, *arguments: str, **options: Any) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **hub.environment(home)} | options
-    return subprocess.Popen(
-        [sys.executable, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-def mimicit(hub: Hub, home: Path, *arguments: str | Path, code: int = 0, **options: Any) -> str:
-    """The output of a command, which exits with ``code``."""
-    process = python(hub, home, "-m", "mimicit", *map(str, arguments), **options)
-    said, complained = process.communicate(timeout=120)
-    assert process.returncode == code, complained
-    return said + complained
 
 
 def samples_in(folder: Path) -> list[dict[str, Any]]:
@@ -70,8 +136,8 @@ def card_of(hub: Hub) -> tuple[dict[str, Any], str]:
     return yaml.safe_load(fields), text
 
 
-def test_tables_go_there_and_come_back(hub: Hub, shards: Path, tmp_path: Path) -> None:
-    said = mimicit(hub, tmp_path, "export", shards, "--to", "hub", "--out", PLACE)
+def test_tables_go_there_and_come_back(person: Person, hub: Hub, shards: Path, tmp_path: Path) -> None:
+    said = person.mimicit("export", shards, "--to", "hub", "--out", PLACE)
     assert "41 samples as 1 files (parquet), 1 of them sent now" in said
     assert sorted(hub.files(REPO)) == [".gitattributes", "README.md", "contact-sheet.jpg", TABLE]
     fields, text = card_of(hub)
@@ -93,17 +159,15 @@ assert [row["id"] for row in rows] == [row["id"] for row in own]
 assert rows[0]["media"][0].tobytes() == own[0]["media"][0].tobytes()
 streamed = datasets.load_dataset({REPO!r}, split="train", streaming=True)
 assert next(iter(streamed))["media"][0].size == rows[0]["media"][0].size
-mimicit.from_datasets(rows, {str(tmp_path / "rows")!r}, mimicit.BuildConfig(context="related"))
 """
-    process = python(hub, tmp_path, "-c", code)
-    assert process.communicate(timeout=120) and process.returncode == 0
+    person.python(code)
 
     sent, commits = hub.uploads(), list(hub.repositories[REPO].titles)
-    assert "0 of them sent now" in mimicit(hub, tmp_path, "export", shards, "--to", "hub", "--out", PLACE)
+    assert "0 of them sent now" in person.mimicit("export", shards, "--to", "hub", "--out", PLACE)
     assert (hub.uploads(), hub.repositories[REPO].titles) == (sent, commits)
 
     built = ["--context", "related", "--size", "0", "--workers", "1"]
-    said = mimicit(hub, tmp_path, "build", "--src", PLACE, "--out", tmp_path / "again", "--strict", *built)
+    said = person.mimicit("build", "--src", PLACE, "--out", tmp_path / "again", "--strict", *built)
     commit = hub.repositories[REPO].branches["main"]
     assert f"{PLACE}: at commit {commit}" in said
     manifest = json.loads((tmp_path / "again" / "manifest.json").read_bytes())
@@ -111,8 +175,8 @@ mimicit.from_datasets(rows, {str(tmp_path / "rows")!r}, mimicit.BuildConfig(cont
     assert samples_in(tmp_path / "again") == samples_in(shards)
 
 
-def test_shards_go_there_as_they_are(hub: Hub, shards: Path, tmp_path: Path) -> None:
-    mimicit(hub, tmp_path, "export", shards, "--to", "hub", "--out", PLACE, "--as", "shards", "--private")
+def test_shards_go_there_as_they_are(person: Person, hub: Hub, shards: Path, tmp_path: Path) -> None:
+    person.mimicit("export", shards, "--to", "hub", "--out", PLACE, "--as", "shards", "--private")
     assert hub.repositories[REPO].private
     there = hub.files(REPO)
     for path in shards.iterdir():
@@ -134,16 +198,17 @@ stream = mimicit.to_datasets(samples, streaming=True)
 assert [row["id"] for row in stream] == [sample.id for sample in own]
 assert len(mimicit.to_datasets(samples)[0]["media"]) == len(own[0].media)
 """
-    process = python(hub, tmp_path, "-c", code)
-    assert process.communicate(timeout=120) and process.returncode == 0
+    person.python(code)
 
     built = ["--context", "related", "--size", "0", "--workers", "1"]
-    mimicit(hub, tmp_path, "build", "--src", PLACE, "--out", tmp_path / "again", "--strict", *built)
+    person.mimicit("build", "--src", PLACE, "--out", tmp_path / "again", "--strict", *built)
     assert samples_in(tmp_path / "again") == samples_in(shards)
 
 
 @pytest.mark.parametrize("layout", ["parquet", "shards"])
-def test_a_push_that_was_killed_sends_nothing_twice(hub: Hub, shards: Path, tmp_path: Path, layout: str) -> None:
+def test_a_push_that_was_killed_sends_nothing_twice(
+    person: Person, hub: Hub, shards: Path, tmp_path: Path, layout: str
+) -> None:
     process: subprocess.Popen[str]
     push = f"import pathlib; from mimicit.hub.push import push_to_hub; push_to_hub(pathlib.Path({str(shards)!r}),"
     push += f" {PLACE!r}, layout={layout!r}, part_bytes=65_536)"
@@ -156,7 +221,7 @@ def test_a_push_that_was_killed_sends_nothing_twice(hub: Hub, shards: Path, tmp_
         return False
 
     hub.dies = dies
-    process = python(hub, tmp_path, "-c", push)
+    process = person.start("-c", push)
     process.communicate(timeout=120)
     assert process.returncode == -signal.SIGKILL
     arrived = set(hub.objects)
@@ -164,8 +229,7 @@ def test_a_push_that_was_killed_sends_nothing_twice(hub: Hub, shards: Path, tmp_
     assert set(hub.files(REPO)) == {".gitattributes"}  # nothing shows before all is there
     before = len(hub.uploads())
     hub.dies = lambda method, path: False
-    process = python(hub, tmp_path, "-c", push)
-    assert process.communicate(timeout=120) and process.returncode == 0
+    person.python(push)
     again = {path.removeprefix("/lfs/") for path in hub.uploads()[before:]}
     assert again and not again & arrived
     assert hub.repositories[REPO].titles[1:] == [f"mimicit export: 41 samples as {layout}"]
@@ -173,10 +237,12 @@ def test_a_push_that_was_killed_sends_nothing_twice(hub: Hub, shards: Path, tmp_
     assert len(names) == (14 if layout == "shards" else 6)
 
 
-def test_another_export_replaces_the_former_and_nothing_else(hub: Hub, shards: Path, tmp_path: Path) -> None:
+def test_another_export_replaces_the_former_and_nothing_else(
+    person: Person, hub: Hub, shards: Path, tmp_path: Path
+) -> None:
     own = b"---\nlicense: cc-by-4.0\nlanguage: [de]\n---\n\n# Mine\n\nMy own words.\n"
     hub.put(REPO, {"README.md": own, "notes/more.txt": b"kept", "data/train-00000-of-00009.parquet": b"former"})
-    mimicit(hub, tmp_path, "export", shards, "--to", "hub", "--out", f"{PLACE}@next")
+    person.mimicit("export", shards, "--to", "hub", "--out", f"{PLACE}@next")
     assert hub.files(REPO)["README.md"] == own
     there = hub.files(REPO, "next")
     assert sorted(there) == ["README.md", "contact-sheet.jpg", TABLE, "notes/more.txt"]
@@ -187,7 +253,7 @@ def test_another_export_replaces_the_former_and_nothing_else(hub: Hub, shards: P
     assert said["dataset_info"]["splits"][0]["num_examples"] == 41
 
 
-def test_a_build_reads_one_commit_however_the_branch_moves(hub: Hub, tmp_path: Path) -> None:
+def test_a_build_reads_one_commit_however_the_branch_moves(person: Person, hub: Hub, tmp_path: Path) -> None:
     def files(word: str) -> dict[str, bytes]:
         rows = [{"file_name": f"{n}.jpg", "text": f"{word} {n}"} for n in range(3)]
         pictures = {f"train/{n}.jpg": make.picture(n) for n in range(3)}
@@ -201,28 +267,26 @@ def test_a_build_reads_one_commit_however_the_branch_moves(hub: Hub, tmp_path: P
         return False
 
     hub.dies = moves
-    mimicit(hub, tmp_path, "build", "--src", f"{PLACE}/train", "--out", tmp_path / "out", "--workers", "1")
+    person.mimicit("build", "--src", f"{PLACE}/train", "--out", tmp_path / "out", "--workers", "1")
     answers = {value["triplets"][-1]["answer"] for value in samples_in(tmp_path / "out")}
     assert answers == {"first 0", "first 1", "first 2"}
     asked = len(hub.requests)
     at = f"{PLACE}@{first}/train"
-    mimicit(hub, tmp_path, "build", "--src", at, "--out", tmp_path / "pinned", "--workers", "1")
+    person.mimicit("build", "--src", at, "--out", tmp_path / "pinned", "--workers", "1")
     assert samples_in(tmp_path / "pinned") == samples_in(tmp_path / "out")
-    mimicit(
-        hub, tmp_path, "build", "--src", f"{PLACE}/train", "--out", tmp_path / "out", "--workers", "1", "--overwrite"
-    )
+    person.mimicit("build", "--src", f"{PLACE}/train", "--out", tmp_path / "out", "--workers", "1", "--overwrite")
     assert {value["triplets"][-1]["answer"] for value in samples_in(tmp_path / "out")} >= {"second 0"}
     fetched = [path for method, path in hub.requests[asked:] if method == "GET" and path.endswith(".jpg")]
     assert len(fetched) == 3  # of the pinned build; those of the other had come already, and are the same
 
 
-def test_what_the_hub_refuses_is_one_line(hub: Hub, shards: Path, tmp_path: Path) -> None:
-    said = mimicit(hub, tmp_path, "export", shards, "--to", "hub", "--out", PLACE, code=1, HF_TOKEN="wrong")
+def test_what_the_hub_refuses_is_one_line(person: Person, hub: Hub, shards: Path, tmp_path: Path) -> None:
+    said = person.mimicit("export", shards, "--to", "hub", "--out", PLACE, code=1, HF_TOKEN="wrong")
     assert "401" in said and "hf auth login" in said and "Traceback" not in said
-    said = mimicit(hub, tmp_path, "build", "--src", PLACE, "--out", tmp_path / "x", code=2)
+    said = person.mimicit("build", "--src", PLACE, "--out", tmp_path / "x", code=2)
     assert f"{PLACE}: no such data set, or a private one" in said
     hub.put(REPO, {"a.txt": b"x"})
-    said = mimicit(hub, tmp_path, "build", "--src", f"{PLACE}@v9", "--out", tmp_path / "x", code=2)
+    said = person.mimicit("build", "--src", f"{PLACE}@v9", "--out", tmp_path / "x", code=2)
     assert "me/mine has no revision 'v9'" in said
 
 
