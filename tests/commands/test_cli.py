@@ -58,7 +58,7 @@ def test_options_are_pinned() -> None:
             "--video-reader", "--work", "--workers",
         ],
         "compare": ["--json", "--limit", "a", "b"],
-        "export": ["--json", "--out", "--to", "path"],
+        "export": ["--as", "--json", "--out", "--private", "--to", "path"],
         "index": ["--json", "path"],
         "inspect": ["--html", "--json", "--pictures", "--png", "--sample", "path"],
         "publish": ["--embedding-cache", "--json", "--workers", "out"],
