@@ -22,7 +22,7 @@ from mimicit.shards.files import sha256_of
 from mimicit.shards.index import INDEX_NAME, INDEX_SCHEMA, RELATIONS, sample_costs
 from mimicit.shards.manifest import MANIFEST_NAME
 from mimicit.shards.reader import iterate_shard
-from mimicit.shards.tar import END_OF_ARCHIVE, pack_members
+from mimicit.shards.tar import Members
 
 __all__ = ["Entry", "Shards", "read_shards", "seal_files"]
 
@@ -79,30 +79,30 @@ class Shards:
         return folder
 
     def _shard(self, name: str, entries: list[Entry], rows: list[dict[str, Any]]) -> tuple[bytes, str]:
-        chunks: list[bytes] = []
+        members = Members()
         content = hashlib.sha256()
-        position = 0
         for entry in entries:
             text = canonical_json(entry.value)
             content.update(hashlib.sha256(text).digest())
-            members = [(f"{entry.key}.json", text), *((f"{entry.key}.{file}", data) for file, data in entry.files)]
-            packed = pack_members(members)
-            chunks += packed.chunks
+            begin = members.position
+            for suffix, data in [("json", text), *entry.files]:
+                members.add(entry.key.encode(), f".{suffix}".encode(), data)
+            offsets, sizes = members.places()
             rows.append(
                 {
                     "shard": name,
                     "key": entry.key,
                     "id": str(entry.value.get("id")),
                     "source": str(entry.value.get("source")),
-                    "offset": position,
-                    "size": packed.size,
-                    "member_offsets": [position + offset for offset in packed.member_offsets],
-                    "member_sizes": list(packed.member_sizes),
+                    "offset": begin,
+                    "size": members.position - begin,
+                    "member_offsets": offsets,
+                    "member_sizes": sizes,
                     **_costs(entry),
                 }
             )
-            position += packed.size
-        return b"".join([*chunks, END_OF_ARCHIVE]), content.hexdigest()
+        members.end()
+        return members.taken(), content.hexdigest()
 
 
 def read_shards(folder: Path) -> Shards:

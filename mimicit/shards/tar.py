@@ -7,8 +7,7 @@ depend on names and contents alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from mimicit.errors import CorruptShardError, ShardError
@@ -17,11 +16,9 @@ __all__ = [
     "BLOCK",
     "END_OF_ARCHIVE",
     "Header",
-    "Link",
-    "PackedSample",
+    "Members",
     "member_header",
     "member_span",
-    "pack_members",
     "parse_header",
 ]
 
@@ -36,29 +33,9 @@ _AFTER_SIZE: Final = b"0" * 11 + b"\0"
 _REGULAR: Final = b"0"
 _HARD_LINK: Final = b"1"
 _AFTER_LINK: Final = b"ustar\x0000" + bytes(247)
+_AFTER_CHECKSUM: Final = _REGULAR + bytes(_MAX_NAME_BYTES) + _AFTER_LINK
+_PADDING: Final = bytes(BLOCK)
 _CONSTANT_SUM: Final = sum(_AFTER_NAME) + sum(_AFTER_SIZE) + 8 * ord(" ") + sum(_AFTER_LINK)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Link:
-    """A hard link: the same bytes as the earlier member ``target``, whose payload of ``size`` bytes is at ``offset``.
-
-    ``offset`` counts from the start of the sample that holds the link; it is negative where an earlier one holds them.
-    """
-
-    target: str
-    offset: int
-    size: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PackedSample:
-    """The tar bytes of one sample, and where the payload of each member starts (bytes from the sample's start)."""
-
-    chunks: tuple[bytes, ...]
-    size: int
-    member_offsets: tuple[int, ...]
-    member_sizes: tuple[int, ...]
 
 
 def member_header(name: str, size: int, target: str = "") -> bytes:
@@ -133,28 +110,70 @@ def member_span(size: int) -> int:
     return BLOCK + size + (-size % BLOCK)
 
 
-def pack_members(members: Sequence[tuple[str, bytes | Link]]) -> PackedSample:
-    """The tar bytes of consecutive members given as (name, payload or link)."""
-    chunks: list[bytes] = []
-    offsets: list[int] = []
-    position = 0
-    sizes: list[int] = []
-    for name, payload in members:
-        if isinstance(payload, Link):
-            chunks.append(member_header(name, 0, payload.target))
-            offsets.append(payload.offset)
-            sizes.append(payload.size)
-            position += BLOCK
-            continue
-        chunks.append(member_header(name, len(payload)))
-        chunks.append(payload)
-        chunks.append(bytes(-len(payload) % BLOCK))
-        offsets.append(position + BLOCK)
-        sizes.append(len(payload))
-        position += member_span(len(payload))
-    return PackedSample(
-        chunks=tuple(chunks),
-        size=position,
-        member_offsets=tuple(offsets),
-        member_sizes=tuple(sizes),
-    )
+class Members:
+    """Members of a tar one after the other: their bytes, and where the payload of each lies in the tar."""
+
+    def __init__(self) -> None:
+        self.position = 0
+        """Where the next header goes, in bytes from the start of the tar."""
+        self._chunks: list[bytes | memoryview] = []
+        self._taken = 0
+        self._offsets: list[int] = []
+        self._sizes: list[int] = []
+        self._key = b""
+        self._key_sum = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many bytes have not been taken."""
+        return self.position - self._taken
+
+    def add(self, key: bytes, suffix: bytes, payload: bytes | memoryview) -> None:
+        """Add a file, which is named by the ``key`` of its sample and a ``suffix``; errors as `member_header`."""
+        size = len(payload)
+        if key is not self._key:
+            self._key, self._key_sum = key, sum(key)
+        name = key + suffix
+        if len(name) > _MAX_NAME_BYTES or size > _MAX_MEMBER_BYTES:
+            member_header(name.decode(), size)  # says why not
+        frame, frame_sum = _frame(suffix, size)
+        checksum = b"%06o\0 " % (self._key_sum + frame_sum)
+        padding = -size % BLOCK
+        self._chunks += (
+            *(name, _PADDING[: _MAX_NAME_BYTES - len(name)], frame, checksum, _AFTER_CHECKSUM),
+            *(payload, _PADDING[:padding]),
+        )
+        self._offsets.append(self.position + BLOCK)
+        self._sizes.append(size)
+        self.position += BLOCK + size + padding
+
+    def link(self, name: str, target: str, offset: int, size: int) -> None:
+        """Add a hard link: the same bytes as the earlier member ``target``, whose ``size`` bytes lie at ``offset``."""
+        self._chunks.append(member_header(name, 0, target))
+        self._offsets.append(offset)
+        self._sizes.append(size)
+        self.position += BLOCK
+
+    def end(self) -> None:
+        """Add the mark of the end of the tar."""
+        self._chunks.append(END_OF_ARCHIVE)
+        self.position += len(END_OF_ARCHIVE)
+
+    def taken(self) -> bytes:
+        """The bytes since these were taken."""
+        data = b"".join(self._chunks)
+        self._chunks, self._taken = [], self.position
+        return data
+
+    def places(self) -> tuple[list[int], list[int]]:
+        """The offsets (bytes from the start of the tar) and sizes of the payloads since they were asked for."""
+        found = self._offsets, self._sizes
+        self._offsets, self._sizes = [], []
+        return found
+
+
+@lru_cache(1 << 14)
+def _frame(suffix: bytes, size: int) -> tuple[bytes, int]:
+    """The header of a file between its name and its checksum, and the sum of all of its bytes but those of the key."""
+    octal = b"%011o\0" % size
+    return b"".join((_AFTER_NAME, octal, _AFTER_SIZE)), _CONSTANT_SUM + sum(octal) + sum(_REGULAR) + sum(suffix)

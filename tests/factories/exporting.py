@@ -20,7 +20,7 @@ from mimicit.pipeline import build_shards
 from mimicit.pipeline.mixture import MIXTURE_NAME, build_config, read_mixture
 from mimicit.records import Media, Sample, sample_to_json
 from mimicit.schema import canonical_json
-from mimicit.shards.tar import END_OF_ARCHIVE, pack_members
+from mimicit.shards.tar import Members
 from tests.factories.sources import jpeg
 from tests.factories.strategies import IDS, TEXT
 
@@ -171,14 +171,15 @@ def talks(draw: st.DrawFn) -> list[Sample]:
 
 def write_shard(path: Path, samples: Iterable[Sample]) -> Path:
     """One shard file of ``samples``."""
-    with open(path, "xb") as file:
-        for sample in samples:
-            members = [(f"{sample.key}.json", canonical_json(sample_to_json(sample)))]
-            for medium in sample.media:
-                names = [f"{sample.key}.{name}" for name in medium.files]
-                members += zip(names, medium.data, strict=True)
-            file.writelines(pack_members(members).chunks)
-        file.write(END_OF_ARCHIVE)
+    members = Members()
+    for sample in samples:
+        key = sample.key.encode()
+        members.add(key, b".json", canonical_json(sample_to_json(sample)))
+        for medium in sample.media:
+            for name, data in zip(medium.files, medium.data, strict=True):
+                members.add(key, f".{name}".encode(), data)
+    members.end()
+    path.write_bytes(members.taken())
     return path
 
 

@@ -14,7 +14,7 @@ from mimicit.errors import CorruptShardError, ShardError
 from mimicit.records import Sample, sample_to_json
 from mimicit.schema import canonical_json
 from mimicit.shards.reader import iterate_shard
-from mimicit.shards.tar import END_OF_ARCHIVE, member_header, member_span, pack_members
+from mimicit.shards.tar import Members, member_header, member_span
 from tests.factories.strategies import samples
 
 
@@ -32,15 +32,40 @@ def test_header_refuses_what_ustar_cannot_hold(name: str, size: int) -> None:
 
 
 @given(st.lists(st.binary(max_size=1500), min_size=1, max_size=5))
-def test_packed_members_are_a_tar_file(payloads: list[bytes]) -> None:
-    members = [(f"key.{number:03d}.jpg", payload) for number, payload in enumerate(payloads)]
-    packed = pack_members(members)
-    data = b"".join(packed.chunks)
-    assert len(data) == packed.size == sum(member_span(len(payload)) for payload in payloads)
-    for payload, offset, size in zip(payloads, packed.member_offsets, packed.member_sizes, strict=True):
+def test_members_are_a_tar_file(payloads: list[bytes]) -> None:
+    members = Members()
+    for number, payload in enumerate(payloads):
+        members.add(b"key%d" % (number // 2), b".%03d.jpg" % number, payload)
+        assert members.position == sum(member_span(len(payload)) for payload in payloads[: number + 1])
+    members.link("key.link.jpg", "key0.000.jpg", 512, len(payloads[0]))
+    places = members.places()
+    members.end()
+    assert members.waiting == members.position
+    data = members.taken()
+    assert (members.waiting, members.places()) == (0, ([], []))
+    for payload, offset, size in zip([*payloads, payloads[0]], *places, strict=True):
         assert data[offset : offset + size] == payload
-    with tarfile.open(fileobj=io.BytesIO(data + END_OF_ARCHIVE)) as archive:
-        assert [(m.name, archive.extractfile(m).read()) for m in archive] == members  # type: ignore[union-attr]
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        found = [(m.name, archive.extractfile(m).read()) for m in archive]  # type: ignore[union-attr]
+    names = [f"key{number // 2}.{number:03d}.jpg" for number in range(len(payloads))]
+    assert found == list(zip([*names, "key.link.jpg"], [*payloads, payloads[0]], strict=True))
+
+
+@pytest.mark.parametrize(("key", "size"), [(b"x" * 97, 1), (b"x", 8**11)])
+def test_members_refuse_what_ustar_cannot_hold(key: bytes, size: int) -> None:
+    class Large(bytes):
+        def __len__(self) -> int:
+            return size
+
+    with pytest.raises(ShardError):
+        Members().add(key, b".jpg", Large())
+
+
+@given(st.from_regex(r"[a-z0-9_-]{1,80}", fullmatch=True), st.integers(0, 3000))
+def test_a_member_has_the_header_of_its_name(key: str, size: int) -> None:
+    members = Members()
+    members.add(key.encode(), b".json", bytes(size))
+    assert members.taken()[:512] == member_header(f"{key}.json", size)
 
 
 @settings(max_examples=30)
@@ -72,10 +97,11 @@ def test_a_cut_shard_is_never_silently_short(
 
 
 def write_shard(path: Path, wanted: list[Sample]) -> None:
-    chunks: list[bytes] = []
+    members = Members()
     for sample in wanted:
-        members = [(f"{sample.key}.json", canonical_json(sample_to_json(sample)))]
+        members.add(sample.key.encode(), b".json", canonical_json(sample_to_json(sample)))
         for media in sample.media:
-            members += [(f"{sample.key}.{n}", d) for n, d in zip(media.files, media.data, strict=True)]
-        chunks.extend(pack_members(members).chunks)
-    path.write_bytes(b"".join(chunks) + END_OF_ARCHIVE)
+            for name, data in zip(media.files, media.data, strict=True):
+                members.add(sample.key.encode(), f".{name}".encode(), data)
+    members.end()
+    path.write_bytes(members.taken())

@@ -6,10 +6,12 @@ A shard counts as packed when its piece of the index exists; the piece is writte
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 import orjson
@@ -18,25 +20,24 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mimicit.errors import BuildError
-from mimicit.pipeline.batches import batched
 from mimicit.pipeline.disk import naming, scratch
 from mimicit.pipeline.engines.local import Engine
 from mimicit.pipeline.engines.scheduler import Share
-from mimicit.pipeline.parts import ColumnFile
 from mimicit.pipeline.previous import PreviousShard, adopt_shard, previous_index, previous_shards
 from mimicit.pipeline.progress import Progress
+from mimicit.pipeline.ragged import Numbers, list_array
 from mimicit.pipeline.stages.plan import PlannedSamples, ShardPlan, planned_shards
 from mimicit.pipeline.stages.stored_media import StoredMedia
-from mimicit.shards.files import publish, sha256_of
+from mimicit.shards.files import publish
 from mimicit.shards.index import INDEX_SCHEMA, RELATIONS
-from mimicit.shards.tar import BLOCK, END_OF_ARCHIVE, Link, PackedSample, member_span, pack_members
+from mimicit.shards.tar import BLOCK, Members
 
 __all__ = ["index_piece", "pack_shards", "pack_share", "shard_name", "unpacked_shards"]
 
 _SHARD_INFO: Final = b"mimicit.shard"
 _OF_SAMPLES: Final = ("key", "id", "source", "media", "relations", "triplets", "videos", "frames", "characters")
-_OF_PLACES: Final = ("offset", "size", "member_offsets", "member_sizes")
 _INDEX_BATCH: Final = 2_000  # rows held before they are written
+_WRITE_BYTES: Final = 256 << 10  # that small, memory is used again rather than asked for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,113 +154,116 @@ def _keep(task: _Task, previous: PreviousShard) -> bool:
 def _write(task: _Task) -> None:
     """Write one shard; its piece of the index gets its name after the shard has."""
     samples = PlannedSamples(task.work)
-    media = StoredMedia(task.work)
     piece = index_piece(task.work, task.shard.number)
     temporary = scratch(task.work / task.name)
-    digest = hashlib.sha256()
-    position = 0
-    held: dict[str, tuple[str, int]] | None = {} if task.dedupe else None
-    try:
-        with (
-            naming(task.out / task.name),
-            publish(piece, scratch(piece)) as piece_file,
-            pq.ParquetWriter(piece_file, INDEX_SCHEMA) as index,
-            publish(task.out / task.name, temporary) as file,
-        ):
-            for places in batched(range(task.shard.first, task.shard.last + 1), _INDEX_BATCH):
-                rows = _IndexRows(task.name)
-                for part, row in map(samples.at, places):
-                    packed = _pack(part, row, media, position, held)
-                    rows.add(part, row, packed, position)
-                    chunk = b"".join(packed.chunks)
-                    digest.update(chunk)
-                    file.write(chunk)
-                    position += packed.size
-                index.write_table(rows.table())
-            file.write(END_OF_ARCHIVE)
-            digest.update(END_OF_ARCHIVE)
-            position += len(END_OF_ARCHIVE)
-            file.flush()
-            if position != task.shard.bytes:
-                raise BuildError(f"{temporary}: {position} bytes where the plan says {task.shard.bytes}")
-            if sha256_of(temporary) != digest.hexdigest():
-                raise BuildError(f"{temporary}: what was written cannot be read back; check the disk")
-            info = {
-                "name": task.name,
-                "sha256": digest.hexdigest(),
-                "bytes": position,
-                "samples": task.shard.samples,
-                "content": task.shard.content,
-            }
-            index.add_key_value_metadata({_SHARD_INFO: orjson.dumps(info)})
-    finally:
-        media.close()
-
-
-def _pack(
-    part: ColumnFile, row: int, media: StoredMedia, position: int, held: dict[str, tuple[str, int]] | None
-) -> PackedSample:
-    """The members of one sample, which starts at ``position`` of its shard.
-
-    ``held`` has the member and its place in the shard of every file so far, by checksum, and receives those of this
-    sample; ``None`` writes every file itself.
-    """
-    key = part.text("key", row)
-    text = part.data("json", row)
-    members: list[tuple[str, bytes | Link]] = [(f"{key}.json", text)]
-    end = position + member_span(len(text))
-    for number in part.integers("media", row):
-        for file in media.files(number):
-            name = f"{key}.{len(members) - 1:03d}.{file.extension}"
-            if held is not None and file.sha256 in held:
-                target, offset = held[file.sha256]
-                members.append((name, Link(target=target, offset=offset - position, size=file.size)))
-                end += BLOCK
-                continue
-            if held is not None:
-                held[file.sha256] = (name, end + BLOCK)
-            members.append((name, media.read(file)))
-            end += member_span(file.size)
-    return pack_members(members)
-
-
-class _IndexRows:
-    """The rows of a batch of the index: what SAMPLES have of the samples, and where they lie in the shard."""
-
-    def __init__(self, shard: str) -> None:
-        self._shard = shard
-        self._samples: list[tuple[ColumnFile, int]] = []
-        self._places: list[tuple[int, int, list[int], tuple[int, ...]]] = []
-
-    def add(self, part: ColumnFile, row: int, packed: PackedSample, position: int) -> None:
-        """Add the sample in ``row`` of a ``part`` of SAMPLES, which starts at ``position``."""
-        self._samples.append((part, row))
-        offsets = [position + offset for offset in packed.member_offsets]
-        self._places.append((position, packed.size, offsets, packed.member_sizes))
-
-    def table(self) -> pa.Table:
-        """The rows as `INDEX_SCHEMA` has them."""
-        samples = self._of_samples()
-        counts = samples["relations"].combine_chunks().flatten().to_numpy().reshape(-1, len(RELATIONS))
-        relations = pa.StructArray.from_arrays([pa.array(column) for column in counts.T], list(RELATIONS))
-        places = dict(zip(_OF_PLACES, zip(*self._places, strict=True), strict=True))
-        made = {
-            "shard": pa.array([self._shard] * len(self._samples), pa.string()),
-            "relations": relations,
-            "media": pc.list_value_length(samples["media"]),
-            **{name: pa.array(values, INDEX_SCHEMA.field(name).type) for name, values in places.items()},
+    first, end = task.shard.first, task.shard.last + 1
+    with (
+        closing(StoredMedia(task.work)) as media,
+        naming(task.out / task.name),
+        publish(piece, scratch(piece)) as piece_file,
+        pq.ParquetWriter(piece_file, INDEX_SCHEMA) as index,
+        publish(task.out / task.name, temporary) as file,
+        open(temporary, "rb", buffering=0) as written,
+    ):
+        shard = _Shard(file, written, media, dedupe=task.dedupe)
+        for rows in samples.batches(_OF_SAMPLES, first, end, _INDEX_BATCH):
+            begins = [shard.add(*sample) for sample in _to_add(rows, samples.json(first, first + rows.num_rows))]
+            index.write_table(_index_rows(task.name, rows, np.array([*begins, shard.position]), *shard.places()))
+            first += rows.num_rows
+        shard.end()
+        if shard.position != task.shard.bytes:
+            raise BuildError(f"{temporary}: {shard.position} bytes where the plan says {task.shard.bytes}")
+        info = {
+            "name": task.name,
+            "sha256": shard.sha256.hexdigest(),
+            "bytes": shard.position,
+            "samples": task.shard.samples,
+            "content": task.shard.content,
         }
-        columns = [made[name] if name in made else samples[name] for name in INDEX_SCHEMA.names]
-        return pa.table(columns, names=INDEX_SCHEMA.names).cast(INDEX_SCHEMA)
+        index.add_key_value_metadata({_SHARD_INFO: orjson.dumps(info)})
 
-    def _of_samples(self) -> pa.Table:
-        """What SAMPLES have of the rows, in their order; the rows of a part are taken together."""
-        by_part: dict[ColumnFile, list[int]] = {}
-        for place, (part, _) in enumerate(self._samples):
-            by_part.setdefault(part, []).append(place)
-        taken = [
-            part.table(_OF_SAMPLES).take([self._samples[place][1] for place in places])
-            for part, places in by_part.items()
-        ]
-        order = np.argsort(np.concatenate([*by_part.values()]))
-        return pa.concat_tables(taken).take(order).combine_chunks()
+
+class _Shard:
+    """A shard that is written to ``file``; with ``dedupe`` a file that it holds already becomes a link."""
+
+    def __init__(self, file: BinaryIO, written: BinaryIO, media: StoredMedia, *, dedupe: bool) -> None:
+        self.sha256 = hashlib.sha256()
+        self._file = file
+        self._written = written
+        self._media = media
+        self._members = Members()
+        self._held: dict[str, tuple[str, int]] | None = {} if dedupe else None  # by checksum: a member and its place
+
+    @property
+    def position(self) -> int:
+        """Bytes so far."""
+        return self._members.position
+
+    def add(self, key: bytes, text: memoryview, media: Sequence[int]) -> int:
+        """Add a sample with this JSON and the files of its ``media``; where it begins."""
+        members, held = self._members, self._held
+        begin = members.position
+        members.add(key, b".json", text)
+        place = 0
+        for number in media:
+            for file in self._media.files(number):
+                suffix = _suffix(place, file.extension)
+                place += 1
+                if held is not None:
+                    name = f"{key.decode()}{suffix.decode()}"
+                    if file.sha256 in held:
+                        members.link(name, *held[file.sha256], file.size)
+                        continue
+                    held[file.sha256] = (name, members.position + BLOCK)
+                members.add(key, suffix, self._media.read(file))
+                if members.waiting > _WRITE_BYTES:
+                    self._write()
+        return begin
+
+    def places(self) -> tuple[list[int], list[int]]:
+        """The offsets and sizes of the members that were added since they were asked for."""
+        return self._members.places()
+
+    def end(self) -> None:
+        """Write what is left, and the end of the archive."""
+        self._members.end()
+        self._write()
+
+    def _write(self) -> None:
+        """Write what waits, and read it back."""
+        chunk = self._members.taken()
+        self.sha256.update(chunk)
+        self._file.write(chunk)
+        self._file.flush()
+        if self._written.read(len(chunk)) != chunk:
+            raise BuildError(f"{self._written.name}: what was written cannot be read back; check the disk")
+
+
+@cache
+def _suffix(place: int, extension: str) -> bytes:
+    return f".{place:03d}.{extension}".encode()
+
+
+def _to_add(rows: pa.RecordBatch, texts: Iterable[memoryview]) -> Iterator[tuple[bytes, memoryview, list[int]]]:
+    """The key, the JSON and the media of each sample."""
+    keys = rows.column("key").cast(pa.large_binary()).to_pylist()
+    return zip(keys, texts, rows.column("media").to_pylist(), strict=True)
+
+
+def _index_rows(
+    shard: str, rows: pa.RecordBatch, bounds: Numbers, offsets: Sequence[int], sizes: Sequence[int]
+) -> pa.Table:
+    """The rows of the index for samples between ``bounds``, with the ``offsets`` and ``sizes`` of their members."""
+    counts = 1 + rows.column("frames").to_numpy()
+    relations = rows.column("relations").flatten().to_numpy().reshape(-1, len(RELATIONS)).T
+    made = {
+        "shard": pa.repeat(shard, rows.num_rows),
+        "offset": bounds[:-1],
+        "size": np.diff(bounds),
+        "member_offsets": list_array(pa.array(offsets, pa.int64()), counts),
+        "member_sizes": list_array(pa.array(sizes, pa.int64()), counts),
+        "relations": pa.StructArray.from_arrays([pa.array(column) for column in relations], list(RELATIONS)),
+        "media": pc.list_value_length(rows.column("media")),
+    }
+    columns = [made[name] if name in made else rows.column(name) for name in INDEX_SCHEMA.names]
+    return pa.table(columns, names=INDEX_SCHEMA.names).cast(INDEX_SCHEMA)

@@ -7,11 +7,9 @@ shard is closed before it would exceed its limits, so the cut depends on the sam
 from __future__ import annotations
 
 import hashlib
-from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
-from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +23,7 @@ from mimicit.pipeline.config import BuildConfig
 from mimicit.pipeline.disk import scratch
 from mimicit.pipeline.joins import insert, joins
 from mimicit.pipeline.parts import ColumnFile, batches_of_rows
+from mimicit.pipeline.ragged import Numbers
 from mimicit.pipeline.stages.choosing import sample_parts
 from mimicit.pipeline.tables import MEDIA_NAME
 from mimicit.shards.files import publish, write_atomically
@@ -35,6 +34,8 @@ __all__ = ["PlannedSamples", "ShardPlan", "make_plan", "planned_shards"]
 _PLAN_NAME: Final = "plan.json"
 _ORDER_NAME: Final = "order.npy"
 _MEDIA_KEPT: Final = 1 << 14
+_BATCH: Final = 1 << 14  # samples
+_DIGEST: Final = hashlib.sha256().digest_size
 _FILES_OF_SAMPLES: Final = """
 CREATE TABLE files AS
 SELECT shown.sample, unnest(media.sha256) AS sha256
@@ -78,20 +79,42 @@ class ShardPlan:
 
 
 class PlannedSamples:
-    """The samples of a build by their place in the order of the shards, for reading."""
+    """The samples of a build in the order of the shards, for reading."""
 
     def __init__(self, work: Path) -> None:
-        self._parts = [ColumnFile(path) for path in sample_parts(work)]
-        self._starts = list(accumulate((part.rows for part in self._parts), initial=0))
-        self.count = self._starts.pop()
+        self._paths = sample_parts(work)
         order = work / _ORDER_NAME
         self._order = np.load(order, mmap_mode="r") if order.exists() else None
+        most = 2 if self._order is None else None  # parts held open
+        self._part = lru_cache(most)(lambda number: ColumnFile(self._paths[number]))
+        self._rows = self._part(0).rows if self._paths else 1  # of every part but the last
+        self.count = (len(self._paths) - 1) * self._rows + self._part(len(self._paths) - 1).rows if self._paths else 0
 
-    def at(self, place: int) -> tuple[ColumnFile, int]:
-        """The part of SAMPLES with the sample at ``place``, and its row there."""
-        sample = place if self._order is None else int(self._order[place])
-        number = bisect_right(self._starts, sample) - 1
-        return self._parts[number], sample - self._starts[number]
+    def batches(self, names: Sequence[str], first: int, end: int, most: int) -> Iterator[pa.RecordBatch]:
+        """Columns of SAMPLES for the places ``first`` to ``end`` (not included), up to ``most`` at a time."""
+        for start in range(first, end, most):
+            numbers = self._numbers(start, min(start + most, end))
+            order = np.argsort(numbers, kind="stable")
+            taken = [self._part(part).take(names, rows) for part, rows in self._by_part(numbers[order])]
+            batch = pa.concat_batches(taken)
+            yield batch if self._order is None else batch.take(pa.array(np.argsort(order)))
+
+    def json(self, first: int, end: int) -> Iterator[memoryview]:
+        """The JSON of the samples in the places ``first`` to ``end`` (not included)."""
+        for number in self._numbers(first, end).tolist():
+            part, row = divmod(number, self._rows)
+            yield self._part(part).view("json", row)
+
+    def _numbers(self, first: int, end: int) -> Numbers:
+        """The numbers in the order of the input."""
+        return np.arange(first, end) if self._order is None else np.asarray(self._order[first:end])
+
+    def _by_part(self, numbers: Numbers) -> Iterator[tuple[int, Numbers]]:
+        """(a part, rows of it) for ``numbers`` that ascend."""
+        parts = numbers // self._rows
+        for run in np.split(numbers, np.flatnonzero(np.diff(parts)) + 1):
+            part = int(run[0]) // self._rows
+            yield part, run - part * self._rows
 
 
 def make_plan(work: Path, config: BuildConfig) -> None:
@@ -105,7 +128,8 @@ def make_plan(work: Path, config: BuildConfig) -> None:
             _register_media(db, work)
             with publish(work / _ORDER_NAME, scratch(work / _ORDER_NAME)) as file:
                 np.save(file, _beside_alike(db))
-    shards = list(_cut(work, config))
+    samples = PlannedSamples(work)
+    shards = list(_cut_deduped(work, samples, config) if config.dedupe else _cut(samples, config))
     write_atomically(work / _PLAN_NAME, [orjson.dumps([asdict(shard) for shard in shards])])
 
 
@@ -156,8 +180,58 @@ def _beside_alike(db: duckdb.DuckDBPyConnection) -> Any:
     return db.sql(_TOGETHER).to_arrow_table().column(0).to_numpy()
 
 
-def _cut(work: Path, config: BuildConfig) -> Iterator[ShardPlan]:
-    samples = PlannedSamples(work)
+@dataclass(slots=True)
+class _OpenShard:
+    """A shard that takes samples: the number of its first is ``first``."""
+
+    number: int = 0
+    first: int = 0
+    samples: int = 0
+    bytes: int = len(END_OF_ARCHIVE)
+    content: Any = field(default_factory=hashlib.sha256)
+
+    def add(self, samples: int, size: int, digests: memoryview) -> None:
+        self.samples += samples
+        self.bytes += size
+        self.content.update(digests)
+
+    def close(self) -> tuple[ShardPlan, _OpenShard]:
+        """Its plan, and the next one."""
+        end = self.first + self.samples
+        plan = ShardPlan(
+            number=self.number,
+            first=self.first,
+            last=end - 1,
+            samples=self.samples,
+            bytes=self.bytes,
+            content=self.content.hexdigest(),
+        )
+        return plan, _OpenShard(self.number + 1, end)
+
+
+def _cut(samples: PlannedSamples, config: BuildConfig) -> Iterator[ShardPlan]:
+    """The shards where each sample holds all its files itself."""
+    shard = _OpenShard()
+    for batch in samples.batches(["size", "digest"], 0, samples.count, _BATCH):
+        ends, digests = np.cumsum(batch.column("size").to_numpy()), memoryview(batch.column("digest").buffers()[1])
+        place, before = 0, 0
+        while place < len(ends):
+            fits = int(np.searchsorted(ends, before + config.shard_bytes - shard.bytes, "right"))
+            end = min(fits, place + config.shard_samples - shard.samples)
+            if end <= place and shard.samples:
+                plan, shard = shard.close()
+                yield plan
+                continue
+            end = max(end, place + 1)
+            size = int(ends[end - 1]) - before
+            shard.add(end - place, size, digests[_DIGEST * place : _DIGEST * end])
+            place, before = end, before + size
+    if shard.samples:
+        yield shard.close()[0]
+
+
+def _cut_deduped(work: Path, samples: PlannedSamples, config: BuildConfig) -> Iterator[ShardPlan]:
+    """The shards where each holds a file once."""
     media = ColumnFile(work / MEDIA_NAME)
 
     @lru_cache(_MEDIA_KEPT)
@@ -165,31 +239,22 @@ def _cut(work: Path, config: BuildConfig) -> Iterator[ShardPlan]:
         """(SHA-256, bytes) of the files of a medium."""
         return tuple(zip(_checksums(media, number), media.integers("sizes", number), strict=True))
 
-    number, first, size = 0, 0, len(END_OF_ARCHIVE)
-    content = hashlib.sha256()
-    seen: dict[str, int] = {}  # files that the shard holds already, where it holds each of them once
-    for place in range(samples.count):
-        part, row = samples.at(place)
-        bytes_ = inline_size = part.number("size", row)
-        files: Sequence[tuple[str, int]] = ()
-        if config.dedupe:
-            files = [file for medium in part.integers("media", row) for file in files_of(medium)]
+    shard = _OpenShard()
+    seen: dict[str, int] = {}  # files that the shard holds already
+    for batch in samples.batches(["size", "digest", "media"], 0, samples.count, _BATCH):
+        for inline_size, digest, numbers in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            files = [file for number in numbers for file in files_of(number)]
             json_size = inline_size - sum(member_span(size) for _, size in files)
-            bytes_ = json_size + _deduped_size(files, seen)
-        count = place - first
-        if count and (size + bytes_ > config.shard_bytes or count >= config.shard_samples):
-            yield _shard(number, first, place, size, content.hexdigest())
-            number, first, size, content, seen = number + 1, place, len(END_OF_ARCHIVE), hashlib.sha256(), {}
-            bytes_ = json_size + _deduped_size(files, seen) if config.dedupe else inline_size
-        size += bytes_
-        seen.update(files)
-        content.update(part.value("digest", row))
-    if samples.count:
-        yield _shard(number, first, samples.count, size, content.hexdigest())
-
-
-def _shard(number: int, first: int, end: int, size: int, content: str) -> ShardPlan:
-    return ShardPlan(number=number, first=first, last=end - 1, samples=end - first, bytes=size, content=content)
+            size = json_size + _deduped_size(files, seen)
+            if shard.samples and (shard.bytes + size > config.shard_bytes or shard.samples >= config.shard_samples):
+                plan, shard = shard.close()
+                yield plan
+                seen = {}
+                size = json_size + _deduped_size(files, seen)
+            shard.add(1, size, digest)
+            seen.update(files)
+    if shard.samples:
+        yield shard.close()[0]
 
 
 def _deduped_size(files: Sequence[tuple[str, int]], seen: Mapping[str, int]) -> int:

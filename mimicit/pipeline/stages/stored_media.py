@@ -18,8 +18,8 @@ from mimicit.pipeline.tables import MEDIA_NAME
 __all__ = ["StoredFile", "StoredMedia"]
 
 _OPEN_BLOBS: Final = 64
-_SMALL_BYTES: Final = 16 << 10  # of a file that is kept when it was read, for the next samples show it mostly
-_SMALL_KEPT: Final = 1 << 11
+_SMALL_BYTES: Final = 64 << 10  # of a file that is kept when it was read, for other samples show it mostly
+_BYTES_KEPT: Final = 48 << 20
 _MEDIA_KEPT: Final = 1 << 14
 
 
@@ -39,7 +39,8 @@ class StoredMedia:
     def __init__(self, work: Path) -> None:
         self._blobs = _Blobs(work)
         self.files = lru_cache(_MEDIA_KEPT)(partial(_files, ColumnFile(work / MEDIA_NAME)))
-        self._read_small = lru_cache(_SMALL_KEPT)(self._blobs.read)
+        self._kept: dict[StoredFile, bytes] = {}  # the oldest first
+        self._bytes_kept = 0
 
     def close(self) -> None:
         """Close all blobs."""
@@ -47,7 +48,15 @@ class StoredMedia:
 
     def read(self, file: StoredFile) -> bytes:
         """The bytes of one file; `BuildError` where they are not what was encoded."""
-        return self._read_small(file) if file.size <= _SMALL_BYTES else self._blobs.read(file)
+        data = self._kept.get(file)
+        if data is None:
+            data = self._blobs.read(file)
+            if file.size <= _SMALL_BYTES:
+                self._kept[file] = data
+                self._bytes_kept += file.size
+                while self._bytes_kept > _BYTES_KEPT:
+                    self._bytes_kept -= len(self._kept.pop(next(iter(self._kept))))
+        return data
 
 
 def _files(media: ColumnFile, number: int) -> tuple[StoredFile, ...]:
