@@ -71,12 +71,12 @@ class TableWriter:
         self._held = ExitStack()
         self.rows = 0
 
-    def add(self, row: Sequence[Any]) -> None:
-        """Append a row: a value per column of the schema."""
+    def add(self, row: Sequence[Any], size: int | None = None) -> None:
+        """Append a row: a value per column of the schema. Its texts have ``size`` characters, else they are counted."""
         self._waiting.append(row)
-        for place in self._sized:
-            if value := row[place]:
-                self._size += len(value)
+        if size is None:
+            size = sum(len(row[place] or ()) for place in self._sized)
+        self._size += size
         self.rows += 1
         if len(self._waiting) == _BATCH_ROWS or self._size > _BATCH_BYTES:
             self._write()

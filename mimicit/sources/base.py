@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol
 
 from mimicit.errors import RejectedError
@@ -152,8 +153,7 @@ class Picture:
     place: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RawTriplet:
+class RawTriplet(NamedTuple):
     """One record of a source: a triplet whose media are still references.
 
     ``place`` says where it stands (``file:line``, ``file#id``, ``file[index]``). ``related`` are ids in the same
@@ -179,7 +179,7 @@ class RawTriplet:
     conversation: str | None = None
     turn: int = 0
     is_query: bool = True
-    meta: Mapping[str, Any] = field(default_factory=dict)
+    meta: Mapping[str, Any] = MappingProxyType({})
     parts: tuple[tuple[int, str], ...] = ()
 
 

@@ -25,7 +25,10 @@ from mimicit.sources.json_rows import parsed
 from mimicit.sources.text import checked_answer, checked_id, shown
 
 __all__ = [
+    "ANSWERS",
+    "ASKS",
     "CONVERSATION_FIELDS",
+    "SOUND",
     "Conversation",
     "ShownPart",
     "Turn",
@@ -37,8 +40,13 @@ __all__ = [
 CONVERSATION_FIELDS: Final = ("conversations", "messages", "conversation", "texts")
 """The fields that hold a conversation, in the order in which they are looked for."""
 
-_ASKS: Final = frozenset({"human", "user"})
-_ANSWERS: Final = frozenset({"assistant", "bard", "bing", "bot", "chatgpt", "gpt", "model"})
+SOUND: Final = frozenset({"audio", "audios"})
+"""The fields of records about sound."""
+
+ASKS: Final = frozenset({"human", "user"})
+ANSWERS: Final = frozenset({"assistant", "bard", "bing", "bot", "chatgpt", "gpt", "model"})
+"""The speakers that ask and answer, in lower case."""
+
 _SYSTEM: Final = "system"
 _TEXT_PARTS: Final = frozenset({"text", "input_text", "output_text"})
 _SHOWN_PARTS: Final[dict[str, MediaKind | None]] = {
@@ -250,11 +258,11 @@ def _speaker(entry: Mapping[str, Any], place: str) -> str:
     if not isinstance(name, str):
         raise RejectedError("malformed", f"{place}.from must be text, not {shown(name)}")
     plain = name.strip().casefold()
-    if plain in _ASKS:
+    if plain in ASKS:
         return "asks"
-    if plain in _ANSWERS or plain == _SYSTEM:
+    if plain in ANSWERS or plain == _SYSTEM:
         return _SYSTEM if plain == _SYSTEM else "answers"
-    known = ", ".join((*sorted(_ASKS), *sorted(_ANSWERS), _SYSTEM))
+    known = ", ".join((*sorted(ASKS), *sorted(ANSWERS), _SYSTEM))
     raise RejectedError("malformed", f"{place} is from {name!a:.60}; the speakers known are {known}")
 
 

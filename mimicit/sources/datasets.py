@@ -136,4 +136,4 @@ def _hub_row(row: Row) -> Row:
 def _in_conversation(triplet: RawTriplet) -> RawTriplet:
     """``triplet`` with the conversation that its id names, if any."""
     said = conversation_of(triplet.id)
-    return replace(triplet, conversation=said[0], turn=said[1]) if said else triplet
+    return triplet._replace(conversation=said[0], turn=said[1]) if said else triplet

@@ -81,8 +81,8 @@ def find_file(
     ``ambiguous_path`` (several files fit), ``outside_root`` (``..`` past ``--src``, a link that is not followed, an
     absolute path that nothing in ``--src`` ends like) or ``malformed`` (a name that no file can have).
     """
-    found = _found(root, names, beside, hints, extensions, kind or "image", None)
-    assert isinstance(found, str)  # only what may be a clip is a folder
+    found = _found(root, names, beside, tuple(hints), tuple(extensions), kind or "image", None)
+    assert isinstance(found, str)  # media are asked for with a frame rate
     return found
 
 
@@ -90,26 +90,30 @@ def _found(
     root: Root,
     names: str | Sequence[str],
     beside: str,
-    hints: Sequence[str],
-    extensions: Sequence[str],
+    hints: tuple[str, ...],
+    extensions: tuple[str, ...],
     kind: MediaKind | None,
     frames_per_second: float | None,
 ) -> str | MediaRef:
-    """As `find_file` and `media_ref`; without ``frames_per_second``, no folder is looked for.
+    """As `media_ref`; without ``frames_per_second``, as `find_file`.
 
     What was found in a scanned root is remembered, for records mostly name the same files again.
     """
-    called = (names,) if isinstance(names, str) else tuple(names)
-    key = (called, beside, tuple(hints), tuple(extensions), kind, frames_per_second)
-    found = root.known.get(key)
-    if found is None:
-        found = _looked_up(root, called, beside, hints, extensions, kind, frames_per_second)
+    called = names if isinstance(names, str) else tuple(names)
+    key = (called, beside, hints, extensions, kind, frames_per_second)
+    known = root.known.get(key)
+    if known is None:
+        every = (called,) if isinstance(called, str) else called
+        way, found = _looked_up(root, every, beside, hints, extensions, kind, frames_per_second)
+        if frames_per_second is not None and isinstance(found, str):
+            found = MediaRef(kind=kind or named_kind(found) or "image", parts=(InFile(found),), origin=found)
+        known = way, found
         if len(root.known) >= _MOST_KNOWN:
             root.known.clear()
         if root.is_scanned:
-            root.known[key] = found
-    root.found[found[0]] += 1
-    return found[1]
+            root.known[key] = known
+    root.found[known[0]] += 1
+    return known[1]
 
 
 def _looked_up(
@@ -159,10 +163,9 @@ def media_ref(
     What is not said to be a picture may also be a folder of frames (see `frame_folders`): in the same places, before
     the ends of paths are compared.
     """
-    path = _found(root, names, beside, hints, extensions, kind, frames_per_second)
-    if isinstance(path, MediaRef):
-        return path
-    return MediaRef(kind=kind or named_kind(path) or "image", parts=(InFile(path),), origin=path)
+    found = _found(root, names, beside, tuple(hints), tuple(extensions), kind, frames_per_second)
+    assert isinstance(found, MediaRef)
+    return found
 
 
 def media_refs(

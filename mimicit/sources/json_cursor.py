@@ -4,6 +4,9 @@ It finds where values begin and end without decoding them: strings are passed wi
 one regular expression that runs from bracket to bracket. What a caller wants to keep is copied out up to a limit
 that the caller sets, so neither a string of 10 GB nor a million open brackets costs memory. Between the values the
 grammar is checked, and a fault names its byte. The inside of a value is checked when the caller parses it.
+
+Small values are passed many at a time: `JsonCursor.run` guesses where one of them ends, and if what lies before parses
+as whole values, then these are the values that stand there.
 """
 
 from __future__ import annotations
@@ -26,6 +29,11 @@ _SCALAR: Final = re.compile(rb'[^ \t\r\n,:"\[\]{}]*+')
 # Objects and arrays without others inside are passed whole, and stopped at where they do not end in the window.
 _FLAT: Final = rb'[^"\[\]{}]++|"[^"]*+"(?<!\\")|"(?:[^"\\]++|\\.)*+"'
 _UP_TO_BRACKET: Final = re.compile(rb"(?:%b|\{(?:%b)*+\}|\[(?:%b)*+\])*+" % (_FLAT, _FLAT, _FLAT), re.DOTALL)
+# The beginning of an object, up to its first key; as a member of another object, with the key that stands before it.
+_HEAD: Final = re.compile(
+    rb'(?:"(?:[^"\\]++|\\.)*+"[ \t\r\n]*+:[ \t\r\n]*+)?(\{[ \t\r\n]*+"(?:[^"\\]++|\\.)*+")', re.DOTALL
+)
+_RUN_BYTES: Final = 96 << 10  # what was parsed of it stays in the cache of a processor
 _MAX_DEPTH: Final = 10_000  # no JSON parser follows so far; a fault here ends a file of nothing but brackets
 _BOM: Final = b"\xef\xbb\xbf"
 
@@ -63,6 +71,8 @@ class JsonCursor:
         self._kept: list[bytes] = []
         self._kept_from = -1  # index in the window from which bytes are kept; -1: they are not
         self._kept_room = 0
+        self._run_end = 0
+        self._passed = 1  # elements, since the last was yielded
         if start:
             file.seek(start)
         else:
@@ -99,12 +109,16 @@ class JsonCursor:
 
     def members(self) -> Iterator[Span]:
         """Step into an object: its keys one by one, with the cursor before the value."""
+        return (self.key() for _ in self.entries())
+
+    def entries(self) -> Iterator[None]:
+        """Step into an object: once for each of its members, with the cursor before the key."""
         self.take(b"{")
         if self.peek() != b"}":
-            yield self._key()
+            yield
             while self.peek() == b",":
                 self._at += 1
-                yield self._key()
+                yield
         self.take(b"}")
 
     def elements(self) -> Iterator[int]:
@@ -115,9 +129,34 @@ class JsonCursor:
             yield index
             while self.peek() == b",":
                 self._at += 1
-                index += 1
+                index += self._just_passed()
                 yield index
         self.take(b"]")
+
+    def run(self, most: int) -> bytes:
+        """What probably are several whole values, or members of an object, from here on, with the commas between them.
+
+        Where parsing says that it is, the caller passes it with `skip`; it is empty where there is nothing to try. It
+        has at most ``most`` bytes, and some 100,000.
+        """
+        if self.offset < self._run_end or not self.peek():
+            return b""
+        window, start, cut = self._window, self._at, -1
+        end = min(len(window), start + min(most, _RUN_BYTES))
+        if head := _HEAD.match(window, start, end):
+            last = window.rfind(head[1], head.end(), end)
+            cut = window.rfind(b",", head.end(), last) if last > 0 else -1
+        self._run_end = self._window_offset + (end if cut < 0 else cut)  # what was in vain is not tried again
+        return window[start:cut] if cut > 0 else b""
+
+    def skip(self, run: bytes, values: int = 1) -> None:
+        """Pass the ``run``, which holds so many elements."""
+        self._at += len(run)
+        self._passed = values
+
+    def _just_passed(self) -> int:
+        passed, self._passed = self._passed, 1
+        return passed
 
     def value(self, *, keep_bytes: int) -> Span:
         """Pass one value, and keep what is written there if it is at most ``keep_bytes`` long."""
@@ -137,7 +176,7 @@ class JsonCursor:
         index = first
         while self.peek() not in (b"", b"]"):
             yield index
-            index += 1
+            index += self._just_passed()
             if self.peek() == b",":
                 self._at += 1
 
@@ -151,7 +190,8 @@ class JsonCursor:
         """An error that names the file and the byte at which the cursor stands."""
         return SourceError(f"{self._path}: not valid JSON at byte {self.offset}: {what}")
 
-    def _key(self) -> Span:
+    def key(self) -> Span:
+        """Pass the key of a member, and the colon after it."""
         if self.peek() != b'"':
             raise self.fault(f"expected a quoted name, found {_shown(self.peek())}")
         key = self._string(1 << 16)

@@ -11,7 +11,7 @@ from typing import Any, Final
 from mimicit.errors import RejectedError, SourceError
 from mimicit.sources.base import Row
 from mimicit.sources.json_cursor import JsonCursor
-from mimicit.sources.json_rows import element, parsed
+from mimicit.sources.json_rows import element, elements, parsed
 from mimicit.sources.root import Root
 from mimicit.sources.unpacked import open_text
 
@@ -33,8 +33,7 @@ def member_rows(root: Root, path: str, name: str) -> Iterator[Row]:
                 cursor.value(keep_bytes=0)
                 continue
             found = True
-            for index in cursor.elements():
-                yield element(cursor, path, f"{path}#{name}[{index}]")
+            yield from elements(cursor, path, f"{path}#{name}", cursor.elements())
         cursor.finish()
     if not found:
         raise SourceError(f"{path}: has no list {name!r}")

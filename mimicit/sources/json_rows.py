@@ -17,7 +17,7 @@ import orjson
 
 from mimicit.errors import RejectedError, SourceError
 from mimicit.sources.base import InJson, Piece, Row
-from mimicit.sources.json_cursor import JsonCursor
+from mimicit.sources.json_cursor import JsonCursor, Span
 from mimicit.sources.repeated_keys import repeated_key
 from mimicit.sources.root import Root
 from mimicit.sources.unpacked import open_text
@@ -28,11 +28,13 @@ __all__ = [
     "Line",
     "begins_array",
     "element",
+    "elements",
     "is_array",
     "json_lines",
     "json_rows",
     "located_text",
     "parsed",
+    "parsed_run",
     "record_of",
 ]
 
@@ -146,6 +148,52 @@ def _holds_nan(raw: bytes) -> bool:
     return b"NaN" in raw or b"Infinity" in raw
 
 
+def parsed_run(raw: bytes) -> Any:
+    """The array or object written as ``raw``, of values that are parsed as if each stood alone; else None."""
+    if _holds_nan(raw):
+        return None
+    try:
+        value = orjson.loads(raw)
+        return value if repeated_key(raw, value) is None else None
+    except (ValueError, RecursionError):
+        return None
+
+
+def elements(cursor: JsonCursor, path: str, place: str, indices: Iterable[int]) -> Iterator[Row]:
+    """The records at ``cursor``, which steps through the ``indices`` of an array called ``place``."""
+    for index in indices:
+        run, start = cursor.run(MAX_RECORD_BYTES), cursor.offset
+        values = parsed_run(b"[%b]" % run) if run else None
+        if values is None:
+            yield element(cursor, path, f"{place}[{index}]")
+            continue
+        cursor.skip(run, len(values))
+        texts = _RunTexts(path, start, run)
+        for number, value in enumerate(values):
+            if isinstance(value, dict):
+                yield Row(f"{place}[{index + number}]", value, partial(texts.locate, number))
+            else:
+                yield Row(f"{place}[{index + number}]", RejectedError("malformed", _NO_OBJECT))
+
+
+class _RunTexts:
+    """Finds the texts of the records of a run, which begins ``offset`` bytes into the file at ``path``."""
+
+    def __init__(self, path: str, offset: int, run: bytes) -> None:
+        self._path = path
+        self._offset = offset
+        self._run = run
+        self._records: list[Span] = []
+
+    def locate(self, number: int, steps: Sequence[str | int]) -> InJson:
+        """As `located_text`, of the record with this number."""
+        if not self._records:
+            cursor = JsonCursor(io.BytesIO(b"[%b]" % self._run), self._path)
+            self._records = [cursor.value(keep_bytes=0) for _ in cursor.elements()]
+        start, length = self._records[number].offset - 1, self._records[number].length
+        return located_text(self._path, self._offset + start, self._run[start : start + length], steps)
+
+
 def element(cursor: JsonCursor, path: str, place: str) -> Row:
     """Pass the value at ``cursor`` in the file at ``path``: the record, or why it is none."""
     is_object = cursor.peek() == b"{"
@@ -214,15 +262,13 @@ def record_of(raw: bytes | None) -> dict[str, Any] | RejectedError:
 
 def _array(file: BinaryIO, path: str) -> Iterator[Row]:
     cursor = JsonCursor(file, path)
-    for index in cursor.elements():
-        yield element(cursor, path, f"{path}[{index}]")
+    yield from elements(cursor, path, path, cursor.elements())
     cursor.finish()
 
 
 def _array_piece(file: BinaryIO, path: str, piece: Piece) -> Iterator[Row]:
     cursor = JsonCursor(file, path, start=piece.start, end=piece.end)
-    for index in cursor.elements_from(piece.first):
-        yield element(cursor, path, f"{path}[{index}]")
+    yield from elements(cursor, path, path, cursor.elements_from(piece.first))
 
 
 def _lines(file: BinaryIO, path: str, piece: Piece | None = None) -> Iterator[Row]:

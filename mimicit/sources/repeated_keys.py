@@ -1,7 +1,7 @@
-"""Whether a JSON object names a key twice; every parser takes the last one without a word.
+"""Whether a JSON text names a key twice; every parser takes the last one without a word.
 
-The parsed value has as many keys as the text has quotes with a colon behind them, unless a key is repeated or a string
-holds such a quote; only then is the text parsed again, slowly. Cost: 5 microseconds a record of 500 bytes.
+Written again, the parsed value has as many colons as the text, unless a key was dropped; only then is the text parsed
+again, slowly. Cost: a microsecond a kilobyte.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ import json
 import re
 from typing import Any, Final
 
+import orjson
+
 __all__ = ["repeated_key"]
 
-_KEY_END: Final = re.compile(rb'"[ \t\r\n]*+:')
+_ESCAPED_COLON: Final = re.compile(rb"\\u003[aA]")  # in a text, and written as a colon again
 
 
 def repeated_key(raw: bytes, value: Any) -> str | None:
@@ -20,8 +22,12 @@ def repeated_key(raw: bytes, value: Any) -> str | None:
 
     `RecursionError` where the text is nested too deeply to tell.
     """
-    if len(_KEY_END.findall(raw)) == _count_keys(value):
-        return None
+    if not _ESCAPED_COLON.search(raw):
+        try:
+            if orjson.dumps(value).count(b":") == raw.count(b":"):
+                return None
+        except orjson.JSONEncodeError:
+            pass  # nested deeply, or a number or text that only Python's own parser reads
     repeated: list[str] = []
 
     def check(pairs: list[tuple[str, Any]]) -> None:
@@ -33,16 +39,3 @@ def repeated_key(raw: bytes, value: Any) -> str | None:
 
     json.loads(raw, object_pairs_hook=check)
     return repeated[0] if repeated else None
-
-
-def _count_keys(value: Any) -> int:
-    count = 0
-    left = [value]
-    while left:
-        part = left.pop()
-        if isinstance(part, dict):
-            count += len(part)
-            left.extend(part.values())
-        elif isinstance(part, list):
-            left.extend(part)
-    return count

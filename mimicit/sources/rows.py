@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 from mimicit.errors import RejectedError, UsageError
@@ -26,6 +27,7 @@ from mimicit.sources.choices import Choice, chosen, listed_texts, offered, with_
 from mimicit.sources.column_names import Columns, columns_of
 from mimicit.sources.conversations import (
     CONVERSATION_FIELDS,
+    SOUND,
     Conversation,
     ShownPart,
     Turn,
@@ -34,13 +36,13 @@ from mimicit.sources.conversations import (
     turn_items,
 )
 from mimicit.sources.document_rows import document_from_row, is_document_row
+from mimicit.sources.plain_talks import PlainTalks
 from mimicit.sources.row_media import MediaFinder
 from mimicit.sources.text import checked_answer, checked_id, checked_ids, checked_meta, derived_id, free_fields
 
 __all__ = ["PlaceholderOptions", "RowReader", "describes_itself"]
 
 _TEXT_OF_ENTRY: Final = ("answer", "raw", "caption", "text", "value", "sentence")
-_SOUND: Final = ("audio", "audios")
 _HISTORY: Final = "history"
 
 
@@ -84,8 +86,10 @@ class RowReader:
 
     def items(self, rows: Iterable[Row]) -> Iterator[Item]:
         """The triplets of ``rows``, or their rejects; a row that is wrong costs only itself."""
+        plain = self._plain_talks()
         for row in rows:
-            yield from self.items_of(row)
+            items = plain.items(row) if plain else None
+            yield from self.items_of(row) if items is None else items
 
     def items_of(self, row: Row, *, id: str | None = None) -> Iterator[Item]:
         """The triplets of ``row``, or its rejects; ``id`` is that of a record that has none of its own."""
@@ -102,6 +106,17 @@ class RowReader:
         except RejectedError as error:
             yield self.spec.reject(error.reason, place=row.place, id=own_id, detail=error.detail)
 
+    def _plain_talks(self) -> PlainTalks | None:
+        if self.finder is None or self.own_media or self.require_placeholders:
+            return None
+        return PlainTalks(
+            spec=self.spec,
+            finder=self.finder,
+            id_of=partial(self._id, otherwise=None),
+            id_fields=self.id_fields,
+            keeps_nulls=self.keeps_nulls,
+        )
+
     def _id(self, fields: Mapping[str, Any], otherwise: str | None) -> str:
         given = next((fields[name] for name in self.id_fields if fields.get(name) is not None), otherwise)
         return derived_id(fields) if given is None else checked_id(given)
@@ -112,7 +127,7 @@ class RowReader:
         columns = columns_of(fields)
         used = {*self.id_fields, key, *CONVERSATION_FIELDS[:2], *said.used}
         try:
-            if any(fields.get(name) for name in _SOUND):
+            if any(fields.get(name) for name in SOUND):
                 raise RejectedError("unsupported_media", "the record is about sound, which no sample can hold")
             media = row.media
             if self.finder is not None and not self.own_media:

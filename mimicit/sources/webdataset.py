@@ -19,7 +19,7 @@ picture or clip, or without a text, is a reject.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any, Final
@@ -168,7 +168,7 @@ def _media(path: str, sample: TarSample, options: WebdatasetOptions) -> tuple[Me
 def _of_tar(triplet: RawTriplet, prefix: str, names: tuple[str, ...]) -> RawTriplet:
     """``triplet`` with the ids of samples of its own tar, unless they begin with one of the ``names`` of the others."""
     related = (name if name.startswith(names) else prefix + name for name in triplet.related)
-    return replace(triplet, related=tuple(related))
+    return triplet._replace(related=tuple(related))
 
 
 def _json(root: Root, path: str, sample: TarSample) -> tuple[dict[str, Any], Locate | None]:

@@ -88,7 +88,7 @@ def text_fault(texts: Sequence[str], filters: FilterConfig) -> Fault | None:
     """
     if not filters.control_characters:
         for text in texts:
-            if found := _CONTROL.search(text):
+            if not text.isprintable() and (found := _CONTROL.search(text)):
                 where = f"at character {found.start()} of {text[:40]!a}"
                 return Fault("control_characters", f"U+{ord(found[0]):04X} {where}")
     characters = sum(map(len, texts))
