@@ -71,15 +71,18 @@ class TableWriter:
         self._held = ExitStack()
         self.rows = 0
 
-    def add(self, row: Sequence[Any], size: int | None = None) -> None:
-        """Append a row: a value per column of the schema. Its texts have ``size`` characters, else they are counted."""
+    def add(self, row: Sequence[Any]) -> None:
+        """Append a row: a value per column of the schema."""
         self._waiting.append(row)
-        if size is None:
-            size = sum(len(row[place] or ()) for place in self._sized)
-        self._size += size
+        self._size += sum(len(row[place] or ()) for place in self._sized)
         self.rows += 1
         if len(self._waiting) == _BATCH_ROWS or self._size > _BATCH_BYTES:
             self._write()
+
+    def add_columns(self, columns: Sequence[Sequence[Any]]) -> None:
+        """Append rows, given as the columns of the schema, which become one batch. No others may be added by `add`."""
+        self._begin().write_batch(_batch_of(columns, self._schema))
+        self.rows += len(columns[0])
 
     def _write(self) -> None:
         self._begin().write_batch(_batch(self._waiting, self._schema))
@@ -116,7 +119,10 @@ def _sized_columns(schema: pa.Schema) -> list[int]:
 
 
 def _batch(rows: Sequence[Sequence[Any]], schema: pa.Schema) -> pa.RecordBatch:
-    columns = zip(*rows, strict=True)
+    return _batch_of(list(zip(*rows, strict=True)), schema)
+
+
+def _batch_of(columns: Sequence[Sequence[Any]], schema: pa.Schema) -> pa.RecordBatch:
     arrays = [pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
     return pa.record_batch(arrays, schema=schema)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from mimicit.errors import RejectedError, SourceError
 from mimicit.schema import null_for_nan
 from mimicit.sources import json_rows as module
+from mimicit.sources.json_cursor import JsonCursor
 from mimicit.sources.json_rows import json_rows
 from mimicit.sources.root import Root
 from tests.factories.sources import json_values, put, put_lines
@@ -79,3 +81,51 @@ def test_a_record_over_the_limit_is_too_long_and_the_next_is_read(
     content = json.dumps(values) if is_array else "".join(json.dumps(value) + "\n" for value in values)
     kept = [row if isinstance(row, str) else len(row["a"]) for _, row in rows(folder, content)]
     assert kept == [41, "too_long", "too_long", "too_long", 1]
+
+
+ODD_ELEMENTS = (
+    *(b'{"id": 1, "id": 2}', b'{"id": {"a": 1, "\\u0061": 2}}', b'{"id": NaN}', b'{"id": 1e999}', b'{"id": "\\ud800"}'),
+    *(b'{"id": "\\"\\u003a 1", "b": 2}', b'{"id": "NaN", "n": 123456789012345678901234567890}', b'{"id": 01}', b"[]"),
+    *(
+        b'{"id": [{"id": 1}, {"id": 2}]}',
+        b'{"id": "},{\\"id\\""}',
+        b'{"other": 1}',
+        b"5",
+        b'"x"',
+        b"null",
+        b'{"id": "\xff"}',
+    ),
+    *(
+        b'{"id": ' + b"[" * 300 + b"]" * 300 + b"}",
+        b'{"id": "' + b"x" * 200_000 + b'"}',
+        b"{}",
+        b"[{}",
+        b"}",
+        b"",
+        b"{},",
+    ),
+)
+
+
+@pytest.mark.parametrize(("places", "between"), [((0,), b","), ((1, 2, 500), b" ,\n "), ((1000,), b", ")])
+@pytest.mark.parametrize("odd", ODD_ELEMENTS)
+def test_elements_are_the_same_in_runs_and_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, places: tuple[int, ...], between: bytes, odd: bytes
+) -> None:
+    text = rb"a, {\"id\": 0}" * 10
+    elements = [b'{"id": %d, "text": "%b", "image": "x"}' % (number, text) for number in range(1000)]
+    for place in places:
+        elements.insert(place, odd)
+    put(tmp_path, "r.json", b"[" + between.join(elements) + b"]")
+
+    def read() -> Iterator[object]:
+        try:
+            for number, (place, fields, locate, *_) in enumerate(json_rows(Root(tmp_path), "r.json")):
+                has_text = locate and isinstance(fields, dict) and "image" in fields and number % 20 == 0
+                yield place, repr(fields), has_text and locate and locate(["image"])
+        except SourceError as error:
+            yield str(error)
+
+    in_runs = list(read())
+    monkeypatch.setattr(JsonCursor, "run", lambda self, most: b"")
+    assert in_runs == list(read())

@@ -34,7 +34,9 @@ def test_a_repeated_key_is_named(value: object, key: str) -> None:
     assert repeated_key(raw, orjson.loads(raw)) == key
 
 
-@pytest.mark.parametrize("raw", [b'{"a":1,"a":1}', b'{"a":{"b":1},"c":[{"b":1,"\\u0062":2}]}'])
+@pytest.mark.parametrize(
+    "raw", [b'{"a":1,"a":1}', b'{"a":{"b":1},"c":[{"b":1,"\\u0062":2}]}', b'{"a":1,"a":"\\u003A"}']
+)
 def test_a_record_with_a_repeated_key_is_malformed(raw: bytes) -> None:
     with pytest.raises(RejectedError, match=r"malformed: key '[ab]' stands twice"):
         parsed(raw)

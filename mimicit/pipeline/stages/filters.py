@@ -45,6 +45,11 @@ class FilterConfig:
         """Whether there is a picture or clip that would not pass."""
         return any((self.min_side, self.max_side, self.max_aspect, self.min_bytes, self.max_bytes))
 
+    @property
+    def examines_texts(self) -> bool:
+        """Whether more is wanted of texts than that they hold no control characters."""
+        return bool(self.min_characters or self.max_characters or self.max_repetition < 1)
+
 
 class MediaFacts(NamedTuple):
     """The original of a medium: pixels before it was shrunk, and bytes as read."""

@@ -8,41 +8,24 @@ so a part with a summary is done. What needs the records of other parts (equal i
 from __future__ import annotations
 
 import functools
-import hashlib
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final
 
 import orjson
 
-from mimicit.errors import RejectedError, SchemaError, SourceError
+from mimicit.errors import RejectedError, SourceError
 from mimicit.pipeline.config import SourceRules
 from mimicit.pipeline.engines.local import Engine
-from mimicit.pipeline.parts import TableWriter
 from mimicit.pipeline.progress import Progress
-from mimicit.pipeline.rejects import Phase, RejectWriter
-from mimicit.pipeline.stages.filters import Fault, FilterConfig, text_fault
-from mimicit.pipeline.stages.references import locator_to_json, place_in_table, ref_to_json
-from mimicit.pipeline.tables import NAMES, PICTURES, RECORDS, REFERENCES, TRAINING
-from mimicit.prompt import SPECIAL_TOKENS
-from mimicit.schema import canonical_json, null_for_nan
+from mimicit.pipeline.stages.filters import FilterConfig
+from mimicit.pipeline.stages.part_writer import PartWriter
 from mimicit.shards.files import write_atomically
 from mimicit.sources import SOURCES
 from mimicit.sources.base import (
-    MAX_MEDIA,
-    MAX_RELATED,
-    MediaRef,
-    Named,
-    Note,
-    Picture,
     Piece,
-    RawTriplet,
-    Reject,
     SourceSpec,
-    TrainEntry,
 )
 from mimicit.sources.root import Root
 
@@ -191,7 +174,8 @@ def _import_part(task: _Task) -> None:
     root = _kept(task.root)
     root.found.clear()
     try:
-        with _PartWriter(task) as writer:
+        table = functools.partial(part_table, task.work, task.number)
+        with PartWriter(table, task.number, task.source, task.spec, task.filters) as writer:
             for item in SOURCES[task.spec.format].read(task.spec, root):
                 writer.add(item)
             root.check_inputs()
@@ -203,142 +187,3 @@ def _import_part(task: _Task) -> None:
         summary = Summary(found={}, notes={}, unreadable=str(error))
     value = {**asdict(summary), "source": task.source}
     write_atomically(_summary_path(task.work, task.number), [orjson.dumps(value)])
-
-
-class _PartWriter:
-    """Takes the items of one part in their order, and writes them into its tables."""
-
-    def __init__(self, task: _Task) -> None:
-        self._task = task
-        self._spec = task.spec
-        self._ids_repeat = SOURCES[task.spec.format].ids_repeat
-
-        def table(name: str) -> Path:
-            return part_table(task.work, task.number, name)
-
-        self._records = TableWriter(table("records"), RECORDS)
-        self._references = TableWriter(table("references"), REFERENCES, skip_empty=True)
-        self._names = TableWriter(table("names"), NAMES, skip_empty=True)
-        self._pictures = TableWriter(table("pictures"), PICTURES, skip_empty=True)
-        self._training = TableWriter(table("training"), TRAINING, skip_empty=True)
-        self._rejects = RejectWriter(table("rejects"))
-        self._known: dict[MediaRef, tuple[int, bytes]] = {}
-        self._items = 0
-        self._held = ExitStack()
-        self.records = 0
-        self.notes: Counter[str] = Counter()
-        self.first_notes: dict[str, str] = {}
-
-    def __enter__(self) -> Self:
-        tables = (self._records, self._references, self._names, self._pictures, self._training, self._rejects)
-        for table in tables:
-            self._held.enter_context(table)
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._held.__exit__(*error)
-
-    def add(self, item: RawTriplet | Picture | TrainEntry | Note | Reject) -> None:
-        """Store ``item``, whatever it is."""
-        self._items += 1
-        match item:
-            case RawTriplet():
-                self.records += 1
-                self._add_record(item)
-            case Picture():
-                locator = orjson.dumps(locator_to_json(item.locator)).decode()
-                self._pictures.add((self._items, item.id, locator, item.place))
-            case TrainEntry():
-                self._training.add((self._items, item.id, item.related, item.place))
-            case Note():
-                self._note(item.kind, item.place)
-            case Reject():
-                self.records += item.scope == "record"
-                self._reject(item)
-
-    def _note(self, kind: str, place: str) -> None:
-        self.notes[kind] += 1
-        self.first_notes.setdefault(kind, place)
-
-    def _reject(self, reject: Reject) -> None:
-        self._rejects.reject(self._task.source, Phase.IMPORT, self._task.number, self._items, reject)
-
-    def _add_record(self, triplet: RawTriplet) -> None:
-        fault = _size_fault(triplet)
-        if fault is not None:
-            reject = self._spec.reject(fault.reason, place=triplet.place, id=triplet.id[:80], detail=fault.detail)
-            self._reject(reject)
-            return
-        try:
-            meta = self._meta_json(triplet)
-            self._note_tokens(triplet)
-            references, shown = self._add_references(triplet.media)
-            parts = canonical_json(triplet.parts) if triplet.parts else b""
-        except SchemaError as error:
-            self._reject(self._spec.reject("malformed", place=triplet.place, id=triplet.id, detail=str(error)))
-            return
-        texts = (triplet.instruction, triplet.answer)
-        faulty = text_fault((*texts, *(text for _, text in triplet.parts)), self._task.filters)
-        self._records.add(
-            (
-                *(self._items, triplet.id, triplet.place, *texts, meta),
-                *(triplet.conversation or "", triplet.turn, triplet.is_query, triplet.related, references, parts),
-                _says(*texts, shown) if self._ids_repeat else None,
-                *((None, None) if faulty is None else faulty),
-            )
-        )
-
-    def _note_tokens(self, triplet: RawTriplet) -> None:
-        texts = (triplet.instruction, triplet.answer, *(text for _, text in triplet.parts))
-        if any("<" in text and any(token in text for token in SPECIAL_TOKENS) for text in texts):
-            self._note("tokens_as_words", triplet.place)
-
-    def _meta_json(self, triplet: RawTriplet) -> bytes:
-        """The free fields as JSON, with null in place of NaN, which is noted. `SchemaError` for the rest."""
-        if not triplet.meta:
-            return b"{}"
-        try:
-            return canonical_json(dict(triplet.meta))
-        except SchemaError:
-            meta = canonical_json(null_for_nan(dict(triplet.meta)))
-            self._note("nan_as_null", triplet.place)
-            return meta
-
-    def _add_references(self, media: Sequence[MediaRef]) -> tuple[list[int], list[bytes]]:
-        """The rows of REFERENCES of ``media``, and their JSON."""
-        known = [self._known.get(ref) or self._add_reference(ref) for ref in media]
-        return [row for row, _ in known], [text for _, text in known]
-
-    def _add_reference(self, ref: MediaRef) -> tuple[int, bytes]:
-        value = ref_to_json(ref)
-        text = canonical_json(value)
-        row = self._references.rows
-        is_named = False
-        for place, part in enumerate(ref.parts):
-            if isinstance(part, Named):
-                is_named = True
-                for rank, id in enumerate(part.ids):
-                    self._names.add((row, place, rank, id))
-        self._references.add((text.decode(), place_in_table(value["parts"][0]), ref.kind == "video", is_named))
-        if len(self._known) >= _KNOWN_REFERENCES:
-            self._known.clear()
-        self._known[ref] = (row, text)
-        return row, text
-
-
-def _size_fault(triplet: RawTriplet) -> Fault | None:
-    """What of ``triplet`` is more than a record may have, in whatever format it was written."""
-    if not 0 < len(triplet.id) <= _MAX_ID_CHARACTERS:
-        detail = f"ids have 1 to {_MAX_ID_CHARACTERS} characters; this one has {len(triplet.id)}"
-        return Fault("malformed", detail)
-    if len(triplet.media) > MAX_MEDIA:
-        return Fault("too_many_pictures", f"{len(triplet.media):,} media; the limit of a record is {MAX_MEDIA:,}")
-    if len(triplet.related) > MAX_RELATED:
-        return Fault("too_long", f"{len(triplet.related):,} related ids; the limit is {MAX_RELATED:,}")
-    return None
-
-
-def _says(instruction: str, answer: str, references: Sequence[bytes]) -> bytes:
-    """Equal for records that say and show the same."""
-    said = b"\0".join((instruction.encode(), answer.encode(), *references))  # none of them holds a NUL
-    return hashlib.blake2b(said, digest_size=16).digest()

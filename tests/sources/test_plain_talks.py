@@ -1,0 +1,105 @@
+"""Plain conversations take a short way, and come out as they would by the long one; so do odd ones, which take that."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
+import pytest
+
+from mimicit.errors import RejectedError
+from mimicit.sources.base import InJson, Item, RawTriplet, Row, SourceSpec
+from mimicit.sources.plain_talks import PlainTalks
+from mimicit.sources.root import Root
+from mimicit.sources.row_media import MediaFinder
+from mimicit.sources.rows import RowReader
+from tests.factories.sources import base64_jpeg, jpeg, put
+
+SPEC = SourceSpec(name="talks", format="llava", files=("x.json",), why="")
+ABSENT = object()
+NAMES = (("from", "value", "human", "gpt"), ("role", "content", "user", "assistant"))
+ODD = (None, 1, float("nan"), [], {})
+TEXTS = (
+    *("<image>\nWhat?", "What?\n<image>", " What? ", "", " ", "<image>", "<image> <b>", "<b> <image>", "a <image> b"),
+    *("<image>\n<image>", "<Image>", "<image 1>", "<video>", "<img>a.jpg</img>", "1 < 2", "<answer>", "a\0b", "\ud800"),
+    *("Ä\x01", "x" * 1_000_001, *ODD),
+)
+PICTURES = ("a.jpg", "c.mp4", "no.jpg", "", ["a.jpg"], ["a.jpg", "sub/b.png"], base64_jpeg(), {"path": "a.jpg"}, ABSENT)
+IDS = ("x", "", 7, 7.5, "i" * 4000, "i" * 4095, "\ud800", "a\0", None, ABSENT)
+SPEAKERS = ("human", "gpt", "user", "assistant", "GPT", " human", "system", "nobody", *ODD)
+EXTRA: tuple[dict[str, Any], ...] = (
+    *({name: value} for name in ("model", "audio", "video", "img_path", "meta", "system") for value in ("a.jpg", *ODD)),
+    *({"messages": value} for value in ([], None, "no", [{"role": "user", "content": "Q"}])),
+    *({"answer": "It."}, {"texts": []}, {"history": [["a", "b"]]}, {"model": "m" * 1_000_001}, {"a": "\ud800"}),
+)
+
+
+def talk(texts: list[Any], names: tuple[str, ...] = NAMES[0]) -> list[dict[str, Any]]:
+    return [{names[0]: names[2 + number % 2], names[1]: text} for number, text in enumerate(texts)]
+
+
+def record(said: object, picture: object = "a.jpg", id: object = "x", **more: Any) -> dict[str, Any]:
+    fields = {"id": id, "image": picture, "conversations": said, **more}
+    return {name: value for name, value in fields.items() if value is not ABSENT}
+
+
+def records() -> Iterator[dict[str, Any]]:
+    """Plain records in which one or two things are odd."""
+    plain = ["<image>\nWhat?", "This.", "And then?", "That."]
+    for place, text, picture in product(range(4), TEXTS, PICTURES):
+        yield record(talk([*plain[:place], text, *plain[place + 1 :]]), picture)
+    for count, picture, id, names in product(range(5), PICTURES, IDS, NAMES):
+        yield record(talk(plain[:count], names), picture, id)
+    for picture, more in product(PICTURES, EXTRA):
+        yield record(talk(plain), picture, **more)
+    for place, name, value in product(range(2), ("from", "role", "value", "image", "user", "weight"), SPEAKERS):
+        said = talk(plain)
+        said[place][name] = value
+        yield record(said)
+    for said in (*ODD, "no", '[{"from": "human", "value": "Q"}]', ["from"], [["from"]], [None], [{}], [{"from": 1}]):
+        yield from (record(said), record([*talk(plain), said]), record(ABSENT, messages=said))
+    yield from (record(ABSENT, messages=talk(plain, names)) for names in NAMES)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Root:
+    folder = tmp_path_factory.mktemp("talks")
+    for name in ("a.jpg", "sub/b.png", "c.mp4"):
+        put(folder, name, jpeg())
+    return Root(folder)
+
+
+@pytest.mark.parametrize("options", [{}, {"keeps_nulls": True}, {"require_placeholders": True}, {"own_media": True}])
+def test_the_short_way_leads_where_the_long_one_does(root: Root, options: dict[str, bool]) -> None:
+    def locate(steps: Any) -> InJson:
+        return InJson("x.json", len(steps), 1)
+
+    reader = RowReader(spec=SPEC, finder=MediaFinder(root, ""), **options)
+    rows = [Row(f"x.json[{number}]", fields, locate) for number, fields in enumerate(records())]
+    rows.append(Row("x.json[-]", RejectedError("malformed", "not JSON")))
+    found: list[tuple[str, Counter[str]]] = []
+    for row in rows:
+        for way in (reader.items([row]), reader.items_of(row)):
+            root.found.clear()
+            items: list[Item] = list(way)
+            found.append((repr(items), Counter(root.found)))
+    assert found[::2] == found[1::2]
+
+
+@pytest.mark.parametrize("question", ["What?", "<image>\nWhat?", "What?\n<image>"])
+@pytest.mark.parametrize("names", NAMES)
+def test_what_is_published_takes_the_short_way(root: Root, question: str, names: tuple[str, ...]) -> None:
+    said = talk([question, "This.", "And then?", "That."], names)
+    talks = PlainTalks(
+        spec=SPEC, finder=MediaFinder(root, ""), id_of=lambda fields: "7", id_fields=("id",), keeps_nulls=True
+    )
+    items = talks.items(Row("x.json[0]", record(said, id=7, model="m")))
+    assert items is not None
+    triplets = [item for item in items if isinstance(item, RawTriplet)]
+    assert [(t.id, t.instruction, t.answer, t.meta) for t in triplets] == [
+        ("7_0", "What?", "This.", {"model": "m"}),
+        ("7_1", "And then?", "That.", {"model": "m"}),
+    ]
+    assert len(items) - len(triplets) == ("<" not in question)
