@@ -18,6 +18,7 @@ from __future__ import annotations
 import functools
 import math
 import operator
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
@@ -64,6 +65,7 @@ class Option:
     most: float | None = None
     below: float | None = None
     choices: Sequence[str] = ()
+    pattern: str = ""
     flag: str | bool = True
     key: str = ""
     unit: int = 1
@@ -82,14 +84,21 @@ class Option:
         """The values that it takes, in words; empty where any will do."""
         if self.choices:
             return ", ".join(self.choices)
-        limits = ((words, getattr(self, name)) for name, words, _, _ in _LIMITS)
-        return " and ".join(f"{words} {limit:,}" for words, limit in limits if limit is not None)
+        limits = {words: getattr(self, name) for name, words, _, _ in _LIMITS if getattr(self, name) is not None}
+        if self.unit > 1:
+            limits = {words: math.ceil(limit / self.unit) for words, limit in limits.items()}
+        if self.least is not None and self.most is not None:
+            return f"between {limits['at least']:,} and {limits['at most']:,}"
+        return " and ".join(f"{words} {limit:,}" for words, limit in limits.items())
 
     def refuse(self, value: Any, label: str) -> None:
         """`UsageError` naming ``label`` where ``value`` is out of range, or not among the choices."""
         if self.choices and value not in self.choices:
             raise UsageError(f"{label} {value}: no such choice; {hint(str(value), self.choices)}")
+        if self.pattern and not re.fullmatch(self.pattern, value):
+            raise UsageError(f"{label} {value!r}: must match {self.pattern}")
         if isinstance(value, int | float) and not self._admits(value):
+            value = value / self.unit if self.unit > 1 else value
             wanted = self.range if math.isfinite(value) else f"{self.range} and finite".removeprefix(" and ")
             raise UsageError(f"{label} {value}: must be {wanted}")
 
@@ -222,7 +231,9 @@ def _schema(kind: Any) -> dict[str, Any]:
 def _limits(declared: Option) -> dict[str, Any]:
     limits = {word: getattr(declared, name) for name, _, _, word in _LIMITS}
     given = {word: limit for word, limit in limits.items() if limit is not None}
-    return given if declared.unit == 1 else {word: math.ceil(limit / declared.unit) for word, limit in given.items()}
+    if declared.unit > 1:
+        return {word: math.ceil(limit / declared.unit) for word, limit in given.items()}
+    return {**given, "pattern": f"^{declared.pattern}$"} if declared.pattern else given
 
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -254,7 +265,7 @@ def _click(declared: Option, defaults: bool) -> dict[str, Any]:
     if declared.kind is bool:
         return {**settings, "is_flag": True, "default": declared.default}
     if get_origin(declared.kind) in (tuple, Mapping):
-        return {**settings, "multiple": True}
+        return {**settings, "multiple": True, "help": f"{declared.help.removesuffix('.')}; may be given several times."}
     if defaults and declared.default is not None:
         settings["default"] = declared.default // declared.unit if declared.unit > 1 else declared.default
     if declared.choices:

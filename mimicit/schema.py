@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,9 @@ from typing import Any
 import jsonschema_rs
 import orjson
 
-from mimicit.errors import SchemaError
+from mimicit.errors import SchemaError, hint
 
-__all__ = ["canonical_json", "names", "null_for_nan", "schema", "unknown_keys", "validate"]
+__all__ = ["canonical_json", "names", "null_for_nan", "refuse_unknown_keys", "schema", "validate"]
 
 
 def names() -> tuple[str, ...]:
@@ -85,22 +85,21 @@ def _validator(name: str) -> Callable[[Any], None]:
     return jsonschema_rs.validator_for(schema(name)).validate
 
 
-def unknown_keys(name: str, value: Any) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """(place, key, the known keys there) of every key of ``value`` that the schema ``name`` does not know, in order."""
+def refuse_unknown_keys(name: str, value: Any) -> None:
+    """`SchemaError` for a key that the schema ``name`` does not know, with the one that may be meant."""
     whole = schema(name)
 
-    def within(part: Any, definition: Mapping[str, Any], place: str) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    def refuse(part: Any, definition: Mapping[str, Any], place: str) -> None:
         if "$ref" in definition:
             definition = whole["$defs"][definition["$ref"].rpartition("/")[2]]
         if isinstance(part, list):
             for number, entry in enumerate(part):
-                yield from within(entry, definition.get("items", {}), f"{place}[{number}]")
+                refuse(entry, definition.get("items", {}), f"{place}[{number}]")
         elif isinstance(part, dict) and "properties" in definition:
             known = definition["properties"]
             for key, inner in part.items():
                 if key not in known:
-                    yield place, key, known
-                else:
-                    yield from within(inner, known[key], f"{place}.{key}".removeprefix("."))
+                    raise SchemaError(f"{place}: no key {key!r}; {hint(key, sorted(known))}".removeprefix(": "))
+                refuse(inner, known[key], f"{place}.{key}".removeprefix("."))
 
-    yield from within(value, whole, "")
+    refuse(value, whole, "")

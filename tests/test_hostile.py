@@ -47,7 +47,8 @@ build_shards(Path(sys.argv[1]), Path(sys.argv[2]), config, engine=LocalEngine(1)
 PROBE = """
 import resource, sys, time, tracemalloc
 from mimicit.errors import RejectedError
-from mimicit.media import MediaOptions, probe_image
+from mimicit.media import MediaOptions
+from mimicit.media.image_file import probe_image
 
 data = open(sys.argv[1], "rb").read()
 for turn in range(3):

@@ -18,7 +18,8 @@ from tests.factories.tasks import blas_threads
 PROGRAM = """
 import resource, sys
 from mimicit.worker import begin_worker
-from mimicit.media import MediaOptions, encode_image
+from mimicit.media import MediaOptions
+from mimicit.media.image import encode_image
 
 if sys.argv[1] == "worker":
     begin_worker()

@@ -17,8 +17,11 @@ from pathlib import Path
 from typing import Final
 
 from mimicit.errors import RejectedError
-from mimicit.media import EncodedMedia, MediaOptions, encode_frames, encode_image, encode_video
+from mimicit.media import EncodedMedia, MediaOptions
 from mimicit.media.bounds import bounded
+from mimicit.media.frames import encode_frames
+from mimicit.media.image import encode_image
+from mimicit.media.video import encode_video
 from mimicit.sources.base import MediaRef
 from mimicit.sources.reading import Reader, kept_reader
 from mimicit.sources.root import Root

@@ -20,7 +20,6 @@ is listed in docs/annotating.md.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -33,8 +32,8 @@ import orjson
 from jinja2 import StrictUndefined, Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from mimicit.errors import SchemaError, UsageError
-from mimicit.schema import canonical_json, unknown_keys, validate
+from mimicit.errors import SchemaError, UsageError, hint
+from mimicit.schema import canonical_json, refuse_unknown_keys, validate
 from mimicit.shards.files import read_regular
 from mimicit.toml_text import parse_toml
 
@@ -124,14 +123,11 @@ def read_recipe(given: str, *, answers: Literal["json", "text"] | None = None) -
     try:
         text = read_regular(path, most=_MAX_BYTES).decode()
     except FileNotFoundError:
-        close = difflib.get_close_matches(given, known, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        names = ", ".join(known)
-        raise UsageError(f"--recipe: no file {given}, and no such recipe{hint}; there are: {names}") from None
+        raise UsageError(f"--recipe: no file {given}, and no such recipe; {hint(given, known)}") from None
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror or error})") from None
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: no UTF-8: {error}") from None
+        raise UsageError(f"{path}: not UTF-8: {error}") from None
     return parse_recipe(text, str(path), answers=answers)
 
 
@@ -139,7 +135,7 @@ def parse_recipe(text: str, place: str, *, answers: Literal["json", "text"] | No
     """The recipe of a TOML ``text``; ``place`` names it in errors."""
     try:
         value = orjson.loads(orjson.dumps(parse_toml(text)))  # dates become text, which fails the schema
-        _refuse_unknown_keys(value)
+        refuse_unknown_keys("recipe", value)
         validate("recipe", value)
     except (ValueError, TypeError, SchemaError) as error:
         raise UsageError(f"{place}: {error}") from None
@@ -163,9 +159,8 @@ def filled(template: Template, values: Mapping[str, Any], place: str) -> str:
     except TemplateError as error:
         words = str(error)
         named = words.split("'")[1] if words.startswith("'") and words.count("'") > 1 else ""
-        close = difflib.get_close_matches(named, values, n=1) if named not in values else []
-        hint = f"; did you mean {close[0]}?" if close else f"; there are: {', '.join(sorted(values))}" if named else ""
-        raise UsageError(f"{place}: {words}{hint}") from None
+        meant = f"; {hint(named, sorted(values))}" if named and named not in values else ""
+        raise UsageError(f"{place}: {words}{meant}") from None
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
         raise UsageError(f"{place}: {type(error).__name__}: {error}") from None
 
@@ -196,11 +191,3 @@ def _compiled(name: str, what: str, text: str) -> Template:
     except TemplateError as error:
         line = getattr(error, "lineno", None)
         raise UsageError(f"recipe {name}: {what}{f', line {line}' if line else ''}: {error}") from None
-
-
-def _refuse_unknown_keys(value: Any) -> None:
-    """`SchemaError` with the nearest known key for one that the schema does not know: most likely a slip of the pen."""
-    for place, key, known in unknown_keys("recipe", value):
-        close = difflib.get_close_matches(key, known, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(sorted(known))}"
-        raise SchemaError(f"{f'{place}: ' if place else ''}no key {key!r}; {hint}")

@@ -13,6 +13,8 @@ from click.core import ParameterSource
 from mimicit.commands.groups import nearest_path
 from mimicit.commands.output import print_json
 from mimicit.errors import BuildError, SourceError, UsageError
+from mimicit.options import click_options
+from mimicit.pipeline import BuildConfig
 
 if TYPE_CHECKING:
     from mimicit.pipeline.engines.scheduler import Share, WaitingStage
@@ -20,122 +22,49 @@ if TYPE_CHECKING:
 
 __all__ = ["build", "publish"]
 
-_TEXT_EMBEDDER_HELP: Final = (
-    "For text-similar and both: hashed (no weights), open_clip:ARCHITECTURE:FILE_OR_TAG or transformers:FOLDER."
-)
-_IMAGE_EMBEDDER_HELP: Final = (
-    "For image-similar and both: classical (no weights), open_clip:ARCHITECTURE:FILE_OR_TAG or transformers:FOLDER."
-)
+_EMBEDDING_CACHE_HELP: Final = "Folder that keeps the vectors of embedding models for other builds."
 
 
 @click.command()
-@click.option("--src", required=True, metavar="FOLDER|URL", help="Folder with the raw data; also s3://, hf://, ...")
-@click.option("--out", required=True, metavar="FOLDER|URL", help="Folder for the shards; also s3://, gs://, ...")
-@click.option("--shots", default=2, show_default=True, help="Context triplets per sample, at most.")
-@click.option(
-    "--context",
-    default="auto",
-    show_default=True,
-    help="Strategies in order: related, conversation, same-media, random, text-similar, image-similar, both;"
-    " or auto, none.",
-)
-@click.option("--seed", default=0, show_default=True, help="Changes which context and queries are drawn.")
-@click.option("--frames", default=8, show_default=True, help="Frames per clip, evenly spaced.")
-@click.option("--size", default=336, show_default=True, help="Longest side of a picture in pixels; 0 keeps all.")
-@click.option("--image-format", type=click.Choice(["jpg", "png", "webp"]), default="jpg", show_default=True)
-@click.option("--quality", default=90, show_default=True, help="Of JPEG and WebP, 1 to 100.")
-@click.option("--max-pixels", default=100_000_000, show_default=True, help="Refuse larger pictures unread.")
-@click.option(
-    "--max-seconds",
-    default=30,
-    show_default=True,
-    help="Of CPU time for one picture or clip, beyond what its size explains.",
-)
-@click.option(
-    "--video-reader",
-    type=click.Choice(["av", "decord"]),
-    default="av",
-    show_default=True,
-    help="Of plain clips; decord keeps damaged ones, as players do.",
-)
-@click.option("--format", "format_", default=None, help="Read every text and table file as this format.")
-@click.option("--license", "license_", default="unknown", show_default=True, help="Stated in the dataset card.")
-@click.option("--shard-size", default=512, show_default=True, help="MiB per shard, at most.")
-@click.option("--shard-samples", default=100_000, show_default=True, help="Samples per shard, at most.")
-@click.option("--dedupe", is_flag=True, help="Hold each file once per shard, and hard links for the rest.")
-@click.option("--limit", type=int, help="Queries drawn from each source, at most; the others are context only.")
-@click.option("--min-side", default=0, show_default=True, help="Leave out pictures with a shorter side, in pixels.")
-@click.option(
-    "--max-aspect",
-    default=0.0,
-    help="Leave out pictures whose longer side is more than so many times the shorter; 0 keeps all.",
-)
-@click.option("--text-embedder", default="hashed", show_default=True, metavar="NAME[:SOURCE]", help=_TEXT_EMBEDDER_HELP)
-@click.option(
-    "--image-embedder", default="classical", show_default=True, metavar="NAME[:SOURCE]", help=_IMAGE_EMBEDDER_HELP
-)
-@click.option(
-    "--similar-text",
-    type=click.Choice(["instruction", "all"]),
-    default="instruction",
-    show_default=True,
-    help="Compare texts by the instruction, or by instruction and answer (for captions).",
-)
-@click.option("--min-score", default=-1.0, show_default=True, help="Least similarity of such context, a cosine.")
-@click.option("--allow-same-media", is_flag=True, help="Such context may show the query's picture.")
-@click.option("--allow-same-answer", is_flag=True, help="Such context may give the same answer to the same question.")
-@click.option(
-    "--embedding-cache",
-    type=click.Path(path_type=Path),
-    help="Folder that keeps the vectors of models for other builds.",
-)
-@click.option(
-    "--option",
-    "format_options",
-    multiple=True,
-    metavar="FORMAT.NAME=VALUE",
-    help="An option of one format, such as mmc4.min_similarity=0.2; may be given several times.",
-)
+@click.option("--src", required=True, metavar="FOLDER|URL", help="Folder with the raw data, or its URL (s3://, hf://, ...).")
+@click.option("--out", required=True, metavar="FOLDER|URL", help="Folder for the shards, or its URL (s3://...).")
+@click_options(BuildConfig)
 @click.option(
     "--config",
     "config_path",
     type=click.Path(path_type=Path),
-    help="More options and a mixture of sources [default: mimicit.toml in --src, if there is one].",
+    show_default="mimicit.toml in --src, if there is one",
+    help="TOML file of more options and a mixture of sources.",
 )
-@click.option("--follow-links", is_flag=True, help="Read what symbolic links lead to, in --src or --allow-root.")
-@click.option("--allow-root", multiple=True, metavar="FOLDER", help="Folder outside --src that links may lead to.")
+@click.option("--embedding-cache", type=click.Path(path_type=Path), help=_EMBEDDING_CACHE_HELP)
+@click.option("--workers", default=os.cpu_count() or 1, show_default="all cores", help="Processes to use.")
 @click.option(
-    "--media-root",
-    "media_roots",
-    multiple=True,
-    metavar="OLD=NEW",
-    help="Look for paths that begin with OLD in the folder NEW of --src; may be given several times.",
+    "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="What runs the processes."
 )
-@click.option("--workers", default=os.cpu_count() or 1, show_default="all cores", help="Processes.")
-@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="What runs it.")
-@click.option("--ray-address", envvar="RAY_ADDRESS", help="Cluster to join [default: one of --workers here].")
-@click.option("--task-count", type=click.IntRange(min=1), help="Share the build out to so many tasks of a scheduler.")
-@click.option("--task-index", type=click.IntRange(min=0), help="Do the share of this task, from 0.")
+@click.option(
+    "--ray-address", envvar="RAY_ADDRESS", show_default="one of --workers on this machine", help="Ray cluster to join."
+)
+@click.option("--task-count", type=click.IntRange(min=1), help="Split the build into this many tasks of a scheduler.")
+@click.option("--task-index", type=click.IntRange(min=0), help="Do the part of this task, counted from 0.")
 @click.option(
     "--work",
     type=click.Path(path_type=Path),
-    help="Where a build from or to a URL keeps its copies [default: in the user's cache].",
+    show_default="in the user's cache",
+    help="Folder for the local copies of a build from or to a URL.",
 )
-@click.option("--overwrite", is_flag=True, help="Build anew where input or options have changed.")
+@click.option("--overwrite", is_flag=True, help="Build again where input or options have changed.")
 @click.option(
-    "--retry-rejects", is_flag=True, help="Try anew what was rejected, mended or given up; count what is in now."
+    "--retry-rejects", is_flag=True, help="Try again what was rejected, repaired or given up, and count what is in now."
 )
 @click.option("--keep-going", is_flag=True, help="Leave out sources that are unreadable as a whole.")
 @click.option("--strict", is_flag=True, help="Refuse input in which a file with data is used by no source.")
-@click.option("--json", "as_json", is_flag=True, help="Print the manifest.")
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 @click.pass_context
 def build(
     ctx: click.Context,
     /,
     src: str,
     out: str,
-    format_options: tuple[str, ...],
-    media_roots: tuple[str, ...],
     embedding_cache: Path | None,
     config_path: Path | None,
     workers: int,
@@ -149,7 +78,7 @@ def build(
     keep_going: bool,
     strict: bool,
     as_json: bool,
-    **options: Any,
+    **values: Any,
 ) -> None:
     """Turn raw files or published data sets into shards.
 
@@ -189,9 +118,7 @@ def build(
     if workers < 1:
         raise UsageError(f"--workers: {workers} is too small; the least is 1")
     given = {
-        name.removesuffix("_"): value
-        for name, value in options.items()
-        if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
+        name: value for name, value in values.items() if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
     }
 
     def build_here(src: Path, out: Path, origin: Mapping[str, str] | None = None) -> BuildResult | WaitingStage:
@@ -201,8 +128,8 @@ def build(
         if mixture is not None and config_path is None:
             refuse_outside({name: value for name, value in chosen.items() if name not in given}, mixture)
         merged = {
-            "options": merged_options(chosen.get("options", {}), format_options),
-            "media_root": merged_media_roots(chosen.get("media_root", {}), media_roots),
+            "options": merged_options(chosen.get("options", {}), values["options"]),
+            "media_root": merged_media_roots(chosen.get("media_root", {}), values["media_root"]),
         }
         config = build_config({**chosen, **given, **merged})
         if mixture is not None:
@@ -258,13 +185,9 @@ def build(
 
 @click.command()
 @click.argument("out")
-@click.option("--workers", default=os.cpu_count() or 1, show_default="all cores", help="Processes.")
-@click.option(
-    "--embedding-cache",
-    type=click.Path(path_type=Path),
-    help="Folder that keeps the vectors of models for other builds.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the manifest, or what is to be done next.")
+@click.option("--workers", default=os.cpu_count() or 1, show_default="all cores", help="Processes to use.")
+@click.option("--embedding-cache", type=click.Path(path_type=Path), help=_EMBEDDING_CACHE_HELP)
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest, or what is left to do, as JSON.")
 def publish(out: str, workers: int, embedding_cache: Path | None, as_json: bool) -> None:
     """Take in what the tasks of a shared-out build have done, and go on with it.
 

@@ -5,7 +5,6 @@ Options and choices are suggested by click itself.
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Mapping
 from itertools import islice
@@ -14,7 +13,7 @@ from typing import Any, Final
 
 import click
 
-from mimicit.errors import ShardError
+from mimicit.errors import ShardError, hint, nearest
 from mimicit.repeated_options import refuse_repeats
 
 __all__ = ["ExistingPath", "TaskGroup", "nearest_path"]
@@ -53,8 +52,7 @@ class TaskGroup(click.Group):
         """As click does, with the nearest command where there is none of this name."""
         name = args[0]
         if self.get_command(ctx, name) is None and not name.startswith("-"):
-            close = difflib.get_close_matches(name, self.list_commands(ctx), n=1)
-            ctx.fail(f"no command {name!r}{f'; did you mean {close[0]}?' if close else ''}")
+            ctx.fail(f"no command {name!r}; {hint(name, self.list_commands(ctx))}")
         found, command, rest = super().resolve_command(ctx, args)
         if command is not None and not ctx.resilient_parsing:  # what is being completed need not be right
             refuse_repeats(command, click.Context(command, info_name=found, parent=ctx), rest)
@@ -84,9 +82,9 @@ def nearest_path(path: Path) -> str:
         names = sorted(entry.name for entry in islice(missing.parent.iterdir(), _NAMES_COMPARED))
     except OSError:
         return ""
-    close = difflib.get_close_matches(missing.name, names, n=1)
-    if not close:
+    close = nearest(missing.name, names)
+    if close is None:
         return ""
-    found = missing.parent / close[0]
+    found = missing.parent / close
     whole = found / path.relative_to(missing)
     return f"; did you mean {whole if os.path.exists(whole) else found}?"

@@ -6,11 +6,12 @@ Only a name is looked at until an embedder is needed, for the models bring torch
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple, Protocol, TypeVar
-
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
 
 from mimicit.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = [
     "IMAGE_EMBEDDERS",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from mimicit.options import option
 from mimicit.records import MediaKind
 
 __all__ = ["EncodedMedia", "ImageFormat", "MediaOptions", "VideoReader"]
@@ -15,25 +16,22 @@ VideoReader = Literal["av", "decord"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MediaOptions:
-    """How media are stored, and what is refused before it is decoded.
+    """How media are stored, and what is refused before it is decoded (see `mimicit.media.bounds`)."""
 
-    ``size`` limits the longest side in pixels (0: no limit); ``frames`` is the number of frames taken from a clip;
-    ``quality`` is that of JPEG and WebP. ``max_pixels`` limits one picture or frame as stored in the input,
-    ``max_memory_bytes`` what decoding one medium may allocate, and ``max_seconds`` the CPU time that it may take beyond
-    what the number of its pixels explains (see `mimicit.media.bounds`). ``video_reader`` reads
-    plain clips (see `mimicit.media.video`); "decord" keeps the damaged ones among them, as players do.
-    """
-
-    size: int = 336
-    frames: int = 8
-    image_format: ImageFormat = "jpg"
-    quality: int = 90
-    max_pixels: int = 100_000_000
+    size: int = option(336, "Longest side of stored pictures in pixels; 0 keeps every size.", least=0)
+    frames: int = option(8, "Frames per clip, evenly spaced.", least=1)
+    image_format: ImageFormat = option("jpg", "Format of stored pictures and frames.")
+    quality: int = option(90, "Quality of stored JPEG and WebP pictures.", least=1, most=100)
+    max_pixels: int = option(100_000_000, "Pixels of a picture or frame, at most; larger ones stay unread.", least=1)
     max_duration_s: float = 6 * 3600.0
     max_video_frames: int = 2_000_000
-    max_memory_bytes: int = 2 << 30
-    max_seconds: int = 30
-    video_reader: VideoReader = "av"
+    max_memory_bytes: int = option(
+        2 << 30, "Bytes of memory that decoding one picture or clip may take.", least=64 << 20, flag=False
+    )
+    max_seconds: int = option(
+        30, "CPU seconds that one picture or clip may take beyond what its size explains.", least=1
+    )
+    video_reader: VideoReader = option("av", "Library that reads clips; decord keeps damaged ones, as players do.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal
 
 from mimicit.context.choose import parse_strategies
 from mimicit.errors import UsageError
 from mimicit.media.options import MediaOptions
+from mimicit.options import about, check, option, same_option
 from mimicit.pipeline.similarity.options import SimilarOptions
 from mimicit.pipeline.stages.filters import FilterConfig
-from mimicit.schema import canonical_json
-from mimicit.sources.base import OptionValue
-from mimicit.sources.options import checked_options
 
 __all__ = ["BuildConfig", "DuplicateTriplets", "SourceOptions", "SourceRules"]
 
-
 DuplicateTriplets = Literal["keep", "merge", "merge-all"]
+FormatOptions = Mapping[str, float | tuple[str, ...]]
 
-_NAME: Final = re.compile(r"[a-z0-9_-]{1,80}")
+_MIB: Final = 1024**2
 _MAX_DISTANCE: Final = 11  # bits; a search for more would look at a large part of all pictures
 
 
@@ -41,105 +38,71 @@ class SourceRules:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SourceOptions:
-    """One entry of a mixture: the sources at ``path`` (a file, a folder, or a pattern such as ``*/train.json``).
-
-    ``format`` reads them as that format, ``name`` names the only one, ``options`` are those of the format, which win
-    over the build's; the rest is as in `SourceRules`, where ``None`` means: as the build has it.
-    """
-
-    path: str
-    format: str | None = None
-    name: str | None = None
-    shots: int | None = None
-    context: str | None = None
-    limit: int | None = None
-    weight: float = 1.0
-    filters: FilterConfig | None = None
-    options: Mapping[str, OptionValue] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        place = f"source {self.path!r}"
-        if self.context is not None:
-            parse_strategies(self.context)
-        if self.name is not None and not _NAME.fullmatch(self.name):
-            raise UsageError(f"{place}: name {self.name!r} must be 1 to 80 of a-z, 0-9, _ and -")
-        if not 0 < self.weight <= 1:
-            raise UsageError(f"{place}: weight {self.weight} must be more than 0 and at most 1")
-        for name, value, least in (("limit", self.limit, 1), ("shots", self.shots, 0)):
-            if value is not None and value < least:
-                raise UsageError(f"{place}: {name} {value} is too small; the least is {least}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class BuildConfig:
-    """Options that shape the output; workers and engine are not among them, for they never change a byte.
+    """Options that shape the output; workers and engine are not among them, for they never change a byte."""
 
-    ``shots`` is the largest number of context triplets; ``context`` names the strategies in order (see
-    `mimicit.context.choose.parse_strategies`); a shard is closed before it exceeds ``shard_bytes`` or
-    ``shard_samples``; with ``dedupe`` it holds each file once, and hard links for the rest; ``license`` is stated in
-    the card.
-
-    ``limit`` is the largest number of queries drawn from each source. ``near_duplicates`` is the distance in bits (of
-    64) up to which pictures count as the same, and ``None`` compares no pictures. ``duplicate_triplets`` that show and
-    say the same are all kept, merged within their source, or merged across sources. ``sources``, where there are any,
-    are the only ones that are built; their order is that of the samples. ``options`` are those of single formats, by
-    the name of the format (see `mimicit.sources.options`); ``similar`` those of the strategies that compare triplets.
-
-    ``follow_links`` reads what symbolic links lead to, in ``--src`` or in the folders ``allow_root``. ``media_root``
-    has beginnings of paths in records, and the folder beneath ``--src`` that each stands for.
-    """
-
-    shots: int = 2
-    context: str = "auto"
-    seed: int = 0
-    format: str | None = None
-    shard_bytes: int = 512 * 1024**2
-    shard_samples: int = 100_000
-    dedupe: bool = False
-    license: str = "unknown"
+    shots: int = option(2, "Context triplets per sample, at most.", least=0)
+    context: str = option(
+        "auto",
+        "Strategies in order: related, conversation, same-media, random, text-similar, image-similar, both;"
+        " or auto, none.",
+    )
+    seed: int = option(0, "Seed by which context and queries are drawn.")
+    format: str | None = option(None, "Read every text and table file as this format.", unset="detected for each file")
+    shard_bytes: int = option(512 * _MIB, "MiB per shard, at most.", least=1024, key="shard_size", unit=_MIB)
+    shard_samples: int = option(100_000, "Samples per shard, at most.", least=1)
+    dedupe: bool = option(False, "Store each file once per shard, with hard links for the rest.")
+    license: str = option("unknown", "License to state in the dataset card.")
     media: MediaOptions = field(default_factory=MediaOptions)
-    limit: int | None = None
-    filters: FilterConfig = field(default_factory=FilterConfig)
-    near_duplicates: int | None = None
-    duplicate_triplets: DuplicateTriplets = "keep"
-    sources: tuple[SourceOptions, ...] = ()
-    options: Mapping[str, Mapping[str, OptionValue]] = field(default_factory=dict)
+    limit: int | None = option(None, "Queries drawn from each source, at most; the others are context only.", least=1)
+    filters: FilterConfig = field(default_factory=FilterConfig, metadata=about("What to leave out."))
+    near_duplicates: int | None = option(
+        None,
+        "Count pictures whose fingerprints differ in at most so many of 64 bits as one, and leave out the records of"
+        " all but the first.",
+        least=0,
+        most=_MAX_DISTANCE,
+        flag=False,
+        unset="pictures are not compared",
+    )
+    duplicate_triplets: DuplicateTriplets = option(
+        "keep",
+        "What to do with records that show and say the same: keep them, merge them within each source, or merge-all,"
+        " across sources. Turns of a conversation are always kept.",
+        flag=False,
+    )
+    sources: tuple[SourceOptions, ...] = option(
+        (), "Sources to build, in the order of the samples; no others are built.", key="source", flag=False
+    )
+    options: Mapping[str, FormatOptions] = field(
+        default_factory=dict,
+        metadata=about(
+            "Option of one format: mmc4.min_similarity=0.2, or min_similarity = 0.2 under [options.mmc4].",
+            flag="--option",
+            metavar="FORMAT.NAME=VALUE",
+        ),
+    )
     similar: SimilarOptions = field(default_factory=SimilarOptions)
-    follow_links: bool = False
-    allow_root: tuple[str, ...] = ()
-    media_root: Mapping[str, str] = field(default_factory=dict)
+    follow_links: bool = option(False, "Follow symbolic links that lead to --src or --allow-root.")
+    allow_root: tuple[str, ...] = option((), "Folder outside --src that links may lead to.", metavar="FOLDER")
+    media_root: Mapping[str, str] = field(
+        default_factory=dict,
+        metadata=about(
+            "Look for paths that begin with OLD in the folder NEW of --src.",
+            metavar="OLD=NEW",
+        ),
+    )
 
     def __post_init__(self) -> None:
+        check(self)
         parse_strategies(self.context)
         if self.allow_root and not self.follow_links:
             raise UsageError("--allow-root goes with --follow-links")
-        for format, values in self.options.items():
-            checked_options(format, values)
-        limits = (
-            ("--shots", self.shots, 0),
-            ("--size", self.media.size, 0),
-            ("--frames", self.media.frames, 1),
-            ("--quality", self.media.quality, 1),
-            ("--max-pixels", self.media.max_pixels, 1),
-            ("--max-seconds", self.media.max_seconds, 1),
-            ("--shard-size", self.shard_bytes, 1024),
-            ("--shard-samples", self.shard_samples, 1),
-            ("--min-side", self.filters.min_side, 0),
-            ("--max-aspect", self.filters.max_aspect, 0),
-            ("--limit", self.limit, 1),
-            ("near_duplicates", self.near_duplicates, 0),
-        )
-        for name, value, least in limits:
-            if value is not None and value < least:
-                raise UsageError(f"{name}: {value} is too small; the least is {least}")
-        if self.media.quality > 100:
-            raise UsageError(f"--quality: {self.media.quality} is more than 100")
-        if self.near_duplicates is not None and self.near_duplicates > _MAX_DISTANCE:
-            raise UsageError(f"near_duplicates: {self.near_duplicates} is more than {_MAX_DISTANCE} bits")
-        if self.duplicate_triplets not in get_args(DuplicateTriplets):
-            known = ", ".join(get_args(DuplicateTriplets))
-            raise UsageError(f"duplicate_triplets: no choice {self.duplicate_triplets!r}; there are: {known}")
+        if self.options:
+            from mimicit.sources.options import checked_options  # all formats, not needed by the help
+
+            for format, values in self.options.items():
+                checked_options(format, values)
 
     def rules(self, entry: SourceOptions | None = None) -> SourceRules:
         """What holds for a source of the mixture's ``entry``, or for a source of a build without a mixture."""
@@ -158,7 +121,31 @@ class BuildConfig:
 
     def fingerprint(self) -> str:
         """SHA-256 over the options, in hexadecimal."""
+        from mimicit.schema import canonical_json  # not needed by the help
+
         return hashlib.sha256(canonical_json(self.to_json())).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceOptions:
+    """One entry of a mixture: ``None`` means as the build has it (see `SourceRules`)."""
+
+    path: str = field(metadata=about("File, folder or pattern (such as */train.json), relative to --src."))
+    format: str | None = same_option(BuildConfig, "format")
+    name: str | None = option(None, "Name of the source, for an entry of only one.", pattern="[a-z0-9_-]{1,80}")
+    shots: int | None = same_option(BuildConfig, "shots")
+    context: str | None = same_option(BuildConfig, "context")
+    limit: int | None = same_option(BuildConfig, "limit")
+    weight: float = option(1.0, "Share of its queries to draw; the others are context only.", above=0, most=1)
+    filters: FilterConfig | None = same_option(BuildConfig, "filters")
+    options: FormatOptions = field(
+        default_factory=dict, metadata=about("Options of its format, which win over those of the build.")
+    )
+
+    def __post_init__(self) -> None:
+        check(self, f"source {self.path!r}")
+        if self.context is not None:
+            parse_strategies(self.context)
 
 
 MEDIA_LIMITS: Final = ("max_memory_bytes", "max_seconds")

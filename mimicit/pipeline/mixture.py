@@ -24,18 +24,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
 
 from mimicit.errors import SchemaError, UsageError
-from mimicit.media.options import MediaOptions
+from mimicit.options import configured
 from mimicit.pipeline.config import BuildConfig, SourceOptions
-from mimicit.pipeline.similarity.options import SimilarOptions
 from mimicit.pipeline.stages.filters import FilterConfig
-from mimicit.schema import unknown_keys, validate
+from mimicit.schema import refuse_unknown_keys, validate
 from mimicit.shards.files import read_regular
 from mimicit.sources.base import OptionValue
 from mimicit.sources.options import checked_options, parsed_option
@@ -44,11 +43,8 @@ from mimicit.toml_text import parse_toml
 __all__ = ["MIXTURE_NAME", "build_config", "merged_media_roots", "merged_options", "read_mixture", "refuse_outside"]
 
 MIXTURE_NAME: Final = "mimicit.toml"
-_MIB: Final = 1024**2
-_MAX_BYTES: Final = 4 * _MIB
-_MEDIA_KEYS: Final = frozenset(field.name for field in fields(MediaOptions))
-_SIMILAR_KEYS: Final = frozenset(field.name for field in fields(SimilarOptions))
-_FILTERS: Final = asdict(FilterConfig())  # the defaults by name
+_MAX_BYTES: Final = 4 << 20
+_FILTERS: Final = frozenset(field.name for field in fields(FilterConfig))
 
 
 def read_mixture(path: Path) -> dict[str, Any]:
@@ -58,10 +54,10 @@ def read_mixture(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:  # also of text that is no UTF-8
-        raise UsageError(f"{path}: no TOML: {error}") from None
+        raise UsageError(f"{path}: not valid TOML: {error}") from None
     try:
         plain = orjson.loads(orjson.dumps(value))  # dates become text, and infinities null: both fail the schema
-        _refuse_unknown_keys(plain)
+        refuse_unknown_keys("mixture", plain)
         validate("mixture", plain)
     except (SchemaError, TypeError) as error:
         raise UsageError(f"{path}: {error}") from None
@@ -74,25 +70,14 @@ def build_config(options: Mapping[str, Any]) -> BuildConfig:
 
     Filters may also be given directly, by the name that they have in ``filters``, and then win.
     """
-    filters = {**options.get("filters", {}), **{key: options[key] for key in _FILTERS.keys() & options.keys()}}
-    media = {key: options[key] for key in _MEDIA_KEYS & options.keys()}
-    rest = {
-        key: value
-        for key, value in options.items()
-        if key not in {*_MEDIA_KEYS, *_SIMILAR_KEYS, *_FILTERS, "filters", "options", "source", "shard_size"}
-    }
+    chosen = dict(options)
+    filters = {**options.get("filters", {}), **{key: options[key] for key in _FILTERS & options.keys()}}
     if "allow_root" in options:  # absolute, for tasks on other machines work in other folders
-        rest["allow_root"] = tuple(os.path.abspath(folder) for folder in options["allow_root"])
-    if "shard_size" in options:
-        rest["shard_bytes"] = options["shard_size"] * _MIB
-    return BuildConfig(
-        **rest,
-        media=MediaOptions(**media),
-        similar=_similar_options({key: options[key] for key in _SIMILAR_KEYS & options.keys()}),
-        filters=_filter_config(filters),
-        options={name: checked_options(name, values) for name, values in options.get("options", {}).items()},
-        sources=tuple(_source_options(entry, filters) for entry in options.get("source", ())),
-    )
+        chosen["allow_root"] = [os.path.abspath(folder) for folder in options["allow_root"]]
+    chosen["options"] = {name: checked_options(name, values) for name, values in options.get("options", {}).items()}
+    chosen["source"] = [_source_options(entry, filters) for entry in options.get("source", ())]
+    config: BuildConfig = configured(BuildConfig, chosen)
+    return config
 
 
 def merged_options(
@@ -146,25 +131,10 @@ def _lies_in(folder: str, path: str) -> bool:
     return real == folder or real.startswith(f"{folder.rstrip('/')}/")
 
 
-def _source_options(entry: Mapping[str, Any], defaults: Mapping[str, Any]) -> SourceOptions:
-    filters = _filter_config({**defaults, **entry["filters"]}) if "filters" in entry else None
-    return SourceOptions(**{**entry, "filters": filters, "weight": float(entry.get("weight", 1))})
-
-
-def _similar_options(values: Mapping[str, Any]) -> SimilarOptions:
-    least = {"min_score": float(values["min_score"])} if "min_score" in values else {}
-    return SimilarOptions(**{**values, **least})
-
-
-def _filter_config(values: Mapping[str, Any]) -> FilterConfig:
-    # A ratio written as 4 or 4.0 is one ratio, and must not look like another configuration.
-    return FilterConfig(**{name: type(_FILTERS[name])(value) for name, value in values.items()})
-
-
-def _refuse_unknown_keys(value: Any) -> None:
-    """`SchemaError` with the known keys for one that the schema does not know: most likely a slip of the pen."""
-    for place, key, known in unknown_keys("mixture", value):
-        raise SchemaError(f"{place}: no key {key!r}; there are: {', '.join(sorted(known))}".removeprefix(": "))
+def _source_options(entry: Mapping[str, Any], filters: Mapping[str, Any]) -> SourceOptions:
+    own = {"filters": {**filters, **entry["filters"]}} if "filters" in entry else {}
+    options: SourceOptions = configured(SourceOptions, {**entry, **own})
+    return options
 
 
 def _whole_numbers(value: Any) -> Any:

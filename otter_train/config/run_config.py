@@ -39,7 +39,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 AdapterPlace = Literal["language", "vision", "both"]
 GuardMode = Literal["skip", "stop", "off"]
 
-_WIDEST_GATE: Final = 3.0  # tanh is 0.995 there, and can hardly be learnt away from it
+_WIDEST_GATE: Final = 3  # tanh is 0.995 there, and can hardly be learnt away from it
 _MODEL_NAME: Final = re.compile(r"\w[\w.-]*/[\w.-]+|[\w-]+:.+")  # of the Hub, or of open_clip with its weights
 
 
@@ -131,7 +131,7 @@ class RunConfig:
     precision: Precision = option("auto", "Number format; auto is bfloat16 on a GPU, float32 elsewhere.")
     guard: GuardMode = option("skip", "What to do at a step whose gradient is NaN, infinite or far too large.")
     guard_factor: float = option(
-        20.0, "Multiple of the usual gradient norm that counts as far too large; 0 for none.", least=0
+        20.0, "Multiple of the usual gradient norm that is far too large, more than 1; 0 for none.", least=0
     )
     stochastic_rounding: bool = option(
         False, "Keep trained weights in bfloat16, rounded stochastically, instead of float32: less memory."

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from mimicit.errors import RejectedError, UsageError
-from mimicit.media import EncodedMedia, MediaOptions, encode_image, encode_video
+from mimicit.media import EncodedMedia, MediaOptions
+from mimicit.media.image import encode_image
+from mimicit.media.video import encode_video
 from mimicit.placeholders import questions_as_asked
 from mimicit.records import Media, MediaKind, Sample, Triplet
 

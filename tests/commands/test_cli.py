@@ -116,7 +116,7 @@ def test_verify_finds_a_flipped_byte(place: Path, tmp_path: Path) -> None:
     [
         (["build", "--out", "x"], 2, "--src"),
         (["build", "--src", "raw", "--out", "x", "--context", "nearest"], 2, "no strategy 'nearest'"),
-        (["build", "--src", "raw", "--out", "x", "--shots", "-1"], 2, "--shots: -1 is too small"),
+        (["build", "--src", "raw", "--out", "x", "--shots", "-1"], 2, "--shots -1: must be at least 0"),
         (["build", "--src", "raw", "--out", "x", "--format", "nope"], 2, "no format 'nope'"),
         (["build", "--src", "nowhere", "--out", "x"], 1, "nowhere: no such folder"),
         (["inspect", "nowhere.tar"], 1, "nowhere.tar: no such file"),

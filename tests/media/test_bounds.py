@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 
 from mimicit.errors import RejectedError
-from mimicit.media import MediaOptions, encode_image, encode_video
+from mimicit.media import MediaOptions
 from mimicit.media.bounds import TIMER_SIGNALS, bounded
+from mimicit.media.image import encode_image
+from mimicit.media.video import encode_video
 from tests.factories import hostile
 from tests.factories.media import encoded, scene, write_clip
 

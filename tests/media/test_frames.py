@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicit.errors import RejectedError
-from mimicit.media import MediaOptions, encode_frames, encode_image, evenly_spaced
+from mimicit.media import MediaOptions
+from mimicit.media.frames import encode_frames, evenly_spaced
+from mimicit.media.image import encode_image
 from tests.factories.media import encoded, oriented, scene
 
 

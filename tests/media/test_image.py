@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageFile
 
 from mimicit.errors import RejectedError
-from mimicit.media import EncodedMedia, MediaOptions, encode_image, image_file, probe_image
+from mimicit.media import EncodedMedia, MediaOptions, image_file
+from mimicit.media.image import encode_image
+from mimicit.media.image_file import probe_image
 from mimicit.schema import schema
 from tests.factories.media import (
     STORED_FOR,

@@ -9,7 +9,7 @@ import pillow_heif
 import pytest
 from PIL import Image
 
-from mimicit.media import HEAD_BYTES, IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, kind_of, looks_like, sniff
+from mimicit.media.sniff import HEAD_BYTES, IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, kind_of, looks_like, sniff
 from tests.factories.media import encoded, scene, write_clip
 
 pillow_heif.register_heif_opener()  # so that the tests can write HEIC

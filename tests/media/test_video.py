@@ -19,7 +19,10 @@ import numpy as np
 import pytest
 
 from mimicit.errors import RejectedError, UsageError
-from mimicit.media import MediaOptions, encode_video, evenly_spaced, packets, probe_video, read_av, read_decord, video
+from mimicit.media import MediaOptions, packets, read_av, read_decord, video
+from mimicit.media.clip_file import probe_video
+from mimicit.media.frames import evenly_spaced
+from mimicit.media.video import encode_video
 from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.schema import schema
 from tests.factories.media import (

@@ -244,8 +244,8 @@ def test_sources_without_such_strategies_are_not_compared(planted: Path, tmp_pat
     [
         ({"text_embedder": "word2vec"}, "no embedder 'word2vec'"),
         ({"image_embedder": "hashed"}, "no embedder 'hashed'; there are: classical"),
-        ({"min_score": 1.5}, "--min-score: 1.5 is no cosine"),
-        ({"similar_text": "answer"}, "--similar-text: no choice 'answer'"),
+        ({"min_score": 1.5}, "--min-score 1.5: must be between -1 and 1"),
+        ({"similar_text": "answer"}, "--similar-text answer: no such choice; there are: instruction, all"),
     ],
 )
 def test_wrong_options_are_named(options: dict[str, Any], message: str) -> None:

@@ -4,42 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, get_args
+from typing import Any, Literal
 
 from mimicit.context.choose import parse_strategies
 from mimicit.context.neighbours import SIMILAR, Guards
 from mimicit.embedding.registry import IMAGE_EMBEDDERS, TEXT_EMBEDDERS, parse_embedder
-from mimicit.errors import UsageError
+from mimicit.options import check, option
 
 __all__ = ["ComparedText", "SimilarOptions", "compares_pictures"]
 
 ComparedText = Literal["instruction", "all"]
-_KNOWN_TEXTS: Final = get_args(ComparedText)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimilarOptions:
-    """What triplets are compared by, and what may be context all the same.
+    """What triplets are compared by, and what may be context all the same (see `mimicit.context.neighbours`)."""
 
-    ``text_embedder`` and ``image_embedder`` are ``NAME`` or ``NAME:SOURCE`` (see `mimicit.embedding.registry`);
-    ``similar_text`` compares instructions, or ``all``: instruction and answer, for captions, whose instructions say
-    nothing. The rest is as in `mimicit.context.neighbours.Guards`.
-    """
-
-    text_embedder: str = "hashed"
-    image_embedder: str = "classical"
-    similar_text: ComparedText = "instruction"
-    min_score: float = -1.0
-    allow_same_media: bool = False
-    allow_same_answer: bool = False
+    text_embedder: str = option(
+        "hashed",
+        "Text embedder of text-similar and both: hashed (no weights), open_clip:ARCHITECTURE:FILE_OR_TAG or"
+        " transformers:FOLDER.",
+        metavar="NAME[:SOURCE]",
+    )
+    image_embedder: str = option(
+        "classical",
+        "Image embedder of image-similar and both: classical (no weights), open_clip:ARCHITECTURE:FILE_OR_TAG or"
+        " transformers:FOLDER.",
+        metavar="NAME[:SOURCE]",
+    )
+    similar_text: ComparedText = option(
+        "instruction", "Text to compare: the instruction, or all, that is instruction and answer (for captions)."
+    )
+    min_score: float = option(-1.0, "Lowest cosine similarity of context chosen by similarity.", least=-1, most=1)
+    allow_same_media: bool = option(False, "Let context chosen by similarity show the query's picture.")
+    allow_same_answer: bool = option(False, "Let context chosen by similarity repeat question and answer of the query.")
 
     def __post_init__(self) -> None:
+        check(self)
         parse_embedder("--text-embedder", self.text_embedder, TEXT_EMBEDDERS)
         parse_embedder("--image-embedder", self.image_embedder, IMAGE_EMBEDDERS)
-        if self.similar_text not in _KNOWN_TEXTS:
-            raise UsageError(f"--similar-text: no choice {self.similar_text!r}; there are: {', '.join(_KNOWN_TEXTS)}")
-        if not -1 <= self.min_score <= 1:
-            raise UsageError(f"--min-score: {self.min_score} is no cosine; it lies between -1 and 1")
 
     @property
     def guards(self) -> Guards:

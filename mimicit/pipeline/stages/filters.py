@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from mimicit.options import option
+
 __all__ = ["Fault", "FilterConfig", "MediaFacts", "media_fault", "repetition", "text_fault"]
 
 # C0 controls except tab and the two characters that end lines. (A NUL is malformed anyway.)
@@ -22,23 +24,21 @@ _EXAMINED: Final = 100_000  # characters; bounds the memory that one record take
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FilterConfig:
-    """What is left out of a source.
+    """What is left out of a source; sides and bytes are those of the original (of all its files together)."""
 
-    ``min_side`` and ``max_side`` limit the shortest and the longest side of the original picture or clip in pixels,
-    ``max_aspect`` the longest side over the shortest, ``min_bytes`` and ``max_bytes`` the original file (the sum of its
-    files, for a video published as pictures). ``min_characters`` and ``max_characters`` limit instruction and answer
-    together; ``max_repetition`` limits `repetition` of either. ``control_characters`` allows them.
-    """
-
-    min_side: int = 0
-    max_side: int = 0
-    max_aspect: float = 0.0
-    min_bytes: int = 0
-    max_bytes: int = 0
-    min_characters: int = 0
-    max_characters: int = 0
-    max_repetition: float = 1.0
-    control_characters: bool = False
+    min_side: int = option(0, "Leave out pictures with a side shorter than this, in pixels.", least=0)
+    max_side: int = option(0, "Leave out pictures with a side longer than this; 0 for no limit.", least=0, flag=False)
+    max_aspect: float = option(
+        0.0, "Leave out pictures of a higher aspect ratio, long to short; 0 for no limit.", least=0
+    )
+    min_bytes: int = option(0, "Leave out pictures and clips of fewer bytes.", least=0, flag=False)
+    max_bytes: int = option(0, "Leave out pictures and clips of more bytes; 0 for no limit.", least=0, flag=False)
+    min_characters: int = option(0, "Leave out records with less text, in characters.", least=0, flag=False)
+    max_characters: int = option(0, "Leave out records with more text; 0 for no limit.", least=0, flag=False)
+    max_repetition: float = option(
+        1.0, "Leave out texts that repeat more than this share of themselves.", least=0, most=1, flag=False
+    )
+    control_characters: bool = option(False, "Keep control characters other than tabs and line ends.", flag=False)
 
     @property
     def limits_media(self) -> bool:
