@@ -22,7 +22,18 @@ if TYPE_CHECKING:
 
 __all__ = ["build", "publish"]
 
-_EMBEDDING_CACHE_HELP: Final = "Folder that keeps the vectors of embedding models for other builds."
+_cache_option: Final = click.option(
+    "--embedding-cache",
+    type=click.Path(path_type=Path),
+    help="Folder that keeps the vectors of embedding models for other builds.",
+)
+_workers_option: Final = click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=os.cpu_count() or 1,
+    show_default="all cores",
+    help="Processes to use.",
+)
 
 
 @click.command()
@@ -36,8 +47,8 @@ _EMBEDDING_CACHE_HELP: Final = "Folder that keeps the vectors of embedding model
     show_default="mimicit.toml in --src, if there is one",
     help="TOML file of more options and a mixture of sources.",
 )
-@click.option("--embedding-cache", type=click.Path(path_type=Path), help=_EMBEDDING_CACHE_HELP)
-@click.option("--workers", default=os.cpu_count() or 1, show_default="all cores", help="Processes to use.")
+@_cache_option
+@_workers_option
 @click.option(
     "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="What runs the processes."
 )
@@ -115,8 +126,6 @@ def build(
     if task_count is not None and (retry_rejects or is_remote(src) or is_remote(out)):
         raise UsageError("--task-count: not with URLs or --retry-rejects; every task must see the same folders")
     share = None if task_index is None or task_count is None else Share(index=task_index, count=task_count)
-    if workers < 1:
-        raise UsageError(f"--workers: {workers} is too small; the least is 1")
     given = {
         name: value for name, value in values.items() if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
     }
@@ -185,8 +194,8 @@ def build(
 
 @click.command()
 @click.argument("out")
-@click.option("--workers", default=os.cpu_count() or 1, show_default="all cores", help="Processes to use.")
-@click.option("--embedding-cache", type=click.Path(path_type=Path), help=_EMBEDDING_CACHE_HELP)
+@_workers_option
+@_cache_option
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest, or what is left to do, as JSON.")
 def publish(out: str, workers: int, embedding_cache: Path | None, as_json: bool) -> None:
     """Take in what the tasks of a shared-out build have done, and go on with it.
@@ -201,8 +210,6 @@ def publish(out: str, workers: int, embedding_cache: Path | None, as_json: bool)
     from mimicit.pipeline.engines.tasks import publish_tasks
     from mimicit.terminal import progress_display
 
-    if workers < 1:
-        raise UsageError(f"--workers: {workers} is too small; the least is 1")
     with progress_display() as progress:
         outcome = publish_tasks(Path(out), LocalEngine(workers), progress, embedding_cache=embedding_cache)
     _print_outcome(outcome, out, as_json)
