@@ -37,7 +37,7 @@ _workers_option: Final = click.option(
 
 
 @click.command()
-@click.option("--src", required=True, metavar="FOLDER|URL", help="Folder with the raw data, or its URL (s3://, hf://, ...).")
+@click.option("--src", required=True, metavar="FOLDER|URL", help="Folder with the raw data, or its URL (s3://, hf://).")
 @click.option("--out", required=True, metavar="FOLDER|URL", help="Folder for the shards, or its URL (s3://...).")
 @click_options(BuildConfig)
 @click.option(
