@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice, repeat
 from math import gcd
-from typing import Final
+from typing import Any, Final
 
 from mimicit.context.candidates import Choice, Pool
 from mimicit.context.neighbours import SIMILAR, Guards, similar
@@ -98,35 +98,27 @@ def choose(
     chosen: list[Choice] = []
     taken = {query}
     shown: set[str] = set()
-    compares = not SIMILAR.keys().isdisjoint(strategies)
+    found: Iterator[Any]
     for name in strategies:
         if len(chosen) >= shots:
             break
-        relation, found = _found(name, query, pool, shots - len(chosen), seed, guards)
+        if name in STRATEGIES:
+            relation, strategy = STRATEGIES[name]
+            found = zip(strategy(query, pool, shots - len(chosen), seed), repeat(None), strict=False)
+        else:
+            relation, by = SIMILAR[name]
+            found = similar(query, pool, by, guards or Guards())
+            shown.update(*(pool.pictures(choice.row) for choice in chosen))
         for row, score in found:
-            if row in taken:
+            if row in taken or (name in SIMILAR and not shown.isdisjoint(pictures := pool.pictures(row))):
                 continue
-            if compares:
-                pictures = pool.pictures(row)
-                if name in SIMILAR and not shown.isdisjoint(pictures):
-                    continue
+            if name in SIMILAR:
                 shown |= pictures
             taken.add(row)
             chosen.append(Choice(row, relation, score))
             if len(chosen) >= shots:
                 break
     return chosen
-
-
-def _found(
-    name: str, query: int, pool: Pool, shots: int, seed: int, guards: Guards | None
-) -> tuple[str, Iterator[tuple[int, float | None]]]:
-    """The relation that a strategy makes, and what it finds, with scores."""
-    if name in SIMILAR:
-        relation, by = SIMILAR[name]
-        return relation, similar(query, pool, by, guards or Guards())
-    relation, strategy = STRATEGIES[name]
-    return relation, zip(strategy(query, pool, shots, seed), repeat(None), strict=False)
 
 
 def _key(query: int, pool: Pool, purpose: str, seed: int) -> str:

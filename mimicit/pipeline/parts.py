@@ -239,7 +239,8 @@ class ColumnFile:
         batch = bisect_right(self._starts, row) - 1
         offsets, values = self._lists(name)[batch]
         place = row - self._starts[batch]
-        found: list[int] = values[offsets[place] : offsets[place + 1]].tolist()
+        first, end = offsets[place], offsets[place + 1]
+        found: list[int] = values[first:end].tolist() if first < end else []
         return found
 
     def value(self, name: str, row: int) -> Any:

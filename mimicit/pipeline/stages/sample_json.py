@@ -39,6 +39,7 @@ _FIXED: Final = (
 )
 _BEGIN, _MEDIA, _META, _ANSWER, _ID, _INSTRUCTION = range(len(_FIXED))
 _PER_SAMPLE: Final = 6  # pieces, beside those of its media and triplets
+_PER_MEDIUM: Final = 2
 _PER_TRIPLET: Final = 7
 
 
@@ -59,20 +60,22 @@ class Chosen:
     meta: pa.Array
 
 
-class _Facts(NamedTuple):
-    """What the index says of a medium; ``span`` are bytes that its members take in a shard."""
+class _Medium(NamedTuple):
+    """What the index says of a medium, and its JSON around the names of its files; ``span`` are bytes in a shard."""
 
     files: int
     span: int
     videos: int
+    before_names: bytes
+    extension: str
+    after_names: bytes
 
 
 class SampleWriter:
     """Writes samples whose media are rows of ``media``, the table MEDIA."""
 
     def __init__(self, media: ColumnFile) -> None:
-        self._facts = lru_cache(_MEDIA_KEPT)(partial(_facts, media))
-        self._described = lru_cache(_MEDIA_KEPT)(partial(_described, media))
+        self._medium = lru_cache(_MEDIA_KEPT)(partial(_medium, media))
 
     def rows(self, chosen: Chosen) -> pa.RecordBatch:
         """The rows of SAMPLES."""
@@ -82,8 +85,10 @@ class SampleWriter:
         new = np.zeros(len(chosen.triplets), np.int64)
         new[shows] = shown
         media_counts = sums(new, counts)
-        facts = np.array([self._facts(number) for number in media.tolist()], np.int64).reshape(-1, 3).T
-        json = self._json(chosen, new, media, media_counts, facts[0])
+        numbers, which = np.unique(media, return_inverse=True)
+        known = [self._medium(number) for number in numbers.tolist()]
+        facts = np.array([medium[:3] for medium in known], np.int64).reshape(-1, 3)[which].T
+        json = _json(chosen, new, media_counts, known, which)
         queries = chosen.triplets[np.cumsum(counts) - 1]
         ids = said.column("id").take(pa.array(queries))
         characters = sum(pc.utf8_length(said.column(name)).to_numpy() for name in ("instruction", "answer"))
@@ -109,51 +114,68 @@ class SampleWriter:
         )
         return pa.record_batch(list(arrays), schema=SAMPLES)
 
-    def _json(self, chosen: Chosen, new: Numbers, media: Numbers, media_counts: Numbers, files: Numbers) -> pa.Array:
-        """The JSON of each sample; its triplets show so many ``new`` media."""
-        said, triplets, counts = chosen.said, chosen.triplets, chosen.counts
-        first = before(new, counts)
-        first[new == 0] = 0
-        is_query = np.zeros(len(triplets), np.int64)
-        is_query[np.cumsum(counts) - 1] = 1
-        tails, tail = _distinct(
-            lambda reason, first, count, query: _tail(chosen.why[reason], first, count, is_query=bool(query)),
-            *(chosen.reasons, first, new, is_query),
-        )
-        descriptions, described = _distinct(self._described, media, before(files, media_counts))
-        sources = sorted(set(chosen.sources))
-        source = np.array([sources.index(name) for name in chosen.sources])
 
-        pieces = Pieces()
-        pieces.add(_FIXED)
-        answers, ids, instructions = (pieces.add_texts(said.column(name)) for name in ("answer", "id", "instruction"))
-        after_meta = pieces.add([b',"source":%b,"triplets":[' % orjson.dumps(name) for name in sources]) + source
-        meta = pieces.add(chosen.meta) + np.arange(len(counts))
-        tail += pieces.add(tails)
-        described += pieces.add(descriptions)
+def _json(chosen: Chosen, new: Numbers, media_counts: Numbers, known: Sequence[_Medium], media: Numbers) -> pa.Array:
+    """The JSON of each sample; its triplets show so many ``new`` ones of ``media``, which are places in ``known``."""
+    said, triplets, counts = chosen.said, chosen.triplets, chosen.counts
+    first = before(new, counts)
+    first[new == 0] = 0
+    is_query = np.zeros(len(triplets), np.int64)
+    is_query[np.cumsum(counts) - 1] = 1
+    tails, tail = _distinct(
+        lambda reason, first, count, query: _tail(chosen.why[reason], first, count, is_query=bool(query)),
+        *(chosen.reasons, first, new, is_query),
+    )
+    files = np.array([medium.files for medium in known], np.int64)[media]
+    kinds = {kind: place for place, kind in enumerate(sorted({(one.before_names, one.extension) for one in known}))}
+    kind = np.array([kinds[one.before_names, one.extension] for one in known], np.int64)[media]
+    begins_of_media, begin_of_medium = _distinct(
+        partial(_before_and_names, list(kinds)), kind, before(files, media_counts), files
+    )
+    sources = sorted(set(chosen.sources))
+    source = np.array([sources.index(name) for name in chosen.sources])
 
-        lengths = _PER_SAMPLE + media_counts + _PER_TRIPLET * counts
-        begins = starts(lengths)
-        order = np.empty(lengths.sum(), np.int64)
-        for place, piece in enumerate((_BEGIN, ids + triplets[np.cumsum(counts) - 1], _MEDIA)):
-            order[begins + place] = piece
-        order[np.repeat(begins + 3 - starts(media_counts), media_counts) + np.arange(len(media))] = described
-        for place, piece in enumerate((_META, meta, after_meta), 3):
-            order[begins + media_counts + place] = piece
-        triplet = np.repeat(begins + _PER_SAMPLE + media_counts - _PER_TRIPLET * starts(counts), counts)
-        triplet += _PER_TRIPLET * np.arange(len(triplets))
-        texts = (_ANSWER, answers + triplets, _ID, ids + triplets, _INSTRUCTION, instructions + triplets, tail)
-        for place, piece in enumerate(texts):
-            order[triplet + place] = piece
-        return pieces.joined(order, begins)
+    pieces = Pieces()
+    pieces.add(_FIXED)
+    answers, ids, instructions = (pieces.add_texts(said.column(name)) for name in ("answer", "id", "instruction"))
+    after_meta = pieces.add([b',"source":%b,"triplets":[' % orjson.dumps(name) for name in sources]) + source
+    meta = pieces.add(chosen.meta) + np.arange(len(counts))
+    tail += pieces.add(tails)
+    medium = (
+        pieces.add(begins_of_media) + begin_of_medium,
+        pieces.add([medium.after_names for medium in known]) + media,
+    )
+
+    lengths = _PER_SAMPLE + _PER_MEDIUM * media_counts + _PER_TRIPLET * counts
+    begins = starts(lengths)
+    order = np.empty(lengths.sum(), np.int64)
+    for place, piece in enumerate((_BEGIN, ids + triplets[np.cumsum(counts) - 1], _MEDIA)):
+        order[begins + place] = piece
+    media_begins = np.repeat(begins + 3 - _PER_MEDIUM * starts(media_counts), media_counts)
+    media_begins += _PER_MEDIUM * np.arange(len(media))
+    for place, piece in enumerate(medium):
+        order[media_begins + place] = piece
+    for place, piece in enumerate((_META, meta, after_meta), 3):
+        order[begins + _PER_MEDIUM * media_counts + place] = piece
+    triplet = np.repeat(begins + _PER_SAMPLE + _PER_MEDIUM * media_counts - _PER_TRIPLET * starts(counts), counts)
+    triplet += _PER_TRIPLET * np.arange(len(triplets))
+    texts = (_ANSWER, answers + triplets, _ID, ids + triplets, _INSTRUCTION, instructions + triplets, tail)
+    for place, piece in enumerate(texts):
+        order[triplet + place] = piece
+    return pieces.joined(order, begins)
 
 
 def _shown_anew(media: pa.ListArray, triplets: Numbers, samples: Numbers) -> Numbers:
     """The places of the triplets that show their media, as `mimicit.context.assemble.shown_anew` says."""
-    offsets, values = media.offsets.to_numpy().tolist(), media.values.to_numpy().tolist()
-    known: dict[tuple[int, ...], int] = {(): 0}
-    of_said = [known.setdefault(tuple(values[one:two]), len(known)) for one, two in pairwise(offsets)]
-    about = np.array(of_said)[triplets]
+    offsets, values = media.offsets.to_numpy(), media.values.to_numpy()
+    if np.diff(offsets).max() <= 1:
+        of_said = np.zeros(len(media), np.int64)
+        of_said[np.diff(offsets) == 1] = values[offsets[0] : offsets[-1]] + 1
+    else:
+        known: dict[tuple[int, ...], int] = {(): 0}
+        lists = (tuple(values[first:end].tolist()) for first, end in pairwise(offsets.tolist()))
+        of_said = np.array([known.setdefault(numbers, len(known)) for numbers in lists])
+    about = of_said[triplets]
     showing = np.flatnonzero(about)
     here, there = showing[1:], showing[:-1]
     is_new = (about[here] != about[there]) | (samples[here] != samples[there])
@@ -193,17 +215,17 @@ def _digests(texts: pa.Array) -> list[bytes]:
     return [hashlib.sha256(whole[first:end]).digest() for first, end in pairwise(ends)]
 
 
-def _facts(media: ColumnFile, number: int) -> _Facts:
+def _medium(media: ColumnFile, number: int) -> _Medium:
+    """The medium in row ``number`` of MEDIA."""
+    value = {name: part for name, part in orjson.loads(media.data("media", number)).items() if part is not None}
+    extension, is_video = value.pop("extension"), value["kind"] == "video"
     sizes = media.integers("sizes", number)
-    is_video = b'"kind":"video"' in media.data("media", number)  # canonical JSON, where texts have no bare quotes
-    return _Facts(len(sizes), sum(map(member_span, sizes)), int(is_video))
+    begin, _, end = canonical_json(value | {"files": []}).partition(b'"files":[')  # no text holds a bare quotation mark
+    return _Medium(len(sizes), sum(map(member_span, sizes)), int(is_video), begin + b'"files":[', extension, end)
 
 
-def _described(media: ColumnFile, number: int, files_before: int) -> bytes:
-    """The JSON of the medium in row ``number`` of MEDIA, in a sample with so many ``files_before`` it."""
-    value = orjson.loads(media.data("media", number))
-    extension = value.pop("extension")
-    places = range(files_before, files_before + len(value["sha256"]))
-    value["files"] = [f"{place:03d}.{extension}" for place in places]
-    json = canonical_json({name: part for name, part in value.items() if part is not None})
-    return b"," + json if files_before else json
+def _before_and_names(kinds: Sequence[tuple[bytes, str]], kind: int, files_before: int, files: int) -> bytes:
+    """The JSON of a medium up to the names of its ``files``, in a sample with so many ``files_before`` it."""
+    begin, extension = kinds[kind]
+    names = ",".join(f'"{place:03d}.{extension}"' for place in range(files_before, files_before + files))
+    return (b"," if files_before else b"") + begin + names.encode()
