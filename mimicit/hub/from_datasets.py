@@ -15,7 +15,6 @@ import pyarrow as pa
 
 from mimicit.errors import BuildError, SourceError, UsageError
 from mimicit.hub.extra import needed
-from mimicit.hub.in_shards import register
 from mimicit.pipeline.config import BuildConfig
 from mimicit.pipeline.run import BuildResult, build_shards
 from mimicit.shards.folders import make_folder, remove_folder
@@ -53,6 +52,8 @@ def from_datasets(
     """
     library = needed("datasets", "from_datasets")
     splits = _splits(library, rows, name)
+    from mimicit.hub.in_shards import register  # needs fsspec, which comes with the extra
+
     register()  # of a table that `to_datasets` made
     out = Path(out)
     with _folder_beside(out) as folder:

@@ -7,12 +7,13 @@ shares whatever their number, and none reads what another shows.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, Final
 
 import datasets
 import numpy as np
+import pyarrow as pa
 from datasets.iterable_dataset import _BaseExamplesIterable
 
 from mimicit.errors import UsageError
@@ -42,6 +43,16 @@ class _Rows(_BaseExamplesIterable):  # type: ignore[misc]
         super().__init__()
         self._samples = samples
         self._positions = positions
+
+    @property
+    def iter_arrow(self) -> Callable[[], Iterator[tuple[int, pa.Table]]]:
+        """The rows as tables of one each, whose columns have types whatever the first rows hold."""
+        return self._iter_arrow
+
+    def _iter_arrow(self) -> Iterator[tuple[int, pa.Table]]:
+        schema = table_schema()
+        for position, row in self:
+            yield position, pa.Table.from_pylist([row], schema=schema)
 
     def __iter__(self) -> Iterator[tuple[int, dict[str, Any]]]:
         state: dict[str, Any] | None = self._state_dict

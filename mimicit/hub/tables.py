@@ -13,7 +13,6 @@ import pyarrow as pa
 
 from mimicit.errors import BuildError, UsageError
 from mimicit.hub.extra import needed
-from mimicit.hub.in_shards import picture_url, register
 from mimicit.loading.index_columns import default_cache
 from mimicit.loading.ordered import digest
 from mimicit.loading.samples import Samples, load
@@ -49,7 +48,7 @@ def to_datasets(
     bytes of the pictures as they are stored: one copy, as large as the shards, and all that is made of it stands alone.
 
     With ``streaming``, a `datasets.IterableDataset`, of which nothing is copied. Its ``state_dict`` is a position in
-    the order of ``shards``, so resuming reads nothing twice, in whatever shard it stopped; ``split_dataset_by_node``
+    the order of ``shards``, so resuming reads two samples again at most, wherever it stopped; ``split_dataset_by_node``
     and the workers of a ``DataLoader`` get equal shares. Shuffle by `load`; the buffer of ``IterableDataset.shuffle``
     is lost on resuming, as everywhere.
 
@@ -63,6 +62,8 @@ def to_datasets(
         from mimicit.hub.streaming import streamed  # imports `datasets`, which takes a second
 
         return streamed(samples)
+    from mimicit.hub.in_shards import register
+
     register()  # the entry point tells other processes, where mimicit is installed
     path = _table(samples, embed=embed, folder=Path(cache_dir) if cache_dir is not None else default_cache())
     table: datasets.Dataset = library.Dataset.from_file(str(path))
@@ -106,6 +107,8 @@ def _embedded(samples: Samples) -> Iterator[tuple[dict[str, Any], int]]:
 
 
 def _naming(samples: Samples, home: str) -> Iterator[tuple[dict[str, Any], int]]:
+    from mimicit.hub.in_shards import picture_url
+
     store = samples.store
     for first in range(0, len(samples), _BATCH_ROWS):
         for row in samples.addresses(range(first, min(first + _BATCH_ROWS, len(samples)))):

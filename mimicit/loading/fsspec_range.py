@@ -21,12 +21,14 @@ class FsspecTransport:
         try:
             import fsspec
         except ImportError:
-            raise ShardError(f"{url}: needs fsspec; pip install 'mimicit[remote]'") from None
+            extra = "hub" if url.startswith("hf://") else "remote"
+            raise ShardError(f"{url}: needs fsspec; pip install 'mimicit[{extra}]'") from None
         try:
             # Instances are shared within a process by default, and one that a fork has copied does not work.
             self._system, self._root = fsspec.core.url_to_fs(url, skip_instance_cache=True)
         except (ImportError, ValueError) as error:
-            raise ShardError(f"{url}: {error}") from None
+            more = "; pip install 'mimicit[hub]'" if isinstance(error, ImportError) and url.startswith("hf://") else ""
+            raise ShardError(f"{url}: {error}{more}") from None
         self._url = url
 
     def size(self, name: str, deadline_s: float) -> int:

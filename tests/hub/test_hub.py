@@ -175,6 +175,21 @@ assert next(iter(streamed))["media"][0].size == rows[0]["media"][0].size
     assert samples_in(tmp_path / "again") == samples_in(shards)
 
 
+def test_what_datasets_pushes_stands_alone(person: Person, hub: Hub, shards: Path) -> None:
+    person.python(f"""
+import datasets, mimicit
+own = mimicit.to_datasets({str(shards)!r})
+own.push_to_hub({REPO!r})
+mimicit.to_datasets({str(shards)!r}, streaming=True).push_to_hub("me/streamed", num_shards=2)
+for repo in ({REPO!r}, "me/streamed"):
+    rows = datasets.load_dataset(repo, split="train")
+    assert rows.features == own.features
+    assert [row["id"] for row in rows] == [row["id"] for row in own]
+    raw = rows.cast_column("media", datasets.List(datasets.Image(decode=False)))
+    assert all(picture["bytes"] for row in raw for picture in row["media"])
+""")
+
+
 def test_shards_go_there_as_they_are(person: Person, hub: Hub, shards: Path, tmp_path: Path) -> None:
     person.mimicit("export", shards, "--to", "hub", "--out", PLACE, "--as", "shards", "--private")
     assert hub.repositories[REPO].private
