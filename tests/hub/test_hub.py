@@ -20,6 +20,7 @@ from mimicit.inspecting.summary import iterate_samples
 from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.pipeline.remote_hub import HubPlace, hub_place
 from mimicit.shards.verify import verify_folder
+from tests.factories import pages
 from tests.factories import raw as make
 from tests.factories.exporting import SerialEngine, meaning
 from tests.factories.hub import Hub, hub_server
@@ -303,6 +304,20 @@ def test_what_the_hub_refuses_is_one_line(person: Person, hub: Hub, shards: Path
     hub.put(REPO, {"a.txt": b"x"})
     said = person.mimicit("build", "--src", f"{PLACE}@v9", "--out", tmp_path / "x", code=2)
     assert "me/mine has no revision 'v9'" in said
+
+
+def test_the_commands_of_the_page_run(person: Person, hub: Hub, shards: Path, tmp_path: Path) -> None:
+    """Those that talk to the Hub, from the last block to the first, for what they read must be there."""
+    page = (ROOT / "docs" / "datasets.md").read_text()
+    blocks = [block for block in pages.blocks(page) if block.why_not_run]
+    assert len(blocks) == 2
+    places = {"shards/": shards, "shards-hub/": tmp_path / "a", "shards-part/": tmp_path / "b"}
+    for block in reversed(blocks):
+        for step in pages.steps(block.text):
+            program, *words = step.command.replace("ORG/NAME", REPO).split()
+            assert program == "mimicit"
+            person.mimicit(*(places.get(word, word) for word in words))
+    assert samples_in(tmp_path / "b") and len(samples_in(tmp_path / "a")) == 41
 
 
 @pytest.mark.parametrize(
