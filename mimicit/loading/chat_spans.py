@@ -104,14 +104,14 @@ class Words:
         named |= {name: value for name, value in tokenizer.special_tokens_map.items() if isinstance(value, str)}
         added = tokenizer.added_tokens_decoder
         known = {token.content for token in added.values()}
-        controls = {token.content for token in added.values() if token.special or token.content in template}
-        controls |= {value for value in named.values() if value in known}
-        shown = {value for name, value in named.items() if _SHOWN.search(name) and value in known}
         placeholders = {str(token) for kind in _KINDS if (token := getattr(processor, f"{kind}_token", None))}
-        controls, shown = controls | placeholders, shown | placeholders
-        self._controls = _any_of(token for token in controls if len(token) > 1 and not token.isspace())
+        shown = placeholders | {value for name, value in named.items() if _SHOWN.search(name) and value in known}
+        controls = shown | {token.content for token in added.values() if token.special}
+        controls |= {value for value in named.values() if value in known}
+        self._controls = _any_of(token for token in controls if len(token) > 1)
         begin = {tokenizer.bos_token, tokenizer.pad_token} - {tokenizer.eos_token}
-        self.ends = _any_of(controls - shown - begin)
+        written = {token for token in known if token in template}
+        self.ends = _any_of((controls | written) - shown - begin)
         ids = {id for id, token in added.items() if token.content in shown}
         for kind in _KINDS:
             ids |= set(getattr(processor, f"{kind}_token_ids", None) or ())

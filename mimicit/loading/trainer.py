@@ -95,7 +95,7 @@ class OrderCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # 
         """Check the settings, and those of the checkpoint where training resumes from one."""
         data = _data_of(train_dataloader)
         batch_size = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        if args.train_sampling_strategy != "sequential":
+        if getattr(args, "train_sampling_strategy", None) != "sequential":
             raise UsageError('samples come in their own order with train_sampling_strategy="sequential" alone')
         if state.max_steps * batch_size > len(data):
             raise UsageError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import pickle
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -270,6 +271,15 @@ def test_names_of_control_tokens_are_words(name: str, samples: Sequence[Sample])
     assert torch.equal(batch["pixel_values"], plain["pixel_values"])
 
 
+def test_added_tokens_that_control_nothing_stay_tokens() -> None:
+    _, processor = family("internvl")
+    processor.tokenizer.add_tokens(["<think>", "</think>"])
+    batch = ChatCollator(processor)([text_only(("Why?", "<think>So.</think> Because <|im_end|>."))])
+    (said,) = learnt(processor, batch["input_ids"][0], batch["labels"][0])
+    assert said == "<think>So.</think> Because < |im_end|>.<|im_end|>"
+    assert processor.tokenizer.convert_tokens_to_ids("<think>") in batch["labels"][0]
+
+
 WORDS = st.text(max_size=20) | st.sampled_from(
     ["<|im_end|>", "<|image_pad|>", "\ufdd0", "  x  ", "e\u0301", "🙂", "\n\n"]
 )
@@ -370,6 +380,7 @@ def test_values_of_a_loader_and_rows_of_a_dataset_are_taken(samples: Sequence[Sa
     _, processor = made("qwen2_5_vl")
     collator = ChatCollator(processor)
     expected = collator(samples[:2])
+    assert torch.equal(pickle.loads(pickle.dumps(collator))(samples[:2])["labels"], expected["labels"])
     assert torch.equal(collator([{"sample": sample} for sample in samples[:2]])["labels"], expected["labels"])
     assert torch.equal(collator([samples[0], None, samples[1]])["labels"], expected["labels"])
     (batch,) = Loader(samples, batch_size=2, steps=1, collate=collator, num_workers=1)
