@@ -10,6 +10,7 @@ from mimicit.sources.caption_list import CAPTION_LIST
 from mimicit.sources.coco_captions import COCO_CAPTIONS
 from mimicit.sources.datasets import DATASETS
 from mimicit.sources.folder import FOLDER
+from mimicit.sources.imagefolder import IMAGEFOLDER
 from mimicit.sources.llava import LLAVA
 from mimicit.sources.manifest import MANIFEST
 from mimicit.sources.mimicit import MIMICIT
@@ -48,5 +49,6 @@ SOURCES: Final[dict[str, SourceFormat]] = {
     "videochat2": VIDEOCHAT2,
     "alpaca": ALPACA,
     "manifest": MANIFEST,
+    "imagefolder": IMAGEFOLDER,  # takes nothing unless it is asked for
 }
 """The formats by name, in the order in which they are asked for the files of ``--src``; the most telling first."""

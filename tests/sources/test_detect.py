@@ -126,4 +126,5 @@ def test_the_formats_and_their_order_are_pinned() -> None:
     assert list(SOURCES) == [
         "shards", "obelics", "mmc4", "webdataset", "mimicit", "samples", "datasets", "llava", "folder", "vqav2",
         "coco-captions", "minigpt4", "captions", "video-chatgpt", "videochat2", "alpaca", "manifest",
+        "imagefolder",
     ]  # fmt: skip
