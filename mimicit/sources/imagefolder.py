@@ -1,8 +1,8 @@
 """Folders whose names are classes, as `datasets` calls them an image folder: ``train/cat/1.jpg`` shows a cat.
 
 The answer is the name of the folder, as `datasets` has it for the label; the instruction comes from the pool of
-captions, and the id is the path. Only where it is asked for (``--format imagefolder``): most folders are named for other
-things. Each folder of such folders (``train``, ``test``) is a source.
+captions, and the id is the path. Only where it is asked for (``--format imagefolder``): most folders are named for
+other things. Each folder of such folders (``train``, ``test``) is a source.
 """
 
 from __future__ import annotations
