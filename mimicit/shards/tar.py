@@ -34,7 +34,7 @@ _REGULAR: Final = b"0"
 _HARD_LINK: Final = b"1"
 _AFTER_LINK: Final = b"ustar\x0000" + bytes(247)
 _AFTER_CHECKSUM: Final = _REGULAR + bytes(_MAX_NAME_BYTES) + _AFTER_LINK
-_PADDING: Final = bytes(BLOCK)
+_PADDINGS: Final = [bytes(-size % BLOCK) for size in range(BLOCK)]
 _CONSTANT_SUM: Final = sum(_AFTER_NAME) + sum(_AFTER_SIZE) + 8 * ord(" ") + sum(_AFTER_LINK)
 
 
@@ -57,7 +57,7 @@ def member_header(name: str, size: int, target: str = "") -> bytes:
             _AFTER_NAME,
             octal,
             _AFTER_SIZE,
-            b"%06o\0 " % checksum,
+            _checksum(checksum),
             kind,
             link.ljust(_MAX_NAME_BYTES, b"\0"),
             _AFTER_LINK,
@@ -137,15 +137,12 @@ class Members:
         if len(name) > _MAX_NAME_BYTES or size > _MAX_MEMBER_BYTES:
             member_header(name.decode(), size)  # says why not
         frame, frame_sum = _frame(suffix, size)
-        checksum = b"%06o\0 " % (self._key_sum + frame_sum)
-        padding = -size % BLOCK
-        self._chunks += (
-            *(name, _PADDING[: _MAX_NAME_BYTES - len(name)], frame, checksum, _AFTER_CHECKSUM),
-            *(payload, _PADDING[:padding]),
-        )
+        header = (name.ljust(_MAX_NAME_BYTES, b"\0"), frame, _checksum(self._key_sum + frame_sum), _AFTER_CHECKSUM)
+        padding = _PADDINGS[size % BLOCK]
+        self._chunks += (*header, payload, padding)
         self._offsets.append(self.position + BLOCK)
         self._sizes.append(size)
-        self.position += BLOCK + size + padding
+        self.position += BLOCK + size + len(padding)
 
     def link(self, name: str, target: str, offset: int, size: int) -> None:
         """Add a hard link: the same bytes as the earlier member ``target``, whose ``size`` bytes lie at ``offset``."""
@@ -177,3 +174,8 @@ def _frame(suffix: bytes, size: int) -> tuple[bytes, int]:
     """The header of a file between its name and its checksum, and the sum of all of its bytes but those of the key."""
     octal = b"%011o\0" % size
     return b"".join((_AFTER_NAME, octal, _AFTER_SIZE)), _CONSTANT_SUM + sum(octal) + sum(_REGULAR) + sum(suffix)
+
+
+@lru_cache(1 << 14)
+def _checksum(checksum: int) -> bytes:
+    return b"%06o\0 " % checksum
