@@ -1,9 +1,10 @@
-"""The formats that sources are read in; a new one is a file of its own and a line here."""
+"""The formats that sources are read in; a new one is a file of its own and a line here, or comes with a package."""
 
 from __future__ import annotations
 
 from typing import Final
 
+from mimicit import plugins
 from mimicit.sources.alpaca import ALPACA
 from mimicit.sources.base import SourceFormat
 from mimicit.sources.caption_list import CAPTION_LIST
@@ -26,7 +27,7 @@ from mimicit.sources.webdataset import WEBDATASET
 
 __all__ = ["SOURCES"]
 
-SOURCES: Final[dict[str, SourceFormat]] = {
+_OURS: Final[dict[str, SourceFormat]] = {
     # Before the others that read tars: these also hold pictures and JSON.
     "shards": SHARDS,
     # Before the tars of samples: the pictures of these documents may lie in tars, with files that describe them.
@@ -51,4 +52,9 @@ SOURCES: Final[dict[str, SourceFormat]] = {
     "manifest": MANIFEST,
     "imagefolder": IMAGEFOLDER,  # takes nothing unless it is asked for
 }
-"""The formats by name, in the order in which they are asked for the files of ``--src``; the most telling first."""
+
+SOURCES: Final[dict[str, SourceFormat]] = {**plugins.added(plugins.SOURCES, SourceFormat, _OURS), **_OURS}
+"""The formats by name, in the order in which they are asked for the files of ``--src``; the most telling first.
+
+Those of other packages come before ours: they know their own files best.
+"""
