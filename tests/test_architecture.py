@@ -31,7 +31,7 @@ LAYERS = (
     {"mimicit.records"},
     {"mimicit.notebook", "mimicit.web"},
     {"mimicit.stored_picture"},
-    {"mimicit.options", "mimicit.repeated_options", "mimicit.toml_text", "mimicit.worker"},
+    {"mimicit.options", "mimicit.plugins", "mimicit.repeated_options", "mimicit.toml_text", "mimicit.worker"},
     {"mimicit.errors"},
 )
 BESIDE = {

@@ -34,6 +34,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 MEASURED = {"performance.md", "proof.md", "scaling.md"}  # their commands take hours; only links and options are checked
+FOLLOWED = {"extending.md"}  # by a test of its own, with the package that it describes
 PROGRAMS = ("generate", "evaluate", "chat", "serve", "convert")
 BRIEF = {  # what makes a command short enough for a test; the page shows it without
     "mimicit build": ["--workers", "1"],
@@ -123,7 +124,9 @@ def check_toml(block: pages.Block, tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # webdataset leaves its shards open
 @pytest.mark.filterwarnings("ignore:.*pin_memory.*")  # trainers ask for it also without a GPU
 @pytest.mark.filterwarnings("ignore:.*activation_checkpointing:FutureWarning")  # between TRL and transformers
-@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in MEASURED], ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.name not in MEASURED | FOLLOWED], ids=lambda page: page.stem
+)
 def test_every_block_runs_in_order(page: Path, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = page.read_text()
     work = tmp_path / "work"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +15,17 @@ if TYPE_CHECKING:
     from mimicit.hub.card import Layout
 
 __all__ = ["export", "index", "verify"]
+
+
+class _ExportFormat(click.Choice[str]):
+    """One of ours, or of an installed package, which is asked only for a name that is not ours."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from mimicit import plugins
+
+        if value not in self.choices and value in plugins.added_names(plugins.EXPORTERS):
+            return str(value)
+        return super().convert(value, param, ctx)
 
 
 @click.command()
@@ -80,7 +91,7 @@ def index(path: Path, as_json: bool) -> None:
 @click.option(
     "--to",
     required=True,
-    type=click.Choice(["datasets", "files", "hub", "llava", "mimicit", "mmc4"]),
+    type=_ExportFormat(["datasets", "files", "hub", "llava", "mimicit", "mmc4"]),
     help="datasets: parquet; files: a manifest with pictures beside it, to build again; hub: a data set online.",
 )
 @click.option(

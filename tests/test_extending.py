@@ -1,0 +1,91 @@
+"""docs/extending.md, followed word by word: the package it describes is installed, and its commands are run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from mimicit import load
+from tests.factories import pages
+from tests.factories import raw as make
+
+ROOT = Path(__file__).parents[1]
+BLOCKS = pages.blocks((ROOT / "docs" / "extending.md").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of the page, its package installed in ``site/``, and the pictures that its records name."""
+    folder = tmp_path_factory.mktemp("extending")
+    for block in BLOCKS:
+        if block.title:
+            file = folder / ("site" if block.language == "python" else "") / block.title
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(block.text, encoding="utf-8")
+    (folder / "site" / "quiz_format" / "__init__.py").touch()
+    install(folder / "site", tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"])
+    for number, name in enumerate(("one", "two")):
+        (folder / "raw" / f"{name}.jpg").write_bytes(make.picture(number))
+    return folder
+
+
+def install(site: Path, project: dict[str, object]) -> None:
+    """What an installer writes of ``project`` beside its modules."""
+    info = site / f"{str(project['name']).replace('-', '_')}-{project['version']}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    points: dict[str, dict[str, str]] = project["entry-points"]  # type: ignore[assignment]
+    lines = [f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in group_points.items())
+             for group, group_points in points.items()]  # fmt: skip
+    (info / "entry_points.txt").write_text("\n".join(lines))
+
+
+def mimicit(place: Path, command: str) -> subprocess.CompletedProcess[str]:
+    words = command.split()
+    assert words[0] == "mimicit"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(place / "site"), str(ROOT)))}
+    return subprocess.run(
+        [sys.executable, "-m", *words], cwd=place, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_package_of_the_page_reads_builds_and_exports(place: Path) -> None:
+    for block in BLOCKS:
+        for step in pages.steps(block.text) if block.language == "console" else ():
+            done = mimicit(place, step.command)
+            assert done.returncode == 0, done.stderr
+    assert mimicit(place, "mimicit verify shards/").returncode == 0
+    assert [sample.query.answer for sample in load(place / "shards")] == ["One.", "Two."]
+    assert "1 record(s): missing_file, quiz" in mimicit(place, "mimicit rejects shards/").stdout
+    assert (place / "sheet" / "sheet.txt").read_text().splitlines() == ["How many?\tOne.", "How many?\tTwo."]
+
+
+@pytest.mark.parametrize(
+    ("point", "fault"),
+    [
+        (
+            {"mimicit.sources": {"llava": "quiz_format.source:QUIZ"}},
+            "llava of broken 2.0: mimicit has one",
+        ),
+        ({"mimicit.sources": {"Bad Name": "quiz_format.source:QUIZ"}}, "the name must be"),
+        ({"mimicit.sources": {"other": "quiz_format.source:fits"}}, "is a function, not a SourceFormat"),
+        ({"mimicit.sources": {"other": "nowhere.at_all:QUIZ"}}, "No module named 'nowhere'"),
+        ({"mimicit.sources": {"quiz": "quiz_format.source:OTHER"}}, "has registered this name too"),
+    ],
+)
+def test_a_package_that_does_not_fit_is_named(
+    place: Path, tmp_path: Path, point: dict[str, dict[str, str]], fault: str
+) -> None:
+    install(tmp_path, {"name": "broken", "version": "2.0", "entry-points": point})
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(place / "site"), str(ROOT)))}
+    done = subprocess.run(
+        [sys.executable, "-m", "mimicit", "build", "--src", "raw/", "--out", str(tmp_path / "out")],
+        cwd=place, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert fault in done.stderr.replace("\n", " ")
