@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mimicit import load
+from mimicit.errors import UsageError
 from tests.factories import pages
 from tests.factories import raw as make
 
@@ -61,6 +62,11 @@ def test_the_package_of_the_page_reads_builds_and_exports(place: Path) -> None:
             assert done.returncode == 0, done.stderr
     assert mimicit(place, "mimicit verify shards/").returncode == 0
     assert [sample.query.answer for sample in load(place / "shards")] == ["One.", "Two."]
+    samples = load(place / "with-context", where={"relation": "same_length"})
+    assert [[triplet.relation for triplet in sample.context] for sample in samples] == [["same_length"]] * 2
+    assert mimicit(place, "mimicit verify with-context/").stdout == "with-context: sound\n"
+    with pytest.raises(UsageError, match="relation: 'of_nobody' is not known"):
+        load(place / "with-context", where={"relation": "of_nobody"})
     assert "1 record(s): missing_file, quiz" in mimicit(place, "mimicit rejects shards/").stdout
     assert (place / "sheet" / "sheet.txt").read_text().splitlines() == ["How many?\tOne.", "How many?\tTwo."]
 

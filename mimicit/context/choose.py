@@ -8,16 +8,28 @@ depend on workers, on the order of work, or on other sources. Cost: a few indexe
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from itertools import islice, repeat
 from math import gcd
 from typing import Any, Final
 
+from mimicit import plugins
 from mimicit.context.candidates import Choice, Pool
 from mimicit.context.neighbours import SIMILAR, Guards, similar
 from mimicit.errors import UsageError
 
-__all__ = ["AUTO", "STRATEGIES", "Choice", "Pool", "Strategy", "choose", "parse_strategies"]
+__all__ = [
+    "AUTO",
+    "STRATEGIES",
+    "Choice",
+    "Pool",
+    "Strategy",
+    "added_strategies",
+    "choose",
+    "parse_strategies",
+    "relations_of",
+]
 
 Strategy = Callable[[int, Pool, int, int], Iterator[int]]
 """(row of the query, pool, shots, seed) to rows, best first; the query itself and repeated rows are passed over."""
@@ -71,6 +83,23 @@ AUTO: Final = ("conversation", "related", "same-media", "random")
 """What ``--context auto`` means. A talk comes first so that its turns stay right before the query."""
 
 
+@cache
+def added_strategies() -> dict[str, Strategy]:
+    """The strategies of other packages, by name; `UsageError` where one cannot be used."""
+    return plugins.added(plugins.CONTEXT, None, {*STRATEGIES, *SIMILAR, "auto", "none"})
+
+
+def relations_of(names: Iterable[str]) -> set[str]:
+    """The relations of the triplets that these strategies choose."""
+    ours = {name: relation for name, (relation, _) in [*STRATEGIES.items(), *SIMILAR.items()]}
+    return {ours.get(name) or _relation(name) for name in names}
+
+
+def _relation(name: str) -> str:
+    """The relation that a strategy of another package makes."""
+    return name.replace("-", "_")
+
+
 def parse_strategies(text: str) -> tuple[str, ...]:
     """The strategies named by ``--context``: ``auto``, ``none``, or names separated by commas, in order."""
     if text == "auto":
@@ -79,8 +108,8 @@ def parse_strategies(text: str) -> tuple[str, ...]:
         return ()
     names = tuple(name.strip() for name in text.split(","))
     for name in names:
-        if name not in STRATEGIES and name not in SIMILAR:
-            known = ", ".join(sorted([*STRATEGIES, *SIMILAR]))
+        if name not in SIMILAR and name not in STRATEGIES and name not in added_strategies():
+            known = ", ".join(sorted([*STRATEGIES, *SIMILAR, *added_strategies()]))
             raise UsageError(f"--context: no strategy {name!r}; there are: auto, none, {known}")
     if len(set(names)) != len(names):
         raise UsageError(f"--context: {text!r} names a strategy twice")
@@ -102,13 +131,13 @@ def choose(
     for name in strategies:
         if len(chosen) >= shots:
             break
-        if name in STRATEGIES:
-            relation, strategy = STRATEGIES[name]
-            found = zip(strategy(query, pool, shots - len(chosen), seed), repeat(None), strict=False)
-        else:
+        if name in SIMILAR:
             relation, by = SIMILAR[name]
             found = similar(query, pool, by, guards or Guards())
             shown.update(*(pool.pictures(choice.row) for choice in chosen))
+        else:
+            relation, strategy = STRATEGIES.get(name) or (_relation(name), added_strategies()[name])
+            found = zip(strategy(query, pool, shots - len(chosen), seed), repeat(None), strict=False)
         for row, score in found:
             if row in taken or (name in SIMILAR and not shown.isdisjoint(pictures := pool.pictures(row))):
                 continue

@@ -50,11 +50,17 @@ class Where:
     max_characters: int | None = None
 
     def __post_init__(self) -> None:
-        _check_names("relation", _names(self.relation), RELATIONS)
+        for name in _names(self.relation):  # strategies of other packages make relations of their own
+            if difflib.get_close_matches(name, RELATIONS, n=1):
+                _check_names("relation", [name], RELATIONS)
         _check_names("kind", _names(self.kind), _KINDS)
 
-    def expression(self) -> Any | None:
-        """The conditions as one `pyarrow.compute.Expression`; None where there is none."""
+    def expression(self, relations: Collection[str] = RELATIONS) -> Any | None:
+        """The conditions as one `pyarrow.compute.Expression`; None where there is none.
+
+        ``relations`` are those that the index counts; `UsageError` where another is asked for.
+        """
+        _check_names("relation", _names(self.relation), relations)
         tests = []
         if self.source is not None:
             tests.append(pc.field("source").isin(_names(self.source)))
@@ -81,10 +87,14 @@ def select_rows(store: Store, condition: Condition | None) -> NDArray[np.int64] 
     An Arrow expression may use the columns of ``mimicit.shards.index.INDEX_SCHEMA`` that do not say where a sample
     lies; a row for which it is null is left out. `UsageError` where it cannot be computed, or nothing is left.
     """
-    expression = _expression(condition)
-    if expression is None:
+    if isinstance(condition, Mapping):
+        _check_names("where", condition, [field.name for field in dataclasses.fields(Where)])
+        condition = Where(**condition)
+    if condition is None or (isinstance(condition, Where) and condition == Where()):
         return None
     table = store.columns(_COLUMNS)
+    counted = [field.name for field in table.schema.field("relations").type]
+    expression = condition.expression(counted) if isinstance(condition, Where) else condition
     numbered = table.append_column("_row", pa.array(np.arange(table.num_rows)))
     try:
         rows: NDArray[np.int64] = numbered.filter(expression)["_row"].to_numpy()
@@ -93,14 +103,6 @@ def select_rows(store: Store, condition: Condition | None) -> NDArray[np.int64] 
     if not rows.size:
         raise UsageError(f"where={expression}: none of {table.num_rows} samples meets it")
     return rows
-
-
-def _expression(condition: Condition | None) -> Any | None:
-    if isinstance(condition, Mapping):
-        known = [field.name for field in dataclasses.fields(Where)]
-        _check_names("where", condition, known)
-        condition = Where(**condition)
-    return condition.expression() if isinstance(condition, Where) else condition
 
 
 def _any(tests: list[Any]) -> Any:

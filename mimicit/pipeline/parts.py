@@ -146,6 +146,10 @@ class ColumnFile:
         names: list[str] = self._file.schema.names
         return names
 
+    def type_of(self, name: str) -> pa.DataType:
+        """The type of a column."""
+        return self._file.schema.field(name).type
+
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The whole table (or ``columns`` of it), mapped into memory."""
         table = pa.Table.from_batches(self._batches, self._file.schema)

@@ -14,9 +14,12 @@ and REJECTS from every stage.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import pyarrow as pa
+
+from mimicit.shards.index import RELATIONS, relation_counts
 
 __all__ = [
     "ENCODED",
@@ -43,6 +46,7 @@ __all__ = [
     "TRIPLETS_NAME",
     "UNITS",
     "UNITS_NAME",
+    "samples_schema",
 ]
 
 MEDIA_REFERENCES_NAME: Final = "media-references.arrow"
@@ -225,13 +229,20 @@ SAMPLES: Final = pa.schema(
         ("digest", pa.binary(32)),  # its SHA-256
         ("media", _NUMBERS),  # rows of MEDIA, as they are shown
         ("size", pa.int64()),  # bytes in a shard, if the sample holds all its files itself
-        ("relations", pa.list_(pa.int32())),  # context triplets of each of RELATIONS
+        ("relations", relation_counts(RELATIONS)),  # context triplets of each; see `samples_schema`
         ("triplets", pa.int32()),
         ("videos", pa.int32()),
         ("frames", pa.int32()),
         ("characters", pa.int64()),
     ]
 )
+
+
+def samples_schema(relations: Sequence[str]) -> pa.Schema:
+    """`SAMPLES` of a build whose strategies make these ``relations``: ours, and those of other packages."""
+    place = SAMPLES.get_field_index("relations")
+    return SAMPLES.set(place, pa.field("relations", relation_counts(relations)))
+
 
 REJECTS: Final = pa.schema(
     [

@@ -26,8 +26,10 @@ __all__ = [
     "IndexRow",
     "checked_batches",
     "index_batches",
+    "index_schema",
     "iterate_index",
     "read_index",
+    "relation_counts",
     "repeated_key",
     "rows_to_table",
     "sample_costs",
@@ -48,7 +50,13 @@ RELATIONS: Final = (
     "both_similar",
     "document",
 )
-"""The relations of ``schemas/sample.json``, in that order."""
+"""The relations that mimicit makes, which every index counts; strategies of other packages add theirs."""
+
+
+def relation_counts(relations: Sequence[str]) -> pa.DataType:
+    """The type of the column ``relations``: how many context triplets a sample has of each."""
+    return pa.struct([(name, pa.int32()) for name in relations])
+
 
 INDEX_SCHEMA: Final = pa.schema(
     [
@@ -60,7 +68,7 @@ INDEX_SCHEMA: Final = pa.schema(
         ("size", pa.int64()),  # bytes from there to the end of the last member's padding
         ("member_offsets", pa.list_(pa.int64())),  # of the payloads, in bytes from the start of the shard
         ("member_sizes", pa.list_(pa.int64())),  # bytes
-        ("relations", pa.struct([(name, pa.int32()) for name in RELATIONS])),  # context triplets of each relation
+        ("relations", relation_counts(RELATIONS)),
         ("triplets", pa.int32()),
         ("media", pa.int32()),
         ("videos", pa.int32()),
@@ -88,11 +96,16 @@ class IndexRow:
     sample: Sample
 
 
+def index_schema(relations: pa.DataType) -> pa.Schema:
+    """`INDEX_SCHEMA` with this type of the column ``relations``."""
+    return INDEX_SCHEMA.set(INDEX_SCHEMA.get_field_index("relations"), pa.field("relations", relations))
+
+
 def sample_costs(sample: Sample) -> dict[str, Any]:
     """The columns that say what a sample holds: relations, triplets, media, videos, frames, characters."""
-    counts = Counter(triplet.relation for triplet in sample.triplets)
+    counts = Counter(triplet.relation for triplet in sample.triplets if triplet.relation is not None)
     return {
-        "relations": {name: counts[name] for name in RELATIONS},
+        "relations": {**dict.fromkeys(RELATIONS, 0), **counts},
         "triplets": len(sample.triplets),
         "media": len(sample.media),
         "videos": sum(media.kind == "video" for media in sample.media),

@@ -36,7 +36,6 @@ from mimicit.errors import MimicitError, UsageError
 from mimicit.inspecting.origins import origins_of
 from mimicit.inspecting.rejects import group_rejects, page_of_rejects
 from mimicit.prompt import TEMPLATES
-from mimicit.shards.index import RELATIONS
 from mimicit.viewing.criteria import Criteria, parse_criteria, parse_number
 from mimicit.viewing.gallery import Gallery, Needle, needle_for_picture, needle_for_text, needle_for_triplet
 from mimicit.viewing.guard import Guard
@@ -247,7 +246,7 @@ class _Pages:
             "folder": str(self._gallery.path),
             "totals": manifest["totals"],
             "sources": [source["name"] for source in manifest["sources"] if source["out"]],
-            "relations": RELATIONS,
+            "relations": self._gallery.relations,
             "criteria": criteria,
             "search_text": "",
         }

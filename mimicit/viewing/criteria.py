@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 from urllib.parse import urlencode
 
 from mimicit.errors import UsageError
 from mimicit.loading.selection import Where
+from mimicit.shards.index import RELATIONS
 
 __all__ = ["Criteria", "parse_criteria", "parse_number"]
 
@@ -30,15 +31,18 @@ class Criteria:
         """The criteria as the query part of an address, without the question mark."""
         return urlencode({name: value for name, value in asdict(self).items() if value not in ("", None)})
 
-    def expression(self) -> Any | None:
-        """The criteria as a `pyarrow.compute.Expression`, None where there are none; `UsageError` at unknown names."""
+    def expression(self, relations: Collection[str] = RELATIONS) -> Any | None:
+        """The criteria as a `pyarrow.compute.Expression`, None where there are none; `UsageError` at unknown names.
+
+        ``relations`` are those of the folder.
+        """
         return Where(
             source=self.source or None,
             relation=self.relation or None,
             kind=self.kind or None,
             min_characters=self.min_characters,
             max_characters=self.max_characters,
-        ).expression()
+        ).expression(relations)
 
 
 def parse_criteria(parameters: Mapping[str, str]) -> Criteria:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from mimicit.errors import MimicitError
 from mimicit.inspecting.stored_samples import StoredSamples, open_samples
 from mimicit.records import Sample
-from mimicit.shards.index import index_batches
+from mimicit.shards.index import RELATIONS, index_batches
 from mimicit.shards.manifest import read_manifest
 from mimicit.viewing.criteria import Criteria
 
@@ -69,9 +69,14 @@ class Gallery:
         self._rows: OrderedDict[Criteria, NDArray[np.int64]] = OrderedDict()
         self._lock = threading.Lock()
 
+    @property
+    def relations(self) -> list[str]:
+        """The relations that context may have here: ours, and those of strategies of other packages."""
+        return [*RELATIONS, *sorted(self.manifest["totals"]["relations"].keys() - set(RELATIONS))]
+
     def rows(self, criteria: Criteria) -> Sequence[int] | NDArray[np.int64]:
         """The rows that meet ``criteria``, ascending; errors as `Criteria.expression`."""
-        expression = criteria.expression()
+        expression = criteria.expression(self.relations)
         if expression is None:
             return range(len(self.stored))
         with self._lock:

@@ -89,7 +89,7 @@ def test_samples_are_those_that_are_made_one_by_one(
         meta=pa.array([canonical_json(row.meta) for row in rows], pa.large_binary()),
     )
     with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder:
-        found = SampleWriter(media_table(Path(folder))).rows(chosen).to_pylist()
+        found = SampleWriter(media_table(Path(folder)), RELATIONS).rows(chosen).to_pylist()
     for row, one in zip(rows, found, strict=True):
         parts = [
             Part(id=id, media=tuple(media), instruction=instruction, answer=answer, relation=relation, score=score)
@@ -111,5 +111,5 @@ def test_samples_are_those_that_are_made_one_by_one(
             "media": shown,
             "size": member_span(len(text)) + span,
             **{name: costs[name] for name in ("triplets", "videos", "frames", "characters")},
-            "relations": [costs["relations"][name] for name in RELATIONS],
+            "relations": costs["relations"],
         }

@@ -16,7 +16,7 @@ import orjson
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mimicit.context.choose import choose, parse_strategies
+from mimicit.context.choose import choose, parse_strategies, relations_of
 from mimicit.context.neighbours import Guards
 from mimicit.pipeline.config import SourceRules
 from mimicit.pipeline.engines.local import Engine
@@ -25,7 +25,8 @@ from mimicit.pipeline.progress import Progress
 from mimicit.pipeline.ragged import Numbers, sums
 from mimicit.pipeline.stages.pool import TripletPool
 from mimicit.pipeline.stages.sample_json import Chosen, SampleWriter
-from mimicit.pipeline.tables import SAMPLES, TRIPLETS, TRIPLETS_NAME
+from mimicit.pipeline.tables import TRIPLETS, TRIPLETS_NAME
+from mimicit.shards.index import RELATIONS
 
 __all__ = ["choose_contexts", "sample_parts"]
 
@@ -90,12 +91,14 @@ def _choose_task(task: _Task) -> None:
     """Write one part; runs in a worker."""
     pool = TripletPool(task.work, list(task.rules))
     try:
-        write_columns(task.path, SAMPLES, _samples(task, pool))
+        relations = relations_of(name for rule in task.rules.values() for name in parse_strategies(rule.context))
+        writer = SampleWriter(pool.media, [*RELATIONS, *sorted(relations.difference(RELATIONS))])
+        write_columns(task.path, writer.schema, _samples(task, pool, writer))
     finally:
         pool.close()
 
 
-def _samples(task: _Task, pool: TripletPool) -> Iterator[pa.RecordBatch]:
+def _samples(task: _Task, pool: TripletPool, writer: SampleWriter) -> Iterator[pa.RecordBatch]:
     """SAMPLES of the task, in order."""
     is_query = pool.triplets.table(["is_query"]).slice(task.first, task.end - task.first).column(0).to_numpy()
     queries = np.flatnonzero(is_query) + task.first
@@ -104,7 +107,6 @@ def _samples(task: _Task, pool: TripletPool) -> Iterator[pa.RecordBatch]:
     rows, reasons, counts = _contexts(task, pool, queries, is_document, why)
     sizes = pool.triplets.bytes_of(["meta", "parts"], queries) + sums(_bytes_said(pool, rows), counts)
     cut = (np.diff(np.cumsum(sizes) // _BATCH_BYTES) > 0) | np.diff(is_document)
-    writer = SampleWriter(pool.media)
     for first, end in pairwise([0, *(np.flatnonzero(cut) + 1).tolist(), len(queries)]):
         if is_document[first]:
             yield writer.rows(_documents(pool, queries[first:end]))

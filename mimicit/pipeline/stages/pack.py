@@ -29,7 +29,7 @@ from mimicit.pipeline.ragged import Numbers, list_array
 from mimicit.pipeline.stages.plan import PlannedSamples, ShardPlan, planned_shards
 from mimicit.pipeline.stages.stored_media import StoredMedia
 from mimicit.shards.files import publish
-from mimicit.shards.index import INDEX_SCHEMA, RELATIONS
+from mimicit.shards.index import index_schema
 from mimicit.shards.tar import BLOCK, Members
 
 __all__ = ["index_piece", "pack_shards", "pack_share", "shard_name", "unpacked_shards"]
@@ -140,15 +140,26 @@ def _keep(task: _Task, previous: PreviousShard) -> bool:
     if not adopt_shard(previous, task.out / task.name, scratch(task.work / task.name)):
         return False
     rows = previous_index(task.work, previous)
+    schema = index_schema(PlannedSamples(task.work).relations)
+    counted = pa.chunked_array([_counting(chunk, schema) for chunk in rows["relations"].chunks])
+    rows = rows.set_column(rows.column_names.index("relations"), "relations", counted)
     names = pa.array([task.name] * rows.num_rows, pa.string())
     piece = index_piece(task.work, task.shard.number)
     with (
         publish(piece, scratch(piece)) as file,
-        pq.ParquetWriter(file, INDEX_SCHEMA) as index,
+        pq.ParquetWriter(file, schema) as index,
     ):
-        index.write_table(rows.set_column(0, "shard", names).cast(INDEX_SCHEMA))
+        index.write_table(rows.set_column(0, "shard", names).cast(schema))
         index.add_key_value_metadata({_SHARD_INFO: orjson.dumps({**previous.info, "name": task.name})})
     return True
+
+
+def _counting(counts: pa.StructArray, schema: pa.Schema) -> pa.StructArray:
+    """``counts`` of relations as ``schema`` has them: 0 of those that were not counted."""
+    names = [field.name for field in schema.field("relations").type]
+    known = {field.name for field in counts.type}
+    none = pa.repeat(pa.scalar(0, pa.int32()), len(counts))
+    return pa.StructArray.from_arrays([counts.field(name) if name in known else none for name in names], names)
 
 
 def _write(task: _Task) -> None:
@@ -161,7 +172,7 @@ def _write(task: _Task) -> None:
         closing(StoredMedia(task.work)) as media,
         naming(task.out / task.name),
         publish(piece, scratch(piece)) as piece_file,
-        pq.ParquetWriter(piece_file, INDEX_SCHEMA) as index,
+        pq.ParquetWriter(piece_file, index_schema(samples.relations)) as index,
         publish(task.out / task.name, temporary) as file,
         open(temporary, "rb", buffering=0) as written,
     ):
@@ -255,15 +266,14 @@ def _index_rows(
 ) -> pa.Table:
     """The rows of the index for samples between ``bounds``, with the ``offsets`` and ``sizes`` of their members."""
     counts = 1 + rows.column("frames").to_numpy()
-    relations = rows.column("relations").flatten().to_numpy().reshape(-1, len(RELATIONS)).T
+    schema = index_schema(rows.column("relations").type)
     made = {
         "shard": pa.repeat(shard, rows.num_rows),
         "offset": bounds[:-1],
         "size": np.diff(bounds),
         "member_offsets": list_array(pa.array(offsets, pa.int64()), counts),
         "member_sizes": list_array(pa.array(sizes, pa.int64()), counts),
-        "relations": pa.StructArray.from_arrays([pa.array(column) for column in relations], list(RELATIONS)),
         "media": pc.list_value_length(rows.column("media")),
     }
-    columns = [made[name] if name in made else rows.column(name) for name in INDEX_SCHEMA.names]
-    return pa.table(columns, names=INDEX_SCHEMA.names).cast(INDEX_SCHEMA)
+    columns = [made[name] if name in made else rows.column(name) for name in schema.names]
+    return pa.table(columns, names=schema.names).cast(schema)

@@ -90,6 +90,11 @@ class PlannedSamples:
         self._rows = self._part(0).rows if self._paths else 1  # of every part but the last
         self.count = (len(self._paths) - 1) * self._rows + self._part(len(self._paths) - 1).rows if self._paths else 0
 
+    @property
+    def relations(self) -> pa.DataType:
+        """The type of their column ``relations``."""
+        return self._part(0).type_of("relations")
+
     def batches(self, names: Sequence[str], first: int, end: int, most: int) -> Iterator[pa.RecordBatch]:
         """Columns of SAMPLES for the places ``first`` to ``end`` (not included), up to ``most`` at a time."""
         for start in range(first, end, most):

@@ -29,7 +29,7 @@ from mimicit.pipeline.tables import MERGED_NAME, TRIPLETS_NAME
 from mimicit.records import FORMAT
 from mimicit.schema import canonical_json, validate
 from mimicit.shards.files import publish, sha256_of, write_atomically
-from mimicit.shards.index import INDEX_NAME, INDEX_SCHEMA, RELATIONS
+from mimicit.shards.index import INDEX_NAME, index_schema
 from mimicit.shards.manifest import MANIFEST_NAME
 from mimicit.sources.base import SourceSpec
 from mimicit.sources.scanned import ScannedFiles
@@ -150,9 +150,10 @@ def _write_index(work: Path, out: Path, shards: int) -> dict[str, Any]:
     """Join the pieces in the order of the shards; returns the totals of the manifest."""
     sums: Counter[str] = Counter()
     relations: Counter[str] = Counter()
+    schema = index_schema(pq.read_schema(index_piece(work, 0)).field("relations").type)
     with (
         publish(out / INDEX_NAME, work / "index.tmp") as file,
-        pq.ParquetWriter(file, INDEX_SCHEMA, compression="zstd") as writer,
+        pq.ParquetWriter(file, schema, compression="zstd") as writer,
     ):
         for number in range(shards):
             with pq.ParquetFile(index_piece(work, number)) as piece:
@@ -161,7 +162,8 @@ def _write_index(work: Path, out: Path, shards: int) -> dict[str, Any]:
                     sums["samples"] += batch.num_rows
                     for name in ("triplets", "media", "frames", "characters"):
                         sums[name] += pc.sum(batch.column(name)).as_py()
-                    for place, name in enumerate(RELATIONS):
-                        relations[name] += pc.sum(batch.column("relations").field(place)).as_py()
+                    counts = batch.column("relations")
+                    for place, field in enumerate(counts.type):
+                        relations[field.name] += pc.sum(counts.field(place)).as_py()
     names = ("samples", "triplets", "media", "frames", "characters")
     return {**{name: sums[name] for name in names}, "relations": {n: c for n, c in relations.items() if c}}

@@ -20,10 +20,9 @@ import pyarrow.compute as pc
 from mimicit.pipeline.parts import ColumnFile
 from mimicit.pipeline.ragged import Numbers, before, flat, list_array, owners, starts, sums
 from mimicit.pipeline.stages.pieces import Pieces
-from mimicit.pipeline.tables import SAMPLES
+from mimicit.pipeline.tables import samples_schema
 from mimicit.records import FORMAT, sample_key
 from mimicit.schema import canonical_json
-from mimicit.shards.index import RELATIONS
 from mimicit.shards.tar import member_span
 
 __all__ = ["Chosen", "SampleWriter"]
@@ -72,9 +71,11 @@ class _Medium(NamedTuple):
 
 
 class SampleWriter:
-    """Writes samples whose media are rows of ``media``, the table MEDIA."""
+    """Writes samples whose media are rows of ``media``, the table MEDIA, and whose context has these ``relations``."""
 
-    def __init__(self, media: ColumnFile) -> None:
+    def __init__(self, media: ColumnFile, relations: Sequence[str]) -> None:
+        self.schema = samples_schema(relations)
+        self._relations = list(relations)
         self._medium = lru_cache(_MEDIA_KEPT)(partial(_medium, media))
 
     def rows(self, chosen: Chosen) -> pa.RecordBatch:
@@ -102,17 +103,17 @@ class SampleWriter:
             "digest": _digests(json),
             "media": list_array(pa.array(media), media_counts),
             "size": np.array([member_span(size) for size in sizes.tolist()]) + span,
-            "relations": _relations(chosen),
+            "relations": _relation_counts(chosen, self._relations),
             "triplets": counts,
             "videos": videos,
             "frames": files,
             "characters": sums(characters[chosen.triplets], counts),
         }
         arrays = (
-            values if isinstance(values, pa.Array) else pa.array(values, SAMPLES.field(name).type)
+            values if isinstance(values, pa.Array) else pa.array(values, self.schema.field(name).type)
             for name, values in columns.items()
         )
-        return pa.record_batch(list(arrays), schema=SAMPLES)
+        return pa.record_batch(list(arrays), schema=self.schema)
 
 
 def _json(chosen: Chosen, new: Numbers, media_counts: Numbers, known: Sequence[_Medium], media: Numbers) -> pa.Array:
@@ -200,12 +201,12 @@ def _tail(why: tuple[str | None, float | None], first: int, count: int, *, is_qu
     return b'",' + json[1:] + (b"]}" if is_query else b",")
 
 
-def _relations(chosen: Chosen) -> pa.ListArray:
-    """How many triplets of each of `RELATIONS` each sample has."""
-    places = np.array([-1 if name is None else RELATIONS.index(name) for name, _ in chosen.why])[chosen.reasons]
-    samples = owners(chosen.counts)
-    found = np.bincount((samples * len(RELATIONS) + places)[places >= 0], minlength=len(chosen.counts) * len(RELATIONS))
-    return list_array(pa.array(found, pa.int32()), np.full(len(chosen.counts), len(RELATIONS)))
+def _relation_counts(chosen: Chosen, relations: list[str]) -> pa.StructArray:
+    """How many triplets of each of the ``relations`` each sample has."""
+    places = np.array([-1 if name is None else relations.index(name) for name, _ in chosen.why])[chosen.reasons]
+    samples, size = owners(chosen.counts), len(chosen.counts) * len(relations)
+    found = np.bincount((samples * len(relations) + places)[places >= 0], minlength=size).reshape(-1, len(relations))
+    return pa.StructArray.from_arrays([pa.array(column, pa.int32()) for column in found.T], relations)
 
 
 def _digests(texts: pa.Array) -> list[bytes]:
