@@ -58,7 +58,7 @@ _HOMES = {
     "from_webdataset": "mimicit.loading.interop",
     "load": "mimicit.loading.samples",
     "load_mixture": "mimicit.loading.mixture",
-    "messages": "mimicit.loading.chat",
+    "messages": "mimicit.loading.conversation",
     "pack": "mimicit.loading.packing",
     "render": "mimicit.prompt",
     "to_datasets": "mimicit.hub.tables",

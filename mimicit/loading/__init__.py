@@ -1,6 +1,7 @@
 """Loading: shards in, `Sample`s out, in an order that is a pure function of folder, seed and position."""
 
-from mimicit.loading.chat import ChatCollator, messages
+from mimicit.loading.chat import ChatCollator
+from mimicit.loading.conversation import messages
 from mimicit.loading.costs import Cost, token_cost
 from mimicit.loading.mixture import Mixture, load_mixture
 from mimicit.loading.order import Order

@@ -1,109 +1,32 @@
-"""Samples as conversations, and as what any vision-language model of `transformers` is trained on.
+"""Samples as what any vision-language model of `transformers` is trained on.
 
-`messages` is pure; `ChatCollator` needs the processor of a model, and torch because its tensors are torch's. Importing
-this module needs neither.
+`ChatCollator` needs the processor of a model, and torch because its tensors are torch's. Importing this module needs
+neither.
 """
 
 from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
 
-from mimicit.errors import CorruptShardError, UsageError
+from mimicit.errors import UsageError
 from mimicit.loading.chat_spans import MarkedTokenizer, Marks, Span, Words, choose_marks
+from mimicit.loading.conversation import Message, messages, text_message
 from mimicit.loading.drop_context import drop_context
 from mimicit.loading.steps import Slots
-from mimicit.records import Media, Sample, Triplet
+from mimicit.records import Media, Sample
 
 __all__ = ["ChatCollator", "Message", "messages"]
 
-Message = dict[str, Any]
-"""``role`` and ``content``, the latter a list of parts, as `apply_chat_template` of `transformers` takes it."""
-
 _IGNORED: Final = -100  # the label that losses of torch and transformers leave out
 _NOT_CAUSAL: Final = ("PaliGemmaProcessor",)
+_BEHIND: Final = 16  # tokens between the end of a turn and the next one; templates have one or two
 _TRIES: Final = 3
 _EQUAL_CLIPS: Final = '; some processors take only clips of equally many frames in one batch: give clips="pictures"'
 _TICKS: Final = 1000  # per second: metadata of clips counts frames, of which ours are not evenly spaced
-
-
-def messages(
-    sample: Sample,
-    *,
-    context: Literal["turns", "one-turn"] = "turns",
-    clips: Literal["pictures", "video"] = "pictures",
-    system: str | None = None,
-    with_answer: bool = True,
-) -> list[Message]:
-    """``sample`` as a conversation for ``processor.apply_chat_template``, with its pictures inside.
-
-    Each triplet is a turn of the user (its media, then its instruction) and one of the assistant (its answer);
-    ``context="one-turn"`` puts the context, answers and all, before the query into one turn of the user. A picture is
-    ``{"type": "image", "image": …}`` with a Pillow image in RGB; of a clip each frame is one, or with ``clips="video"``
-    all are ``{"type": "video", "video": [frame, …]}``. ``system`` is a message that goes before. Without
-    ``with_answer`` the answer to the query is left out, to be asked for. `CorruptShardError` names the sample whose
-    pictures cannot be read.
-    """
-    conversation = [_message("system", [_text(system)])] if system is not None else []
-    asked: list[Message] = []
-    for triplet in sample.context:
-        shown = list(_shown(sample, triplet, clips))
-        if context == "turns":
-            conversation.append(_message("user", _asked(shown, triplet.instruction)))
-            conversation.append(_message("assistant", [_text(triplet.answer)]))
-        else:
-            asked += shown
-            lines = "\n".join(words for words in (triplet.instruction, triplet.answer) if words)
-            _append_text(asked, f"{lines}\n\n")
-    asked += _shown(sample, sample.query, clips)
-    if sample.query.instruction or not asked:
-        _append_text(asked, sample.query.instruction)
-    conversation.append(_message("user", asked))
-    if with_answer:
-        conversation.append(_message("assistant", [_text(sample.query.answer)]))
-    return conversation
-
-
-def _message(role: str, content: list[Message]) -> Message:
-    return {"role": role, "content": content}
-
-
-def _text(words: str) -> Message:
-    return {"type": "text", "text": words}
-
-
-def _asked(shown: list[Message], instruction: str) -> list[Message]:
-    return [*shown, _text(instruction)] if instruction or not shown else shown
-
-
-def _append_text(parts: list[Message], words: str) -> None:
-    """Texts that follow each other become one: what a template puts between two, nobody knows."""
-    if parts and parts[-1]["type"] == "text":
-        parts[-1] = _text(parts[-1]["text"] + words)
-    else:
-        parts.append(_text(words))
-
-
-def _shown(sample: Sample, triplet: Triplet, clips: Literal["pictures", "video"]) -> Iterator[Message]:
-    for index in triplet.media:
-        media = sample.media[index]
-        frames = _frames(sample, media)
-        if media.kind == "video" and clips == "video":
-            yield {"type": "video", "video": frames}
-        else:
-            for frame in frames:
-                yield {"type": "image", "image": frame}
-
-
-def _frames(sample: Sample, media: Media) -> list[Any]:
-    try:
-        found = media.to_pil()
-    except CorruptShardError as error:
-        raise CorruptShardError(f"sample {sample.key}: {error}") from None
-    return [frame.convert("RGB") for frame in (found if isinstance(found, list) else [found])]
 
 
 @dataclass(frozen=True)
@@ -156,6 +79,13 @@ class ChatCollator:
         template_kwargs: Mapping[str, Any] | None = None,
         processor_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
+        _check_choices(
+            answers=(answers, "all", "query"),
+            too_long=(too_long, "error", "drop"),
+            context=(context, "turns", "one-turn"),
+            clips=(clips, "auto", "video", "pictures"),
+            padding_side=(padding_side, "left", "right"),
+        )
         name = type(processor).__name__
         tokenizer = getattr(processor, "tokenizer", None)
         if tokenizer is None:
@@ -202,8 +132,8 @@ class ChatCollator:
         for place, row in enumerate(rows):
             length, ends = encoded.lengths[place], encoded.ends[place]
             while length > most and row.sample.context:
-                # At the least: what goes reaches from the first turn, and ``ends`` counts from the first token.
-                enough = (count for count, end in enumerate(ends[:-1], 1) if length - end <= most)
+                # At the least: ``ends`` counts from the first token, also what a template writes before all turns.
+                enough = (count for count, end in enumerate(ends[:-1], 1) if length - end - _BEHIND <= most)
                 context = len(row.sample.context)
                 count = min(next(enough, context), context) if self.context == "turns" else 1
                 row = self._row(drop_context(row.sample, count), marks)
@@ -272,7 +202,7 @@ class ChatCollator:
     @functools.cached_property
     def _texts_are_strings(self) -> bool:
         """Whether the template takes texts as strings alone, and prints a list of parts as Python does."""
-        probe = [_message("user", [_text("one")]), _message("assistant", [_text("two")])]
+        probe = [text_message("user", "one"), text_message("assistant", "two")]
         try:
             text = self.processor.apply_chat_template(probe, chat_template=self.chat_template, **self.template_kwargs)
         except Exception:  # a template that adds a list to a string
@@ -286,7 +216,8 @@ class ChatCollator:
         if token is None or getattr(self.processor, "video_processor", None) is None:
             return "pictures"
         try:
-            text = self._render([_message("user", [{"type": "video"}, _text("one")])])
+            shown = text_message("user", "one")
+            text = self._render([{**shown, "content": [{"type": "video"}, *shown["content"]]}])
         except Exception:  # a template without clips
             return "pictures"
         return "video" if token in text else "pictures"
@@ -309,8 +240,8 @@ class ChatCollator:
         learnt, ends = [], []
         for place, row in enumerate(rows):
             spans, offsets = tokenizer.spans[place], tokenizer.offsets[place]
-            self._check(row, spans, offsets, tokenizer.ids[place])
             wanted = spans[-1:] if self.answers == "query" else spans
+            self._check(row, wanted, offsets, tokenizer.ids[place])
             learnt.append([any(_within(token, span.start, span.end) for span in wanted) for token in offsets])
             ends.append([sum(0 < stop <= span.end for _, stop in offsets) for span in spans])
         batch["labels"] = ids.masked_fill(ids.new_tensor(learnt) == 0, _IGNORED)
@@ -337,7 +268,7 @@ class ChatCollator:
     def _check(self, row: _Row, spans: Sequence[Span], offsets: Sequence[tuple[int, int]], ids: Sequence[int]) -> None:
         """`UsageError` unless the tokens of each answer decode to it, and are no image tokens."""
         tokenizer = self.processor.tokenizer
-        for answer, span in zip(row.answers, spans, strict=True):
+        for answer, span in zip(row.answers[-len(spans) :], spans, strict=True):
             own = [id for id, token in zip(ids, offsets, strict=True) if _within(token, span.start, span.words_end)]
             said = tokenizer.decode(own)
             if not _same(said, answer):  # it may be one that the tokenizer does not give back
@@ -354,6 +285,12 @@ class _Encoded(NamedTuple):
     batch: Any
     lengths: list[int]
     ends: list[list[int]]
+
+
+def _check_choices(**options: tuple[str, ...]) -> None:
+    for name, (given, *choices) in options.items():
+        if given not in choices:
+            raise UsageError(f"{name}={given!r}: choose one of {', '.join(map(repr, choices))}")
 
 
 def _marks(samples: Sequence[Sample]) -> Marks:

@@ -216,7 +216,7 @@ def test_only_the_query_is_learnt_where_asked_for(samples: Sequence[Sample]) -> 
             assert said == [f"{answers(sample)[-1]}<|im_end|>"]
 
 
-@pytest.mark.parametrize("name", ["qwen2_5_vl", "idefics3", "gemma3", "mllama"])
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "idefics3", "llava", "gemma3", "mllama"])
 def test_too_long_a_prompt_loses_the_farthest_context_and_keeps_pictures_whole(
     name: str, samples: Sequence[Sample]
 ) -> None:
@@ -391,6 +391,8 @@ def test_values_of_a_loader_and_rows_of_a_dataset_are_taken(samples: Sequence[Sa
 
 def test_what_cannot_work_is_said(samples: Sequence[Sample]) -> None:
     _, processor = made("gemma3")
+    with pytest.raises(UsageError, match="answers='last': choose one of 'all', 'query'"):
+        ChatCollator(processor, answers="last")
     with pytest.raises(UsageError, match="has no tokenizer; give the model's processor"):
         ChatCollator(processor.tokenizer)
     with pytest.raises(UsageError, match="PaliGemmaProcessor: its model sees the whole prompt at once"):
