@@ -239,16 +239,16 @@ def _limits(declared: Option) -> dict[str, Any]:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def click_options(kind: type[Any], *, defaults: bool = True) -> Callable[[Command], Command]:
+def click_options(kind: type[Any], *, only: Sequence[str] = (), defaults: bool = True) -> Callable[[Command], Command]:
     """A decorator that gives a click command the options of ``kind``, each a parameter called by its key in a file.
 
-    Without ``defaults``, options that are not given are None; flags are False all the same.
+    With ``only``, those of these keys. Without ``defaults``, options that are not given are None, and flags False.
     """
     import click  # not needed by those who only read shards
 
     def decorate(command: Command) -> Command:
         for _, declared in reversed(options_of(kind)):
-            if isinstance(declared.flag, str):
+            if isinstance(declared.flag, str) and (not only or declared.key in only):
                 both = declared.kind is bool and declared.default
                 flag = f"{declared.flag}/--no-{declared.flag[2:]}" if both else declared.flag
                 command = click.option(flag, declared.key, **_click(declared, defaults))(command)

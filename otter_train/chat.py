@@ -99,13 +99,13 @@ def _write(out: TextIO, text: str) -> None:
 @click.command(cls=Program, context_settings=HELP)
 @click.option("--checkpoint", type=click.Path(path_type=Path), required=True, help="Run folder, or one checkpoint.")
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=128, help="Longest answer, in tokens.")
-@click.option("--temperature", type=float, default=0.0, help="0: the likeliest token; above: draw, wilder with more.")
-@click.option("--top-p", type=float, default=1.0, help="Draw among the likeliest tokens of this total probability.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, help="Of what is drawn.")
+@click.option("--temperature", type=float, default=0.0, help="Sampling temperature; 0: the likeliest token.")
+@click.option("--top-p", type=float, default=1.0, help="Sample among the likeliest tokens of this total probability.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed of the sampling.")
 @click.option("--frames", type=click.IntRange(min=1), default=8, help="Frames taken from a clip.")
 @click.option("--language-model", help="Where the frozen language model lies now, if it was moved.")
 @click.option("--vision-model", help="Where the frozen vision model lies now, if it was moved.")
-@click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+@click.option("--device", default="auto", help="Device to run on: auto, cpu, cuda, cuda:1, ...")
 def main(
     checkpoint: Path,
     max_new_tokens: int,

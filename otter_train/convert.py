@@ -38,20 +38,24 @@ _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**
 @click.option(
     "--with-frozen/--without-frozen",
     default=None,
-    help="All of the frozen vision tower and language model, or nothing of them; by default what the source has.",
+    help="Write all weights of the frozen vision tower and language model, or none; by default what the source has.",
 )
-@click.option("--preset", help="Architecture of a source that does not say it, such as otter-9b.")
+@click.option("--preset", help="Architecture of a source that does not state it, such as otter-9b.")
 @click.option("--language-model", help="Folder of the frozen language model, for its shape and its weights.")
 @click.option("--vision-model", help="Folder of the frozen vision tower, for its shape and its weights.")
-@click.option("--cross-attention-every", type=click.IntRange(min=1), help="Layers per cross-attention block.")
-@click.option("--tokenizer", type=_PATH, help="Folder of a tokenizer: rows of special tokens move to its ids.")
+@click.option("--cross-attention-every", type=click.IntRange(min=1), help="Decoder layers per cross-attention block.")
+@click.option("--tokenizer", type=_PATH, help="Folder of a tokenizer; rows of special tokens move to its ids.")
 @click.option("--source-tokenizer", type=_PATH, help="Folder of the tokenizer that the source was trained with.")
 @click.option("--added-tokens", help="Added tokens of the source in the order of their rows, separated by commas.")
 @click.option(
-    "--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Numbers of the target; else as stored."
+    "--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Number format to write; else as stored."
 )
-@click.option("--vision-layout", type=click.Choice(["transformers", "open_clip"]), help="Vision tower in --to ours.")
-@click.option("--format", "file_format", type=click.Choice(["safetensors", "bin"]), default="safetensors")
+@click.option(
+    "--vision-layout", type=click.Choice(["transformers", "open_clip"]), help="Vision tower's layout with --to ours."
+)
+@click.option(
+    "--format", "file_format", type=click.Choice(["safetensors", "bin"]), default="safetensors", help="File format."
+)
 @click.option("--max-shard-size", help="Largest file, such as 5GB; beyond it weights are split into shards.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def main(

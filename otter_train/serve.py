@@ -25,23 +25,23 @@ _AT_LEAST_1 = click.IntRange(min=1)
 
 @click.command(cls=Program, context_settings=HELP)
 @click.option("--checkpoint", type=click.Path(path_type=Path), required=True, help="Run, checkpoint, or any model.")
-@click.option("--host", default="127.0.0.1", help="Address to listen at; beyond this machine only with --api-key.")
-@click.option("--port", type=click.IntRange(0, 65_535), default=8000, help="Port to listen at; 0 for a free one.")
-@click.option("--api-key", envvar="OTTER_API_KEY", help="Key that every request must bear.  [env: OTTER_API_KEY]")
-@click.option("--model-name", help="What requests call the model.  [default: name of the run folder]")
+@click.option("--host", default="127.0.0.1", help="Address to listen on; beyond this machine only with --api-key.")
+@click.option("--port", type=click.IntRange(0, 65_535), default=8000, help="Port to listen on; 0 picks a free one.")
+@click.option("--api-key", envvar="OTTER_API_KEY", help="Key that every request must carry.  [env: OTTER_API_KEY]")
+@click.option("--model-name", help="Name of the model in requests.  [default: name of the run folder]")
 @click.option("--max-body-mb", type=_AT_LEAST_1, default=_DEFAULT.body_bytes >> 20, help="Largest request, in MiB.")
-@click.option("--max-pictures", type=_AT_LEAST_1, default=_DEFAULT.pictures, help="Pictures in one request.")
-@click.option("--max-pixels", type=_AT_LEAST_1, default=_DEFAULT.pixels, help="Pixels of one picture.")
-@click.option("--max-characters", type=_AT_LEAST_1, default=_DEFAULT.characters, help="Characters of all texts.")
+@click.option("--max-pictures", type=_AT_LEAST_1, default=_DEFAULT.pictures, help="Pictures in one request, at most.")
+@click.option("--max-pixels", type=_AT_LEAST_1, default=_DEFAULT.pixels, help="Largest picture, in pixels.")
+@click.option("--max-characters", type=_AT_LEAST_1, default=_DEFAULT.characters, help="Characters in one request.")
 @click.option("--max-new-tokens", type=_AT_LEAST_1, default=_DEFAULT.tokens, help="Longest answer, in tokens.")
 @click.option(
-    "--context", type=_AT_LEAST_1, default=_DEFAULT.context, help="Prompt and answer together, at most the model's."
+    "--context", type=_AT_LEAST_1, default=_DEFAULT.context, help="Longest prompt and answer together, in tokens."
 )
-@click.option("--queue", type=_AT_LEAST_1, default=_DEFAULT.queue, help="Requests that may be open; more get a 429.")
-@click.option("--batch-size", type=_AT_LEAST_1, default=_DEFAULT.batch, help="Questions answered at the same time.")
+@click.option("--queue", type=_AT_LEAST_1, default=_DEFAULT.queue, help="Open requests, at most; more get a 429.")
+@click.option("--batch-size", type=_AT_LEAST_1, default=_DEFAULT.batch, help="Questions answered at once, at most.")
 @click.option("--language-model", help="Where the frozen language model lies now, if it was moved.")
 @click.option("--vision-model", help="Where the frozen vision model lies now, if it was moved.")
-@click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+@click.option("--device", default="auto", help="Device to run on: auto, cpu, cuda, cuda:1, ...")
 def main(
     checkpoint: Path,
     host: str,

@@ -10,6 +10,8 @@ import click
 
 from mimicit.commands.output import EXIT_FAILED, print_json
 from mimicit.errors import UsageError
+from mimicit.options import click_options
+from mimicit.pipeline import BuildConfig
 
 if TYPE_CHECKING:
     from mimicit.annotating.batch import BatchWriter
@@ -23,14 +25,14 @@ __all__ = ["annotate"]
 @click.command()
 @click.option("--src", type=click.Path(path_type=Path), required=True, help="Folder with the raw data, as for build.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the manifest and the answers.")
-@click.option("--recipe", required=True, metavar="NAME|FILE", help="A recipe that comes along, or your own TOML file.")
+@click.option("--recipe", required=True, metavar="NAME|FILE", help="Built-in recipe, or your own TOML file.")
 @click.option("--model", required=True, help="Name of the model, as the server knows it.")
 @click.option(
     "--base-url",
     envvar="OPENAI_BASE_URL",
     default="https://api.openai.com/v1",
     show_default=True,
-    help="Of any server that speaks the OpenAI protocol.",
+    help="URL of any server that speaks the OpenAI protocol.",
 )
 @click.option(
     "--key-env", default="OPENAI_API_KEY", show_default=True, help="Environment variable that holds the server's key."
@@ -38,31 +40,45 @@ __all__ = ["annotate"]
 @click.option(
     "--answers", type=click.Choice(["json", "text"]), help="Ask for JSON by a schema, or for Question:/Answer: lines."
 )
-@click.option("--limit", type=click.IntRange(min=1), help="Take the first so many records only.")
-@click.option("--format", "format_", default=None, help="Read every text and table file as this format.")
-@click.option("--follow-links", is_flag=True, help="Read what symbolic links lead to, in --src or --allow-root.")
-@click.option("--allow-root", multiple=True, metavar="FOLDER", help="Folder outside --src that links may lead to.")
-@click.option("--concurrency", type=click.IntRange(1, 4096), default=16, show_default=True, help="Requests at once.")
-@click.option("--requests-per-minute", type=click.FloatRange(min=0, min_open=True), help="Requests sent, at most.")
-@click.option("--tokens-per-minute", type=click.FloatRange(min=0, min_open=True), help="Tokens both ways, at most.")
-@click.option("--budget-tokens", type=click.IntRange(min=1), help="Stop before all answers kept cost more tokens.")
-@click.option("--budget-usd", type=click.FloatRange(min=0, min_open=True), help="Stop before they cost more dollars.")
-@click.option("--price-in", type=click.FloatRange(min=0), default=0.0, help="US dollars a million tokens sent.")
-@click.option("--price-out", type=click.FloatRange(min=0), default=0.0, help="US dollars a million tokens answered.")
-@click.option("--timeout", type=click.FloatRange(min=0.1), default=120.0, show_default=True, help="Seconds an attempt.")
+@click.option("--limit", type=click.IntRange(min=1), help="Use only this many records, the first ones.")
+@click_options(BuildConfig, only=("format", "follow_links", "allow_root"))
+@click.option("--concurrency", type=click.IntRange(1, 4096), default=16, show_default=True, help="Concurrent requests.")
+@click.option(
+    "--requests-per-minute", type=click.FloatRange(min=0, min_open=True), help="Requests per minute, at most."
+)
+@click.option(
+    "--tokens-per-minute", type=click.FloatRange(min=0, min_open=True), help="Tokens per minute, both ways, at most."
+)
+@click.option("--budget-tokens", type=click.IntRange(min=1), help="Stop before all kept answers cost more tokens.")
+@click.option(
+    "--budget-usd", type=click.FloatRange(min=0, min_open=True), help="Stop before all kept answers cost more dollars."
+)
+@click.option("--price-in", type=click.FloatRange(min=0), default=0.0, help="US dollars per million tokens sent.")
+@click.option("--price-out", type=click.FloatRange(min=0), default=0.0, help="US dollars per million tokens received.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0.1), default=120.0, show_default=True, help="Seconds per attempt."
+)
 @click.option("--retries", type=click.IntRange(0, 100), default=6, show_default=True, help="Attempts after the first.")
-@click.option("--judge", metavar="MODEL", help="Let this model of the same server score every pair from 1 to 5.")
-@click.option("--judge-least", type=click.FloatRange(1, 5), default=4.0, show_default=True, help="Score to be kept.")
-@click.option("--batch-out", type=click.Path(path_type=Path), help="Ask nobody; write what is missing for a batch API.")
+@click.option("--judge", metavar="MODEL", help="Have this model of the same server score every pair from 1 to 5.")
+@click.option(
+    "--judge-least",
+    type=click.FloatRange(1, 5),
+    default=4.0,
+    show_default=True,
+    help="Lowest score at which a pair is kept.",
+)
+@click.option(
+    "--batch-out", type=click.Path(path_type=Path), help="Send nothing; write the requests for a batch API here."
+)
 @click.option(
     "--batch-in",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="Ask nobody; take in a file that it gave back. May be given several times.",
+    help="Send nothing; read a file that the batch API returned. May be given several times.",
 )
-@click.option("--dry-run", is_flag=True, help="Ask nothing; print the first request and what all would cost.")
+@click.option("--dry-run", is_flag=True, help="Send nothing; print the first request and what all would cost.")
 @click.option("--report/--no-report", default=True, show_default=True, help="Write report.html with examples.")
-@click.option("--json", "as_json", is_flag=True, help="Print what came of it for programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print a summary as JSON, for programs.")
 def annotate(
     src: Path,
     out: Path,
@@ -72,7 +88,7 @@ def annotate(
     key_env: str,
     answers: str | None,
     limit: int | None,
-    format_: str | None,
+    format: str | None,
     follow_links: bool,
     allow_root: tuple[str, ...],
     concurrency: int,
@@ -135,7 +151,7 @@ def annotate(
     with (
         progress_display() as progress,
         refusals_named(out),
-        Work(src, out, written, root=root, limit=limit, format=format_) as work,
+        Work(src, out, written, root=root, limit=limit, format=format) as work,
     ):
         if dry_run:
             _print_preview(preview(work, model, progress), limits.prices, as_json)

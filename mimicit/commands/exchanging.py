@@ -30,7 +30,7 @@ class _ExportFormat(click.Choice[str]):
 
 @click.command()
 @click.argument("path", type=ExistingPath())
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def verify(path: Path, as_json: bool) -> None:
     """Check every checksum, member, reference and schema; exit 1 with findings.
 
@@ -63,7 +63,7 @@ def verify(path: Path, as_json: bool) -> None:
 
 @click.command()
 @click.argument("path", type=ExistingPath())
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def index(path: Path, as_json: bool) -> None:
     """Index a folder of tars that others made, so that mimicit loads them where they lie.
 
@@ -92,19 +92,22 @@ def index(path: Path, as_json: bool) -> None:
     "--to",
     required=True,
     type=_ExportFormat(["datasets", "files", "hub", "llava", "mimicit", "mmc4"]),
-    help="datasets: parquet; files: a manifest with pictures beside it, to build again; hub: a data set online.",
+    help="Format to write. files: a manifest beside its pictures, to build again; hub: a data set online.",
 )
 @click.option(
-    "--out", required=True, metavar="FOLDER|URL", help="New or empty folder; for hub, hf://datasets/ORG/NAME[@BRANCH]."
+    "--out",
+    required=True,
+    metavar="FOLDER|URL",
+    help="New or empty folder; with --to hub: hf://datasets/ORG/NAME[@BRANCH].",
 )
 @click.option(
     "--as",
     "layout",
     type=click.Choice(["parquet", "shards"]),
-    help="For hub: tables [default], or the tars as they are.",
+    help="With --to hub: upload tables [default], or the tars as they are.",
 )
-@click.option("--private", is_flag=True, help="For hub: where the data set is made, only you see it.")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--private", is_flag=True, help="With --to hub: make a new data set private.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def export(path: Path, to: str, out: str, layout: Layout | None, private: bool, as_json: bool) -> None:
     """Write the samples of a shard or a folder of shards in a format that other tools read.
 

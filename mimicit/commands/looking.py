@@ -24,14 +24,14 @@ __all__ = ["compare", "inspect", "rejects", "view"]
 @click.command()
 @click.argument("path", type=ExistingPath())
 @click.option("--sample", "wanted", metavar="KEY", help="Print one sample in full, by key or id.")
-@click.option("--png", type=click.Path(path_type=Path), help="Where --sample writes its pictures [default: KEY.png].")
-@click.option("--html", type=click.Path(path_type=Path), help="Write a report to look at, as one HTML file.")
+@click.option("--png", type=click.Path(path_type=Path), help="File for the pictures of --sample [default: KEY.png].")
+@click.option("--html", type=click.Path(path_type=Path), help="Write a report as a single HTML file.")
 @click.option(
     "--pictures/--no-pictures",
     default=None,
     help="Show pictures in the terminal as coloured blocks [default: where it says it has 24-bit colour].",
 )
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def inspect(
     path: Path, wanted: str | None, png: Path | None, html: Path | None, pictures: bool | None, as_json: bool
 ) -> None:
@@ -117,11 +117,17 @@ def _report(path: Path, html: Path, as_json: bool) -> None:
 
 @click.command()
 @click.argument("path", type=ExistingPath())
-@click.option("--by", type=click.Choice(["reason", "source", "file"]), default="reason", show_default=True)
-@click.option("--source", default=None, help="Only of this source.")
-@click.option("--reason", default=None, help="Only of this reason.")
-@click.option("--limit", type=click.IntRange(min=0), default=3, show_default=True, help="Rejects shown of each group.")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option(
+    "--by",
+    type=click.Choice(["reason", "source", "file"]),
+    default="reason",
+    show_default=True,
+    help="How to group the rejects.",
+)
+@click.option("--source", default=None, help="Show rejects of this source only.")
+@click.option("--reason", default=None, help="Show rejects with this reason only.")
+@click.option("--limit", type=click.IntRange(min=0), default=3, show_default=True, help="Rejects to show per group.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def rejects(path: Path, by: Any, source: str | None, reason: str | None, limit: int, as_json: bool) -> None:
     """Say why records, media and references were left out of a folder of shards.
 
@@ -141,8 +147,8 @@ def rejects(path: Path, by: Any, source: str | None, reason: str | None, limit: 
 @click.command()
 @click.argument("a", type=ExistingPath())
 @click.argument("b", type=ExistingPath())
-@click.option("--limit", type=click.IntRange(min=0), default=10, show_default=True, help="Samples listed of each kind.")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--limit", type=click.IntRange(min=0), default=10, show_default=True, help="Samples listed per kind.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def compare(a: Path, b: Path, limit: int, as_json: bool) -> None:
     """Say what differs between two builds; exit 1 where anything does.
 
@@ -167,8 +173,19 @@ def compare(a: Path, b: Path, limit: int, as_json: bool) -> None:
 
 @click.command()
 @click.argument("path", type=ExistingPath())
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at; others need the token.")
-@click.option("--port", type=click.IntRange(0, 65_535), default=8765, show_default=True, help="0 for a free one.")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen on; beyond this machine, requests need the token.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65_535),
+    default=8765,
+    show_default=True,
+    help="Port to listen on; 0 picks a free one.",
+)
 def view(path: Path, host: str, port: int) -> None:
     """Look through the samples of a folder of shards in a browser.
 

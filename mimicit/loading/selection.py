@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import reduce
@@ -15,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from mimicit.errors import UsageError
+from mimicit.errors import UsageError, hint
 from mimicit.loading.store import Store
 from mimicit.shards.index import INDEX_SCHEMA, RELATIONS
 
@@ -122,6 +121,4 @@ def _names(value: str | Collection[str] | None) -> list[str]:
 def _check_names(what: str, names: Collection[str], known: Collection[str]) -> None:
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            mend = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(known)}"
-            raise UsageError(f"{what}: {name!r} is not known; {mend}")
+            raise UsageError(f"{what}: {name!r} is not known; {hint(name, known)}")
