@@ -81,7 +81,7 @@ def test_keys_that_are_left_out_are_unknown(shards: Path) -> None:
     ("where", "message"),
     [
         ({"sources": "own"}, "'sources' is not known; did you mean source"),
-        ({"kind": "audio"}, "'audio' is not known; choose from image, text, video"),
+        ({"kind": "audio"}, "'audio' is not known; there are: image, text, video"),
         ({"relation": "radom"}, "did you mean random"),
         ({"source": "nobody"}, "none of .* samples meets it"),
         (pc.field("nothing") > 3, "the index has key, id, source"),
