@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from mimicit.errors import UsageError, hint
+from mimicit.errors import UsageError, hint, nearest
 from mimicit.loading.store import Store
 from mimicit.shards.index import INDEX_SCHEMA, RELATIONS
 
@@ -50,7 +50,7 @@ class Where:
 
     def __post_init__(self) -> None:
         for name in _names(self.relation):  # strategies of other packages make relations of their own
-            if difflib.get_close_matches(name, RELATIONS, n=1):
+            if nearest(name, RELATIONS):
                 _check_names("relation", [name], RELATIONS)
         _check_names("kind", _names(self.kind), _KINDS)
 
