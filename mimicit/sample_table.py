@@ -9,6 +9,7 @@ column         holds
 ``triplets``   `Sample.triplets`; their ``media`` are places in the column ``media``, so a clip takes as many as frames
 ``media_info`` what `Media` says of each picture or clip, without its bytes; as many ``sha256`` as it takes of ``media``
 ``meta``       `Sample.meta` as JSON text: its fields differ from sample to sample
+``videos``     where asked for, each clip as a file: ``Video`` to `datasets`
 =============  =========================================================================================================
 """
 
@@ -26,17 +27,28 @@ from mimicit.schema import canonical_json, validate
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["COLUMNS", "PICTURES", "Picture", "embedded_pictures", "row_of_sample", "sample_of_row", "table_schema"]
+__all__ = [
+    "COLUMNS",
+    "PICTURES",
+    "VIDEOS",
+    "Picture",
+    "embedded_pictures",
+    "row_of_sample",
+    "sample_of_row",
+    "table_schema",
+]
 
 Picture = Mapping[str, bytes | str | None]
 """One of the column ``media``, as `datasets` keeps pictures: ``{"bytes": ..., "path": ...}``, either may be None."""
 
 PICTURES: Final = "media"
+VIDEOS: Final = "videos"
 COLUMNS: Final = ("id", "source", PICTURES, "triplets", "media_info", "meta")
+"""Those of every such table; there may also be `VIDEOS`, which repeat the frames of clips as files."""
 
 
 @functools.cache
-def table_schema() -> pa.Schema:
+def table_schema(*, videos: bool = False) -> pa.Schema:
     """The columns, with the features of `datasets` in the metadata."""
     import pyarrow as pa  # a quarter of a second, which who reads rows alone does not need
 
@@ -77,7 +89,11 @@ def table_schema() -> pa.Schema:
         return {"dtype": {"double": "float64"}.get(str(type), str(type)), "_type": "Value"}
 
     fields = dict(zip(COLUMNS, types, strict=True))
-    info = {"info": {"features": {name: feature(type) for name, type in fields.items()}}}
+    features = {name: feature(type) for name, type in fields.items()}
+    if videos:
+        fields[VIDEOS] = pa.list_(picture)
+        features[VIDEOS] = {"feature": {"_type": "Video"}, "_type": "Sequence"}
+    info = {"info": {"features": features}}
     return pa.schema(list(fields.items()), metadata={"huggingface": orjson.dumps(info)})
 
 

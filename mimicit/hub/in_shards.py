@@ -11,8 +11,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, Final
 from urllib.parse import quote, unquote
@@ -21,24 +22,28 @@ from fsspec.registry import register_implementation
 from fsspec.spec import AbstractFileSystem
 
 from mimicit.errors import ChangedShardError
+from mimicit.hub.clips import named_clip
 from mimicit.loading.remote import RemoteFolder
 from mimicit.loading.shard_files import OpenShards
 from mimicit.shards.files import open_descriptor
 
-__all__ = ["PROTOCOL", "PicturesInShards", "picture_url", "register"]
+__all__ = ["PROTOCOL", "PicturesInShards", "in_shard_url", "register"]
 
 PROTOCOL: Final = "mimicit"
 _LOCAL: Final = "local"
 _REMOTE: Final = "remote"
+_SPANS: Final = re.compile(r"[0-9]{1,15}\+[0-9]{1,15}(?:,[0-9]{1,15}\+[0-9]{1,15})*")
 
 
-def picture_url(shard: str, offset: int, size: int, name: str) -> str:
-    """The URL of the file ``name`` (its SHA-256 and an extension): ``size`` bytes at ``offset`` of ``shard``.
+def in_shard_url(shard: str, spans: Sequence[tuple[int, int]], name: str) -> str:
+    """The URL of the file ``name``: the bytes at ``spans`` (offset and size) of ``shard``.
 
-    ``shard`` is an absolute path, or a URL, whose slashes are quoted: `datasets` tidies URLs as if they were paths.
+    A picture has one span, and is named by its SHA-256 and an extension; a clip one a frame, and is named by
+    `clip_name`. ``shard`` is an absolute path, or a URL, whose slashes are quoted: `datasets` tidies URLs as if they
+    were paths.
     """
     place = f"{_REMOTE}/{quote(shard, safe='')}" if "://" in shard else f"{_LOCAL}{quote(shard)}"
-    return f"{PROTOCOL}://{place}/{offset}+{size}/{name}"
+    return f"{PROTOCOL}://{place}/{','.join(f'{offset}+{size}' for offset, size in spans)}/{name}"
 
 
 class PicturesInShards(AbstractFileSystem):  # type: ignore[misc]
@@ -47,19 +52,27 @@ class PicturesInShards(AbstractFileSystem):  # type: ignore[misc]
     protocol = PROTOCOL
 
     def info(self, path: str, **options: Any) -> Mapping[str, Any]:
-        """``name``, ``size`` and ``type``, by the URL alone; `FileNotFoundError` where it is none of ours."""
-        return {"name": path, "size": _place(path)[2], "type": "file"}
+        """``name``, ``size`` and ``type``; `FileNotFoundError` where the URL is none of ours."""
+        return {"name": path, "size": len(_content(path)), "type": "file"}
 
     def _open(self, path: str, mode: str = "rb", *_: Any, **options: Any) -> BinaryIO:
         if mode != "rb":
-            raise PermissionError(f"{path}: pictures in shards are only read")
-        shard, offset, size, name = _place(path)
-        data = _read(shard, offset, size)
-        if hashlib.sha256(data).hexdigest() != PurePosixPath(name).stem:
-            raise ChangedShardError(
-                f"{shard}: byte {offset} is not the picture {name} any more; make the table again with to_datasets"
-            )
-        return io.BytesIO(data)
+            raise PermissionError(f"{path}: what lies in shards is only read")
+        return io.BytesIO(_content(path))
+
+
+def _content(path: str) -> bytes:
+    shard, spans, name = _place(path)
+    parts = [_read(shard, offset, size) for offset, size in spans]
+    if name.endswith(".mp4"):
+        data = named_clip(name, parts)
+    else:
+        data = parts[0] if hashlib.sha256(parts[0]).hexdigest() == PurePosixPath(name).stem else None
+    if data is None:
+        raise ChangedShardError(
+            f"{shard}: byte {spans[0][0]} is not the picture {name} any more; make the table again with to_datasets"
+        )
+    return data
 
 
 def register() -> None:
@@ -67,15 +80,15 @@ def register() -> None:
     register_implementation(PROTOCOL, PicturesInShards, clobber=True)
 
 
-def _place(path: str) -> tuple[str, int, int, str]:
-    """(shard, offset, size, name) that a path of this file system means."""
+def _place(path: str) -> tuple[str, list[tuple[int, int]], str]:
+    """(shard, spans, name) that a path of this file system means."""
     steps = path.removeprefix(f"{PROTOCOL}://").rsplit("/", 2)
-    numbers = steps[1].split("+") if len(steps) == 3 else []
     where, _, quoted = steps[0].partition("/")
-    if where not in (_LOCAL, _REMOTE) or len(numbers) != 2 or not all(n.isascii() and n.isdigit() for n in numbers):
-        raise FileNotFoundError(f"{path}: no picture in a shard; to_datasets makes the URLs of such")
+    if where not in (_LOCAL, _REMOTE) or len(steps) != 3 or not _SPANS.fullmatch(steps[1]):
+        raise FileNotFoundError(f"{path}: nothing in a shard; to_datasets makes the URLs of such")
+    spans = [(int(offset), int(size)) for offset, _, size in (span.partition("+") for span in steps[1].split(","))]
     shard = unquote(quoted)
-    return shard if where == _REMOTE else f"/{shard}", int(numbers[0]), int(numbers[1]), steps[2]
+    return shard if where == _REMOTE else f"/{shard}", spans, steps[2]
 
 
 def _read(shard: str, offset: int, size: int) -> bytes:

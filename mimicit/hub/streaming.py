@@ -17,9 +17,10 @@ import pyarrow as pa
 from datasets.iterable_dataset import _BaseExamplesIterable
 
 from mimicit.errors import UsageError
+from mimicit.hub.clips import embedded_row
 from mimicit.loading.ordered import digest
 from mimicit.loading.samples import Samples
-from mimicit.sample_table import embedded_pictures, row_of_sample, table_schema
+from mimicit.sample_table import table_schema
 
 __all__ = ["streamed"]
 
@@ -27,10 +28,10 @@ _SHARDS: Final = 960  # a multiple of 1 to 6, 8, 10, 12, 16, 20, 24, 32, 40, 48,
 _AT_ONCE: Final = 256  # positions whose addresses are asked for together
 
 
-def streamed(samples: Samples) -> datasets.IterableDataset:
+def streamed(samples: Samples, *, videos: bool) -> datasets.IterableDataset:
     """One epoch of ``samples`` as rows with their pictures; see `to_datasets`."""
-    features = datasets.Features.from_arrow_schema(table_schema())
-    rows = _Rows(samples, range(len(samples)))
+    features = datasets.Features.from_arrow_schema(table_schema(videos=videos))
+    rows = _Rows(samples, range(len(samples)), videos=videos)
     return datasets.IterableDataset(rows, info=datasets.DatasetInfo(features=features))
 
 
@@ -39,8 +40,9 @@ class _Rows(_BaseExamplesIterable):  # type: ignore[misc]
 
     _sleep_on_threads_shutdown = False  # asked for by `datasets`; no thread reads here
 
-    def __init__(self, samples: Samples, positions: range) -> None:
+    def __init__(self, samples: Samples, positions: range, *, videos: bool) -> None:
         super().__init__()
+        self._videos = videos
         self._samples = samples
         self._positions = positions
 
@@ -50,7 +52,7 @@ class _Rows(_BaseExamplesIterable):  # type: ignore[misc]
         return self._iter_arrow
 
     def _iter_arrow(self) -> Iterator[tuple[int, pa.Table]]:
-        schema = table_schema()
+        schema = table_schema(videos=self._videos)
         for position, row in self:
             yield position, pa.Table.from_pylist([row], schema=schema)
 
@@ -70,7 +72,7 @@ class _Rows(_BaseExamplesIterable):  # type: ignore[misc]
                 if state is not None:
                     state["delivered"] += 1
                 if sample is not None:  # None: damaged, and `on_error` masks it
-                    yield position, row_of_sample(sample, embedded_pictures(sample))
+                    yield position, embedded_row(sample, videos=self._videos)
 
     def _init_state_dict(self) -> dict[str, Any]:
         self._state_dict = {"delivered": 0, "samples": self._digest(), "type": type(self).__name__}
@@ -86,13 +88,14 @@ class _Rows(_BaseExamplesIterable):  # type: ignore[misc]
         samples = copy.copy(self._samples)
         order = samples.order
         samples.order = replace(order, shuffle=order.shuffle or "window", seed=(order.seed + seed) % (1 << 62))
-        return _Rows(samples, self._positions)
+        return _Rows(samples, self._positions, videos=self._videos)
 
     def shard_data_sources(self, num_shards: int, index: int, contiguous: bool = True) -> _Rows:
         """The ``index``-th of ``num_shards`` shares, none of which has two samples more than another."""
         count = len(self._positions)
         part = slice(count * index // num_shards, count * (index + 1) // num_shards)
-        return _Rows(self._samples, self._positions[part if contiguous else slice(index, None, num_shards)])
+        part = part if contiguous else slice(index, None, num_shards)
+        return _Rows(self._samples, self._positions[part], videos=self._videos)
 
     def reshard_data_sources(self) -> _Rows:
         """Itself: it can be cut anywhere as it is."""

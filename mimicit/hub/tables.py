@@ -12,12 +12,13 @@ import orjson
 import pyarrow as pa
 
 from mimicit.errors import BuildError, UsageError
+from mimicit.hub.clips import clip_name, embedded_row
 from mimicit.hub.extra import needed
 from mimicit.loading.index_columns import default_cache
 from mimicit.loading.ordered import digest
 from mimicit.loading.samples import Samples, load
 from mimicit.loading.store import Store
-from mimicit.sample_table import embedded_pictures, row_of_sample, table_schema
+from mimicit.sample_table import PICTURES, VIDEOS, row_of_sample, table_schema
 from mimicit.shards.files import publish
 
 if TYPE_CHECKING:
@@ -31,14 +32,20 @@ _BATCH_BYTES: Final = 8 << 20  # a reader of one row maps its batch; of pictures
 
 
 def to_datasets(
-    shards: str | Path | Samples, *, streaming: bool = False, embed: bool = False, cache_dir: str | Path | None = None
+    shards: str | Path | Samples,
+    *,
+    streaming: bool = False,
+    embed: bool = False,
+    videos: bool = False,
+    cache_dir: str | Path | None = None,
 ) -> datasets.Dataset | datasets.IterableDataset:
     """The samples of ``shards`` (a folder, a URL, or what `load` returned) as a `datasets.Dataset`, one row each.
 
     Columns: ``id``, ``source``, ``media`` (``List(Image())``: the pictures, and the frames of clips one after the
     other), ``triplets``, ``media_info`` and ``meta``; see `mimicit.sample_table`. Rows come in the order of ``shards``:
-    with ``load(..., shuffle="full", seed=0)``, in that of its first epoch. Clips are frames, not ``Video``: shards hold
-    frames and their times, and a ``Video`` would have to be encoded again.
+    with ``load(..., shuffle="full", seed=0)``, in that of its first epoch. ``videos`` adds a column of that name
+    (``List(Video())``), in which each clip is a file of its stored frames at their times (Motion JPEG, not encoded
+    again); `datasets` decodes it with torchcodec.
 
     What is copied: the texts, once, into a table of the cache (``cache_dir``, else ``$MIMICIT_CACHE`` or the user's
     cache), which is mapped from there and found again by the next call. Of the pictures nothing: the table names
@@ -61,24 +68,26 @@ def to_datasets(
     if streaming:
         from mimicit.hub.streaming import streamed  # imports `datasets`, which takes a second
 
-        return streamed(samples)
+        return streamed(samples, videos=videos)
     from mimicit.hub.in_shards import register
 
     register()  # the entry point tells other processes, where mimicit is installed
-    path = _table(samples, embed=embed, folder=Path(cache_dir) if cache_dir is not None else default_cache())
+    path = _table(
+        samples, embed=embed, videos=videos, folder=Path(cache_dir) if cache_dir is not None else default_cache()
+    )
     table: datasets.Dataset = library.Dataset.from_file(str(path))
     return table
 
 
-def _table(samples: Samples, *, embed: bool, folder: Path) -> Path:
+def _table(samples: Samples, *, embed: bool, videos: bool, folder: Path) -> Path:
     """The Arrow file with the rows of ``samples``, written where it is not there yet."""
     prints = [samples.fingerprints[part] for part in ("content", "order", "filter")]
     place = "" if embed else _home(samples.store)
-    name = digest(_LAYOUT, embed, place, *prints)
+    name = digest(_LAYOUT, embed, videos, place, *prints)
     path = folder / "datasets" / f"{name}.arrow"
     if path.is_file():
         return path
-    schema = table_schema()
+    schema = table_schema(videos=videos)
     info = {**orjson.loads(schema.metadata[b"huggingface"]), "fingerprint": name}
     schema = schema.with_metadata({"huggingface": orjson.dumps(info)})
     try:
@@ -87,7 +96,7 @@ def _table(samples: Samples, *, embed: bool, folder: Path) -> Path:
             publish(path, path.with_name(f".{name}-{os.getpid()}.tmp")) as file,
             pa.ipc.new_stream(file, schema) as writer,
         ):
-            for rows in _blocks(_embedded(samples) if embed else _naming(samples, place)):
+            for rows in _blocks(_embedded(samples, videos) if embed else _naming(samples, videos, place)):
                 writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=schema))
     except OSError as error:
         raise BuildError(f"{error.filename or path}: {error.strerror}; give cache_dir= a folder with room") from error
@@ -100,14 +109,14 @@ def _home(store: Store) -> str:
     return location if "://" in location else os.path.abspath(location)
 
 
-def _embedded(samples: Samples) -> Iterator[tuple[dict[str, Any], int]]:
+def _embedded(samples: Samples, videos: bool) -> Iterator[tuple[dict[str, Any], int]]:
     for sample in samples:
-        pictures = embedded_pictures(sample)
-        yield row_of_sample(sample, pictures), sum(len(picture["bytes"] or b"") for picture in pictures)
+        row = embedded_row(sample, videos=videos)
+        yield row, sum(len(held["bytes"]) for column in (PICTURES, VIDEOS) for held in row.get(column, ()))
 
 
-def _naming(samples: Samples, home: str) -> Iterator[tuple[dict[str, Any], int]]:
-    from mimicit.hub.in_shards import picture_url
+def _naming(samples: Samples, videos: bool, home: str) -> Iterator[tuple[dict[str, Any], int]]:
+    from mimicit.hub.in_shards import in_shard_url
 
     store = samples.store
     for first in range(0, len(samples), _BATCH_ROWS):
@@ -119,8 +128,18 @@ def _naming(samples: Samples, home: str) -> Iterator[tuple[dict[str, Any], int]]
                 for medium in sample.media
                 for file, digest in zip(medium.files, medium.sha256, strict=True)
             ]
-            urls = map(picture_url, [shard] * len(names), offsets, sizes, names)
-            yield row_of_sample(sample, [{"bytes": None, "path": url} for url in urls]), 0
+            spans = list(zip(offsets, sizes, strict=True))
+            urls = [in_shard_url(shard, [span], name) for span, name in zip(spans, names, strict=True)]
+            named = row_of_sample(sample, [{"bytes": None, "path": url} for url in urls])
+            if videos:
+                ahead = iter(spans)
+                clips = [(medium, [next(ahead) for _ in medium.files]) for medium in sample.media]
+                named[VIDEOS] = [
+                    {"bytes": None, "path": in_shard_url(shard, frames, clip_name(medium))}
+                    for medium, frames in clips
+                    if medium.kind == "video"
+                ]
+            yield named, 0
 
 
 def _blocks(rows: Iterator[tuple[dict[str, Any], int]]) -> Iterator[list[dict[str, Any]]]:

@@ -12,7 +12,7 @@ from typing import BinaryIO, Final
 
 from mimicit.errors import RejectedError, SchemaError, SourceError
 from mimicit.records import Sample
-from mimicit.sample_table import COLUMNS, sample_of_row
+from mimicit.sample_table import COLUMNS, PICTURES, sample_of_row
 from mimicit.sources.arrow import arrow_batches
 from mimicit.sources.base import Item, MediaRef, Needs, Row, SourceFormat, SourceSpec
 from mimicit.sources.datasets import TableSplit, table_splits
@@ -130,9 +130,10 @@ def _sample(row: Row) -> Sample:
 
 def _media(sample: Sample, row: Row) -> list[MediaRef]:
     """The media of ``sample``, each of as many of the row's pictures as it has checksums."""
-    if (said := sum(len(medium.files) for medium in sample.media)) != len(row.media):
-        raise RejectedError("schema", f"media_info tells of {said} pictures and frames, media holds {len(row.media)}")
-    ahead = iter(row.media)
+    parts = [part for ref in row.media for part in ref.parts if getattr(part, "column", PICTURES) == PICTURES]
+    if (said := sum(len(medium.files) for medium in sample.media)) != len(parts):
+        raise RejectedError("schema", f"media_info tells of {said} pictures and frames, media holds {len(parts)}")
+    ahead = iter(parts)
     found = []
     for medium in sample.media:
         if len(medium.timestamps_s or medium.files) != len(medium.files):
@@ -140,7 +141,7 @@ def _media(sample: Sample, row: Row) -> list[MediaRef]:
         found.append(
             MediaRef(
                 kind=medium.kind,
-                parts=tuple(part for _ in medium.files for part in next(ahead).parts),
+                parts=tuple(next(ahead) for _ in medium.files),
                 origin=medium.origin,
                 timestamps_s=medium.timestamps_s,
                 duration_s=medium.duration_s,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from tests.factories.raw import picture
 from tests.factories.shards import picture_sample, write_shards
 from tests.factories.strategies import samples as any_samples
 
+ROOT = Path(__file__).parents[2]
 datasets = pytest.importorskip("datasets", reason="comes with the extra 'hub'")
 torch = pytest.importorskip("torch", reason="comes with the extra 'train'")
 
@@ -241,6 +244,21 @@ def test_a_stream_has_the_formats_and_epochs_of_others(shards: Path, wanted: lis
     second = ids(shuffled)
     assert sorted(first) == sorted(second) == sorted(ids(stream))
     assert len({tuple(first), tuple(second), tuple(ids(stream))}) == 3
+
+
+def test_a_process_that_never_imports_mimicit_reads_the_pictures(shards: Path, tmp_path: Path) -> None:
+    """As a spawned worker: by the entry point of pyproject.toml, which is installed here as pip would."""
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["fsspec.specs"]
+    info = tmp_path / "site" / "declared-0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: declared\nVersion: 0\n")
+    lines = [f"{name} = {place}" for name, place in declared.items()]
+    (info / "entry_points.txt").write_text("\n".join(["[fsspec.specs]", *lines]))
+    table = mimicit.to_datasets(shards).cache_files[0]["filename"]
+    code = f"import datasets; print(datasets.Dataset.from_file({table!r})[0]['media'][0].size)"
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path / 'site'}"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "(48, 32)", done.stderr
 
 
 def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:
