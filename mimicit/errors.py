@@ -2,7 +2,7 @@
 
 ::
 
-    MimicitError                 one line that names the file, the record and the mend
+    MimicitError                 one line that names the file, the record and the fix
     ├── UsageError               options that contradict each other or name nothing (exit 2)
     ├── SourceError              an input file that cannot be read as a whole
     ├── RejectedError            one record, picture or clip that is left out; carries the reason code

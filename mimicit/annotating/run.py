@@ -202,7 +202,7 @@ def refusals_named(out: Path) -> Iterator[None]:
 
 
 def _go_on(place: object, why: str) -> AnnotateError:
-    return AnnotateError(f"{place}: {why}; mend this and run the same command again to go on")
+    return AnnotateError(f"{place}: {why}; fix this and run the same command again to go on")
 
 
 def annotate(

@@ -135,7 +135,7 @@ class Store:
             except OSError as error:
                 why = error.strerror or str(error)
                 self._broken = AnnotateError(
-                    f"{self.path}: {why}; what was kept before is sound: mend this and run the same command again"
+                    f"{self.path}: {why}; what was kept before is sound: fix this and run the same command again"
                 )
                 for _, done in batch + self._waiting:
                     done.set_exception(self._broken)

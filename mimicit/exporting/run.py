@@ -54,7 +54,7 @@ def export_shards(
                 raise BuildError(f"{shards}: the format {to} can hold none of its {counter.samples} samples")
             _publish(folder, out)
     except OSError as error:
-        raise BuildError(f"{error.filename or out}: {error.strerror}; mend this and export again") from error
+        raise BuildError(f"{error.filename or out}: {error.strerror}; fix this and export again") from error
     except sqlite3.Error as error:  # of the notes beside the result
         raise BuildError(f"{out.absolute().parent}: {error}; make room there and export again") from error
     return ExportReport(

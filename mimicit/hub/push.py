@@ -267,5 +267,5 @@ def _failures(location: str) -> Iterator[None]:
     except Exception as error:
         said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         status = getattr(getattr(error, "response", None), "status_code", None)
-        mend = "log in with hf auth login, or set HF_TOKEN" if status in (401, 403) else "mend this"
-        raise BuildError(f"{location}: {said}; {mend}, and run the same command again to go on") from error
+        fix = "log in with hf auth login, or set HF_TOKEN" if status in (401, 403) else "fix this"
+        raise BuildError(f"{location}: {said}; {fix}, and run the same command again to go on") from error

@@ -204,7 +204,7 @@ _SHARE_OF_REJECTS: Final = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Warned:
-    """What was found, and what may come of it or mend it."""
+    """What was found, and what may come of it or fix it."""
 
     what: str
     why: str

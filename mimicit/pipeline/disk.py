@@ -72,7 +72,7 @@ def reported(out: Path, work: Path) -> Iterator[None]:
 
 
 def _go_on(place: str | Path, why: str) -> BuildError:
-    return BuildError(f"{place}: {why}; mend this and run the same command again to go on")
+    return BuildError(f"{place}: {why}; fix this and run the same command again to go on")
 
 
 def _refusal(error: BaseException | None) -> str:

@@ -37,7 +37,7 @@ def joins(work: Path) -> Iterator[duckdb.DuckDBPyConnection]:
             yield db
     except duckdb.OperationalError as error:  # no space to spill into, or not even the least memory
         why = str(error).splitlines()[0]
-        raise BuildError(f"{work}: {why}; mend this and run the same command again to go on") from error
+        raise BuildError(f"{work}: {why}; fix this and run the same command again to go on") from error
 
 
 def insert(db: duckdb.DuckDBPyConnection, table: str, batches: Iterable[pa.RecordBatch], columns: str = "*") -> None:

@@ -162,4 +162,4 @@ class RemoteFiles:
             raise
         except Exception as error:  # every back end has errors of its own; all mean that it did not do it
             what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            raise BuildError(f"{place}: {what}; mend this and run the same command again to go on") from error
+            raise BuildError(f"{place}: {what}; fix this and run the same command again to go on") from error

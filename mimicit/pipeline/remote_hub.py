@@ -66,7 +66,7 @@ def pinned(location: str) -> tuple[str, str]:
         ) from None
     except Exception as error:  # the libraries beneath have errors of their own; all mean that it did not answer
         said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise BuildError(f"{location}: {said}; mend this and run the same command again") from error
+        raise BuildError(f"{location}: {said}; fix this and run the same command again") from error
     if commit is None:
         raise BuildError(f"{location}: the Hub does not say at which commit it is")
     return place.at(commit), commit

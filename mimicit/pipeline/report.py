@@ -53,7 +53,7 @@ def build_report(result: BuildResult, out: Path) -> str:
         f" {len(manifest['shards'])} shard(s), {totals['bytes']:,} bytes: {out}"
     )
     if result.retried is not None:
-        lines.append(f"{result.retried.mended:,} of {result.retried.rejected:,} former rejects are now in")
+        lines.append(f"{result.retried.fixed:,} of {result.retried.rejected:,} former rejects are now in")
     if totals["rejects"]:
         lines.append(f"{totals['rejects']:,} rejects; for the reasons: mimicit rejects {out}")
     given = manifest["input"]

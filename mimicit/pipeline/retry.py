@@ -1,6 +1,6 @@
 """``--retry-rejects``: how many of the records that an earlier build rejected are in now.
 
-They may be since the input was mended, or since a decoder that had crashed or taken too long was tried again.
+They may be since the input was fixed, or since a decoder that had crashed or taken too long was tried again.
 
 The folder itself is built anew, so it ends with the bytes of a fresh build; only this count needs the past. The rejects
 that were there wait in the work folder until the records have been read again.
@@ -48,10 +48,10 @@ WHERE CASE WHEN id = '' THEN (source, place) IN (SELECT (source, place) FROM kep
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retried:
-    """``rejected`` records were rejected by the build before; ``mended`` of them are in now."""
+    """``rejected`` records were rejected by the build before; ``fixed`` of them are in now."""
 
     rejected: int
-    mended: int
+    fixed: int
 
 
 def has_reason(table: bytes, reasons: Collection[str]) -> bool:
@@ -87,4 +87,4 @@ def count_retried(work: Path, specs: Sequence[SourceSpec]) -> Retried | None:
         for name in (TRIPLETS_NAME, MERGED_NAME):
             insert(db, "kept", ColumnFile(work / name).table(["source", "id", "place"]).to_batches())
         (counted,) = rows_of(db, _COUNT_MENDED)
-    return Retried(rejected=rejected, mended=counted[0])
+    return Retried(rejected=rejected, fixed=counted[0])

@@ -115,7 +115,7 @@ def build_shards(
 
     A finished folder of the same input and configuration is left as it is; an interrupted build goes on.
     ``overwrite`` begins anew where input or configuration changed, ``retry_rejects`` where the input alone did (it
-    was mended) and counts the earlier rejects that are in now; both use again what is still the same. ``keep_going``
+    was fixed) and counts the earlier rejects that are in now; both use again what is still the same. ``keep_going``
     leaves out unreadable sources, and ``strict`` refuses input with data that no source uses. ``embedding_cache`` is a
     folder where the vectors of models are kept for other builds. ``origin`` (``url`` and ``commit``) is noted in the
     manifest as where ``src`` was fetched from.

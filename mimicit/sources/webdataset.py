@@ -226,5 +226,5 @@ def _class_name(text: str, member: TarMember, options: WebdatasetOptions) -> str
     if number < len(options.classes):
         return options.classes[number]
     known = f"webdataset.classes has {len(options.classes)} names" if options.classes else "no class has a name"
-    mend = "give all names in order: --option webdataset.classes=cat,dog"
-    raise RejectedError("malformed", f"{member.name!r} says class {text[:20]}, but {known}; {mend}")
+    fix = "give all names in order: --option webdataset.classes=cat,dog"
+    raise RejectedError("malformed", f"{member.name!r} says class {text[:20]}, but {known}; {fix}")

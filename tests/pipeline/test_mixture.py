@@ -292,7 +292,7 @@ def test_retry_rejects_ends_as_a_fresh_build_of_the_mended_input(tmp_path: Path)
         build(raw, out, BuildConfig(shots=1), retry_rejects=True)
     after = build(raw, out, BuildConfig(), retry_rejects=True)
     assert after.result.retried is not None
-    assert (after.result.retried.rejected, after.result.retried.mended) == (4, 2)
+    assert (after.result.retried.rejected, after.result.retried.fixed) == (4, 2)
     assert "2 of 4 former rejects are now in" in build_report(after.result, out)
     assert set(after.samples) == {"good", "cut", "line"}
     build(raw, tmp_path / "fresh", BuildConfig())

@@ -92,7 +92,7 @@ def test_only_what_ends_its_process_alone_is_rejected_and_it_is_tried_again(tmp_
     assert build_shards(raw, out, low, engine=LocalEngine(1)).was_finished
     high = BuildConfig(media=MediaOptions(max_seconds=1_000))
     again = build_shards(raw, out, high, engine=LocalEngine(1), retry_rejects=True)
-    assert again.retried is not None and again.retried.mended == 1
+    assert again.retried is not None and again.retried.fixed == 1
     assert again.manifest["sources"][0]["rejected"] == {}
 
 

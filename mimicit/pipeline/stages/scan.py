@@ -123,7 +123,7 @@ def _hash_files(batch: _Batch) -> list[tuple[Any, ...]]:
             if batch.keep_going:
                 continue
             raise BuildError(
-                f"{path}: cannot be read ({error}); mend or remove it, or leave it out with --keep-going"
+                f"{path}: cannot be read ({error}); fix or remove it, or leave it out with --keep-going"
             ) from None
         if after != before:
             raise BuildError(f"{path}: is being written to; run the same command again when that has ended")
