@@ -126,7 +126,7 @@ class ModelClient:
             self._pace.correct(spent.tokens - cost.tokens)
             return answer
         finally:
-            self._budget.settle(cost, spent)
+            self._budget.charge(cost, spent)
 
     async def _tried(self, body: bytes, cost: Cost) -> Answer:
         attempt = 0

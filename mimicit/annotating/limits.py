@@ -94,7 +94,7 @@ class Budget:
             await self._changed.wait()
         self._reserved = _sum(self._reserved, cost)
 
-    def settle(self, reserved: Cost, spent: Cost | None) -> None:
+    def charge(self, reserved: Cost, spent: Cost | None) -> None:
         """The request has ended, and cost ``spent``; None: it was in vain."""
         self._reserved = Cost(
             self._reserved.input_tokens - reserved.input_tokens, self._reserved.output_tokens - reserved.output_tokens

@@ -29,7 +29,7 @@ from mimicit.annotating.records import Dropped, Record, RecordTable
 from mimicit.annotating.report import report_html
 from mimicit.annotating.store import Answer, Store
 from mimicit.annotating.wording import Job, request_of, unfit
-from mimicit.annotating.writing import Counts, Outcomes, settle, write_manifest
+from mimicit.annotating.writing import Counts, Outcomes, decide, write_manifest
 from mimicit.errors import AnnotateError, RejectedError, UsageError
 from mimicit.shards.files import write_atomically
 from mimicit.shards.folders import make_folder
@@ -123,7 +123,7 @@ class Work:
     def __exit__(self, *_: object) -> None:
         self._table.close()
         self.store.close()
-        for name in ("records.tmp", "outcomes.tmp", "settled.tmp"):
+        for name in ("records.tmp", "outcomes.tmp", "decided.tmp"):
             (self.folder / name).unlink(missing_ok=True)
 
     def read(self, progress: Progress) -> int:
@@ -225,7 +225,7 @@ def annotate(
     store = work.store
     with (
         closing(Outcomes(work.folder / "outcomes.tmp")) as outcomes,
-        closing(Outcomes(work.folder / "settled.tmp")) as settled,
+        closing(Outcomes(work.folder / "decided.tmp")) as decided,
     ):
         if batches:
             taken = asyncio.run(take_in(batches, store))
@@ -233,14 +233,14 @@ def annotate(
             ended = asyncio.run(_ask_nobody(work, server.model, judge, _not_sent, progress, outcomes, total))
         else:
             ended = asyncio.run(_ask_all(work, server, judge, limits, progress, outcomes, total))
-        counts = settle(outcomes, work.recipe, settled)
+        counts = decide(outcomes, work.recipe, decided)
         progress.update("write", 0, 1)
-        write_manifest(work.out, work.root, work.recipe, server.model, work.sound_jobs, settled, work.dropped_input)
+        write_manifest(work.out, work.root, work.recipe, server.model, work.sound_jobs, decided, work.dropped_input)
         if report:
             page = report_html(
                 counts,
                 work.sound_jobs(),
-                settled,
+                decided,
                 root=work.root,
                 recipe=work.recipe,
                 model=server.model,

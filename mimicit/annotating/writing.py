@@ -34,7 +34,7 @@ from mimicit.sources.base import InFile, Locator, MediaRef
 from mimicit.sources.reading import Reader
 from mimicit.sources.root import Root
 
-__all__ = ["Counts", "Outcomes", "settle", "write_manifest"]
+__all__ = ["Counts", "Outcomes", "decide", "write_manifest"]
 
 LINK_NAME: Final = "media"
 PICTURES_NAME: Final = "pictures"
@@ -82,8 +82,8 @@ class Outcomes:
         self._file.close()
 
 
-def settle(outcomes: Iterable[Outcome], recipe: Recipe, settled: Outcomes) -> Counts:
-    """Let the gates across pairs decide, in order; what is then final goes to ``settled``."""
+def decide(outcomes: Iterable[Outcome], recipe: Recipe, decided: Outcomes) -> Counts:
+    """Let the gates across pairs decide, in order; what is then final goes to ``decided``."""
     counts, alike = Counts(), Alike(recipe.gates.most_alike)
     for number, outcome in enumerate(outcomes):
         pairs, outcome.pairs = outcome.pairs, []
@@ -109,7 +109,7 @@ def settle(outcomes: Iterable[Outcome], recipe: Recipe, settled: Outcomes) -> Co
         counts.dropped += len(outcome.dropped)
         counts.pair_reasons.update(one.reason for one in outcome.dropped)
         counts.reasons.update([outcome.reason] if outcome.reason else [])
-        settled.add(number, outcome)
+        decided.add(number, outcome)
     counts.pairs = counts.kept + counts.dropped
     return counts
 
@@ -120,15 +120,15 @@ def write_manifest(
     recipe: Recipe,
     model: str,
     jobs: Callable[[], Iterable[tuple[str, Job | None]]],
-    settled: Outcomes,
+    decided: Outcomes,
     dropped_input: Iterable[Dropped],
 ) -> None:
-    """Write what `settle` left; ``jobs`` gives all jobs with their ids, in order (None: the record could not be made).
+    """Write what `decide` left; ``jobs`` gives all jobs with their ids, in order (None: the record could not be made).
 
     ``dropped_input`` are records of the input that were never asked about.
     `AnnotateError` where ``media`` is not ours, `OSError` as the disk has it.
     """
-    kept = array("H", (len(outcome.pairs) for outcome in settled))
+    kept = array("H", (len(outcome.pairs) for outcome in decided))
     ids = [id for id, _ in jobs()] if recipe.neighbours else []
     files = _MediaFiles(out, root)
     meta = {"recipe": recipe.name, "recipe_sha256": recipe.fingerprint, "model": model}
@@ -140,7 +140,7 @@ def write_manifest(
             _write(
                 rejects, {"scope": "input", "id": one.id, "reason": one.reason, "detail": f"{one.place}: {one.detail}"}
             )
-        for (id, job), outcome in zip(jobs(), settled, strict=True):
+        for (id, job), outcome in zip(jobs(), decided, strict=True):
             if job is not None and outcome.pairs:
                 beside = [f"{ids[other]}#{pair}" for other in job.neighbours for pair in range(kept[other])]
                 for row in _rows(job, outcome, recipe, files.of(job.record.media), beside, meta):

@@ -41,8 +41,8 @@ _RANDOM_DRAWS_PER_SHOT: Final = 8  # a draw can hit the query itself or its pict
 def related(query: int, pool: Pool, shots: int, seed: int) -> Iterator[int]:
     """The publisher's related triplets, except other turns of the same conversation (they have their own strategy)."""
     if rows := pool.related(query):
-        talk = pool.conversation(query)
-        yield from (row for row in rows if talk < 0 or pool.conversation(row) != talk)
+        own = pool.conversation(query)
+        yield from (row for row in rows if own < 0 or pool.conversation(row) != own)
 
 
 def conversation(query: int, pool: Pool, shots: int, seed: int) -> Iterator[int]:
@@ -55,20 +55,20 @@ def same_media(query: int, pool: Pool, shots: int, seed: int) -> Iterator[int]:
     count = pool.same_media_count(query)
     if count < 2:
         return
-    question, talk = pool.instruction(query), pool.conversation(query)
+    question, own = pool.instruction(query), pool.conversation(query)
     for place in islice(_walk(count, _bits(_key(query, pool, "same_media", seed))), _SAME_MEDIA_LOOKS):
         row = pool.same_media_at(query, place)
-        if (talk < 0 or pool.conversation(row) != talk) and pool.instruction(row) != question:
+        if (own < 0 or pool.conversation(row) != own) and pool.instruction(row) != question:
             yield row
 
 
 def random(query: int, pool: Pool, shots: int, seed: int) -> Iterator[int]:
     """Triplets drawn from the query's source that neither show its media nor belong to its conversation."""
     rows, key = pool.rows_of_source(query), _key(query, pool, "random", seed)
-    talk, shown = pool.conversation(query), pool.shown(query)
+    own, shown = pool.conversation(query), pool.shown(query)
     for draw in range(shots * _RANDOM_DRAWS_PER_SHOT):
         row = rows[_bits(f"{key}{draw}") % len(rows)]
-        if (shown < 0 or pool.shown(row) != shown) and (talk < 0 or pool.conversation(row) != talk):
+        if (shown < 0 or pool.shown(row) != shown) and (own < 0 or pool.conversation(row) != own):
             yield row
 
 
@@ -80,7 +80,7 @@ STRATEGIES: Final[dict[str, tuple[str, Strategy]]] = {
     "same-media": ("same_media", same_media),
 }
 AUTO: Final = ("conversation", "related", "same-media", "random")
-"""What ``--context auto`` means. A talk comes first so that its turns stay right before the query."""
+"""What ``--context auto`` means. A conversation comes first so that its turns stay right before the query."""
 
 
 @cache

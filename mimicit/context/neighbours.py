@@ -46,10 +46,10 @@ class Guards:
 
 def similar(query: int, pool: Pool, by: By, guards: Guards) -> Iterator[tuple[int, float]]:
     """The triplets most like ``query`` that pass ``guards``, with their scores; no two show the same picture."""
-    mine, talk = pool.likeness(query), pool.conversation(query)
+    mine, own = pool.likeness(query), pool.conversation(query)
     before: list[Likeness] = []
     for row, score in pool.neighbours(query, by):
-        if row == query or score < guards.min_score or 0 <= talk == pool.conversation(row):
+        if row == query or score < guards.min_score or 0 <= own == pool.conversation(row):
             continue
         theirs = pool.likeness(row)
         if is_leak(mine, theirs, guards) or any(_repeats(theirs, other) for other in before):

@@ -7,7 +7,7 @@ target        one record is                             what is lost
               ids of its context                        original files
 ``llava``     a conversation, or any other query by     all context but conversations, triplets that are
               itself                                    context alone, documents, names of sources, ids of
-                                                        turns unless they are ``{talk}_{number}``
+                                                        turns unless they are ``{conversation}_{number}``
 ``mimicit``   an instruction, with the ids of its       as ``files``; documents (other readers than ours know
               context                                   no times of frames, and no clips beside other media)
 ``mmc4``      a sample as a document of sentences       which text asks and which answers, relations; clips

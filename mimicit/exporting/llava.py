@@ -30,7 +30,9 @@ def export_llava(samples: Iterable[Sample], folder: Path, scratch: Path) -> Writ
     with TripletStore(scratch) as store:
         written.media = gather(_counted(samples, written), store, folder)
         for source in store.sources():
-            written.records += write_array(folder / source / "llava.json", _records(store.talks(source), written))
+            written.records += write_array(
+                folder / source / "llava.json", _records(store.conversations(source), written)
+            )
     return written
 
 
@@ -42,8 +44,8 @@ def _counted(samples: Iterable[Sample], written: Written) -> Iterator[Sample]:
         yield sample
 
 
-def _records(talks: Iterable[list[GatheredTriplet]], written: Written) -> Iterator[dict[str, Any]]:
-    for turns in talks:
+def _records(conversations: Iterable[list[GatheredTriplet]], written: Written) -> Iterator[dict[str, Any]]:
+    for turns in conversations:
         if turns[0].parts:
             written.lost["documents"] += 1
         elif not any(turn.is_query for turn in turns):
@@ -79,6 +81,6 @@ def _media_fields(media: Sequence[Shown]) -> dict[str, Any]:
 
 def _talk_id(ids: Sequence[str]) -> str:
     """The id from which an importer makes the ids of the turns; that of the first turn where there is none such."""
-    talk = ids[0].removesuffix("_0")
-    fits = len(ids) > 1 and talk and list(ids) == [f"{talk}_{number}" for number in range(len(ids))]
-    return talk if fits else ids[0]
+    conversation = ids[0].removesuffix("_0")
+    fits = len(ids) > 1 and conversation and list(ids) == [f"{conversation}_{number}" for number in range(len(ids))]
+    return conversation if fits else ids[0]

@@ -19,7 +19,7 @@ from mimicit.errors import CorruptShardError
 from mimicit.exporting.base import is_document
 from mimicit.exporting.media_files import file_names
 from mimicit.records import Media, MediaKind, Sample, Triplet
-from mimicit.sources.shown_media import About, media_of_triplets, settle
+from mimicit.sources.shown_media import About, agree, media_of_triplets
 
 __all__ = ["GatheredTriplet", "Shown", "TripletStore"]
 
@@ -103,8 +103,8 @@ class TripletStore:
             self._add_triplet(sample.source, triplet, About(tuple(media[i] for i in about.media), about.certain))
         related = [triplet.id for triplet in reversed(sample.context)]
         self._mark_query(sample, related)
-        talk = [triplet.id for triplet in sample.context if triplet.relation == "conversation"]
-        for earlier, later in zip(talk, [*talk[1:], sample.query.id], strict=False):
+        conversation = [triplet.id for triplet in sample.context if triplet.relation == "conversation"]
+        for earlier, later in zip(conversation, [*conversation[1:], sample.query.id], strict=False):
             self._db.execute(
                 "UPDATE triplet SET previous = ? WHERE source = ? AND id = ?", (earlier, sample.source, later)
             )
@@ -119,11 +119,11 @@ class TripletStore:
         for row in self._db.execute(f"SELECT {_COLUMNS} FROM triplet WHERE source = ? ORDER BY place, id", (source,)):
             yield _gathered(row)
 
-    def talks(self, source: str) -> Iterator[list[GatheredTriplet]]:
+    def conversations(self, source: str) -> Iterator[list[GatheredTriplet]]:
         """The triplets of ``source`` with the turns of each conversation together, first turn first.
 
-        A triplet without a conversation is a talk of one. Where two turns follow the same one, the later of them begins
-        a talk of its own.
+        A triplet without a conversation is a conversation of one. Where two turns follow the same one, the later of
+        them begins a conversation of its own.
         """
         heads = self._db.execute(
             f"SELECT {_COLUMNS} FROM triplet AS this WHERE source = ?1 AND (previous IS NULL OR id <> ("
@@ -164,7 +164,7 @@ class TripletStore:
             raise _contradiction(source, triplet.id, "says something else in another sample")
         before = About(_shown_from_json(row[2]), bool(row[3]))
         try:
-            after = settle(before, about)
+            after = agree(before, about)
         except CorruptShardError as error:
             raise _contradiction(source, triplet.id, str(error)) from None
         if after != before:

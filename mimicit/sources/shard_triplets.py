@@ -17,7 +17,7 @@ import orjson
 from mimicit.errors import CorruptShardError, RejectedError
 from mimicit.records import MediaKind, Sample, Triplet
 from mimicit.sources.base import InArrow, InParquet, InTar, MediaRef, RawTriplet
-from mimicit.sources.shown_media import About, media_of_triplets, settle
+from mimicit.sources.shown_media import About, agree, media_of_triplets
 from mimicit.sources.text import checked_answer, checked_id, checked_instruction, checked_meta
 
 __all__ = ["ShardTriplets", "StoredTriplet", "check_shown", "record_of"]
@@ -134,7 +134,7 @@ class ShardTriplets:
             return
         before = About(_shown_from_json(row[0]), bool(row[1]))
         try:
-            after = settle(before, about)
+            after = agree(before, about)
         except CorruptShardError:
             return  # shards of several builds: the first wins
         if after != before:

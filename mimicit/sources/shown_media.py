@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 from mimicit.errors import CorruptShardError
 from mimicit.records import Sample
 
-__all__ = ["About", "media_of_triplets", "settle"]
+__all__ = ["About", "agree", "media_of_triplets"]
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ def media_of_triplets(sample: Sample) -> Iterator[About[int]]:
             yield About(last, certain=same)
 
 
-def settle(before: About[T], now: About[T]) -> About[T]:
+def agree(before: About[T], now: About[T]) -> About[T]:
     """What two samples together tell of one triplet; `CorruptShardError` where they contradict each other.
 
     Where no sample was ever certain, the triplet goes on about the last media: that builds the same samples again.

@@ -15,12 +15,12 @@ from mimicit.errors import UsageError
 
 
 class Known(NamedTuple):
-    """What a pool knows of a triplet; ``media`` and ``talk`` are empty where it has none."""
+    """What a pool knows of a triplet; ``media`` and ``conversation`` are empty where it has none."""
 
     id: str
     instruction: str
     media: str
-    talk: str
+    conversation: str
     turn: int
 
 
@@ -49,16 +49,20 @@ class ListPool:
         return min(self._showing(media)) if media else -1
 
     def conversation(self, row: int) -> int:
-        talk = self.all[row].talk
-        return min(other for other in self.rows if self.all[other].talk == talk) if talk else -1
+        conversation = self.all[row].conversation
+        return min(other for other in self.rows if self.all[other].conversation == conversation) if conversation else -1
 
     def related(self, row: int) -> list[int]:
         rows = {one.id: row for row, one in enumerate(self.all)}
         return [rows[id] for id in self.lists.get(self.all[row].id, []) if id in rows]
 
     def earlier_turns(self, row: int, limit: int) -> list[int]:
-        _, _, _, talk, turn = self.all[row]
-        turns = [other for other in self.rows if talk and self.all[other].talk == talk and self.all[other].turn < turn]
+        _, _, _, conversation, turn = self.all[row]
+        turns = [
+            other
+            for other in self.rows
+            if conversation and self.all[other].conversation == conversation and self.all[other].turn < turn
+        ]
         return sorted(turns, key=lambda other: -self.all[other].turn)[:limit]
 
     def same_media_count(self, row: int) -> int:
@@ -80,8 +84,10 @@ class ListPool:
         return [other for other in self.rows if self.all[other].media == media]
 
 
-def known(number: int, media: str = "", talk: str | None = None, turn: int = 0, text: str | None = None) -> Known:
-    return Known(f"id{number}", f"question {number}" if text is None else text, media, talk or "", turn)
+def known(
+    number: int, media: str = "", conversation: str | None = None, turn: int = 0, text: str | None = None
+) -> Known:
+    return Known(f"id{number}", f"question {number}" if text is None else text, media, conversation or "", turn)
 
 
 @given(
@@ -93,7 +99,7 @@ def known(number: int, media: str = "", talk: str | None = None, turn: int = 0, 
 def test_context_is_distinct_bounded_and_never_the_query(
     rows: list[tuple[str, str | None]], shots: int, seed: int, strategies: list[str]
 ) -> None:
-    pool = ListPool([known(n, media, talk, n) for n, (media, talk) in enumerate(rows)])
+    pool = ListPool([known(n, media, conversation, n) for n, (media, conversation) in enumerate(rows)])
     for query in pool.rows:
         chosen = choose(query, pool, strategies, shots, seed)
         places = [choice.row for choice in chosen]
@@ -115,13 +121,15 @@ def test_random_never_shows_the_query_s_picture_and_depends_on_the_seed() -> Non
 
 
 def test_conversation_takes_the_turns_right_before() -> None:
-    pool = ListPool([known(n, media="p", talk="t", turn=n) for n in range(5)])
+    pool = ListPool([known(n, media="p", conversation="t", turn=n) for n in range(5)])
     chosen = choose(4, pool, AUTO, 2, 0)
     assert [(choice.row, choice.relation) for choice in chosen] == [(3, "conversation"), (2, "conversation")]
 
 
 def test_later_turns_never_become_context() -> None:
-    pool = ListPool([known(n, media="p", talk="t", turn=n) for n in range(5)], related={"id1": ["id0", "id3", "id4"]})
+    pool = ListPool(
+        [known(n, media="p", conversation="t", turn=n) for n in range(5)], related={"id1": ["id0", "id3", "id4"]}
+    )
     chosen = choose(1, pool, AUTO, 4, 0)
     assert [choice.row for choice in chosen] == [0]
 

@@ -48,8 +48,8 @@ def likeness(
     )
 
 
-def pool_of(*marks: Likeness, talk: str | None = None) -> LikePool:
-    return LikePool([(known(n, ",".join(sorted(one.pictures)), talk), one) for n, one in enumerate(marks)])
+def pool_of(*marks: Likeness, conversation: str | None = None) -> LikePool:
+    return LikePool([(known(n, ",".join(sorted(one.pictures)), conversation), one) for n, one in enumerate(marks)])
 
 
 rows = st.lists(
@@ -126,7 +126,7 @@ def test_scores_below_the_least_are_left_out() -> None:
 
 
 def test_turns_of_the_query_s_talk_are_no_neighbours() -> None:
-    pool = pool_of(*(likeness(n, n) for n in range(4)), talk="t")
+    pool = pool_of(*(likeness(n, n) for n in range(4)), conversation="t")
     assert choose(3, pool, ("text-similar",), 2, 0) == []
 
 

@@ -24,7 +24,7 @@ from mimicit.exporting.base import Written
 from mimicit.inspecting.summary import iterate_samples
 from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.records import Sample
-from mimicit.sources.shown_media import About, media_of_triplets, settle
+from mimicit.sources.shown_media import About, agree, media_of_triplets
 from tests.factories import raw as make
 from tests.factories.exporting import MEDIA, SerialEngine, built_again, exported, make_sample, meaning, write_shard
 
@@ -101,7 +101,7 @@ def said(sample: Sample, to: str) -> dict[str, Any]:
 def test_conversations_of_llava_come_back_as_records(shards: Path, tmp_path: Path) -> None:
     report = export_shards(shards, tmp_path / "out", "llava")
     records = json.loads((tmp_path / "out" / "llava_instruct" / "llava.json").read_text())
-    assert [record["id"] for record in records] == [f"{talk:012d}" for talk in range(4)] + ["7"]
+    assert [record["id"] for record in records] == [f"{number:012d}" for number in range(4)] + ["7"]
     assert records[0]["conversations"][0] == {"from": "human", "value": "<image>\nQuestion 0.0?"}
     assert [turn["value"] for turn in records[0]["conversations"][2:]] == [
         "Question 0.1?", "Answer 0.1.", "Question 0.2?", "Answer 0.2.",
@@ -211,9 +211,9 @@ def test_what_two_samples_tell_together() -> None:
         (shows, maybe, shows), (shows, nothing, shows), (nothing, maybe, nothing), (maybe, maybe, maybe),
         (maybe, other, nothing), (shows, other, shows),
     ]:  # fmt: skip
-        assert settle(left, right) == settle(right, left) == together
+        assert agree(left, right) == agree(right, left) == together
     with pytest.raises(CorruptShardError):
-        settle(shows, About((2,), certain=True))
+        agree(shows, About((2,), certain=True))
 
 
 def test_the_same_media_are_certain() -> None:

@@ -16,11 +16,11 @@ from mimicit.records import FORMAT, Sample, sample_from_json
 from tests.factories.exporting import (
     IN_MEMORY,
     built_again,
+    conversations,
     corpora,
     documents,
     exported,
     meaning,
-    talks,
 )
 from tests.factories.strategies import samples as any_samples
 
@@ -52,7 +52,7 @@ def test_mimicit_comes_back_exactly(samples: list[Sample]) -> None:
     assert manifest["totals"]["rejects"] == 0
 
 
-@given(samples=talks())
+@given(samples=conversations())
 @few
 def test_llava_conversations_come_back_exactly(samples: list[Sample]) -> None:
     with tempfile.TemporaryDirectory(dir=IN_MEMORY) as name:

@@ -149,7 +149,7 @@ def documents(draw: st.DrawFn) -> list[Sample]:
 
 
 @st.composite
-def talks(draw: st.DrawFn) -> list[Sample]:
+def conversations(draw: st.DrawFn) -> list[Sample]:
     """Conversations as LLaVA publishes them, each turn with all turns before it, and single questions."""
     samples: list[Sample] = []
     bases = draw(st.lists(st.from_regex(r"[a-z]{1,5}", fullmatch=True), min_size=1, max_size=4, unique=True))
