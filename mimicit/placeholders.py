@@ -72,6 +72,10 @@ def place_media(questions: Sequence[object], kinds: Sequence[MediaKind]) -> Plac
     and else the other spellings. `RejectedError` ``placeholder_mismatch`` where placeholders and media do not match.
     """
     texts = [text if isinstance(text, str) else "" for text in questions]
+    everything = tuple(range(len(kinds)))
+    first_shows_all = Placed(tuple(questions), (everything, *((),) * (len(questions) - 1)), is_marked=not kinds)
+    if not any("<" in text for text in texts):
+        return first_shows_all
     found = [list(_ANY.finditer(text)) if "<" in text else [] for text in texts]
     plain = [[match for match in matches if _is_plain(match[0], kinds)] for matches in found]
     numbered = [[match for match in matches if match["number"]] for matches in found]
@@ -82,8 +86,7 @@ def place_media(questions: Sequence[object], kinds: Sequence[MediaKind]) -> Plac
     if any(meant) and (meant is plain or _are_meant(meant, kinds)):
         marks = _in_order(meant, kinds)
     else:
-        everything = tuple(range(len(kinds)))
-        return Placed(tuple(questions), (everything, *((),) * (len(questions) - 1)), is_marked=not kinds)
+        return first_shows_all
     mentioned = [[mark for mark in line if mark] for line in _mentions(numbered, kinds)]
     merged = [sorted((*a, *b), key=lambda mark: mark.start) for a, b in zip(marks, mentioned, strict=True)]
     return _placed(questions, merged, kinds, by_number=False)
@@ -91,6 +94,8 @@ def place_media(questions: Sequence[object], kinds: Sequence[MediaKind]) -> Plac
 
 def question_about(question: object, kinds: Sequence[MediaKind]) -> object:
     """The one ``question`` of a record about media of these ``kinds``: `place_media` of it alone."""
+    if not isinstance(question, str) or "<" not in question:
+        return question
     (text,) = place_media([question], kinds).texts
     return text
 

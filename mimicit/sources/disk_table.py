@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import compress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -15,6 +16,8 @@ from typing import Final, Self
 __all__ = ["DiskTable"]
 
 _CACHE_KIB: Final = 16 << 10
+_MOST_ASKED: Final = 500  # keys in one query
+_ADD: Final = "INSERT OR IGNORE INTO entry(key, value) VALUES (?, ?)"
 
 
 class DiskTable:
@@ -27,29 +30,54 @@ class DiskTable:
         self._db.execute("PRAGMA journal_mode = OFF")
         self._db.execute("PRAGMA synchronous = OFF")
         self._db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+        # The values lie in the order in which they came, which mostly is that in which they are asked for.
         self._db.execute(
-            "CREATE TABLE entry(key TEXT PRIMARY KEY, value TEXT NOT NULL, used INTEGER NOT NULL DEFAULT 0)"
-            " WITHOUT ROWID"
+            "CREATE TABLE entry(number INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, value TEXT NOT NULL)"
         )
         self._db.execute("BEGIN")
+        self._used = bytearray()  # by number
 
     def add(self, key: str, value: str) -> bool:
         """Enter ``value``; false where ``key`` is there already, which then keeps its first value."""
-        return self._db.execute("INSERT OR IGNORE INTO entry(key, value) VALUES (?, ?)", (key, value)).rowcount == 1
+        return self._db.execute(_ADD, (key, value)).rowcount == 1
+
+    def add_all(self, entries: Sequence[tuple[str, str]]) -> list[bool]:
+        """As `add`, of each of the ``entries``."""
+        there = {key for _, key, _ in self._entries([key for key, _ in entries])}
+        added: list[bool] = []
+        for key, _ in entries:
+            added.append(key not in there)
+            there.add(key)
+        self._db.executemany(_ADD, compress(entries, added))
+        return added
 
     def get(self, key: str) -> str | None:
         """The value of ``key``, or None."""
         row = self._db.execute("SELECT value FROM entry WHERE key = ?", (key,)).fetchone()
         return None if row is None else str(row[0])
 
-    def use(self, key: str) -> str | None:
-        """As `get`, and the entry is no longer one of `unused`."""
-        self._db.execute("UPDATE entry SET used = 1 WHERE key = ?", (key,))
-        return self.get(key)
+    def use_all(self, keys: Sequence[str]) -> dict[str, str]:
+        """The values of those of the ``keys`` that are there, whose entries are no longer some of `unused`."""
+        found: dict[str, str] = {}
+        for number, key, value in self._entries(keys):
+            if number >= len(self._used):
+                self._used.extend(bytes(number + 1 - len(self._used)))
+            self._used[number] = 1
+            found[key] = value
+        return found
+
+    def _entries(self, keys: Sequence[str]) -> Iterator[tuple[int, str, str]]:
+        """(number, key, value) of those of the ``keys`` that are there."""
+        for start in range(0, len(keys), _MOST_ASKED):
+            asked = keys[start : start + _MOST_ASKED]
+            marks = ", ".join("?" * len(asked))
+            yield from self._db.execute(f"SELECT number, key, value FROM entry WHERE key IN ({marks})", asked)
 
     def unused(self) -> Iterator[tuple[str, str]]:
-        """(key, value) of the entries that nobody asked for with `use`, sorted by key."""
-        yield from self._db.execute("SELECT key, value FROM entry WHERE used = 0 ORDER BY key")
+        """(key, value) of the entries that nobody asked for with `use_all`, sorted by key."""
+        for number, key, value in self._db.execute("SELECT number, key, value FROM entry ORDER BY key"):
+            if number >= len(self._used) or not self._used[number]:
+                yield key, value
 
     def close(self) -> None:
         """Remove the table."""

@@ -51,15 +51,21 @@ class _Written:
     """A path as a record ``says`` it.
 
     ``relative`` are the spellings that can be tried from a folder, ``absolute`` those that name a place of this
-    machine, and ``ends`` the steps of all spellings, without what is in front of the first folder.
+    machine, and ``paths`` all, without what is in front of the first folder.
     """
 
     says: str
-    ends: tuple[tuple[str, ...], ...]
+    paths: tuple[str, ...]
     relative: tuple[str, ...] = ()
     absolute: tuple[str, ...] = ()
     is_url: bool = False
     escapes: bool = False
+
+    @property
+    def ends(self) -> tuple[tuple[str, ...], ...]:
+        """The steps of each path, with ``..`` worked out; each once, and none of a path without a name."""
+        steps = (tuple(step for step in posixpath.normpath(f"/{path}").split("/") if step) for path in self.paths)
+        return tuple(dict.fromkeys(one for one in steps if one))
 
 
 def find_file(
@@ -347,12 +353,12 @@ def _parsed(path: str, beside: str) -> _Written:
     spelled = tuple(one for one in _spelled(plain) if one)
     if is_absolute(path):
         absolute = () if _DRIVE.match(plain) else spelled
-        return _Written(path, _ends(_DRIVE.sub("", one, 1) for one in spelled), absolute=absolute)
+        return _Written(path, tuple(_DRIVE.sub("", one, 1) for one in spelled), absolute=absolute)
     try:  # what ``..`` leads to depends on where the path begins
-        ends = _ends(joined(beside if ".." in one else "", one) for one in spelled)
+        paths = tuple(joined(beside, one) if ".." in one else one for one in spelled)
     except RejectedError:
         return _Written(path, (), relative=spelled, escapes=True)
-    return _Written(path, ends, relative=spelled)
+    return _Written(path, paths, relative=spelled)
 
 
 def _parsed_url(url: str) -> _Written:
@@ -362,8 +368,8 @@ def _parsed_url(url: str) -> _Written:
         return _Written(url, (), is_url=True)
     spelled = tuple(one for one in _spelled(parts.path) if "\0" not in one)
     if parts.scheme.lower() == "file":
-        return _Written(url, _ends(spelled), absolute=spelled)
-    return _Written(url, _ends(spelled), is_url=True)
+        return _Written(url, spelled, absolute=spelled)
+    return _Written(url, spelled, is_url=True)
 
 
 def _spelled(path: str) -> Iterator[str]:
@@ -378,12 +384,6 @@ def _spelled(path: str) -> Iterator[str]:
             yield from spellings(plain.replace("\\", "/"))
     if path != path.strip():
         yield path.strip()
-
-
-def _ends(paths: Iterable[str]) -> tuple[tuple[str, ...], ...]:
-    """The steps of each path, with ``..`` worked out; each once, and none of a path without a name."""
-    steps = (tuple(step for step in posixpath.normpath(f"/{path}").split("/") if step) for path in paths)
-    return tuple(dict.fromkeys(one for one in steps if one))
 
 
 def _mapped(root: Root, says: str) -> Iterator[str]:

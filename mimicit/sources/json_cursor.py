@@ -152,7 +152,7 @@ class JsonCursor:
     def skip(self, run: bytes, values: int = 1) -> None:
         """Pass the ``run``, which holds so many elements."""
         self._at += len(run)
-        self._passed = values
+        self._passed = max(1, values)
 
     def _just_passed(self) -> int:
         passed, self._passed = self._passed, 1

@@ -6,16 +6,17 @@ The lists are streamed; what stands around them is passed over.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any, Final
 
 from mimicit.errors import RejectedError, SourceError
 from mimicit.sources.base import Row
 from mimicit.sources.json_cursor import JsonCursor
-from mimicit.sources.json_rows import element, elements, parsed
+from mimicit.sources.json_rows import MAX_RECORD_BYTES, element, elements, parsed, pass_elements
 from mimicit.sources.root import Root
 from mimicit.sources.unpacked import open_text
 
-__all__ = ["first_of_members", "member_rows"]
+__all__ = ["blocks_of_member", "first_of_members", "member_rows"]
 
 _MAX_TEXT_BYTES: Final = 1 << 16
 
@@ -25,6 +26,11 @@ def member_rows(root: Root, path: str, name: str) -> Iterator[Row]:
 
     `SourceError` where the file is not one JSON object with such a list.
     """
+    return chain.from_iterable(blocks_of_member(root, path, name))
+
+
+def blocks_of_member(root: Root, path: str, name: str) -> Iterator[list[Row]]:
+    """As `member_rows`, some at a time: as many as fit into 100 KB, or a single one."""
     found = False
     with open_text(root, path) as file:
         cursor = JsonCursor(file, path)
@@ -39,10 +45,11 @@ def member_rows(root: Root, path: str, name: str) -> Iterator[Row]:
         raise SourceError(f"{path}: has no list {name!r}")
 
 
-def first_of_members(root: Root, path: str) -> dict[str, Any]:
+def first_of_members(root: Root, path: str, *, until: str | None = None) -> dict[str, Any]:
     """What each member of the object at ``path`` is, at a glance: of a list its first record, of a text the text.
 
-    Anything else is None. Costs one pass over the file. Where the file is damaged, the members before the damage.
+    Anything else is None. Costs one pass over the file, or over what stands before the end of the member ``until``.
+    Where the file is damaged, the members before the damage.
     """
     found: dict[str, Any] = {}
     try:
@@ -53,13 +60,15 @@ def first_of_members(root: Root, path: str) -> dict[str, Any]:
                 found[name] = None
                 if cursor.peek() != b"[":
                     found[name] = _text(cursor)
+                    if name == until:
+                        break
                     continue
                 for index in cursor.elements():
                     if index == 0:
                         record = element(cursor, path, path).fields
                         found[name] = None if isinstance(record, RejectedError) else record
                     else:
-                        cursor.value(keep_bytes=0)
+                        pass_elements(cursor, MAX_RECORD_BYTES)
     except SourceError:
         return found  # reading the file will say what is wrong
     return found

@@ -11,6 +11,7 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any, BinaryIO, Final, NamedTuple
 
 import orjson
@@ -35,6 +36,7 @@ __all__ = [
     "located_text",
     "parsed",
     "parsed_run",
+    "pass_elements",
     "record_of",
 ]
 
@@ -159,21 +161,33 @@ def parsed_run(raw: bytes) -> Any:
         return None
 
 
-def elements(cursor: JsonCursor, path: str, place: str, indices: Iterable[int]) -> Iterator[Row]:
-    """The records at ``cursor``, which steps through the ``indices`` of an array called ``place``."""
+def elements(cursor: JsonCursor, path: str, place: str, indices: Iterable[int]) -> Iterator[list[Row]]:
+    """The records at ``cursor``, which steps through the ``indices`` of an array called ``place``, some at a time."""
     for index in indices:
         run, start = cursor.run(MAX_RECORD_BYTES), cursor.offset
         values = parsed_run(b"[%b]" % run) if run else None
         if values is None:
-            yield element(cursor, path, f"{place}[{index}]")
+            yield [element(cursor, path, f"{place}[{index}]")]
             continue
         cursor.skip(run, len(values))
         texts = _RunTexts(path, start, run)
-        for number, value in enumerate(values):
-            if isinstance(value, dict):
-                yield Row(f"{place}[{index + number}]", value, partial(texts.locate, number))
-            else:
-                yield Row(f"{place}[{index + number}]", RejectedError("malformed", _NO_OBJECT))
+        yield [
+            Row(f"{place}[{index + number}]", value, partial(texts.locate, number))
+            if isinstance(value, dict)
+            else Row(f"{place}[{index + number}]", RejectedError("malformed", _NO_OBJECT))
+            for number, value in enumerate(values)
+        ]
+
+
+def pass_elements(cursor: JsonCursor, most: int) -> None:
+    """Pass the element at ``cursor``, and those after it in ``most`` bytes, as far as that is quick."""
+    run = cursor.run(most)
+    try:
+        cursor.skip(run, len(orjson.loads(b"[%b]" % run)))
+    except orjson.JSONDecodeError:
+        run = b""
+    if not run:
+        cursor.value(keep_bytes=0)
 
 
 class _RunTexts:
@@ -262,13 +276,13 @@ def record_of(raw: bytes | None) -> dict[str, Any] | RejectedError:
 
 def _array(file: BinaryIO, path: str) -> Iterator[Row]:
     cursor = JsonCursor(file, path)
-    yield from elements(cursor, path, path, cursor.elements())
+    yield from chain.from_iterable(elements(cursor, path, path, cursor.elements()))
     cursor.finish()
 
 
 def _array_piece(file: BinaryIO, path: str, piece: Piece) -> Iterator[Row]:
     cursor = JsonCursor(file, path, start=piece.start, end=piece.end)
-    yield from elements(cursor, path, path, cursor.elements_from(piece.first))
+    yield from chain.from_iterable(elements(cursor, path, path, cursor.elements_from(piece.first)))
 
 
 def _lines(file: BinaryIO, path: str, piece: Piece | None = None) -> Iterator[Row]:

@@ -8,12 +8,10 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import BinaryIO, Final
 
-import orjson
-
 from mimicit.errors import RejectedError
 from mimicit.sources.base import Piece, SourceSpec
 from mimicit.sources.json_cursor import JsonCursor
-from mimicit.sources.json_rows import is_array
+from mimicit.sources.json_rows import is_array, pass_elements
 from mimicit.sources.root import Root
 from mimicit.sources.sniff import sniff
 from mimicit.sources.unpacked import open_text
@@ -79,21 +77,8 @@ def _starts_in_array(file: BinaryIO, path: str) -> Iterator[tuple[int, int]]:
         if cursor.offset - last >= _PIECE_BYTES:
             last = cursor.offset
             yield index, last
-        run = cursor.run(_PIECE_BYTES // 64)
-        values = _values_of(run) if run else 0
-        if values:
-            cursor.skip(run, values)
-        else:
-            cursor.value(keep_bytes=0)
+        pass_elements(cursor, _PIECE_BYTES // 64)
     cursor.finish()
-
-
-def _values_of(run: bytes) -> int:
-    """How many whole values ``run`` is; 0 where it is something else."""
-    try:
-        return len(orjson.loads(b"[%b]" % run))
-    except orjson.JSONDecodeError:
-        return 0
 
 
 def _starts_of_lines(file: BinaryIO) -> Iterator[tuple[int, int]]:

@@ -11,7 +11,8 @@ questions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from itertools import takewhile
 from typing import Any, Final
 
@@ -20,11 +21,11 @@ import orjson
 from mimicit.errors import RejectedError
 from mimicit.placeholders import question_about
 from mimicit.schema import canonical_json
-from mimicit.sources.base import Item, MediaRef, Needs, RawTriplet, Reject, SourceFormat, SourceSpec
+from mimicit.sources.base import Item, MediaRef, Needs, RawTriplet, Reject, Row, SourceFormat, SourceSpec
 from mimicit.sources.disk_table import DiskTable
 from mimicit.sources.each_row import triplets_of_rows
 from mimicit.sources.finding import media_ref
-from mimicit.sources.json_members import first_of_members, member_rows
+from mimicit.sources.json_members import blocks_of_member, first_of_members
 from mimicit.sources.media_names import folder_of
 from mimicit.sources.root import Root
 from mimicit.sources.sniff import Head
@@ -56,7 +57,7 @@ def _is_about(head: Head, name: str) -> bool:
 
 
 def _subtype(root: Root, path: str) -> str:
-    value = first_of_members(root, path).get(_SUBTYPE)
+    value = first_of_members(root, path, until=_SUBTYPE).get(_SUBTYPE)
     return value if isinstance(value, str) else ""
 
 
@@ -80,15 +81,16 @@ def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
     with DiskTable() as answers:
         for path in annotations:
             yield from _read_answers(spec, root, path, answers)
+        for rows in blocks_of_member(root, questions, "questions"):
+            found = answers.use_all(list(_ids(rows)))
 
-        def answered(row: Mapping[str, Any], id: str, place: str) -> RawTriplet:
-            answer = answers.use(id)
-            if answer is None:
-                raise RejectedError("empty_answer", "no annotation answers this question, as in a test split")
-            picture = _picture(root, row.get("image_id"), subtype, folder_of(questions))
-            return _triplet(row, orjson.loads(answer), picture, id=id, place=place)
+            def answered(row: Mapping[str, Any], id: str, place: str, found: Mapping[str, str] = found) -> RawTriplet:
+                if id not in found:
+                    raise RejectedError("empty_answer", "no annotation answers this question, as in a test split")
+                picture = _picture(root, row.get("image_id"), subtype, folder_of(questions))
+                return _triplet(row, orjson.loads(found[id]), picture, id=id, place=place)
 
-        yield from triplets_of_rows(spec, member_rows(root, questions, "questions"), answered, _question_id)
+            yield from triplets_of_rows(spec, rows, answered, _question_id)
         for id, answer in answers.unused():
             detail = "no question has the question_id of this answer"
             place = orjson.loads(answer)["place"]
@@ -103,16 +105,33 @@ VQAV2: Final = SourceFormat(
 
 
 def _read_answers(spec: SourceSpec, root: Root, path: str, answers: DiskTable) -> Iterator[Reject]:
-    for place, row, *_ in member_rows(root, path, "annotations"):
-        id = ""
-        try:
-            if isinstance(row, RejectedError):
-                raise row
-            id = _question_id(row)
-            if not answers.add(id, canonical_json({"place": place, **_answer(row)}).decode()):
-                raise RejectedError("duplicate_id", "this question was answered before; the first annotation counts")
-        except RejectedError as error:
-            yield spec.reject(error.reason, place=place, id=id, detail=error.detail, scope="reference")
+    for rows in blocks_of_member(root, path, "annotations"):
+        entries: list[tuple[str, str]] = []
+        read: list[tuple[str, str, RejectedError | None]] = []
+        for place, row, *_ in rows:
+            id, error = "", None
+            try:
+                if isinstance(row, RejectedError):
+                    raise row
+                id = _question_id(row)
+                entries.append((id, canonical_json({"place": place, **_answer(row)}).decode()))
+            except RejectedError as fault:
+                error = fault
+            read.append((place, id, error))
+        added = iter(answers.add_all(entries))
+        for place, id, error in read:
+            if error is None and not next(added):
+                error = RejectedError("duplicate_id", "this question was answered before; the first annotation counts")
+            if error is not None:
+                yield spec.reject(error.reason, place=place, id=id, detail=error.detail, scope="reference")
+
+
+def _ids(rows: Iterable[Row]) -> Iterator[str]:
+    """The ids of those questions that have one."""
+    for row in rows:
+        if isinstance(row.fields, dict):
+            with suppress(RejectedError):
+                yield _question_id(row.fields)
 
 
 def _question_id(row: Mapping[str, Any]) -> str:

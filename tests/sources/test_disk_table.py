@@ -13,14 +13,15 @@ texts = st.text(max_size=4)
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(texts, texts), max_size=8), st.lists(texts, max_size=4))
-def test_the_first_value_of_a_key_stays(entries: list[tuple[str, str]], asked: list[str]) -> None:
+@given(st.lists(st.tuples(texts, texts), max_size=8), st.lists(texts, max_size=4), st.integers(0, 8))
+def test_the_first_value_of_a_key_stays(entries: list[tuple[str, str]], asked: list[str], single: int) -> None:
     expected: dict[str, str] = {}
     with DiskTable() as table:
-        for key, value in entries:
-            assert table.add(key, value) == (key not in expected)
+        added = [table.add(*entry) for entry in entries[:single]] + table.add_all(entries[single:])
+        for (key, value), is_new in zip(entries, added, strict=True):
+            assert is_new == (key not in expected)
             expected.setdefault(key, value)
-        assert [table.use(key) for key in asked] == [table.get(key) for key in asked]
+        assert table.use_all(asked) == {key: expected[key] for key in asked if key in expected}
         assert [table.get(key) for key in (*expected, *asked)] == [expected.get(key) for key in (*expected, *asked)]
         left = {key: value for key, value in expected.items() if key not in asked}
         assert sorted(table.unused()) == sorted(left.items())
