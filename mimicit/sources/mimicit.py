@@ -16,7 +16,7 @@ their aliases (see `mimicit_ids`) by the build.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, Literal
 
@@ -30,14 +30,15 @@ from mimicit.sources.base import (
     Picture,
     RawTriplet,
     Reject,
+    Row,
     SourceFormat,
     SourceSpec,
     TrainEntry,
 )
 from mimicit.sources.captions import instruction_or_caption
-from mimicit.sources.json_cursor import JsonCursor, Span
+from mimicit.sources.json_cursor import JsonCursor
 from mimicit.sources.json_pictures import decoded_key, json_pictures
-from mimicit.sources.json_rows import MAX_RECORD_BYTES, parsed
+from mimicit.sources.json_rows import MAX_RECORD_BYTES, parsed, parsed_run
 from mimicit.sources.media_names import folder_of
 from mimicit.sources.mimicit_clips import CLIPS, media_with_clips
 from mimicit.sources.mimicit_ids import conversation_of, media_of
@@ -58,6 +59,7 @@ _ID_COLUMNS: Final = ("__index_level_0__", "index", "__null_dask_index__")
 _KNOWN_KEYS: Final = frozenset({"instruction", "answer", "image_ids", "rel_ins_ids", CLIPS})
 _FIELDS_OF_RECORDS: Final = frozenset({"id", "answer", "caption", "text", "conversations", "image", "images"})
 """What a record with a picture inside has, and no map of pictures by their ids."""
+_NO_OBJECT: Final = "an instruction must be an object"
 _INSTRUCTIONS: Final = "_instructions"
 _TRAIN: Final = "_train"
 _MEDIA_OF_GROUP: Final[dict[str, Callable[[Sequence[str]], tuple[MediaRef, ...]]]] = {
@@ -192,13 +194,11 @@ def _instructions(spec: SourceSpec, root: Root, path: str, related: RelatedIds) 
                 cursor.value(keep_bytes=0)
                 continue
             has_data = True
-            for id_key in cursor.members():
-                span = _object_at(cursor)
-                place, id = f"{path}#byte {id_key.offset}", ""
+            for id, (place, record, *_) in _records(cursor, path):
                 try:
-                    id = decoded_key(id_key)
-                    place = f"{path}#{id}"
-                    yield _triplet(id, _parsed_object(span), place, _MEDIA_OF_GROUP.get(spec.part, media_of), related)
+                    if isinstance(record, RejectedError):
+                        raise record
+                    yield _triplet(id, record, place, _MEDIA_OF_GROUP.get(spec.part, media_of), related)
                 except RejectedError as error:
                     yield spec.reject(error.reason, place=place, id=id, detail=error.detail)
         cursor.finish()
@@ -206,18 +206,36 @@ def _instructions(spec: SourceSpec, root: Root, path: str, related: RelatedIds) 
         raise SourceError(f'{path}: has no \'data\'; a file of instructions is {{"meta": ..., "data": ...}}')
 
 
-def _object_at(cursor: JsonCursor) -> Span | None:
-    """Pass the value at ``cursor``; its span if it is an object, else None."""
-    is_object = cursor.peek() == b"{"
-    span = cursor.value(keep_bytes=MAX_RECORD_BYTES if is_object else 0)
-    return span if is_object else None
+def _records(cursor: JsonCursor, path: str) -> Iterator[tuple[str, Row]]:
+    """The members of the object at ``cursor``, each with its id, which is empty where it is none."""
+    for _ in cursor.entries():
+        run = cursor.run(MAX_RECORD_BYTES)
+        values = parsed_run(b"{%b}" % run) if run else None
+        if values is not None and _are_ids(values):
+            cursor.skip(run)
+            for id, value in values.items():
+                yield (
+                    id,
+                    Row(f"{path}#{id}", value if isinstance(value, dict) else RejectedError("malformed", _NO_OBJECT)),
+                )
+            continue
+        key = cursor.key()
+        is_object = cursor.peek() == b"{"
+        span = cursor.value(keep_bytes=MAX_RECORD_BYTES if is_object else 0)
+        place, id = f"{path}#byte {key.offset}", ""
+        try:
+            id = decoded_key(key)
+            place = f"{path}#{id}"
+            yield id, Row(place, parsed(span.raw) if is_object else RejectedError("malformed", _NO_OBJECT))
+        except RejectedError as error:
+            yield id, Row(place, error)
 
 
-def _parsed_object(span: Span | None) -> dict[str, Any]:
-    if span is None:
-        raise RejectedError("malformed", "an instruction must be an object")
-    value: dict[str, Any] = parsed(span.raw)
-    return value
+def _are_ids(keys: Iterable[str]) -> bool:
+    try:
+        return all(map(checked_id, keys))
+    except RejectedError:
+        return False
 
 
 def _triplet(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 from mimicit.sources.base import MediaRef, Named
@@ -17,6 +18,8 @@ __all__ = ["aliases", "clip_of", "conversation_of", "instruction_aliases", "medi
 
 _FRAMES_PER_S: Final = 1.0  # DC, TVC and E4D publish their clips as pictures at one frame a second
 _CLIP_SETS: Final = ("DC_", "E4D_", "TVC_")
+
+_LONGEST_KNOWN: Final = 100  # characters of an id that is remembered with its aliases
 
 _LA: Final = re.compile(r"(?:LA_(?:00_)?IMG_)?(\d{1,12})", re.ASCII)
 _CGD: Final = re.compile(r"CGD_IMG_(\d{1,16})", re.ASCII)
@@ -70,6 +73,8 @@ def instruction_aliases(id: str) -> tuple[str, ...]:
     >>> instruction_aliases("SN_INS_scene0000_00_activity2_round0")[1:3]
     ('SN_INS_scene0000_activity2_round0', 'SN_00_INS_scene0000_activity2_round0')
     """
+    if not id.startswith("SN_"):
+        return (id,)
     match = _SN_INS.fullmatch(id)
     return tuple(dict.fromkeys([id, *(_with_and_without_infix("INS", match) if match else ())]))
 
@@ -87,10 +92,15 @@ def media_of(ids: Sequence[str], *, is_clip: bool | None = None) -> tuple[MediaR
     ids are pictures: the left and the right one (SD, CGD), those of a story (VST), the views of a room (SN).
     ``is_clip`` says it where the publisher does, whatever the ids.
     """
-    pictures = [MediaRef(kind="image", parts=(Named(aliases(id)),), origin=id) for id in ids]
+    pictures = [_picture(id) if len(id) <= _LONGEST_KNOWN else _picture.__wrapped__(id) for id in ids]
     if len(ids) > 1 and (all(map(names_clip, ids)) if is_clip is None else is_clip):
         return (clip_of(pictures, origin=ids[0].rpartition("_")[0] or ids[0]),)
     return tuple(pictures)
+
+
+@lru_cache(maxsize=1 << 15)
+def _picture(id: str) -> MediaRef:
+    return MediaRef(kind="image", parts=(Named(aliases(id)),), origin=id)
 
 
 def names_clip(id: str) -> bool:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import base64
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from mimicit.errors import SourceError
 from mimicit.sources import SOURCES, detect
 from mimicit.sources.base import InJson, InParquet, Item, Named, Picture, Reject, SourceSpec, TrainEntry
+from mimicit.sources.json_cursor import JsonCursor
 from mimicit.sources.reading import Reader
 from mimicit.sources.root import Root
 from tests.factories.sources import (
@@ -210,7 +213,7 @@ fields = dict.fromkeys(("instruction", "answer", "image_ids", "rel_ins_ids", "x"
 
 @given(st.dictionaries(st.text(max_size=6), json_values | st.fixed_dictionaries({}, optional=fields), max_size=5))
 def test_every_instruction_is_one_triplet_or_one_reject(folder: Path, data: dict[str, Any]) -> None:
-    put_set(folder, "SD", {"first": instruction()} | data)
+    put_set(folder, "SD", data | {"first": instruction()})
     spec = SourceSpec(name="sd", format="mimicit", files=("SD_instructions.json",), why="")
     items = list(SOURCES["mimicit"].read(spec, Root(folder)))
     check_items(items, spec)
@@ -224,3 +227,30 @@ def test_pictures_are_announced_and_not_read(tmp_path: Path) -> None:
     text = (tmp_path / "SD.json").read_bytes()[first.locator.offset :][: first.locator.length]
     assert base64.b64decode(text) == jpeg()
     assert second.id == "SD_IMG_2"
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        *('"a": 5', '"": {"answer": "It."}', '"\\ud800": {"answer": "It."}', '"a": {"answer": NaN}', '"SD_INS_7": {}'),
+        *('"a": {"answer": 1, "answer": 2}', '"a": {"answer": "It.", "b": {"instruction": 1, "c": 2}}', '"a": {]'),
+    ],
+)
+@pytest.mark.parametrize("place", [0, 900])
+def test_instructions_are_the_same_in_runs_and_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, odd: str, place: int
+) -> None:
+    records = [f'"SD_INS_{number}": {json.dumps(instruction())}' for number in range(1500)]
+    records.insert(place, odd)
+    put(tmp_path, "SD_instructions.json", f'{{"meta": {{}}, "data": {{{", ".join(records)}}}}}')
+    spec = SourceSpec(name="sd", format="mimicit", files=("SD_instructions.json",), why="")
+
+    def read() -> Iterator[object]:
+        try:
+            yield from SOURCES["mimicit"].read(spec, Root(tmp_path))
+        except SourceError as error:
+            yield str(error)
+
+    in_runs = list(read())
+    monkeypatch.setattr(JsonCursor, "run", lambda self, most: b"")
+    assert in_runs == list(read())

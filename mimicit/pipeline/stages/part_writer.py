@@ -20,7 +20,7 @@ from mimicit.errors import SchemaError
 from mimicit.pipeline.parts import TableWriter
 from mimicit.pipeline.rejects import Phase, RejectWriter
 from mimicit.pipeline.stages.filters import Fault, FilterConfig, text_fault
-from mimicit.pipeline.stages.references import locator_to_json, place_in_table, ref_to_json
+from mimicit.pipeline.stages.references import locator_to_json, place_in_table, ref_text, ref_to_json
 from mimicit.pipeline.tables import NAMES, PICTURES, RECORDS, REFERENCES, TRAINING
 from mimicit.prompt import SPECIAL_TOKENS
 from mimicit.schema import canonical_json, null_for_nan
@@ -128,7 +128,7 @@ class PartWriter:
             meta = self._meta_json(free, place) if free else b"{}"
             if "<" in instruction or "<" in answer or parts:
                 self._note_tokens(triplet)
-            if media is not self._media:  # the turns of a conversation share it
+            if media != self._media:
                 self._media, self._shown = media, self._add_references(media)
             interleaved = canonical_json(parts) if parts else b""
         except SchemaError as error:
@@ -182,7 +182,7 @@ class PartWriter:
 
     def _add_reference(self, ref: MediaRef) -> tuple[int, bytes]:
         value = ref_to_json(ref)
-        text = canonical_json(value)
+        text = ref_text(value)
         row = self._references.rows
         is_named = False
         for place, part in enumerate(ref.parts):

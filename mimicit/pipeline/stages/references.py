@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
+
+from mimicit.schema import canonical_json
 from mimicit.sources.base import InArrow, InFile, InJson, InParquet, InTar, InText, Locator, MediaRef, Named
 
-__all__ = ["locator_to_json", "place_in_table", "ref_from_json", "ref_to_json"]
+__all__ = ["locator_to_json", "place_in_table", "ref_from_json", "ref_text", "ref_to_json"]
 
 
 def locator_to_json(locator: Locator) -> list[Any]:
@@ -57,6 +60,16 @@ def ref_to_json(ref: MediaRef) -> dict[str, Any]:
         "timestamps_s": None if ref.timestamps_s is None else list(ref.timestamps_s),
         "duration_s": ref.duration_s,
     }
+
+
+def ref_text(value: dict[str, Any]) -> bytes:
+    """The reference ``value`` as canonical JSON; `SchemaError` where it is none."""
+    if value["timestamps_s"] is None and value["duration_s"] is None:
+        try:
+            return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)  # there is no number that JSON could not hold
+        except orjson.JSONEncodeError:
+            pass
+    return canonical_json(value)
 
 
 def ref_from_json(value: dict[str, Any]) -> MediaRef:
