@@ -21,7 +21,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 __all__ = [
@@ -127,6 +126,8 @@ class TrainError(MimicitError):
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The one of ``known`` that ``name`` most likely is a slip of, if any is like it."""
+    import difflib  # a slip is rare, and these errors are everywhere
+
     close = difflib.get_close_matches(name, list(known), n=1)
     return close[0] if close else None
 

@@ -40,6 +40,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 _LIMITS: Final = (
     ("least", "at least", operator.ge, "minimum"),
@@ -52,11 +53,13 @@ _JSON_TYPES: Final = {bool: "boolean", int: "integer", float: "number", str: "st
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """What is declared of one option. All numbers must be finite, and lie from ``least`` or above ``above``, and so on.
+    """What is declared of one option.
 
-    ``flag`` is its name on the command line (True: made of the name of the field; False: it stands in files only), and
-    ``key`` its name in a file, where that is not the field's. Both take multiples of ``unit``, of which the field holds
-    single ones. ``unset`` says what holds where nothing is given and the default does not tell.
+    A number must be finite, at least ``least``, more than ``above``, at most ``most`` and less than ``below``; a text
+    must be one of ``choices`` (those of a `Literal`, unless others are given), or match ``pattern`` as a whole.
+    ``key`` is the name in a file, where it is not the field's, and ``flag`` the one on the command line: True makes it
+    of the key, False leaves the option to files. Both take multiples of ``unit`` for what the field holds.
+    ``unset`` says what holds without the option where its default does not.
     """
 
     help: str
@@ -84,12 +87,18 @@ class Option:
         """The values that it takes, in words; empty where any will do."""
         if self.choices:
             return ", ".join(self.choices)
-        limits = {words: getattr(self, name) for name, words, _, _ in _LIMITS if getattr(self, name) is not None}
-        if self.unit > 1:
-            limits = {words: math.ceil(limit / self.unit) for words, limit in limits.items()}
         if self.least is not None and self.most is not None:
-            return f"between {limits['at least']:,} and {limits['at most']:,}"
-        return " and ".join(f"{words} {limit:,}" for words, limit in limits.items())
+            return f"between {self.least:,} and {self.most:,}"
+        return " and ".join(f"{words} {self.in_units(limit):,}" for words, limit, _, _ in self.limits())
+
+    def limits(self) -> list[tuple[str, float, Callable[[float, float], bool], str]]:
+        """Each limit: in words, as a number, the comparison of a value with it, and its name in a JSON schema."""
+        limits = ((words, getattr(self, name), within, keyword) for name, words, within, keyword in _LIMITS)
+        return [limit for limit in limits if limit[1] is not None]
+
+    def in_units(self, limit: float) -> float:
+        """``limit`` of the field as one of what the user writes."""
+        return limit if self.unit == 1 else math.ceil(limit / self.unit)
 
     def refuse(self, value: Any, label: str) -> None:
         """`UsageError` naming ``label`` where ``value`` is out of range, or not among the choices."""
@@ -98,13 +107,12 @@ class Option:
         if self.pattern and not re.fullmatch(self.pattern, value):
             raise UsageError(f"{label} {value!r}: must match {self.pattern}")
         if isinstance(value, int | float) and not self._admits(value):
-            value = value / self.unit if self.unit > 1 else value
+            written = value if self.unit == 1 else f"{value / self.unit:g}"
             wanted = self.range if math.isfinite(value) else f"{self.range} and finite".removeprefix(" and ")
-            raise UsageError(f"{label} {value}: must be {wanted}")
+            raise UsageError(f"{label} {written}: must be {wanted}")
 
     def _admits(self, value: float) -> bool:
-        limits = ((within, getattr(self, name)) for name, _, within, _ in _LIMITS)
-        return math.isfinite(value) and all(limit is None or within(value, limit) for within, limit in limits)
+        return math.isfinite(value) and all(within(value, limit) for _, limit, within, _ in self.limits())
 
 
 def option(default: T, help: str, **declared: Any) -> T:
@@ -200,7 +208,9 @@ def json_schema(kind: Any) -> dict[str, Any]:
     required = []
     for _, inner, declared in _fields(kind):
         if declared is not None:
-            properties[declared.key] = {**_schema(inner), **_limits(declared), "description": declared.help}
+            limits = {keyword: declared.in_units(limit) for _, limit, _, keyword in declared.limits()}
+            pattern = {"pattern": f"^{declared.pattern}$"} if declared.pattern else {}
+            properties[declared.key] = {**_schema(inner), **limits, **pattern, "description": declared.help}
             if declared.default is MISSING:
                 required.append(declared.key)
                 properties[declared.key]["minLength"] = 1
@@ -226,17 +236,6 @@ def _schema(kind: Any) -> dict[str, Any]:
             return {"type": "object", "additionalProperties": _schema(inner[1])}
     either = [_schema(one) for one in inner]
     return {**{key: value for one in either for key, value in one.items()}, "type": [one["type"] for one in either]}
-
-
-def _limits(declared: Option) -> dict[str, Any]:
-    limits = {word: getattr(declared, name) for name, _, _, word in _LIMITS}
-    given = {word: limit for word, limit in limits.items() if limit is not None}
-    if declared.unit > 1:
-        return {word: math.ceil(limit / declared.unit) for word, limit in given.items()}
-    return {**given, "pattern": f"^{declared.pattern}$"} if declared.pattern else given
-
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def click_options(kind: type[Any], *, only: Sequence[str] = (), defaults: bool = True) -> Callable[[Command], Command]:

@@ -13,10 +13,12 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from mimicit.errors import UsageError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 __all__ = ["CONTEXT", "EXPORTERS", "SOURCES", "added", "added_names"]
 
@@ -55,6 +57,8 @@ def added(group: str, kind: type[Any] | None, taken: Collection[str]) -> dict[st
 
 @cache
 def _found(group: str) -> dict[str, EntryPoint]:
+    from importlib.metadata import entry_points  # brings the package email, not needed by the help
+
     found: dict[str, EntryPoint] = {}
     for entry in entry_points(group=group):
         if found.setdefault(entry.name, entry).value != entry.value:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from mimicit.options import option
-from mimicit.records import MediaKind
+
+if TYPE_CHECKING:
+    from mimicit.records import MediaKind
 
 __all__ = ["EncodedMedia", "ImageFormat", "MediaOptions", "VideoReader"]
 

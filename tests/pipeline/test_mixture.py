@@ -116,7 +116,7 @@ def test_the_defaults_of_a_build_are_pinned() -> None:
     ("options", "message"),
     [
         ({"shots": -1}, "--shots -1: must be at least 0"),
-        ({"shard_bytes": 0}, "--shard-size 0.0: must be at least 1"),
+        ({"shard_bytes": 0}, "--shard-size 0: must be at least 1"),
         ({"near_duplicates": 12}, "near_duplicates 12: must be between 0 and 11"),
         ({"duplicate_triplets": "merg"}, "duplicate_triplets merg: no such choice; did you mean merge"),
         ({"media": MediaOptions(quality=101)}, "--quality 101: must be between 1 and 100"),
