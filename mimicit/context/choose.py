@@ -58,7 +58,7 @@ def same_media(query: int, pool: Pool, shots: int, seed: int) -> Iterator[int]:
     question, own = pool.instruction(query), pool.conversation(query)
     for place in islice(_walk(count, _bits(_key(query, pool, "same_media", seed))), _SAME_MEDIA_LOOKS):
         row = pool.same_media_at(query, place)
-        if (own < 0 or pool.conversation(row) != own) and pool.instruction(row) != question:
+        if row != query and (own < 0 or pool.conversation(row) != own) and pool.instruction(row) != question:
             yield row
 
 

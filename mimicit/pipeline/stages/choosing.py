@@ -138,8 +138,8 @@ def _contexts(
     reasons: list[int] = []
     counts: list[int] = []
     for query, whole in zip(queries.tolist(), is_document.tolist(), strict=True):
-        strategies, shots = ((), 0) if whole else rules[pool.source(query)]
-        context = choose(query, pool, strategies, shots, task.seed, task.guards)
+        strategies, shots = rules[pool.source(query)]
+        context = [] if whole else choose(query, pool, strategies, shots, task.seed, task.guards)
         for row, relation, score in reversed(context):
             rows.append(row)
             reasons.append(why.setdefault((relation, score), len(why)))

@@ -9,14 +9,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mimicit.pipeline import tables
-from mimicit.pipeline.batches import batched
 from mimicit.pipeline.parts import ColumnFile
 from mimicit.pipeline.tables import MEDIA_REFERENCES_NAME
 from mimicit.shards.files import publish
@@ -67,18 +66,16 @@ def write_media_table(scanned: ScannedFiles, work: Path, out: Path) -> None:
         publish(out / MEDIA_NAME, work / "media.tmp") as file,
         pq.ParquetWriter(file, _SCHEMA, compression="zstd") as writer,
     ):
-        for batch in batched(_rows(scanned, work), _BATCH):
-            columns = [
-                pa.array(values, field.type) for values, field in zip(zip(*batch, strict=True), _SCHEMA, strict=True)
-            ]
-            writer.write_table(pa.table(columns, schema=_SCHEMA))
+        for table in _tables(scanned, work):
+            writer.write_table(table)
 
 
-def _rows(scanned: ScannedFiles, work: Path) -> Iterator[tuple[Any, ...]]:
-    references = ColumnFile(work / MEDIA_REFERENCES_NAME)
-    for first, batch in ColumnFile(work / tables.MEDIA_NAME).batches():
-        columns = [batch.column(name).to_pylist() for name in _SCHEMA.names[2:]]
-        for number, (content, *others) in enumerate(zip(*columns, strict=True), first):
-            if content is not None:
-                ref = references.text("ref", number)
-                yield ref, input_digest(ref, scanned), content, *others
+def _tables(scanned: ScannedFiles, work: Path) -> Iterator[pa.Table]:
+    references = ColumnFile(work / MEDIA_REFERENCES_NAME).table(["ref"])
+    media = ColumnFile(work / tables.MEDIA_NAME).table(_SCHEMA.names[2:])
+    for start in range(0, media.num_rows, _BATCH):
+        rows = media.slice(start, _BATCH)
+        rows = rows.add_column(0, "ref", references.slice(start, _BATCH).column(0))
+        rows = rows.filter(rows.column("content").is_valid())
+        digests = [input_digest(ref, scanned) for ref in rows.column("ref").to_numpy().tolist()]
+        yield rows.add_column(1, "input", pa.array(digests, pa.string())).cast(_SCHEMA)

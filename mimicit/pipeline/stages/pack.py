@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -257,8 +258,11 @@ def _suffix(place: int, extension: str) -> bytes:
 
 def _to_add(rows: pa.RecordBatch, texts: Iterable[memoryview]) -> Iterator[tuple[bytes, memoryview, list[int]]]:
     """The key, the JSON and the media of each sample."""
-    keys = rows.column("key").cast(pa.large_binary()).to_pylist()
-    return zip(keys, texts, rows.column("media").to_pylist(), strict=True)
+    keys = rows.column("key").cast(pa.large_binary()).to_numpy(zero_copy_only=False).tolist()
+    lists = rows.column("media")
+    ends, numbers = lists.offsets.to_numpy().tolist(), lists.values.to_numpy().tolist()
+    media = (numbers[first:end] for first, end in pairwise(ends))
+    return zip(keys, texts, media, strict=True)
 
 
 def _index_rows(
