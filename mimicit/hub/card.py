@@ -12,12 +12,13 @@ from mimicit.sample_table import table_schema
 if TYPE_CHECKING:
     from mimicit.hub.push import Written
 
-__all__ = ["DATA_FILES", "Layout", "card_text"]
+__all__ = ["DATA_FILES", "Layout", "card_text", "is_of_export"]
 
 Layout = Literal["parquet", "shards"]
 """What is pushed: tables that `load_dataset` reads with typed features, or the tars as they are."""
 
 _MARK: Final = "<!-- Written by mimicit export, and written anew by the next; without this line the text is kept. -->"
+_TAG: Final = "mimicit"
 _LICENSE: Final = re.compile(r"[a-z0-9][a-z0-9.-]*")
 _SIZES: Final = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 _LARGER: Final = ((10**8, "10M<n<100M"), (10**9, "100M<n<1B"))
@@ -41,6 +42,12 @@ def card_text(
     return f"---\n{data.to_yaml()}\n---\n\n{text}\n"
 
 
+def is_of_export(card: str) -> bool:
+    """Whether an export has written fields of this ``card``, whoever wrote its text."""
+    tags = needed("huggingface_hub", "export --to hub").DatasetCard(card).data.to_dict().get("tags")
+    return isinstance(tags, list) and _TAG in tags
+
+
 def _fields(
     repo: str, manifest: Mapping[str, Any], layout: Layout, written: Written, *, videos: bool, known: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -48,7 +55,7 @@ def _fields(
     is_known = _LICENSE.fullmatch(license) is not None
     samples = manifest["totals"]["samples"]
     tasks = ["image-text-to-text", "visual-question-answering", *["video-text-to-text"] * videos]
-    tags = ["in-context", "mimicit", *["webdataset"] * (layout == "shards")]
+    tags = ["in-context", _TAG, *["webdataset"] * (layout == "shards")]
     pattern = "*.tar" if layout == "shards" and manifest["layout"] == "foreign" else DATA_FILES[layout]
     fields: dict[str, Any] = {
         "pretty_name": known.get("pretty_name") or repo.rpartition("/")[2],

@@ -22,9 +22,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from mimicit.errors import BuildError, MimicitError, UsageError
-from mimicit.hub.card import DATA_FILES, Layout, card_text
+from mimicit.hub.card import DATA_FILES, Layout, card_text, is_of_export
 from mimicit.hub.extra import needed
 from mimicit.loading.samples import Samples, load
 from mimicit.loading.store import Store
@@ -85,7 +86,7 @@ def push_to_hub(
 
     The data set is made where it is not there yet, ``private`` or for all; the branch too. ``layout`` is ``"parquet"``
     (rows as those of `to_datasets`, in tables of about ``part_bytes``) or ``"shards"`` (the files of the folder as they
-    are). Of what is there, former exports are replaced and other files stay. ``on_progress`` is told of samples or
+    are). Of what is there, a former export is replaced and other files stay. ``on_progress`` is told of samples or
     files. The token is the one that `huggingface_hub` finds (``hf auth login``, ``HF_TOKEN``).
 
     `UsageError` where ``location`` is none, or the extra ``hub`` is missing; `ShardError` and its kinds for the shards;
@@ -134,6 +135,13 @@ class _Push:
         self._repo = repo
         tree = api.list_repo_tree(recursive=True, **self._where)
         self._there = {entry.path: entry for entry in tree if hasattr(entry, "size")}  # no folder
+        self._before = self._card()
+        self._former = [name for name in self._there if any(fnmatchcase(name, ours) for ours in _OURS)]
+        if self._former and not (self._before and is_of_export(self._before)):
+            raise BuildError(
+                f"{repo}: holds {self._former[0]}, which no mimicit export put there and which would be taken for its"
+                " own; move it, or give another data set or branch"
+            )
         self._additions: list[Any] = []
         self._kept: set[str] = set()
         self.written = Written()
@@ -175,7 +183,7 @@ class _Push:
     def commit(self, store: Store, layout: Layout) -> str:
         """Make one commit of what was sent, with the card, and without what former exports left; returns its SHA."""
         videos = bool(pc.any(pc.greater(store.columns(["videos"]).column("videos"), 0)).as_py())
-        card = card_text(self._repo, store.manifest, layout, self.written, videos=videos, before=self._card()).encode()
+        card = card_text(self._repo, store.manifest, layout, self.written, videos=videos, before=self._before).encode()
         beside = {_CARD: card}
         if layout == "shards":
             files = {**store.manifest["files"], _CARD: hashlib.sha256(card).hexdigest()}
@@ -185,8 +193,8 @@ class _Push:
         add = [self._hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=data) for name, data in beside.items()]
         gone = [
             self._hub.CommitOperationDelete(path_in_repo=name)
-            for name in self._there
-            if name not in self._kept and name not in beside and any(fnmatchcase(name, ours) for ours in _OURS)
+            for name in self._former
+            if name not in self._kept and name not in beside
         ]
         title = f"mimicit export: {store.manifest['totals']['samples']:,} samples as {layout}"
         done = self._api.create_commit(operations=[*self._additions, *add, *gone], commit_message=title, **self._where)
@@ -214,10 +222,18 @@ def _is_same(path: Path, there: Any) -> bool:
 
 def _parts(store: Store, part_bytes: int) -> list[range]:
     """The rows of each table, by what they take in the shards: the same for the same folder."""
-    sizes = store.columns(["size"]).column("size").to_numpy()
+    sizes = _sizes(store)
     numbers = np.maximum(np.cumsum(sizes) - 1, 0) // part_bytes
     starts = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(sizes)]
     return [range(start, end) for start, end in pairwise(starts)]
+
+
+def _sizes(store: Store) -> NDArray[np.int64]:
+    """The bytes of each sample with its pictures, which may lie in the shard once for many samples."""
+    members = store.columns(["member_sizes"]).column("member_sizes").combine_chunks()
+    sums = np.concatenate(([0], np.cumsum(members.values.to_numpy())))
+    sizes: NDArray[np.int64] = np.diff(sums[members.offsets.to_numpy()])
+    return sizes
 
 
 def _write_table(samples: Samples, part: range, path: Path, on_progress: Callable[[int, int], None]) -> int:

@@ -250,13 +250,13 @@ def test_a_push_that_was_killed_sends_nothing_twice(
     assert again and not again & arrived
     assert hub.repositories[REPO].titles[1:] == [f"mimicit export: 41 samples as {layout}"]
     names = [name for name in hub.files(REPO) if name.endswith((".tar", ".parquet"))]
-    assert len(names) == (14 if layout == "shards" else 6)
+    assert len(names) == (14 if layout == "shards" else 5)
 
 
 def test_another_export_replaces_the_former_and_nothing_else(
     person: Person, hub: Hub, shards: Path, tmp_path: Path
 ) -> None:
-    own = b"---\nlicense: cc-by-4.0\nlanguage: [de]\n---\n\n# Mine\n\nMy own words.\n"
+    own = b"---\nlicense: cc-by-4.0\nlanguage: [de]\ntags: [mimicit]\n---\n\n# Mine\n\nMy own words.\n"
     hub.put(REPO, {"README.md": own, "notes/more.txt": b"kept", "data/train-00000-of-00009.parquet": b"former"})
     person.mimicit("export", shards, "--to", "hub", "--out", f"{PLACE}@next")
     assert hub.files(REPO)["README.md"] == own
@@ -267,6 +267,14 @@ def test_another_export_replaces_the_former_and_nothing_else(
     said = yaml.safe_load(fields)
     assert (said["license"], said["language"]) == ("cc-by-4.0", ["de"])
     assert said["dataset_info"]["splits"][0]["num_examples"] == 41
+
+
+def test_files_of_others_are_never_replaced(person: Person, hub: Hub, shards: Path) -> None:
+    there = {"README.md": b"---\nlicense: mit\n---\n", "data/train-00000-of-00001.parquet": b"of another tool"}
+    hub.put(REPO, there)
+    said = person.mimicit("export", shards, "--to", "hub", "--out", PLACE, code=1)
+    assert "holds data/train-00000-of-00001.parquet, which no mimicit export put there" in said
+    assert hub.files(REPO) == there and not hub.uploads()
 
 
 def test_a_build_reads_one_commit_however_the_branch_moves(person: Person, hub: Hub, tmp_path: Path) -> None:
