@@ -125,6 +125,10 @@ class ChatCollator:
         marks = _marks([sample])
         return self._encoded([self._row(sample, marks)], marks).lengths[0]
 
+    def fits(self, sample: Sample) -> bool:
+        """Whether ``sample`` can be learnt: its query alone has at most ``max_length`` tokens."""
+        return self.max_length is None or self.length(drop_context(sample, len(sample.context))) <= self.max_length
+
     def _shortened(self, rows: list[_Row], marks: Marks, most: int) -> list[_Row]:
         """``rows`` of which none has more than ``most`` tokens."""
         encoded = self._encoded(rows, marks)

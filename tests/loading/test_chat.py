@@ -238,6 +238,8 @@ def test_too_long_a_prompt_loses_the_farthest_context_and_keeps_pictures_whole(
     query = max(whole.length(drop_context(sample, 2)) for sample in samples[:2])
     with pytest.raises(UsageError, match=rf"sample own-\d.*query alone is {query} tokens long, more than max_length="):
         ChatCollator(processor, max_length=query - 1)(samples[:2])
+    fitting = [sample for sample in samples[:2] if ChatCollator(processor, max_length=query - 1).fits(sample)]
+    assert fitting == [sample for sample in samples[:2] if whole.length(drop_context(sample, 2)) < query]
     with pytest.raises(UsageError, match="no sample of the batch is left"):
         ChatCollator(processor, max_length=8, too_long="drop")(samples[:2])
 
