@@ -295,7 +295,7 @@ class _Search:
                 return None
             self._looked_at[clean] = None
             try:
-                self._root.open(clean).close()
+                self._root.check_there(clean)
             except RejectedError as fault:
                 if fault.reason == "outside_root" or fault.detail.endswith(UNREADABLE):
                     raise  # it is there, and another file is not meant

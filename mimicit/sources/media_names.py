@@ -28,7 +28,11 @@ _MAX_RATE: Final = 1000.0
 @lru_cache(1 << 12)
 def named_kind(path: str) -> MediaKind | None:
     """The kind of medium that the name of the file says, or None if it says none."""
-    suffix = PurePosixPath(path).suffix.lower()
+    name = path.rpartition("/")[2]
+    if name in ("", "."):
+        name = PurePosixPath(path).name
+    dot = name.rfind(".")
+    suffix = name[dot:].lower() if dot > 0 else ""
     if suffix in _PICTURES:
         return "image"
     return "video" if suffix in VIDEO_EXTENSIONS else None

@@ -186,6 +186,11 @@ class Root:
             raise RejectedError("missing_file", f"{path!r} is not among the files that were found{_hidden(path)}")
         return file
 
+    def check_there(self, path: str) -> None:
+        """Raises what `open` would; a file that the scan has found is there, until it is opened to be read."""
+        if self._scanned is None or not self._scanned.has(path):
+            self.open(path).close()
+
     def open_input(self, path: str) -> BinaryIO:
         """The file at ``path`` that a source is made of: like `open`, but its absence is a `SourceError`."""
         try:
