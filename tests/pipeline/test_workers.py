@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -41,8 +41,9 @@ def random_kills(rng: random.Random, longest_s: float) -> Iterator[list[int]]:
             workers = [pid for pid, parent in ours.items() if ours.get(parent) == os.getpid()]
             if workers:
                 victim = rng.choice(workers)
-                os.kill(victim, signal.SIGKILL)
-                killed.append(victim)
+                with suppress(ProcessLookupError):  # it has just ended by itself
+                    os.kill(victim, signal.SIGKILL)
+                    killed.append(victim)
 
     thread = threading.Thread(target=hunt, daemon=True)
     thread.start()
