@@ -117,11 +117,13 @@ class Option:
 
 def option(default: T, help: str, **declared: Any) -> T:
     """A field with a default that is an option; ``declared`` are the fields of `Option`."""
-    return field(default=default, metadata=about(help, **declared))
+    how: dict[str, Any] = {"default_factory": default.copy} if isinstance(default, dict) else {"default": default}
+    made: T = field(**how, metadata=about(help, **declared))
+    return made
 
 
 def about(help: str, **declared: Any) -> dict[str, Option]:
-    """The metadata by which `dataclasses.field` makes an option; for those without a default, or with a factory."""
+    """The metadata by which `dataclasses.field` makes an option; for those without a default."""
     return {"option": Option(help=help, **declared)}
 
 
@@ -186,7 +188,7 @@ def configured(kind: Any, values: Mapping[str, Any]) -> Any:
     """
     given = {}
     for one, inner, declared in _fields(kind):
-        if is_dataclass(inner) and (declared is None or declared.key in values or one.default is MISSING):
+        if is_dataclass(inner) and (one.default is not None or (declared and declared.key in values)):
             table = values.get(declared.key, {}) if declared else {}
             given[one.name] = configured(inner, {**table, **values})
         elif declared is not None and declared.key in values:

@@ -47,12 +47,8 @@ _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**
 @click.option("--tokenizer", type=_PATH, help="Folder of a tokenizer; rows of special tokens move to its ids.")
 @click.option("--source-tokenizer", type=_PATH, help="Folder of the tokenizer that the source was trained with.")
 @click.option("--added-tokens", help="Added tokens of the source in the order of their rows, separated by commas.")
-@click.option(
-    "--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Number format to write; else as stored."
-)
-@click.option(
-    "--vision-layout", type=click.Choice(["transformers", "open_clip"]), help="Vision tower's layout with --to ours."
-)
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Number format, else as stored.")
+@click.option("--vision-layout", type=click.Choice(["transformers", "open_clip"]), help="Layout of the vision tower.")
 @click.option(
     "--format", "file_format", type=click.Choice(["safetensors", "bin"]), default="safetensors", help="File format."
 )

@@ -37,39 +37,21 @@ __all__ = ["annotate"]
 @click.option(
     "--key-env", default="OPENAI_API_KEY", show_default=True, help="Environment variable that holds the server's key."
 )
-@click.option(
-    "--answers", type=click.Choice(["json", "text"]), help="Ask for JSON by a schema, or for Question:/Answer: lines."
-)
+@click.option("--answers", type=click.Choice(["json", "text"]), help="Ask for JSON by a schema, or for lines of text.")
 @click.option("--limit", type=click.IntRange(min=1), help="Use only this many records, the first ones.")
 @click_options(BuildConfig, only=("format", "follow_links", "allow_root"))
 @click.option("--concurrency", type=click.IntRange(1, 4096), default=16, show_default=True, help="Concurrent requests.")
-@click.option(
-    "--requests-per-minute", type=click.FloatRange(min=0, min_open=True), help="Requests per minute, at most."
-)
-@click.option(
-    "--tokens-per-minute", type=click.FloatRange(min=0, min_open=True), help="Tokens per minute, both ways, at most."
-)
-@click.option("--budget-tokens", type=click.IntRange(min=1), help="Stop before all kept answers cost more tokens.")
-@click.option(
-    "--budget-usd", type=click.FloatRange(min=0, min_open=True), help="Stop before all kept answers cost more dollars."
-)
+@click.option("--requests-per-minute", type=click.FloatRange(min=0, min_open=True), help="Most requests per minute.")
+@click.option("--tokens-per-minute", type=click.FloatRange(min=0, min_open=True), help="Most tokens per minute.")
+@click.option("--budget-tokens", type=click.IntRange(min=1), help="Stop before answers cost more tokens.")
+@click.option("--budget-usd", type=click.FloatRange(min=0, min_open=True), help="Stop before answers cost more USD.")
 @click.option("--price-in", type=click.FloatRange(min=0), default=0.0, help="US dollars per million tokens sent.")
 @click.option("--price-out", type=click.FloatRange(min=0), default=0.0, help="US dollars per million tokens received.")
-@click.option(
-    "--timeout", type=click.FloatRange(min=0.1), default=120.0, show_default=True, help="Seconds per attempt."
-)
-@click.option("--retries", type=click.IntRange(0, 100), default=6, show_default=True, help="Attempts after the first.")
+@click.option("--timeout", type=click.FloatRange(min=0.1), default=120.0, show_default=True, help="Seconds per try.")
+@click.option("--retries", type=click.IntRange(0, 100), default=6, show_default=True, help="Tries after the first.")
 @click.option("--judge", metavar="MODEL", help="Have this model of the same server score every pair from 1 to 5.")
-@click.option(
-    "--judge-least",
-    type=click.FloatRange(1, 5),
-    default=4.0,
-    show_default=True,
-    help="Lowest score at which a pair is kept.",
-)
-@click.option(
-    "--batch-out", type=click.Path(path_type=Path), help="Send nothing; write the requests for a batch API here."
-)
+@click.option("--judge-least", type=click.FloatRange(1, 5), default=4.0, show_default=True, help="Lowest score kept.")
+@click.option("--batch-out", type=click.Path(path_type=Path), help="Send nothing; write requests for a batch API.")
 @click.option(
     "--batch-in",
     multiple=True,

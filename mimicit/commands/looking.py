@@ -173,19 +173,8 @@ def compare(a: Path, b: Path, limit: int, as_json: bool) -> None:
 
 @click.command()
 @click.argument("path", type=ExistingPath())
-@click.option(
-    "--host",
-    default="127.0.0.1",
-    show_default=True,
-    help="Address to listen on; beyond this machine, requests need the token.",
-)
-@click.option(
-    "--port",
-    type=click.IntRange(0, 65_535),
-    default=8765,
-    show_default=True,
-    help="Port to listen on; 0 picks a free one.",
-)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; others need the token.")
+@click.option("--port", type=click.IntRange(0, 65_535), default=8765, show_default=True, help="Port; 0: a free one.")
 def view(path: Path, host: str, port: int) -> None:
     """Look through the samples of a folder of shards in a browser.
 

@@ -54,12 +54,11 @@ class BuildConfig:
     dedupe: bool = option(False, "Store each file once per shard, with hard links for the rest.")
     license: str = option("unknown", "License to state in the dataset card.")
     media: MediaOptions = field(default_factory=MediaOptions)
-    limit: int | None = option(None, "Queries drawn from each source, at most; the others are context only.", least=1)
-    filters: FilterConfig = field(default_factory=FilterConfig, metadata=about("What to leave out."))
+    limit: int | None = option(None, "Queries drawn per source, at most; the others are context only.", least=1)
+    filters: FilterConfig = option(FilterConfig(), "What to leave out.")
     near_duplicates: int | None = option(
         None,
-        "Count pictures whose fingerprints differ in at most so many of 64 bits as one, and leave out the records of"
-        " all but the first.",
+        "Bits of 64 by which fingerprints of pictures that count as one may differ; only the first keeps its records.",
         least=0,
         most=_MAX_DISTANCE,
         flag=False,
@@ -67,30 +66,18 @@ class BuildConfig:
     )
     duplicate_triplets: DuplicateTriplets = option(
         "keep",
-        "What to do with records that show and say the same: keep them, merge them within each source, or merge-all,"
-        " across sources. Turns of a conversation are always kept.",
+        "Keep equal records, merge them within a source, or merge-all, across sources; turns are always kept.",
         flag=False,
     )
-    sources: tuple[SourceOptions, ...] = option(
-        (), "Sources to build, in the order of the samples; no others are built.", key="source", flag=False
-    )
-    options: Mapping[str, FormatOptions] = field(
-        default_factory=dict,
-        metadata=about(
-            "Option of one format: mmc4.min_similarity=0.2, or min_similarity = 0.2 under [options.mmc4].",
-            flag="--option",
-            metavar="FORMAT.NAME=VALUE",
-        ),
+    sources: tuple[SourceOptions, ...] = option((), "Sources to build, in this order.", key="source", flag=False)
+    options: Mapping[str, FormatOptions] = option(
+        {}, "Option of one format, such as mmc4.min_similarity=0.2.", flag="--option", metavar="FORMAT.NAME=VALUE"
     )
     similar: SimilarOptions = field(default_factory=SimilarOptions)
     follow_links: bool = option(False, "Follow symbolic links that lead to --src or --allow-root.")
     allow_root: tuple[str, ...] = option((), "Folder outside --src that links may lead to.", metavar="FOLDER")
-    media_root: Mapping[str, str] = field(
-        default_factory=dict,
-        metadata=about(
-            "Look for paths that begin with OLD in the folder NEW of --src.",
-            metavar="OLD=NEW",
-        ),
+    media_root: Mapping[str, str] = option(
+        {}, "Look for paths that begin with OLD in the folder NEW of --src.", metavar="OLD=NEW"
     )
 
     def __post_init__(self) -> None:
@@ -138,9 +125,7 @@ class SourceOptions:
     limit: int | None = same_option(BuildConfig, "limit")
     weight: float = option(1.0, "Share of its queries to draw; the others are context only.", above=0, most=1)
     filters: FilterConfig | None = same_option(BuildConfig, "filters")
-    options: FormatOptions = field(
-        default_factory=dict, metadata=about("Options of its format, which win over those of the build.")
-    )
+    options: FormatOptions = option({}, "Options of its format, which win over those of the build.")
 
     def __post_init__(self) -> None:
         check(self, f"source {self.path!r}")

@@ -98,29 +98,18 @@ RECIPES: Final[dict[str, dict[str, Any]]] = {
 class RunConfig:
     """Everything that decides what a run computes; two equal configurations on equal shards give equal weights."""
 
-    preset: str = option(
-        "otter-9b",
-        "Model and recipe to start from.",
-        choices=sorted(PRESETS),
-        unset="otter-9b if weights are named, else tiny",
-    )
+    preset: str = option("otter-9b", "Model and recipe.", choices=sorted(PRESETS), unset="tiny, otter-9b with weights")
     language_model: str | None = option(None, "Folder of a pretrained LLaMA-family model in transformers format.")
     vision_model: str | None = option(None, "Folder of a pretrained CLIP model in transformers format.")
     epochs: int = option(6, "Passes over the samples.", least=1)
-    batch_size: int = option(
-        4, "Samples (or rows, with --batch-tokens) in an optimizer step, over all devices.", least=1
-    )
-    batch_tokens: int = option(
-        0, "Pack whole samples into rows of this many tokens, which --batch-size then counts; 0 packs none.", least=0
-    )
+    batch_size: int = option(4, "Samples (or rows of --batch-tokens) per optimizer step, over all devices.", least=1)
+    batch_tokens: int = option(0, "Pack whole samples into rows of this many tokens; 0 packs none.", least=0)
     lr: float = option(1e-5, "Peak learning rate of AdamW.", above=0)
     schedule: Schedule = option("cosine", "Shape of the learning rate after warm-up.")
     warmup: float = option(0.01, "Fraction of the steps over which the learning rate ramps up.", least=0, most=1)
     clip: float = option(1.0, "Largest global gradient norm; 0 turns clipping off.", least=0)
     weight_decay: float = option(0.1, "Weight decay of the cross-attention matrices.", least=0)
-    beta2: float = option(
-        0.999, "AdamW's decay rate of squared gradients; 0.95 adapts faster than 0.999.", least=0, below=1
-    )
+    beta2: float = option(0.999, "AdamW's decay of squared gradients; 0.95 adapts faster.", least=0, below=1)
     max_tokens: int = option(512, "Longest prompt in tokens; longer ones lose context, farthest first.", least=8)
     label_mode: LabelMode = option("span", "Tokens to learn: those of all answers (span), or as in the paper's code.")
     embeddings: Embeddings = option("full", "Embedding matrices to train.")
@@ -130,46 +119,28 @@ class RunConfig:
     max_steps: int = option(0, "Stop after this many steps even if epochs remain; 0 for no limit.", least=0)
     precision: Precision = option("auto", "Number format; auto is bfloat16 on a GPU, float32 elsewhere.")
     guard: GuardMode = option("skip", "What to do at a step whose gradient is NaN, infinite or far too large.")
-    guard_factor: float = option(
-        20.0, "Multiple of the usual gradient norm that is far too large, more than 1; 0 for none.", least=0
-    )
-    stochastic_rounding: bool = option(
-        False, "Keep trained weights in bfloat16, rounded stochastically, instead of float32: less memory."
-    )
+    guard_factor: float = option(20.0, "Multiple of the usual gradient norm that is too large; 0 for none.", least=0)
+    stochastic_rounding: bool = option(False, "Keep trained weights in bfloat16 alone, rounded stochastically.")
     latents: int | None = option(None, "Tokens that the perceiver makes of each picture or clip.", least=1)
-    latent_std: float | None = option(
-        None, "Standard deviation of the perceiver's initial latents; the paper's is 1.", above=0
-    )
+    latent_std: float | None = option(None, "Standard deviation of the initial latents; 1 in the paper.", above=0)
     perceiver_depth: int | None = option(None, "Layers of the perceiver.", least=1)
-    perceiver_width: int | None = option(
-        None, "Width of the perceiver.", least=1, unset="that of the vision tower, or the preset's"
-    )
-    cross_attention_every: int | None = option(
-        None, "Insert cross-attention before every n-th layer of the decoder.", least=1
-    )
+    perceiver_width: int | None = option(None, "Width of the perceiver.", least=1, unset="that of the vision tower")
+    cross_attention_every: int | None = option(None, "Decoder layers per cross-attention block.", least=1)
     cross_attention_gate: float | None = option(
         None, "Initial value of the cross-attention gates; 0 is closed.", least=0, most=_WIDEST_GATE
     )
     train_language: bool = option(False, "Train the pretrained language model too.")
     train_vision: bool = option(False, "Train the pretrained vision model too.")
     lora_rank: int = option(0, "Rank of LoRA adapters on the pretrained models (needs peft); 0 for none.", least=0)
-    lora_alpha: float | None = option(
-        None, "Alpha of the LoRA adapters, whose scale is alpha / rank.", above=0, unset="twice the rank"
-    )
-    lora_targets: str = option(
-        "", "Names of the matrices that get LoRA adapters, such as q_proj,v_proj.", unset="all in the layers"
-    )
+    lora_alpha: float | None = option(None, "LoRA alpha; its scale is alpha / rank.", above=0, unset="twice the rank")
+    lora_targets: str = option("", "Matrices that LoRA adapts, such as q_proj,v_proj.", unset="all in the layers")
     lora_on: AdapterPlace = option("language", "Pretrained models that get LoRA adapters.")
     lora_only: bool = option(False, "Train nothing but the LoRA adapters.")
     lr_perceiver: float | None = option(None, "Learning rate of the perceiver.", above=0, unset="--lr")
     lr_cross_attention: float | None = option(None, "Learning rate of the cross-attention.", above=0, unset="--lr")
-    lr_language: float | None = option(
-        None, "Learning rate of the language model and its embeddings.", above=0, unset="--lr"
-    )
+    lr_language: float | None = option(None, "Learning rate of language model and embeddings.", above=0, unset="--lr")
     lr_vision: float | None = option(None, "Learning rate of the vision model.", above=0, unset="--lr")
-    init_from: str | None = option(
-        None, "Start from the weights of this run, or of an OpenFlamingo or Otter model that convert can read."
-    )
+    init_from: str | None = option(None, "Run, or OpenFlamingo or Otter model, whose weights to start from.")
 
     def __post_init__(self) -> None:
         _check(self)
@@ -203,7 +174,7 @@ class RunOptions:
 
     accumulate: int = option(1, "Forward passes that each step is split into, per device.", least=1)
     workers: int | None = option(
-        None, "Processes that prepare batches.", least=0, unset="0 on the CPU, up to 8 beside a GPU"
+        None, "Processes preparing batches.", least=0, unset="0 on the CPU, up to 8 with a GPU"
     )
     save_every: int = option(500, "Steps between checkpoints; 0 for a single one at the end.", least=0)
     keep: int = option(3, "Checkpoints to keep; older ones are deleted.", least=1)
@@ -216,12 +187,8 @@ class RunOptions:
     shard_frozen: bool = option(False, "Shard frozen weights over the devices too, for devices of little memory.")
     profile: int = option(0, "Steps to trace with the profiler; the trace is written to --out.", least=0)
     tensorboard: bool = option(False, "Also write the numbers of the log for TensorBoard, to --out.")
-    wandb: str | None = option(
-        None, "Also send the numbers of the log to this project of Weights & Biases.", metavar="PROJECT"
-    )
-    checkpoint_activations: int = option(
-        0, "Recompute the activations of every n-th layer in the backward pass; 0 keeps all.", least=0
-    )
+    wandb: str | None = option(None, "Also send the log to this project of Weights & Biases.", metavar="PROJECT")
+    checkpoint_activations: int = option(0, "Recompute activations of every n-th layer; 0 keeps all.", least=0)
     compile: bool = option(False, "Compile the layers of the decoder: a slow start, faster steps.")
     vision_cache: Path | None = option(None, "Folder that caches the tokens of the frozen vision tower.")
     vision_cache_gb: int = option(100, "Largest size of the vision cache, in GB.", least=0)

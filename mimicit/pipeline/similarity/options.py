@@ -22,19 +22,15 @@ class SimilarOptions:
 
     text_embedder: str = option(
         "hashed",
-        "Text embedder of text-similar and both: hashed (no weights), open_clip:ARCHITECTURE:FILE_OR_TAG or"
-        " transformers:FOLDER.",
+        "Text embedder: hashed, open_clip:ARCHITECTURE:FILE_OR_TAG or transformers:FOLDER.",
         metavar="NAME[:SOURCE]",
     )
     image_embedder: str = option(
         "classical",
-        "Image embedder of image-similar and both: classical (no weights), open_clip:ARCHITECTURE:FILE_OR_TAG or"
-        " transformers:FOLDER.",
+        "Image embedder: classical, open_clip:ARCHITECTURE:FILE_OR_TAG or transformers:FOLDER.",
         metavar="NAME[:SOURCE]",
     )
-    similar_text: ComparedText = option(
-        "instruction", "Text to compare: the instruction, or all, that is instruction and answer (for captions)."
-    )
+    similar_text: ComparedText = option("instruction", "Text to compare; all adds the answer, for captions.")
     min_score: float = option(-1.0, "Lowest cosine similarity of context chosen by similarity.", least=-1, most=1)
     allow_same_media: bool = option(False, "Let context chosen by similarity show the query's picture.")
     allow_same_answer: bool = option(False, "Let context chosen by similarity repeat question and answer of the query.")

@@ -35,9 +35,7 @@ class FilterConfig:
     max_bytes: int = option(0, "Leave out pictures and clips of more bytes; 0 for no limit.", least=0, flag=False)
     min_characters: int = option(0, "Leave out records with less text, in characters.", least=0, flag=False)
     max_characters: int = option(0, "Leave out records with more text; 0 for no limit.", least=0, flag=False)
-    max_repetition: float = option(
-        1.0, "Leave out texts that repeat more than this share of themselves.", least=0, most=1, flag=False
-    )
+    max_repetition: float = option(1.0, "Leave out texts that repeat a larger share.", least=0, most=1, flag=False)
     control_characters: bool = option(False, "Keep control characters other than tabs and line ends.", flag=False)
 
     @property
