@@ -110,7 +110,7 @@ def test_every_preset_is_a_model_and_names_real_fields() -> None:
         ("tiny", {"schedule": "square"}, "--schedule square: no such choice; there are: cosine, linear, constant"),
         ("tiny", {"schedule": "liner"}, "--schedule liner: no such choice; did you mean linear"),
         ("tiny", {"template": "none"}, "--template none: no such choice; there are: chat, llama2"),
-        ("tiny", {"cross_attention_gate": 3.5}, "--cross-attention-gate 3.5: must be at least 0 and at most 3"),
+        ("tiny", {"cross_attention_gate": 3.5}, "--cross-attention-gate 3.5: must be between 0 and 3"),
         ("tiny", {"guard_factor": 0.5}, "--guard-factor 0.5: must be more than 1, or 0"),
         ("tiny", {"lr": float("inf")}, "--lr inf: must be more than 0 and finite"),
     ],
