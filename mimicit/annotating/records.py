@@ -8,6 +8,7 @@ that of the first triplet of each record, then the loose files by their paths.
 
 from __future__ import annotations
 
+import posixpath
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,9 +22,20 @@ from mimicit.annotating.places import ref_from_json, ref_to_json
 from mimicit.errors import SourceError
 from mimicit.schema import canonical_json, null_for_nan
 from mimicit.sources import SOURCES, detect
-from mimicit.sources.base import InFile, Locator, MediaRef, Named, Picture, RawTriplet, Reject, SourceSpec
+from mimicit.sources.base import (
+    InArrow,
+    InFile,
+    InParquet,
+    Locator,
+    MediaRef,
+    Named,
+    Picture,
+    RawTriplet,
+    Reject,
+    SourceSpec,
+)
 from mimicit.sources.captions import caption_instruction
-from mimicit.sources.media_names import named_kind
+from mimicit.sources.media_names import folder_of, named_kind
 from mimicit.sources.root import Root
 
 __all__ = ["Dropped", "Record", "RecordTable"]
@@ -149,12 +161,13 @@ class RecordTable:
                     self._add(number, item)
                 case RawTriplet():
                     self.triplets += 1
+                    self._note_shown(item.media)
                     detail = "a web document with pictures between its texts; annotate asks about pictures and clips"
                     self.dropped.append(Dropped("document", item.id, item.place, detail))
                 case Picture():
                     place = orjson.dumps(ref_to_json(MediaRef(kind="image", parts=(item.locator,), origin=item.id)))
                     db.execute("INSERT OR IGNORE INTO picture VALUES (?, ?, ?)", (number, item.id, place))
-                    self._note_shown((item.locator,))
+                    self._note_shown((MediaRef(kind="image", parts=(item.locator,), origin=item.id),))
                 case Reject(scope="record", reason="missing_sidecar"):
                     pass  # a picture without words: it is asked about all the same
                 case Reject(scope="record"):
@@ -182,10 +195,10 @@ class RecordTable:
             "meta": null_for_nan(dict(triplet.meta)),
         }
         self._db.execute("INSERT INTO triplet(source, key, body) VALUES (?, ?, ?)", (source, key, orjson.dumps(body)))
-        self._note_shown(part for ref in triplet.media for part in ref.parts)
+        self._note_shown(triplet.media)
 
-    def _note_shown(self, parts: Iterable[Locator]) -> None:
-        paths = ((part.path,) for part in parts if isinstance(part, InFile))
+    def _note_shown(self, media: Iterable[MediaRef]) -> None:
+        paths = ((path,) for ref in media for part in ref.parts for path in _files_shown(part, ref.origin))
         self._db.executemany("INSERT OR IGNORE INTO shown VALUES (?)", paths)
 
     def _add_loose_files(self) -> None:
@@ -262,3 +275,12 @@ class RecordTable:
             timestamps_s=ref.timestamps_s,
             duration_s=ref.duration_s,
         )
+
+
+def _files_shown(part: Locator, origin: str) -> Iterator[str]:
+    """The files that ``part`` is, or that would be the same picture: those a table calls its picture after."""
+    if isinstance(part, InFile):
+        yield part.path
+    elif isinstance(part, InParquet | InArrow):
+        yield origin
+        yield posixpath.normpath(posixpath.join(folder_of(part.path), origin))

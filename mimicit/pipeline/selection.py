@@ -19,7 +19,8 @@ __all__ = ["Selection", "select_sources"]
 class Selection:
     """The sources of a build in order, and the rules of each by its name; ``left_out`` are those nobody listed.
 
-    ``unused`` and ``skipped`` are as in `Detection`; files of sources that are left out count as unused.
+    ``unused`` and ``skipped`` are as in `Detection`; files of sources that are left out count as unused,
+    unless a source of the build was made from them.
     """
 
     specs: tuple[SourceSpec, ...]
@@ -57,12 +58,13 @@ def select_sources(config: BuildConfig, detected: Callable[[str | None], Detecti
             rules[spec.name] = _rules(config, spec, entry)
             taken.add(spec.files[0])  # the other files may be pictures that two sources share
     left_out = tuple(spec for spec in detection.sources if spec.files[0] not in taken)
+    made_from = tuple(spec.made_from for spec in specs if spec.made_from)
     unused = {*detection.unused, *_files(left_out)} - _files(specs)
     return Selection(
         specs=tuple(specs),
         rules=rules,
         left_out=left_out,
-        unused=tuple(sorted(unused)),
+        unused=tuple(sorted(path for path in unused if not path.startswith(made_from))),
         skipped=detection.skipped,
     )
 

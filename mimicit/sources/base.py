@@ -271,8 +271,8 @@ class SourceSpec:
     ``why`` says in words what gave the format away. ``part`` is what the format calls this source, where it makes
     several of the same files. ``limit`` is the number of queries that the publisher would draw at most. ``options``
     are those of the format that the user has set (see `SourceFormat`). ``beside`` are files that only describe the
-    others, such as the statistics of a download: they are not read, and not unused either. With a ``piece``, only that
-    is to be read.
+    others, such as the statistics of a download: they are not read, and not unused either; nor is what lies in the
+    folder ``made_from`` (ends with ``/``), of which this source was written. With a ``piece``, only that is to be read.
     """
 
     name: str
@@ -283,6 +283,7 @@ class SourceSpec:
     limit: int | None = None
     options: Mapping[str, OptionValue] = field(default_factory=dict)
     beside: tuple[str, ...] = ()
+    made_from: str = ""
     piece: Piece | None = None
 
     @property

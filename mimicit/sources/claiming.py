@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 
+from mimicit.sources.annotated import around_annotated
 from mimicit.sources.base import Claim, SourceSpec
 from mimicit.sources.root import Root
 from mimicit.sources.sniff import Fields, Head, HeadKind
@@ -18,16 +19,21 @@ def claim_files(
     """A claim that takes every file of one of the ``kinds`` for a source if it ``fits``, or if the format is named."""
 
     def claim(root: Root, heads: Mapping[str, Head], *, force: bool = False) -> list[SourceSpec]:
-        return [
-            SourceSpec(
-                name=path.rpartition(".")[0] or path,
-                format=format,
-                files=(path,),
-                why=why + (" (named by --format)" if force else ""),
-            )
-            for path, head in sorted(heads.items())
-            if (head.kind in kinds and (force or head.any(partial(fits, root, path))))
-            or (force and head.kind == "text")
-        ]
+        specs = []
+        for path, head in sorted(heads.items()):
+            is_own = head.kind in kinds and (force or head.any(partial(fits, root, path)))
+            if is_own or (force and head.kind == "text"):
+                beside, made_from = around_annotated(heads, path)
+                specs.append(
+                    SourceSpec(
+                        name=path.rpartition(".")[0] or path,
+                        format=format,
+                        files=(path,),
+                        why=why + (" (named by --format)" if force else ""),
+                        beside=beside,
+                        made_from=made_from,
+                    )
+                )
+        return specs
 
     return claim

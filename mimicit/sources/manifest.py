@@ -29,6 +29,7 @@ from typing import Any, Final
 import orjson
 
 from mimicit.errors import RejectedError
+from mimicit.sources.annotated import around_annotated
 from mimicit.sources.base import Item, Locate, Locator, Needs, Piece, Row, SourceFormat, SourceSpec
 from mimicit.sources.column_names import MEDIA_FIELDS, columns_of, field_names
 from mimicit.sources.csv_rows import csv_rows
@@ -49,16 +50,21 @@ _TABLES: Final = frozenset({"array", "lines", "csv", "parquet"})
 
 
 def _claim(root: Root, heads: Mapping[str, Head], *, force: bool = False) -> list[SourceSpec]:
-    return [
-        SourceSpec(
-            name=_called_after(path),
-            format="manifest",
-            files=(path,),
-            why=f"a table with the columns {_shown_columns(head) or '(named by --format)'}",
-        )
-        for path, head in sorted(heads.items())
-        if head.kind in _TABLES and (force or _fits(path, head))
-    ]
+    specs = []
+    for path, head in sorted(heads.items()):
+        if head.kind in _TABLES and (force or _fits(path, head)):
+            beside, made_from = around_annotated(heads, path)
+            specs.append(
+                SourceSpec(
+                    name=_called_after(path),
+                    format="manifest",
+                    files=(path,),
+                    why=f"a table with the columns {_shown_columns(head) or '(named by --format)'}",
+                    beside=beside,
+                    made_from=made_from,
+                )
+            )
+    return specs
 
 
 def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
@@ -69,6 +71,21 @@ def test_triplets_that_show_the_same_are_one_record_and_loose_files_are_records_
     assert [(box.label, box.box) for box in kept[0].boxes] == [("cat", (0.1, 0.1, 0.2, 0.2))]
     assert table.triplets == 7 and [one.reason for one in table.dropped] == ["missing_file"]
     assert len({one.id for one in kept}) == len(kept)
+
+
+def test_a_picture_that_a_table_or_a_document_names_is_no_loose_one(tmp_path: Path) -> None:
+    raw = tmp_path / "raw" / "data"
+    raw.mkdir(parents=True)
+    for name in "abcd":
+        (raw / f"{name}.jpg").write_bytes(make.picture(ord(name)))
+    cells = [{"bytes": None, "path": "a.jpg"}, {"bytes": (raw / "b.jpg").read_bytes(), "path": "b.jpg"}]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    pq.write_table(pa.table({"image": pa.array(cells, kind), "text": ["a cat", "a dog"]}), raw / "t.parquet")
+    write_lines(raw / "manifest.jsonl", {"document": [{"media": "c.jpg"}, {"text": "Look!"}]})
+    found, table = records(tmp_path / "raw", tmp_path)
+    assert [one.captions for one in found if isinstance(one, Record)] == [("a cat",), ("a dog",), ()]
+    assert found[-1].id == "media/data/d.jpg"
+    assert [one.reason for one in table.dropped] == ["document"]
 
 
 def test_pictures_inside_other_files_are_copied_and_built_from(tmp_path: Path) -> None:
@@ -160,8 +177,8 @@ def test_build_takes_every_form(tmp_path: Path, name: str, said: str, relation: 
     write_lines(raw / "own.jsonl", {"image": "a.jpg", "answer": "a grey animal"})
     with model_server() as server:
         server.reply = lambda body, number: completion(said)
-        annotate(raw, tmp_path / "out", Path(name), server)
-    words = ["build", "--src", str(tmp_path / "out"), "--config", str(tmp_path / "out" / "mimicit.toml")]
+        annotate(raw, tmp_path / "out", Path(name), server, "--report")
+    words = ["build", "--src", str(tmp_path / "out"), "--config", str(tmp_path / "out" / "mimicit.toml"), "--strict"]
     built = CliRunner().invoke(
         main, [*words, "--out", str(tmp_path / "shards"), "--workers", "1"], catch_exceptions=False
     )

@@ -85,12 +85,20 @@ def test_build_takes_what_was_written_with_pictures_where_they_lie(raw: Path, re
 
     out = tmp_path / "written"
     with model_server() as server:
-        annotate(raw, out, recipe, server, "--limit", "3")
+        server.reply = lambda body, number: completion("no") if number_of(body) == 2 else sound(body)
+        annotate(raw, out, recipe, server, "--limit", "3", "--report")
+    assert len(rows(out, "rejects.jsonl")) == 1 and (out / "report.html").exists()
     words = ["build", "--src", str(out), "--config", str(out / "mimicit.toml"), "--out", str(tmp_path / "shards")]
-    result = CliRunner().invoke(main, [*words, "--workers", "1", "--json"], catch_exceptions=False)
+    words += ["--workers", "1", "--json", "--strict"]
+    (out / "stray.jsonl").write_text('{"some": "data"}\n')
+    refused = CliRunner().invoke(main, words, catch_exceptions=False)
+    assert refused.exit_code == 1 and "stray.jsonl: not used" in refused.output
+    (out / "stray.jsonl").unlink()
+    result = CliRunner().invoke(main, words, catch_exceptions=False)
     assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["input"]["unused"] == 0
     samples = list(load(tmp_path / "shards"))
-    assert len(samples) == 6
+    assert len(samples) == 4
     assert {sample.context[-1].relation for sample in samples} == {"related"}
     assert {sample.meta["recipe"] for sample in samples} == {"test"}
 
