@@ -2,6 +2,7 @@
 
 - ``boxes``, ``objects``, ``regions`` or ``annotations`` in the free fields: a list of objects with a ``label``
   (``category``, ``name``, ``class``) and, if they like, a ``bbox`` or ``box`` of four numbers: x, y, width, height.
+- ``instances_*.json`` of COCO: see `mimicit.annotating.coco_boxes`.
 - ``moments``, ``segments``, ``events`` or ``subtitles``: a list of objects with ``start`` and ``end`` (seconds) and a
   ``text`` (``caption``, ``sentence``). A caption whose own free fields have ``start`` and ``end`` is one moment.
 - A ``.srt`` or ``.vtt`` file beside a clip, of its name.
@@ -20,13 +21,14 @@ from mimicit.errors import RejectedError
 from mimicit.sources.base import InFile, MediaRef
 from mimicit.sources.root import Root
 
-__all__ = ["Box", "Moment", "boxes_of", "moments_beside", "moments_of"]
+__all__ = ["MOST_FACTS", "Box", "Moment", "boxes_of", "is_box", "moments_beside", "moments_of"]
 
 _BOX_FIELDS: Final = ("boxes", "objects", "regions", "annotations")
 _LABELS: Final = ("label", "category", "name", "class", "phrase")
 _MOMENT_FIELDS: Final = ("moments", "segments", "events", "subtitles")
 _TEXTS: Final = ("text", "caption", "sentence")
-_MOST: Final = 200  # of one record
+MOST_FACTS: Final = 200
+"""Of one record."""
 _MOST_CHARACTERS: Final = 500
 _SUBTITLES: Final = (".srt", ".vtt")
 _MOST_BYTES: Final = 4 << 20
@@ -59,9 +61,14 @@ def boxes_of(meta: Mapping[str, Any]) -> Iterator[Box]:
     for entry in _entries(meta, _BOX_FIELDS):
         label = next((entry[name] for name in _LABELS if isinstance(entry.get(name), str)), None)
         box = entry.get("bbox", entry.get("box"))
-        numbers = tuple(map(float, box)) if _are_numbers(box) and len(box) == 4 else None
+        numbers = tuple(map(float, box)) if is_box(box) else None
         if label:
             yield Box(label[:_MOST_CHARACTERS], numbers)
+
+
+def is_box(value: Any) -> bool:
+    """Whether ``value`` is a list of four finite numbers."""
+    return _are_numbers(value) and len(value) == 4
 
 
 def moments_of(meta: Mapping[str, Any], caption: str | None) -> Iterator[Moment]:
@@ -89,7 +96,7 @@ def moments_beside(root: Root, media: Sequence[MediaRef]) -> tuple[Moment, ...]:
 
 def _cues(text: str) -> Iterator[Moment]:
     for number, found in enumerate(_CUE.finditer(text)):
-        if number >= _MOST:
+        if number >= MOST_FACTS:
             return
         said = " ".join(_TAG.sub("", found[9]).split())
         if said:
@@ -111,7 +118,7 @@ def _entries(meta: Mapping[str, Any], names: Sequence[str]) -> Iterator[Mapping[
     for name in names:
         value = meta.get(name)
         if isinstance(value, list):
-            yield from (entry for entry in value[:_MOST] if isinstance(entry, dict))
+            yield from (entry for entry in value[:MOST_FACTS] if isinstance(entry, dict))
 
 
 def _are_numbers(value: Any) -> bool:

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import posixpath
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
 
-from mimicit.annotating.facts import Box, Moment, boxes_of, moments_beside, moments_of
+from mimicit.annotating.coco_boxes import holds_boxes, read_boxes
+from mimicit.annotating.facts import MOST_FACTS, Box, Moment, boxes_of, moments_beside, moments_of
 from mimicit.annotating.places import ref_from_json, ref_to_json
 from mimicit.errors import SourceError
 from mimicit.schema import canonical_json, null_for_nan
@@ -49,6 +51,7 @@ PRAGMA synchronous = OFF;
 CREATE TABLE triplet(seq INTEGER PRIMARY KEY, source INTEGER, key TEXT, body BLOB);
 CREATE TABLE picture(source INTEGER, id TEXT, locator TEXT, PRIMARY KEY(source, id)) WITHOUT ROWID;
 CREATE TABLE shown(path TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE box(path TEXT, label TEXT, box TEXT);
 CREATE TABLE id(id TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE words(number INTEGER PRIMARY KEY, words TEXT);
 """
@@ -113,7 +116,11 @@ class RecordTable:
         for number, spec in enumerate(self._sources):
             self.notes.append(f"{spec.name}: {spec.format} ({spec.why})")
             self._read(number, spec, on_progress)
+        for path in detection.unused:
+            if holds_boxes(self._root, path):
+                self._read_boxes(path, on_progress)
         self._db.execute("CREATE INDEX by_key ON triplet(source, key)")
+        self._db.execute("CREATE INDEX by_path ON box(path)")
         self._add_loose_files()
         (count,) = self._db.execute("SELECT count(*) FROM (SELECT 1 FROM triplet GROUP BY source, key)").fetchone()
         if not count and not self.dropped:
@@ -181,6 +188,27 @@ class RecordTable:
         db.execute("COMMIT")
         on_progress(f"import {spec.name}", known)
 
+    def _read_boxes(self, path: str, on_progress: Callable[[str, int], None]) -> None:
+        left_out: Counter[str] = Counter()
+        known = 0
+        self._db.execute("BEGIN")
+        for known, (picture, box) in enumerate(read_boxes(self._root, path, left_out), 1):
+            row = (picture, box.label, orjson.dumps(box.box))
+            self._db.execute("INSERT INTO box VALUES (?, ?, ?)", row)
+            if known % _BATCH == 0:
+                on_progress(f"import {path}", known)
+        self._db.execute("COMMIT")
+        on_progress(f"import {path}", known)
+        lost = ", ".join(f"{count:,} {reason}" for reason, count in sorted(left_out.items()))
+        self.notes.append(f"{path}: {known:,} boxes" + (f"; left out: {lost}" if lost else ""))
+
+    def _boxes_on(self, media: Sequence[MediaRef]) -> Iterator[Box]:
+        """The boxes that other files have of the only picture of a record."""
+        if len(media) == 1 and isinstance(part := media[0].parts[0], InFile):
+            query = "SELECT label, box FROM box WHERE path = ? ORDER BY rowid LIMIT ?"
+            for label, box in self._db.execute(query, (part.path, MOST_FACTS)):
+                yield Box(label, tuple(orjson.loads(box)))
+
     def _add(self, source: int, triplet: RawTriplet) -> None:
         self.triplets += 1
         refs = [ref_to_json(ref) for ref in triplet.media]
@@ -233,7 +261,9 @@ class RecordTable:
             media=tuple(media),
             captions=tuple(dict.fromkeys(captions)),
             pairs=tuple((body["question"], body["answer"]) for body in known if body["question"] is not None),
-            boxes=tuple(dict.fromkeys(box for body in known for box in boxes_of(body["meta"]))),
+            boxes=tuple(
+                dict.fromkeys([*(box for body in known for box in boxes_of(body["meta"])), *self._boxes_on(media)])
+            ),
             moments=tuple(
                 dict.fromkeys(
                     moment

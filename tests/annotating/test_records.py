@@ -12,13 +12,17 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from mimicit.annotating.facts import Moment
+from mimicit.annotating.facts import Box, Moment
+from mimicit.annotating.recipe import read_recipe
 from mimicit.annotating.records import Dropped, Record, RecordTable
+from mimicit.annotating.wording import Job, record_in_words
 from mimicit.cli import main
 from mimicit.sources.root import Root
 from tests.factories import raw as make
 from tests.factories import tars
 from tests.factories.annotating import RECIPE, Reply, annotate, asked, completion, model_server, pairs_json, rows, sound
+from tests.factories.formats import coco, coco_image
+from tests.factories.sources import put
 
 pytest.importorskip("openai", reason="comes with the extra 'annotate'")
 
@@ -71,6 +75,35 @@ def test_triplets_that_show_the_same_are_one_record_and_loose_files_are_records_
     assert [(box.label, box.box) for box in kept[0].boxes] == [("cat", (0.1, 0.1, 0.2, 0.2))]
     assert table.triplets == 7 and [one.reason for one in table.dropped] == ["missing_file"]
     assert len({one.id for one in kept}) == len(kept)
+
+
+def test_boxes_of_coco_are_joined_to_the_captions_of_their_picture(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    for number in (9, 10):
+        put(raw, f"val2017/{number:012d}.jpg", make.picture(number))
+    images = [coco_image(9), coco_image(10) | {"width": None}, coco_image(11)]
+    put(raw, "annotations/captions_val2017.json", coco(images, [{"image_id": 9, "id": 1, "caption": "A cat."}]))
+    boxes = [
+        {"id": 1, "image_id": 9, "category_id": 17, "bbox": [0, 16, 12, 20]},
+        {"id": 2, "image_id": 10, "category_id": 18, "bbox": [1, 2, 3, 4]},
+        {"id": 3, "image_id": 9, "category_id": 18, "bbox": [16, 8, 12, 16]},
+        {"id": 4, "image_id": 11, "category_id": 18, "bbox": [1, 2, 3, 4]},
+        {"id": 5, "image_id": 9, "category_id": 99, "bbox": [1, 2, 3, 4]},
+        {"id": 6, "image_id": 9, "category_id": 17, "bbox": [1, 2, 3]},
+        "no annotation",
+    ]
+    categories = [{"id": 17, "name": "cat", "supercategory": "animal"}, {"id": 18, "name": "dog"}, "none"]
+    put(raw, "annotations/instances_val2017.json", {**coco(images, boxes), "categories": categories})
+    found, table = records(raw, tmp_path)
+    first, second = (one for one in found if isinstance(one, Record))
+    assert first.captions == ("A cat.",) and second.captions == ()
+    assert first.boxes == (Box("cat", (0.0, 0.5, 0.25, 0.625)), Box("dog", (0.3333, 0.25, 0.25, 0.5)))
+    assert second.boxes == (Box("dog", (1.0, 2.0, 3.0, 4.0)),)  # in pixels, for the size is not told
+    (said,) = (note for note in table.notes if "boxes" in note)
+    left_out = "2 malformed, 1 missing_file, 1 unknown_category"
+    assert said == f"annotations/instances_val2017.json: 3 boxes; left out: {left_out}"
+    job = Job(number=0, record=first, language="English", neighbours=(), beside=())
+    assert "dog (middle)" in record_in_words(job, read_recipe("detail"))
 
 
 def test_a_picture_that_a_table_or_a_document_names_is_no_loose_one(tmp_path: Path) -> None:
