@@ -20,7 +20,8 @@ from typing import Final
 import click
 
 from mimicit.annotating.recipe import read_recipe
-from mimicit.annotating.run import Limits, Server, Work, annotate
+from mimicit.annotating.run import Limits, Server, annotate
+from mimicit.annotating.work import Work
 from mimicit.sources.root import Root
 
 _LIMIT_SECONDS: Final = 3.0

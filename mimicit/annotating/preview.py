@@ -11,9 +11,9 @@ import orjson
 from mimicit.annotating.limits import Cost, estimated
 from mimicit.annotating.pictures import Pictures
 from mimicit.annotating.records import Dropped
-from mimicit.annotating.run import Progress, Work
 from mimicit.annotating.store import request_hash
 from mimicit.annotating.wording import Job, request_of, shortened, unfit
+from mimicit.annotating.work import Progress, Work
 from mimicit.errors import RejectedError
 
 __all__ = ["Preview", "preview"]

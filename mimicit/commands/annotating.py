@@ -105,8 +105,9 @@ def annotate(
     from mimicit.annotating.limits import Prices
     from mimicit.annotating.preview import preview
     from mimicit.annotating.recipe import read_recipe
-    from mimicit.annotating.run import Limits, Server, Work, refusals_named, write_batch
+    from mimicit.annotating.run import Limits, Server, write_batch
     from mimicit.annotating.run import annotate as run
+    from mimicit.annotating.work import Work, refusals_named
     from mimicit.sources.root import Root
     from mimicit.terminal import progress_display
 

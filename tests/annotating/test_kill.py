@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from mimicit.annotating.recipe import parse_recipe
-from mimicit.annotating.run import Limits, Progress, Server, Work, annotate, refusals_named
+from mimicit.annotating.run import Limits, Server, annotate
 from mimicit.annotating.store import Store
+from mimicit.annotating.work import Progress, Work, refusals_named
 from mimicit.errors import AnnotateError
 from mimicit.sources.root import Root
 from tests.factories.annotating import KEY, RECIPE, ModelServer, Reply, captioned_pictures, model_server, sound

@@ -1,0 +1,147 @@
+"""The folder of a run of ``mimicit annotate`` while it is held: the store, the records, and the jobs they give."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, Protocol
+
+from mimicit.annotating.neighbours import plain_words, similar_by_picture, similar_by_words
+from mimicit.annotating.pictures import Pictures
+from mimicit.annotating.recipe import Recipe
+from mimicit.annotating.records import Dropped, Record, RecordTable
+from mimicit.annotating.store import Store
+from mimicit.annotating.wording import Job, unfit
+from mimicit.errors import AnnotateError, UsageError
+from mimicit.shards.folders import make_folder
+from mimicit.sources.root import Root
+
+__all__ = ["WORK_NAME", "Progress", "Work", "refusals_named"]
+
+WORK_NAME: Final = ".annotate"
+_STORE_NAME: Final = "answers"
+
+
+class Progress(Protocol):
+    """Receives the state of the running stage; ``detail`` is more about it."""
+
+    def update(self, stage: str, done: int, total: int | None, detail: str = "") -> None:
+        """``done`` of ``total`` units of ``stage`` are finished."""
+
+    def note(self, message: str) -> None:
+        """One line worth telling."""
+
+
+class Work:
+    """The folder ``out`` while a run holds it: the store, the records under ``src`` and the jobs they give.
+
+    Use as a context manager. With a ``limit``, only so many records are taken.
+    """
+
+    def __init__(
+        self, src: Path, out: Path, recipe: Recipe, *, root: Root, limit: int | None, format: str | None
+    ) -> None:
+        real_src, real_out = src.resolve(), out.resolve()
+        if real_out == real_src or real_out.is_relative_to(real_src) or real_src.is_relative_to(real_out):
+            raise UsageError(f"--out {out}: must lie beside --src, neither in it nor around it")
+        if out.exists() and not out.is_dir():
+            raise UsageError(f"--out {out}: is a file; give it a folder")
+        self.out, self.recipe, self.root = out, recipe, root
+        self._limit = limit
+        self.folder = out / WORK_NAME
+        out.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
+        self.store = Store(self.folder / _STORE_NAME)
+        self._table = RecordTable(root, self.folder / "records.tmp", format=format)
+        self._similar: list[tuple[int, ...]] = []
+        self.records = 0
+
+    def __enter__(self) -> Work:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._table.close()
+        self.store.close()
+        for name in ("records.tmp", "outcomes.tmp", "decided.tmp"):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def read(self, progress: Progress) -> int:
+        """Read the records; the number of jobs."""
+        if self.store.cut_bytes:
+            progress.note(f"{self.store.path}: {self.store.cut_bytes:,} bytes of an unfinished line were cut off")
+        count = self._table.fill(lambda stage, done: progress.update(stage, done, None))
+        for note in self._table.notes:
+            progress.note(note)
+        self.records = count if self._limit is None else min(count, self._limit)
+        if self.recipe.neighbours:
+            progress.update("compare", 0, 1)
+            self._compare()
+            progress.update("compare", 1, 1)
+        return self.records * len(self.recipe.languages)
+
+    @property
+    def triplets(self) -> int:
+        """How many records of the input there were."""
+        return self._table.triplets
+
+    @property
+    def dropped_input(self) -> list[Dropped]:
+        """Those of them that no record was made of."""
+        return self._table.dropped
+
+    def jobs(self) -> Iterator[tuple[str, Job | Dropped]]:
+        """(id, job) in order, or what is wrong with its record."""
+        languages = self.recipe.languages
+        for place, record in zip(range(self.records), self._table.records(), strict=False):
+            for number, language in enumerate(languages, place * len(languages)):
+                if isinstance(record, Dropped):
+                    yield record.id, record
+                else:
+                    near = self._similar[place] if self._similar else ()
+                    job = Job(
+                        number=number,
+                        record=record,
+                        language=language,
+                        neighbours=tuple(other * len(languages) + number % len(languages) for other in near),
+                        beside=tuple(words for other in near for words in self._table.words(other)),
+                    )
+                    yield job.id, job
+
+    def _compare(self) -> None:
+        """Find the neighbours of each record among those that the recipe asks about."""
+
+        def fit() -> Iterator[Record | None]:
+            for _, record in zip(range(self.records), self._table.records(), strict=False):
+                yield None if isinstance(record, Dropped) or unfit(record, self.recipe) else record
+
+        self._table.keep_words("" if record is None else plain_words(record) for record in fit())
+        if self.recipe.neighbours_by == "words":
+            self._similar = similar_by_words(self._table.words(), self.recipe.neighbours)
+            return
+        pictures = Pictures(self.root, size=self.recipe.size, frames=1)
+        try:
+            self._similar = asyncio.run(similar_by_picture(fit(), pictures, self.recipe.neighbours))
+        finally:
+            pictures.close()
+
+    def sound_jobs(self) -> Iterator[tuple[str, Job | None]]:
+        """As `jobs`, with None for those whose record could not be made."""
+        return ((id, None if isinstance(job, Dropped) else job) for id, job in self.jobs())
+
+
+@contextmanager
+def refusals_named(out: Path) -> Iterator[None]:
+    """Turn what the system refuses within the block into an `AnnotateError` that names the file, or else ``out``."""
+    try:
+        yield
+    except OSError as error:
+        raise _go_on(error.filename or out, error.strerror or str(error)) from error
+    except sqlite3.OperationalError as error:
+        raise _go_on(out / WORK_NAME, str(error)) from error
+
+
+def _go_on(place: object, why: str) -> AnnotateError:
+    return AnnotateError(f"{place}: {why}; fix this and run the same command again to go on")
