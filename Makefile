@@ -8,6 +8,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+TRAINS := $(VENV)/.trains
 DEMO := .demo
 # open_clip needs torchvision, which loads only beside the torch that it was built for; raise both together.
 TORCH := torch==2.14.1 torchvision==0.29.2
@@ -16,13 +17,17 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo test test-all check format bench proof constraints clean
 
-$(READY): pyproject.toml constraints.txt
+$(TRAINS): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train]'
+	touch $(TRAINS)
+
+$(READY): $(TRAINS)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train,dev]'
 	touch $(READY)
 
-demo: $(READY)
-	$(BIN)/python tools/demo.py --folder $(DEMO)
+demo: $(TRAINS)
+	$(BIN)/python -m tools.demo --folder $(DEMO)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 -m 'not slow and not gpu'

