@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from mimicit.errors import RejectedError
+from mimicit.errors import RejectedError, UsageError
 from mimicit.media.bounds import out_of_memory
 from mimicit.media.image_file import check_pixels
 from mimicit.media.options import MediaOptions
@@ -84,9 +84,12 @@ def open_clip(path: Path, options: MediaOptions) -> Iterator[Clip]:
 
     Where data are damaged the decoder raises. (What it would else make up, as players do, depends on where decoding
     began, and on what its buffers held.) What ffmpeg raises inside the ``with`` block becomes `RejectedError`
-    (``undecodable_video``), too.
+    (``undecodable_video``), too. `UsageError` where PyAV is not installed.
     """
-    import av  # 0.1 s, and only needed where there are clips
+    try:
+        import av  # 0.1 s, and only needed where there are clips
+    except ImportError:
+        raise UsageError("to read clips takes PyAV: pip install 'mimicit[video]'") from None
 
     format = _format_of(path)
     limits = {"max_pixels": str(options.max_pixels)}  # frames can be larger than the container says

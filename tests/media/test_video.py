@@ -7,6 +7,7 @@ import itertools
 import os
 import random
 import struct
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,6 +26,7 @@ from mimicit.media.frames import evenly_spaced
 from mimicit.media.video import encode_video
 from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.schema import schema
+from tests.factories import raw
 from tests.factories.media import (
     MATRIX_FOR,
     STORED_FOR,
@@ -547,3 +549,19 @@ def test_damage_is_noticed_where_decord_conceals_it(tmp_path: Path) -> None:
     path.write_bytes(data)
     assert reason_of(path) == "undecodable_video"
     assert len(encode_video(path, BY_DECORD).files) == 8
+
+
+def test_a_build_without_pyav_says_what_clips_need(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    raw.clip(tmp_path / "raw" / "walk.mp4")
+    (tmp_path / "raw" / "walk.txt").write_text("Somebody walks a dog.")
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "av.py").write_text("raise ImportError('not installed')")
+    command = [sys.executable, "-m", "mimicit", "build", "--src", "raw", "--out", "shards", "--workers", "1"]
+    here = os.pathsep.join((str(tmp_path / "site"), os.getcwd()))
+    for path, code in ((here, 2), (os.getcwd(), 0)):  # the same command goes on once it is there
+        done = subprocess.run(
+            command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == code, done.stderr
+        assert ("pip install 'mimicit[video]'" in done.stderr) == (code == 2) and "Traceback" not in done.stderr
