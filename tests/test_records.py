@@ -15,7 +15,7 @@ from mimicit.pipeline.stages.publish import REJECTS_SCHEMA
 from mimicit.records import Media, Sample, Triplet, sample_from_json, sample_key, sample_to_json
 from mimicit.schema import canonical_json, names, schema, validate
 from mimicit.shards.index import RELATIONS
-from mimicit.sources.base import Reject
+from mimicit.sources.items import Reject
 from tests.factories.strategies import samples
 
 

@@ -33,8 +33,8 @@ import pyarrow.parquet as pq
 from mimicit.errors import MimicitError, RejectedError
 from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.pipeline.engines.local import LocalEngine
-from mimicit.sources.base import Named, RawTriplet, Reject
 from mimicit.sources.detect import detect
+from mimicit.sources.items import Named, RawTriplet, Reject
 from mimicit.sources.reading import Reader
 from mimicit.sources.registry import SOURCES
 from mimicit.sources.root import Root

@@ -15,9 +15,9 @@ import orjson
 
 from mimicit.annotating.facts import Box, is_box
 from mimicit.errors import RejectedError
-from mimicit.sources.base import InFile
 from mimicit.sources.disk_table import DiskTable
 from mimicit.sources.finding import media_refs
+from mimicit.sources.items import InFile
 from mimicit.sources.json_members import first_of_members, member_rows
 from mimicit.sources.media_names import folder_of
 from mimicit.sources.root import Root

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mimicit.errors import RejectedError
-from mimicit.sources.base import InFile, MediaRef
+from mimicit.sources.items import InFile, MediaRef
 from mimicit.sources.root import Root
 
 __all__ = ["MOST_FACTS", "Box", "Moment", "boxes_of", "is_box", "moments_beside", "moments_of"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any, Final
 
-from mimicit.sources.base import InArrow, InFile, InJson, InParquet, InTar, InText, Locator, MediaRef, Named
+from mimicit.sources.items import InArrow, InFile, InJson, InParquet, InTar, InText, Locator, MediaRef, Named
 
 __all__ = ["ref_from_json", "ref_to_json"]
 

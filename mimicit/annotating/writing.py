@@ -30,7 +30,7 @@ from mimicit.errors import AnnotateError, RejectedError
 from mimicit.media.sniff import HEAD_BYTES, sniff
 from mimicit.schema import canonical_json
 from mimicit.shards.files import publish, write_atomically
-from mimicit.sources.base import InFile, Locator, MediaRef
+from mimicit.sources.items import InFile, Locator, MediaRef
 from mimicit.sources.reading import Reader
 from mimicit.sources.root import Root
 

@@ -33,7 +33,8 @@ from mimicit.schema import canonical_json, validate
 from mimicit.shards.files import publish, sha256_of, write_atomically
 from mimicit.shards.index import INDEX_NAME, INDEX_SCHEMA, JSON_COLUMN, IndexRow, rows_to_table
 from mimicit.shards.manifest import MANIFEST_NAME, read_manifest
-from mimicit.sources.base import InTar, Item, MediaRef, RawTriplet, Reject, SourceSpec
+from mimicit.sources.format import SourceSpec
+from mimicit.sources.items import InTar, Item, MediaRef, RawTriplet, Reject
 from mimicit.sources.root import Root
 from mimicit.sources.webdataset import WEBDATASET
 

@@ -36,7 +36,7 @@ from mimicit.pipeline.config import BuildConfig, SourceOptions
 from mimicit.pipeline.stages.filters import FilterConfig
 from mimicit.schema import refuse_unknown_keys, validate
 from mimicit.shards.files import read_regular
-from mimicit.sources.base import OptionValue
+from mimicit.sources.format import OptionValue
 from mimicit.sources.options import checked_options, parsed_option
 from mimicit.toml_text import parse_toml
 

@@ -15,7 +15,7 @@ import duckdb
 from mimicit.pipeline.joins import insert, rows_of
 from mimicit.pipeline.parts import ColumnFile, TableWriter
 from mimicit.pipeline.tables import REJECTS
-from mimicit.sources.base import Reject
+from mimicit.sources.items import Reject
 
 __all__ = ["OF_INPUT", "Lost", "Phase", "RejectWriter", "Rejects", "rejects_path"]
 

@@ -23,7 +23,7 @@ from mimicit.pipeline.rejects import Rejects
 from mimicit.pipeline.stages.importing import part_rejects
 from mimicit.pipeline.tables import MERGED_NAME, TRIPLETS_NAME
 from mimicit.shards.files import write_atomically
-from mimicit.sources.base import SourceSpec
+from mimicit.sources.format import SourceSpec
 
 __all__ = ["GIVEN_UP", "Retried", "count_retried", "has_reason", "keep_previous_rejects"]
 

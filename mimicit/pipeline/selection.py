@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from mimicit.errors import SourceError, UsageError
 from mimicit.pipeline.config import BuildConfig, SourceOptions, SourceRules
 from mimicit.sources import Detection
-from mimicit.sources.base import SourceSpec
+from mimicit.sources.format import SourceSpec
 from mimicit.sources.options import checked_options
 
 __all__ = ["Selection", "select_sources"]

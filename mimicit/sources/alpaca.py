@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from mimicit.errors import RejectedError
-from mimicit.sources.base import Item, MediaRef, Needs, SourceFormat, SourceSpec
 from mimicit.sources.claiming import claim_files
 from mimicit.sources.column_names import MEDIA_FIELDS
 from mimicit.sources.conversations import Turn
 from mimicit.sources.each_row import turns_of_rows
+from mimicit.sources.format import Needs, SourceFormat, SourceSpec
+from mimicit.sources.items import Item, MediaRef
 from mimicit.sources.json_rows import json_rows
 from mimicit.sources.pieces import split_json
 from mimicit.sources.root import Root

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from mimicit.errors import RejectedError, SourceError
 from mimicit.media.bounds import memory_limit
-from mimicit.sources.base import InArrow
+from mimicit.sources.items import InArrow
 from mimicit.sources.root import Root
 from mimicit.sources.table_process import MAX_ROWS_PER_BYTE, MAX_TABLE_BYTES, column_types, value_apart
 

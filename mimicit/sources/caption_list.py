@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from mimicit.sources.base import Item, Needs, SourceFormat, SourceSpec
 from mimicit.sources.claiming import claim_files
+from mimicit.sources.format import Needs, SourceFormat, SourceSpec
+from mimicit.sources.items import Item
 from mimicit.sources.json_rows import json_rows
 from mimicit.sources.media_names import folder_of
 from mimicit.sources.pieces import split_json

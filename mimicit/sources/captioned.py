@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mimicit.sources.base import MediaRef, RawTriplet
 from mimicit.sources.captions import caption_instruction
+from mimicit.sources.items import MediaRef, RawTriplet
 from mimicit.sources.text import checked_answer, checked_meta
 
 __all__ = ["captioned"]

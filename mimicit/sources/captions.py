@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from mimicit.errors import RejectedError
-from mimicit.sources.base import MediaRef
+from mimicit.sources.items import MediaRef
 from mimicit.sources.text import checked_instruction
 
 __all__ = ["caption_instruction", "instruction_or_caption"]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from functools import partial
 
 from mimicit.sources.annotated import around_annotated
-from mimicit.sources.base import Claim, SourceSpec
+from mimicit.sources.format import Claim, SourceSpec
 from mimicit.sources.root import Root
 from mimicit.sources.sniff import Fields, Head, HeadKind
 

@@ -13,12 +13,13 @@ from functools import partial
 from typing import Any, Final
 
 from mimicit.errors import RejectedError
-from mimicit.sources.base import Item, Needs, RawTriplet, Reject, SourceFormat, SourceSpec
 from mimicit.sources.captioned import captioned
 from mimicit.sources.claiming import claim_files
 from mimicit.sources.disk_table import DiskTable
 from mimicit.sources.each_row import triplets_of_rows
 from mimicit.sources.finding import media_refs
+from mimicit.sources.format import Needs, SourceFormat, SourceSpec
+from mimicit.sources.items import Item, RawTriplet, Reject
 from mimicit.sources.json_members import first_of_members, member_rows
 from mimicit.sources.media_names import folder_of
 from mimicit.sources.root import Root

@@ -18,9 +18,10 @@ from mimicit.errors import RejectedError
 from mimicit.placeholders import place_media, with_words
 from mimicit.prompt import IMAGE
 from mimicit.records import MediaKind
-from mimicit.sources.base import Item, MediaRef, Note, RawTriplet, Reject, SourceSpec
 from mimicit.sources.captions import instruction_or_caption
 from mimicit.sources.column_names import MEDIA_FIELDS
+from mimicit.sources.format import SourceSpec
+from mimicit.sources.items import Item, MediaRef, Note, RawTriplet, Reject
 from mimicit.sources.json_rows import parsed
 from mimicit.sources.text import checked_answer, checked_id, shown
 

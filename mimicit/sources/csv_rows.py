@@ -20,7 +20,7 @@ from functools import partial
 from typing import BinaryIO, Final, TextIO
 
 from mimicit.errors import RejectedError, SourceError
-from mimicit.sources.base import InText, Row
+from mimicit.sources.items import InText, Row
 from mimicit.sources.root import Root
 from mimicit.sources.text import is_unicode
 from mimicit.sources.unpacked import open_text

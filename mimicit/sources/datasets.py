@@ -21,9 +21,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from mimicit.errors import RejectedError
-from mimicit.sources.base import PICTURES, Item, Needs, RawTriplet, Row, SourceFormat, SourceSpec
 from mimicit.sources.column_names import ANSWERS, CAPTIONS, columns_of
 from mimicit.sources.conversations import CONVERSATION_FIELDS, is_conversation
+from mimicit.sources.format import PICTURES, Needs, SourceFormat, SourceSpec
+from mimicit.sources.items import Item, RawTriplet, Row
 from mimicit.sources.media_names import folder_of
 from mimicit.sources.mimicit_ids import clip_of, conversation_of, names_clip
 from mimicit.sources.pieces import split_files

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from mimicit.errors import RejectedError
-from mimicit.sources.base import MediaRef, RawTriplet
 from mimicit.sources.finding import media_refs
+from mimicit.sources.items import MediaRef, RawTriplet
 from mimicit.sources.root import Root
 from mimicit.sources.text import checked_text, free_fields, shown
 

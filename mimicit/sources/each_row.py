@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mimicit.errors import RejectedError
-from mimicit.sources.base import Item, MediaRef, RawTriplet, Reject, Row, SourceSpec
 from mimicit.sources.conversations import Turn, rejected_turns, turn_items
+from mimicit.sources.format import SourceSpec
+from mimicit.sources.items import Item, MediaRef, RawTriplet, Reject, Row
 from mimicit.sources.text import own_or_derived_id
 
 __all__ = ["triplets_of_rows", "turns_of_rows"]

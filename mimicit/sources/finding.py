@@ -25,8 +25,8 @@ from urllib.parse import unquote, urlsplit
 
 from mimicit.errors import RejectedError
 from mimicit.records import MediaKind
-from mimicit.sources.base import InFile, MediaRef
 from mimicit.sources.frame_folders import frames_of_folder
+from mimicit.sources.items import InFile, MediaRef
 from mimicit.sources.media_names import DEFAULT_RATE, clip_times, folder_of, frame_rate, named_kind
 from mimicit.sources.root import UNREADABLE, Root
 from mimicit.sources.text import shown

@@ -20,9 +20,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from mimicit.errors import RejectedError
-from mimicit.sources.base import InFile, Item, MediaRef, Row, SourceFormat, SourceSpec
 from mimicit.sources.encodings import as_utf8
+from mimicit.sources.format import SourceFormat, SourceSpec
 from mimicit.sources.frame_folders import frames_in, frames_ref
+from mimicit.sources.items import InFile, Item, MediaRef, Row
 from mimicit.sources.json_rows import MAX_RECORD_BYTES, parsed
 from mimicit.sources.media_names import folder_of, frame_rate, named_kind
 from mimicit.sources.root import Root

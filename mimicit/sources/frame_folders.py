@@ -14,7 +14,7 @@ from typing import Final
 
 from mimicit.errors import RejectedError
 from mimicit.media.sniff import kind_of
-from mimicit.sources.base import InFile, MediaRef
+from mimicit.sources.items import InFile, MediaRef
 from mimicit.sources.media_names import DEFAULT_RATE
 from mimicit.sources.root import Root
 

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from mimicit.errors import RejectedError
-from mimicit.sources.base import InFile, Item, MediaRef, SourceFormat, SourceSpec
 from mimicit.sources.captioned import captioned
+from mimicit.sources.format import SourceFormat, SourceSpec
+from mimicit.sources.items import InFile, Item, MediaRef
 from mimicit.sources.media_names import folder_of, named_kind
 from mimicit.sources.root import Root
 from mimicit.sources.sniff import Head

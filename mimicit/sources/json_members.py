@@ -10,7 +10,7 @@ from itertools import chain
 from typing import Any, Final
 
 from mimicit.errors import RejectedError, SourceError
-from mimicit.sources.base import Row
+from mimicit.sources.items import Row
 from mimicit.sources.json_cursor import JsonCursor
 from mimicit.sources.json_rows import MAX_RECORD_BYTES, element, elements, parsed, pass_elements
 from mimicit.sources.root import Root

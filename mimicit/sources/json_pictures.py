@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mimicit.errors import RejectedError
-from mimicit.sources.base import InJson, Picture, Reject, SourceSpec
+from mimicit.sources.format import SourceSpec
+from mimicit.sources.items import InJson, Picture, Reject
 from mimicit.sources.json_cursor import JsonCursor, Span
 from mimicit.sources.json_rows import parsed
 from mimicit.sources.root import Root

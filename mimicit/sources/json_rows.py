@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Final, NamedTuple
 import orjson
 
 from mimicit.errors import RejectedError, SourceError
-from mimicit.sources.base import InJson, Piece, Row
+from mimicit.sources.items import InJson, Piece, Row
 from mimicit.sources.json_cursor import JsonCursor, Span
 from mimicit.sources.repeated_keys import repeated_key
 from mimicit.sources.root import Root

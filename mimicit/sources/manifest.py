@@ -30,9 +30,10 @@ import orjson
 
 from mimicit.errors import RejectedError
 from mimicit.sources.annotated import around_annotated
-from mimicit.sources.base import Item, Locate, Locator, Needs, Piece, Row, SourceFormat, SourceSpec
 from mimicit.sources.column_names import MEDIA_FIELDS, columns_of, field_names
 from mimicit.sources.csv_rows import csv_rows
+from mimicit.sources.format import Needs, SourceFormat, SourceSpec
+from mimicit.sources.items import Item, Locate, Locator, Piece, Row
 from mimicit.sources.json_rows import json_rows
 from mimicit.sources.media_names import folder_of
 from mimicit.sources.pieces import split_json

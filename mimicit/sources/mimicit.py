@@ -22,20 +22,9 @@ from typing import Any, Final, Literal
 
 from mimicit.errors import RejectedError, SourceError
 from mimicit.placeholders import question_about
-from mimicit.sources.base import (
-    InParquet,
-    Item,
-    MediaRef,
-    Needs,
-    Picture,
-    RawTriplet,
-    Reject,
-    Row,
-    SourceFormat,
-    SourceSpec,
-    TrainEntry,
-)
 from mimicit.sources.captions import instruction_or_caption
+from mimicit.sources.format import Needs, SourceFormat, SourceSpec
+from mimicit.sources.items import InParquet, Item, MediaRef, Picture, RawTriplet, Reject, Row, TrainEntry
 from mimicit.sources.json_cursor import JsonCursor
 from mimicit.sources.json_pictures import decoded_key, json_pictures
 from mimicit.sources.json_rows import MAX_RECORD_BYTES, parsed, parsed_run

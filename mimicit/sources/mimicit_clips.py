@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from mimicit.errors import RejectedError
-from mimicit.sources.base import MediaRef
+from mimicit.sources.items import MediaRef
 from mimicit.sources.media_names import clip_times
 from mimicit.sources.mimicit_ids import media_of
 from mimicit.sources.text import shown

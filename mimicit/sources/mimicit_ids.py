@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
-from mimicit.sources.base import MediaRef, Named
+from mimicit.sources.items import MediaRef, Named
 
 __all__ = ["aliases", "clip_of", "conversation_of", "instruction_aliases", "media_of", "names_clip"]
 

@@ -10,11 +10,12 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, Final
 
-from mimicit.sources.base import Item, Needs, RawTriplet, SourceFormat, SourceSpec
 from mimicit.sources.captioned import captioned
 from mimicit.sources.claiming import claim_files
 from mimicit.sources.each_row import triplets_of_rows
 from mimicit.sources.finding import PICTURE_EXTENSIONS, media_ref
+from mimicit.sources.format import Needs, SourceFormat, SourceSpec
+from mimicit.sources.items import Item, RawTriplet
 from mimicit.sources.json_members import first_of_members, member_rows
 from mimicit.sources.media_names import folder_of
 from mimicit.sources.root import Root

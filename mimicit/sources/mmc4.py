@@ -22,21 +22,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mimicit.errors import RejectedError, UsageError
-from mimicit.sources.base import (
-    InFile,
-    InJson,
-    InTar,
-    Item,
-    Locator,
-    MediaRef,
-    Needs,
-    RawTriplet,
-    Reject,
-    SourceFormat,
-    SourceSpec,
-)
 from mimicit.sources.disk_table import DiskTable
 from mimicit.sources.finding import find_file
+from mimicit.sources.format import Needs, SourceFormat, SourceSpec
+from mimicit.sources.items import InFile, InJson, InTar, Item, Locator, MediaRef, RawTriplet, Reject
 from mimicit.sources.json_cursor import JsonCursor, Span
 from mimicit.sources.json_rows import MAX_RECORD_BYTES, Line, json_lines, record_of
 from mimicit.sources.media_names import folder_of

@@ -19,10 +19,11 @@ from typing import Any, Final
 import orjson
 
 from mimicit.errors import RejectedError
-from mimicit.sources.base import Item, MediaRef, Needs, RawTriplet, Reject, Row, SourceFormat, SourceSpec
 from mimicit.sources.csv_rows import csv_rows
 from mimicit.sources.disk_table import DiskTable
 from mimicit.sources.finding import PICTURE_EXTENSIONS, media_ref
+from mimicit.sources.format import Needs, SourceFormat, SourceSpec
+from mimicit.sources.items import Item, MediaRef, RawTriplet, Reject, Row
 from mimicit.sources.json_rows import json_rows, parsed
 from mimicit.sources.media_names import folder_of
 from mimicit.sources.parquet import parquet_columns, parquet_rows

@@ -13,7 +13,7 @@ from dataclasses import fields
 import orjson
 
 from mimicit.errors import UsageError
-from mimicit.sources.base import OptionValue
+from mimicit.sources.format import OptionValue
 from mimicit.sources.registry import SOURCES
 
 __all__ = ["checked_options", "parsed_option"]

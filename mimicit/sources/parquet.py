@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 from mimicit.errors import RejectedError, SourceError
 from mimicit.media.bounds import memory_limit
 from mimicit.sources.arrow import picked
-from mimicit.sources.base import InParquet
+from mimicit.sources.items import InParquet
 from mimicit.sources.root import Root
 from mimicit.sources.table_process import (
     MAX_ROWS_PER_BYTE,

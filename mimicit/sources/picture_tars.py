@@ -12,8 +12,9 @@ from typing import Final
 import orjson
 
 from mimicit.errors import RejectedError, SourceError
-from mimicit.sources.base import InTar, Reject, SourceSpec
 from mimicit.sources.disk_table import DiskTable
+from mimicit.sources.format import SourceSpec
+from mimicit.sources.items import InTar, Reject
 from mimicit.sources.media_names import folder_of, named_kind
 from mimicit.sources.root import Root
 from mimicit.sources.sniff import Head

@@ -9,7 +9,8 @@ from itertools import pairwise
 from typing import BinaryIO, Final
 
 from mimicit.errors import RejectedError
-from mimicit.sources.base import Piece, SourceSpec
+from mimicit.sources.format import SourceSpec
+from mimicit.sources.items import Piece
 from mimicit.sources.json_cursor import JsonCursor
 from mimicit.sources.json_rows import is_array, pass_elements
 from mimicit.sources.root import Root

@@ -13,9 +13,10 @@ from typing import Any, Final
 from mimicit.errors import RejectedError
 from mimicit.prompt import IMAGE
 from mimicit.records import MediaKind
-from mimicit.sources.base import Item, MediaRef, Note, RawTriplet, Row, SourceSpec
 from mimicit.sources.column_names import columns_of
 from mimicit.sources.conversations import ANSWERS, ASKS, CONVERSATION_FIELDS, SOUND, Turn, rejected_turns
+from mimicit.sources.format import SourceSpec
+from mimicit.sources.items import Item, MediaRef, Note, RawTriplet, Row
 from mimicit.sources.row_media import MediaFinder
 from mimicit.sources.text import MAX_TEXT_CHARACTERS, checked_meta, is_unicode
 

@@ -17,9 +17,9 @@ import orjson
 
 from mimicit.errors import RejectedError, SourceError
 from mimicit.sources.arrow import ArrowCells
-from mimicit.sources.base import InArrow, InFile, InJson, InParquet, InTar, InText, Locator
 from mimicit.sources.base64_text import decode_base64
 from mimicit.sources.finding import find_file
+from mimicit.sources.items import InArrow, InFile, InJson, InParquet, InTar, InText, Locator
 from mimicit.sources.media_names import folder_of
 from mimicit.sources.parquet import ParquetCells
 from mimicit.sources.root import Root

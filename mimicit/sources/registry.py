@@ -6,11 +6,11 @@ from typing import Final
 
 from mimicit import plugins
 from mimicit.sources.alpaca import ALPACA
-from mimicit.sources.base import SourceFormat
 from mimicit.sources.caption_list import CAPTION_LIST
 from mimicit.sources.coco_captions import COCO_CAPTIONS
 from mimicit.sources.datasets import DATASETS
 from mimicit.sources.folder import FOLDER
+from mimicit.sources.format import SourceFormat
 from mimicit.sources.imagefolder import IMAGEFOLDER
 from mimicit.sources.llava import LLAVA
 from mimicit.sources.manifest import MANIFEST

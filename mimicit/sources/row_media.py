@@ -8,10 +8,10 @@ from typing import Any, Final
 
 from mimicit.errors import RejectedError
 from mimicit.records import MediaKind
-from mimicit.sources.base import MediaRef, Row
 from mimicit.sources.base64_text import looks_like_base64
 from mimicit.sources.column_names import Columns
 from mimicit.sources.finding import media_refs
+from mimicit.sources.items import MediaRef, Row
 from mimicit.sources.media_names import named_kind
 from mimicit.sources.root import Root
 

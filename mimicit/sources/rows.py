@@ -21,7 +21,6 @@ from typing import Any, Final
 from mimicit.errors import RejectedError, UsageError
 from mimicit.placeholders import question_about, with_words
 from mimicit.records import MediaKind
-from mimicit.sources.base import Item, MediaRef, RawTriplet, Row, SourceSpec
 from mimicit.sources.captions import instruction_or_caption
 from mimicit.sources.choices import Choice, chosen, listed_texts, offered, with_choices
 from mimicit.sources.column_names import Columns, columns_of
@@ -36,6 +35,8 @@ from mimicit.sources.conversations import (
     turn_items,
 )
 from mimicit.sources.document_rows import document_from_row, is_document_row
+from mimicit.sources.format import SourceSpec
+from mimicit.sources.items import Item, MediaRef, RawTriplet, Row
 from mimicit.sources.plain_talks import PlainTalks
 from mimicit.sources.row_media import MediaFinder
 from mimicit.sources.text import checked_answer, checked_id, checked_ids, checked_meta, derived_id, free_fields

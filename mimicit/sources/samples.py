@@ -14,8 +14,9 @@ from mimicit.errors import RejectedError, SchemaError, SourceError
 from mimicit.records import Sample
 from mimicit.sample_table import COLUMNS, PICTURES, sample_of_row
 from mimicit.sources.arrow import arrow_batches
-from mimicit.sources.base import Item, MediaRef, Needs, Row, SourceFormat, SourceSpec
 from mimicit.sources.datasets import TableSplit, table_splits
+from mimicit.sources.format import Needs, SourceFormat, SourceSpec
+from mimicit.sources.items import Item, MediaRef, Row
 from mimicit.sources.media_names import folder_of
 from mimicit.sources.parquet import parquet_batches
 from mimicit.sources.root import Root

@@ -16,7 +16,7 @@ import orjson
 
 from mimicit.errors import CorruptShardError, RejectedError
 from mimicit.records import MediaKind, Sample, Triplet
-from mimicit.sources.base import InArrow, InParquet, InTar, MediaRef, RawTriplet
+from mimicit.sources.items import InArrow, InParquet, InTar, MediaRef, RawTriplet
 from mimicit.sources.shown_media import About, agree, media_of_triplets
 from mimicit.sources.text import checked_answer, checked_id, checked_instruction, checked_meta
 

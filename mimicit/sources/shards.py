@@ -19,7 +19,8 @@ import orjson
 from mimicit.errors import RejectedError, SchemaError, SourceError
 from mimicit.records import Media, Sample, sample_from_json
 from mimicit.schema import validate
-from mimicit.sources.base import InTar, Item, MediaRef, Needs, Reject, SourceFormat, SourceSpec
+from mimicit.sources.format import Needs, SourceFormat, SourceSpec
+from mimicit.sources.items import InTar, Item, MediaRef, Reject
 from mimicit.sources.json_rows import MAX_RECORD_BYTES, parsed
 from mimicit.sources.media_names import folder_of
 from mimicit.sources.root import Root

@@ -18,9 +18,9 @@ import orjson
 
 from mimicit.errors import RejectedError
 from mimicit.sources.arrow import arrow_batches, arrow_columns_of, arrow_damage
-from mimicit.sources.base import MAX_MEDIA, InArrow, InParquet, MediaRef, Row
 from mimicit.sources.column_names import in_order
 from mimicit.sources.finding import media_refs
+from mimicit.sources.items import MAX_MEDIA, InArrow, InParquet, MediaRef, Row
 from mimicit.sources.json_values import json_value
 from mimicit.sources.media_names import folder_of, named_kind
 from mimicit.sources.parquet import parquet_batches, parquet_columns_of

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import Final
 
 from mimicit.errors import RejectedError
-from mimicit.sources.base import A_MEDIUM, PICTURES, Needs
+from mimicit.sources.format import A_MEDIUM, PICTURES, Needs
 from mimicit.sources.registry import SOURCES
 from mimicit.sources.root import Root
 from mimicit.sources.sniff import Fields, Head, HeadKind, sniff

@@ -11,11 +11,12 @@ from functools import partial
 from typing import Any, Final
 
 from mimicit.placeholders import question_about
-from mimicit.sources.base import Item, Needs, RawTriplet, SourceFormat, SourceSpec
 from mimicit.sources.captions import instruction_or_caption
 from mimicit.sources.claiming import claim_files
 from mimicit.sources.each_row import triplets_of_rows
 from mimicit.sources.finding import CLIP_EXTENSIONS, media_ref
+from mimicit.sources.format import Needs, SourceFormat, SourceSpec
+from mimicit.sources.items import Item, RawTriplet
 from mimicit.sources.json_rows import json_rows
 from mimicit.sources.media_names import folder_of
 from mimicit.sources.pieces import split_json

@@ -13,11 +13,12 @@ from typing import Any, Final
 
 from mimicit.errors import RejectedError
 from mimicit.records import MediaKind
-from mimicit.sources.base import Item, MediaRef, Needs, SourceFormat, SourceSpec
 from mimicit.sources.claiming import claim_files
 from mimicit.sources.conversations import Turn
 from mimicit.sources.each_row import turns_of_rows
 from mimicit.sources.finding import media_refs
+from mimicit.sources.format import Needs, SourceFormat, SourceSpec
+from mimicit.sources.items import Item, MediaRef
 from mimicit.sources.json_rows import json_rows
 from mimicit.sources.media_names import folder_of
 from mimicit.sources.pieces import split_json

@@ -21,10 +21,11 @@ import orjson
 from mimicit.errors import RejectedError
 from mimicit.placeholders import question_about
 from mimicit.schema import canonical_json
-from mimicit.sources.base import Item, MediaRef, Needs, RawTriplet, Reject, Row, SourceFormat, SourceSpec
 from mimicit.sources.disk_table import DiskTable
 from mimicit.sources.each_row import triplets_of_rows
 from mimicit.sources.finding import media_ref
+from mimicit.sources.format import Needs, SourceFormat, SourceSpec
+from mimicit.sources.items import Item, MediaRef, RawTriplet, Reject, Row
 from mimicit.sources.json_members import blocks_of_member, first_of_members
 from mimicit.sources.media_names import folder_of
 from mimicit.sources.root import Root

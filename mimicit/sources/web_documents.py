@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mimicit.errors import RejectedError
-from mimicit.sources.base import MediaRef, RawTriplet, Reject, SourceSpec
+from mimicit.sources.format import SourceSpec
+from mimicit.sources.items import MediaRef, RawTriplet, Reject
 from mimicit.sources.text import checked_text
 
 __all__ = ["Piece", "document_items"]

@@ -25,20 +25,10 @@ from functools import partial
 from typing import Any, Final
 
 from mimicit.errors import RejectedError
-from mimicit.sources.base import (
-    A_MEDIUM,
-    InTar,
-    Item,
-    Locate,
-    MediaRef,
-    Needs,
-    RawTriplet,
-    Row,
-    SourceFormat,
-    SourceSpec,
-)
 from mimicit.sources.column_names import columns_of
 from mimicit.sources.encodings import as_utf8, encoding_of
+from mimicit.sources.format import A_MEDIUM, Needs, SourceFormat, SourceSpec
+from mimicit.sources.items import InTar, Item, Locate, MediaRef, RawTriplet, Row
 from mimicit.sources.json_rows import MAX_RECORD_BYTES, located_text, parsed
 from mimicit.sources.media_names import folder_of, named_kind
 from mimicit.sources.pieces import split_files

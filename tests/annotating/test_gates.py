@@ -11,7 +11,7 @@ from mimicit.annotating.gates import PAIR_REASONS, Alike, fault_of_pair, repeats
 from mimicit.annotating.language import wrong_language
 from mimicit.annotating.recipe import parse_recipe
 from mimicit.annotating.records import Record
-from mimicit.sources.base import InFile, MediaRef
+from mimicit.sources.items import InFile, MediaRef
 from tests.factories.annotating import RECIPE
 
 PLAIN = parse_recipe(RECIPE + "[gates]\nmin_words = 2\nmax_words = 30\n", "r")

@@ -12,7 +12,7 @@ from mimicit.annotating.recipe import built_in_recipes, parse_recipe, read_recip
 from mimicit.annotating.records import Record
 from mimicit.annotating.wording import Job, record_in_words, request_of, unfit
 from mimicit.errors import UsageError
-from mimicit.sources.base import InFile, MediaRef
+from mimicit.sources.items import InFile, MediaRef
 from tests.factories.annotating import RECIPE
 
 NAMES = sorted(built_in_recipes())

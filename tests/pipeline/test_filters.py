@@ -15,7 +15,8 @@ from mimicit.pipeline import BuildConfig
 from mimicit.pipeline.stages import passing
 from mimicit.pipeline.stages.filters import FilterConfig, MediaFacts, media_fault, repetition, text_fault
 from mimicit.sources import SOURCES
-from mimicit.sources.base import InFile, Item, MediaRef, RawTriplet, SourceFormat, SourceSpec
+from mimicit.sources.format import SourceFormat, SourceSpec
+from mimicit.sources.items import InFile, Item, MediaRef, RawTriplet
 from mimicit.sources.root import Root
 from tests.factories import raw as make
 from tests.factories.builds import Built, add_rows, build, row

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimicit.sources import SOURCES
-from mimicit.sources.base import Item, SourceSpec
+from mimicit.sources.format import SourceSpec
+from mimicit.sources.items import Item
 from mimicit.sources.root import Root
 from tests.factories.sources import (
     check_items,

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from mimicit.sources import SOURCES
-from mimicit.sources.base import Item, Reject, SourceSpec
+from mimicit.sources.format import SourceSpec
+from mimicit.sources.items import Item, Reject
 from mimicit.sources.root import Root
 from tests.factories.sources import check_items, items_of, jpeg, one_source, put, put_lines, triplets_of
 

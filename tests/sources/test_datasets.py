@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from mimicit.errors import RejectedError, SourceError
 from mimicit.sources import SOURCES, detect
-from mimicit.sources.base import InArrow, InParquet, Reject, SourceSpec
+from mimicit.sources.format import SourceSpec
+from mimicit.sources.items import InArrow, InParquet, Reject
 from mimicit.sources.reading import Reader
 from mimicit.sources.root import Root
 from mimicit.sources.table_rows import class_names

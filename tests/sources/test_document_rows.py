@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mimicit.sources import SOURCES
-from mimicit.sources.base import InFile, MediaRef
+from mimicit.sources.items import InFile, MediaRef
 from mimicit.sources.root import Root
 from tests.factories.sources import items_of, jpeg, json_values, one_source, put, put_lines, reasons_of, triplets_of
 

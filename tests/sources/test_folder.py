@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from mimicit.sources import detect
-from mimicit.sources.base import InFile, Reject
 from mimicit.sources.captions import caption_instruction
+from mimicit.sources.items import InFile, Reject
 from mimicit.sources.root import Root
 from tests.factories.sources import items_of, jpeg, one_source, put, reasons_of, triplets_of
 

@@ -8,9 +8,9 @@ import pytest
 
 from mimicit.errors import RejectedError
 from mimicit.sources import detect
-from mimicit.sources.base import InFile, Reject
 from mimicit.sources.finding import media_refs
 from mimicit.sources.frame_folders import MAX_FRAMES, frames_in, frames_ref
+from mimicit.sources.items import InFile, Reject
 from mimicit.sources.root import Root
 from tests.factories.sources import items_of, jpeg, one_source, put, reasons_of, triplets_of
 

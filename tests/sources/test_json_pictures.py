@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicit.errors import SourceError
-from mimicit.sources.base import InJson, Picture, Reject, SourceSpec
+from mimicit.sources.format import SourceSpec
+from mimicit.sources.items import InJson, Picture, Reject
 from mimicit.sources.json_pictures import json_pictures
 from mimicit.sources.reading import Reader
 from mimicit.sources.root import Root

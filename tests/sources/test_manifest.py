@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicit.sources import SOURCES
-from mimicit.sources.base import RawTriplet, Reject, SourceSpec
+from mimicit.sources.format import SourceSpec
+from mimicit.sources.items import RawTriplet, Reject
 from mimicit.sources.root import Root
 from tests.factories.sources import (
     check_items,

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mimicit.sources.base import InParquet
+from mimicit.sources.items import InParquet
 from mimicit.sources.parquet import ParquetCells
 from mimicit.sources.reading import kept_reader
 from mimicit.sources.root import Root
@@ -23,7 +23,7 @@ LIMIT = 128 * MEGABYTE
 READ_ALL = """
 import sys
 from pathlib import Path
-from mimicit.sources.base import InArrow, InParquet
+from mimicit.sources.items import InArrow, InParquet
 from mimicit.sources.reading import Reader
 from mimicit.sources.root import Root
 import pyarrow, pyarrow.parquet

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from mimicit.errors import SourceError
 from mimicit.sources import SOURCES, detect
-from mimicit.sources.base import InJson, InParquet, Item, Named, Picture, Reject, SourceSpec, TrainEntry
+from mimicit.sources.format import SourceSpec
+from mimicit.sources.items import InJson, InParquet, Item, Named, Picture, Reject, TrainEntry
 from mimicit.sources.json_cursor import JsonCursor
 from mimicit.sources.reading import Reader
 from mimicit.sources.root import Root

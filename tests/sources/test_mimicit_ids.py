@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimicit.sources.base import Named
+from mimicit.sources.items import Named
 from mimicit.sources.mimicit_ids import aliases, conversation_of, instruction_aliases, media_of
 
 SPELLINGS = [

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mimicit.pipeline import BuildConfig
-from mimicit.sources.base import TrainEntry
+from mimicit.sources.items import TrainEntry
 from mimicit.sources.mimicit_related import RelatedIds
 from mimicit.sources.root import Root
 from tests.factories.builds import build

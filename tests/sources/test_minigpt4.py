@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mimicit.pipeline import BuildConfig
-from mimicit.sources.base import Reject
+from mimicit.sources.items import Reject
 from tests.factories.builds import build
 from tests.factories.sources import items_of, jpeg, one_source, put, triplets_of
 

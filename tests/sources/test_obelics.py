@@ -7,7 +7,8 @@ import pyarrow as pa
 import pytest
 
 from mimicit.sources import SOURCES, detect
-from mimicit.sources.base import InFile, InTar, Item, Reject, SourceSpec
+from mimicit.sources.format import SourceSpec
+from mimicit.sources.items import InFile, InTar, Item, Reject
 from mimicit.sources.reading import Reader
 from mimicit.sources.root import Root
 from tests.factories.formats import OBELICS_SCHEMA, img2dataset_table, obelics_table, tar_of, write_table

@@ -9,7 +9,7 @@ import pytest
 
 from mimicit.errors import RejectedError, SourceError
 from mimicit.sources import parquet as module
-from mimicit.sources.base import InParquet
+from mimicit.sources.items import InParquet
 from mimicit.sources.parquet import ParquetCells, parquet_columns, parquet_rows
 from mimicit.sources.root import Root
 

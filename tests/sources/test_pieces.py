@@ -11,7 +11,8 @@ import pytest
 
 from mimicit.errors import SourceError
 from mimicit.sources import SOURCES, detect, pieces
-from mimicit.sources.base import InJson, Item, Piece, RawTriplet, SourceSpec
+from mimicit.sources.format import SourceSpec
+from mimicit.sources.items import InJson, Item, Piece, RawTriplet
 from mimicit.sources.root import Root
 from tests.factories.sources import base64_jpeg, put
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from mimicit.errors import RejectedError
-from mimicit.sources.base import InJson, Item, RawTriplet, Row, SourceSpec
+from mimicit.sources.format import SourceSpec
+from mimicit.sources.items import InJson, Item, RawTriplet, Row
 from mimicit.sources.plain_talks import PlainTalks
 from mimicit.sources.root import Root
 from mimicit.sources.row_media import MediaFinder

@@ -9,7 +9,7 @@ import pytest
 
 from mimicit.errors import RejectedError
 from mimicit.sources import reading
-from mimicit.sources.base import InFile, InJson, InParquet, InTar, Locator, Named
+from mimicit.sources.items import InFile, InJson, InParquet, InTar, Locator, Named
 from mimicit.sources.reading import Reader
 from mimicit.sources.root import Root
 from tests.factories.sources import base64_jpeg, jpeg, put

@@ -18,7 +18,7 @@ from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.records import Sample, sample_to_json
 from mimicit.sources import SOURCES, detect
 from mimicit.sources import shards as module
-from mimicit.sources.base import Item, RawTriplet, Reject
+from mimicit.sources.items import Item, RawTriplet, Reject
 from mimicit.sources.reading import Reader
 from mimicit.sources.root import Root
 from tests.factories import raw as make

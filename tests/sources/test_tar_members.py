@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicit.errors import RejectedError, SourceError
-from mimicit.sources.base import InTar
+from mimicit.sources.items import InTar
 from mimicit.sources.reading import Reader
 from mimicit.sources.root import Root
 from mimicit.sources.tar_members import TarMember, tar_members

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from mimicit.sources import SOURCES
-from mimicit.sources.base import Item, SourceSpec
+from mimicit.sources.format import SourceSpec
+from mimicit.sources.items import Item
 from mimicit.sources.root import Root
 from tests.factories.sources import check_items, items_of, jpeg, one_source, put, put_lines, reasons_of, triplets_of
 

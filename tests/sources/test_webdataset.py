@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from mimicit.errors import SourceError
 from mimicit.sources import SOURCES, detect
-from mimicit.sources.base import InTar, Reject, SourceSpec
+from mimicit.sources.format import SourceSpec
+from mimicit.sources.items import InTar, Reject
 from mimicit.sources.reading import Reader
 from mimicit.sources.root import Root
 from tests.factories.sources import (

@@ -39,7 +39,7 @@ from mimicit.pipeline.stages.blobs import damaged_blobs, writing_blob
 from mimicit.pipeline.stages.references import ref_from_json
 from mimicit.pipeline.tables import ENCODED, MEDIA, MEDIA_NAME, MEDIA_REFERENCES_NAME, UNITS_NAME
 from mimicit.schema import canonical_json
-from mimicit.sources.base import MediaRef
+from mimicit.sources.items import MediaRef
 from mimicit.sources.reading import Reader, kept_reader
 from mimicit.sources.root import Root
 

@@ -26,7 +26,7 @@ from mimicit.pipeline.stages.draw import LOTS
 from mimicit.pipeline.stages.passing import PASSED, FilteredSource, Judge, of_records
 from mimicit.pipeline.stages.resolve import open_records
 from mimicit.pipeline.tables import MERGED, MERGED_NAME, RECORDS, TRIPLETS, TRIPLETS_NAME
-from mimicit.sources.base import Reject
+from mimicit.sources.items import Reject
 
 __all__ = ["filter_triplets"]
 

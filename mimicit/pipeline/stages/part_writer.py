@@ -25,18 +25,8 @@ from mimicit.pipeline.tables import NAMES, PICTURES, RECORDS, REFERENCES, TRAINI
 from mimicit.prompt import SPECIAL_TOKENS
 from mimicit.schema import canonical_json, null_for_nan
 from mimicit.sources import SOURCES
-from mimicit.sources.base import (
-    MAX_MEDIA,
-    MAX_RELATED,
-    MediaRef,
-    Named,
-    Note,
-    Picture,
-    RawTriplet,
-    Reject,
-    SourceSpec,
-    TrainEntry,
-)
+from mimicit.sources.format import SourceSpec
+from mimicit.sources.items import MAX_MEDIA, MAX_RELATED, MediaRef, Named, Note, Picture, RawTriplet, Reject, TrainEntry
 
 __all__ = ["PartWriter"]
 

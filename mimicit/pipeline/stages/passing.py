@@ -31,7 +31,7 @@ from mimicit.pipeline.stages.resolve import open_records
 from mimicit.pipeline.tables import MEDIA_NAME, MEDIA_REFERENCES_NAME, RESOLVED, RESOLVED_NAME
 from mimicit.schema import canonical_json
 from mimicit.shards.soundness import MAX_SAMPLE_BYTES
-from mimicit.sources.base import Reject
+from mimicit.sources.items import Reject
 
 __all__ = ["PASSED", "FilteredSource", "Judge", "of_records"]
 

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from mimicit.schema import canonical_json
-from mimicit.sources.base import InArrow, InFile, InJson, InParquet, InTar, InText, Locator, MediaRef, Named
+from mimicit.sources.items import InArrow, InFile, InJson, InParquet, InTar, InText, Locator, MediaRef, Named
 
 __all__ = ["locator_to_json", "place_in_table", "ref_from_json", "ref_text", "ref_to_json"]
 

@@ -24,7 +24,8 @@ from mimicit.pipeline.stages.importing import Part, import_parts, part_table
 from mimicit.pipeline.stages.references import place_in_table
 from mimicit.pipeline.tables import MEDIA_REFERENCES, MEDIA_REFERENCES_NAME, RESOLVED, RESOLVED_NAME, UNITS, UNITS_NAME
 from mimicit.schema import canonical_json
-from mimicit.sources.base import Reject, SourceSpec
+from mimicit.sources.format import SourceSpec
+from mimicit.sources.items import Reject
 
 __all__ = ["open_records", "resolve_references"]
 
