@@ -21,7 +21,7 @@ from click.testing import CliRunner
 
 from mimicit.cli import main
 from mimicit.loading import load
-from mimicit.sources.root import Root
+from mimicit.sources.files.root import Root
 from tests.factories import raw as make
 from tests.factories.sources import put
 

@@ -17,7 +17,7 @@ import pytest
 from mimicit.errors import BuildError, UsageError
 from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.pipeline.mixture import read_mixture
-from mimicit.sources.root import Root
+from mimicit.sources.files.root import Root
 from tests.factories.bombs import put_sound_record
 from tests.factories.exporting import SerialEngine
 

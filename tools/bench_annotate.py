@@ -22,7 +22,7 @@ import click
 from mimicit.annotating.recipe import read_recipe
 from mimicit.annotating.run import Limits, Server, annotate
 from mimicit.annotating.work import Work
-from mimicit.sources.root import Root
+from mimicit.sources.files.root import Root
 
 _LIMIT_SECONDS: Final = 3.0
 _HEAD: Final = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"

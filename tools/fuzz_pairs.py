@@ -42,7 +42,7 @@ from mimicit.pipeline.engines.local import LocalEngine
 from mimicit.records import Sample
 from mimicit.shards.verify import verify_folder
 from mimicit.sources.detect import detect
-from mimicit.sources.root import Root
+from mimicit.sources.files.root import Root
 
 Row = dict[str, Any]
 Members = list[tuple[str, bytes]]

@@ -34,10 +34,10 @@ from mimicit.errors import MimicitError, RejectedError
 from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.pipeline.engines.local import LocalEngine
 from mimicit.sources.detect import detect
+from mimicit.sources.files.reading import Reader
+from mimicit.sources.files.root import Root
 from mimicit.sources.items import Named, RawTriplet, Reject
-from mimicit.sources.reading import Reader
 from mimicit.sources.registry import SOURCES
-from mimicit.sources.root import Root
 from tools.fuzz_build import corpus, cpu_seconds, peaks_mib
 from tools.fuzz_folders import compared
 from tools.mutate import edit_json, mutated

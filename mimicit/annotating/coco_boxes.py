@@ -15,14 +15,14 @@ import orjson
 
 from mimicit.annotating.facts import Box, is_box
 from mimicit.errors import RejectedError
-from mimicit.sources.disk_table import DiskTable
-from mimicit.sources.finding import media_refs
+from mimicit.sources.containers.disk_table import DiskTable
+from mimicit.sources.containers.json_members import first_of_members, member_rows
+from mimicit.sources.files.finding import media_refs
+from mimicit.sources.files.media_names import folder_of
+from mimicit.sources.files.root import Root
 from mimicit.sources.items import InFile
-from mimicit.sources.json_members import first_of_members, member_rows
-from mimicit.sources.media_names import folder_of
-from mimicit.sources.root import Root
+from mimicit.sources.records.text import checked_id, checked_text
 from mimicit.sources.sniff import sniff
-from mimicit.sources.text import checked_id, checked_text
 
 __all__ = ["holds_boxes", "read_boxes"]
 

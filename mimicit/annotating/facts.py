@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mimicit.errors import RejectedError
+from mimicit.sources.files.root import Root
 from mimicit.sources.items import InFile, MediaRef
-from mimicit.sources.root import Root
 
 __all__ = ["MOST_FACTS", "Box", "Moment", "boxes_of", "is_box", "moments_beside", "moments_of"]
 

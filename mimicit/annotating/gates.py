@@ -21,7 +21,7 @@ from mimicit.annotating.recipe import GateOptions, Recipe
 from mimicit.annotating.records import Record
 from mimicit.errors import RejectedError
 from mimicit.prompt import SPECIAL_TOKENS
-from mimicit.sources.text import checked_text
+from mimicit.sources.records.text import checked_text
 
 __all__ = ["PAIR_REASONS", "Alike", "fault_of_pair", "is_refusal", "repeats_in_record"]
 

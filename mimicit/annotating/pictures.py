@@ -22,9 +22,9 @@ from mimicit.media.bounds import bounded
 from mimicit.media.frames import encode_frames
 from mimicit.media.image import encode_image
 from mimicit.media.video import encode_video
+from mimicit.sources.files.reading import Reader, kept_reader
+from mimicit.sources.files.root import Root
 from mimicit.sources.items import MediaRef
-from mimicit.sources.reading import Reader, kept_reader
-from mimicit.sources.root import Root
 from mimicit.worker import apart_from_main, begin_worker, check_processes
 
 __all__ = ["Pictures"]

@@ -24,11 +24,11 @@ from mimicit.annotating.places import ref_from_json, ref_to_json
 from mimicit.errors import SourceError
 from mimicit.schema import canonical_json, null_for_nan
 from mimicit.sources import SOURCES, detect
-from mimicit.sources.captions import caption_instruction
+from mimicit.sources.files.media_names import folder_of, named_kind
+from mimicit.sources.files.root import Root
 from mimicit.sources.format import SourceSpec
 from mimicit.sources.items import InArrow, InFile, InParquet, Locator, MediaRef, Named, Picture, RawTriplet, Reject
-from mimicit.sources.media_names import folder_of, named_kind
-from mimicit.sources.root import Root
+from mimicit.sources.records.captions import caption_instruction
 
 __all__ = ["Dropped", "Record", "RecordTable"]
 

@@ -21,8 +21,8 @@ from mimicit.annotating.recipe import Recipe
 from mimicit.annotating.wording import Job
 from mimicit.annotating.writing import Counts
 from mimicit.errors import RejectedError
+from mimicit.sources.files.root import Root
 from mimicit.sources.items import MediaRef
-from mimicit.sources.root import Root
 
 __all__ = ["report_html"]
 

@@ -17,7 +17,7 @@ from mimicit.annotating.store import Store
 from mimicit.annotating.wording import Job, unfit
 from mimicit.errors import AnnotateError, UsageError
 from mimicit.shards.folders import make_folder
-from mimicit.sources.root import Root
+from mimicit.sources.files.root import Root
 
 __all__ = ["WORK_NAME", "Progress", "Work", "refusals_named"]
 

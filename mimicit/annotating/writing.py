@@ -30,9 +30,9 @@ from mimicit.errors import AnnotateError, RejectedError
 from mimicit.media.sniff import HEAD_BYTES, sniff
 from mimicit.schema import canonical_json
 from mimicit.shards.files import publish, write_atomically
+from mimicit.sources.files.reading import Reader
+from mimicit.sources.files.root import Root
 from mimicit.sources.items import InFile, Locator, MediaRef
-from mimicit.sources.reading import Reader
-from mimicit.sources.root import Root
 
 __all__ = ["Counts", "Outcomes", "decide", "write_manifest"]
 

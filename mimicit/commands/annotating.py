@@ -108,7 +108,7 @@ def annotate(
     from mimicit.annotating.run import Limits, Server, write_batch
     from mimicit.annotating.run import annotate as run
     from mimicit.annotating.work import Work, refusals_named
-    from mimicit.sources.root import Root
+    from mimicit.sources.files.root import Root
     from mimicit.terminal import progress_display
 
     if allow_root and not follow_links:

@@ -1,8 +1,8 @@
 """``mimicit``: MIMIC-IT as released; a folder per source with ``XX_instructions.json``, ``XX.json``, ``XX_train.json``.
 
-``XX`` is the name of the source. Pictures are base64 text under an id made of their hash. A clip is the list of the
-ids of its frames, which begin with ``DC_`` as those of Dense Captions do: that is how readers know a clip. Its times,
-and where it begins and ends among other media, stand in a field of our own (see `mimicit.sources.mimicit_clips`).
+``XX`` is the name of the source. Pictures are base64 text under an id made of their hash. A clip is the list of the ids
+of its frames, which begin with ``DC_`` as those of Dense Captions do: that is how readers know a clip. Its times, and
+where it begins and ends among other media, stand in a field of our own (see `mimicit.sources.formats.mimicit_clips`).
 ``XX_train.json`` holds the queries with their context, nearest first.
 """
 
@@ -22,7 +22,7 @@ from mimicit.exporting.json_files import write_object
 from mimicit.exporting.media_files import stored_files
 from mimicit.exporting.triplets import GatheredTriplet, Shown, TripletStore
 from mimicit.records import Media, MediaKind, Sample
-from mimicit.sources.mimicit_clips import CLIPS
+from mimicit.sources.formats.mimicit_clips import CLIPS
 
 __all__ = ["export_mimicit"]
 

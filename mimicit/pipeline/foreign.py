@@ -1,11 +1,11 @@
 """An index for shards that others made, so that `mimicit.load` reads them where they lie: ``mimicit index FOLDER``.
 
 Nothing in a tar is changed or copied. What a member says becomes a sample by the rules of the format ``webdataset``
-(see `mimicit.sources.webdataset`): the samples of img2dataset and its kin are one query triplet, with the caption for
-an answer and an instruction from the fixed pool, or with the ``instruction`` and ``answer`` of the ``.json``; a talk is
-one sample, with its earlier turns for context. Their JSON is kept in the column ``json`` of the index; the pictures
-are read from the tars. What has no place in a shard of ours (clips, formats other than JPEG, PNG and WebP) is listed
-in ``rejects.parquet``; build such a folder instead.
+(see `mimicit.sources.formats.webdataset`): the samples of img2dataset and its kin are one query triplet, with the
+caption for an answer and an instruction from the fixed pool, or with the ``instruction`` and ``answer`` of the
+``.json``; a talk is one sample, with its earlier turns for context. Their JSON is kept in the column ``json`` of the
+index; the pictures are read from the tars. What has no place in a shard of ours (clips, formats other than JPEG, PNG
+and WebP) is listed in ``rejects.parquet``; build such a folder instead.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from mimicit.schema import canonical_json, validate
 from mimicit.shards.files import publish, sha256_of, write_atomically
 from mimicit.shards.index import INDEX_NAME, INDEX_SCHEMA, JSON_COLUMN, IndexRow, rows_to_table
 from mimicit.shards.manifest import MANIFEST_NAME, read_manifest
+from mimicit.sources.files.root import Root
 from mimicit.sources.format import SourceSpec
+from mimicit.sources.formats.webdataset import WEBDATASET
 from mimicit.sources.items import InTar, Item, MediaRef, RawTriplet, Reject
-from mimicit.sources.root import Root
-from mimicit.sources.webdataset import WEBDATASET
 
 __all__ = ["LAYOUT", "IndexReport", "index_folder"]
 

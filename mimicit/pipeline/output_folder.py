@@ -26,7 +26,7 @@ from mimicit.pipeline.stages.publish import BESIDE_SHARDS, REJECTS_NAME
 from mimicit.shards.files import read_regular, sync_folder, write_atomically
 from mimicit.shards.folders import empty_folder, make_folder, refuse_links, remove_folder
 from mimicit.shards.manifest import MANIFEST_NAME, WORK_NAME, read_manifest
-from mimicit.sources.root import Root
+from mimicit.sources.files.root import Root
 
 __all__ = [
     "SCAN_NAME",

@@ -36,7 +36,7 @@ from mimicit.shards.files import sha256_of, sync_folder
 from mimicit.shards.folders import remove_folder
 from mimicit.shards.index import INDEX_NAME, iterate_index
 from mimicit.shards.manifest import MANIFEST_NAME, read_manifest
-from mimicit.sources.scanned import ScannedFiles
+from mimicit.sources.files.scanned import ScannedFiles
 
 __all__ = [
     "PREVIOUS_NAME",

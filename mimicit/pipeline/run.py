@@ -63,8 +63,8 @@ from mimicit.pipeline.stages.unused import (
 from mimicit.pipeline.tables import TRIPLETS_NAME
 from mimicit.shards.manifest import WORK_NAME
 from mimicit.sources import detect
-from mimicit.sources.root import Root
-from mimicit.sources.scanned import ScannedFiles
+from mimicit.sources.files.root import Root
+from mimicit.sources.files.scanned import ScannedFiles
 
 __all__ = ["BuildResult", "ExecutionOptions", "build_shards", "run_build"]
 

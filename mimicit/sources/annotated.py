@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from mimicit.sources.media_names import folder_of
+from mimicit.sources.files.media_names import folder_of
 from mimicit.sources.sniff import Fields, Head
 
 __all__ = ["around_annotated", "is_annotated"]

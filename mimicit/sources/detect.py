@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mimicit.errors import RejectedError, UsageError
+from mimicit.sources.files.root import Root
 from mimicit.sources.format import SourceSpec
 from mimicit.sources.registry import SOURCES
-from mimicit.sources.root import Root
 from mimicit.sources.sniff import Head, sniff
 
 __all__ = ["Detection", "detect"]

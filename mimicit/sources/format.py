@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 if TYPE_CHECKING:
-    from mimicit.sources.root import Root
+    from mimicit.sources.files.root import Root
     from mimicit.sources.sniff import Head, HeadKind
 from mimicit.sources.items import Item, Piece, Reject
 

@@ -5,25 +5,25 @@ from __future__ import annotations
 from typing import Final
 
 from mimicit import plugins
-from mimicit.sources.alpaca import ALPACA
-from mimicit.sources.caption_list import CAPTION_LIST
-from mimicit.sources.coco_captions import COCO_CAPTIONS
-from mimicit.sources.datasets import DATASETS
-from mimicit.sources.folder import FOLDER
 from mimicit.sources.format import SourceFormat
-from mimicit.sources.imagefolder import IMAGEFOLDER
-from mimicit.sources.llava import LLAVA
-from mimicit.sources.manifest import MANIFEST
-from mimicit.sources.mimicit import MIMICIT
-from mimicit.sources.minigpt4 import MINIGPT4
-from mimicit.sources.mmc4 import MMC4
-from mimicit.sources.obelics import OBELICS
-from mimicit.sources.samples import SAMPLES
-from mimicit.sources.shards import SHARDS
-from mimicit.sources.video_chatgpt import VIDEO_CHATGPT
-from mimicit.sources.videochat2 import VIDEOCHAT2
-from mimicit.sources.vqav2 import VQAV2
-from mimicit.sources.webdataset import WEBDATASET
+from mimicit.sources.formats.alpaca import ALPACA
+from mimicit.sources.formats.caption_list import CAPTION_LIST
+from mimicit.sources.formats.coco_captions import COCO_CAPTIONS
+from mimicit.sources.formats.datasets import DATASETS
+from mimicit.sources.formats.folder import FOLDER
+from mimicit.sources.formats.imagefolder import IMAGEFOLDER
+from mimicit.sources.formats.llava import LLAVA
+from mimicit.sources.formats.manifest import MANIFEST
+from mimicit.sources.formats.mimicit import MIMICIT
+from mimicit.sources.formats.minigpt4 import MINIGPT4
+from mimicit.sources.formats.mmc4 import MMC4
+from mimicit.sources.formats.obelics import OBELICS
+from mimicit.sources.formats.samples import SAMPLES
+from mimicit.sources.formats.shards import SHARDS
+from mimicit.sources.formats.video_chatgpt import VIDEO_CHATGPT
+from mimicit.sources.formats.videochat2 import VIDEOCHAT2
+from mimicit.sources.formats.vqav2 import VQAV2
+from mimicit.sources.formats.webdataset import WEBDATASET
 
 __all__ = ["SOURCES"]
 

@@ -20,19 +20,19 @@ from typing import Any, BinaryIO, Final, Literal
 import orjson
 
 from mimicit.errors import SourceError
-from mimicit.sources.arrow import arrow_columns, is_arrow
-from mimicit.sources.base64_text import looks_like_base64
-from mimicit.sources.csv_rows import csv_columns
-from mimicit.sources.encodings import as_utf8
-from mimicit.sources.json_cursor import JsonCursor
-from mimicit.sources.json_rows import begins_array
-from mimicit.sources.media_names import named_kind
-from mimicit.sources.parquet import parquet_columns
-from mimicit.sources.root import Root
-from mimicit.sources.tar_members import is_tar
-from mimicit.sources.tar_samples import first_samples
-from mimicit.sources.unpacked import is_packed, open_start
-from mimicit.sources.zipped import open_zipped
+from mimicit.sources.containers.arrow import arrow_columns, is_arrow
+from mimicit.sources.containers.base64_text import looks_like_base64
+from mimicit.sources.containers.csv_rows import csv_columns
+from mimicit.sources.containers.encodings import as_utf8
+from mimicit.sources.containers.json_cursor import JsonCursor
+from mimicit.sources.containers.json_rows import begins_array
+from mimicit.sources.containers.parquet import parquet_columns
+from mimicit.sources.containers.tar_members import is_tar
+from mimicit.sources.containers.tar_samples import first_samples
+from mimicit.sources.containers.unpacked import is_packed, open_start
+from mimicit.sources.containers.zipped import open_zipped
+from mimicit.sources.files.media_names import named_kind
+from mimicit.sources.files.root import Root
 
 __all__ = ["Fields", "Head", "HeadKind", "sniff"]
 

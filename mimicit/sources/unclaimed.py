@@ -10,11 +10,11 @@ from pathlib import PurePosixPath
 from typing import Final
 
 from mimicit.errors import RejectedError
+from mimicit.sources.containers.table_rows import picture_columns
+from mimicit.sources.files.root import Root
 from mimicit.sources.format import A_MEDIUM, PICTURES, Needs
 from mimicit.sources.registry import SOURCES
-from mimicit.sources.root import Root
 from mimicit.sources.sniff import Fields, Head, HeadKind, sniff
-from mimicit.sources.table_rows import picture_columns
 
 __all__ = ["is_data", "why_unused"]
 

@@ -17,7 +17,7 @@ from mimicit.annotating.run import Limits, Server, annotate
 from mimicit.annotating.store import Store
 from mimicit.annotating.work import Progress, Work, refusals_named
 from mimicit.errors import AnnotateError
-from mimicit.sources.root import Root
+from mimicit.sources.files.root import Root
 from tests.factories.annotating import KEY, RECIPE, ModelServer, Reply, captioned_pictures, model_server, sound
 from tests.factories.killing import KILLED_BY_ITSELF, forked, kill_before
 

@@ -17,7 +17,7 @@ from mimicit.annotating.recipe import read_recipe
 from mimicit.annotating.records import Dropped, Record, RecordTable
 from mimicit.annotating.wording import Job, record_in_words
 from mimicit.cli import main
-from mimicit.sources.root import Root
+from mimicit.sources.files.root import Root
 from tests.factories import raw as make
 from tests.factories import tars
 from tests.factories.annotating import RECIPE, Reply, annotate, asked, completion, model_server, pairs_json, rows, sound

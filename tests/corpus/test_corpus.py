@@ -18,8 +18,8 @@ from mimicit.pipeline import build_shards
 from mimicit.records import Sample
 from mimicit.shards.verify import verify_folder
 from mimicit.sources import detect
-from mimicit.sources.media_names import named_kind
-from mimicit.sources.root import Root
+from mimicit.sources.files.media_names import named_kind
+from mimicit.sources.files.root import Root
 from tests.corpus import detection, media, places, published, tables, talks, tars
 from tests.corpus.case import Case, Says, seen_colour
 from tests.factories.exporting import SerialEngine

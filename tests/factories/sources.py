@@ -16,9 +16,9 @@ from PIL import Image
 from mimicit.prompt import IMAGE
 from mimicit.schema import canonical_json, validate
 from mimicit.sources import SOURCES, detect
+from mimicit.sources.files.root import Root
 from mimicit.sources.format import SourceSpec
 from mimicit.sources.items import Item, RawTriplet, Reject
-from mimicit.sources.root import Root
 
 json_values = st.recursive(
     st.none()

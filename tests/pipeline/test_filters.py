@@ -15,9 +15,9 @@ from mimicit.pipeline import BuildConfig
 from mimicit.pipeline.stages import passing
 from mimicit.pipeline.stages.filters import FilterConfig, MediaFacts, media_fault, repetition, text_fault
 from mimicit.sources import SOURCES
+from mimicit.sources.files.root import Root
 from mimicit.sources.format import SourceFormat, SourceSpec
 from mimicit.sources.items import InFile, Item, MediaRef, RawTriplet
-from mimicit.sources.root import Root
 from tests.factories import raw as make
 from tests.factories.builds import Built, add_rows, build, row
 from tests.factories.exporting import SerialEngine

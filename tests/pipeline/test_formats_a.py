@@ -14,7 +14,7 @@ import pytest
 from mimicit.pipeline import BuildConfig
 from mimicit.prompt import IMAGE, render
 from mimicit.sources import detect
-from mimicit.sources.root import Root
+from mimicit.sources.files.root import Root
 from tests.factories import raw
 from tests.factories.builds import Built, build
 from tests.factories.formats import (

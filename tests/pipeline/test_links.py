@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from mimicit.cli import main
 from mimicit.errors import RejectedError, SourceError, UsageError
 from mimicit.loading import load
-from mimicit.sources.root import Root
+from mimicit.sources.files.root import Root
 from tests.corpus.case import BLUE, GREEN, RED, Colour, picture, seen_colour
 from tests.factories.sources import put
 

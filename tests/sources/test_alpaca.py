@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimicit.sources import SOURCES
+from mimicit.sources.files.root import Root
 from mimicit.sources.format import SourceSpec
 from mimicit.sources.items import Item
-from mimicit.sources.root import Root
 from tests.factories.sources import (
     check_items,
     items_of,

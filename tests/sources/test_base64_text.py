@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicit.errors import RejectedError
-from mimicit.sources.base64_text import decode_base64, looks_like_base64
+from mimicit.sources.containers.base64_text import decode_base64, looks_like_base64
 
 
 @given(

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from mimicit.sources import SOURCES
+from mimicit.sources.files.root import Root
 from mimicit.sources.format import SourceSpec
 from mimicit.sources.items import Item, Reject
-from mimicit.sources.root import Root
 from tests.factories.sources import check_items, items_of, jpeg, one_source, put, put_lines, triplets_of
 
 RECORD = {"image": "val2014/a.jpg", "caption": "A cat.", "image_id": "coco_1"}

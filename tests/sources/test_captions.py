@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 
 from mimicit.errors import RejectedError
-from mimicit.sources.captions import caption_instruction, instruction_or_caption
 from mimicit.sources.items import InFile, MediaRef
+from mimicit.sources.records.captions import caption_instruction, instruction_or_caption
 
 PICTURE = MediaRef(kind="image", parts=(InFile("a.jpg"),), origin="a.jpg")
 CLIP = MediaRef(kind="video", parts=(InFile("a.mp4"),), origin="a.mp4")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicit.errors import RejectedError
-from mimicit.sources.choices import chosen, offered, with_choices
+from mimicit.sources.records.choices import chosen, offered, with_choices
 from tests.factories.sources import json_values
 
 PETS = ["cat", "dog", "It's a cow, really."]

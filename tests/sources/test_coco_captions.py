@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from mimicit.sources import detect
+from mimicit.sources.files.root import Root
 from mimicit.sources.items import Reject
-from mimicit.sources.root import Root
 from tests.factories.formats import coco, coco_image
 from tests.factories.sources import items_of, jpeg, one_source, put, triplets_of
 

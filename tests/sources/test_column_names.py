@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimicit.sources.column_names import MEDIA_FIELDS, field_names
+from mimicit.sources.records.column_names import MEDIA_FIELDS, field_names
 
 FIELDS = ("id", "instruction", "answer", "related", "query", "meta", "document", *MEDIA_FIELDS)
 NAMES = (*FIELDS, "Question", "prompt", "TEXT", "caption", "File Name", "file_name", "path", "Image", "split", "x")

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from mimicit.errors import RejectedError, SourceError
 from mimicit.sources import SOURCES, detect
+from mimicit.sources.containers.table_rows import class_names
+from mimicit.sources.files.reading import Reader
+from mimicit.sources.files.root import Root
 from mimicit.sources.format import SourceSpec
 from mimicit.sources.items import InArrow, InParquet, Reject
-from mimicit.sources.reading import Reader
-from mimicit.sources.root import Root
-from mimicit.sources.table_rows import class_names
 from tests.factories.sources import (
     check_items,
     items_of,

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from mimicit.errors import UsageError
 from mimicit.sources import SOURCES, detect
 from mimicit.sources.detect import _named
+from mimicit.sources.files.root import Root
 from mimicit.sources.format import SourceSpec
-from mimicit.sources.root import Root
 from tests.factories.sources import base64_jpeg, jpeg, put, put_lines
 
 TRIPLET = {"instruction": "What?", "answer": "This."}

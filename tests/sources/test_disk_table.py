@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimicit.sources.disk_table import DiskTable
+from mimicit.sources.containers.disk_table import DiskTable
 
 texts = st.text(max_size=4)
 

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mimicit.sources import SOURCES
+from mimicit.sources.files.root import Root
 from mimicit.sources.items import InFile, MediaRef
-from mimicit.sources.root import Root
 from tests.factories.sources import items_of, jpeg, json_values, one_source, put, put_lines, reasons_of, triplets_of
 
 CLIP = {"frames": ["media/0.jpg", "media/1.jpg"], "timestamps_s": [0, 0.5], "duration_s": 1.0}

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicit.errors import RejectedError
-from mimicit.sources.file_names import FileNames
-from mimicit.sources.finding import PICTURE_EXTENSIONS, find_file
-from mimicit.sources.root import Root
+from mimicit.sources.files.file_names import FileNames
+from mimicit.sources.files.finding import PICTURE_EXTENSIONS, find_file
+from mimicit.sources.files.root import Root
 from tests.factories.sources import put
 
 FILES = (

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from mimicit.sources import detect
-from mimicit.sources.captions import caption_instruction
+from mimicit.sources.files.root import Root
 from mimicit.sources.items import InFile, Reject
-from mimicit.sources.root import Root
+from mimicit.sources.records.captions import caption_instruction
 from tests.factories.sources import items_of, jpeg, one_source, put, reasons_of, triplets_of
 
 

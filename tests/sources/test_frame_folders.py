@@ -8,10 +8,10 @@ import pytest
 
 from mimicit.errors import RejectedError
 from mimicit.sources import detect
-from mimicit.sources.finding import media_refs
-from mimicit.sources.frame_folders import MAX_FRAMES, frames_in, frames_ref
+from mimicit.sources.files.finding import media_refs
+from mimicit.sources.files.frame_folders import MAX_FRAMES, frames_in, frames_ref
+from mimicit.sources.files.root import Root
 from mimicit.sources.items import InFile, Reject
-from mimicit.sources.root import Root
 from tests.factories.sources import items_of, jpeg, one_source, put, reasons_of, triplets_of
 
 

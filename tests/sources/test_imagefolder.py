@@ -8,7 +8,7 @@ from mimicit.inspecting.summary import iterate_samples
 from mimicit.pipeline import build_shards
 from mimicit.pipeline.mixture import build_config
 from mimicit.sources import detect
-from mimicit.sources.root import Root
+from mimicit.sources.files.root import Root
 from tests.factories.exporting import SerialEngine
 from tests.factories.raw import picture
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicit.errors import SourceError
-from mimicit.sources.json_cursor import JsonCursor
+from mimicit.sources.containers.json_cursor import JsonCursor
 from tests.factories.sources import json_values
 
 NASTY = '{"a\\"b": ["\\\\", "\\\\\\"", "}]{[", {"k": [[], {}]}], "": -1.5e3, "z": null, "t": true, "u": "\\u00e9\\/"}'

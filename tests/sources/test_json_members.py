@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimicit.errors import RejectedError, SourceError
-from mimicit.sources.json_members import first_of_members, member_rows
-from mimicit.sources.root import Root
+from mimicit.sources.containers.json_members import first_of_members, member_rows
+from mimicit.sources.files.root import Root
 from tests.factories.sources import json_values, put
 
 

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicit.errors import SourceError
+from mimicit.sources.containers.json_pictures import json_pictures
+from mimicit.sources.files.reading import Reader
+from mimicit.sources.files.root import Root
 from mimicit.sources.format import SourceSpec
 from mimicit.sources.items import InJson, Picture, Reject
-from mimicit.sources.json_pictures import json_pictures
-from mimicit.sources.reading import Reader
-from mimicit.sources.root import Root
 from tests.factories.sources import check_items, json_values, put
 
 SPEC = SourceSpec(name="la", format="mimicit", files=("LA.json",), why="")

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from mimicit.errors import RejectedError, SourceError
 from mimicit.schema import null_for_nan
-from mimicit.sources import json_rows as module
-from mimicit.sources.json_cursor import JsonCursor
-from mimicit.sources.json_rows import json_rows
-from mimicit.sources.root import Root
+from mimicit.sources.containers import json_rows as module
+from mimicit.sources.containers.json_cursor import JsonCursor
+from mimicit.sources.containers.json_rows import json_rows
+from mimicit.sources.files.root import Root
 from tests.factories.sources import json_values, put, put_lines
 
 

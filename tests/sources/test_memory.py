@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mimicit.sources.containers.parquet import ParquetCells
+from mimicit.sources.files.reading import kept_reader
+from mimicit.sources.files.root import Root
 from mimicit.sources.items import InParquet
-from mimicit.sources.parquet import ParquetCells
-from mimicit.sources.reading import kept_reader
-from mimicit.sources.root import Root
 
 MEGABYTE = 10**6
 GROUPS, ROWS = 8, 40  # of 0.6 MB: 192 MB
@@ -24,8 +24,8 @@ READ_ALL = """
 import sys
 from pathlib import Path
 from mimicit.sources.items import InArrow, InParquet
-from mimicit.sources.reading import Reader
-from mimicit.sources.root import Root
+from mimicit.sources.files.reading import Reader
+from mimicit.sources.files.root import Root
 import pyarrow, pyarrow.parquet
 
 folder, name, groups, rows = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from mimicit.errors import SourceError
 from mimicit.sources import SOURCES, detect
+from mimicit.sources.containers.json_cursor import JsonCursor
+from mimicit.sources.files.reading import Reader
+from mimicit.sources.files.root import Root
 from mimicit.sources.format import SourceSpec
 from mimicit.sources.items import InJson, InParquet, Item, Named, Picture, Reject, TrainEntry
-from mimicit.sources.json_cursor import JsonCursor
-from mimicit.sources.reading import Reader
-from mimicit.sources.root import Root
 from tests.factories.sources import (
     base64_jpeg,
     check_items,

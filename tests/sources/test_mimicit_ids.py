@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mimicit.sources.formats.mimicit_ids import aliases, conversation_of, instruction_aliases, media_of
 from mimicit.sources.items import Named
-from mimicit.sources.mimicit_ids import aliases, conversation_of, instruction_aliases, media_of
 
 SPELLINGS = [
     ["LA_00_IMG_000000377944", "LA_IMG_000000377944", "000000377944", "377944"],

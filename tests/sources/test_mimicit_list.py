@@ -7,9 +7,9 @@ import pytest
 
 from mimicit.errors import SourceError
 from mimicit.sources import SOURCES, detect
+from mimicit.sources.files.root import Root
 from mimicit.sources.format import SourceSpec
 from mimicit.sources.items import RawTriplet
-from mimicit.sources.root import Root
 from tests.factories.sources import base64_jpeg, put, triplets_of
 
 LIST = """

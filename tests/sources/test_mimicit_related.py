@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from mimicit.pipeline import BuildConfig
+from mimicit.sources.files.root import Root
+from mimicit.sources.formats.mimicit_related import RelatedIds
 from mimicit.sources.items import TrainEntry
-from mimicit.sources.mimicit_related import RelatedIds
-from mimicit.sources.root import Root
 from tests.factories.builds import build
 from tests.factories.sources import base64_jpeg, items_of, put, triplets_of
 

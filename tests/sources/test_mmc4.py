@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from mimicit.errors import SourceError
 from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.sources import SOURCES, detect
+from mimicit.sources.files.reading import Reader
+from mimicit.sources.files.root import Root
 from mimicit.sources.format import SourceSpec
 from mimicit.sources.items import InFile, InJson, InTar, Item, RawTriplet
-from mimicit.sources.reading import Reader
-from mimicit.sources.root import Root
 from tests.factories.formats import mmc4_document, mmc4_image, noise, tar_of, zip_of
 from tests.factories.sources import check_items, items_of, jpeg, json_values, one_source, put, put_lines, triplets_of
 

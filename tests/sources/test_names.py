@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from mimicit.pipeline import BuildConfig, build_shards
-from mimicit.sources.descriptors import native_path, text_of_path
-from mimicit.sources.root import Root
+from mimicit.sources.files.descriptors import native_path, text_of_path
+from mimicit.sources.files.root import Root
 from tests.corpus.case import GREEN, RED, picture
 from tests.factories.exporting import SerialEngine
 from tests.factories.sources import put, put_lines

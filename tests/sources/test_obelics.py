@@ -7,10 +7,10 @@ import pyarrow as pa
 import pytest
 
 from mimicit.sources import SOURCES, detect
+from mimicit.sources.files.reading import Reader
+from mimicit.sources.files.root import Root
 from mimicit.sources.format import SourceSpec
 from mimicit.sources.items import InFile, InTar, Item, Reject
-from mimicit.sources.reading import Reader
-from mimicit.sources.root import Root
 from tests.factories.formats import OBELICS_SCHEMA, img2dataset_table, obelics_table, tar_of, write_table
 from tests.factories.sources import check_items, items_of, jpeg, one_source, put, put_lines, triplets_of
 

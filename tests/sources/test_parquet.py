@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from mimicit.errors import RejectedError, SourceError
-from mimicit.sources import parquet as module
+from mimicit.sources.containers import parquet as module
+from mimicit.sources.containers.parquet import ParquetCells, parquet_columns, parquet_rows
+from mimicit.sources.files.root import Root
 from mimicit.sources.items import InParquet
-from mimicit.sources.parquet import ParquetCells, parquet_columns, parquet_rows
-from mimicit.sources.root import Root
 
 ROWS = 100
 

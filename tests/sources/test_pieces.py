@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from mimicit.errors import SourceError
-from mimicit.sources import SOURCES, detect, pieces
+from mimicit.sources import SOURCES, detect
+from mimicit.sources.files.root import Root
 from mimicit.sources.format import SourceSpec
 from mimicit.sources.items import InJson, Item, Piece, RawTriplet
-from mimicit.sources.root import Root
+from mimicit.sources.records import pieces
 from tests.factories.sources import base64_jpeg, put
 
 RNG = random.Random(0)

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from mimicit.errors import RejectedError
+from mimicit.sources.files.root import Root
 from mimicit.sources.format import SourceSpec
 from mimicit.sources.items import InJson, Item, RawTriplet, Row
-from mimicit.sources.plain_talks import PlainTalks
-from mimicit.sources.root import Root
-from mimicit.sources.row_media import MediaFinder
-from mimicit.sources.rows import RowReader
+from mimicit.sources.records.plain_conversations import PlainTalks
+from mimicit.sources.records.row_media import MediaFinder
+from mimicit.sources.records.rows import RowReader
 from tests.factories.sources import base64_jpeg, jpeg, put
 
 SPEC = SourceSpec(name="talks", format="llava", files=("x.json",), why="")

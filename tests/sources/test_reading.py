@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from mimicit.errors import RejectedError
-from mimicit.sources import reading
+from mimicit.sources.files import reading
+from mimicit.sources.files.reading import Reader
+from mimicit.sources.files.root import Root
 from mimicit.sources.items import InFile, InJson, InParquet, InTar, Locator, Named
-from mimicit.sources.reading import Reader
-from mimicit.sources.root import Root
 from tests.factories.sources import base64_jpeg, jpeg, put
 from tests.factories.tars import put_tar
 

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mimicit.errors import RejectedError, SourceError
-from mimicit.sources.root import Root
+from mimicit.sources.files.root import Root
 from tests.factories.sources import put
 
 

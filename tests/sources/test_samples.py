@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from mimicit.records import Sample
 from mimicit.sample_table import embedded_pictures, row_of_sample, table_schema
 from mimicit.sources import detect
-from mimicit.sources.root import Root
+from mimicit.sources.files.root import Root
 from tests.factories.exporting import built_again, corpora, meaning, picture
 from tests.factories.shards import picture_sample
 

@@ -17,10 +17,10 @@ from mimicit.errors import SourceError
 from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.records import Sample, sample_to_json
 from mimicit.sources import SOURCES, detect
-from mimicit.sources import shards as module
+from mimicit.sources.files.reading import Reader
+from mimicit.sources.files.root import Root
+from mimicit.sources.formats import shards as module
 from mimicit.sources.items import Item, RawTriplet, Reject
-from mimicit.sources.reading import Reader
-from mimicit.sources.root import Root
 from tests.factories import raw as make
 from tests.factories.exporting import (
     IN_MEMORY,

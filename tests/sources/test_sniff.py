@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimicit.sources.root import Root
+from mimicit.sources.files.root import Root
 from mimicit.sources.sniff import Head, sniff
 from tests.factories.sources import base64_jpeg, json_values, put, put_lines
 

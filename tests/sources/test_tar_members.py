@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicit.errors import RejectedError, SourceError
+from mimicit.sources.containers.tar_members import TarMember, tar_members
+from mimicit.sources.files.reading import Reader
+from mimicit.sources.files.root import Root
 from mimicit.sources.items import InTar
-from mimicit.sources.reading import Reader
-from mimicit.sources.root import Root
-from mimicit.sources.tar_members import TarMember, tar_members
 from tests.factories.sources import jpeg, put
 from tests.factories.tars import packed
 

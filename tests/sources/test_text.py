@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mimicit.errors import RejectedError
 from mimicit.prompt import IMAGE, SPECIAL_TOKENS
 from mimicit.schema import canonical_json
-from mimicit.sources.text import (
+from mimicit.sources.records.text import (
     MAX_TEXT_CHARACTERS,
     checked_answer,
     checked_id,

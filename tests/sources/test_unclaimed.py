@@ -9,7 +9,7 @@ import pytest
 from mimicit.errors import SourceError
 from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.sources import detect
-from mimicit.sources.root import Root
+from mimicit.sources.files.root import Root
 from mimicit.sources.unclaimed import why_unused
 from tests.factories.sources import base64_jpeg, jpeg, put
 from tests.factories.tars import put_tar

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from mimicit.sources import SOURCES
+from mimicit.sources.files.root import Root
 from mimicit.sources.format import SourceSpec
 from mimicit.sources.items import Item
-from mimicit.sources.root import Root
 from tests.factories.sources import check_items, items_of, jpeg, one_source, put, put_lines, reasons_of, triplets_of
 
 QUESTION = {"q": "What is the main activity?", "a": "Crossing a river.", "video_id": "v_k_ZXmr8pmrs"}

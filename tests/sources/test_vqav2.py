@@ -7,8 +7,8 @@ import pytest
 
 from mimicit.errors import SourceError
 from mimicit.sources import SOURCES, detect
+from mimicit.sources.files.root import Root
 from mimicit.sources.items import Item, Reject
-from mimicit.sources.root import Root
 from tests.factories.formats import put_vqa, vqa_annotation, vqa_question
 from tests.factories.sources import items_of, jpeg, put, reasons_of, triplets_of
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from mimicit.errors import SourceError
 from mimicit.sources import SOURCES, detect
+from mimicit.sources.files.reading import Reader
+from mimicit.sources.files.root import Root
 from mimicit.sources.format import SourceSpec
 from mimicit.sources.items import InTar, Reject
-from mimicit.sources.reading import Reader
-from mimicit.sources.root import Root
 from tests.factories.sources import (
     check_items,
     items_of,

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimicit.errors import SourceError
-from mimicit.sources import zipped as module
-from mimicit.sources.root import Root
-from mimicit.sources.zipped import open_zipped
+from mimicit.sources.containers import zipped as module
+from mimicit.sources.containers.zipped import open_zipped
+from mimicit.sources.files.root import Root
 from tests.factories.formats import zip_of
 from tests.factories.sources import put
 

@@ -28,7 +28,7 @@ from mimicit.pipeline.similarity.options import compares_pictures
 from mimicit.pipeline.stages.encode import encode_share
 from mimicit.pipeline.stages.pack import pack_share
 from mimicit.shards.manifest import MANIFEST_NAME, WORK_NAME, read_manifest
-from mimicit.sources.scanned import ScannedFiles
+from mimicit.sources.files.scanned import ScannedFiles
 
 __all__ = ["build_in_tasks", "build_share", "publish_tasks"]
 

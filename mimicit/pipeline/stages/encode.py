@@ -39,9 +39,9 @@ from mimicit.pipeline.stages.blobs import damaged_blobs, writing_blob
 from mimicit.pipeline.stages.references import ref_from_json
 from mimicit.pipeline.tables import ENCODED, MEDIA, MEDIA_NAME, MEDIA_REFERENCES_NAME, UNITS_NAME
 from mimicit.schema import canonical_json
+from mimicit.sources.files.reading import Reader, kept_reader
+from mimicit.sources.files.root import Root
 from mimicit.sources.items import MediaRef
-from mimicit.sources.reading import Reader, kept_reader
-from mimicit.sources.root import Root
 
 __all__ = ["encode_media", "encode_share", "forget_damaged", "join_media", "unfinished_units"]
 

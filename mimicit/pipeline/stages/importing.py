@@ -23,9 +23,9 @@ from mimicit.pipeline.stages.filters import FilterConfig
 from mimicit.pipeline.stages.part_writer import PartWriter
 from mimicit.shards.files import write_atomically
 from mimicit.sources import SOURCES
+from mimicit.sources.files.root import Root
 from mimicit.sources.format import SourceSpec
 from mimicit.sources.items import Piece
-from mimicit.sources.root import Root
 
 __all__ = ["Part", "Summary", "import_parts", "import_sources", "part_rejects", "part_table"]
 

@@ -19,7 +19,7 @@ from mimicit.pipeline import tables
 from mimicit.pipeline.parts import ColumnFile
 from mimicit.pipeline.tables import MEDIA_REFERENCES_NAME
 from mimicit.shards.files import publish
-from mimicit.sources.scanned import ScannedFiles
+from mimicit.sources.files.scanned import ScannedFiles
 
 __all__ = ["MEDIA_NAME", "input_digest", "library_versions", "write_media_table"]
 

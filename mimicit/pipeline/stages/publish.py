@@ -31,8 +31,8 @@ from mimicit.schema import canonical_json, validate
 from mimicit.shards.files import publish, sha256_of, write_atomically
 from mimicit.shards.index import INDEX_NAME, index_schema
 from mimicit.shards.manifest import MANIFEST_NAME
+from mimicit.sources.files.scanned import ScannedFiles
 from mimicit.sources.format import SourceSpec
-from mimicit.sources.scanned import ScannedFiles
 
 __all__ = ["BESIDE_SHARDS", "REJECTS_NAME", "REJECTS_SCHEMA", "publish_folder"]
 

@@ -4,8 +4,8 @@ Used are the files that sources are made of, whole, and pictures and clips, whic
 limit in size. Of any other file only the first MiB is read: it takes no part, whatever else it holds.
 
 What was found stays in a SQLite file in the output folder, so memory does not grow with the number of files; each file
-is compared with it when it is read (see `mimicit.sources.scanned`), and a later build can tell which inputs are still
-the same (see `mimicit.pipeline.previous`).
+is compared with it when it is read (see `mimicit.sources.files.scanned`), and a later build can tell which inputs are
+still the same (see `mimicit.pipeline.previous`).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from mimicit.errors import BuildError, RejectedError
 from mimicit.media.sniff import HEAD_BYTES, kind_of
 from mimicit.pipeline.engines.local import Engine
 from mimicit.pipeline.progress import Progress
-from mimicit.sources.reading import MAX_FILE_BYTES
-from mimicit.sources.root import Root
-from mimicit.sources.scanned import SCANNED_TABLE, FileState
+from mimicit.sources.files.reading import MAX_FILE_BYTES
+from mimicit.sources.files.root import Root
+from mimicit.sources.files.scanned import SCANNED_TABLE, FileState
 
 __all__ = ["InputScan", "scan_input"]
 

@@ -19,10 +19,10 @@ from mimicit.pipeline.progress import Progress
 from mimicit.pipeline.rejects import OF_INPUT, Phase, Rejects, RejectWriter, rejects_path
 from mimicit.pipeline.selection import Selection
 from mimicit.pipeline.tables import MEDIA_REFERENCES_NAME
+from mimicit.sources.files.media_names import named_kind
+from mimicit.sources.files.root import Root
+from mimicit.sources.files.scanned import ScannedFiles
 from mimicit.sources.items import Reject
-from mimicit.sources.media_names import named_kind
-from mimicit.sources.root import Root
-from mimicit.sources.scanned import ScannedFiles
 from mimicit.sources.unclaimed import is_data, why_unused
 
 __all__ = [

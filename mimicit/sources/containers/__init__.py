@@ -1,0 +1,1 @@
+"""Files that hold records: JSON, CSV, parquet, Arrow, tar and zip."""

@@ -1,0 +1,84 @@
+"""JSON files that are one object around big lists, such as ``{"info": ..., "images": [...], "annotations": [...]}``.
+
+The lists are streamed; what stands around them is passed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any, Final
+
+from mimicit.errors import RejectedError, SourceError
+from mimicit.sources.containers.json_cursor import JsonCursor
+from mimicit.sources.containers.json_rows import MAX_RECORD_BYTES, element, elements, parsed, pass_elements
+from mimicit.sources.containers.unpacked import open_text
+from mimicit.sources.files.root import Root
+from mimicit.sources.items import Row
+
+__all__ = ["blocks_of_member", "first_of_members", "member_rows"]
+
+_MAX_TEXT_BYTES: Final = 1 << 16
+
+
+def member_rows(root: Root, path: str, name: str) -> Iterator[Row]:
+    """The records of the list called ``name`` in the object at ``path``; places are ``path#name[index]``.
+
+    `SourceError` where the file is not one JSON object with such a list.
+    """
+    return chain.from_iterable(blocks_of_member(root, path, name))
+
+
+def blocks_of_member(root: Root, path: str, name: str) -> Iterator[list[Row]]:
+    """As `member_rows`, some at a time: as many as fit into 100 KB, or a single one."""
+    found = False
+    with open_text(root, path) as file:
+        cursor = JsonCursor(file, path)
+        for key in cursor.members():
+            if key.raw != name.encode() or cursor.peek() != b"[":
+                cursor.value(keep_bytes=0)
+                continue
+            found = True
+            yield from elements(cursor, path, f"{path}#{name}", cursor.elements())
+        cursor.finish()
+    if not found:
+        raise SourceError(f"{path}: has no list {name!r}")
+
+
+def first_of_members(root: Root, path: str, *, until: str | None = None) -> dict[str, Any]:
+    """What each member of the object at ``path`` is, at a glance: of a list its first record, of a text the text.
+
+    Anything else is None. Costs one pass over the file, or over what stands before the end of the member ``until``.
+    Where the file is damaged, the members before the damage.
+    """
+    found: dict[str, Any] = {}
+    try:
+        with open_text(root, path) as file:
+            cursor = JsonCursor(file, path)
+            for key in cursor.members():
+                name = (key.raw or b"").decode("utf-8", "replace")
+                found[name] = None
+                if cursor.peek() != b"[":
+                    found[name] = _text(cursor)
+                    if name == until:
+                        break
+                    continue
+                for index in cursor.elements():
+                    if index == 0:
+                        record = element(cursor, path, path).fields
+                        found[name] = None if isinstance(record, RejectedError) else record
+                    else:
+                        pass_elements(cursor, MAX_RECORD_BYTES)
+    except SourceError:
+        return found  # reading the file will say what is wrong
+    return found
+
+
+def _text(cursor: JsonCursor) -> str | None:
+    """Pass the value at ``cursor``; what it spells if it is a text of modest length."""
+    is_text = cursor.peek() == b'"'
+    span = cursor.value(keep_bytes=_MAX_TEXT_BYTES if is_text else 0)
+    try:
+        return str(parsed(b'"' + span.raw + b'"')) if is_text and span.raw is not None else None
+    except RejectedError:
+        return None

@@ -1,0 +1,84 @@
+"""Files and folders opened step by step from a folder, so that no link on the way is ever followed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from mimicit.sources.files.written_paths import is_utf8
+
+__all__ = ["LINK_NOT_FOLLOWED", "Entry", "beneath", "list_folder", "native_path", "open_beneath", "text_of_path"]
+
+LINK_NOT_FOLLOWED: Final = "symbolic links are not followed"
+"""Why an `Entry` is skipped that is a link."""
+
+
+class Entry(NamedTuple):
+    """What lies in a folder under a ``name``."""
+
+    name: str
+    size: int | None  # bytes; None: a folder
+    why: str  # why it is skipped, else empty
+
+
+def list_folder(descriptor: int) -> list[Entry]:
+    """What lies in the open folder, by name; it is closed. OSError where it cannot be listed."""
+    try:
+        with os.scandir(descriptor) as entries:
+            return sorted(map(_entry, entries))
+    finally:
+        os.close(descriptor)
+
+
+def _entry(entry: os.DirEntry[str]) -> Entry:
+    name = text_of_path(entry.name)
+    if not is_utf8(name):
+        return Entry(name, 0, "the name is not UTF-8")
+    if name.startswith("."):
+        return Entry(name, 0, "hidden files and folders are not looked into")
+    if entry.is_symlink():
+        return Entry(name, 0, LINK_NOT_FOLLOWED)
+    if entry.is_dir(follow_symlinks=False):
+        return Entry(name, None, "")
+    if not entry.is_file(follow_symlinks=False):
+        return Entry(name, 0, "not a regular file")
+    return Entry(name, entry.stat(follow_symlinks=False).st_size, "")
+
+
+def native_path(path: str) -> str:
+    """``path`` as functions of the system take it; another one only where the encoding of names is not UTF-8.
+
+    Names of files are UTF-8 to us, whatever the locale says: with ``LC_ALL=C`` Python may read them as ASCII.
+    """
+    return path if path.isascii() else os.fsdecode(path.encode("utf-8", "surrogateescape"))
+
+
+def text_of_path(path: str) -> str:
+    """The inverse of `native_path`; a byte that is not UTF-8 stays half a surrogate."""
+    return path if path.isascii() else os.fsencode(path).decode("utf-8", "surrogateescape")
+
+
+def open_beneath(folder: Path, path: str, flags: int = 0) -> int:
+    """The descriptor of what lies at ``path`` in ``folder``, opened step by step; a link on the way is an OSError."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    if not path:
+        return descriptor
+    *folders, name = native_path(path).split("/")
+    try:
+        for step in folders:
+            inner = os.open(step, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=descriptor)
+            os.close(descriptor)
+            descriptor = inner
+        # O_NONBLOCK: opening a pipe must not wait for a writer.
+        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | flags, dir_fd=descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def beneath(base: Path, real: str) -> str | None:
+    """The path of ``real`` relative to ``base``, empty where they are equal; None where it lies elsewhere."""
+    start = f"{str(base).rstrip('/')}/"
+    if real == str(base):
+        return ""
+    return real[len(start) :] if real.startswith(start) else None

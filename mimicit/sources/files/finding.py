@@ -1,0 +1,402 @@
+"""How a path in a record becomes a file under ``--src``: one way for all formats, in steps that are tried in order.
+
+1. a beginning that ``--media-root`` maps, in the place that it names;
+2. as it is written, from the folder of the file that holds the record;
+3. as it is written, from ``--src``;
+4. an absolute path that lies in ``--src``;
+5. the usual folders (``images``, ``videos``, ...) beside that file, in the folder above it, and in ``--src``;
+6. the longest end of the path that is the end of the path of exactly one file: whole steps, and the whole name at
+   least. So absolute paths of other machines, prefixes of published sets and pictures in another folder are found;
+7. a clip under another extension, by the same steps.
+
+Where several files fit a step equally well, the record is rejected and two of them are named: no picture is ever
+guessed. Paths may be those of Windows, or ``file://`` addresses, and may be percent-encoded. What a URL names is never
+fetched; the end of its path counts where it has at least one folder in common with a file.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
+from urllib.parse import unquote, urlsplit
+
+from mimicit.errors import RejectedError
+from mimicit.records import MediaKind
+from mimicit.sources.files.frame_folders import frames_of_folder
+from mimicit.sources.files.media_names import DEFAULT_RATE, clip_times, folder_of, frame_rate, named_kind
+from mimicit.sources.files.root import UNREADABLE, Root
+from mimicit.sources.files.written_paths import check_name, is_absolute, joined, spellings
+from mimicit.sources.items import InFile, MediaRef
+from mimicit.sources.records.text import shown
+
+__all__ = ["CLIP_EXTENSIONS", "PICTURE_EXTENSIONS", "WAYS", "Way", "find_file", "media_ref", "media_refs"]
+
+Way = Literal["media_root", "beside", "src", "absolute", "usual_folder", "suffix", "name", "extension"]
+WAYS: Final[tuple[Way, ...]] = get_args(Way)
+"""The ways in which a file is found, in the order of the steps; ``name`` is a suffix of no more than the name."""
+
+CLIP_EXTENSIONS: Final = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv", ".ts")
+PICTURE_EXTENSIONS: Final = (".jpg", ".png", ".webp", ".jpeg")
+_MOST_KNOWN: Final = 1 << 16
+_USUAL: Final = ("images", "image", "videos", "video")
+_MATCHES: Final = 2  # that are named where several fit
+_DRIVE: Final = re.compile(r"[A-Za-z]:")
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """A path as a record ``says`` it.
+
+    ``relative`` are the spellings that can be tried from a folder, ``absolute`` those that name a place of this
+    machine, and ``paths`` all, without what is in front of the first folder.
+    """
+
+    says: str
+    paths: tuple[str, ...]
+    relative: tuple[str, ...] = ()
+    absolute: tuple[str, ...] = ()
+    is_url: bool = False
+    escapes: bool = False
+
+    @property
+    def ends(self) -> tuple[tuple[str, ...], ...]:
+        """The steps of each path, with ``..`` worked out; each once, and none of a path without a name."""
+        steps = (tuple(step for step in posixpath.normpath(f"/{path}").split("/") if step) for path in self.paths)
+        return tuple(dict.fromkeys(one for one in steps if one))
+
+
+def find_file(
+    root: Root,
+    names: str | Sequence[str],
+    *,
+    beside: str,
+    hints: Sequence[str] = (),
+    extensions: Sequence[str] = (),
+    kind: MediaKind | None = None,
+) -> str:
+    """The file that a record means, as a relative POSIX path under ``root``, and `Root.found` counts in which way.
+
+    ``names`` is the path as it is written, or several by which it may be called, the most likely first. ``beside`` is
+    the folder of the file that holds the record; ``hints`` are folders that the picture probably lies in, wherever they
+    are. With ``extensions``, the path may lack its own. A clip is also found under another extension.
+
+    `RejectedError`: ``missing_file`` (says where it was looked for, and the nearest name that there is),
+    ``ambiguous_path`` (several files fit), ``outside_root`` (``..`` past ``--src``, a link that is not followed, an
+    absolute path that nothing in ``--src`` ends like) or ``malformed`` (a name that no file can have).
+    """
+    found = _found(root, names, beside, tuple(hints), tuple(extensions), kind or "image", None)
+    assert isinstance(found, str)  # media are asked for with a frame rate
+    return found
+
+
+def _found(
+    root: Root,
+    names: str | Sequence[str],
+    beside: str,
+    hints: tuple[str, ...],
+    extensions: tuple[str, ...],
+    kind: MediaKind | None,
+    frames_per_second: float | None,
+) -> str | MediaRef:
+    """As `media_ref`; without ``frames_per_second``, as `find_file`.
+
+    What was found in a scanned root is remembered, for records mostly name the same files again.
+    """
+    called = names if isinstance(names, str) else tuple(names)
+    key = (called, beside, hints, extensions, kind, frames_per_second)
+    known = root.known.get(key)
+    if known is None:
+        every = (called,) if isinstance(called, str) else called
+        way, found = _looked_up(root, every, beside, hints, extensions, kind, frames_per_second)
+        if frames_per_second is not None and isinstance(found, str):
+            found = MediaRef(kind=kind or named_kind(found) or "image", parts=(InFile(found),), origin=found)
+        known = way, found
+        if len(root.known) >= _MOST_KNOWN:
+            root.known.clear()
+        if root.is_scanned:
+            root.known[key] = known
+    root.found[known[0]] += 1
+    return known[1]
+
+
+def _looked_up(
+    root: Root,
+    called: Sequence[str],
+    beside: str,
+    hints: Sequence[str],
+    extensions: Sequence[str],
+    kind: MediaKind | None,
+    frames_per_second: float | None,
+) -> tuple[Way, str | MediaRef]:
+    written = [_parsed(f"{hint}/{name}", beside) for name in called for hint in hints if not is_absolute(name)]
+    first, *others = (_parsed(name, beside) for name in called)
+    written += [first, *others]
+    search = _Search(root, beside, tuple(extensions))
+    found: tuple[Way, str | MediaRef] | None = search.find_in_places(written)
+    if found is None and frames_per_second is not None and kind != "image":
+        found = search.find_frames(written, frames_per_second)
+    found = found or search.find_by_end(written)
+    if found is None and not extensions and "video" in (kind, named_kind(called[0])):
+        other = _Search(root, beside, CLIP_EXTENSIONS, replaced=True)
+        another = other.find_in_places(written) or other.find_by_end(written)
+        found = another and ("extension", another[1])
+        if found is None and frames_per_second is not None:
+            found = search.find_frames([_parsed(_stem(name), beside) for name in called], frames_per_second)
+    if found is None:
+        raise search.fault(first)
+    return found
+
+
+def _stem(name: str) -> str:
+    return name.rpartition(".")[0] if named_kind(name) == "video" else name
+
+
+def media_ref(
+    root: Root,
+    names: str | Sequence[str],
+    *,
+    beside: str,
+    kind: MediaKind | None = None,
+    hints: Sequence[str] = (),
+    extensions: Sequence[str] = (),
+    frames_per_second: float = DEFAULT_RATE,
+) -> MediaRef:
+    """The medium that lies where `find_file` finds it; without a ``kind``, what its name says, else a picture.
+
+    What is not said to be a picture may also be a folder of frames (see `frame_folders`): in the same places, before
+    the ends of paths are compared.
+    """
+    found = _found(root, names, beside, tuple(hints), tuple(extensions), kind, frames_per_second)
+    assert isinstance(found, MediaRef)
+    return found
+
+
+def media_refs(
+    root: Root, paths: Iterable[object], *, beside: str, kind: MediaKind | None = None, hints: Sequence[str] = ()
+) -> tuple[MediaRef, ...]:
+    """The media that a record names by ``paths``; see `media_ref`.
+
+    A clip may also be given by its frames, as ``{"frames": [paths], "timestamps_s": [seconds], "duration_s":
+    seconds}``, the last of which may be absent. `RejectedError` as `find_file`, or ``malformed`` for what is no text.
+    """
+    refs = []
+    for path in paths:
+        if isinstance(path, dict):
+            refs.append(_frames_ref(root, path, beside))
+        elif isinstance(path, str):
+            refs.append(media_ref(root, path, beside=beside, kind=kind, hints=hints))
+        else:
+            raise RejectedError("malformed", f"a medium must be named by its path, not {shown(path)}")
+    return tuple(refs)
+
+
+def _frames_ref(root: Root, clip: Mapping[str, object], beside: str) -> MediaRef:
+    frames = clip.get("frames")
+    if isinstance(frames, str) and not named_kind(frames):
+        folder = media_ref(root, frames, beside=beside, kind="video", frames_per_second=frame_rate(clip))
+        if folder.timestamps_s is None:
+            raise RejectedError(
+                "malformed", f"the frames of a clip must be their folder or a list, not {shown(frames)}"
+            )
+        return folder
+    if not isinstance(frames, list) or not frames or not all(isinstance(frame, str) for frame in frames):
+        raise RejectedError("malformed", f"the frames of a clip must be a list of paths, not {shown(frames)}")
+    times_s, duration_s = clip_times(clip, len(frames))
+    parts = tuple(InFile(find_file(root, frame, beside=beside)) for frame in frames)
+    return MediaRef(kind="video", parts=parts, origin=parts[0].path, timestamps_s=times_s, duration_s=duration_s)
+
+
+class _Search:
+    """One search: ``extensions`` stand behind the names that lack one, or with ``replaced`` in place of theirs."""
+
+    def __init__(self, root: Root, beside: str, extensions: tuple[str, ...], *, replaced: bool = False) -> None:
+        self._root = root
+        self._beside = beside
+        self._extensions = extensions
+        self._replaced = replaced
+        self._looked_at: dict[str, None] = {}
+
+    def find_in_places(self, written: Sequence[_Written]) -> tuple[Way, str] | None:
+        """The file by the first of the steps that look in a place, and that step."""
+        for way, places in self._places(written):
+            for folder, path in places:
+                found = self._at(folder, path)
+                if found is not None:
+                    return way, found
+        return None
+
+    def find_frames(self, written: Sequence[_Written], frames_per_second: float) -> tuple[Way, MediaRef] | None:
+        """The folder of frames by the same steps."""
+        for way, places in self._places(written):
+            for folder, path in places:
+                clip = (
+                    None
+                    if named_kind(path)
+                    else frames_of_folder(self._root, path, beside=(folder,), frames_per_second=frames_per_second)
+                )
+                if clip is not None:
+                    return way, clip
+        return None
+
+    def find_by_end(self, written: Sequence[_Written]) -> tuple[Way, str] | None:
+        """The file whose path has the longest end in common with what is ``written``."""
+        for one in written:
+            if not one.escapes and (ended := self._by_end(one)) is not None:
+                return ended
+        return None
+
+    def fault(self, written: _Written) -> RejectedError:
+        """Why nothing was found."""
+        says = repr(written.says[:200])
+        if written.escapes:
+            return RejectedError("outside_root", f"{says} leads out of the source folder")
+        nearest = self._root.names.nearest("/".join(written.ends[0])) if written.ends else None
+        hint = "write paths relative to it, or to the file that names them"
+        if nearest is not None:
+            hint = f"the nearest name there is {nearest!r}"
+        if written.is_url:
+            detail = f"{says} is a URL; nothing is fetched, download it beforehand"
+            return RejectedError("missing_file", detail if nearest is None else f"{detail} ({hint})")
+        looked_at = " and ".join(map(repr, list(self._looked_at)[:2]))
+        ends = f"no path there ends with {'/'.join(written.ends[0][-1:])!r}" if written.ends else "it names no file"
+        if self._extensions:
+            ends += f" and any of {', '.join(self._extensions)}"
+        if not written.relative:
+            detail = (
+                f"{says} is absolute and outside of the source folder, and {ends}; {hint}, or map it by --media-root"
+            )
+            return RejectedError("missing_file" if "://" in says[:17] else "outside_root", detail)
+        return RejectedError(
+            "missing_file", f"{says} is not in the source folder: looked for as {looked_at}, and {ends}; {hint}"
+        )
+
+    def _places(self, written: Sequence[_Written]) -> Iterator[tuple[Way, Iterator[tuple[str, str]]]]:
+        """The steps before the last, each with the (folder, path) that it tries."""
+        relative = [path for one in written for path in one.relative]
+        yield "media_root", (("", path) for one in written for path in _mapped(self._root, one.says))
+        yield "beside", ((self._beside, path) for path in relative)
+        if self._beside:
+            yield "src", (("", path) for path in relative)
+        inside = (self._root.relative(path) for one in written for path in one.absolute)
+        yield "absolute", (("", path) for path in inside if path is not None)
+        folders = _usual_folders(self._root, self._beside)
+        yield "usual_folder", ((folder, path) for folder in folders for path in relative if ".." not in path)
+
+    def _at(self, folder: str, path: str) -> str | None:
+        """The file at ``path`` in ``folder``, with any of the extensions."""
+        found = []
+        for candidate in self._candidates(path):
+            try:
+                clean = joined(folder, candidate)
+            except RejectedError:
+                return None
+            self._looked_at[clean] = None
+            try:
+                self._root.check_there(clean)
+            except RejectedError as fault:
+                if fault.reason == "outside_root" or fault.detail.endswith(UNREADABLE):
+                    raise  # it is there, and another file is not meant
+                continue
+            if candidate == path:
+                return clean
+            found.append(clean)
+        return self._only(found, path) if found else None
+
+    def _by_end(self, written: _Written) -> tuple[Way, str] | None:
+        """The file whose path has the longest end in common with ``written``."""
+        names = self._root.names
+        ends = [end for end in written.ends if self._ending_with(end[-1:])]
+        for length in range(min(max(map(len, ends), default=0), names.depth), 1 if written.is_url else 0, -1):
+            for end in ends:
+                if len(end) >= length and (found := self._ending_with(end[-length:])):
+                    return "suffix" if length > 1 else "name", self._only(found, written.says)
+        return None
+
+    def _ending_with(self, steps: tuple[str, ...]) -> list[str]:
+        *folders, name = steps
+        found: list[str] = []
+        for candidate in self._candidates(name):
+            ending = self._root.names.ending_with((*folders, candidate), _MATCHES)
+            if candidate == name and ending:
+                return ending
+            found += ending
+        return found
+
+    def _candidates(self, path: str) -> list[str]:
+        if not self._extensions:
+            return [path]
+        if self._replaced:
+            stem = path[: -len(posixpath.splitext(path)[1])] if named_kind(path) else path
+            return [stem + extension for extension in self._extensions]
+        return [*([path] if named_kind(path) else []), *(path + extension for extension in self._extensions)]
+
+    def _only(self, found: list[str], says: str) -> str:
+        """The one file that all of ``found`` are; `RejectedError` ``ambiguous_path`` where they are several."""
+        first, *others = sorted(found)
+        for other in others:
+            if not self._root.is_same_file(first, other):
+                detail = (
+                    f"{says[:200]!r} may be {first!r} or {other!r}; write more of the path, or map it by --media-root"
+                )
+                raise RejectedError("ambiguous_path", detail)
+        return first
+
+
+def _parsed(path: str, beside: str) -> _Written:
+    check_name(path)
+    if "://" in path[:16]:
+        return _parsed_url(path)
+    plain = path.replace("\\", "/")
+    spelled = tuple(one for one in _spelled(plain) if one)
+    if is_absolute(path):
+        absolute = () if _DRIVE.match(plain) else spelled
+        return _Written(path, tuple(_DRIVE.sub("", one, 1) for one in spelled), absolute=absolute)
+    try:  # what ``..`` leads to depends on where the path begins
+        paths = tuple(joined(beside, one) if ".." in one else one for one in spelled)
+    except RejectedError:
+        return _Written(path, (), relative=spelled, escapes=True)
+    return _Written(path, paths, relative=spelled)
+
+
+def _parsed_url(url: str) -> _Written:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return _Written(url, (), is_url=True)
+    spelled = tuple(one for one in _spelled(parts.path) if "\0" not in one)
+    if parts.scheme.lower() == "file":
+        return _Written(url, spelled, absolute=spelled)
+    return _Written(url, spelled, is_url=True)
+
+
+def _spelled(path: str) -> Iterator[str]:
+    """``path`` as it is written, in the other forms of Unicode, then with ``%20`` and the like taken for what they say.
+
+    White space around it goes last.
+    """
+    yield from spellings(path)
+    if "%" in path:
+        plain = unquote(path)
+        if plain != path and "\0" not in plain:
+            yield from spellings(plain.replace("\\", "/"))
+    if path != path.strip():
+        yield path.strip()
+
+
+def _mapped(root: Root, says: str) -> Iterator[str]:
+    """``says`` with its beginning as `Root.media_roots` maps it, by the longest beginning first."""
+    plain = says.replace("\\", "/")
+    for old, new in sorted(root.media_roots.items(), key=lambda pair: (-len(pair[0]), pair)):
+        start = old.replace("\\", "/").rstrip("/")
+        if plain.startswith(f"{start}/") or (not start and not is_absolute(says)):
+            yield from (f"{new}/{rest}" for rest in _spelled(plain[len(start) :].lstrip("/")) if rest)
+
+
+def _usual_folders(root: Root, beside: str) -> list[str]:
+    """The folder above ``beside``, and the usual folders there, in ``beside`` and in the root, as far as they exist."""
+    bases = dict.fromkeys((beside, folder_of(beside), ""))
+    inner = dict.fromkeys(f"{base}/{name}".strip("/") for base in bases for name in ("", *_USUAL))
+    return [folder for folder in inner if folder not in (beside, "") and root.has_folder(folder)]

@@ -1,0 +1,1 @@
+"""The published formats, each in a file of its own."""

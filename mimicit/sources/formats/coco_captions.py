@@ -1,0 +1,95 @@
+"""COCO captions: one JSON object with ``images`` (id, file name) and ``annotations`` (picture id, caption).
+
+Every caption is one triplet with the id of its annotation; its instruction comes from a fixed pool, picked by a hash of
+that id. Pictures are looked for in a folder called like the split first (``train2017`` of ``captions_train2017.json``),
+and then as by all formats (see `finding`). File names wait in a table on disk. Files of the same shape without captions
+(instances, keypoints) are left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any, Final
+
+from mimicit.errors import RejectedError
+from mimicit.sources.containers.disk_table import DiskTable
+from mimicit.sources.containers.json_members import first_of_members, member_rows
+from mimicit.sources.files.finding import media_refs
+from mimicit.sources.files.media_names import folder_of
+from mimicit.sources.files.root import Root
+from mimicit.sources.format import Needs, SourceFormat, SourceSpec
+from mimicit.sources.items import Item, RawTriplet, Reject
+from mimicit.sources.records.captioned import captioned
+from mimicit.sources.records.claiming import claim_files
+from mimicit.sources.records.each_row import triplets_of_rows
+from mimicit.sources.records.text import checked_id, shown
+from mimicit.sources.sniff import Fields
+
+__all__ = ["COCO_CAPTIONS"]
+
+_KNOWN_KEYS: Final = frozenset({"id", "caption"})
+
+
+def _fits(root: Root, path: str, fields: Fields) -> bool:
+    # The pictures alone are longer than the head; only a pass over the file tells captions from other annotations.
+    if "images[].file_name" not in fields and "annotations[].caption" not in fields:
+        return False
+    first = first_of_members(root, path)
+    picture, annotation = first.get("images"), first.get("annotations")
+    return (
+        isinstance(picture, dict)
+        and "file_name" in picture
+        and isinstance(annotation, dict)
+        and {"image_id", "caption"} <= annotation.keys()
+    )
+
+
+def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
+    for path in spec.files:
+        split = path.rpartition("/")[2].partition(".")[0].rpartition("_")[2]
+        with DiskTable() as names:
+            yield from _read_names(spec, root, path, names)
+            triplet = partial(_triplet, root, names, folder_of(path), split)
+            yield from triplets_of_rows(spec, member_rows(root, path, "annotations"), triplet, _own_id)
+
+
+COCO_CAPTIONS: Final = SourceFormat(
+    claim=claim_files("coco-captions", "annotations with captions, and images by id", _fits, ("object", "lines")),
+    read=_read,
+    needs=(
+        Needs(("object", "lines"), (("images[].file_name",), ("annotations[].image_id",), ("annotations[].caption",))),
+    ),
+)
+
+
+def _read_names(spec: SourceSpec, root: Root, path: str, names: DiskTable) -> Iterator[Reject]:
+    for place, row, *_ in member_rows(root, path, "images"):
+        id = ""
+        try:
+            if isinstance(row, RejectedError):
+                raise row
+            id = checked_id(row.get("id"))
+            name = row.get("file_name")
+            if not isinstance(name, str):
+                raise RejectedError("malformed", f"file_name must be text, not {shown(name)}")
+            if not names.add(id, name):
+                raise RejectedError("duplicate_id", "this picture id was used before; the first file keeps it")
+        except RejectedError as error:
+            yield spec.reject(error.reason, place=place, id=id, detail=error.detail, scope="media")
+
+
+def _own_id(row: Mapping[str, Any]) -> str:
+    return checked_id(row.get("id"))
+
+
+def _triplet(
+    root: Root, names: DiskTable, beside: str, split: str, row: Mapping[str, Any], id: str, place: str
+) -> RawTriplet:
+    picture = checked_id(row.get("image_id"), "image_id")
+    name = names.get(picture)
+    if name is None:
+        raise RejectedError("dangling_reference", f"image_id {picture} is none of the images of the file")
+    (media,) = media_refs(root, [name], beside=beside, kind="image", hints=(split,))
+    meta = {key: value for key, value in row.items() if key not in _KNOWN_KEYS}
+    return captioned(row.get("caption"), id=id, place=place, media=media, meta=meta)

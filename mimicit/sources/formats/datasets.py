@@ -1,0 +1,140 @@
+"""Tables of `datasets`: folders written by ``save_to_disk`` (Arrow), and parquet files with pictures inside.
+
+One row is one record, read by the names of its columns (see `rows`):
+
+- Pictures: every column of pictures (``{bytes, path}``, or plain bytes in a column called ``image``, ``jpg`` and so on,
+  or lists of them), in the order of the columns, numbered ones in that of their numbers. The bytes win; a picture with
+  a path alone is looked for beside the table, then from ``--src``. None: the row is text only. A table without such a
+  column may name its pictures, or hold them as base64 text.
+- ``related instructions`` (the MIMIC-IT tables of the Hub): the related ids. Rows there may show a clip by its frames.
+- ``id``, else the name of the file and the row. All other columns of values that JSON can hold go to ``meta``.
+- The numbers of a column of class labels become the names that the features of the table give them.
+
+The parts of one split (``train-00000-of-00005.parquet``) are one source.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from mimicit.errors import RejectedError
+from mimicit.sources.containers.table_rows import picture_columns, table_rows
+from mimicit.sources.files.media_names import folder_of
+from mimicit.sources.files.root import Root
+from mimicit.sources.format import PICTURES, Needs, SourceFormat, SourceSpec
+from mimicit.sources.formats.mimicit_ids import clip_of, conversation_of, names_clip
+from mimicit.sources.items import Item, RawTriplet, Row
+from mimicit.sources.records.column_names import ANSWERS, CAPTIONS, columns_of
+from mimicit.sources.records.conversations import CONVERSATION_FIELDS, is_conversation
+from mimicit.sources.records.pieces import split_files
+from mimicit.sources.records.row_media import MediaFinder
+from mimicit.sources.records.rows import PlaceholderOptions, RowReader
+from mimicit.sources.sniff import Head, sniff
+
+__all__ = ["DATASETS", "TableSplit", "table_splits"]
+
+_RELATED: Final = "related instructions"
+_PART: Final = re.compile(r"-\d{5}-of-\d{5}.*$", re.ASCII)
+_OWN_FILES: Final = ("dataset_info.json", "state.json")
+_LEFTOVERS: Final = ("cache-", "tmp")  # of `map` and `filter`, in the folder of the data they were made from
+
+
+def _claim(root: Root, heads: Mapping[str, Head], *, force: bool = False) -> list[SourceSpec]:
+    return [
+        SourceSpec(
+            name=split.name,
+            format="datasets",
+            files=split.files,
+            why=f"{split.tables} {split.kind} tables with {_shown_columns(heads[split.files[0]])}",
+        )
+        for split in table_splits(heads, lambda path, head: _is_table(path, head, force=force))
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class TableSplit:
+    """The tables of one split, which come first of ``files``; after them the files that describe them."""
+
+    name: str
+    kind: str
+    files: tuple[str, ...]
+    tables: int
+
+
+def table_splits(heads: Mapping[str, Head], is_one: Callable[[str, Head], bool]) -> list[TableSplit]:
+    """The tables for which ``is_one(path, head)``, those of one split together."""
+    splits: dict[tuple[str, str, str], list[str]] = {}
+    for path, head in sorted(heads.items()):
+        if is_one(path, head):
+            stem = path.rpartition("/")[2].rpartition(".")[0]
+            splits.setdefault((head.kind, folder_of(path), _PART.sub("", stem)), []).append(path)
+    found = []
+    for (kind, folder, stem), paths in sorted(splits.items()):
+        own = [path for name in _OWN_FILES if (path := f"{folder}/{name}".strip("/")) in heads] * (kind == "arrow")
+        name = folder if kind == "arrow" and stem == "data" and folder else f"{folder}/{stem}".strip("/")
+        found.append(TableSplit(name, kind, (*paths, *own), len(paths)))
+    return found
+
+
+def _is_table(path: str, head: Head, *, force: bool) -> bool:
+    if head.kind == "arrow":
+        # No other format is kept in Arrow, so one that cannot be read or used is a fault to be named.
+        return not path.rpartition("/")[2].startswith(_LEFTOVERS)
+    if head.kind != "parquet":
+        return False
+    says = bool(columns_of(head.fields).captions or columns_of(head.fields).chosen)
+    return force or (bool(picture_columns(head.fields)) and says) or is_conversation(head.fields)
+
+
+def _shown_columns(head: Head) -> str:
+    columns = columns_of(head.fields)
+    names = (*CONVERSATION_FIELDS, *columns.instructions, *columns.captions)
+    texts = [name for name in dict.fromkeys(names) if name in head.fields]
+    return f"pictures ({', '.join(picture_columns(head.fields)) or 'none'}) and texts ({', '.join(texts) or 'none'})"
+
+
+def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
+    options = PlaceholderOptions(**spec.options)  # type: ignore[arg-type]
+    for path in spec.paths:
+        head = sniff(root, path)
+        if head.kind not in ("arrow", "parquet"):
+            continue  # what else lies in the folder of a saved data set
+        reader = RowReader(
+            spec=spec,
+            finder=MediaFinder(root, folder_of(path)),
+            own_media=bool(picture_columns(head.fields)),
+            require_placeholders=bool(options.require_placeholders),
+        )
+        stem = path.rpartition("/")[2].rpartition(".")[0]
+        for number, row in enumerate(table_rows(root, path, is_arrow=head.kind == "arrow")):
+            is_hub_row = _RELATED in head.fields
+            for item in reader.items_of(_hub_row(row) if is_hub_row else row, id=f"{stem}-{number}"):
+                yield _in_conversation(item) if is_hub_row and isinstance(item, RawTriplet) else item
+
+
+DATASETS: Final = SourceFormat(
+    claim=_claim,
+    read=_read,
+    split=split_files,
+    options=PlaceholderOptions,
+    needs=(Needs(("parquet", "arrow"), ((PICTURES,), (*ANSWERS, *CAPTIONS, *CONVERSATION_FIELDS))),),
+)
+
+
+def _hub_row(row: Row) -> Row:
+    """A row of the MIMIC-IT tables of the Hub with the names that other rows have."""
+    if isinstance(row.fields, RejectedError):
+        return row
+    fields = {"related" if name == _RELATED else name: value for name, value in row.fields.items()}
+    id = fields.get("id")
+    is_clip = len(row.media) > 1 and isinstance(id, str) and names_clip(id)
+    return row._replace(fields=fields, media=(clip_of(row.media, origin=str(id)),) if is_clip else row.media)
+
+
+def _in_conversation(triplet: RawTriplet) -> RawTriplet:
+    """``triplet`` with the conversation that its id names, if any."""
+    said = conversation_of(triplet.id)
+    return triplet._replace(conversation=said[0], turn=said[1]) if said else triplet

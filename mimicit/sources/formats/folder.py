@@ -1,0 +1,245 @@
+"""A folder of pictures or clips, each with a sidecar of the same stem: ``cat.jpg`` with ``cat.txt`` or ``cat.json``.
+
+- ``.txt`` is the caption or answer; its instruction comes from a fixed pool, picked by a hash of the id.
+- ``.json`` is one object or a list of objects with ``answer`` and, if they like, ``id``, ``instruction``,
+  ``related``, ``meta``; other fields go to ``meta``. Beside a ``.txt``, an object without ``answer`` describes the
+  picture (as img2dataset writes it) and becomes the caption's ``meta``.
+- A folder of frames (see `mimicit.sources.files.frame_folders`) is a clip: ``run/0001.jpg``, ``run/0002.jpg``, ... with
+  ``run.txt``, or with ``run.json``, one object in which ``fps`` may say how many frames a second has (else one).
+- The id of a triplet is the path of its medium relative to ``--src``, with ``#0``, ``#1``, ... for those of a list.
+
+One source for each folder right under ``--src``, and one for the files in ``--src`` itself. Only a folder that holds
+at least one pair is looked at: there, media without a sidecar and sidecars without a medium are rejects.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from mimicit.errors import RejectedError
+from mimicit.sources.containers.encodings import as_utf8
+from mimicit.sources.containers.json_rows import MAX_RECORD_BYTES, parsed
+from mimicit.sources.containers.unpacked import open_start
+from mimicit.sources.files.frame_folders import frames_in, frames_ref
+from mimicit.sources.files.media_names import folder_of, frame_rate, named_kind
+from mimicit.sources.files.root import Root
+from mimicit.sources.format import SourceFormat, SourceSpec
+from mimicit.sources.items import InFile, Item, MediaRef, Row
+from mimicit.sources.records.row_media import MediaFinder
+from mimicit.sources.records.rows import RowReader, describes_itself
+from mimicit.sources.records.text import MAX_TEXT_CHARACTERS
+from mimicit.sources.sniff import Head
+
+__all__ = ["FOLDER"]
+
+_MAX_CAPTION_BYTES: Final = 4 * MAX_TEXT_CHARACTERS
+_NO_SIDECAR: Final = "a sidecar must hold an object with an answer, or a list of them"
+_LISTED_BYTES: Final = 64 << 10  # of a text, looked through for names of frames
+_JSON: Final = frozenset({"array", "lines", "object"})
+_MEDIA_FIELDS: Final = frozenset({"media", "image", "images", "video"})
+
+
+def _claim(root: Root, heads: Mapping[str, Head], *, force: bool = False) -> list[SourceSpec]:
+    sources: dict[str, list[str]] = {}
+    folders = _by_folder(heads)
+    clips = {
+        folder: [*told, *frames]
+        for folder, (frames, sidecars) in _frame_folders(folders).items()
+        if (told := _telling(root, sidecars, heads, frames)) or not sidecars
+    }
+    with_clips = {folder_of(folder) for folder, files in clips.items() if not named_kind(files[0])}
+    for folder, files in clips.items():
+        if folder_of(folder) in with_clips:
+            sources.setdefault(_top_folder(f"{folder_of(folder)}/x".lstrip("/")), []).extend(files)
+    taken = {path for files in sources.values() for path in files}
+    for folder, stems in folders.items():
+        if folder in with_clips or any(media and _sidecars(others, heads) for media, others in stems.values()):
+            for media, others in stems.values():
+                files = [*media, *(_sidecars(others, heads) if media else _orphans(others, heads))]
+                some = next(iter((*media, *others)))
+                sources.setdefault(_top_folder(some), []).extend(path for path in files if path not in taken)
+    why = "pictures or clips beside text files of the same stem"
+    return [
+        SourceSpec(name=top or "folder", format="folder", files=tuple(sorted(files)), why=why)
+        for top, files in sorted(sources.items())
+        if files
+    ]
+
+
+def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
+    folders = _by_folder(spec.files)
+    clips = _frame_folders(folders)
+    with_clips = {folder_of(folder) for folder, (_, sidecars) in clips.items() if sidecars}
+    for folder, stems in folders.items():
+        if folder in clips and folder_of(folder) in with_clips:
+            yield from _clip_triplets(spec, root, folder, *clips[folder])
+            continue
+        for stem, (media, sidecars) in stems.items():
+            if not media and not clips.get(posixpath.join(folder, stem)):
+                for path in sidecars:
+                    yield spec.reject("missing_file", place=path, detail=f"there is no picture or clip {stem}.*")
+            for path in media:
+                if sidecars:
+                    medium = MediaRef(kind=named_kind(path) or "image", parts=(InFile(path),), origin=path)
+                    yield from _triplets(spec, root, medium, sidecars)
+                else:
+                    yield spec.reject("missing_sidecar", place=path, id=path, detail=f"no {stem}.txt, no {stem}.json")
+
+
+FOLDER: Final = SourceFormat(claim=_claim, read=_read)
+
+
+def _clip_triplets(
+    spec: SourceSpec, root: Root, folder: str, frames: Sequence[str], sidecars: Sequence[str]
+) -> Iterator[Item]:
+    """The triplets of the clip whose ``frames`` (paths) lie in ``folder``."""
+    if not sidecars:
+        yield spec.reject("missing_sidecar", place=folder, id=folder, detail=f"no {folder}.txt, no {folder}.json")
+        return
+    try:
+        described = (_fields(root, path) for path in sidecars if not path.lower().endswith(".txt"))
+        fields = next(filter(None, described), {})
+        medium = frames_ref(folder, [frame.rpartition("/")[2] for frame in frames], frame_rate(fields))
+    except RejectedError as error:
+        yield spec.reject(error.reason, place=sidecars[0], id=folder, detail=error.detail)
+    else:
+        yield from _triplets(spec, root, medium, sidecars)
+
+
+def _triplets(spec: SourceSpec, root: Root, medium: MediaRef, sidecars: Iterable[str]) -> Iterator[Item]:
+    """The triplets about ``medium``: each sidecar gives a triplet or reject at least, or the meta of one."""
+    reader = RowReader(spec=spec, finder=MediaFinder(root, folder_of(medium.origin)), own_media=True)
+    path, media = medium.origin, (medium,)
+    caption_path = next((sidecar for sidecar in sidecars if sidecar.lower().endswith(".txt")), None)
+    description: dict[str, Any] = {}
+    for sidecar in sidecars:
+        if sidecar == caption_path:
+            continue
+        try:
+            rows = _json_sidecar(root, sidecar)
+        except RejectedError as error:
+            yield spec.reject(error.reason, place=sidecar, id=path, detail=error.detail)
+            continue
+        if caption_path and isinstance(rows, dict) and not describes_itself(rows):
+            description = rows
+            continue
+        several = isinstance(rows, list)
+        for index, row in enumerate(rows if isinstance(rows, list) else [rows]):
+            place, id = (f"{sidecar}[{index}]", f"{path}#{index}") if several else (sidecar, path)
+            fields = row if isinstance(row, dict) else RejectedError("malformed", _NO_SIDECAR)
+            yield from reader.items_of(Row(place, fields, None, media), id=id)
+    if caption_path:
+        try:
+            row = {"caption": _caption(root, caption_path), "meta": description or None}
+        except RejectedError as error:
+            yield spec.reject(error.reason, place=caption_path, id=path, detail=error.detail)
+        else:
+            yield from reader.items_of(Row(caption_path, row, None, media), id=path)
+
+
+def _caption(root: Root, path: str) -> str:
+    with root.open(path) as file:
+        data = file.read(_MAX_CAPTION_BYTES + 1)
+    if len(data) > _MAX_CAPTION_BYTES:
+        raise RejectedError("too_long", f"the caption has more than {_MAX_CAPTION_BYTES} bytes")
+    try:
+        return as_utf8(data).decode()
+    except UnicodeDecodeError as error:
+        raise RejectedError("malformed", f"not {error.encoding.upper()} at byte {error.start}") from None
+
+
+def _json_sidecar(root: Root, path: str) -> Any:
+    with root.open(path) as file:
+        data = file.read(MAX_RECORD_BYTES + 1)
+    try:
+        value = parsed(as_utf8(data) if len(data) <= MAX_RECORD_BYTES else None)
+    except UnicodeDecodeError as error:
+        raise RejectedError("malformed", f"not {error.encoding.upper()} at byte {error.start}") from None
+    if value == []:
+        raise RejectedError("malformed", "the list of triplets is empty")
+    return value
+
+
+_Stems = dict[str, tuple[list[str], list[str]]]
+"""(media, sidecars) of each stem of one folder; a stem goes up to the last dot of a name."""
+
+
+def _by_folder(paths: Iterable[str]) -> dict[str, _Stems]:
+    """The paths that may take part, sorted, by the folder that holds them and their stems."""
+    folders: dict[str, _Stems] = {}
+    for path in sorted(paths):
+        is_medium = named_kind(path) is not None
+        if is_medium or path.lower().endswith((".txt", ".json")):
+            stem = path.rpartition("/")[2].rpartition(".")[0]
+            media, sidecars = folders.setdefault(folder_of(path), {}).setdefault(stem, ([], []))
+            (media if is_medium else sidecars).append(path)
+    return folders
+
+
+def _frame_folders(folders: Mapping[str, _Stems]) -> dict[str, tuple[list[str], list[str]]]:
+    """The folders that may each be a clip: the paths of their frames, and the sidecars beside them, if there are any.
+
+    Pictures that have sidecars of their own are none, and where there is a clip of that name, it is that one.
+    """
+    found = {}
+    for folder, stems in folders.items():
+        media, sidecars = folders.get(folder_of(folder), {}).get(folder.rpartition("/")[2], ([], []))
+        if not folder or media or any(media and others for media, others in stems.values()):
+            continue
+        frames = frames_in(path.rpartition("/")[2] for media, _ in stems.values() for path in media)
+        if frames:
+            found[folder] = ([f"{folder}/{frame}" for frame in frames], sidecars)
+    return found
+
+
+def _telling(root: Root, sidecars: Sequence[str], heads: Mapping[str, Head], frames: Sequence[str]) -> list[str]:
+    """Those of ``sidecars`` that are about the clip of ``frames``, where one of them says something of it.
+
+    ``train.txt`` and ``train.json`` beside the pictures ``train/`` are more often lists of these than about a clip.
+    """
+    texts = [path for path in sidecars if heads[path].kind == "text" and not _lists(root, path, frames)]
+    objects = {path: _fields(root, path) for path in sidecars if heads[path].kind in ("object", "lines")}
+    about = {path: fields for path, fields in objects.items() if fields and not _MEDIA_FIELDS & fields.keys()}
+    return [*texts, *about] if texts or any("answer" in fields for fields in about.values()) else []
+
+
+def _fields(root: Root, path: str) -> dict[str, Any]:
+    """The one object in the JSON file at ``path``; empty where it holds something else."""
+    try:
+        value = _json_sidecar(root, path)
+    except RejectedError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _lists(root: Root, path: str, frames: Iterable[str]) -> bool:
+    """Whether the text file at ``path`` has lines that begin with the names of ``frames``."""
+    with open_start(root, path) as file:
+        lines = file.read(_LISTED_BYTES).decode("utf-8-sig", "replace").splitlines()
+    names = {frame.rpartition("/")[2].rpartition(".")[0] for frame in frames}
+    firsts = (re.split(r"[\s,;]", line.strip(), maxsplit=1)[0].rpartition("/")[2] for line in lines)
+    return any(first in names or first.rpartition(".")[0] in names for first in firsts)
+
+
+def _sidecars(paths: Iterable[str], heads: Mapping[str, Head]) -> list[str]:
+    return [path for path in paths if heads[path].kind == "text" or heads[path].kind in _JSON]
+
+
+def _orphans(paths: Iterable[str], heads: Mapping[str, Head]) -> list[str]:
+    """Sidecars whose medium is absent; a JSON file is one only if it holds a triplet that names no media itself."""
+    return [
+        path
+        for path in paths
+        if heads[path].kind == "text"
+        or (
+            heads[path].kind in _JSON
+            and heads[path].any(lambda fields: "answer" in fields and not _MEDIA_FIELDS & fields.keys())
+        )
+    ]
+
+
+def _top_folder(path: str) -> str:
+    return path.partition("/")[0] if "/" in path else ""

@@ -1,0 +1,57 @@
+"""LLaVA-Instruct and its kin: a JSON array (or JSON Lines) of records with ``conversations`` about a picture or clip.
+
+Every question with its answer is one triplet. The id is that of the record, with ``_0``, ``_1``, ... where a record
+holds several. A record's media belong to the turns whose questions hold the placeholders (``<image>``; for a clip also
+``<video>``), and to the turns after them until others are shown. There must be as many placeholders as media, or none:
+then the media are shown first, which is noted.
+
+Accepted beside the documented form: whole numbers as ids and no id at all, no picture, a list of pictures (``image``
+or ``images``), ``video`` and ``videos``, a placeholder at the end, a first turn that is not a question (skipped), the
+names ``messages``, ``role`` and ``content`` of chat files, their lists of parts, the speakers of ShareGPT (what
+``system`` says goes to ``meta``), and extra keys, which go to ``meta``. A record with sound is rejected: without it,
+its questions would be about nothing. Records without a conversation are read by the names of their fields (see `rows`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from mimicit.sources.containers.json_rows import json_rows
+from mimicit.sources.files.media_names import folder_of
+from mimicit.sources.files.root import Root
+from mimicit.sources.format import Needs, SourceFormat, SourceSpec
+from mimicit.sources.items import Item
+from mimicit.sources.records.claiming import claim_files
+from mimicit.sources.records.conversations import is_conversation
+from mimicit.sources.records.pieces import split_json
+from mimicit.sources.records.row_media import MediaFinder
+from mimicit.sources.records.rows import PlaceholderOptions, RowReader
+from mimicit.sources.sniff import Fields
+
+__all__ = ["LLAVA"]
+
+
+def _fits(root: Root, path: str, fields: Fields) -> bool:
+    return is_conversation(fields)
+
+
+def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
+    options = PlaceholderOptions(**spec.options)  # type: ignore[arg-type]
+    for path in spec.paths:
+        finder = MediaFinder(root, folder_of(path))
+        reader = RowReader(
+            spec=spec, finder=finder, require_placeholders=bool(options.require_placeholders), keeps_nulls=True
+        )
+        yield from reader.items(json_rows(root, path, spec.piece))
+
+
+LLAVA: Final = SourceFormat(
+    claim=claim_files("llava", "JSON records with conversations", _fits),
+    read=_read,
+    split=split_json,
+    ids_repeat=True,
+    by_record=True,
+    needs=(Needs(("array", "lines"), (("conversations[].from", "messages[].role"),)),),
+    options=PlaceholderOptions,
+)

@@ -1,0 +1,186 @@
+"""The manifest: a table of triplets, as a user with their own data writes it.
+
+``manifest.jsonl`` (or a JSON array), ``manifest.csv``, ``manifest.parquet``, or any other name with these columns:
+
+- ``instruction`` and ``answer``: text. Without an instruction, the answer is taken for a caption.
+- ``media``: a path or a list of paths; ``image``, ``images`` and ``video`` are accepted in its place. Paths are
+  relative to the folder of the manifest, else to ``--src``. Absent or empty: the triplet is text only. A clip may be
+  given by its frames: ``{"frames": ["0.jpg", "1.jpg"], "timestamps_s": [0.0, 1.0], "duration_s": 2.0}``; the duration
+  may be absent.
+- ``id``: text or a whole number; without it, a hash of the record.
+- ``related``: ids of triplets of the same manifest that belong together with this one.
+- ``query``: false for a triplet that only ever serves as context of others.
+- ``meta``: free fields. All other columns go there too.
+- ``document``, instead of ``instruction`` and ``answer``: an interleaved document (see `document_rows`).
+
+A CSV cell holds several paths or ids as a JSON list (``["a.jpg", "b.jpg"]``), or between ``;``, or between ``|``; a
+name that itself holds one of these needs the JSON list. ``meta`` may be a JSON object in a CSV cell. Columns may
+have other usual names too: ``question``, ``file_name``, ``caption`` (see `column_names`), and a row may be a question
+with choices or a conversation (see `rows`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import PurePosixPath
+from typing import Any, Final
+
+import orjson
+
+from mimicit.errors import RejectedError
+from mimicit.sources.annotated import around_annotated
+from mimicit.sources.containers.csv_rows import csv_rows
+from mimicit.sources.containers.json_rows import json_rows
+from mimicit.sources.containers.table_rows import picture_columns, table_rows
+from mimicit.sources.files.media_names import folder_of
+from mimicit.sources.files.root import Root
+from mimicit.sources.format import Needs, SourceFormat, SourceSpec
+from mimicit.sources.items import Item, Locate, Locator, Piece, Row
+from mimicit.sources.records.column_names import MEDIA_FIELDS, columns_of, field_names
+from mimicit.sources.records.pieces import split_json
+from mimicit.sources.records.row_media import MediaFinder
+from mimicit.sources.records.rows import PlaceholderOptions, RowReader
+from mimicit.sources.sniff import Fields, Head, HeadKind, sniff
+
+__all__ = ["MANIFEST"]
+
+_NAMES: Final = frozenset({"manifest.jsonl", "manifest.ndjson", "manifest.csv", "manifest.tsv", "manifest.parquet"})
+_FLAGS: Final = {"true": True, "false": False}
+_TABLES: Final = frozenset({"array", "lines", "csv", "parquet"})
+
+
+def _claim(root: Root, heads: Mapping[str, Head], *, force: bool = False) -> list[SourceSpec]:
+    specs = []
+    for path, head in sorted(heads.items()):
+        if head.kind in _TABLES and (force or _fits(path, head)):
+            beside, made_from = around_annotated(heads, path)
+            specs.append(
+                SourceSpec(
+                    name=_called_after(path),
+                    format="manifest",
+                    files=(path,),
+                    why=f"a table with the columns {_shown_columns(head) or '(named by --format)'}",
+                    beside=beside,
+                    made_from=made_from,
+                )
+            )
+    return specs
+
+
+def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
+    options = PlaceholderOptions(**spec.options)  # type: ignore[arg-type]
+    for path in spec.paths:
+        finder = MediaFinder(root, folder_of(path))
+        reader = RowReader(spec=spec, finder=finder, require_placeholders=bool(options.require_placeholders))
+        yield from reader.items(_rows(root, path, spec.piece))
+
+
+MANIFEST: Final = SourceFormat(
+    claim=_claim,
+    read=_read,
+    split=split_json,
+    by_record=True,
+    options=PlaceholderOptions,
+    needs=(Needs(("array", "lines", "csv", "parquet"), (("instruction",), ("answer",))),),
+)
+
+
+def _rows(root: Root, path: str, piece: Piece | None) -> Iterator[Row]:
+    kind = sniff(root, path).kind
+    if kind == "csv":
+        return _csv_rows(root, path)
+    return table_rows(root, path, is_arrow=False) if kind == "parquet" else json_rows(root, path, piece)
+
+
+def _fits(path: str, head: Head) -> bool:
+    return head.any(lambda fields: _is_row(head.kind, fields)) or PurePosixPath(path).name.lower() in _NAMES
+
+
+def _is_row(kind: HeadKind, fields: Fields) -> bool:
+    """Whether the columns show something and say what, or ask and answer something.
+
+    Only a CSV file may use other names for the latter: in JSON, a question without a picture mostly is one about a
+    picture that another file names.
+    """
+    columns = columns_of(_names(kind, fields))
+    if any("binary" in fields[column] for column, _ in columns.media) or picture_columns(fields):
+        return False  # pictures inside the table: another format
+    answers = columns.answers or columns.chosen or columns.places
+    if columns.media and (columns.captions or (columns.instructions and answers)):
+        return True
+    return {"instruction", "answer"} <= fields.keys() or bool(kind == "csv" and columns.instructions and answers)
+
+
+def _names(kind: HeadKind, fields: Fields) -> list[str]:
+    """The names of the columns; in the shape of JSON, what is inside them has names as well."""
+    return [name for name in fields if kind in ("csv", "parquet") or (name and "." not in name and "[" not in name)]
+
+
+def _shown_columns(head: Head) -> str:
+    """The columns that tell what a row is, by name; beside those with other names, the field that they stand for."""
+    names = _names(head.kind, head.fields)
+    known = {"id", "instruction", "answer", "related", *MEDIA_FIELDS}
+    fields = sorted((column, field) for column, field in field_names(names).items() if field in known)
+    return ", ".join(column if field == column.casefold() else f"{column} ({field})" for column, field in fields)
+
+
+def _called_after(path: str) -> str:
+    return folder_of(path) or "manifest" if _stem(path) == "manifest" else path.rpartition(".")[0] or path
+
+
+def _stem(path: str) -> str:
+    return path.rpartition("/")[2].partition(".")[0].lower()
+
+
+def _csv_rows(root: Root, path: str) -> Iterator[Row]:
+    fields: dict[str, str] = {}
+    columns: dict[str, str] = {}
+    for row in csv_rows(root, path):
+        if isinstance(row.fields, RejectedError):
+            yield row
+            continue
+        if not fields:  # the columns of all rows are the same
+            fields = field_names(row.fields)
+            columns = {field: column for column, field in fields.items()}
+        try:
+            cells = _uncelled({fields[column]: cell for column, cell in row.fields.items()})
+        except RejectedError as error:
+            yield Row(row.place, error)
+        else:
+            yield Row(row.place, cells, partial(_in_cell, row.locate, columns) if row.locate else None)
+
+
+def _in_cell(locate: Locate, columns: Mapping[str, str], steps: Sequence[str | int]) -> Locator:
+    """Where the cell of a field lies; the only entry of a list is the cell itself."""
+    return locate([columns[str(steps[0])], *(step for step in steps[1:] if step != 0)])
+
+
+def _uncelled(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with the CSV cells that stand for lists and objects taken apart."""
+    fields = dict(row)
+    for column in ("related", *MEDIA_FIELDS):
+        if isinstance(row.get(column), str):
+            fields[column] = _split(row[column], column)
+    meta = row.get("meta")
+    if isinstance(meta, str) and meta.lstrip().startswith("{"):
+        fields["meta"] = _json_cell(meta, "meta")
+    query = row.get("query")
+    if isinstance(query, str):
+        fields["query"] = _FLAGS.get(query.strip().lower(), query)
+    return fields
+
+
+def _split(cell: str, column: str) -> list[str]:
+    if cell.lstrip()[:5].lower() == "data:":  # a picture as text, which has a semicolon of its own
+        return [cell.strip()]
+    is_json = cell.lstrip().startswith("[")
+    entries = _json_cell(cell, column) if is_json else cell.split(";" if ";" in cell else "|")
+    return [entry.strip() if isinstance(entry, str) else entry for entry in entries if entry != ""]
+
+
+def _json_cell(cell: str, column: str) -> Any:
+    try:
+        return orjson.loads(cell)
+    except orjson.JSONDecodeError as error:
+        raise RejectedError("malformed", f"{column} is no JSON: {error}") from None

@@ -1,0 +1,284 @@
+"""MIMIC-IT as released: ``XX_instructions.json``, the pictures beside it, and the optional ``XX_train.json``.
+
+- ``XX_instructions.json``: ``{"meta": {...}, "data": {id: {"instruction", "answer", "image_ids", "rel_ins_ids"}}}``.
+  One source for each; ``image_ids`` may be absent, empty, or a bare id. Other keys go to ``meta``. What our own export
+  adds to say which pictures are frames of clips is understood (see `mimicit_clips`).
+- Pictures: ``XX.json`` (``{id: base64}``), ``XX.parquet``, or a folder of parquet parts (column ``base64``, the id in
+  the pandas index). Found by what they hold; matched by name, as ``XX``, else as the longest beginning of it
+  (``LA.json`` serves ``LACONV_instructions.json``), in the same folder first.
+- ``XX_train.json``: ``{id: [related ids]}``; selects the queries and overrides ``rel_ins_ids``.
+- A training list in YAML names the files of each set itself (see `mimicit_list`). Sets that it does not name are
+  sources all the same.
+
+The files reach hundreds of gigabytes and are streamed. A picture is announced by id and place; ids are matched with
+their aliases (see `mimicit_ids`) by the build.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Final, Literal
+
+from mimicit.errors import RejectedError, SourceError
+from mimicit.placeholders import question_about
+from mimicit.sources.containers.json_cursor import JsonCursor
+from mimicit.sources.containers.json_pictures import decoded_key, json_pictures
+from mimicit.sources.containers.json_rows import MAX_RECORD_BYTES, parsed, parsed_run
+from mimicit.sources.containers.parquet import parquet_columns, parquet_rows
+from mimicit.sources.containers.unpacked import open_text
+from mimicit.sources.files.media_names import folder_of
+from mimicit.sources.files.root import Root
+from mimicit.sources.format import Needs, SourceFormat, SourceSpec
+from mimicit.sources.formats.mimicit_clips import CLIPS, media_with_clips
+from mimicit.sources.formats.mimicit_ids import conversation_of, media_of
+from mimicit.sources.formats.mimicit_list import is_list, listed_sets
+from mimicit.sources.formats.mimicit_related import RelatedIds
+from mimicit.sources.items import InParquet, Item, MediaRef, Picture, RawTriplet, Reject, Row, TrainEntry
+from mimicit.sources.records.captions import instruction_or_caption
+from mimicit.sources.records.pieces import split_files
+from mimicit.sources.records.text import answer_of, checked_id, checked_ids, checked_meta, shown
+from mimicit.sources.sniff import Head, sniff
+
+__all__ = ["MIMICIT"]
+
+_Role = Literal["instructions", "train", "json pictures", "parquet pictures"]
+_PICTURE_COLUMN: Final = "base64"
+_ID_COLUMNS: Final = ("__index_level_0__", "index", "__null_dask_index__")
+_KNOWN_KEYS: Final = frozenset({"instruction", "answer", "image_ids", "rel_ins_ids", CLIPS})
+_FIELDS_OF_RECORDS: Final = frozenset({"id", "answer", "caption", "text", "conversations", "image", "images"})
+"""What a record with a picture inside has, and no map of pictures by their ids."""
+_NO_OBJECT: Final = "an instruction must be an object"
+_INSTRUCTIONS: Final = "_instructions"
+_TRAIN: Final = "_train"
+_MEDIA_OF_GROUP: Final[dict[str, Callable[[Sequence[str]], tuple[MediaRef, ...]]]] = {
+    "IMAGE_TEXT": partial(media_of, is_clip=False),
+    "IMAGE_TEXT_IN_CONTEXT": partial(media_of, is_clip=False),
+    "TEXT_ONLY": lambda ids: (),
+    "VIDEO_TEXT": partial(media_of, is_clip=True),
+}
+"""What the groups of a training list make of the pictures of a record; without one, their ids say it."""
+
+
+def _role(path: str, head: Head) -> _Role | None:
+    """What the file is to MIMIC-IT, by its content; the name decides only where the content is empty."""
+    fields = head.fields
+    if head.kind == "parquet":
+        return "parquet pictures" if _PICTURE_COLUMN in fields and not fields.keys().isdisjoint(_ID_COLUMNS) else None
+    if head.kind not in ("object", "lines"):
+        return None
+    named = path.rpartition("/")[2].rpartition(".")[0]
+    if fields.get("data") == "object":
+        inner = [name.rpartition(".")[2] for name in fields if name.startswith("data.")]
+        if "answer" in inner or (not inner and named.endswith(_INSTRUCTIONS)):
+            return "instructions"
+    kinds = [kind for name, kind in fields.items() if name]
+    if "base64" in kinds and "object" not in kinds and _FIELDS_OF_RECORDS.isdisjoint(fields):
+        return "json pictures"
+    return "train" if named.endswith(_TRAIN) and (not kinds or not {"array", "text"}.isdisjoint(kinds)) else None
+
+
+def _claim(root: Root, heads: Mapping[str, Head], *, force: bool = False) -> list[SourceSpec]:
+    roles = {path: _role(path, head) for path, head in sorted(heads.items())}
+    sources = [spec for path, head in sorted(heads.items()) if is_list(head) for spec in _listed(root, path, roles)]
+    listed = {path for spec in sources for path in spec.files}
+    pictures = _picture_sets(roles)
+    for path, role in roles.items():
+        if role == "instructions" and path not in listed:
+            name = path.rpartition(".")[0].removesuffix(_INSTRUCTIONS)
+            train = tuple(other for other in (f"{name}{_TRAIN}.json",) if roles.get(other) == "train")
+            found = _pictures_of(name, pictures)
+            why = f"instructions by id; {len(train)} training list, {len(found)} files of pictures"
+            sources.append(SourceSpec(name=name, format="mimicit", files=(path, *train, *found), why=why))
+    return sources
+
+
+def _listed(root: Root, path: str, roles: Mapping[str, _Role | None]) -> Iterator[SourceSpec]:
+    """The sources of a training list; one whose files are not there is the list alone, for reading it to say why."""
+    try:
+        sets = listed_sets(root, path, roles)
+    except SourceError as error:
+        yield SourceSpec(name=path.rpartition(".")[0], format="mimicit", files=(path,), why=str(error))
+        return
+    folder = folder_of(path)
+    for entry in sets:
+        fault = entry.fault
+        wrong = [file for file in entry.files if roles[file] is None]
+        if wrong and not fault:
+            fault = f"{wrong[0]} is no file of MIMIC-IT"
+        why = f"{path}: {entry.name}: {fault}" if fault else f"listed in {path} as {entry.group}"
+        yield SourceSpec(
+            name=f"{folder}/{entry.name}".lstrip("/"),
+            format="mimicit",
+            files=(path,) if fault else (*entry.files, path),
+            why=why,
+            part=entry.group,
+            limit=entry.limit,
+        )
+
+
+def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
+    with RelatedIds(root, spec.files[0]) as related:
+        for path in spec.paths:
+            head = sniff(root, path)
+            if is_list(head):
+                if len(spec.files) == 1:
+                    raise SourceError(spec.why)
+                continue
+            match _role(path, head):
+                case "instructions":
+                    yield from _instructions(spec, root, path, related)
+                case "train":
+                    yield from _train_entries(spec, root, path, related)
+                case "json pictures":
+                    yield from json_pictures(spec, root, path)
+                case "parquet pictures":
+                    yield from _parquet_pictures(spec, root, path)
+                case None:
+                    raise SourceError(f"{path}: has changed since it was found; start the build again")
+
+
+MIMICIT: Final = SourceFormat(
+    claim=_claim,
+    read=_read,
+    split=split_files,
+    needs=(Needs(("object", "lines"), (("data",),)),),
+)
+
+
+def _picture_sets(roles: Mapping[str, _Role | None]) -> dict[tuple[str, str], tuple[str, ...]]:
+    """The files of each set of pictures, by (folder, name); the parts of a parquet folder are one set named after it.
+
+    Where a set was published both as JSON and as parquet, the JSON file is taken.
+    """
+    sets: dict[tuple[str, str], tuple[str, ...]] = {}
+    for wanted in ("json pictures", "parquet pictures"):
+        found: dict[tuple[str, str], tuple[str, ...]] = {}
+        for path, role in roles.items():
+            if role == wanted:
+                folder, _, name = path.rpartition("/")
+                is_part = folder.endswith(".parquet") or name.startswith("part")
+                outer, _, stem = folder.rpartition("/") if is_part else (folder, "", name)
+                key = (outer, stem.removesuffix(".json").removesuffix(".parquet"))
+                found[key] = (*found.get(key, ()), path)
+        sets = found | sets
+    return sets
+
+
+def _pictures_of(name: str, sets: Mapping[tuple[str, str], tuple[str, ...]]) -> tuple[str, ...]:
+    """The set of pictures that the instructions ``name`` (folder and all) speak about; empty if there is none."""
+    folder, stem = folder_of(name), name.rpartition("/")[2]
+    fitting = [key for key in sets if key[1] and stem.startswith(key[1])]
+    if not fitting:
+        return ()
+    return sets[min(fitting, key=lambda key: (key[0] != folder, -len(key[1]), key))]
+
+
+def _instructions(spec: SourceSpec, root: Root, path: str, related: RelatedIds) -> Iterator[RawTriplet | Reject]:
+    with open_text(root, path) as file:
+        cursor = JsonCursor(file, path)
+        has_data = False
+        for key in cursor.members():
+            if key.raw != b"data":
+                cursor.value(keep_bytes=0)
+                continue
+            has_data = True
+            for id, (place, record, *_) in _records(cursor, path):
+                try:
+                    if isinstance(record, RejectedError):
+                        raise record
+                    yield _triplet(id, record, place, _MEDIA_OF_GROUP.get(spec.part, media_of), related)
+                except RejectedError as error:
+                    yield spec.reject(error.reason, place=place, id=id, detail=error.detail)
+        cursor.finish()
+    if not has_data:
+        raise SourceError(f'{path}: has no \'data\'; a file of instructions is {{"meta": ..., "data": ...}}')
+
+
+def _records(cursor: JsonCursor, path: str) -> Iterator[tuple[str, Row]]:
+    """The members of the object at ``cursor``, each with its id, which is empty where it is none."""
+    for _ in cursor.entries():
+        run = cursor.run(MAX_RECORD_BYTES)
+        values = parsed_run(b"{%b}" % run) if run else None
+        if values is not None and _are_ids(values):
+            cursor.skip(run)
+            for id, value in values.items():
+                yield (
+                    id,
+                    Row(f"{path}#{id}", value if isinstance(value, dict) else RejectedError("malformed", _NO_OBJECT)),
+                )
+            continue
+        key = cursor.key()
+        is_object = cursor.peek() == b"{"
+        span = cursor.value(keep_bytes=MAX_RECORD_BYTES if is_object else 0)
+        place, id = f"{path}#byte {key.offset}", ""
+        try:
+            id = decoded_key(key)
+            place = f"{path}#{id}"
+            yield id, Row(place, parsed(span.raw) if is_object else RejectedError("malformed", _NO_OBJECT))
+        except RejectedError as error:
+            yield id, Row(place, error)
+
+
+def _are_ids(keys: Iterable[str]) -> bool:
+    try:
+        return all(map(checked_id, keys))
+    except RejectedError:
+        return False
+
+
+def _triplet(
+    id: str,
+    record: Mapping[str, Any],
+    place: str,
+    media_of: Callable[[Sequence[str]], tuple[MediaRef, ...]],
+    related: RelatedIds,
+) -> RawTriplet:
+    ids = checked_ids(record.get("image_ids"), "image_ids")
+    media = media_with_clips(ids, record[CLIPS]) if CLIPS in record else media_of(ids)
+    talk = conversation_of(id)
+    return RawTriplet(
+        id=id,
+        place=place,
+        media=media,
+        instruction=instruction_or_caption(
+            question_about(record.get("instruction"), [medium.kind for medium in media]), id, media
+        ),
+        answer=answer_of(record),
+        related=related.resolved(checked_ids(record.get("rel_ins_ids"), "rel_ins_ids")),
+        conversation=talk[0] if talk else None,
+        turn=talk[1] if talk else 0,
+        meta=checked_meta({key: value for key, value in record.items() if key not in _KNOWN_KEYS}),
+    )
+
+
+def _train_entries(spec: SourceSpec, root: Root, path: str, names: RelatedIds) -> Iterator[TrainEntry | Reject]:
+    with open_text(root, path) as file:
+        cursor = JsonCursor(file, path)
+        for key in cursor.members():
+            is_text = cursor.peek() == b'"'
+            span = cursor.value(keep_bytes=MAX_RECORD_BYTES)
+            place, id = f"{path}#byte {key.offset}", ""
+            try:
+                id = decoded_key(key)
+                place = f"{path}#{id}"
+                related = parsed(b'"' + span.raw + b'"' if is_text and span.raw is not None else span.raw)
+                if not isinstance(related, list | str):
+                    raise RejectedError("malformed", f"related ids must be a list, not {shown(related)}")
+                (query,) = names.resolved([id])
+                yield TrainEntry(query, names.resolved(checked_ids(related, "related")), place)
+            except RejectedError as error:
+                yield spec.reject(error.reason, place=place, id=id, detail=error.detail, scope="reference")
+        cursor.finish()
+
+
+def _parquet_pictures(spec: SourceSpec, root: Root, path: str) -> Iterator[Picture | Reject]:
+    column = next(name for name in _ID_COLUMNS if name in parquet_columns(root, path))
+    for number, (group, row, values) in enumerate(parquet_rows(root, path, [column])):
+        place = f"{path}[{number}]"
+        try:
+            if isinstance(values, RejectedError):
+                raise values
+            yield Picture(checked_id(values[column]), InParquet(path, group, row, _PICTURE_COLUMN), place)
+        except RejectedError as error:
+            yield spec.reject(error.reason, place=place, detail=error.detail, scope="media")

@@ -1,0 +1,203 @@
+"""Shards of our own: a folder that a build has finished, or single shard files, to be built again with other options.
+
+Every triplet of the samples is one record, however many samples it stands in; the first that shows it tells what it
+is, and its own sample tells more where it is a query. ``related`` are the ids of a query's context, nearest first, so
+``--context related`` gives the same samples again. A triplet that is never a query is context only (``is_query``
+false). A clip is its stored frames with their times and its duration; a document is a record with parts.
+
+Each source of a finished folder is a source again, by the same name; its samples are found by the index, where there is
+one. Shard files without a manifest are one source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+
+import orjson
+
+from mimicit.errors import RejectedError, SchemaError, SourceError
+from mimicit.records import Media, Sample, sample_from_json
+from mimicit.schema import validate
+from mimicit.sources.containers.json_rows import MAX_RECORD_BYTES, parsed
+from mimicit.sources.containers.tar_members import TarMember
+from mimicit.sources.containers.tar_samples import TarSample, read_member, tar_samples
+from mimicit.sources.files.media_names import folder_of
+from mimicit.sources.files.root import Root
+from mimicit.sources.format import Needs, SourceFormat, SourceSpec
+from mimicit.sources.formats.shard_index import IndexedSample, indexed_samples
+from mimicit.sources.formats.shard_triplets import ShardTriplets, check_shown, record_of
+from mimicit.sources.items import InTar, Item, MediaRef, Reject
+from mimicit.sources.sniff import Fields, Head
+
+__all__ = ["SHARDS"]
+
+_MANIFEST: Final = "manifest.json"
+_INDEX: Final = "index.parquet"
+_BESIDE: Final = (_MANIFEST, _INDEX, "media.parquet", "rejects.parquet", "README.md", "contact-sheet.jpg")
+_MAX_MANIFEST_BYTES: Final = 256 << 20
+
+
+def _claim(root: Root, heads: Mapping[str, Head], *, force: bool = False) -> list[SourceSpec]:
+    folders: dict[str, list[str]] = {}
+    for path, head in sorted(heads.items()):
+        if head.kind == "tar" and (force or head.any(_fits)):
+            folders.setdefault(folder_of(path), []).append(path)
+    sources: list[SourceSpec] = []
+    for folder, tars in folders.items():
+        manifest = f"{folder}/{_MANIFEST}".lstrip("/")
+        if manifest not in heads or not {"config", "format"} <= heads[manifest].fields.keys():
+            name = folder or (tars[0].rpartition(".")[0] if len(tars) == 1 else "shards")
+            sources.append(SourceSpec(name=name, format="shards", files=tuple(tars), why=f"{len(tars)} shard files"))
+            continue
+        beside = [path for name in _BESIDE if (path := f"{folder}/{name}".lstrip("/")) in heads]
+        for part in _sources_in(root, manifest):
+            name = f"{folder}/{part}".strip("/") or "shards"
+            why = f"a folder of {len(tars)} shards; its source {part!r}"
+            sources.append(SourceSpec(name=name, format="shards", files=(*tars, *beside), why=why, part=part))
+    return sources
+
+
+def _fits(fields: Fields) -> bool:
+    return {"json.format", "json.media", "json.triplets"} <= fields.keys()
+
+
+def _sources_in(root: Root, path: str) -> list[str]:
+    """The sources that the samples of a finished folder came from; one without a name where its manifest is damaged."""
+    try:
+        return [source["name"] for source in _manifest(root, path)["sources"] if source["out"]] or [""]
+    except SourceError:
+        return [""]
+
+
+def _manifest(root: Root, path: str) -> dict[str, Any]:
+    try:
+        with root.open_input(path) as file:
+            value: dict[str, Any] = orjson.loads(file.read(_MAX_MANIFEST_BYTES))
+        validate("manifest", value)
+    except (orjson.JSONDecodeError, SchemaError) as error:
+        raise SourceError(f"{path}: no manifest of shards: {error}; remove it to read the shards as they are") from None
+    return value
+
+
+def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
+    manifest, index = (_beside(spec, name) for name in (_MANIFEST, _INDEX))
+    if manifest is not None:
+        _check_complete(spec, root, manifest)
+    # What cannot be read says nothing of its source, so one of them answers for it.
+    answers = manifest is None or _sources_in(root, manifest)[0] == spec.part
+    with ShardTriplets() as triplets:
+        if manifest is not None and index is not None:
+            samples = indexed_samples(root, index, spec.part, _manifest(root, manifest))
+            yield from _gather_indexed(spec, root, samples, triplets)
+        else:
+            for path in spec.files:
+                if path.rpartition("/")[2] not in _BESIDE:
+                    yield from _gather(spec, root, path, triplets, answers=answers)
+        for triplet in triplets:
+            try:
+                yield record_of(triplet)
+            except RejectedError as error:
+                yield spec.reject(error.reason, place=triplet.place, id=triplet.id, detail=error.detail)
+
+
+SHARDS: Final = SourceFormat(
+    claim=_claim,
+    read=_read,
+    needs=(Needs(("tar",), (("json.format",), ("json.media",), ("json.triplets",))),),
+)
+
+
+def _beside(spec: SourceSpec, name: str) -> str | None:
+    return next((path for path in spec.files if path.rpartition("/")[2] == name), None)
+
+
+def _gather_indexed(
+    spec: SourceSpec, root: Root, samples: Iterable[IndexedSample], triplets: ShardTriplets
+) -> Iterator[Reject]:
+    """Add the ``samples``, all of which belong to ``spec``; what cannot be added is a reject."""
+    for sample in samples:
+        place = f"{sample.path}#{sample.key}"
+        try:
+            value = _sample_in(root, sample.path, sample.json)
+            names = [name for media in value.media for name in media.files]
+            if (value.key, value.source, len(names)) != (sample.key, spec.part, len(sample.files)):
+                raise RejectedError("schema", "the sample is another one than the index says; build the folder again")
+            files = dict(zip(names, sample.files, strict=True))
+            triplets.add(value, [_ref(sample.path, sample.key, files, media) for media in value.media], place)
+        except RejectedError as error:
+            yield spec.reject(error.reason, place=place, id=sample.key, detail=error.detail)
+
+
+def _gather(spec: SourceSpec, root: Root, path: str, triplets: ShardTriplets, *, answers: bool) -> Iterator[Reject]:
+    """Add the samples of one shard that belong to ``spec``; what cannot be added is a reject.
+
+    ``answers`` says whether this includes what cannot be read so far as to tell its source.
+    """
+    for sample in tar_samples(root, path):
+        if isinstance(sample, RejectedError):
+            if answers:
+                yield spec.reject(sample.reason, place=path, detail=sample.detail, scope="media")
+            continue
+        is_mine = answers
+        place = sample.place(path)
+        try:
+            if sample.fault:
+                raise RejectedError("duplicate_id", sample.fault)
+            value = _parsed_sample(root, path, sample)
+            is_mine = spec.part in ("", value.source)
+            if is_mine:
+                triplets.add(value, _refs(path, sample, value), place)
+        except RejectedError as error:
+            if is_mine:
+                yield spec.reject(error.reason, place=place, id=sample.key, detail=error.detail)
+
+
+def _check_complete(spec: SourceSpec, root: Root, path: str) -> None:
+    folder = folder_of(path)
+    for shard in _manifest(root, path)["shards"]:
+        if f"{folder}/{shard['name']}".lstrip("/") not in spec.files:
+            raise SourceError(
+                f"{path}: lists {shard['name']}, which is absent or no shard; fetch it, or remove the list"
+            )
+
+
+def _parsed_sample(root: Root, path: str, sample: TarSample) -> Sample:
+    member = sample.file("json")
+    if member is None:
+        raise RejectedError("missing_sidecar", f"the sample {sample.key!r} has no {sample.key}.json")
+    return _sample_in(root, path, member)
+
+
+def _sample_in(root: Root, path: str, member: TarMember) -> Sample:
+    value = parsed(read_member(root, path, member, most=MAX_RECORD_BYTES))
+    try:
+        validate("sample", value)
+    except SchemaError as error:
+        raise RejectedError("schema", f"{member.name!r}: {error}") from None
+    found = sample_from_json(value)
+    check_shown(found, repr(member.name))
+    return found
+
+
+def _refs(path: str, sample: TarSample, value: Sample) -> list[MediaRef]:
+    files = dict(sample.files)
+    return [_ref(path, sample.key, files, media) for media in value.media]
+
+
+def _ref(path: str, key: str, files: Mapping[str, Any], media: Media) -> MediaRef:
+    absent = [name for name in media.files if name not in files]
+    if absent:
+        raise RejectedError("missing_file", f"the sample {key!r} has no {key}.{absent[0]}")
+    if len(media.sha256) != len(media.files) or len(media.timestamps_s or media.files) != len(media.files):
+        raise RejectedError(
+            "schema", f"the sample {key!r}: a medium of {len(media.files)} files has other numbers of sums or times"
+        )
+    parts = tuple(InTar(path, files[name].offset, files[name].size) for name in media.files)
+    return MediaRef(
+        kind=media.kind,
+        parts=parts,
+        origin=media.origin,
+        timestamps_s=media.timestamps_s,
+        duration_s=media.duration_s,
+    )

@@ -1,0 +1,176 @@
+"""VQAv2: a file of questions, and a file with their answers, joined by ``question_id``.
+
+The answers are those of the same ``data_subtype``, in the folder of the questions first, then the file with the most
+similar name; a test split has none, and each of its questions is a reject. The answer of a triplet is
+``multiple_choice_answer``; ``answers`` (those of all ten people), ``question_type`` and ``answer_type`` go to ``meta``.
+
+Pictures are ``COCO_{data_subtype}_{image_id:012d}.jpg``, or without the prefix as COCO 2017 has it, in a folder called
+``{data_subtype}`` first, and then as by all formats (see `finding`). The answers wait in a table on disk for their
+questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from itertools import takewhile
+from typing import Any, Final
+
+import orjson
+
+from mimicit.errors import RejectedError
+from mimicit.placeholders import question_about
+from mimicit.schema import canonical_json
+from mimicit.sources.containers.disk_table import DiskTable
+from mimicit.sources.containers.json_members import blocks_of_member, first_of_members
+from mimicit.sources.files.finding import media_ref
+from mimicit.sources.files.media_names import folder_of
+from mimicit.sources.files.root import Root
+from mimicit.sources.format import Needs, SourceFormat, SourceSpec
+from mimicit.sources.items import Item, MediaRef, RawTriplet, Reject, Row
+from mimicit.sources.records.each_row import triplets_of_rows
+from mimicit.sources.records.text import checked_answer, checked_id, checked_instruction, checked_meta, shown
+from mimicit.sources.sniff import Head
+
+__all__ = ["VQAV2"]
+
+_OBJECTS: Final = frozenset({"object", "lines"})  # a small object fits on one line
+_KNOWN_KEYS: Final = frozenset({"question_id", "image_id", "question"})
+_SUBTYPE: Final = "data_subtype"
+
+
+def _claim(root: Root, heads: Mapping[str, Head], *, force: bool = False) -> list[SourceSpec]:
+    answers = [path for path, head in sorted(heads.items()) if _is_about(head, "annotations")]
+    subtypes = {path: _subtype(root, path) for path in answers}
+    sources = []
+    for path, head in sorted(heads.items()):
+        if _is_about(head, "questions") or (force and head.kind in _OBJECTS and path not in answers):
+            found = _answers_of(path, _subtype(root, path), subtypes)
+            why = f"questions by question_id; {len(found)} file with their answers"
+            name = path.rpartition(".")[0] or path
+            sources.append(SourceSpec(name=name, format="vqav2", files=(path, *found), why=why))
+    return sources
+
+
+def _is_about(head: Head, name: str) -> bool:
+    needed = {f"{name}[].question_id", f"{name}[].image_id"}
+    return head.kind in _OBJECTS and head.any(lambda fields: needed <= fields.keys())
+
+
+def _subtype(root: Root, path: str) -> str:
+    value = first_of_members(root, path, until=_SUBTYPE).get(_SUBTYPE)
+    return value if isinstance(value, str) else ""
+
+
+def _answers_of(path: str, subtype: str, subtypes: Mapping[str, str]) -> list[str]:
+    """The file with the answers to the questions at ``path``, if there is one."""
+    fitting = [other for other, known in subtypes.items() if known == subtype]
+    if not fitting:
+        return []
+    return [min(fitting, key=lambda other: (folder_of(other) != folder_of(path), -_alike(path, other), other))]
+
+
+def _alike(path: str, other: str) -> int:
+    """How many characters the names of two files have in common at their beginning."""
+    names = zip(path.rpartition("/")[2], other.rpartition("/")[2], strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], names))
+
+
+def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
+    questions, *annotations = spec.files
+    subtype = _subtype(root, questions)
+    with DiskTable() as answers:
+        for path in annotations:
+            yield from _read_answers(spec, root, path, answers)
+        for rows in blocks_of_member(root, questions, "questions"):
+            found = answers.use_all(list(_ids(rows)))
+
+            def answered(row: Mapping[str, Any], id: str, place: str, found: Mapping[str, str] = found) -> RawTriplet:
+                if id not in found:
+                    raise RejectedError("empty_answer", "no annotation answers this question, as in a test split")
+                picture = _picture(root, row.get("image_id"), subtype, folder_of(questions))
+                return _triplet(row, orjson.loads(found[id]), picture, id=id, place=place)
+
+            yield from triplets_of_rows(spec, rows, answered, _question_id)
+        for id, answer in answers.unused():
+            detail = "no question has the question_id of this answer"
+            place = orjson.loads(answer)["place"]
+            yield spec.reject("dangling_reference", place=place, id=id, detail=detail, scope="reference")
+
+
+VQAV2: Final = SourceFormat(
+    claim=_claim,
+    read=_read,
+    needs=(Needs(("object", "lines"), (("questions[].question_id",), ("questions[].image_id",))),),
+)
+
+
+def _read_answers(spec: SourceSpec, root: Root, path: str, answers: DiskTable) -> Iterator[Reject]:
+    for rows in blocks_of_member(root, path, "annotations"):
+        entries: list[tuple[str, str]] = []
+        read: list[tuple[str, str, RejectedError | None]] = []
+        for place, row, *_ in rows:
+            id, error = "", None
+            try:
+                if isinstance(row, RejectedError):
+                    raise row
+                id = _question_id(row)
+                entries.append((id, canonical_json({"place": place, **_answer(row)}).decode()))
+            except RejectedError as fault:
+                error = fault
+            read.append((place, id, error))
+        added = iter(answers.add_all(entries))
+        for place, id, error in read:
+            if error is None and not next(added):
+                error = RejectedError("duplicate_id", "this question was answered before; the first annotation counts")
+            if error is not None:
+                yield spec.reject(error.reason, place=place, id=id, detail=error.detail, scope="reference")
+
+
+def _ids(rows: Iterable[Row]) -> Iterator[str]:
+    """The ids of those questions that have one."""
+    for row in rows:
+        if isinstance(row.fields, dict):
+            with suppress(RejectedError):
+                yield _question_id(row.fields)
+
+
+def _question_id(row: Mapping[str, Any]) -> str:
+    return checked_id(row.get("question_id"), "question_id")
+
+
+def _answer(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What is kept of one annotation."""
+    people = row.get("answers", [])
+    if not isinstance(people, list) or not all(isinstance(person, dict) for person in people):
+        raise RejectedError("malformed", f"answers must be a list of objects, not {shown(people)}")
+    kept = {key: row[key] for key in ("question_type", "answer_type") if key in row}
+    meta = checked_meta({"answers": [person.get("answer") for person in people], **kept})
+    return {"image_id": row.get("image_id"), "answer": row.get("multiple_choice_answer"), "meta": meta}
+
+
+def _triplet(
+    question: Mapping[str, Any], answer: Mapping[str, Any], picture: MediaRef, *, id: str, place: str
+) -> RawTriplet:
+    if answer["image_id"] != question.get("image_id"):
+        pictures = f"{shown(question.get('image_id'))}, but the annotation about {shown(answer['image_id'])}"
+        raise RejectedError("malformed", f"the question is about picture {pictures}")
+    text = checked_instruction(question_about(question.get("question"), [picture.kind]))
+    if not text:
+        raise RejectedError("malformed", "the question is empty")
+    others = {key: value for key, value in question.items() if key not in _KNOWN_KEYS}
+    return RawTriplet(
+        id=id,
+        place=place,
+        media=(picture,),
+        instruction=text,
+        answer=checked_answer(answer["answer"]),
+        meta=checked_meta({**others, **answer["meta"]}),
+    )
+
+
+def _picture(root: Root, image_id: object, subtype: str, beside: str) -> MediaRef:
+    if not isinstance(image_id, int) or isinstance(image_id, bool):
+        raise RejectedError("malformed", f"image_id must be a whole number, not {shown(image_id)}")
+    names = (f"COCO_{subtype}_{image_id:012d}.jpg", f"{image_id:012d}.jpg")
+    return media_ref(root, names, beside=beside, kind="image", hints=(subtype,) if subtype else ())

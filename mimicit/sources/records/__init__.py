@@ -1,0 +1,1 @@
+"""From records as they were published to triplets: what fields mean, in whatever format."""

@@ -1,0 +1,57 @@
+"""Instructions for pictures and clips that come with a caption only: a fixed pool, picked by a hash of the id.
+
+The pools are part of what a build promises: a change here changes the shards of every caption source.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Final
+
+from mimicit.errors import RejectedError
+from mimicit.sources.items import MediaRef
+from mimicit.sources.records.text import checked_instruction
+
+__all__ = ["caption_instruction", "instruction_or_caption"]
+
+_PICTURE: Final = (
+    "Describe this picture.",
+    "What does this picture show?",
+    "Write a caption for this picture.",
+    "What can be seen here?",
+    "Give a short description of the picture.",
+    "Say in a sentence what is in the picture.",
+    "How would you caption this picture?",
+    "Tell me what you see in the picture.",
+)
+_CLIP: Final = (
+    "Describe this video.",
+    "What happens in this video?",
+    "Write a caption for this video.",
+    "What can be seen in this clip?",
+    "Give a short description of the video.",
+    "Say in a sentence what happens in the clip.",
+    "How would you caption this video?",
+    "Tell me what you see in the video.",
+)
+
+
+def caption_instruction(id: str, media: Sequence[MediaRef]) -> str:
+    """The instruction of the pool that the record ``id`` gets; the same for the same id, always."""
+    pool = _CLIP if any(medium.kind == "video" for medium in media) else _PICTURE
+    digest = hashlib.blake2b(id.encode(), digest_size=8).digest()
+    return pool[int.from_bytes(digest, "big") % len(pool)]
+
+
+def instruction_or_caption(value: object, id: str, media: Sequence[MediaRef]) -> str:
+    """``value`` as a checked instruction; where it is absent or empty, one for a caption of ``media``.
+
+    `RejectedError` as `checked_instruction`, or ``malformed`` where there is neither an instruction nor a medium.
+    """
+    text = "" if value is None else checked_instruction(value)
+    if text:
+        return text
+    if not media:
+        raise RejectedError("malformed", "there is neither an instruction nor a picture or clip to describe")
+    return caption_instruction(id, media)

@@ -1,0 +1,161 @@
+"""Multiple choice: the choices that a record offers, and which of them its answer is.
+
+Benchmarks write the choices as a list (ScienceQA, A-OKVQA, AI2D), as the text of one (MMMU: ``"['a', 'b']"``), as an
+object with their letters, or in columns (MMBench: ``A`` to ``D``); and the answer as the number of a choice from 0, as
+a letter, or as the choice's own text. Where these readings name different choices, nobody can tell which is meant, and
+the record is rejected rather than guessed at.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import tokenize
+from collections.abc import Sequence
+from dataclasses import dataclass
+from string import ascii_uppercase
+from typing import Final
+
+import orjson
+
+from mimicit.errors import RejectedError
+from mimicit.sources.records.text import checked_answer, shown
+
+__all__ = ["Choice", "chosen", "listed_texts", "offered", "with_choices"]
+
+_MAX_LIST_CHARACTERS: Final = 100_000
+_LETTERED: Final = re.compile(r"\(?([A-Za-z])(?:\)|[.:](?=\s)|\.)\s*(.+)", re.DOTALL)
+_ONLY_LETTER: Final = re.compile(r"\(?([A-Za-z])\)?[.:]?")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One choice: its ``letter`` (``A`` to ``Z``) and its text, which the record may write as a number."""
+
+    letter: str
+    text: str
+    is_number: bool = False
+
+
+def offered(value: object) -> tuple[Choice, ...]:
+    """The choices that the field ``value`` lists, without those that are null; none where it lists nothing.
+
+    A list, the text of a list, lines that begin with letters, ``{"text": [...], "label": [...]}`` or ``{"A": ...}``.
+    `RejectedError` ``malformed`` where the entries are no texts, or more than there are letters.
+    """
+    if isinstance(value, str):
+        value = _listed(value)
+    match value:
+        case {"text": list(texts), "label": list(labels)} if len(texts) == len(labels):
+            pairs = list(zip(labels, texts, strict=True))
+        case dict():
+            pairs = list(value.items())
+        case list():
+            pairs = [("", text) for text in value]
+        case _:
+            return ()
+    if len(pairs) > len(ascii_uppercase):
+        raise RejectedError("malformed", f"there are {len(pairs)} choices, more than letters")
+    has_letters = all(isinstance(label, str) and re.fullmatch("[A-Za-z]", label) for label, _ in pairs)
+    letters = [str(label).upper() for label, _ in pairs] if has_letters else list(ascii_uppercase)
+    texts = [None if text is None or text == "" else checked_answer(text) for _, text in pairs]
+    return tuple(
+        Choice(letter, text, isinstance(written, int | float))
+        for letter, text, (_, written) in zip(letters, _without_letters(texts, letters), pairs, strict=False)
+        if text is not None
+    )
+
+
+def listed_texts(value: object) -> object:
+    """The list of texts that the text ``value`` spells, as a cell of a CSV file does; any other value as it is."""
+    if not (isinstance(value, str) and value.lstrip().startswith("[")):
+        return value
+    found = _listed(value)
+    is_list = isinstance(found, list) and bool(found) and all(isinstance(entry, str) for entry in found)
+    return found if is_list else value
+
+
+def chosen(choices: Sequence[Choice], answer: object) -> Choice:
+    """The one of ``choices`` that ``answer`` is; `RejectedError` ``malformed`` where it is none, or might be two.
+
+    A whole number is the place of a choice from 0, or a choice where these are numbers. A text is a choice's text, its
+    letter, both, or its place.
+    """
+    text = checked_answer(answer)
+    readings = [
+        choice
+        for choice in choices
+        if (isinstance(answer, str) or choice.is_number) and _plain(choice.text) == _plain(text)
+    ][:1]
+    if isinstance(answer, str):
+        readings += _by_letter(choices, text)
+    if re.fullmatch("[0-9]{1,2}", text):
+        readings += choices[int(text) :][:1]
+    if not readings:
+        raise RejectedError("malformed", f"the answer {shown(answer)} is none of {len(choices)} choices")
+    if len({_plain(reading.text) for reading in readings}) > 1:
+        named = " or ".join(f"{reading.letter} ({reading.text!a:.40})" for reading in readings)
+        raise RejectedError("malformed", f"the answer {shown(answer)} may be {named}; write the choice's own text")
+    return readings[0]
+
+
+def with_choices(question: str, choices: Sequence[Choice]) -> str:
+    """``question`` with a line for each choice, "A. ..."; as it is where it lists them itself."""
+    marks = (rf"\(?{choice.letter}[.):]\)?\s*{re.escape(choice.text)}" for choice in choices)
+    if all(re.search(mark, question) for mark in marks):
+        return question
+    return "\n".join((question, *(f"{choice.letter}. {choice.text}" for choice in choices))).lstrip("\n")
+
+
+def _by_letter(choices: Sequence[Choice], text: str) -> list[Choice]:
+    match = _ONLY_LETTER.fullmatch(text) or _LETTERED.fullmatch(text)
+    if match is None:
+        return []
+    found = [choice for choice in choices if choice.letter == match[1].upper()]
+    return [choice for choice in found if match.re is _ONLY_LETTER or _plain(choice.text) == _plain(match[2])]
+
+
+def _without_letters(texts: Sequence[str | None], letters: Sequence[str]) -> list[str | None]:
+    """``texts`` without the letters before them, where each begins with its own ("A. a cat", "B. a dog")."""
+    matches = [_LETTERED.fullmatch(text) if text is not None else None for text in texts]
+    pairs = [(m, letter) for m, text, letter in zip(matches, texts, letters, strict=False) if text is not None]
+    if len(pairs) < 2 or not all(match and match[1].upper() == letter for match, letter in pairs):
+        return list(texts)
+    return [match[2].strip() if match else None for match in matches]
+
+
+def _listed(text: str) -> object:
+    """The list that ``text`` spells, in JSON, in Python or in lettered lines; None where it is other text."""
+    text = text.strip()
+    if len(text) > _MAX_LIST_CHARACTERS:
+        return None
+    if text[:1] in ("[", "{", "("):
+        try:
+            return orjson.loads(text)
+        except orjson.JSONDecodeError:
+            return _python_list(text)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    matches = [_LETTERED.fullmatch(line) for line in lines]
+    if len(lines) > 1 and all(
+        match and match[1].upper() == a for match, a in zip(matches, ascii_uppercase, strict=False)
+    ):
+        return list(lines)
+    return None
+
+
+def _python_list(text: str) -> object:
+    try:
+        value = ast.literal_eval(text)
+        tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+        count = sum(token.type == tokenize.STRING for token in tokens)
+    except (ValueError, SyntaxError, MemoryError, RecursionError, tokenize.TokenError):
+        return None
+    entries = list(value) if isinstance(value, list | tuple) else value
+    if isinstance(entries, list) and count > sum(isinstance(entry, str) for entry in entries):
+        raise RejectedError("malformed", f"{text!a:.60} lists texts without commas between them, as numpy prints them")
+    return entries
+
+
+def _plain(text: str) -> str:
+    return text.strip().removesuffix(".").casefold()

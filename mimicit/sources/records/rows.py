@@ -1,0 +1,327 @@
+"""From a record to its triplets, whatever the file it comes from: JSON, CSV, parquet, Arrow, a tar, or a sidecar.
+
+What a record is, its fields tell by their names (see `column_names`), in this order:
+
+- a conversation (see `conversations`): a triplet for each answer;
+- a question with choices (see `choices`): the instruction lists them, and the answer is the text of the right one;
+- a question with an answer; of a list of answers, the most frequent one;
+- captions: a triplet for each, with an instruction of the fixed pool.
+
+The fields that are none of these go to ``meta``. The formats differ only in how they find records and media.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final
+
+from mimicit.errors import RejectedError, UsageError
+from mimicit.placeholders import question_about, with_words
+from mimicit.records import MediaKind
+from mimicit.sources.format import SourceSpec
+from mimicit.sources.items import Item, MediaRef, RawTriplet, Row
+from mimicit.sources.records.captions import instruction_or_caption
+from mimicit.sources.records.choices import Choice, chosen, listed_texts, offered, with_choices
+from mimicit.sources.records.column_names import Columns, columns_of
+from mimicit.sources.records.conversations import (
+    CONVERSATION_FIELDS,
+    SOUND,
+    Conversation,
+    ShownPart,
+    Turn,
+    conversation_of,
+    rejected_turns,
+    turn_items,
+)
+from mimicit.sources.records.document_rows import document_from_row, is_document_row
+from mimicit.sources.records.plain_conversations import PlainTalks
+from mimicit.sources.records.row_media import MediaFinder
+from mimicit.sources.records.text import checked_answer, checked_id, checked_ids, checked_meta, derived_id, free_fields
+
+__all__ = ["PlaceholderOptions", "RowReader", "describes_itself"]
+
+_TEXT_OF_ENTRY: Final = ("answer", "raw", "caption", "text", "value", "sentence")
+_HISTORY: Final = "history"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlaceholderOptions:
+    """What formats with conversations let a user set.
+
+    ``require_placeholders``: 1 rejects a conversation with media in which no placeholder says where they are shown.
+    """
+
+    require_placeholders: int = 0
+
+    def __post_init__(self) -> None:
+        if self.require_placeholders not in (0, 1):
+            raise UsageError(f"options: require_placeholders {self.require_placeholders} must be 0 or 1")
+
+
+def describes_itself(fields: Mapping[str, Any]) -> bool:
+    """Whether the JSON beside a medium is a record, and not what someone noted about the medium."""
+    columns = columns_of(fields)
+    asks = bool(columns.instructions and (columns.answers or columns.chosen or columns.places))
+    return "answer" in fields or asks or any(key in fields for key in CONVERSATION_FIELDS[:2])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowReader:
+    """Reads the records of one file of the source ``spec``.
+
+    ``finder`` finds what they name. Where ``own_media``, all that a record shows is kept with it (`Row.media`), and a
+    field such as ``image`` is a free one. The id of a record is the first of its ``id_fields``, else a hash of the
+    record. ``require_placeholders`` is that of `PlaceholderOptions`. With ``keeps_nulls``, a free field that is null is
+    one; tables have all their columns in every row, and null says that there is nothing.
+    """
+
+    spec: SourceSpec
+    finder: MediaFinder | None
+    own_media: bool = False
+    id_fields: tuple[str, ...] = ("id",)
+    require_placeholders: bool = False
+    keeps_nulls: bool = False
+
+    def items(self, rows: Iterable[Row]) -> Iterator[Item]:
+        """The triplets of ``rows``, or their rejects; a row that is wrong costs only itself."""
+        plain = self._plain_talks()
+        for row in rows:
+            items = plain.items(row) if plain else None
+            yield from self.items_of(row) if items is None else items
+
+    def items_of(self, row: Row, *, id: str | None = None) -> Iterator[Item]:
+        """The triplets of ``row``, or its rejects; ``id`` is that of a record that has none of its own."""
+        own_id = id or ""
+        try:
+            if isinstance(row.fields, RejectedError):
+                raise row.fields
+            own_id = self._id(row.fields, id)
+            found = conversation_of(row.fields) or _with_history(row.fields)
+            if found is not None:
+                yield from self._conversation(row, row.fields, *found, id=own_id)
+            else:
+                yield from self._triplets(row, row.fields, id=own_id)
+        except RejectedError as error:
+            yield self.spec.reject(error.reason, place=row.place, id=own_id, detail=error.detail)
+
+    def _plain_talks(self) -> PlainTalks | None:
+        if self.finder is None or self.own_media or self.require_placeholders:
+            return None
+        return PlainTalks(
+            spec=self.spec,
+            finder=self.finder,
+            id_of=partial(self._id, otherwise=None),
+            id_fields=self.id_fields,
+            keeps_nulls=self.keeps_nulls,
+        )
+
+    def _id(self, fields: Mapping[str, Any], otherwise: str | None) -> str:
+        given = next((fields[name] for name in self.id_fields if fields.get(name) is not None), otherwise)
+        return derived_id(fields) if given is None else checked_id(given)
+
+    def _conversation(
+        self, row: Row, fields: dict[str, Any], key: str, said: Conversation, *, id: str
+    ) -> Iterator[Item]:
+        columns = columns_of(fields)
+        used = {*self.id_fields, key, *CONVERSATION_FIELDS[:2], *said.used}
+        try:
+            if any(fields.get(name) for name in SOUND):
+                raise RejectedError("unsupported_media", "the record is about sound, which no sample can hold")
+            media = row.media
+            if self.finder is not None and not self.own_media:
+                media += tuple(self.finder.of_row(row, fields, columns))
+                used |= {column for column, _ in columns.media}
+            media = self._shown_by_parts(said.parts, row, media)
+            free = {name: value for name, value in fields.items() if name not in used}
+            free = {name: value for name, value in free.items() if self.keeps_nulls or value is not None}
+            free |= {name: texts[0] if len(texts) == 1 else texts for name, texts in said.beside.items()}
+            system = {"system": said.system} if said.system is not None and "system" not in fields else {}
+            meta = checked_meta(free | system)
+        except RejectedError as error:
+            yield from rejected_turns(self.spec, said.turns, error, id=id, place=row.place)
+            return
+        yield from turn_items(
+            self.spec,
+            said.turns,
+            media=media,
+            meta=meta,
+            id=id,
+            place=row.place,
+            marked=key != "texts",
+            strict=self.require_placeholders,
+        )
+
+    def _shown_by_parts(
+        self, parts: Iterable[ShownPart], row: Row, media: tuple[MediaRef, ...]
+    ) -> tuple[MediaRef, ...]:
+        """The media in the order in which the ``parts`` of a conversation show them; without any, ``media``."""
+        shown_media: list[MediaRef] = []
+        used: set[int] = set()
+        parts = list(parts)
+        is_unnamed = all(part.value is None and part.number is None for part in parts)
+        if (len(parts) > len(media) and is_unnamed) or (media and all(part.is_tag for part in parts)):
+            return media  # their placeholders tell whether every turn shows the same
+        for part in parts:
+            if part.value is not None and self.finder is not None:
+                shown_media.append(self.finder.find(part.value, part.kind, row, part.steps))
+                continue
+            number = len(used) if part.number is None else part.number
+            if not 0 <= number < len(media):
+                raise RejectedError("placeholder_mismatch", f"picture {number} is shown, and there are {len(media)}")
+            used.add(number)
+            shown_media.append(media[number])
+        if shown_media and len(used) < len(media):
+            raise RejectedError("placeholder_mismatch", f"{len(used)} of {len(media)} pictures or clips are shown")
+        return tuple(shown_media) or media
+
+    def _triplets(self, row: Row, fields: dict[str, Any], *, id: str) -> Iterator[Item]:
+        if self.finder is not None and not self.own_media and is_document_row(fields):
+            yield document_from_row(self.finder.root, fields, id=id, place=row.place, beside=self.finder.beside)
+            return
+        columns = columns_of(fields)
+        said = _said(fields, columns)
+        ids = [id] if len(said.answers) == 1 else [f"{id}_{number}" for number in range(len(said.answers))]
+        for answer_id, answer in zip(ids, said.answers, strict=True):
+            try:
+                yield self._triplet(row, fields, columns, said, answer, id=checked_id(answer_id))
+            except RejectedError as error:
+                yield self.spec.reject(error.reason, place=row.place, id=answer_id, detail=error.detail)
+
+    def _triplet(
+        self, row: Row, fields: dict[str, Any], columns: Columns, said: _Said, answer: object, *, id: str
+    ) -> RawTriplet:
+        media, used = row.media, {*self.id_fields, *said.used}
+        if self.finder is not None and not self.own_media:
+            media += tuple(self.finder.of_row(row, fields, columns))
+            used |= {column for column, _ in columns.media}
+        kinds = [medium.kind for medium in media]
+        instruction = question_about(said.question, kinds)
+        if said.choices and isinstance(instruction, str):
+            worded = [replace(choice, text=str(with_words(choice.text, kinds))) for choice in said.choices]
+            instruction = with_choices(instruction, worded)
+        meta = {name: _worded(value, kinds) for name, value in said.meta.items()}
+        return RawTriplet(
+            id=id,
+            place=row.place,
+            media=media,
+            instruction=instruction_or_caption(instruction, id, media),
+            answer=checked_answer(with_words(answer, kinds)),
+            related=checked_ids(fields.get("related"), "related"),
+            is_query=fields.get("query") is not False,
+            meta=checked_meta(free_fields(fields, used) | meta),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What a record says: a ``question`` (None: captions) and its answers.
+
+    The question offers ``choices``. The columns ``used`` do not go to ``meta``, which has some fields more.
+    """
+
+    question: object
+    answers: list[object]
+    used: set[str]
+    meta: dict[str, Any]
+    choices: tuple[Choice, ...] = ()
+
+
+def _said(fields: Mapping[str, Any], columns: Columns) -> _Said:
+    asking = _first(fields, [name for name in columns.instructions if not isinstance(fields[name], bool)])
+    question = _question(fields, asking)
+    names = columns.answers if asking else columns.captions
+    choices = _choices(fields, columns) if asking else ()
+    if choices:
+        return _multiple_choice(fields, columns, question, choices)
+    if not names:
+        raise RejectedError(
+            "malformed", "the record has none of the fields answer, response, caption, text and the like"
+        )
+    column = _first(fields, names) or names[0]
+    value, used = fields[column], {column, *([asking] if asking else []), *_inputs(fields, asking)}
+    people = {
+        name: list(map(_text_of, fields[name])) for name in columns.answers_of_many if isinstance(fields[name], list)
+    }
+    is_text = isinstance(value, str)
+    if not asking or column in columns.of_several:
+        value = listed_texts(value)
+    if not isinstance(value, list):
+        return _Said(question, [_text_of(value)], used, people)
+    texts = [_text_of(entry) for entry in value]
+    if not asking and (is_text or column not in columns.answers_of_many):  # captions
+        return _Said(question, texts or [None], used, {})
+    said = [text for text in texts if text is not None]
+    most_frequent = Counter(map(checked_answer, said)).most_common(1)[0][0] if said else None
+    return _Said(question, [most_frequent], used, people | {column: texts})
+
+
+def _with_history(fields: Mapping[str, Any]) -> tuple[str, Conversation] | None:
+    """The conversation of a record whose earlier rounds stand in ``history``, as pairs; None where it has none."""
+    rounds, columns = fields.get(_HISTORY), columns_of(fields)
+    asking, answering = _first(fields, columns.instructions), _first(fields, columns.answers)
+    if not (isinstance(rounds, list) and rounds and asking and answering):
+        return None
+    if not all(isinstance(pair, list) and len(pair) == 2 for pair in rounds):
+        raise RejectedError("malformed", f"{_HISTORY} must be a list of pairs of a question and an answer")
+    turns = [Turn(question, answer) for question, answer in rounds]
+    last = Turn(_question(fields, asking), fields[answering])
+    used = (asking, answering, *_inputs(fields, asking))
+    return _HISTORY, Conversation(turns=[*turns, last], used=used)
+
+
+def _question(fields: Mapping[str, Any], asking: str | None) -> object:
+    """What the field ``asking`` says, and on the next line what Alpaca's ``input`` says."""
+    question = fields[asking] if asking else None
+    for name in _inputs(fields, asking):
+        question = f"{question}\n{fields[name]}"
+    return question
+
+
+def _inputs(fields: Mapping[str, Any], asking: str | None) -> tuple[str, ...]:
+    """The field that goes on with the question, where the record is one of Alpaca's."""
+    is_alpaca = asking == "instruction" and "output" in fields and isinstance(fields[asking], str)
+    given = fields.get("input")
+    return ("input",) if is_alpaca and isinstance(given, str) and given.strip() else ()
+
+
+def _multiple_choice(
+    fields: Mapping[str, Any], columns: Columns, question: object, choices: tuple[Choice, ...]
+) -> _Said:
+    place, column = _first(fields, columns.places), _first(fields, columns.chosen)
+    answer = fields[place] if place else fields[column] if column else None
+    if isinstance(answer, str) and place and answer.isdecimal():
+        answer = int(answer)
+    choice = chosen(choices, answer)
+    used = {*columns.instructions[:1], *columns.choices, *(name for _, name in columns.lettered)}
+    used |= {name for name in (place, column) if name}
+    meta = {"choices": [choice.text for choice in choices], "letter": choice.letter}
+    return _Said(question, [choice.text], used, meta, choices)
+
+
+def _choices(fields: Mapping[str, Any], columns: Columns) -> tuple[Choice, ...]:
+    for name in columns.choices:
+        if choices := offered(fields[name]):
+            return choices
+    return offered({letter: fields[name] for letter, name in columns.lettered})
+
+
+def _first(fields: Mapping[str, Any], names: Iterable[str]) -> str | None:
+    """The first of ``names`` whose field holds something."""
+    return next(
+        (name for name in names if fields[name] is not None and fields[name] != "" and fields[name] != []), None
+    )
+
+
+def _text_of(entry: object) -> object:
+    """What one of several answers or captions says, which may be an object around it."""
+    if isinstance(entry, dict):
+        name = next((name for name in _TEXT_OF_ENTRY if entry.get(name) is not None), None)
+        return entry[name] if name else entry
+    return entry
+
+
+def _worded(value: Any, kinds: list[MediaKind]) -> Any:
+    return [with_words(text, kinds) for text in value] if isinstance(value, list) else value
