@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from mimicit.hub.from_datasets import from_datasets
     from mimicit.hub.tables import to_datasets
     from mimicit.loading import ChatCollator, Quarantine, Samples, Where, load, load_mixture, messages, pack
-    from mimicit.loading.dataframe import to_pandas
-    from mimicit.loading.interop import from_webdataset, to_webdataset
+    from mimicit.loading.interop import from_webdataset, to_pandas, to_webdataset
     from mimicit.pipeline import BuildConfig, build_shards
     from mimicit.prompt import render
     from mimicit.records import Media, Sample, Triplet
@@ -52,7 +51,7 @@ _HOMES = {
     "Sample": "mimicit.records",
     "Samples": "mimicit.loading.samples",
     "Triplet": "mimicit.records",
-    "Where": "mimicit.loading.selection",
+    "Where": "mimicit.loading.order.selection",
     "build_shards": "mimicit.pipeline.run",
     "from_datasets": "mimicit.hub.from_datasets",
     "from_webdataset": "mimicit.loading.interop",
@@ -62,7 +61,7 @@ _HOMES = {
     "pack": "mimicit.loading.packing",
     "render": "mimicit.prompt",
     "to_datasets": "mimicit.hub.tables",
-    "to_pandas": "mimicit.loading.dataframe",
+    "to_pandas": "mimicit.loading.interop",
     "to_webdataset": "mimicit.loading.interop",
 }
 

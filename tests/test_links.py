@@ -12,7 +12,7 @@ import pytest
 
 from mimicit.errors import LinkError
 from mimicit.exporting import export_shards
-from mimicit.loading.cache import ShardCache
+from mimicit.loading.storage.cache import ShardCache
 from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.pipeline.engines.local import LocalEngine
 from mimicit.shards.folders import empty_folder, make_folder, refuse_links, remove_folder

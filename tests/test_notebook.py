@@ -14,7 +14,7 @@ from PIL import Image
 
 import mimicit
 from mimicit.errors import CorruptShardError, UsageError
-from mimicit.loading.dataframe import to_pandas
+from mimicit.loading.interop import to_pandas
 from mimicit.records import Media, Sample, Triplet
 from tests.factories import raw as make
 from tests.factories import strategies

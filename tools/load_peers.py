@@ -47,10 +47,10 @@ class UnsupportedError(Exception):
 
 
 class _Mimicit:
-    """`mimicit.loading.store.Store`: the bytes of the members."""
+    """`mimicit.loading.storage.store.Store`: the bytes of the members."""
 
     def __init__(self, corpus: Path) -> None:
-        from mimicit.loading.store import Store
+        from mimicit.loading.storage.store import Store
 
         self.store = Store(corpus / "shards")
 

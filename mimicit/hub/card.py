@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, Literal
+from dataclasses import dataclass
+from typing import Any, Final, Literal
 
 from mimicit.hub.extra import needed
 from mimicit.sample_table import table_schema
 
-if TYPE_CHECKING:
-    from mimicit.hub.push import Written
-
-__all__ = ["DATA_FILES", "Layout", "card_text", "is_of_export"]
+__all__ = ["DATA_FILES", "Layout", "Written", "card_text", "is_of_export"]
 
 Layout = Literal["parquet", "shards"]
 """What is pushed: tables that `load_dataset` reads with typed features, or the tars as they are."""
@@ -24,6 +22,16 @@ _SIZES: Final = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (1
 _LARGER: Final = ((10**8, "10M<n<100M"), (10**9, "100M<n<1B"))
 DATA_FILES: Final[Mapping[Layout, str]] = {"parquet": "data/train-*.parquet", "shards": "shard-*.tar"}
 """Where the data lie in a repository; tars that others made keep their names."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Written:
+    """The data files of a push, their ``bytes``, those of tables before packing, and how many files were sent."""
+
+    files: int = 0
+    bytes: int = 0
+    table_bytes: int = 0
+    sent: int = 0
 
 
 def card_text(

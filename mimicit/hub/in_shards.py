@@ -23,8 +23,8 @@ from fsspec.spec import AbstractFileSystem
 
 from mimicit.errors import ChangedShardError
 from mimicit.hub.clips import named_clip
-from mimicit.loading.remote import RemoteFolder
-from mimicit.loading.shard_files import OpenShards
+from mimicit.loading.storage.remote import RemoteFolder
+from mimicit.loading.storage.shard_files import OpenShards
 from mimicit.shards.files import open_descriptor
 
 __all__ = ["PROTOCOL", "PicturesInShards", "in_shard_url", "register"]

@@ -25,16 +25,16 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mimicit.errors import BuildError, MimicitError, UsageError
-from mimicit.hub.card import DATA_FILES, Layout, card_text, is_of_export
+from mimicit.hub.card import DATA_FILES, Layout, Written, card_text, is_of_export
 from mimicit.hub.extra import needed
 from mimicit.loading.samples import Samples, load
-from mimicit.loading.store import Store
+from mimicit.loading.storage.store import Store
 from mimicit.pipeline.remote_hub import hub_place
 from mimicit.sample_table import embedded_pictures, row_of_sample, table_schema
 from mimicit.schema import canonical_json
 from mimicit.shards.manifest import MANIFEST_NAME
 
-__all__ = ["PushReport", "Written", "push_to_hub", "quiet"]
+__all__ = ["PushReport", "push_to_hub", "quiet"]
 
 _CARD: Final = "README.md"
 _SHEET: Final = "contact-sheet.jpg"
@@ -61,16 +61,6 @@ class PushReport:
     files: int
     bytes: int
     sent: int
-
-
-@dataclass(slots=True, kw_only=True)
-class Written:
-    """The data files of a push, their ``bytes``, those of tables before packing, and how many files were sent."""
-
-    files: int = 0
-    bytes: int = 0
-    table_bytes: int = 0
-    sent: int = 0
 
 
 def push_to_hub(

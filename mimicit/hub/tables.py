@@ -14,10 +14,10 @@ import pyarrow as pa
 from mimicit.errors import BuildError, UsageError
 from mimicit.hub.clips import clip_name, embedded_row
 from mimicit.hub.extra import needed
-from mimicit.loading.index_columns import default_cache
-from mimicit.loading.ordered import digest
+from mimicit.loading.order.ordered import digest
 from mimicit.loading.samples import Samples, load
-from mimicit.loading.store import Store
+from mimicit.loading.storage.index_columns import default_cache
+from mimicit.loading.storage.store import Store
 from mimicit.sample_table import PICTURES, VIDEOS, row_of_sample, table_schema
 from mimicit.shards.files import publish
 

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from mimicit.errors import CorruptShardError, ShardError
-from mimicit.loading.folder import open_folder
-from mimicit.loading.index_columns import IndexColumns
-from mimicit.loading.shard_files import OpenShards, ShardReader
-from mimicit.loading.store import read_members
+from mimicit.loading.storage.folder import open_folder
+from mimicit.loading.storage.index_columns import IndexColumns
+from mimicit.loading.storage.shard_files import OpenShards, ShardReader
+from mimicit.loading.storage.store import read_members
 from mimicit.records import Sample, sample_from_json
 from mimicit.shards.files import open_descriptor
 from mimicit.shards.reader import decode_sample, iterate_shard, parse_sample_json

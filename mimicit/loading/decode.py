@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin
 
 from mimicit.errors import CorruptShardError, RejectedError, UsageError
-from mimicit.loading.resize import crop_box, resize_centre
-from mimicit.loading.scratch import scratch
+from mimicit.loading.resize import crop_box, resize_centre, scratch
 from mimicit.media.stored import open_stored
 from mimicit.records import Media, Sample
 

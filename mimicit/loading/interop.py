@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mimicit.errors import CorruptShardError, ShardError
-from mimicit.loading.store import Check, Store
+from mimicit.errors import CorruptShardError, ShardError, UsageError
+from mimicit.loading.storage.store import Check, Store
+from mimicit.prompt import render
 from mimicit.records import Sample
 from mimicit.shards.reader import decode_sample, parse_sample_json
 
-__all__ = ["from_webdataset", "to_webdataset"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["from_webdataset", "to_pandas", "to_webdataset"]
 
 
 def to_webdataset(
@@ -69,3 +73,44 @@ class _ShardSamples:
         for shard in shards:
             for row in self.store.rows_of_shard(int(shard["url"])):
                 yield self.store.read(row)
+
+
+def to_pandas(samples: Iterable[Sample]) -> pd.DataFrame:
+    """One row per sample, its key as the index; media are counted, not copied.
+
+    Columns: ``id``, ``source``, ``instruction`` and ``answer`` (of the query), ``context`` (triplets before it),
+    ``relations`` and ``scores`` (lists, one per context triplet), ``images``, ``videos``, ``frames``, ``characters``
+    and ``prompt``. All rows are held in memory: give a slice of a large folder, ``samples[:10_000]``. `UsageError`
+    where pandas is not installed.
+    """
+    try:
+        import pandas as pd
+    except ModuleNotFoundError:
+        raise UsageError("pandas is missing: pip install pandas") from None
+    rows = [_row(sample) for sample in samples]
+    return pd.DataFrame(rows, columns=["key", *_COLUMNS]).set_index("key")
+
+
+_COLUMNS = (
+    "id", "source", "instruction", "answer", "context", "relations", "scores",
+    "images", "videos", "frames", "characters", "prompt",
+)  # fmt: skip
+
+
+def _row(sample: Sample) -> dict[str, Any]:
+    kinds = [media.kind for media in sample.media]
+    return {
+        "key": sample.key,
+        "id": sample.id,
+        "source": sample.source,
+        "instruction": sample.query.instruction,
+        "answer": sample.query.answer,
+        "context": len(sample.context),
+        "relations": [triplet.relation for triplet in sample.context],
+        "scores": [triplet.score for triplet in sample.context],
+        "images": kinds.count("image"),
+        "videos": kinds.count("video"),
+        "frames": sum(len(media.files) for media in sample.media),
+        "characters": sum(len(triplet.instruction) + len(triplet.answer) for triplet in sample.triplets),
+        "prompt": render(sample),
+    }

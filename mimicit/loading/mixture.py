@@ -16,19 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimicit.errors import UsageError
-from mimicit.loading.order import Shuffle, grouped, permutation_key, permute
-from mimicit.loading.ordered import PARTS, Address, Ordered, digest
+from mimicit.loading.order.ordered import PARTS, Address, Ordered, digest
+from mimicit.loading.order.permutation import Shuffle, grouped, permutation_key, permute
+from mimicit.loading.order.quotas import Quotas, whole_units
+from mimicit.loading.order.selection import Condition
 from mimicit.loading.quarantine import OnError, Quarantine
-from mimicit.loading.quotas import Quotas, whole_units
 from mimicit.loading.samples import load
-from mimicit.loading.selection import Condition
 from mimicit.records import Sample
 
 __all__ = ["Change", "Mixture", "load_mixture"]
 
 Value = TypeVar("Value")
 Change = tuple[int, tuple[int, ...]]
-"""From this window on, these units (see `mimicit.loading.quotas`)."""
+"""From this window on, these units (see `mimicit.loading.order.quotas`)."""
 
 
 def load_mixture(

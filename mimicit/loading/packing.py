@@ -23,9 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimicit.errors import CorruptShardError, UsageError
-from mimicit.loading.costs import Cost, costs_of, kept_array
-from mimicit.loading.order import Order, grouped, permutation_key, permute
-from mimicit.loading.ordered import digest
+from mimicit.loading.order.costs import Cost, costs_of, kept_array
+from mimicit.loading.order.ordered import digest
+from mimicit.loading.order.permutation import Order, grouped, permutation_key, permute
 from mimicit.loading.samples import Samples
 from mimicit.records import Sample
 

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimicit.errors import UsageError
-from mimicit.loading.order import Order, Shuffle
-from mimicit.loading.ordered import digest
+from mimicit.loading.order.ordered import digest
+from mimicit.loading.order.permutation import Order, Shuffle
+from mimicit.loading.order.selection import Condition, select_rows
 from mimicit.loading.quarantine import OnError, Quarantine
-from mimicit.loading.selection import Condition, select_rows
-from mimicit.loading.store import Check, Store
+from mimicit.loading.storage.store import Check, Store
 from mimicit.records import Sample
 
 __all__ = ["Decoded", "Samples", "load"]

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from mimicit.errors import BuildError, ChangedInputError, SourceError, UsageError
-from mimicit.loading.index_columns import default_cache
+from mimicit.loading.storage.index_columns import default_cache
 from mimicit.pipeline.batches import batched
 from mimicit.pipeline.disk import reported
 from mimicit.pipeline.progress import Progress

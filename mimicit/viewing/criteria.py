@@ -8,7 +8,7 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 from mimicit.errors import UsageError
-from mimicit.loading.selection import Where
+from mimicit.loading.order.selection import Where
 from mimicit.shards.index import RELATIONS
 
 __all__ = ["Criteria", "parse_criteria", "parse_number"]

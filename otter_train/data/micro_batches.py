@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from mimicit.loading.ordered import Address, Ordered
+from mimicit.loading.order.ordered import Address, Ordered
+from mimicit.loading.order.steps import Slots
 from mimicit.loading.packing import Pack
-from mimicit.loading.steps import Slots
 from mimicit.loading.torch import Loader
 from mimicit.records import Sample
 from mimicit.worker import end_with_parent

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from mimicit.errors import ChangedShardError, ShardError, UsageError
-from mimicit.loading import folder as folder_module
-from mimicit.loading.remote import RemoteFolder, Retries
-from mimicit.loading.store import Store
+from mimicit.loading.storage import folder as folder_module
+from mimicit.loading.storage.remote import RemoteFolder, Retries
+from mimicit.loading.storage.store import Store
 from tests.factories.servers import RangeServer, range_server
 from tests.factories.shards import picture_sample, write_shards
 

@@ -11,7 +11,7 @@ import pytest
 
 from mimicit.errors import ChangedShardError, CorruptShardError
 from mimicit.loading.interop import from_webdataset, to_webdataset
-from mimicit.loading.store import Store
+from mimicit.loading.storage.store import Store
 from mimicit.records import Sample
 from tests.factories.raw import picture
 from tests.factories.shards import picture_sample, write_shards

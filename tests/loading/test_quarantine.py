@@ -12,7 +12,7 @@ import pytest
 from mimicit.errors import ChangedShardError, CorruptShardError, UsageError
 from mimicit.loading.decode import decode_pictures
 from mimicit.loading.quarantine import Quarantine, guarded_read, read_quarantine
-from mimicit.loading.store import Store
+from mimicit.loading.storage.store import Store
 from mimicit.shards.index import read_index
 from tests.factories.raw import picture
 from tests.factories.shards import picture_sample, write_shards

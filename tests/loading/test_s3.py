@@ -17,9 +17,9 @@ import boto3
 from moto.server import ThreadedMotoServer
 
 from mimicit.errors import ShardError
-from mimicit.loading import folder as folder_module
-from mimicit.loading.remote import RemoteFolder, Retries
-from mimicit.loading.store import Store
+from mimicit.loading.storage import folder as folder_module
+from mimicit.loading.storage.remote import RemoteFolder, Retries
+from mimicit.loading.storage.store import Store
 from tests.factories.shards import picture_sample, write_shards
 
 QUICK = Retries(attempts=3, first_wait_s=0.01, stall_s=2.0)

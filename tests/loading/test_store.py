@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimicit.errors import ChangedShardError, CorruptShardError, ShardError, UsageError
-from mimicit.loading import folder as folder_module
-from mimicit.loading.index_columns import decode_index, map_index
-from mimicit.loading.shard_files import LocalShards
-from mimicit.loading.store import Store, read_members
+from mimicit.loading.storage import folder as folder_module
+from mimicit.loading.storage.index_columns import decode_index, map_index
+from mimicit.loading.storage.shard_files import LocalShards
+from mimicit.loading.storage.store import Store, read_members
 from mimicit.records import Sample
 from mimicit.shards.index import read_index
 from mimicit.shards.reader import iterate_shard

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from mimicit.loading import load, store
+from mimicit.loading import load
+from mimicit.loading.storage import store
 from mimicit.pipeline.engines.local import LocalEngine
 from mimicit.shards import verify
 from tests.factories.sources import put, put_lines

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicit.loading import load
+from mimicit.loading.order.steps import Slots
 from mimicit.loading.packing import Pack
-from mimicit.loading.steps import Slots
 from mimicit.records import Sample
 from otter_train.config.run_config import LabelMode, RunConfig
 from otter_train.data.batches import collate

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from mimicit.errors import ChangedShardError, ShardError, UsageError
-from mimicit.loading.remote import RemoteFolder, check_size
-from mimicit.loading.shard_files import OpenShards
+from mimicit.loading.storage.remote import RemoteFolder, check_size
+from mimicit.loading.storage.shard_files import OpenShards
 from mimicit.shards.files import open_descriptor
 from mimicit.shards.folders import make_folder
 

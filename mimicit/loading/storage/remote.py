@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
 from mimicit.errors import ChangedShardError, ShardError
-from mimicit.loading.http_range import HttpTransport
-from mimicit.loading.transfer import TransferError
+from mimicit.loading.storage.http_range import HttpTransport
+from mimicit.loading.storage.transfer import TransferError
 
 __all__ = ["RemoteFolder", "RemoteShards", "Retries", "Transport"]
 
@@ -171,6 +171,6 @@ def check_size(remote: RemoteFolder, name: str, size: int) -> None:
 def _transport(url: str, retries: Retries) -> Transport:
     if url.startswith(("http://", "https://")):
         return HttpTransport(url, retries.stall_s)
-    from mimicit.loading.fsspec_range import FsspecTransport
+    from mimicit.loading.storage.fsspec_range import FsspecTransport
 
     return FsspecTransport(url)

@@ -11,7 +11,7 @@ from typing import Final
 from urllib.parse import quote, urljoin, urlsplit
 
 from mimicit.errors import ShardError
-from mimicit.loading.transfer import TransferError
+from mimicit.loading.storage.transfer import TransferError
 
 __all__ = ["HttpTransport"]
 

@@ -15,8 +15,8 @@ from typing import Any, Final, Literal
 import pyarrow as pa
 
 from mimicit.errors import CorruptShardError, UsageError
-from mimicit.loading.folder import Folder, open_folder
-from mimicit.loading.shard_files import ShardReader
+from mimicit.loading.storage.folder import Folder, open_folder
+from mimicit.loading.storage.shard_files import ShardReader
 from mimicit.records import Sample, sample_from_json
 from mimicit.shards.index import read_index
 from mimicit.shards.reader import decode_sample, parse_sample_json

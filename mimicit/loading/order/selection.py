@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mimicit.errors import UsageError, hint, nearest
-from mimicit.loading.store import Store
+from mimicit.loading.storage.store import Store
 from mimicit.shards.index import INDEX_SCHEMA, RELATIONS
 
 __all__ = ["Condition", "Where", "select_rows"]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from mimicit.errors import ShardError
-from mimicit.loading.transfer import TransferError
+from mimicit.loading.storage.transfer import TransferError
 
 __all__ = ["FsspecTransport"]
 
