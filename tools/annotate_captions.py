@@ -1,6 +1,6 @@
 """A real run of ``mimicit annotate``, offline but for the downloads: a small model writes about captions of drawings.
 
-    python -m tools.annotate_captions --folder .annotate --captions 50
+    python -m tools.annotate_captions --folder .proof/annotate --captions 50
 
 SmolLM2-135M-Instruct answers behind ``transformers serve`` (needs ``transformers[serving]`` and the extra ``proof``);
 the drawings are Tux Paint's stamps (a Debian package: needs apt-get and dpkg-deb). What passes the gates is printed,
@@ -44,7 +44,7 @@ _SERVE: Final = "from transformers.cli.transformers import main; main()"
 def main() -> None:
     """Fetch, lay out, serve, annotate, count; then build, inspect, verify, and train."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--folder", type=Path, default=Path(".annotate"))
+    parser.add_argument("--folder", type=Path, default=Path(".proof/annotate"))
     parser.add_argument("--captions", type=int, default=50)
     parser.add_argument("--recipe", default=str(RECIPE), help="as that of mimicit annotate")
     options = parser.parse_args()
