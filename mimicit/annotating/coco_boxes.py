@@ -27,13 +27,12 @@ from mimicit.sources.sniff import sniff
 __all__ = ["holds_boxes", "read_boxes"]
 
 _MEMBERS: Final = {"images": {"id", "file_name"}, "annotations": {"image_id", "category_id", "bbox"}}
-_NAMED: Final = {"id", "name"}
 _MOST_CATEGORIES: Final = 100_000  # all are held
 _DIGITS: Final = 4
 
 
 def holds_boxes(root: Root, path: str) -> bool:
-    """Whether the file at ``path`` lists pictures, boxes on them, and their categories."""
+    """Whether the file at ``path`` lists pictures and boxes with categories on them."""
     head = sniff(root, path)
     if head.kind not in ("object", "lines") or not head.any(
         lambda fields: "images[].file_name" in fields or "annotations[].bbox" in fields
@@ -41,8 +40,7 @@ def holds_boxes(root: Root, path: str) -> bool:
         return False
     first = first_of_members(root, path)
     return all(
-        isinstance(first.get(member), dict) and fields <= first[member].keys()
-        for member, fields in {**_MEMBERS, "categories": _NAMED}.items()
+        isinstance(first.get(member), dict) and fields <= first[member].keys() for member, fields in _MEMBERS.items()
     )
 
 

@@ -21,7 +21,7 @@ from mimicit.errors import RejectedError
 from mimicit.sources.files.root import Root
 from mimicit.sources.items import InFile, MediaRef
 
-__all__ = ["MOST_FACTS", "Box", "Moment", "boxes_of", "is_box", "moments_beside", "moments_of"]
+__all__ = ["MOST_FACTS", "SUBTITLES", "Box", "Moment", "boxes_of", "is_box", "moments_beside", "moments_of"]
 
 _BOX_FIELDS: Final = ("boxes", "objects", "regions", "annotations")
 _LABELS: Final = ("label", "category", "name", "class", "phrase")
@@ -30,7 +30,7 @@ _TEXTS: Final = ("text", "caption", "sentence")
 MOST_FACTS: Final = 200
 """Of one record."""
 _MOST_CHARACTERS: Final = 500
-_SUBTITLES: Final = (".srt", ".vtt")
+SUBTITLES: Final = (".srt", ".vtt")
 _MOST_BYTES: Final = 4 << 20
 _CUE: Final = re.compile(
     r"(?:(\d+):)?(\d{1,2}):(\d{1,2})[.,](\d{1,3})\s*-->\s*(?:(\d+):)?(\d{1,2}):(\d{1,2})[.,](\d{1,3})[^\n]*\n(.*?)(?:\n\s*\n|\Z)",
@@ -84,7 +84,7 @@ def moments_beside(root: Root, media: Sequence[MediaRef]) -> tuple[Moment, ...]:
     if len(media) != 1 or media[0].kind != "video" or not isinstance(media[0].parts[0], InFile):
         return ()
     stem = posixpath.splitext(media[0].parts[0].path)[0]
-    for suffix in _SUBTITLES:
+    for suffix in SUBTITLES:
         try:
             with root.open(f"{stem}{suffix}") as file:
                 text = file.read(_MOST_BYTES).decode("utf-8-sig", "replace").replace("\r\n", "\n")

@@ -19,7 +19,7 @@ from typing import Any, Final
 import orjson
 
 from mimicit.annotating.coco_boxes import holds_boxes, read_boxes
-from mimicit.annotating.facts import MOST_FACTS, Box, Moment, boxes_of, moments_beside, moments_of
+from mimicit.annotating.facts import MOST_FACTS, SUBTITLES, Box, Moment, boxes_of, moments_beside, moments_of
 from mimicit.annotating.places import ref_from_json, ref_to_json
 from mimicit.errors import SourceError
 from mimicit.schema import canonical_json, null_for_nan
@@ -29,11 +29,13 @@ from mimicit.sources.files.root import Root
 from mimicit.sources.format import SourceSpec
 from mimicit.sources.items import InArrow, InFile, InParquet, Locator, MediaRef, Named, Picture, RawTriplet, Reject
 from mimicit.sources.records.captions import caption_instruction
+from mimicit.sources.unclaimed import is_data, why_unused
 
 __all__ = ["Dropped", "Record", "RecordTable"]
 
 _LOOSE: Final = "media"  # what the source of loose files is called
 _BATCH: Final = 5_000
+_MOST_SAID: Final = 20  # of the files that are not used
 _MOST_TRIPLETS: Final = 200  # of one record that the model is told
 _TABLES: Final = """
 PRAGMA journal_mode = OFF;
@@ -106,9 +108,15 @@ class RecordTable:
         for number, spec in enumerate(self._sources):
             self.notes.append(f"{spec.name}: {spec.format} ({spec.why})")
             self._read(number, spec, on_progress)
+        unused = []
         for path in detection.unused:
             if holds_boxes(self._root, path):
                 self._read_boxes(path, on_progress)
+            elif is_data(path) and not path.lower().endswith(SUBTITLES):
+                unused.append(path)
+        self.notes += [f"{path}: not used: {why_unused(self._root, path)}" for path in unused[:_MOST_SAID]]
+        if len(unused) > _MOST_SAID:
+            self.notes.append(f"{len(unused) - _MOST_SAID:,} more files are not used")
         self._db.execute("CREATE INDEX by_key ON triplet(source, key)")
         self._db.execute("CREATE INDEX by_path ON box(path)")
         self._add_loose_files()
@@ -182,11 +190,14 @@ class RecordTable:
         left_out: Counter[str] = Counter()
         known = 0
         self._db.execute("BEGIN")
-        for known, (picture, box) in enumerate(read_boxes(self._root, path, left_out), 1):
-            row = (picture, box.label, orjson.dumps(box.box))
-            self._db.execute("INSERT INTO box VALUES (?, ?, ?)", row)
-            if known % _BATCH == 0:
-                on_progress(f"import {path}", known)
+        try:
+            for known, (picture, box) in enumerate(read_boxes(self._root, path, left_out), 1):
+                row = (picture, box.label, orjson.dumps(box.box))
+                self._db.execute("INSERT INTO box VALUES (?, ?, ?)", row)
+                if known % _BATCH == 0:
+                    on_progress(f"import {path}", known)
+        except SourceError as error:
+            raise SourceError(f"{error}; it would give the boxes of pictures: mend it, or move it away") from None
         self._db.execute("COMMIT")
         on_progress(f"import {path}", known)
         lost = ", ".join(f"{count:,} {reason}" for reason, count in sorted(left_out.items()))

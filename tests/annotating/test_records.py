@@ -17,6 +17,7 @@ from mimicit.annotating.recipe import read_recipe
 from mimicit.annotating.records import Dropped, Record, RecordTable
 from mimicit.annotating.wording import Job, record_in_words
 from mimicit.cli import main
+from mimicit.errors import SourceError
 from mimicit.sources.files.root import Root
 from tests.factories import raw as make
 from tests.factories import tars
@@ -104,6 +105,21 @@ def test_boxes_of_coco_are_joined_to_the_captions_of_their_picture(tmp_path: Pat
     assert said == f"annotations/instances_val2017.json: 3 boxes; left out: {left_out}"
     job = Job(number=0, record=first, language="English", neighbours=(), beside=())
     assert "dog (middle)" in record_in_words(job, read_recipe("detail"))
+
+
+def test_damaged_boxes_end_the_run_and_other_files_are_named(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    make.clip(put(raw, "clip.mp4", b""))
+    put(raw, "clip.srt", b"1\n00:00:01,000 --> 00:00:02,000\nHello\n")
+    put(raw, "counts.json", {"total": 3})
+    _, table = records(raw, tmp_path)
+    (said,) = (note for note in table.notes if "not used" in note)
+    assert said.startswith("counts.json: not used: a JSON object with total")
+    boxes = [{"id": 1, "image_id": 9, "category_id": 17, "bbox": [0, 0, 1, 1]}]
+    whole = json.dumps({**coco([coco_image(9)], boxes), "categories": [{"id": 17, "name": "cat"}]})
+    put(raw, "instances_val2017.json", whole[:-5])
+    with pytest.raises(SourceError, match=r"instances_val2017.json: not valid JSON .* mend it, or move it away"):
+        records(raw, tmp_path)
 
 
 def test_a_picture_that_a_table_or_a_document_names_is_no_loose_one(tmp_path: Path) -> None:
