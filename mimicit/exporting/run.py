@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +13,7 @@ from mimicit.exporting.registry import EXPORTERS
 from mimicit.inspecting.summary import iterate_samples
 from mimicit.records import Sample
 from mimicit.shards.files import sync_folder
-from mimicit.shards.folders import make_folder, remove_folder
+from mimicit.shards.folders import folders_beside
 from mimicit.shards.manifest import read_manifest
 from mimicit.shards.soundness import checksum_faults, sample_faults
 
@@ -48,7 +46,8 @@ def export_shards(
     counter = _Counter(on_progress)
     samples = counter.count(_sound_samples(shards))
     try:
-        with _workplace(out) as (folder, scratch):
+        busy = "another mimicit export is writing there"
+        with folders_beside(out, ".tmp", ("folder", "scratch"), busy=busy) as (folder, scratch):
             written = EXPORTERS[to](samples, folder, scratch)
             if not written.records:
                 raise BuildError(f"{shards}: the format {to} can hold none of its {counter.samples} samples")
@@ -99,28 +98,6 @@ def _refuse_occupied(out: Path) -> None:
         raise BuildError(f"{out}: is no folder; give --out a new or an empty one")
     if out.exists() and any(out.iterdir()):
         raise BuildError(f"{out}: is not empty; give --out a new or an empty folder")
-
-
-@contextmanager
-def _workplace(out: Path) -> Iterator[tuple[Path, Path]]:
-    """Two empty folders beside ``out``, for the result and for notes; removed in the end, or next time after a kill."""
-    work = out.absolute().with_name(f".{out.absolute().name}.tmp")
-    make_folder(work)
-    descriptor = os.open(work, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BuildError(f"{out}: another mimicit export is writing there; wait for it to end") from None
-        try:
-            for name in ("folder", "scratch"):
-                remove_folder(work / name)
-                (work / name).mkdir()
-            yield work / "folder", work / "scratch"
-        finally:
-            remove_folder(work)
-    finally:
-        os.close(descriptor)
 
 
 def _publish(folder: Path, out: Path) -> None:

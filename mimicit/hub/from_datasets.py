@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -17,7 +15,7 @@ from mimicit.errors import BuildError, SourceError, UsageError
 from mimicit.hub.extra import needed
 from mimicit.pipeline.config import BuildConfig
 from mimicit.pipeline.run import BuildResult, build_shards
-from mimicit.shards.folders import make_folder, remove_folder
+from mimicit.shards.folders import folders_beside
 
 if TYPE_CHECKING:
     import datasets
@@ -56,7 +54,8 @@ def from_datasets(
 
     register()  # of a table that `to_datasets` made
     out = Path(out)
-    with _folder_beside(out) as folder:
+    busy = "another from_datasets is building it"
+    with folders_beside(out, ".rows", ("rows",), busy=busy) as (folder,):
         try:
             for split, part in splits.items():
                 _write(library, part, folder / f"{split}.arrow")
@@ -90,24 +89,3 @@ def _write(library: Any, rows: Any, path: Path) -> None:
         for table in chain([first], tables):
             whole = library.table.embed_table_storage(library.table.cast_table_to_features(table, features))
             writer.write_table(whole)
-
-
-@contextmanager
-def _folder_beside(out: Path) -> Iterator[Path]:
-    """An empty folder beside ``out`` that is removed in the end, or by the next call after a kill."""
-    work = out.absolute().with_name(f".{out.absolute().name}.rows")
-    make_folder(work)
-    descriptor = os.open(work, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BuildError(f"{out}: another from_datasets is building it; wait for it to end") from None
-        try:
-            remove_folder(work / "rows")
-            (work / "rows").mkdir()
-            yield work / "rows"
-        finally:
-            remove_folder(work)
-    finally:
-        os.close(descriptor)

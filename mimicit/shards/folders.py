@@ -7,16 +7,18 @@ what is deleted is named relative to what was opened: a link that is put there i
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import stat
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from mimicit.errors import LinkError
+from mimicit.errors import BuildError, LinkError
 
-__all__ = ["empty_folder", "make_folder", "refuse_link", "refuse_links", "remove_folder"]
+__all__ = ["empty_folder", "folders_beside", "make_folder", "refuse_link", "refuse_links", "remove_folder"]
 
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -79,3 +81,28 @@ def refuse_link(path: Path) -> None:
         raise LinkError(
             f"{path}: is a symbolic link, and what is in this place is deleted without asking; remove the link"
         )
+
+
+@contextmanager
+def folders_beside(out: Path, suffix: str, names: Sequence[str], *, busy: str) -> Iterator[list[Path]]:
+    """Empty folders of these ``names`` beside ``out``, removed in the end, or by the next call after a kill.
+
+    `BuildError`, with what ``busy`` says of it, where another process has them.
+    """
+    work = out.absolute().with_name(f".{out.absolute().name}{suffix}")
+    make_folder(work)
+    descriptor = os.open(work, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BuildError(f"{out}: {busy}; wait for it to end") from None
+        try:
+            for name in names:
+                remove_folder(work / name)
+                (work / name).mkdir()
+            yield [work / name for name in names]
+        finally:
+            remove_folder(work)
+    finally:
+        os.close(descriptor)
