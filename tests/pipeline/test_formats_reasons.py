@@ -349,7 +349,7 @@ def test_no_importer_has_a_reason_that_is_not_injected_here(tmp_path: Path) -> N
 def reasons_in(package: Path) -> set[str]:
     """What the modules of ``package`` give as the reason of a `RejectedError` or a reject, and those of the build."""
     found = {"dangling_reference", "unreadable_source", "unusable_file"}  # of references, of sources, of skipped files
-    for path in package.glob("*.py"):
+    for path in package.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
                 called = getattr(node.func, "id", getattr(node.func, "attr", ""))
