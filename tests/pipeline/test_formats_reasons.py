@@ -342,7 +342,7 @@ def test_no_importer_has_a_reason_that_is_not_injected_here(tmp_path: Path) -> N
     for name, fault in FAULTY.items():
         (tmp_path / name).mkdir()
         injected |= {reason for _, reason in fault(tmp_path / name)}
-    large = {"too_many_frames", "too_much_memory"}  # see test_sources_frame_folders.py and test_hostile_tables.py
+    large = {"too_many_frames", "too_much_memory"}  # see tests/sources/test_frame_folders.py and test_hostile_tables.py
     assert reasons_in(Path(mimicit.sources.__file__).parent) == injected | large
 
 

@@ -20,7 +20,7 @@ from mimicit.sources.records.conversations import ANSWERS, ASKS, CONVERSATION_FI
 from mimicit.sources.records.row_media import MediaFinder
 from mimicit.sources.records.text import MAX_TEXT_CHARACTERS, checked_meta, is_unicode
 
-__all__ = ["PlainTalks"]
+__all__ = ["PlainConversations"]
 
 _MAX_ID_CHARACTERS: Final = 4000  # with the number of a turn, it is an id still
 _NO_META: Final[dict[str, Any]] = {}
@@ -37,7 +37,7 @@ class _Shape:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlainTalks:
+class PlainConversations:
     """Makes the items of plain conversations of the source ``spec``.
 
     ``id_of`` tells the id of a record, whose ``id_fields`` are used for nothing else; raises `RejectedError`. Free

@@ -13,7 +13,7 @@ from mimicit.errors import RejectedError
 from mimicit.sources.files.root import Root
 from mimicit.sources.format import SourceSpec
 from mimicit.sources.items import InJson, Item, RawTriplet, Row
-from mimicit.sources.records.plain_conversations import PlainTalks
+from mimicit.sources.records.plain_conversations import PlainConversations
 from mimicit.sources.records.row_media import MediaFinder
 from mimicit.sources.records.rows import RowReader
 from tests.factories.sources import base64_jpeg, jpeg, put
@@ -93,7 +93,7 @@ def test_the_short_way_leads_where_the_long_one_does(root: Root, options: dict[s
 @pytest.mark.parametrize("names", NAMES)
 def test_what_is_published_takes_the_short_way(root: Root, question: str, names: tuple[str, ...]) -> None:
     said = talk([question, "This.", "And then?", "That."], names)
-    talks = PlainTalks(
+    talks = PlainConversations(
         spec=SPEC, finder=MediaFinder(root, ""), id_of=lambda fields: "7", id_fields=("id",), keeps_nulls=True
     )
     items = talks.items(Row("x.json[0]", record(said, id=7, model="m")))
