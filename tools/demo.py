@@ -68,14 +68,14 @@ def main() -> None:
         (folder / "vision.new").rename(folder / "vision")
     mimicit = [sys.executable, "-m", "mimicit"]
     otter = [sys.executable, "-m"]
-    run(folder, [*mimicit, "build", "--src", "raw/", "--out", "shards/"])
+    run(folder, [*mimicit, "build", "--src", "raw/", "--out", "shards/"], lines=9)
     run(folder, [*mimicit, "inspect", "shards/shard-000.tar"], lines=10)
     sample = ["shards/", "--sample", "train_00000", "--png", "sample.png"]
     run(folder, [*mimicit, "inspect", *sample], lines=8)
     run(folder, [*otter, "otter_train", "--shards", "shards/", *RECIPE])
     run(folder, [*mimicit, "build", "--src", "held-out-raw/", "--out", "held-out/", "--shots", "0"], lines=1)
     evaluate = ["--checkpoint", "run/", "--shards", "held-out/", "--shots", "0", "--baselines", "--limit", str(ASKED)]
-    run(folder, [*otter, "otter_train.evaluate", *evaluate])
+    run(folder, [*otter, "otter_train.evaluate", *evaluate], lines=14)
     minutes = (time.monotonic() - started) / 60
     print(
         f"\ndemo: {minutes:.1f} minutes after the downloads. Look at {folder}/sample.png (a sample),"
@@ -148,19 +148,22 @@ def write_captioned(wheel: zipfile.ZipFile, prefix: str, captions: dict[str, str
 
 
 def run(folder: Path, command: list[str], *, lines: int | None = None) -> None:
-    """Show a command and run it in ``folder``; of its output, the first ``lines``. Its failure ends the demo."""
+    """Show a command and run it in ``folder``; its failure ends the demo.
+
+    With ``lines``, only so many of what it prints are shown, and its progress only where it fails.
+    """
     shown = ["python" if word == sys.executable else word for word in command]
     text = shlex.join(shown).replace("python -m mimicit ", "mimicit ")
     print(f"\n$ {text}", flush=True)
     output = None if lines is None else subprocess.PIPE
-    done = subprocess.run(command, cwd=folder, check=False, stdout=output, text=True)
+    done = subprocess.run(command, cwd=folder, check=False, stdout=output, stderr=output, text=True)
     if lines is not None:
         found = done.stdout.splitlines()
         print("\n".join(found[:lines]))
         if len(found) > lines:
             print(f"... ({len(found) - lines} more lines)", flush=True)
     if done.returncode:
-        sys.exit(f"demo: this command failed: {text}")
+        sys.exit(f"{done.stderr or ''}demo: this command failed: {text}")
 
 
 if __name__ == "__main__":
