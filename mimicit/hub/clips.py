@@ -11,6 +11,7 @@ from typing import Any, Final
 from PIL import Image
 
 from mimicit.errors import UsageError
+from mimicit.media.clip_file import check_pyav
 from mimicit.records import Media, Sample
 from mimicit.sample_table import VIDEOS, embedded_pictures, row_of_sample
 
@@ -60,6 +61,7 @@ def clip_file(frames: Sequence[bytes], timestamps_s: Sequence[float], duration_s
 
     The last frame lasts until ``duration_s``. `UsageError` where frames are neither JPEG nor PNG: MP4 holds no WebP.
     """
+    check_pyav()
     import av  # a tenth of a second, for those alone who ask for such files
 
     kind = next((kind for kind in _KINDS if frames[0].startswith(kind[0])), None)

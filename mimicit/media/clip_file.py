@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.stream import VideoStream
 
-__all__ = ["Clip", "VideoHeader", "open_clip", "probe_video"]
+__all__ = ["Clip", "VideoHeader", "check_pyav", "open_clip", "probe_video"]
 
 _DEMUXERS: Final = {
     "asf": "asf",
@@ -78,6 +78,14 @@ def probe_video(path: Path, options: MediaOptions) -> VideoHeader:
         return clip.header
 
 
+def check_pyav() -> None:
+    """Do nothing where PyAV is installed, else raise `UsageError`."""
+    try:
+        import av  # noqa: F401
+    except ImportError:
+        raise UsageError("clips take PyAV: pip install 'mimicit[video]'") from None
+
+
 @contextmanager
 def open_clip(path: Path, options: MediaOptions) -> Iterator[Clip]:
     """The clip at ``path``, opened and within the limits of ``options``, to be decoded by one thread.
@@ -86,10 +94,8 @@ def open_clip(path: Path, options: MediaOptions) -> Iterator[Clip]:
     began, and on what its buffers held.) What ffmpeg raises inside the ``with`` block becomes `RejectedError`
     (``undecodable_video``), too. `UsageError` where PyAV is not installed.
     """
-    try:
-        import av  # 0.1 s, and only needed where there are clips
-    except ImportError:
-        raise UsageError("to read clips takes PyAV: pip install 'mimicit[video]'") from None
+    check_pyav()
+    import av  # 0.1 s, and only needed where there are clips
 
     format = _format_of(path)
     limits = {"max_pixels": str(options.max_pixels)}  # frames can be larger than the container says

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 
 import mimicit
 from mimicit.errors import ChangedShardError, UsageError
+from mimicit.hub.clips import clip_file
 from mimicit.records import Sample
 from mimicit.sample_table import embedded_pictures, row_of_sample, sample_of_row, table_schema
 from tests.factories.raw import picture
@@ -294,3 +295,9 @@ for command in (
 """
     done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
     assert done.stdout.count("pip install 'mimicit[hub]'") == 6, done.stdout
+
+
+def test_files_of_clips_without_pyav_say_what_they_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(UsageError, match=r"pip install 'mimicit\[video\]'"):
+        clip_file([b"\xff\xd8\xff"], [0.0], 1.0)
