@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ from otter_train.inference.answer_options import AnswerOptions
 from otter_train.inference.answering import TrainedModel, answer_each
 from otter_train.model.vision import VisionTower
 
-__all__ = ["CachedTower", "answer_losses", "attempt_each", "choose_each"]
+__all__ = ["CachedTower", "Choice", "answer_losses", "attempt_each", "choose_each"]
 
 _LOGITS_AT_ONCE: Final = 1 << 26  # 256 MiB of them
 
@@ -37,19 +38,28 @@ def attempt_each(
         answers = answer_each(trained, batch, options, batch_size=batch_size)
         losses, chosen = answer_losses(trained, batch), choose_each(trained, batch)
         for (sample, answer), (nats, tokens), choice in zip(answers, losses, chosen, strict=True):
-            yield Attempt(sample, answer, nats, tokens, choice)
+            yield Attempt(sample, answer, nats, tokens, choice.likeliest, choice.yes)
 
 
-def choose_each(trained: TrainedModel, samples: Sequence[Sample]) -> list[str | None]:
-    """The likeliest of the choices of each sample as a whole text, with the end of the answer; None without choices."""
+class Choice(NamedTuple):
+    """The ``likeliest`` of the choices of a sample, None without choices; ``yes`` as in `Attempt`."""
+
+    likeliest: str | None
+    yes: float | None
+
+
+def choose_each(trained: TrainedModel, samples: Sequence[Sample]) -> list[Choice]:
+    """What the model chooses of what each sample offers: whole texts, with the end of the answer."""
     offered = [choices(sample) for sample in samples]
     pairs = [_answering(sample, choice) for sample, texts in zip(samples, offered, strict=True) for choice in texts]
     nats = iter(answer_losses(trained, pairs) if pairs else [])
-    chosen: list[str | None] = []
-    for texts in offered:
-        likeliest = sorted((next(nats)[0], text) for text in texts)
-        chosen.append(likeliest[0][1] if likeliest else None)
-    return chosen
+    return [_choice([(next(nats)[0], text) for text in texts]) for texts in offered]
+
+
+def _choice(found: list[tuple[float, str]]) -> Choice:
+    by_word = {text.casefold(): nats for nats, text in found}
+    yes = 1 / (1 + math.exp(min(700.0, by_word["yes"] - by_word["no"]))) if by_word.keys() == {"yes", "no"} else None
+    return Choice(min(found)[1] if found else None, yes)
 
 
 def _answering(sample: Sample, answer: str) -> Sample:

@@ -8,25 +8,24 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mimicit.schema import canonical_json
 from mimicit.shards.files import write_atomically
+from otter_train.evaluation.bootstrap import Estimate, ratio, resampled
 from otter_train.evaluation.cider import cider
+from otter_train.evaluation.roc_auc import roc_auc
 from otter_train.evaluation.scores import Answered, Report, is_right
 
 __all__ = [
     "ALL",
-    "Estimate",
     "Summary",
     "draw",
     "gained_by_looking",
     "lines",
     "measure",
-    "ratio",
     "summarise",
     "to_json",
     "write_report",
@@ -49,7 +48,8 @@ class Summary:
     several people, the others count as exact or not in ``vqa``. ``choice`` is the share of right choices among the
     ``with_choices`` queries that offer some, and ``chance`` what guessing would reach there. ``anls`` lies between 0
     and 1, ``cider`` between 0 and 10: over the ``captioned`` pictures for which several answers to one question are
-    known, each counted once.
+    known, each counted once. ``auc`` is the area under the ROC curve of the likelihood of "yes", over the ``yes_or_no``
+    queries that offer that and "no".
     """
 
     queries: int
@@ -64,6 +64,8 @@ class Summary:
     anls: Estimate
     captioned: int
     cider: Estimate
+    yes_or_no: int
+    auc: Estimate
 
     @property
     def perplexity(self) -> float:
@@ -73,12 +75,13 @@ class Summary:
     def to_json(self) -> dict[str, Any]:
         """The summary as a JSON value."""
         estimates = {"loss": self.loss, "exact": self.exact, "vqa": self.vqa, "choice": self.choice}
-        estimates |= {"anls": self.anls, "cider": self.cider}
+        estimates |= {"anls": self.anls, "cider": self.cider, "auc": self.auc}
         return {
             "queries": self.queries,
             "with_humans": self.with_humans,
             "with_choices": self.with_choices,
             "captioned": self.captioned,
+            "yes_or_no": self.yes_or_no,
             "chance": self.chance,
             "context": self.context,
             "perplexity": self.perplexity,
@@ -98,6 +101,9 @@ def measure(answered: Sequence[Answered], *, seed: int) -> Summary:
     )
     near = np.array([one.anls for one in answered], dtype=np.float64)
     captions = np.array(_caption_scores(answered), dtype=np.float64)
+    asked = [one for one in answered if one.yes is not None]
+    scores = np.array([one.yes for one in asked], dtype=np.float64)
+    is_yes = np.array([is_right(one.truth, "yes") for one in asked], dtype=np.bool_)
     ones = np.ones(len(answered))
     return Summary(
         queries=len(answered),
@@ -112,6 +118,10 @@ def measure(answered: Sequence[Answered], *, seed: int) -> Summary:
         anls=ratio(near, ones, seed=seed),
         captioned=len(captions),
         cider=ratio(captions, np.ones(len(captions)), seed=seed),
+        yes_or_no=len(scores),
+        auc=resampled(len(scores), lambda drawn: roc_auc(scores[drawn], is_yes[drawn]), seed=seed)
+        if len(scores)
+        else Estimate(0.0, 0.0, 0.0),
     )
 
 
@@ -166,6 +176,10 @@ def lines(reports: Sequence[Report], summaries: Sequence[Mapping[str, Summary]])
             asked = f"{report.shots} shots: the likeliest choice is right, of {found.with_choices:,}"
             interval = f"[{found.choice.low:.1%}, {found.choice.high:.1%}]"
             yield f"{found.choice.value:6.1%}  {asked} {interval}; by chance {found.chance:.1%}"
+        for name, found in by_name.items():
+            if found.yes_or_no:
+                of = f"{report.shots} shots, {name}: ROC AUC × 100 of the likelihood of yes, of {found.yes_or_no:,}"
+                yield f"{100 * found.auc.value:6.1f}  {of} [{100 * found.auc.low:.1f}, {100 * found.auc.high:.1f}]"
     for report, by_name in zip(reports, summaries, strict=True):
         near = by_name[ALL].anls
         yield f"{near.value:6.1%}  {report.shots} shots: ANLS [{near.low:.1%}, {near.high:.1%}]"
@@ -245,32 +259,3 @@ def _baselines(report: Report) -> Iterator[tuple[float | None, str]]:
     )
     yield report.majority, "always the most frequent answer of these samples"
     yield report.swapped_pictures, "this model when each query gets the pictures of another sample"
-
-
-_RESAMPLES: Final = 1000
-_PERCENTILES: Final = (2.5, 97.5)
-
-
-class Estimate(NamedTuple):
-    """A ratio and the interval that holds 95% of those of the resamples; NaN-free: all 0 of no samples."""
-
-    value: float
-    low: float
-    high: float
-
-
-def ratio(totals: NDArray[np.float64], counts: NDArray[np.float64], *, seed: int) -> Estimate:
-    """``totals.sum() / counts.sum()`` with its interval, where both hold one number per sample.
-
-    A mean is a ratio to ones. The resamples depend on ``seed`` and the number of samples alone, so that two models on
-    the same samples are compared fairly. Cost: 1,000 draws of all samples.
-    """
-    if not counts.sum():
-        return Estimate(0.0, 0.0, 0.0)
-    generator = np.random.default_rng(seed)
-    ratios = np.empty(_RESAMPLES)
-    for number in range(_RESAMPLES):
-        drawn = generator.integers(len(counts), size=len(counts))
-        ratios[number] = totals[drawn].sum() / max(1e-12, counts[drawn].sum())
-    low, high = np.percentile(ratios, _PERCENTILES)
-    return Estimate(float(totals.sum() / counts.sum()), float(low), float(high))

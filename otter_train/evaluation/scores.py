@@ -39,7 +39,8 @@ _LETTER: Final = re.compile(r"\(?([A-Za-z])(?:[).:]+(?:\s+(.+))?)?", re.DOTALL)
 class Attempt(NamedTuple):
     """What a model made of a sample's query: its own answer, and the loss (nats) of the ``tokens`` of the true one.
 
-    ``chosen`` is the one of the sample's `choices` that it finds likeliest; None where there are none.
+    ``chosen`` is the one of the sample's `choices` that it finds likeliest; None where there are none. Where they are
+    yes and no, ``yes`` is how likely it finds the one, of both: 0 to 1.
     """
 
     sample: Sample
@@ -47,6 +48,7 @@ class Attempt(NamedTuple):
     nats: float
     tokens: int
     chosen: str | None = None
+    yes: float | None = None
 
 
 AttemptEach = Callable[[Iterable[Sample]], Iterator[Attempt]]
@@ -61,8 +63,8 @@ class Answered:
     context triplets. ``nats`` and ``tokens`` are those of `Attempt`; ``humans`` counts the people whose answers
     ``vqa`` (0 to 1) compares with, 0 where only the true answer is known. ``chosen`` is that of `Attempt`, the
     likeliest of so many ``choices``; ``letter`` is that of the true one, where the question lists them by letters.
-    ``anls`` compares with the nearest of the known answers. ``references`` are captions of the picture by several
-    people; often none.
+    ``yes`` is that of `Attempt`. ``anls`` compares with the nearest of the known answers. ``references`` are captions
+    of the picture by several people; often none.
     """
 
     position: int
@@ -81,6 +83,7 @@ class Answered:
     chosen: str | None = None
     choices: int = 0
     letter: str = ""
+    yes: float | None = None
     anls: float = 0.0
     references: tuple[str, ...] = ()
 
@@ -265,6 +268,7 @@ def _answered(position: int, attempt: Attempt) -> Answered:
         chosen=attempt.chosen,
         choices=len(choices(attempt.sample)),
         letter=letter,
+        yes=attempt.yes,
         anls=anls(attempt.answer, [sample.query.answer, *humans]),
         references=tuple(_references(sample)),
     )

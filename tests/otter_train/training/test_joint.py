@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -98,8 +99,13 @@ def test_the_choice_is_the_answer_of_the_smallest_loss(tmp_path: Path) -> None:
     offered = ["red", "green", "blue", "white"]
     asked = [replace(Colours().get(place), meta={"choices": offered} if place else {}) for place in range(4)]
     chosen = choose_each(trained, asked)
-    assert chosen[0] is None
+    assert chosen[0] == (None, None)
     for sample, choice in zip(asked[1:], chosen[1:], strict=True):
         texts = [replace(sample, triplets=(*sample.context, replace(sample.query, answer=text))) for text in offered]
         losses = [nats for nats, _ in answer_losses(trained, texts)]
-        assert choice == offered[losses.index(min(losses))]
+        assert choice == (offered[losses.index(min(losses))], None)
+    sample = replace(Colours().get(0), meta={"choices": ["Yes", "no"]})
+    sample = replace(sample, triplets=(*sample.context, replace(sample.query, answer="no")))
+    texts = [replace(sample, triplets=(*sample.context, replace(sample.query, answer=text))) for text in ("Yes", "no")]
+    yes, no = (math.exp(-nats) for nats, _ in answer_losses(trained, texts))
+    assert choose_each(trained, [sample])[0].yes == pytest.approx(yes / (yes + no))
