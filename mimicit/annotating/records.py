@@ -18,9 +18,18 @@ from typing import Any, Final
 
 import orjson
 
-from mimicit.annotating.coco_boxes import holds_boxes, read_boxes
-from mimicit.annotating.facts import MOST_FACTS, SUBTITLES, Box, Moment, boxes_of, moments_beside, moments_of
-from mimicit.annotating.places import ref_from_json, ref_to_json
+from mimicit.annotating.facts import (
+    MOST_FACTS,
+    SUBTITLES,
+    Box,
+    Moment,
+    boxes_of,
+    holds_boxes,
+    moments_beside,
+    moments_of,
+    read_boxes,
+)
+from mimicit.annotating.pictures import ref_from_json, ref_to_json
 from mimicit.errors import SourceError
 from mimicit.schema import canonical_json, null_for_nan
 from mimicit.sources import SOURCES, detect

@@ -16,8 +16,8 @@ from mimicit.pipeline import BuildConfig
 if TYPE_CHECKING:
     from mimicit.annotating.batch import BatchWriter
     from mimicit.annotating.limits import Prices
-    from mimicit.annotating.preview import Preview
     from mimicit.annotating.run import Summary
+    from mimicit.annotating.wording import Preview
 
 __all__ = ["annotate"]
 
@@ -103,10 +103,10 @@ def annotate(
     from mimicit.annotating.client import checked_base_url
     from mimicit.annotating.judge import Judge
     from mimicit.annotating.limits import Prices
-    from mimicit.annotating.preview import preview
     from mimicit.annotating.recipe import read_recipe
     from mimicit.annotating.run import Limits, Server, write_batch
     from mimicit.annotating.run import annotate as run
+    from mimicit.annotating.wording import preview
     from mimicit.annotating.work import Work, refusals_named
     from mimicit.sources.files.root import Root
     from mimicit.terminal import progress_display
