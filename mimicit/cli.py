@@ -11,9 +11,8 @@ import click
 from mimicit.commands.annotating import annotate
 from mimicit.commands.building import build, publish
 from mimicit.commands.exchanging import export, index, verify
-from mimicit.commands.groups import TaskGroup
+from mimicit.commands.groups import EXIT_FAILED, EXIT_USAGE, TaskGroup
 from mimicit.commands.looking import compare, inspect, rejects, view
-from mimicit.commands.output import EXIT_FAILED, EXIT_USAGE
 from mimicit.errors import MimicitError, UsageError
 
 __all__ = ["main"]

@@ -25,6 +25,8 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Final, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+import click
+
 from mimicit.errors import UsageError, hint
 
 __all__ = [
@@ -36,8 +38,10 @@ __all__ = [
     "json_schema",
     "option",
     "options_of",
+    "refuse_repeats",
     "same_option",
 ]
+
 
 T = TypeVar("T")
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -273,3 +277,14 @@ def _click(declared: Option, defaults: bool) -> dict[str, Any]:
         return {**settings, "type": click.Choice(declared.choices)}
     kind = (get_args(declared.kind) or (declared.kind,))[0]
     return {**settings, "type": click.Path(path_type=Path) if kind is Path else kind}
+
+
+def refuse_repeats(command: click.Command, ctx: click.Context, args: Sequence[str]) -> None:
+    """`click.UsageError` where ``args`` give an option twice that takes one value: click would keep the last."""
+    _, _, given = command.make_parser(ctx).parse_args(args=list(args))
+    seen: set[click.Parameter] = set()
+    for option in given:
+        if isinstance(option, click.Option) and not (option.multiple or option.count):
+            if option in seen:
+                raise click.UsageError(f"{'/'.join(option.opts)} is given twice; it takes one value", ctx)
+            seen.add(option)

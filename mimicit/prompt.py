@@ -7,8 +7,8 @@ triplet that shows it, so the order of ``<image>`` tokens is the order of `Sampl
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from mimicit.errors import UsageError
@@ -23,12 +23,15 @@ __all__ = [
     "Piece",
     "Template",
     "chunk",
+    "drop_context",
     "joined",
     "pieces",
     "render",
     "template_named",
+    "with_triplets",
     "without_tokens",
 ]
+
 
 IMAGE: Final = "<image>"
 ANSWER: Final = "<answer>"
@@ -124,3 +127,27 @@ def joined(prompt: Iterable[Piece]) -> str:
 def without_tokens(words: str) -> str:
     """``words`` for a text that a program parses: the name of a special token gets a space, ``< image>``."""
     return _NAMED.sub(lambda name: f" {name[0]}", words)
+
+
+def drop_context(sample: Sample, count: int) -> Sample:
+    """``sample`` without its ``count`` farthest context triplets and the media that only they need.
+
+    Where the first triplet that stays shows nothing itself, it is about the media shown last before it; so these
+    move to it.
+    """
+    kept = sample.triplets[count:]
+    if not kept[0].media:
+        shown = [triplet.media for triplet in sample.triplets[:count] if triplet.media]
+        kept = (replace(kept[0], media=shown[-1] if shown else ()), *kept[1:])
+    return with_triplets(sample, kept)
+
+
+def with_triplets(sample: Sample, triplets: Sequence[Triplet]) -> Sample:
+    """``sample`` with ``triplets``, which name its media by their present indices; the media follow their order."""
+    order = [index for triplet in triplets for index in triplet.media]
+    place = {index: place for place, index in enumerate(order)}
+    return replace(
+        sample,
+        media=tuple(sample.media[index] for index in order),
+        triplets=tuple(replace(triplet, media=tuple(place[index] for index in triplet.media)) for triplet in triplets),
+    )

@@ -31,7 +31,7 @@ LAYERS = (
     {"mimicit.records"},
     {"mimicit.notebook", "mimicit.web"},
     {"mimicit.stored_picture"},
-    {"mimicit.options", "mimicit.plugins", "mimicit.repeated_options", "mimicit.toml_text", "mimicit.worker"},
+    {"mimicit.options", "mimicit.plugins", "mimicit.toml_text", "mimicit.worker"},
     {"mimicit.errors"},
 )
 BESIDE = {
@@ -138,7 +138,6 @@ def test_otter_train_uses_only_what_it_may() -> None:
         "mimicit.schema",
         "mimicit.media",
         "mimicit.options",
-        "mimicit.repeated_options",
         "mimicit.terminal",
         "mimicit.toml_text",
         "mimicit.web",

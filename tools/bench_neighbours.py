@@ -19,8 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mimicit.embedding import cells
-from mimicit.embedding.exact import nearest
-from mimicit.embedding.vectors import Int8, inverse_norms, quantise
+from mimicit.embedding.vectors import Int8, inverse_norms, nearest, quantise
 
 _NEIGHBOURS = 32  # kept by a build
 _MEASURED = 8

@@ -2,7 +2,7 @@
 
 - ``boxes``, ``objects``, ``regions`` or ``annotations`` in the free fields: a list of objects with a ``label``
   (``category``, ``name``, ``class``) and, if they like, a ``bbox`` or ``box`` of four numbers: x, y, width, height.
-- ``instances_*.json`` of COCO: ``images``, ``annotations`` (``image_id``, ``category_id``, ``bbox``) and ``categories``.
+- ``instances_*.json`` of COCO: ``images``, ``annotations`` (``image_id``, ``category_id``, ``bbox``), ``categories``.
   Boxes come as parts of the sides of their picture where the file tells its size.
 - ``moments``, ``segments``, ``events`` or ``subtitles``: a list of objects with ``start`` and ``end`` (seconds) and a
   ``text`` (``caption``, ``sentence``). A caption whose own free fields have ``start`` and ``end`` is one moment.

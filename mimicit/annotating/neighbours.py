@@ -16,9 +16,8 @@ import numpy.typing as npt
 from mimicit.annotating.pictures import Pictures
 from mimicit.annotating.records import Record
 from mimicit.embedding.classical_picture import ClassicalPicture
-from mimicit.embedding.exact import nearest
 from mimicit.embedding.hashed_text import HashedText
-from mimicit.embedding.vectors import NOTHING, quantise
+from mimicit.embedding.vectors import NOTHING, nearest, quantise
 from mimicit.errors import RejectedError
 
 __all__ = ["plain_words", "similar_by_picture", "similar_by_words"]

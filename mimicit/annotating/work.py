@@ -1,4 +1,7 @@
-"""The folder of a run of ``mimicit annotate`` while it is held: the store, the records, and the jobs they give."""
+"""The folder of a run of ``mimicit annotate`` while it is held: the store, the records, and the jobs they give.
+
+``--dry-run`` prints one whole request, and what all would take, without asking anybody anything (`preview`).
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,25 @@ import asyncio
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
+import orjson
+
+from mimicit.annotating.limits import Cost, estimated
 from mimicit.annotating.neighbours import plain_words, similar_by_picture, similar_by_words
 from mimicit.annotating.pictures import Pictures
 from mimicit.annotating.recipe import Recipe
 from mimicit.annotating.records import Dropped, Record, RecordTable
-from mimicit.annotating.store import Store
-from mimicit.annotating.wording import Job, unfit
-from mimicit.errors import AnnotateError, UsageError
+from mimicit.annotating.store import Store, request_hash
+from mimicit.annotating.wording import Job, request_of, shortened, unfit
+from mimicit.errors import AnnotateError, RejectedError, UsageError
 from mimicit.shards.folders import make_folder
 from mimicit.sources.files.root import Root
 
-__all__ = ["WORK_NAME", "Progress", "Work", "refusals_named"]
+__all__ = ["WORK_NAME", "Preview", "Progress", "Work", "preview", "refusals_named"]
+
 
 WORK_NAME: Final = ".annotate"
 _STORE_NAME: Final = "answers"
@@ -145,3 +153,66 @@ def refusals_named(out: Path) -> Iterator[None]:
 
 def _go_on(place: object, why: str) -> AnnotateError:
     return AnnotateError(f"{place}: {why}; fix this and run the same command again to go on")
+
+
+_LOOKED_AT: Final = 200  # jobs; the rest is taken to be like them
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """The first ``request`` that would be made (JSON for people; empty where there is none), and estimates.
+
+    Of ``jobs``, about ``unfit`` are not asked about, ``answered`` are in the store, and the rest costs ``cost``.
+    """
+
+    request: str
+    jobs: int
+    unfit: int
+    answered: int
+    requests: int
+    cost: Cost
+
+
+def preview(work: Work, model: str, progress: Progress) -> Preview:
+    """Look at the first jobs of ``work``."""
+    return asyncio.run(_preview(work, model, work.read(progress)))
+
+
+async def _preview(work: Work, model: str, jobs: int) -> Preview:
+    recipe = work.recipe
+    pictures = Pictures(work.root, size=recipe.size, frames=recipe.frames)
+    shown, looked_at, unfit_jobs, answered = "", 0, 0, 0
+    costs: list[Cost] = []
+    try:
+        for (_, job), _ in zip(work.jobs(), range(_LOOKED_AT), strict=False):
+            looked_at += 1
+            try:
+                body = await _body(work, job, model, pictures)
+            except RejectedError:
+                unfit_jobs += 1
+                continue
+            if request_hash(body) in work.store:
+                answered += 1
+                continue
+            shown = shown or shortened(body)
+            costs.append(estimated(body, orjson.loads(body).get("max_tokens")))
+    finally:
+        pictures.close()
+    scale = jobs / looked_at if looked_at else 0.0
+    total = Cost(
+        round(scale * sum(cost.input_tokens for cost in costs)),
+        round(scale * sum(cost.output_tokens for cost in costs)),
+    )
+    counts = (round(scale * count) for count in (unfit_jobs, answered, len(costs)))
+    left_out, known, requests = counts
+    return Preview(request=shown, jobs=jobs, unfit=left_out, answered=known, requests=requests, cost=total)
+
+
+async def _body(work: Work, job: Job | Dropped, model: str, pictures: Pictures) -> bytes:
+    if isinstance(job, Dropped):
+        raise RejectedError(job.reason, job.detail)
+    why = unfit(job.record, work.recipe)
+    if why:
+        raise RejectedError("unfit", why)
+    sent = await pictures.of(job.record.media) if work.recipe.pictures == "send" else ()
+    return request_of(job, work.recipe, model, sent)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mimicit.commands.output import EXIT_FAILED, print_json
+from mimicit.commands.groups import EXIT_FAILED, print_json
 from mimicit.errors import UsageError
 from mimicit.options import click_options
 from mimicit.pipeline import BuildConfig
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mimicit.annotating.batch import BatchWriter
     from mimicit.annotating.limits import Prices
     from mimicit.annotating.run import Summary
-    from mimicit.annotating.wording import Preview
+    from mimicit.annotating.work import Preview
 
 __all__ = ["annotate"]
 
@@ -106,8 +106,7 @@ def annotate(
     from mimicit.annotating.recipe import read_recipe
     from mimicit.annotating.run import Limits, Server, write_batch
     from mimicit.annotating.run import annotate as run
-    from mimicit.annotating.wording import preview
-    from mimicit.annotating.work import Work, refusals_named
+    from mimicit.annotating.work import Work, preview, refusals_named
     from mimicit.sources.files.root import Root
     from mimicit.terminal import progress_display
 

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from click.core import ParameterSource
 
-from mimicit.commands.groups import nearest_path
-from mimicit.commands.output import print_json
+from mimicit.commands.groups import nearest_path, print_json
 from mimicit.errors import BuildError, SourceError, UsageError
 from mimicit.options import click_options
 from mimicit.pipeline import BuildConfig

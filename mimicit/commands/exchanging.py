@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mimicit.commands.groups import ExistingPath
-from mimicit.commands.output import EXIT_FAILED, print_json
+from mimicit.commands.groups import EXIT_FAILED, ExistingPath, print_json
 
 if TYPE_CHECKING:
     from mimicit.hub.card import Layout

@@ -14,9 +14,10 @@ from typing import Any, Final
 import click
 
 from mimicit.errors import ShardError, hint, nearest
-from mimicit.repeated_options import refuse_repeats
+from mimicit.options import refuse_repeats
 
-__all__ = ["ExistingPath", "TaskGroup", "nearest_path"]
+__all__ = ["EXIT_FAILED", "EXIT_USAGE", "ExistingPath", "TaskGroup", "nearest_path", "print_json"]
+
 
 _NAMES_COMPARED: Final = 10_000  # of one folder: a suggestion is not worth seconds
 
@@ -88,3 +89,14 @@ def nearest_path(path: Path) -> str:
     found = missing.parent / close
     whole = found / path.relative_to(missing)
     return f"; did you mean {whole if os.path.exists(whole) else found}?"
+
+
+EXIT_FAILED: Final = 1  # also: there are findings
+EXIT_USAGE: Final = 2
+
+
+def print_json(value: Any) -> None:
+    """Print ``value`` for programs."""
+    import orjson
+
+    click.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mimicit.commands.groups import ExistingPath
-from mimicit.commands.output import EXIT_FAILED, print_json
+from mimicit.commands.groups import EXIT_FAILED, ExistingPath, print_json
 from mimicit.errors import UsageError
 
 if TYPE_CHECKING:

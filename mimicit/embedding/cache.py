@@ -3,6 +3,7 @@
 One SQLite file per model in a folder of the user's choice, named by the model's fingerprint: other weights are another
 file. A batch is one transaction, so a killed build loses at most the batch it was at, and builds that run side by side
 wait for each other. A row holds the SHA-256 of a text or a stored picture, and its int8 vector.
+A fingerprint is a hash over the files of a model's weights and configuration.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import numpy as np
 from mimicit.embedding.vectors import Int8
 from mimicit.errors import BuildError
 
-__all__ = ["VectorCache"]
+__all__ = ["VectorCache", "files_fingerprint"]
+
 
 _WAIT_S: Final = 60.0
 
@@ -64,3 +66,14 @@ class VectorCache:
     def _known(self, content: bytes) -> Int8 | None:
         row = self._db.execute("SELECT vector FROM vector WHERE content = ?", (content,)).fetchone()
         return None if row is None else np.frombuffer(row[0], np.int8)
+
+
+def files_fingerprint(path: Path) -> str:
+    """SHA-256, in hexadecimal, over the names and contents of a file, or of all files beneath a folder."""
+    digest = hashlib.sha256()
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    for file in files:
+        with open(file, "rb") as content:
+            part = hashlib.file_digest(content, "sha256").hexdigest()
+        digest.update(f"{file.name if file == path else file.relative_to(path).as_posix()}\0{part}\n".encode())
+    return digest.hexdigest()

@@ -99,7 +99,7 @@ def open_cells(folder: Path) -> Cells:
 def nearest_in_cells(
     cells: Cells, queries: Int8, rows: npt.NDArray[np.uint32], probes: npt.NDArray[np.uint32], count: int
 ) -> npt.NDArray[np.uint32]:
-    """uint32[n, count] as `mimicit.embedding.exact.nearest` for ``rows`` [n], looking only at ``probes`` [n, p].
+    """uint32[n, count] as `mimicit.embedding.vectors.nearest` for ``rows`` [n], looking only at ``probes`` [n, p].
 
     ``queries`` int8[n, d] are the vectors of ``rows``; together they should probe few cells.
     """

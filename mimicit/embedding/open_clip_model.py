@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from mimicit.embedding.fingerprint import files_fingerprint
+from mimicit.embedding.cache import files_fingerprint
 from mimicit.errors import UsageError
 
 __all__ = ["OpenClip", "needs_quick_gelu"]

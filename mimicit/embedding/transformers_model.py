@@ -18,7 +18,7 @@ import numpy.typing as npt
 import orjson
 from PIL import Image
 
-from mimicit.embedding.fingerprint import files_fingerprint
+from mimicit.embedding.cache import files_fingerprint
 from mimicit.errors import UsageError
 
 __all__ = ["TransformersPictures", "TransformersTexts"]

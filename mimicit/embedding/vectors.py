@@ -16,7 +16,19 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["NOTHING", "Float32", "Int8", "best", "cosines", "inverse_norms", "keys_of", "quantise", "rows_of"]
+__all__ = [
+    "NOTHING",
+    "Float32",
+    "Int8",
+    "best",
+    "cosines",
+    "inverse_norms",
+    "keys_of",
+    "nearest",
+    "quantise",
+    "rows_of",
+]
+
 
 Int8: TypeAlias = npt.NDArray[np.int8]
 Float32: TypeAlias = npt.NDArray[np.float32]
@@ -27,6 +39,7 @@ NOTHING: Final = 0xFFFF_FFFF
 _LARGEST: Final = 127
 _EXACT_COMPONENTS: Final = 1024  # 1024 * 127**2 < 2**24
 _NO_KEY: Final = np.iinfo(np.int64).min
+_BLOCK: Final = 4096  # vectors compared at once with all queries
 
 
 def quantise(vectors: npt.NDArray[Any]) -> Int8:
@@ -87,3 +100,19 @@ def best(keys: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
     elif surplus < 0:
         keys = np.pad(keys, ((0, 0), (0, -surplus)), constant_values=_NO_KEY)
     return np.sort(keys, axis=1)[:, ::-1]
+
+
+def nearest(vectors: Int8, rows: npt.NDArray[np.uint32], count: int) -> npt.NDArray[np.uint32]:
+    """uint32[n, count]: for each of ``rows`` [n], the ``count`` other rows of ``vectors`` int8[m, d] most like it.
+
+    Nearest first, equals by the smaller row, filled up with `NOTHING`. Memory: n times `_BLOCK` numbers.
+    """
+    queries = np.asarray(vectors[rows])
+    found = np.empty((len(rows), 0), np.int64)
+    for start in range(0, len(vectors), _BLOCK):
+        block = np.asarray(vectors[start : start + _BLOCK])
+        keys = keys_of(cosines(queries, block), np.arange(start, start + len(block)))
+        mine = np.flatnonzero((rows >= start) & (rows < start + len(block)))
+        keys[mine, rows[mine] - start] = np.iinfo(np.int64).min  # nothing is its own neighbour
+        found = best(np.concatenate([found, keys], axis=1), count)
+    return rows_of(found) if len(vectors) else rows_of(best(found, count))

@@ -24,7 +24,6 @@ To build the same samples again: ``mimicit build --size 0 --context related`` fo
 with the folder of the export as ``--src``.
 """
 
-from mimicit.exporting.registry import EXPORTERS
-from mimicit.exporting.run import ExportReport, export_shards
+from mimicit.exporting.run import EXPORTERS, ExportReport, export_shards
 
 __all__ = ["EXPORTERS", "ExportReport", "export_shards"]

@@ -17,8 +17,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mimicit.exporting.base import Written
-from mimicit.exporting.media_files import stored_files
+from mimicit.exporting.base import Written, stored_files
 from mimicit.records import Media, Sample
 from mimicit.schema import canonical_json
 

@@ -11,9 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from mimicit.exporting.base import Written
-from mimicit.exporting.json_files import write_lines
-from mimicit.exporting.media_files import MediaFolder
+from mimicit.exporting.base import MediaFolder, Written, write_lines
 from mimicit.exporting.triplets import GatheredTriplet, Shown, TripletStore
 from mimicit.records import Sample
 

@@ -11,9 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from mimicit.exporting.base import Written
+from mimicit.exporting.base import Written, write_array
 from mimicit.exporting.files import gather, media_value
-from mimicit.exporting.json_files import write_array
 from mimicit.exporting.triplets import GatheredTriplet, Shown, TripletStore
 from mimicit.prompt import IMAGE, without_tokens
 from mimicit.records import Sample

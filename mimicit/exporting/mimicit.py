@@ -17,9 +17,7 @@ from typing import Any, Final
 
 import orjson
 
-from mimicit.exporting.base import Written
-from mimicit.exporting.json_files import write_object
-from mimicit.exporting.media_files import stored_files
+from mimicit.exporting.base import Written, stored_files, write_object
 from mimicit.exporting.triplets import GatheredTriplet, Shown, TripletStore
 from mimicit.records import Media, MediaKind, Sample
 from mimicit.sources.formats.mimicit_clips import CLIPS

@@ -17,9 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from mimicit.exporting.base import Written
-from mimicit.exporting.json_files import append_line
-from mimicit.exporting.media_files import MediaFolder, file_names
+from mimicit.exporting.base import MediaFolder, Written, append_line, file_names
 from mimicit.records import Sample, Triplet
 
 __all__ = ["export_mmc4"]

@@ -1,4 +1,7 @@
-"""One export from start to end: shards in, a folder that appears under its name only when it is whole."""
+"""One export from start to end: shards in, a folder that appears under its name only when it is whole.
+
+The formats stand here by name; a new one is a file of its own and a line here, or comes with a package.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,16 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
+from mimicit import plugins
 from mimicit.errors import BuildError, CorruptShardError, UsageError
-from mimicit.exporting.registry import EXPORTERS
+from mimicit.exporting.base import Exporter
+from mimicit.exporting.datasets import export_datasets
+from mimicit.exporting.files import export_files
+from mimicit.exporting.llava import export_llava
+from mimicit.exporting.mimicit import export_mimicit
+from mimicit.exporting.mmc4 import export_mmc4
 from mimicit.inspecting.summary import iterate_samples
 from mimicit.records import Sample
 from mimicit.shards.files import sync_folder
@@ -17,7 +27,7 @@ from mimicit.shards.folders import folders_beside
 from mimicit.shards.manifest import read_manifest
 from mimicit.shards.soundness import checksum_faults, sample_faults
 
-__all__ = ["ExportReport", "export_shards"]
+__all__ = ["EXPORTERS", "ExportReport", "export_shards"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,3 +114,15 @@ def _publish(folder: Path, out: Path) -> None:
     os.sync()  # one for all files: an export may hold millions of small ones
     os.replace(folder, out)  # fails where `out` has been filled meanwhile
     sync_folder(out.absolute().parent)
+
+
+_OURS: Final[dict[str, Exporter]] = {
+    "datasets": export_datasets,
+    "files": export_files,
+    "llava": export_llava,
+    "mimicit": export_mimicit,
+    "mmc4": export_mmc4,
+}
+
+EXPORTERS: Final[dict[str, Exporter]] = {**_OURS, **plugins.added(plugins.EXPORTERS, None, _OURS)}
+"""By the name on the command line."""

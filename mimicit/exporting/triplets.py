@@ -16,8 +16,7 @@ from typing import Any, Final
 import orjson
 
 from mimicit.errors import CorruptShardError
-from mimicit.exporting.base import is_document
-from mimicit.exporting.media_files import file_names
+from mimicit.exporting.base import file_names, is_document
 from mimicit.records import Media, MediaKind, Sample, Triplet
 from mimicit.sources.shown_media import About, agree, media_of_triplets
 

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from mimicit.errors import CorruptShardError, UsageError
 from mimicit.loading.order.costs import Cost, costs_of, kept_array
-from mimicit.loading.order.ordered import digest
 from mimicit.loading.order.permutation import Order, grouped, permutation_key, permute
+from mimicit.loading.order.steps import digest
 from mimicit.loading.samples import Samples
 from mimicit.records import Sample
 

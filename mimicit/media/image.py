@@ -14,8 +14,7 @@ from PIL import Image, JpegImagePlugin
 
 from mimicit.media.image_file import ImageHeader, open_image
 from mimicit.media.options import EncodedMedia, MediaOptions
-from mimicit.media.pixels import compress, fit_within, has_foreign_profile, shrink, to_rgb, upright
-from mimicit.media.resize import REDUCING_GAP
+from mimicit.media.pixels import REDUCING_GAP, compress, fit_within, has_foreign_profile, shrink, to_rgb, upright
 
 __all__ = ["encode_image"]
 

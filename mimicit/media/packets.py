@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mimicit.errors import RejectedError
 from mimicit.media.clip_file import Clip, open_clip
-from mimicit.media.declared_length import check_length
+from mimicit.media.headers import check_length
 from mimicit.media.image_file import check_pixels
 from mimicit.media.options import MediaOptions
 

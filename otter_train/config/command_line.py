@@ -15,7 +15,7 @@ from typing import Any, Final
 import click
 
 from mimicit.errors import MimicitError, UsageError
-from mimicit.repeated_options import refuse_repeats
+from mimicit.options import refuse_repeats
 
 __all__ = ["HELP", "Program", "calm_threads", "errors_on_one_line", "importing", "run_and_leave"]
 

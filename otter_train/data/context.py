@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Final
 
-from mimicit.loading.drop_context import drop_context, with_triplets
+from mimicit.prompt import drop_context, with_triplets
 from mimicit.records import Sample, Triplet
 
 __all__ = ["drop_context", "shuffle_context"]

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from mimicit.errors import UsageError
 from mimicit.loading.mixture import Mixture
 from mimicit.loading.order.costs import costs_of
-from mimicit.loading.order.ordered import Ordered
+from mimicit.loading.order.steps import Ordered
 from mimicit.loading.packing import Pack, pack
 from mimicit.loading.samples import Samples
 from mimicit.prompt import template_named

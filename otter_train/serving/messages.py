@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from mimicit.errors import RejectedError
 from mimicit.media import MediaOptions
+from mimicit.media.headers import count_scans
 from mimicit.media.image_file import probe_image
-from mimicit.media.scans import count_scans
 from mimicit.records import Media
 from otter_train.data.question import Turn, media_from_bytes
 from otter_train.serving.errors import ApiError

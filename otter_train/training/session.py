@@ -16,7 +16,7 @@ from torch.optim import AdamW
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from mimicit.errors import UsageError
-from mimicit.loading.order.ordered import Ordered
+from mimicit.loading.order.steps import Ordered
 from mimicit.loading.torch import Loader
 from mimicit.prompt import template_named
 from mimicit.records import Sample

@@ -7,7 +7,7 @@ import math
 import torch
 from torch.distributed.fsdp import FSDPModule
 
-from mimicit.loading.order.ordered import Ordered
+from mimicit.loading.order.steps import Ordered
 from mimicit.records import Sample
 from otter_train.config.run_config import Precision
 from otter_train.data.batches import blank_batch

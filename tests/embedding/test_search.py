@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimicit.embedding import cells, exact
-from mimicit.embedding.vectors import NOTHING, Int8, cosines, quantise
+from mimicit.embedding import cells
+from mimicit.embedding.vectors import NOTHING, Int8, cosines, nearest, quantise
 from tests.factories.vectors import shaped_vectors
 
 
@@ -30,8 +30,8 @@ def by_hand(vectors: Int8, row: int, count: int) -> list[int]:
 def test_nearest_finds_what_sorting_all_finds(rows: int, count: int, seed: int, block: int) -> None:
     vectors = np.random.default_rng(seed).integers(-2, 3, (rows, 3)).astype(np.int8)  # few values: many ties
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exact, "_BLOCK", block)
-        found = exact.nearest(vectors, np.arange(rows, dtype=np.uint32), count)
+        patch.setattr("mimicit.embedding.vectors._BLOCK", block)
+        found = nearest(vectors, np.arange(rows, dtype=np.uint32), count)
     assert found.tolist() == [by_hand(vectors, row, count) for row in range(rows)]
 
 
@@ -50,7 +50,7 @@ def search_by_cells(folder: Path, vectors: Int8, count: int, probes: int, batch:
 
 def test_all_cells_together_are_an_exact_search(tmp_path: Path) -> None:
     vectors = np.random.default_rng(0).integers(-3, 4, (500, 4)).astype(np.int8)
-    wanted = exact.nearest(vectors, np.arange(500, dtype=np.uint32), 9)
+    wanted = nearest(vectors, np.arange(500, dtype=np.uint32), 9)
     for batch in (64, 500):
         found = search_by_cells(tmp_path / str(batch), vectors, 9, probes=1000, batch=batch)
         assert np.array_equal(found, wanted)
@@ -59,7 +59,7 @@ def test_all_cells_together_are_an_exact_search(tmp_path: Path) -> None:
 def test_a_cell_larger_than_a_block_is_searched_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cells, "_BLOCK", 7)
     vectors = np.random.default_rng(1).integers(-3, 4, (300, 4)).astype(np.int8)
-    wanted = exact.nearest(vectors, np.arange(300, dtype=np.uint32), 5)
+    wanted = nearest(vectors, np.arange(300, dtype=np.uint32), 5)
     assert np.array_equal(search_by_cells(tmp_path / "cells", vectors, 5, probes=1000, batch=50), wanted)
 
 
@@ -75,7 +75,7 @@ def test_every_row_lies_in_one_cell_beside_its_vector(tmp_path: Path) -> None:
 def test_cells_miss_few_neighbours(tmp_path: Path) -> None:
     vectors = quantise(shaped_vectors(10_000, 64))
     rows = np.arange(0, 10_000, 25, dtype=np.uint32)
-    wanted = exact.nearest(vectors, rows, 8)
+    wanted = nearest(vectors, rows, 8)
     found = search_by_cells(tmp_path / "cells", vectors, 8, cells.PROBES, 1_024)[rows]
     recall = np.mean([len(set(a) & set(b)) / 8 for a, b in zip(wanted, found, strict=True)])
     assert recall >= 0.97
@@ -107,7 +107,7 @@ def test_cells_are_the_same_with_one_thread_and_with_two(tmp_path: Path) -> None
 def test_recall_at_8_of_100_000(tmp_path: Path) -> None:
     vectors = quantise(shaped_vectors(100_000, 256))
     rows = np.arange(0, 100_000, 20, dtype=np.uint32)
-    wanted = np.concatenate([exact.nearest(vectors, part, 8) for part in np.split(rows, 10)])
+    wanted = np.concatenate([nearest(vectors, part, 8) for part in np.split(rows, 10)])
     found = search_by_cells(tmp_path / "cells", vectors, 8, cells.PROBES, 1_024)[rows]
     recall = np.mean([len(set(a) & set(b)) / 8 for a, b in zip(wanted, found, strict=True)])
     print(f"recall@8 of 100,000 vectors: {recall:.4f}")  # noqa: T201 - the figure this test is about

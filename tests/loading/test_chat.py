@@ -21,10 +21,10 @@ import torch
 import mimicit
 from mimicit.errors import CorruptShardError, UsageError
 from mimicit.loading.chat import ChatCollator, messages
-from mimicit.loading.drop_context import drop_context
 from mimicit.loading.torch import Loader
 from mimicit.media.options import MediaOptions
 from mimicit.pipeline import BuildConfig, build_shards
+from mimicit.prompt import drop_context
 from mimicit.records import Sample, Triplet
 from tests.factories import raw as make
 from tests.factories.loading import InProcess, small_shards

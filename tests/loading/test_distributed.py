@@ -27,8 +27,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from mimicit.loading import Mixture, Pack, load, pack
-from mimicit.loading.order.ordered import Ordered
-from mimicit.loading.order.steps import Slots, Split
+from mimicit.loading.order.steps import Ordered, Slots, Split
 from mimicit.loading.torch import Loader
 from tests.factories.loading import small_shards
 

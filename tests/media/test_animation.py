@@ -12,7 +12,7 @@ from PIL import Image
 
 from mimicit.errors import RejectedError
 from mimicit.media import MediaOptions
-from mimicit.media.animation import MAX_FRAMES, gif_frames
+from mimicit.media.headers import MAX_FRAMES, gif_frames
 from mimicit.media.image import encode_image
 from mimicit.media.image_file import probe_image
 from tests.factories import hostile

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimicit.errors import CorruptShardError, UsageError
-from mimicit.loading.order.ordered import digest
+from mimicit.loading.order.steps import digest
 from mimicit.loading.samples import Samples
 from mimicit.prompt import render
 from mimicit.records import Sample

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mimicit.errors import UsageError
-from mimicit.loading.order.ordered import PARTS
+from mimicit.loading.order.steps import PARTS
 
 __all__ = ["MAX_STATE_BYTES", "LoaderState"]
 

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
 from mimicit.errors import ChangedShardError, ShardError
-from mimicit.loading.storage.http_range import HttpTransport
-from mimicit.loading.storage.transfer import TransferError
+from mimicit.loading.storage.ranges import HttpTransport, TransferError
 
 __all__ = ["RemoteFolder", "RemoteShards", "Retries", "Transport"]
 
@@ -171,6 +170,6 @@ def check_size(remote: RemoteFolder, name: str, size: int) -> None:
 def _transport(url: str, retries: Retries) -> Transport:
     if url.startswith(("http://", "https://")):
         return HttpTransport(url, retries.stall_s)
-    from mimicit.loading.storage.fsspec_range import FsspecTransport
+    from mimicit.loading.storage.ranges import FsspecTransport
 
     return FsspecTransport(url)

@@ -29,9 +29,8 @@ import numpy.typing as npt
 from mimicit.context.choose import parse_strategies
 from mimicit.context.neighbours import SIMILAR
 from mimicit.embedding.cells import PROBES, cell_count, nearest_in_cells, open_cells, probe, train_centres, write_cells
-from mimicit.embedding.exact import nearest
 from mimicit.embedding.registry import Embedder, image_embedder, is_light, text_embedder
-from mimicit.embedding.vectors import NOTHING
+from mimicit.embedding.vectors import NOTHING, nearest
 from mimicit.pipeline.config import SourceRules
 from mimicit.pipeline.engines.local import Engine
 from mimicit.pipeline.parts import ColumnFile
