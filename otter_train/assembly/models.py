@@ -26,6 +26,7 @@ from otter_train.model import (
 )
 from otter_train.model.adapters import add_adapters
 from otter_train.model.empty import assign
+from otter_train.model.quantised import check_quantiser, quantise
 
 __all__ = [
     "assemble_model",
@@ -85,6 +86,7 @@ def assemble_model(
     (`otter_train.training.optimizer`). A model from scratch is all of one kind. ``fill`` may give the model other
     weights before. With ``empty`` there are none yet (see `build_model`), to be read in `read_dtype`.
     """
+    check_quantiser(config.quantize_language)
     ids = special_ids(tokenizer)
     computed, trained_dtype = _dtypes(config, device)
     model = build_model(
@@ -101,6 +103,8 @@ def assemble_model(
         if not parameter.requires_grad and not trains_everything(config):
             parameter.data = parameter.data.to(computed)
     add_adapters(model, config, dtype=trained_dtype)
+    if config.quantize_language:
+        quantise(model.language.lm, config.quantize_language, device)
     if computed == torch.bfloat16 and device.type == "cpu":
         _round_before_norms(model)
     return model if empty else model.to(device)

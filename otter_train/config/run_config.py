@@ -24,6 +24,7 @@ __all__ = [
     "GuardMode",
     "LabelMode",
     "Precision",
+    "Quantised",
     "RunConfig",
     "RunOptions",
     "Schedule",
@@ -38,6 +39,7 @@ Embeddings = Literal["full", "input_only", "new_rows", "none"]
 Precision = Literal["auto", "float32", "bfloat16"]
 AdapterPlace = Literal["language", "vision", "both"]
 GuardMode = Literal["skip", "stop", "off"]
+Quantised = Literal["int8", "nf4"]
 
 _WIDEST_GATE: Final = 3  # tanh is 0.995 there, and can hardly be learnt away from it
 _MODEL_NAME: Final = re.compile(r"\w[\w.-]*/[\w.-]+|[\w-]+:.+")  # of the Hub, or of open_clip with its weights
@@ -85,6 +87,7 @@ RECIPES: Final[dict[str, dict[str, Any]]] = {
         "lora_targets": "",
         "lora_on": "language",
         "lora_only": False,
+        "quantize_language": None,
         "lr_perceiver": None,
         "lr_cross_attention": None,
         "lr_language": None,
@@ -136,6 +139,9 @@ class RunConfig:
     lora_targets: str = option("", "Matrices that LoRA adapts, such as q_proj,v_proj.", unset="all in the layers")
     lora_on: AdapterPlace = option("language", "Pretrained models that get LoRA adapters.")
     lora_only: bool = option(False, "Train nothing but the LoRA adapters.")
+    quantize_language: Quantised | None = option(
+        None, "Store the frozen language model in 8 bits (int8) or 4 (nf4); needs torchao.", unset="in full"
+    )
     lr_perceiver: float | None = option(None, "Learning rate of the perceiver.", above=0, unset="--lr")
     lr_cross_attention: float | None = option(None, "Learning rate of the cross-attention.", above=0, unset="--lr")
     lr_language: float | None = option(None, "Learning rate of language model and embeddings.", above=0, unset="--lr")
@@ -246,6 +252,12 @@ def _check(config: RunConfig) -> None:
 def _check_trained(config: RunConfig) -> None:
     if config.train_vision and not config.vision_model:
         raise UsageError("--train-vision thaws a pretrained model; name it with --vision-model")
+    if config.quantize_language and not config.language_model:
+        raise UsageError(
+            f"--quantize-language {config.quantize_language}: is for a pretrained model; name it with --language-model"
+        )
+    if config.quantize_language and config.train_language:
+        raise UsageError("--train-language trains what --quantize-language freezes; leave out one of the two")
     if not config.lora_rank:
         if config.lora_only or config.lora_targets or config.lora_alpha is not None:
             raise UsageError("--lora-only, --lora-targets and --lora-alpha are for adapters; give --lora-rank too")

@@ -43,6 +43,7 @@ from otter_train.data.tokenizer import load_tokenizer, train_tokenizer
 from otter_train.data.vision_cache import FeatureCache
 from otter_train.distributed import World, join_world, pick_device, shard
 from otter_train.model import ModelConfig, Otter, trainable_count
+from otter_train.model.quantised import quantised_count
 from otter_train.model.speed import compile_blocks, recompute_activations
 from otter_train.reporting.metrics import Console
 from otter_train.training.flops import Flops, count_flops, matmul_flops_per_s
@@ -177,6 +178,8 @@ def _model(
     """The model with its weights, spread over the processes; what its steps compute; and a line about its size."""
     # A model that is sharded as a whole may be too large for one device, and for the memory beside it.
     sharded = options.shard_frozen and world.size > 1
+    if sharded and config.quantize_language:
+        raise UsageError("--shard-frozen spreads weights in full precision only; leave it out with --quantize-language")
     if sharded and config.lora_rank:
         raise UsageError("--shard-frozen spreads models without adapters only; leave it out with --lora-rank")
     streamed = sharded and (initial is None or initial.fits_shards)
@@ -321,7 +324,8 @@ def _restore_loader(loader: Loader[Any], checkpoint: Checkpoint, run: Path, weig
 
 def _weights_line(model: Otter, device: torch.device) -> str:
     total = sum(parameter.numel() for parameter in model.parameters())
-    return f"{trainable_count(model):,} of {total:,} weights are trained on {device}"
+    stored = f", {count:,} of the others are stored in few bits" if (count := quantised_count(model)) else ""
+    return f"{trainable_count(model):,} of {total:,} weights are trained on {device}{stored}"
 
 
 def _batch_line(config: RunConfig) -> str:

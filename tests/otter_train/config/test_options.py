@@ -31,10 +31,10 @@ def test_options_are_pinned() -> None:
         "--log-every", "--lora-alpha", "--lora-on", "--lora-only", "--lora-rank", "--lora-targets", "--lr",
         "--lr-cross-attention", "--lr-language", "--lr-perceiver", "--lr-vision", "--max-steps", "--max-tokens",
         "--no-resume", "--on-error", "--out", "--perceiver-depth", "--perceiver-width", "--precision", "--preset",
-        "--profile", "--recipe", "--replay", "--resume", "--save-every", "--schedule", "--seed", "--shard-frozen",
-        "--shards", "--stochastic-rounding", "--template", "--tensorboard", "--train-language", "--train-vision",
-        "--vision-cache", "--vision-cache-gb", "--vision-model", "--wandb", "--warmup", "--weight-decay", "--where",
-        "--workers",
+        "--profile", "--quantize-language", "--recipe", "--replay", "--resume", "--save-every", "--schedule", "--seed",
+        "--shard-frozen", "--shards", "--stochastic-rounding", "--template", "--tensorboard", "--train-language",
+        "--train-vision", "--vision-cache", "--vision-cache-gb", "--vision-model", "--wandb", "--warmup",
+        "--weight-decay", "--where", "--workers",
     ]  # fmt: skip
     assert options(generate) == [
         "--beams", "--checkpoint", "--context-answer", "--context-image", "--context-prompt", "--device", "--frames",
