@@ -87,7 +87,7 @@ def main(
         import torch
 
         if to == "peft":
-            from otter_train.conversion.adapter_folder import write_adapter
+            from otter_train.conversion.model_folder import write_adapter
 
             count = write_adapter(source, target, dtype=None if dtype is None else getattr(torch, dtype))
             click.echo(canonical_json({"adapters": count}) if as_json else f"{source} -> {target}: {count} adapters")

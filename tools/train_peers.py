@@ -29,10 +29,9 @@ from mimicit.loading.packing import best_fit
 from mimicit.records import Media, Sample, Triplet
 from otter_train.assembly.models import autocast
 from otter_train.config.run_config import Precision
-from otter_train.data.batches import Batch, collate
+from otter_train.data.batches import Batch, collate, normalise
 from otter_train.data.encoding import IGNORED, Encoded, PromptEncoder
 from otter_train.data.packed import PackedBatch, collate_packed
-from otter_train.data.pictures import normalise
 from otter_train.data.tokenizer import SpecialIds, train_tokenizer
 from otter_train.distributed import World
 from otter_train.model import ModelConfig, Otter, TokenIds, build_model, freeze, preset

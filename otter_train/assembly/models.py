@@ -25,7 +25,7 @@ from otter_train.model import (
     with_pretrained,
 )
 from otter_train.model.adapters import add_adapters
-from otter_train.model.empty import assign
+from otter_train.model.lazy import assign
 from otter_train.model.quantised import check_quantiser, quantise
 
 __all__ = [

@@ -20,8 +20,7 @@ from otter_train.conversion.weight_files import read_weights
 from otter_train.distributed import whole
 from otter_train.model import ModelConfig, Otter
 from otter_train.model.build import grown_rows, new_block, new_language, new_perceiver
-from otter_train.model.empty import assign
-from otter_train.model.lazy import LazyTensor, concatenated
+from otter_train.model.lazy import LazyTensor, assign, concatenated
 
 __all__ = ["fill_rows"]
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from mimicit.errors import UsageError
 from otter_train.checkpoint.files import Checkpoint
-from otter_train.config.paths import absolute_path, path_in
+from otter_train.config.command_line import absolute_path, path_in
 
 __all__ = ["PARTS", "find_part", "find_parts", "places_of"]
 

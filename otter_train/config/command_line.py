@@ -1,4 +1,7 @@
-"""What the programs of this package share: errors on one line, exit codes, calm threads, a quick start and end."""
+"""What the programs of this package share: errors on one line, exit codes, calm threads, a quick start and end.
+
+Paths of pretrained models may as well be names on the Hub or architectures of open_clip.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,17 @@ import click
 from mimicit.errors import MimicitError, UsageError
 from mimicit.options import refuse_repeats
 
-__all__ = ["HELP", "Program", "calm_threads", "errors_on_one_line", "importing", "run_and_leave"]
+__all__ = [
+    "HELP",
+    "Program",
+    "absolute_path",
+    "calm_threads",
+    "errors_on_one_line",
+    "importing",
+    "path_in",
+    "run_and_leave",
+    "same_place",
+]
 
 _WANT_OF_MEMORY: Final = re.compile(
     "allocate memory|out of memory|failed to map segment|start new thread", re.IGNORECASE
@@ -25,6 +38,30 @@ _WANT_OF_MEMORY: Final = re.compile(
 _REASON: Final = 200  # characters
 
 HELP = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
+
+
+def absolute_path(source: str) -> str:
+    """``source`` as an absolute path where something lies there, else as it is: a name on the Hub, a URL.
+
+    Weights of open_clip may name a file behind their architecture (``ViT-L-14:FILE``).
+    """
+    architecture, colon, file = source.partition(":")
+    if os.path.exists(source):
+        return os.path.abspath(source)
+    return f"{architecture}:{os.path.abspath(file)}" if colon and os.path.isfile(file) else source
+
+
+def same_place(one: str | None, other: str | None) -> bool:
+    """Whether both name the same folder, file or model."""
+    if one is None or other is None:
+        return one is other
+    return os.path.realpath(absolute_path(one)) == os.path.realpath(absolute_path(other))
+
+
+def path_in(source: str) -> str:
+    """The path of ``source``, which may follow the architecture of open_clip."""
+    _, colon, file = source.partition(":")
+    return file if colon and not os.path.exists(source) else source
 
 
 class Program(click.Command):

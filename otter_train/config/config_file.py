@@ -7,8 +7,9 @@ A file holds one value per option, or a list for those that may be given several
     lr = 2e-5
     context_order = "shuffled"
 
-Values reach the command line's own parser as text, so that a file and a command line mean the same and are refused
-with the same words. Paths are relative to the current folder, as on the command line.
+Values reach the command line's own parser as text, so that a file and a command line mean the same and are refused with
+the same words. Paths are relative to the current folder, as on the command line. The names of the other files in the
+folder of a run stand here, too.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -25,7 +26,29 @@ from mimicit.shards.files import write_atomically
 from mimicit.toml_text import parse_toml
 from otter_train.config.command_line import errors_on_one_line
 
-__all__ = ["config_option", "read_options", "write_options"]
+__all__ = [
+    "CONFIG_NAME",
+    "EVAL_NAME",
+    "GATES_NAME",
+    "GUARD_NAME",
+    "LEFT_OUT_NAME",
+    "METRICS_NAME",
+    "SOURCES_NAME",
+    "config_option",
+    "read_options",
+    "write_options",
+]
+
+CONFIG_NAME: Final = "config.json"
+"""All its options."""
+METRICS_NAME: Final = "metrics.csv"
+EVAL_NAME: Final = "eval.csv"
+SOURCES_NAME: Final = "sources.csv"
+GATES_NAME: Final = "gates.csv"
+LEFT_OUT_NAME: Final = "left_out.txt"
+"""Samples that no step was made of, with the reason of each."""
+GUARD_NAME: Final = "guard.jsonl"
+"""Steps that were left out, or would have been."""
 
 
 def read_options(path: Path, known: Collection[str], several: Collection[str] = ()) -> dict[str, str | list[str]]:

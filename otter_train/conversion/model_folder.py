@@ -1,4 +1,8 @@
-"""What stands beside weights in a folder: configuration, tokenizer, processor, as the readers of a layout expect."""
+"""What stands beside weights in a folder: configuration, tokenizer, processor, as the readers of a layout expect.
+
+The adapters of a run's language model make a folder of their own, which `peft` loads beside the model that they were
+trained on.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +13,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from transformers import GenerationConfig
 
+from mimicit.errors import UsageError
 from mimicit.schema import canonical_json
 from mimicit.shards.files import write_atomically
+from otter_train.checkpoint.files import is_checkpointed, open_checkpoint
+from otter_train.config.run_config import RunConfig
 from otter_train.conversion.published_config import write_published
 from otter_train.conversion.source import Origin
+from otter_train.conversion.weight_files import read_weights
 from otter_train.data.tokenizer import load_tokenizer, special_ids
-from otter_train.model import ModelConfig, TokenIds, build_model
+from otter_train.model import TokenIds, build_model
+from otter_train.model.adapters import LANGUAGE, adapters_of, lora_config
+from otter_train.model.config import ModelConfig
 from otter_train.model.layouts import Layout
 from otter_train.model.vision import VisionLayout
 from otter_train.pretrained import OtterConfig, OtterProcessor
 
-__all__ = ["write_description"]
+__all__ = ["write_adapter", "write_description"]
+
+_BASE = "base_model.model."  # how `peft` calls the model around which it lays itself
 
 
 def write_description(folder: Path, origin: Origin, layout: Layout, *, vision: VisionLayout) -> list[Path]:
@@ -76,3 +89,29 @@ def _usual_dtype(origin: Origin) -> torch.dtype:
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
     write_atomically(path, [canonical_json(value)])
+
+
+def write_adapter(source: Path, target: Path, *, dtype: torch.dtype | None = None) -> int:
+    """Write the adapters of the run or checkpoint ``source`` into the new folder ``target``; how many there are.
+
+    `UsageError` where ``source`` trained none on its language model, or ``target`` is there.
+    """
+    if not is_checkpointed(source):
+        raise UsageError(f"{source}: no training run; --to peft writes the adapters that a run has trained")
+    checkpoint = open_checkpoint(source)
+    config = RunConfig.from_json(checkpoint.meta["config"])
+    found = adapters_of(read_weights(checkpoint.folder / "model.safetensors"), checkpoint.meta["config"])
+    adapters = {name.removeprefix(LANGUAGE): one for name, one in found.items() if name.startswith(LANGUAGE)}
+    if not adapters:
+        raise UsageError(f"{source}: trained no adapters on its language model; --lora-rank makes a run train some")
+    if target.exists():
+        raise UsageError(f"{target}: is there already; give a new folder")
+    target.mkdir(parents=True)
+    tensors = {}
+    for name, adapter in adapters.items():
+        module = _BASE + name.removesuffix(".weight")
+        for half, tensor in (("lora_A", adapter.down), ("lora_B", adapter.up)):
+            tensors[f"{module}.{half}.weight"] = tensor.read().to(tensor.dtype if dtype is None else dtype).contiguous()
+    save_file(tensors, target / "adapter_model.safetensors", metadata={"format": "pt"})
+    lora_config(config, (name.removesuffix(".weight") for name in adapters)).save_pretrained(str(target))
+    return len(adapters)

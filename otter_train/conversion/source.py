@@ -2,6 +2,10 @@
 
 Files that this package writes say which architecture their weights belong to and which rows are those of the added
 tokens; a folder does, too, and has a tokenizer. A bare file of others says neither.
+
+Some families are stored by other names when transformers saves them itself: experts that a model holds joined one by
+one, decoders under the names of their first release. Such a folder can only be read by transformers (`read_resaved`),
+so the model is loaded as a whole.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import orjson
+import torch
 
 from mimicit.errors import TrainError, UsageError
 from mimicit.shards.files import read_regular
@@ -21,19 +26,18 @@ from otter_train.checkpoint.pretrained_parts import find_part, find_parts
 from otter_train.conversion.completeness import vocabulary_names, vocabulary_rows
 from otter_train.conversion.frozen import empty_model, frozen_weights, tied_names
 from otter_train.conversion.published_config import read_published
-from otter_train.conversion.resaved import read_resaved
 from otter_train.conversion.token_rows import named_rows, special_rows, with_spare_rows
 from otter_train.conversion.weight_files import find_weights, read_notes, read_weights
 from otter_train.data.tokenizer import added_ids, load_tokenizer
 from otter_train.model import ModelConfig, Otter, build_model
 from otter_train.model.adapters import adapters_of, is_adapter, merged
-from otter_train.model.cleaning import neutral_weights
-from otter_train.model.convert import neutral_state
+from otter_train.model.convert import neutral_state, neutral_weights
 from otter_train.model.layouts import Layout
 from otter_train.model.lazy import LazyTensor, replaced_rows
+from otter_train.model.sources import read_pretrained
 from otter_train.pretrained.configuration import OtterConfig
 
-__all__ = ["OPTIONS", "Origin", "open_origin"]
+__all__ = ["OPTIONS", "Origin", "open_origin", "read_resaved"]
 
 _CONFIG: Final = "config.json"
 _TOKENIZERS: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
@@ -245,3 +249,28 @@ def _json(path: Path) -> dict[str, Any]:
     except (OSError, orjson.JSONDecodeError) as error:
         raise TrainError(f"{path}: no JSON ({error})") from None
     return value if isinstance(value, dict) else {}
+
+
+def read_resaved(
+    folder: Path, tensors: Mapping[str, LazyTensor], architecture: ModelConfig
+) -> dict[str, LazyTensor] | None:
+    """The weights of ``folder`` by our names, where its ``tensors`` have some of other names; None where they have not.
+
+    Each keeps the dtype it was stored in; what was stored by another name, that of most of these. None, too, where
+    transformers cannot read them either.
+    """
+    expected = neutral_state(empty_model(architecture, 1)).keys()
+    unknown = [name for name in tensors if name not in expected and name.startswith("language.lm.")]
+    if not unknown:
+        return None
+    from otter_train.pretrained.modeling import OtterForConditionalGeneration
+
+    widest = max((one.dtype for one in tensors.values() if one.dtype.is_floating_point), key=lambda one: one.itemsize)
+    try:
+        model = read_pretrained(OtterForConditionalGeneration, folder, "model", dtype=widest)
+    except TrainError:
+        return None  # whoever reads the weights says what is wrong with them
+    dtypes = Counter(tensors[name].dtype for name in unknown)
+    other: torch.dtype = dtypes.most_common(1)[0][0]
+    state = neutral_state(model.model)
+    return {name: one.cast(tensors[name].dtype if name in tensors else other) for name, one in state.items()}

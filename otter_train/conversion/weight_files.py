@@ -22,7 +22,7 @@ from torch import Tensor
 from mimicit.errors import TrainError
 from mimicit.schema import canonical_json
 from mimicit.shards.files import publish, read_regular, write_atomically
-from otter_train.model.cleaning import unwrapped
+from otter_train.model.convert import unwrapped
 from otter_train.model.lazy import LazyTensor
 
 __all__ = ["find_weights", "read_notes", "read_weights", "write_weights"]

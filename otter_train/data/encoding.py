@@ -2,10 +2,14 @@
 
 The prompt is ``<s>`` + `mimicit.prompt.render` + ``</s>``. Labels are the ids themselves where the model is to learn
 them and `IGNORED` elsewhere; the model compares position *t* with its prediction at *t - 1*.
+
+Context can be dropped or reordered; the query always stays, and stays last. A triplet that shows nothing is about the
+medium shown last before it, so a picture and the turns about it form a block, which is moved and kept as a whole.
 """
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -14,15 +18,26 @@ from typing import Final, NamedTuple
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from mimicit.errors import TrainError
-from mimicit.prompt import IMAGE, pieces
-from mimicit.records import Sample
+from mimicit.prompt import IMAGE, drop_context, pieces, with_triplets
+from mimicit.records import Sample, Triplet
 from otter_train.config.run_config import ContextOrder, LabelMode
-from otter_train.data.context import drop_context, shuffle_context
 from otter_train.data.tokenizer import PromptTokenizer, SpecialIds, special_ids
 
-__all__ = ["IGNORED", "Cut", "Encoded", "PromptEncoder", "TooLongError", "UnshowableError", "label_ids"]
+__all__ = [
+    "IGNORED",
+    "Cut",
+    "Encoded",
+    "PromptEncoder",
+    "TooLongError",
+    "UnshowableError",
+    "drop_context",
+    "label_ids",
+    "shuffle_context",
+]
 
 IGNORED: Final = -100
+_ORDERED: Final = ("conversation", "document")
+"""Relations whose triplets mean something in their own order only."""
 
 
 class UnshowableError(TrainError):
@@ -269,3 +284,35 @@ def _find(ids: Sequence[int], id: int, start: int, otherwise: int, *, before: in
         if ids[position] == id:
             return position
     return otherwise
+
+
+def shuffle_context(sample: Sample, seed: int) -> Sample:
+    """``sample`` with its context in another order, the same one for the same ``seed``, source and id.
+
+    Blocks trade places with each other. The turns of a conversation, documents, text before any picture, and the
+    block of the query stay where they are.
+    """
+    blocks = _blocks(sample.triplets)
+    free = [place for place, block in enumerate(blocks[:-1]) if _may_move(block)]
+    drawn = sorted(free, key=lambda place: _draw(sample, seed, place))
+    moved = list(blocks)
+    for place, origin in zip(free, drawn, strict=True):
+        moved[place] = blocks[origin]
+    return with_triplets(sample, [triplet for block in moved for triplet in block])
+
+
+def _blocks(triplets: Sequence[Triplet]) -> list[list[Triplet]]:
+    blocks: list[list[Triplet]] = []
+    for triplet in triplets:
+        if triplet.media or not blocks:
+            blocks.append([])
+        blocks[-1].append(triplet)
+    return blocks
+
+
+def _may_move(block: Sequence[Triplet]) -> bool:
+    return bool(block[0].media) and not any(triplet.relation in _ORDERED for triplet in block)
+
+
+def _draw(sample: Sample, seed: int, place: int) -> bytes:
+    return hashlib.blake2b(f"{seed}\0{sample.source}\0{sample.id}\0{place}".encode(), digest_size=16).digest()

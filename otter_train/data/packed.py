@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from mimicit.records import Media, Sample
+from otter_train.data.batches import decode_media
 from otter_train.data.encoding import Cut, Encoded
-from otter_train.data.pictures import decode_media
 from otter_train.data.tokenizer import SpecialIds
 from otter_train.data.vision_cache import KeptTokens
 from otter_train.model.packing import Document, Packing, lay_out

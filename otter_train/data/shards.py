@@ -15,7 +15,7 @@ from mimicit.loading import Mixture, Quarantine, Samples, Where, load
 from mimicit.loading.order.permutation import Order
 from mimicit.loading.quarantine import OnError
 from mimicit.records import Sample
-from otter_train.config.paths import absolute_path
+from otter_train.config.command_line import absolute_path
 
 _WINDOW: Final = 64  # samples in which the shares of folders are exact
 _LARGEST_WINDOW: Final = 1 << 20

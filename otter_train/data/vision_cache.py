@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mimicit.errors import UsageError
 from mimicit.shards.files import publish, read_regular
-from otter_train.data.pictures import normalise
+from otter_train.data.batches import normalise
 from otter_train.model.vision import VisionTower
 
 __all__ = ["FeatureCache", "KeptTokens", "tower_fingerprint"]

@@ -23,7 +23,7 @@ from mimicit.embedding.registry import Embedder, image_embedder, text_embedder
 from mimicit.embedding.vectors import Float32, Int8, cosines, quantise
 from mimicit.errors import UsageError
 from mimicit.records import Media, Sample
-from otter_train.data.context import drop_context
+from otter_train.data.encoding import drop_context
 
 __all__ = ["Support", "SupportContext"]
 

@@ -8,8 +8,7 @@ import torch
 
 from otter_train.assembly.models import autocast
 from otter_train.config.run_config import Precision
-from otter_train.data.batches import Batch
-from otter_train.data.pictures import normalise
+from otter_train.data.batches import Batch, normalise
 from otter_train.model import ModelConfig, Otter
 from otter_train.pretrained.configuration import OtterConfig
 from otter_train.pretrained.modeling import OtterForConditionalGeneration

@@ -31,8 +31,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from mimicit.errors import TrainError, UsageError
 from otter_train.model.config import LanguageConfig, ModelConfig, PerceiverConfig, VisionConfig
 from otter_train.model.cross_attention import GatedCrossAttentionBlock
-from otter_train.model.empty import parameters_on_meta
 from otter_train.model.families import check_family, decoder_in
+from otter_train.model.lazy import parameters_on_meta
 from otter_train.model.otter import Otter, TokenIds
 from otter_train.model.perceiver import PerceiverResampler
 from otter_train.model.sources import quiet_downloads, read_pretrained

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from otter_train.model.attention import attend, feed_forward, in_dtype_of, split_heads
+from otter_train.model.perceiver import attend, feed_forward, in_dtype_of, split_heads
 
 __all__ = ["GatedCrossAttentionBlock", "MediaKV", "Runs", "Sight", "sight"]
 

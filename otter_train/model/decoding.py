@@ -10,7 +10,7 @@ from torch import Tensor
 from mimicit.errors import TrainError
 from otter_train.model.cross_attention import MediaKV, sight
 from otter_train.model.language import ConditionedLanguage, Conditioning
-from otter_train.model.padding import positions
+from otter_train.model.packing import positions
 
 if TYPE_CHECKING:
     from transformers import Cache

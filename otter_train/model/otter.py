@@ -3,33 +3,55 @@
 ``vision_x`` is (B, T_img, F, 3, H, W): media of a prompt lie along T_img, the frames of one video along F. Row *b* of
 ``lang_x`` holds one ``<image>`` token per medium of that row, and the *j*-th ``<image>`` stands for medium *j*.
 Training also takes packed rows (`Packing`), in which documents lie side by side and each picture is held once.
+
+Logits are by far the largest activations of a language model: 16,384 tokens of a vocabulary of 32,004 in float32 are
+2.1 GB, and as much again for their gradient. Only labelled tokens get any; where those are many, the logits of each
+chunk are made, used and forgotten, and made again in the backward pass.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from mimicit.errors import TrainError
 from otter_train.model.cross_attention import sight
 from otter_train.model.decoding import PromptReader
 from otter_train.model.language import ConditionedLanguage, Conditioning
-from otter_train.model.losses import token_nats
 from otter_train.model.new_rows import NewRows
-from otter_train.model.packing import Packing
-from otter_train.model.padding import padding_arguments
+from otter_train.model.packing import Packing, padding_arguments
 from otter_train.model.perceiver import PerceiverResampler
 from otter_train.model.vision import VisionTower
 
-__all__ = ["IGNORED", "Otter", "OtterOutput", "TokenIds"]
+__all__ = ["CHUNK", "IGNORED", "Otter", "OtterOutput", "TokenIds", "token_nats"]
 
+CHUNK: Final = 8192
+"""Tokens whose logits are held at once. Fewer are never computed twice."""
 IGNORED = -100
 """The label of a token that is not to be learned."""
+
+
+def token_nats(hidden: Tensor, targets: Tensor, head: Callable[[Tensor], Tensor], *, chunk: int = CHUNK) -> Tensor:
+    """The cross-entropy of each token in nats, float32 (N,).
+
+    ``hidden`` (N, d) are the states that predict ``targets`` long (N,); ``head`` makes logits (n, vocabulary) of them.
+    Without any token the result is empty, and still tied to the weights, so its sum is 0 and has gradients of 0.
+    """
+    if len(targets) <= chunk:
+        return _nats(hidden, targets, head)
+    pieces = zip(torch.split(hidden, chunk), torch.split(targets, chunk), strict=True)
+    return torch.cat([checkpoint(_nats, *piece, head, use_reentrant=False) for piece in pieces])
+
+
+def _nats(hidden: Tensor, targets: Tensor, head: Callable[[Tensor], Tensor]) -> Tensor:
+    return F.cross_entropy(head(hidden).float(), targets, reduction="none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

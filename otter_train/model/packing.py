@@ -2,6 +2,7 @@
 
 Every index that a forward pass needs is made here, before the batch goes to the device, so that nothing in the step
 has to ask the device what it holds. Rows are packed for training only: a row of N tokens costs what its documents cost.
+Padded batches have a mask and positions instead (`padding_arguments`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from mimicit.errors import TrainError
 from otter_train.model.cross_attention import Runs
 from otter_train.model.documents import Documents, documents_of
 
-__all__ = ["Document", "Packing", "lay_out"]
+__all__ = ["Document", "Packing", "lay_out", "padding_arguments", "positions"]
 
 IGNORED = -100
 
@@ -141,3 +142,22 @@ def _frames(counts: Sequence[int]) -> tuple[Tensor, Tensor | None]:
 
 def _long(values: Sequence[int]) -> Tensor:
     return torch.tensor(values, dtype=torch.long)
+
+
+def padding_arguments(attention_mask: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """The ``attention_mask`` and ``position_ids`` for a decoder that reads a whole batch.
+
+    Padding on the right needs neither: no earlier token sees it, and without a mask attention runs on its fast
+    causal kernels. Padding on the left, or inside, needs both.
+    """
+    if attention_mask is None:
+        return None, None
+    real = attention_mask.bool()
+    if not (real[:, 1:] & ~real[:, :-1]).any():
+        return None, None
+    return real, positions(real)
+
+
+def positions(real: Tensor) -> Tensor:
+    """Position of every token of ``real`` bool (B, T) among the tokens of its row that are not padding."""
+    return (real.cumsum(dim=-1) - 1).clamp(min=0)

@@ -2,6 +2,9 @@
 
 Learned latents attend to the media tokens and to themselves (Flamingo, arXiv 2204.14198, figure 5). Frames of one
 medium are flattened into the keys, so a clip of eight frames costs the language model no more than a picture.
+
+Its blocks share with the gated cross-attention the multi-head attention without biases, through
+`torch.nn.functional.scaled_dot_product_attention` at a scale of ``dim_head ** -0.5``, and the feed-forward.
 """
 
 from __future__ import annotations
@@ -11,9 +14,41 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mimicit.errors import TrainError
-from otter_train.model.attention import attend, feed_forward, split_heads
 
-__all__ = ["PerceiverResampler"]
+__all__ = ["PerceiverResampler", "attend", "feed_forward", "in_dtype_of", "split_heads"]
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(B, N, heads·dim_head) to (B, heads, N, dim_head)."""
+    return x.view(*x.shape[:-1], heads, -1).transpose(1, 2)
+
+
+def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention over split heads: (B, heads, N, dim_head) to (B, N, heads·dim_head).
+
+    ``mask`` is boolean, broadcastable to (B, heads, N, K), True where a query may look. No row of it may be all
+    False: softmax over nothing is NaN, and a NaN spreads through the gradients even where it is multiplied by zero.
+    """
+    out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+    return out.transpose(1, 2).flatten(2)
+
+
+def feed_forward(dim: int, mult: int) -> nn.Sequential:
+    """LayerNorm, expansion by ``mult``, GELU (erf), contraction; the sub-module numbers are those of checkpoints."""
+    return nn.Sequential(
+        nn.LayerNorm(dim),
+        nn.Linear(dim, dim * mult, bias=False),
+        nn.GELU(),
+        nn.Linear(dim * mult, dim, bias=False),
+    )
+
+
+def in_dtype_of(weight: Tensor, x: Tensor) -> Tensor:
+    """``x`` in the dtype of ``weight``: layers take one dtype only, and the parts of a model may differ.
+
+    Autocast brings them together itself, and keeps more digits where it can.
+    """
+    return x if torch.is_autocast_enabled(x.device.type) else x.to(weight.dtype)
 
 
 class PerceiverLayer(nn.Module):

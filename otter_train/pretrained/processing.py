@@ -20,7 +20,7 @@ from mimicit.errors import TrainError, UsageError
 from mimicit.placeholders import questions_as_asked
 from mimicit.prompt import ENDOFCHUNK, SPECIAL_TOKENS, Piece, chunk, joined, template_named
 from mimicit.records import MediaKind, Triplet
-from otter_train.data.pictures import fit, normalise
+from otter_train.data.batches import fit, normalise
 from otter_train.data.tokenizer import PromptTokenizer, special_ids
 from otter_train.model.vision import CLIP_MEAN, CLIP_STD
 from otter_train.pretrained.remote_code import PROCESSOR_MAP, Portable

@@ -11,7 +11,7 @@ from typing import Any, Final, Generic, TextIO, TypeVar
 
 from mimicit.errors import TrainError
 from mimicit.shards.files import write_atomically
-from otter_train.reporting.append_file import GrowingFile
+from otter_train.reporting.sinks import GrowingFile
 
 __all__ = [
     "Console",

@@ -30,10 +30,9 @@ from otter_train.checkpoint.lineage import descend
 from otter_train.checkpoint.pretrained_parts import PARTS, places_of
 from otter_train.checkpoint.provenance import describe, generator_states
 from otter_train.checkpoint.writer import BackgroundSaver
-from otter_train.config.config_file import write_options
-from otter_train.config.paths import absolute_path
+from otter_train.config.command_line import absolute_path
+from otter_train.config.config_file import CONFIG_NAME, LEFT_OUT_NAME, write_options
 from otter_train.config.run_config import RunConfig, RunOptions
-from otter_train.config.run_folder import CONFIG_NAME, LEFT_OUT_NAME
 from otter_train.data.encoding import Cut
 from otter_train.data.micro_batches import Group, each_group
 from otter_train.reporting.metrics import Console, Row

@@ -34,7 +34,7 @@ from otter_train.checkpoint.files import Checkpoint, latest_checkpoint, load_opt
 from otter_train.checkpoint.lineage import CHANGEABLE
 from otter_train.checkpoint.pretrained_parts import find_parts
 from otter_train.checkpoint.provenance import check_tokens, restore_generators, seed_generators
-from otter_train.config.paths import same_place
+from otter_train.config.command_line import same_place
 from otter_train.config.run_config import RunConfig, RunOptions, difference
 from otter_train.data.encoding import PromptEncoder
 from otter_train.data.lengths import showable, within_budget

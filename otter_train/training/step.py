@@ -13,9 +13,8 @@ from torch.optim import Optimizer
 
 from otter_train.assembly.models import autocast
 from otter_train.config.run_config import Precision
-from otter_train.data.batches import Batch, blank_batch
+from otter_train.data.batches import Batch, blank_batch, normalise
 from otter_train.data.packed import PackedBatch
-from otter_train.data.pictures import normalise
 from otter_train.data.vision_cache import FeatureCache
 from otter_train.distributed import World, whole
 from otter_train.model import Otter

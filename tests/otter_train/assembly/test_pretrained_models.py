@@ -26,12 +26,11 @@ from otter_train.checkpoint.files import load_weights, open_checkpoint
 from otter_train.config.run_config import RunOptions, resolve
 from otter_train.conversion import convert
 from otter_train.conversion.weight_files import read_weights
-from otter_train.data.batches import collate
-from otter_train.data.pictures import normalise
+from otter_train.data.batches import collate, normalise
 from otter_train.inference.answer_options import AnswerOptions
 from otter_train.inference.answering import answer_each, load_trained_model
 from otter_train.model import Otter
-from otter_train.model.cleaning import same_bits
+from otter_train.model.convert import same_bits
 from otter_train.reporting.metrics import Console
 from otter_train.training.loop import Outcome, train
 from tests.factories.otter import LANGUAGES

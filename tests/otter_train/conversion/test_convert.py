@@ -9,8 +9,8 @@ from torch import Tensor
 
 from mimicit.errors import TrainError
 from otter_train.model import ModelConfig, Otter, from_layout, to_layout
-from otter_train.model.cleaning import same_bits
 from otter_train.model.config import LanguageConfig
+from otter_train.model.convert import same_bits
 from otter_train.model.layouts import Layout, arranged, detect_layout, neutral, place_in
 from otter_train.model.lazy import LazyTensor
 from tests.factories.otter import CONFIG, LANGUAGES, VISIONS, inputs, otter, with_language, with_vision

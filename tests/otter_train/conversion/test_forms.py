@@ -21,8 +21,7 @@ from otter_train.conversion.token_rows import named_rows, published_rows
 from otter_train.conversion.weight_files import read_notes, read_weights
 from otter_train.data.tokenizer import load_tokenizer
 from otter_train.model import PRESETS
-from otter_train.model.cleaning import same_bits
-from otter_train.model.convert import neutral_state
+from otter_train.model.convert import neutral_state, same_bits
 from otter_train.model.layouts import Layout, arranged
 from otter_train.model.lazy import LazyTensor
 from tools.weight_matrix import FORMS, PROGRAMS, Work, differences, prepare, try_form

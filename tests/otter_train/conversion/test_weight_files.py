@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mimicit.errors import TrainError
 from otter_train.conversion.weight_files import read_weights, write_weights
-from otter_train.model.cleaning import same_bits
+from otter_train.model.convert import same_bits
 from otter_train.model.lazy import LazyTensor, concatenated, third_of, with_rows
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.uint8, torch.bool]

@@ -9,9 +9,8 @@ pytest.importorskip("torch", reason="comes with the extra 'train'")
 import torch
 
 import otter_train.data.batches
-from otter_train.data.batches import Batch, collate
+from otter_train.data.batches import Batch, collate, normalise
 from otter_train.data.encoding import IGNORED, PromptEncoder
-from otter_train.data.pictures import normalise
 from otter_train.model import Otter, TokenIds, build_model
 from tests.factories.train import MINUTE_MODEL, TOKENIZER, conversation, image, png, sample, triplet
 

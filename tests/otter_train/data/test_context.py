@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicit.records import Media, Sample, Triplet
-from otter_train.data.context import drop_context, shuffle_context
+from otter_train.data.encoding import drop_context, shuffle_context
 from tests.factories import strategies
 from tests.factories.train import conversation, image, png, sample, triplet
 

@@ -18,8 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from mimicit.errors import TrainError
 from mimicit.prompt import TEMPLATES, Piece, pieces, render, template_named
 from mimicit.records import Sample, Triplet
-from otter_train.data.context import drop_context
-from otter_train.data.encoding import IGNORED, Cut, PromptEncoder, label_ids
+from otter_train.data.encoding import IGNORED, Cut, PromptEncoder, drop_context, label_ids
 from otter_train.data.tokenizer import SpecialIds, special_ids
 from tests.factories import strategies
 from tests.factories.train import TOKENIZER, conversation, image, png, sample, triplet

@@ -16,7 +16,7 @@ from PIL import Image
 from PIL.Image import Resampling
 
 from mimicit.errors import TrainError
-from otter_train.data.pictures import decode_media, fit, normalise
+from otter_train.data.batches import decode_media, fit, normalise
 from tests.factories.train import image, png, sample, triplet
 
 

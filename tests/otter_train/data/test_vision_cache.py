@@ -15,9 +15,9 @@ from torch import Tensor
 
 from mimicit.errors import UsageError
 from mimicit.records import Sample
+from otter_train.data.batches import normalise
 from otter_train.data.encoding import PromptEncoder
 from otter_train.data.packed import PackedBatch, collate_packed
-from otter_train.data.pictures import normalise
 from otter_train.data.vision_cache import FeatureCache, tower_fingerprint
 from otter_train.distributed import World
 from otter_train.model import Otter, TokenIds, build_model, freeze, trainable_parameters

@@ -13,9 +13,8 @@ pytest.importorskip("torch", reason="comes with the extra 'train'")
 
 import torch
 
-from otter_train.data.batches import Batch, collate
+from otter_train.data.batches import Batch, collate, normalise
 from otter_train.data.encoding import PromptEncoder
-from otter_train.data.pictures import normalise
 from otter_train.data.tokenizer import special_ids
 from otter_train.inference.answer_options import AnswerOptions
 from otter_train.inference.beam_search import search_beams

@@ -21,8 +21,7 @@ from otter_train.assembly.models import assemble_model, model_config
 from otter_train.checkpoint.files import latest_checkpoint, load_optimizer_state, load_weights
 from otter_train.config.run_config import RunOptions, resolve
 from otter_train.convert import main as convert
-from otter_train.data.batches import collate
-from otter_train.data.pictures import normalise
+from otter_train.data.batches import collate, normalise
 from otter_train.data.tokenizer import load_tokenizer
 from otter_train.inference.answer_options import AnswerOptions
 from otter_train.inference.answering import TrainedModel, answer_each, load_trained_model

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otter_train.model.padding import padding_arguments, positions
+from otter_train.model.packing import padding_arguments, positions
 
 MASKS = st.integers(1, 3).flatmap(
     lambda rows: st.integers(1, 6).flatmap(

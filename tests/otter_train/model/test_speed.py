@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mimicit.errors import UsageError
 from otter_train.model import Otter, freeze
-from otter_train.model.losses import token_nats
+from otter_train.model.otter import token_nats
 from otter_train.model.speed import compile_blocks, recompute_activations
 from tests.factories.otter import inputs, otter
 from tests.otter_train.model.test_packing import gradients, packed_loss

@@ -24,7 +24,7 @@ from otter_train.checkpoint.files import (
     open_checkpoint,
 )
 from otter_train.config.run_config import GuardMode, RunOptions, resolve
-from otter_train.data.pictures import normalise
+from otter_train.data.batches import normalise
 from otter_train.model import PRESETS
 from otter_train.reporting.metrics import Console, Row, read_table
 from otter_train.training.guard import BadSample, BadStep, Guard
