@@ -1,4 +1,5 @@
-"""What other packages add by entry points: formats to read, strategies for context, formats to export to.
+"""What other packages add by entry points: formats to read, strategies for context, embedders, formats to export to,
+and kinds of models.
 
 A package registers an object under one of the groups below, by the name that the command line will know::
 
@@ -20,11 +21,23 @@ from mimicit.errors import UsageError
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["CONTEXT", "EXPORTERS", "SOURCES", "added", "added_names"]
+__all__ = [
+    "CONTEXT",
+    "EXPORTERS",
+    "IMAGE_EMBEDDERS",
+    "MODELS",
+    "SOURCES",
+    "TEXT_EMBEDDERS",
+    "added",
+    "added_names",
+]
 
 SOURCES: Final = "mimicit.sources"
 CONTEXT: Final = "mimicit.context"
 EXPORTERS: Final = "mimicit.exporters"
+TEXT_EMBEDDERS: Final = "mimicit.text_embedders"
+IMAGE_EMBEDDERS: Final = "mimicit.image_embedders"
+MODELS: Final = "otter_train.models"
 _NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,39}")
 
 

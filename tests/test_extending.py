@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -46,16 +47,35 @@ def install(site: Path, project: dict[str, object]) -> None:
     (info / "entry_points.txt").write_text("\n".join(lines))
 
 
-def mimicit(place: Path, command: str) -> subprocess.CompletedProcess[str]:
-    words = command.split()
-    assert words[0] == "mimicit"
+MODELS = """
+import torch
+from transformers import AutoModel, AutoModelForCausalLM
+from quiz_format.models import QuizConfig, TilesConfig, register
+from tests.factories.pretrained import pretrained_folders
+
+register()
+torch.manual_seed(0)
+AutoModel.from_config(TilesConfig()).save_pretrained("tiles")
+shape = dict(model_type="quiz-llama", hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=2)
+pretrained_folders(__import__("pathlib").Path("made"), shape)
+__import__("os").rename("made/language", "quiz-llama")
+"""
+
+
+def run(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(place / "site"), str(ROOT)))}
     return subprocess.run(
-        [sys.executable, "-m", *words], cwd=place, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, *words], cwd=place, env=environment, capture_output=True, text=True, check=False
     )
 
 
-def test_the_package_of_the_page_reads_builds_and_exports(place: Path) -> None:
+def mimicit(place: Path, command: str) -> subprocess.CompletedProcess[str]:
+    return run(place, "-m", *command.removeprefix("python -m ").split())
+
+
+def test_the_package_of_the_page_reads_builds_trains_and_exports(place: Path) -> None:
+    made = run(place, "-c", MODELS)
+    assert made.returncode == 0, made.stderr
     for block in BLOCKS:
         for step in pages.steps(block.text) if block.language == "console" else ():
             done = mimicit(place, step.command)
@@ -67,6 +87,10 @@ def test_the_package_of_the_page_reads_builds_and_exports(place: Path) -> None:
     assert mimicit(place, "mimicit verify with-context/").stdout == "with-context: sound\n"
     with pytest.raises(UsageError, match="relation: 'of_nobody' is not known"):
         load(place / "with-context", where={"relation": "of_nobody"})
+    assert [triplet.relation for sample in load(place / "alike") for triplet in sample.context] == ["image_similar"] * 2
+    model = json.loads((place / "run" / "checkpoint-00000002" / "meta.json").read_text())["model"]
+    kinds = [model[part]["architecture"]["model_type"] for part in ("vision", "language")]
+    assert kinds == ["quiz-tiles", "quiz-llama"]
     assert "1 record(s): missing_file, quiz" in mimicit(place, "mimicit rejects shards/").stdout
     assert (place / "sheet" / "sheet.txt").read_text().splitlines() == ["How many?\tOne.", "How many?\tTwo."]
 

@@ -1,13 +1,15 @@
 """The embedders by the names that the command line uses: ``NAME`` or ``NAME:SOURCE``.
 
-Only a name is looked at until an embedder is needed, for the models bring torch.
+Only a name is looked at until an embedder is needed, for the models bring torch. Other packages add embedders by entry
+points: a function from the source (and, for texts, a sample of them) to the `Embedder`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol, TypeVar
 
+from mimicit import plugins
 from mimicit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,6 +29,10 @@ Item = TypeVar("Item", contravariant=True)
 
 TEXT_EMBEDDERS: Final = ("hashed", "open_clip", "transformers")
 IMAGE_EMBEDDERS: Final = ("classical", "open_clip", "transformers")
+_GROUPS: Final = {
+    "text": (TEXT_EMBEDDERS, plugins.TEXT_EMBEDDERS),
+    "image": (IMAGE_EMBEDDERS, plugins.IMAGE_EMBEDDERS),
+}
 _LIGHT: Final = frozenset({"hashed", "classical"})
 
 
@@ -46,11 +52,16 @@ class _Tower(NamedTuple):
     embed: Any
 
 
-def parse_embedder(option: str, text: str, known: Sequence[str]) -> tuple[str, str]:
-    """(name, source) of ``text``; `UsageError` naming ``option`` where there is no such embedder."""
+def parse_embedder(kind: Literal["text", "image"], text: str) -> tuple[str, str]:
+    """(name, source) of ``text``; `UsageError` where there is no such embedder of this ``kind``."""
     name, _, source = text.partition(":")
-    if name not in known:
-        raise UsageError(f"{option}: no embedder {name!r}; there are: {', '.join(known)}")
+    option = f"--{kind}-embedder"
+    own, group = _GROUPS[kind]
+    if name not in own:
+        others = plugins.added_names(group)
+        if name not in others:
+            raise UsageError(f"{option}: no embedder {name!r}; there are: {', '.join((*own, *others))}")
+        return name, source
     if (name in _LIGHT) == bool(source):
         wanted = (
             f"{name}, without more"
@@ -68,7 +79,7 @@ def is_light(text: str) -> bool:
 
 def text_embedder(text: str, sample: Sequence[str]) -> Embedder[str]:
     """The embedder of texts called ``text``; ``sample`` are texts of the set, for those that weigh words."""
-    name, source = parse_embedder("--text-embedder", text, TEXT_EMBEDDERS)
+    name, source = parse_embedder("text", text)
     match name:
         case "hashed":
             from mimicit.embedding.hashed_text import HashedText
@@ -79,14 +90,17 @@ def text_embedder(text: str, sample: Sequence[str]) -> Embedder[str]:
 
             model = OpenClip(source)
             return _Tower(model.fingerprint, model.embed_texts)
-    from mimicit.embedding.transformers_model import TransformersTexts
+        case "transformers":
+            from mimicit.embedding.transformers_model import TransformersTexts
 
-    return TransformersTexts(source)
+            return TransformersTexts(source)
+    made: Embedder[str] = plugins.added(plugins.TEXT_EMBEDDERS, None, TEXT_EMBEDDERS)[name](source, sample)
+    return made
 
 
 def image_embedder(text: str) -> Embedder[bytes]:
     """The embedder of pictures called ``text``."""
-    name, source = parse_embedder("--image-embedder", text, IMAGE_EMBEDDERS)
+    name, source = parse_embedder("image", text)
     match name:
         case "classical":
             from mimicit.embedding.classical_picture import ClassicalPicture
@@ -97,6 +111,9 @@ def image_embedder(text: str) -> Embedder[bytes]:
 
             model = OpenClip(source)
             return _Tower(model.fingerprint, model.embed_pictures)
-    from mimicit.embedding.transformers_model import TransformersPictures
+        case "transformers":
+            from mimicit.embedding.transformers_model import TransformersPictures
 
-    return TransformersPictures(source)
+            return TransformersPictures(source)
+    made: Embedder[bytes] = plugins.added(plugins.IMAGE_EMBEDDERS, None, IMAGE_EMBEDDERS)[name](source)
+    return made

@@ -14,6 +14,7 @@ from huggingface_hub.errors import StrictDataclassFieldValidationError
 from torch import Tensor, nn
 from transformers import (
     CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     Aimv2VisionModel,
     AutoConfig,
     AutoModel,
@@ -26,6 +27,7 @@ from transformers import (
     Siglip2VisionModel,
     SiglipVisionModel,
 )
+from transformers import __version__ as transformers_version
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from mimicit.errors import TrainError, UsageError
@@ -35,7 +37,7 @@ from otter_train.model.families import check_family, decoder_in
 from otter_train.model.lazy import parameters_on_meta
 from otter_train.model.otter import Otter, TokenIds
 from otter_train.model.perceiver import PerceiverResampler
-from otter_train.model.sources import quiet_downloads, read_pretrained
+from otter_train.model.sources import quiet_downloads, read_pretrained, register_added_models
 from otter_train.model.vision import OpenClipTower, VisionTower, transformers_tower
 
 if TYPE_CHECKING:
@@ -149,8 +151,15 @@ def architecture_of(config: PreTrainedConfig) -> dict[str, Any]:
 
 
 def config_of(architecture: Mapping[str, Any]) -> PreTrainedConfig:
-    """Inverse of `architecture_of`."""
-    kind = CONFIG_MAPPING[architecture["model_type"]]
+    """Inverse of `architecture_of`; `TrainError` where nobody here knows the ``model_type``."""
+    register_added_models()
+    model_type = architecture["model_type"]
+    if model_type not in CONFIG_MAPPING:
+        raise TrainError(
+            f"a model of type {model_type} is not known to transformers {transformers_version}; install the release or"
+            " the package that knows it"
+        )
+    kind = CONFIG_MAPPING[model_type]
     # Some configurations also write what follows from the rest, and cannot be given it.
     known = {name: value for name, value in architecture.items() if not _follows(getattr(kind, name, None))}
     return AutoConfig.for_model(**PreTrainedConfig._decode_special_floats(known))
@@ -220,7 +229,8 @@ def text_config(config: PreTrainedConfig, source: str) -> PreTrainedConfig:
     """
     check_family(config.model_type)
     text: PreTrainedConfig = config.get_text_config(decoder=True)
-    if text.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not hasattr(text, "text_config"):
+    known = text.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or type(text) in MODEL_FOR_CAUSAL_LM_MAPPING
+    if known and not hasattr(text, "text_config"):
         return text
     part = "" if text is config else f", and its text part, {text.model_type}, none either"
     raise TrainError(

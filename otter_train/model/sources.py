@@ -1,4 +1,7 @@
-"""Pretrained parts from where they lie: a local folder, or a name on the Hub, which are never taken for each other."""
+"""Pretrained parts from where they lie: a local folder, or a name on the Hub, which are never taken for each other.
+
+Kinds of models that other installed packages add are registered before anything is read or built.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,14 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+from mimicit import plugins
 from mimicit.errors import TrainError, UsageError
 
-__all__ = ["is_path", "quiet_downloads", "read_pretrained"]
+__all__ = ["is_path", "quiet_downloads", "read_pretrained", "register_added_models"]
 
 _NAME: Final = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _REASON: Final = 300  # characters; transformers lists every class that it knows
@@ -21,6 +26,20 @@ _REASON: Final = 300  # characters; transformers lists every class that it knows
 def is_path(source: str) -> bool:
     """Whether ``source`` is a path, there or not: it lies here, or no name on the Hub is written like it."""
     return os.path.exists(source) or _NAME.fullmatch(source) is None
+
+
+@cache
+def register_added_models() -> None:
+    """Let installed packages register their kinds of models with transformers and `otter_train.model.vision`, once.
+
+    `UsageError` names the one that cannot.
+    """
+    for name, register in plugins.added(plugins.MODELS, None, ()).items():
+        try:
+            register()
+        except Exception as error:  # whatever the package does
+            reason = " ".join(str(error).split())[:_REASON]
+            raise UsageError(f"{plugins.MODELS}: {name}: {type(error).__name__}: {reason}") from error
 
 
 @contextmanager
@@ -41,6 +60,7 @@ def read_pretrained(kind: Any, source: str | Path, what: str, **options: Any) ->
     `UsageError` where ``source`` is a path and nothing is there, `TrainError` where ``what`` cannot be read from it, or
     not be downloaded; both are one line.
     """
+    register_added_models()
     place = str(source)
     found = os.path.exists(place)
     if not found and (isinstance(source, Path) or is_path(place)):

@@ -8,7 +8,7 @@ only when a tower of its layout is built.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Self
 
@@ -35,6 +35,7 @@ __all__ = [
     "TransformersTower",
     "VisionLayout",
     "VisionTower",
+    "add_tower",
     "transformers_tower",
 ]
 
@@ -76,6 +77,17 @@ NORMALISATION: Final[dict[str, tuple[Channels, Channels]]] = {
 
 The networks of timm are of one kind; each may name its own.
 """
+
+_ADDED: Final[dict[str, Callable[[Any], TransformersTower]]] = {}
+
+
+def add_tower(model_type: str, tower: Callable[[Any], TransformersTower], *, mean: Channels, std: Channels) -> None:
+    """Use ``tower(model)`` for models of ``model_type``, which were trained with this ``mean`` and ``std`` (0 to 1).
+
+    For packages that register ``otter_train.models``; see docs/extending.md.
+    """
+    _ADDED[model_type] = tower
+    NORMALISATION[model_type] = (mean, std)
 
 
 class VisionTower(nn.Module):
@@ -321,6 +333,8 @@ def transformers_tower(model: PreTrainedModel, *, image_size: int, conv_stem: bo
     kind = model.config.model_type
     if kind not in NORMALISATION:
         raise TrainError(f"a {kind} model is no vision tower of Otter; there are: {', '.join(sorted(NORMALISATION))}")
+    if kind in _ADDED:
+        return _ADDED[kind](model)
     if kind == "clip_vision_model":
         return ClipTower(model, conv_stem=conv_stem)
     if kind == "siglip_vision_model":

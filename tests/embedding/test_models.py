@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mimicit.embedding.cache import VectorCache
-from mimicit.embedding.registry import IMAGE_EMBEDDERS, TEXT_EMBEDDERS, image_embedder, parse_embedder, text_embedder
+from mimicit.embedding.registry import image_embedder, parse_embedder, text_embedder
 from mimicit.embedding.vectors import quantise
 from mimicit.errors import BuildError, UsageError
 from tests.factories.raw import picture
@@ -130,11 +130,11 @@ def test_open_clip_reads_a_checkpoint_and_asks_for_quick_gelu_where_it_was_train
 )
 def test_wrong_names_are_refused_before_anything_is_loaded(text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        parse_embedder("--text-embedder", text, TEXT_EMBEDDERS)
+        parse_embedder("text", text)
 
 
 def test_models_that_are_not_there_are_named(tmp_path: Path) -> None:
-    assert parse_embedder("--image-embedder", "classical", IMAGE_EMBEDDERS) == ("classical", "")
+    assert parse_embedder("image", "classical") == ("classical", "")
     with pytest.raises(UsageError, match="no such folder"):
         image_embedder(f"transformers:{tmp_path / 'nowhere'}")
     with pytest.raises(UsageError, match="cannot be loaded"):

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from mimicit.context.choose import parse_strategies
 from mimicit.context.neighbours import SIMILAR, Guards
-from mimicit.embedding.registry import IMAGE_EMBEDDERS, TEXT_EMBEDDERS, parse_embedder
+from mimicit.embedding.registry import parse_embedder
 from mimicit.options import check, option
 
 __all__ = ["ComparedText", "SimilarOptions", "compares_pictures"]
@@ -37,8 +37,8 @@ class SimilarOptions:
 
     def __post_init__(self) -> None:
         check(self)
-        parse_embedder("--text-embedder", self.text_embedder, TEXT_EMBEDDERS)
-        parse_embedder("--image-embedder", self.image_embedder, IMAGE_EMBEDDERS)
+        parse_embedder("text", self.text_embedder)
+        parse_embedder("image", self.image_embedder)
 
     @property
     def guards(self) -> Guards:
