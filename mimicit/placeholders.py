@@ -101,7 +101,7 @@ def question_about(question: object, kinds: Sequence[MediaKind]) -> object:
 
 
 def questions_as_asked(questions: Sequence[str], shown: Sequence[Sequence[MediaKind]]) -> list[str]:
-    """What someone asks a model, with placeholders made what a build makes of them, so that it reads what it learnt.
+    """What someone asks a model, with placeholders made what a build makes of them, so that it reads what it learned.
 
     With each of the ``questions`` media of the kinds ``shown`` are shown. Where its placeholders are others than these,
     nothing is wrong with what is asked: they are words.

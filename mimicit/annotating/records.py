@@ -206,7 +206,7 @@ class RecordTable:
                 if known % _BATCH == 0:
                     on_progress(f"import {path}", known)
         except SourceError as error:
-            raise SourceError(f"{error}; it would give the boxes of pictures: mend it, or move it away") from None
+            raise SourceError(f"{error}; it would give the boxes of pictures: correct it, or move it away") from None
         self._db.execute("COMMIT")
         on_progress(f"import {path}", known)
         lost = ", ".join(f"{count:,} {reason}" for reason, count in sorted(left_out.items()))

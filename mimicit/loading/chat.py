@@ -50,7 +50,7 @@ class ChatCollator:
     like ``input_ids``: the id where the model is to say it, -100 elsewhere. Slots without a value are left out, and
     samples without media come last.
 
-    ``answers`` says which are learnt: ``"all"``, or that of the ``"query"``. A prompt of more than ``max_length``
+    ``answers`` says which are labelled: ``"all"``, or that of the ``"query"``. A prompt of more than ``max_length``
     tokens loses whole context triplets, the farthest first, with the pictures that only they show; where the query
     alone is longer, ``too_long`` says whether that is an error or the sample is ``"drop"``-ped from the batch.
     ``context``, ``system`` and ``clips`` are those of `messages`; with ``clips="auto"`` a clip is a video where
@@ -93,7 +93,7 @@ class ChatCollator:
         if not getattr(tokenizer, "is_fast", False):
             raise UsageError(f"{type(tokenizer).__name__} tells no offsets; load the processor with a fast tokenizer")
         if name in _NOT_CAUSAL:
-            raise UsageError(f"{name}: its model sees the whole prompt at once, answers too; they cannot be learnt so")
+            raise UsageError(f"{name}: its model sees the whole prompt, answers too, so it cannot be trained on them")
         self.processor = processor
         self.answers = answers
         self.max_length = max_length
@@ -126,7 +126,7 @@ class ChatCollator:
         return self._encoded([self._row(sample, marks)], marks).lengths[0]
 
     def fits(self, sample: Sample) -> bool:
-        """Whether ``sample`` can be learnt: its query alone has at most ``max_length`` tokens."""
+        """Whether ``sample`` fits: its query alone has at most ``max_length`` tokens."""
         return self.max_length is None or self.length(drop_context(sample, len(sample.context))) <= self.max_length
 
     def _shortened(self, rows: list[_Row], marks: Marks, most: int) -> list[_Row]:
@@ -241,14 +241,14 @@ class ChatCollator:
         ids = batch["input_ids"]
         if ids.tolist() != tokenizer.ids:
             raise UsageError(f"{type(self.processor).__name__} changes what its tokenizer gave; labels cannot be found")
-        learnt, ends = [], []
+        labelled, ends = [], []
         for place, row in enumerate(rows):
             spans, offsets = tokenizer.spans[place], tokenizer.offsets[place]
             wanted = spans[-1:] if self.answers == "query" else spans
             self._check(row, wanted, offsets, tokenizer.ids[place])
-            learnt.append([any(_within(token, span.start, span.end) for span in wanted) for token in offsets])
+            labelled.append([any(_within(token, span.start, span.end) for span in wanted) for token in offsets])
             ends.append([sum(0 < stop <= span.end for _, stop in offsets) for span in spans])
-        batch["labels"] = ids.masked_fill(ids.new_tensor(learnt) == 0, _IGNORED)
+        batch["labels"] = ids.masked_fill(ids.new_tensor(labelled) == 0, _IGNORED)
         return _Encoded(batch, batch["attention_mask"].sum(-1).tolist(), ends)
 
     def _inputs(self, rows: Sequence[_Row]) -> dict[str, Any]:

@@ -41,7 +41,7 @@ AdapterPlace = Literal["language", "vision", "both"]
 GuardMode = Literal["skip", "stop", "off"]
 Quantised = Literal["int8", "nf4"]
 
-_WIDEST_GATE: Final = 3  # tanh is 0.995 there, and can hardly be learnt away from it
+_WIDEST_GATE: Final = 3  # tanh is 0.995 there, and can hardly be learned away from it
 _MODEL_NAME: Final = re.compile(r"\w[\w.-]*/[\w.-]+|[\w-]+:.+")  # of the Hub, or of open_clip with its weights
 
 

@@ -59,7 +59,7 @@ class Batch:
     ``vision_mask``: bool[B, T_img, F], True where there is a picture. ``firsts``: int64[B, T_img, F], for each picture
     the place, counted through B, T_img and F, of the first that has the same stored bytes: only those are encoded.
     ``lang_x``: int64[B, T] token ids; ``attention_mask``: bool[B, T]; ``labels``: int64[B, T], -100 where nothing is
-    learnt, of which ``labelled`` are not. ``ids`` and ``sources`` name the samples; ``cut`` counts what did not fit.
+    learned, of which ``labelled`` are not. ``ids`` and ``sources`` name the samples; ``cut`` counts what did not fit.
     ``left_out`` says why samples are missing that belong here: they cannot be shown in ``--max-tokens``.
     """
 

@@ -1,4 +1,4 @@
-"""From a `Sample` to token ids and labels: the prompt, what is learnt of it, and what is cut when it is too long.
+"""From a `Sample` to token ids and labels: the prompt, what is learned of it, and what is cut when it is too long.
 
 The prompt is ``<s>`` + `mimicit.prompt.render` + ``</s>``. Labels are the ids themselves where the model is to learn
 them and `IGNORED` elsewhere; the model compares position *t* with its prediction at *t - 1*.
@@ -51,7 +51,7 @@ class TooLongError(UnshowableError):
 class Cut(NamedTuple):
     """How much did not fit into ``--max-tokens``.
 
-    Dropped context triplets, shortened instructions, and answers that are too long by themselves: nothing is learnt
+    Dropped context triplets, shortened instructions, and answers that are too long by themselves: nothing is learned
     from these, for half an answer would teach the model to stop there. The last text of a document loses its end.
     """
 
@@ -87,7 +87,7 @@ class PromptEncoder:
     """Turns samples into prompts of at most ``max_tokens`` tokens.
 
     Too long a sample loses whole context triplets, farthest first, together with their media; then the beginning
-    of the query's instruction. An answer that is too long by itself is not learnt (see `Cut`). The context is shown
+    of the query's instruction. An answer that is too long by itself is not learned (see `Cut`). The context is shown
     in its own order or, ``shuffled``, in one that ``seed`` and the sample decide. ``most_characters`` are more than a
     text can have that is shown as a whole.
     """
@@ -243,20 +243,20 @@ class PromptEncoder:
 
 
 def label_ids(ids: Sequence[int], special: SpecialIds, mode: LabelMode) -> list[int]:
-    """``ids`` where they are to be learnt, `IGNORED` elsewhere.
+    """``ids`` where they are to be learned, `IGNORED` elsewhere.
 
     ``span``: in each chunk what follows ``<answer>`` up to and with ``<|endofchunk|>``, and the end of text; of a
     chunk without ``<answer>`` (an interleaved document) everything but its pictures. ``paper``: everything after
     the first ``<answer>`` except ``<answer>``, ``<image>`` and padding, so also the later instructions.
     """
     if mode == "paper" and special.answer in ids:
-        learnt: Iterable[int] = range(ids.index(special.answer) + 1, len(ids))
+        labelled: Iterable[int] = range(ids.index(special.answer) + 1, len(ids))
         hidden = {special.answer, special.image, special.pad}
     else:
-        learnt = _answer_spans(ids, special)
+        labelled = _answer_spans(ids, special)
         hidden = {special.image, special.pad}
     labels = [IGNORED] * len(ids)
-    for position in learnt:
+    for position in labelled:
         if ids[position] not in hidden:
             labels[position] = ids[position]
     return labels

@@ -33,7 +33,7 @@ class PackedBatch:
     """The samples of one row of N tokens.
 
     ``vision_x``: uint8[n, 3, H, W], the distinct pictures and frames; ``lang_x``: int64[1, N] token ids; ``packing``
-    says which is whose, and what is learnt. ``ids``, ``sources``, ``labelled``, ``cut`` and ``left_out`` are those of
+    says which is whose, and what is learned. ``ids``, ``sources``, ``labelled``, ``cut`` and ``left_out`` are those of
     `Batch`.
 
     With a cache of patch tokens ``vision_x`` holds only the pictures that it had not: ``picture_keys`` are the SHA-256

@@ -92,7 +92,7 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     missing = [token for token in SPECIAL_TOKENS if token not in tokenizer.get_added_vocab()]
     if missing:
         tokenizer.add_special_tokens({"extra_special_tokens": missing}, replace_extra_special_tokens=False)
-    if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):  # padding is never learnt, the end of text is
+    if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):  # padding never carries a label, the end of text does
         tokenizer.add_special_tokens({"pad_token": PAD})
     return tokenizer
 

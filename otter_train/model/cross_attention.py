@@ -5,7 +5,7 @@ Flamingo's rule (arXiv 2204.14198): a token looks at the immediately preceding m
 ``text_time`` 0 it sees nothing: its attention output is exactly zero. Both gates start at zero, so a block that is
 inserted into a trained model changes nothing at first, bit for bit.
 
-There are two ways to say who sees what. A `Sight` is a mask over all media, for rows of any kind. `Runs` are for rows
+There are two ways to say who sees what. A `MediaMask` covers all media, for rows of any kind. `MediaRuns` are for rows
 that are packed: the tokens between one ``<image>`` and the next are brought together and meet the keys of their medium
 only, so no score is computed to be thrown away, and a medium that several documents share is projected once.
 """
@@ -20,23 +20,23 @@ from torch import Tensor, nn
 
 from otter_train.model.perceiver import attend, feed_forward, in_dtype_of, split_heads
 
-__all__ = ["GatedCrossAttentionBlock", "MediaKV", "Runs", "Sight", "sight"]
+__all__ = ["GatedCrossAttentionBlock", "MediaKV", "MediaMask", "MediaRuns", "media_mask"]
 
 
 class MediaKV(NamedTuple):
     """The keys and values of all media for one block, each (B, heads, T_img·n, dim_head).
 
-    Seen by `Runs`, each medium is a row of its own: (media, heads, n, dim_head).
+    Seen by `MediaRuns`, each medium is a row of its own: (media, heads, n, dim_head).
     """
 
     keys: Tensor
     values: Tensor
 
 
-class Sight(NamedTuple):
+class MediaMask(NamedTuple):
     """What each text token may look at.
 
-    ``keys`` bool (B, 1, T, T_img·n) has no empty row: a token that sees nothing is let loose on everything there,
+    ``keys`` bool (B, 1, T, T_img·n) has no empty row: a token that sees nothing attends to everything there,
     and ``seeing`` bool (B, T, 1) then takes its result away.
     """
 
@@ -44,17 +44,17 @@ class Sight(NamedTuple):
     seeing: Tensor
 
 
-def sight(text_time: Tensor, *, media_count: int, latents: int) -> Sight:
-    """The `Sight` of tokens with ``text_time`` (B, T), over ``media_count`` media of ``latents`` tokens each."""
+def media_mask(text_time: Tensor, *, media_count: int, latents: int) -> MediaMask:
+    """The `MediaMask` of tokens with ``text_time`` (B, T), over ``media_count`` media of ``latents`` tokens each."""
     media = torch.arange(1, media_count + 1, device=text_time.device)
     preceding = text_time[..., None] == media
     seeing = preceding.any(dim=-1, keepdim=True)
     keys = (preceding | ~seeing).repeat_interleave(latents, dim=-1)
-    return Sight(keys[:, None], seeing)
+    return MediaMask(keys[:, None], seeing)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Runs:
+class MediaRuns:
     """The tokens of a packed row that see a medium, in runs that see the same one.
 
     ``tokens`` long (S,) are their places in the row, and ``media`` long (R,) the medium of each run. A run fills the
@@ -66,14 +66,14 @@ class Runs:
     places: Tensor
     width: int
 
-    def to(self, device: torch.device) -> Runs:
+    def to(self, device: torch.device) -> MediaRuns:
         """The same on ``device``."""
         tokens, media, places = (part.to(device, non_blocking=True) for part in (self.tokens, self.media, self.places))
-        return Runs(tokens, media, places, self.width)
+        return MediaRuns(tokens, media, places, self.width)
 
-    def pin_memory(self) -> Runs:
+    def pin_memory(self) -> MediaRuns:
         """The same in pinned memory."""
-        return Runs(self.tokens.pin_memory(), self.media.pin_memory(), self.places.pin_memory(), self.width)
+        return MediaRuns(self.tokens.pin_memory(), self.media.pin_memory(), self.places.pin_memory(), self.width)
 
 
 class MaskedCrossAttention(nn.Module):
@@ -93,16 +93,16 @@ class MaskedCrossAttention(nn.Module):
         keys, values = self.to_kv(in_dtype_of(self.to_kv.weight, media)).chunk(2, dim=-1)
         return MediaKV(split_heads(keys, self.heads), split_heads(values, self.heads))
 
-    def forward(self, x: Tensor, media: MediaKV, view: Sight | Runs) -> Tensor:
+    def forward(self, x: Tensor, media: MediaKV, view: MediaMask | MediaRuns) -> Tensor:
         """``x`` (B, T, dim) to (B, T, dim); exactly zero for tokens that see nothing."""
         x = in_dtype_of(self.norm.weight, x)
-        if isinstance(view, Runs):
-            return self._look_in_runs(x, media, view)
+        if isinstance(view, MediaRuns):
+            return self._attend_in_runs(x, media, view)
         queries = split_heads(self.to_q(self.norm(x)), self.heads)
         out: Tensor = self.to_out(attend(queries, media.keys, media.values, view.keys))
         return out.masked_fill(~view.seeing, 0.0)
 
-    def _look_in_runs(self, x: Tensor, media: MediaKV, runs: Runs) -> Tensor:
+    def _attend_in_runs(self, x: Tensor, media: MediaKV, runs: MediaRuns) -> Tensor:
         queries: Tensor = self.to_q(self.norm(x[0].index_select(0, runs.tokens)))
         count = len(runs.media)
         apart = queries.new_zeros(count * runs.width, queries.shape[-1]).index_copy(0, runs.places, queries)
@@ -131,10 +131,10 @@ class GatedCrossAttentionBlock(nn.Module):
         self.feed_forward = feed_forward(dim, ff_mult)
         self.ff_gate = nn.Parameter(torch.full((1,), gate))
 
-    def forward(self, x: Tensor, media: Tensor | MediaKV, view: Sight | Runs) -> Tensor:
+    def forward(self, x: Tensor, media: Tensor | MediaKV, view: MediaMask | MediaRuns) -> Tensor:
         """``x`` (B, T, dim) to (B, T, dim), in the dtype of ``x``, which need not be that of the block.
 
-        ``media`` are tokens (B, T_img·n, vis_dim), for `Runs` (media, n, vis_dim), or their keys and values where
+        ``media`` are tokens (B, T_img·n, vis_dim), for `MediaRuns` (media, n, vis_dim), or their keys and values where
         those were computed before. The feed-forward also works on tokens that see no medium, as in OpenFlamingo.
         """
         media_kv = media if isinstance(media, MediaKV) else self.attn.project(media)

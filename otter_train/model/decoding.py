@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mimicit.errors import TrainError
-from otter_train.model.cross_attention import MediaKV, sight
+from otter_train.model.cross_attention import MediaKV, media_mask
 from otter_train.model.language import ConditionedLanguage, Conditioning
 from otter_train.model.packing import positions
 
@@ -57,7 +57,7 @@ class PromptReader:
             self._text_time = torch.cat([self._text_time, last], dim=1)
             self._real = torch.cat([self._real, torch.ones_like(last, dtype=torch.bool)], dim=1)
         new = tokens.shape[1] if self._use_cache else self._ids.shape[1]
-        view = sight(self._text_time[:, -new:], media_count=self._media_count, latents=self._latents)
+        view = media_mask(self._text_time[:, -new:], media_count=self._media_count, latents=self._latents)
         state = self._language(
             self._ids[:, -new:],
             Conditioning(self._media, view),

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mimicit.errors import TrainError
-from otter_train.model.cross_attention import GatedCrossAttentionBlock, MediaKV, Runs, Sight
+from otter_train.model.cross_attention import GatedCrossAttentionBlock, MediaKV, MediaMask, MediaRuns
 from otter_train.model.documents import KEYWORD as DOCUMENTS
 from otter_train.model.documents import Documents, can_pack, look_within_documents
 from otter_train.model.families import check_family, decoder_in, family_logits
@@ -39,12 +39,12 @@ class Conditioning:
     """What the tokens of one forward pass look at.
 
     ``media`` are the tokens of all media (B, T_img·n, vis_dim), or the keys and values made of them, one pair per
-    block (`ConditionedLanguage.project_media`). ``sight`` says which token sees which; with `Runs`, every medium is a
-    row of ``media`` (media, n, vis_dim).
+    block (`ConditionedLanguage.project_media`). ``mask`` says which token sees which; with `MediaRuns`, every medium is
+    a row of ``media`` (media, n, vis_dim).
     """
 
     media: Tensor | tuple[MediaKV, ...]
-    sight: Sight | Runs
+    mask: MediaMask | MediaRuns
 
     def media_for(self, block: int) -> Tensor | MediaKV:
         """What block number ``block`` (from 0) looks at."""
@@ -198,7 +198,7 @@ def _look_before(
     block: GatedCrossAttentionBlock, number: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     conditioning, kwargs = _take_conditioning(layer, kwargs)
-    inputs = (args[0], conditioning.media_for(number), conditioning.sight)
+    inputs = (args[0], conditioning.media_for(number), conditioning.mask)
     # transformers recomputes ``layer.forward`` and not its hooks: the block must be checkpointed on its own.
     if layer.training and getattr(layer, "gradient_checkpointing", False):
         hidden = checkpoint(block, *inputs, use_reentrant=False)

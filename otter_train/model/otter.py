@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from mimicit.errors import TrainError
-from otter_train.model.cross_attention import sight
+from otter_train.model.cross_attention import media_mask
 from otter_train.model.decoding import PromptReader
 from otter_train.model.language import ConditionedLanguage, Conditioning
 from otter_train.model.new_rows import NewRows
@@ -143,7 +143,7 @@ class Otter(nn.Module):
             return self._read_packed(vision_x, lang_x, packing)
         self.check(vision_x, lang_x, vision_mask)
         media = self.encode_vision(vision_x, vision_mask, firsts)
-        view = sight(self._text_time(lang_x), media_count=media.shape[1], latents=media.shape[2])
+        view = media_mask(self._text_time(lang_x), media_count=media.shape[1], latents=media.shape[2])
         mask, positions = padding_arguments(attention_mask)
         hidden, _ = self.language(
             lang_x, Conditioning(media.flatten(1, 2), view), attention_mask=mask, position_ids=positions

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mimicit.errors import TrainError
-from otter_train.model.cross_attention import Runs
+from otter_train.model.cross_attention import MediaRuns
 from otter_train.model.documents import Documents, documents_of
 
 __all__ = ["Document", "Packing", "lay_out", "padding_arguments", "positions"]
@@ -27,7 +27,7 @@ IGNORED = -100
 
 
 class Document(NamedTuple):
-    """Token ``ids``, their ``labels`` (-100: not learnt), and the number of the medium of each ``<image>``."""
+    """Token ``ids``, their ``labels`` (-100: none), and the number of the medium of each ``<image>``."""
 
     ids: Sequence[int]
     labels: Sequence[int]
@@ -40,11 +40,11 @@ class Packing:
 
     ``frames`` long (M, F) says which picture each frame of each medium is; ``frame_mask`` bool (M, F) is True where
     there is one (None: everywhere). ``predicting`` long (L,) are the places of the tokens whose next one is labelled,
-    ``targets`` long (L,) those labels, and ``owners`` long (L,) their documents. See `Documents` and `Runs`.
+    ``targets`` long (L,) those labels, and ``owners`` long (L,) their documents. See `Documents` and `MediaRuns`.
     """
 
     documents: Documents
-    runs: Runs
+    runs: MediaRuns
     frames: Tensor
     frame_mask: Tensor | None
     predicting: Tensor
@@ -54,7 +54,7 @@ class Packing:
 
     @property
     def labelled(self) -> int:
-        """How many tokens are learnt."""
+        """How many tokens carry a label."""
         return len(self.targets)
 
     def to(self, device: torch.device) -> Packing:
@@ -79,7 +79,7 @@ def lay_out(
 
     ``frame_counts`` are the frames of each medium; the pictures of all of them follow each other. Without any medium
     there must be one blank picture, which nobody sees. N is brought to a ``multiple`` by one more document of ``pad``
-    that nothing is learnt from. `TrainError` where a document has not one ``image`` token per medium.
+    that nothing is learned from. `TrainError` where a document has not one ``image`` token per medium.
     """
     ids = [np.asarray(document.ids, dtype=np.int64) for document in documents]
     lengths = [len(row) for row in ids]
@@ -109,7 +109,9 @@ def _without_first(labels: Sequence[int]) -> NDArray[np.int64]:
     return row
 
 
-def _runs(ids: Sequence[NDArray[np.int64]], starts: Sequence[int], media: Sequence[Sequence[int]], image: int) -> Runs:
+def _runs(
+    ids: Sequence[NDArray[np.int64]], starts: Sequence[int], media: Sequence[Sequence[int]], image: int
+) -> MediaRuns:
     begins, ends, seen = [], [], []
     for number, (row, start, shown) in enumerate(zip(ids, starts, media, strict=False)):
         images = np.flatnonzero(row == image).tolist()
@@ -129,7 +131,7 @@ def _runs(ids: Sequence[NDArray[np.int64]], starts: Sequence[int], media: Sequen
         for run, (begin, end) in enumerate(zip(begins, ends, strict=True))
         for offset in range(end - begin)
     ]
-    return Runs(_long(tokens), _long(seen), _long(places), width)
+    return MediaRuns(_long(tokens), _long(seen), _long(places), width)
 
 
 def _frames(counts: Sequence[int]) -> tuple[Tensor, Tensor | None]:

@@ -36,7 +36,7 @@ def freeze(
 
     ``embeddings`` decides about the two embedding matrices whatever ``train_language`` says; where they are tied,
     ``input_only`` and ``full`` mean the same. ``new_rows`` trains the rows of ``added_ids`` in both (None: of the
-    special tokens), as ``model.new_rows``; a later change of the mode keeps what they have learnt.
+    special tokens), as ``model.new_rows``; a later change of the mode keeps what they have learned.
     """
     if embeddings not in get_args(EmbeddingMode):
         raise UsageError(f"embeddings {embeddings!r}: there are {', '.join(get_args(EmbeddingMode))}")

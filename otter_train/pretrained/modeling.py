@@ -17,7 +17,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from mimicit.errors import TrainError
 from otter_train.model.build import build_model
-from otter_train.model.cross_attention import MediaKV, sight
+from otter_train.model.cross_attention import MediaKV, media_mask
 from otter_train.model.families import decoder_in
 from otter_train.model.language import Conditioning
 from otter_train.model.otter import Otter
@@ -165,7 +165,7 @@ class OtterForConditionalGeneration(Portable, PreTrainedModel, GenerationMixin):
             position_ids = positions(attention_mask.bool())[:, -input_ids.shape[1] :]
         state = self.model.language(
             input_ids,
-            Conditioning(media.blocks, sight(text_time, media_count=media.media, latents=media.latents)),
+            Conditioning(media.blocks, media_mask(text_time, media_count=media.media, latents=media.latents)),
             attention_mask=attention_mask,
             position_ids=position_ids,
             cache=past_key_values,

@@ -66,7 +66,7 @@ class Guard:
     """Judges the gradient norms of a run; its state goes into checkpoints, so a resumed run judges alike.
 
     ``factor`` times the average norm is a spike; 0 for no such limit. A norm of at most ``harmless``, that which
-    gradients are clipped to, never is: where nearly everything has been learnt, what has not stands far above the
+    gradients are clipped to, never is: where nearly everything has been learned, what has not stands far above the
     average, and is all there is to learn. Where gradients are clipped, a norm that stays far above the average is
     no spike either: a model that has begun to use something new has steep gradients, and leaving out step after step
     would keep it where it is. The fifth in a row is taken, clipped, and is what is usual from then on. With ``mode``
@@ -98,7 +98,7 @@ class Guard:
         if file is not None and bad:
             file.append(b"".join(orjson.dumps(asdict(step)) + b"\n" for step in bad))
         if bad and self.mode == "stop":
-            raise TrainError(f"{bad[0].line()}; nothing was learnt from it, and --guard skip would go on")
+            raise TrainError(f"{bad[0].line()}; nothing was learned from it, and --guard skip would go on")
         if bad and self._in_a_row.item() >= _MOST_IN_A_ROW:
             what = "no number" if bad[-1].gradient_norm is None else "far above what it was"
             raise TrainError(

@@ -192,7 +192,7 @@ def _loop(
             _save(session, book, saver, step, session.seen + seen)
             saver.finish()
             raise TrainError(
-                f"{error}; {checkpoint_name(step)} holds what was learnt, the same command goes on"
+                f"{error}; {checkpoint_name(step)} holds what was learned, the same command goes on"
             ) from None
         window.waited_s += waited_s
         result = run_step(session, step, group)
@@ -286,7 +286,7 @@ def _say_what_was_left_out(session: Session, book: Logbook, cut: Cut, unlabelled
     if any(cut):
         session.console.say(
             f"cut to fit --max-tokens {session.config.max_tokens}: {cut.context_triplets} context triplets, "
-            f"{cut.instructions} instructions; {cut.answers} answers were too long to be learnt"
+            f"{cut.instructions} instructions; {cut.answers} answers were too long to be learned"
         )
     if unlabelled:
         session.console.say(f"{unlabelled} steps had nothing to learn from and changed nothing")

@@ -118,7 +118,7 @@ def test_damaged_boxes_end_the_run_and_other_files_are_named(tmp_path: Path) -> 
     boxes = [{"id": 1, "image_id": 9, "category_id": 17, "bbox": [0, 0, 1, 1]}]
     whole = json.dumps({**coco([coco_image(9)], boxes), "categories": [{"id": 17, "name": "cat"}]})
     put(raw, "instances_val2017.json", whole[:-5])
-    with pytest.raises(SourceError, match=r"instances_val2017.json: not valid JSON .* mend it, or move it away"):
+    with pytest.raises(SourceError, match=r"instances_val2017.json: not valid JSON .* correct it, or move it away"):
         records(raw, tmp_path)
 
 

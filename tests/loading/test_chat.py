@@ -73,7 +73,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Sequence[Sample]:
     return mimicit.load(folder / "shards")
 
 
-def learnt(processor: Any, ids: Any, labels: Any) -> list[str]:
+def labelled(processor: Any, ids: Any, labels: Any) -> list[str]:
     """What each run of labels that follow one another decodes to."""
     runs: list[list[int]] = []
     for place, (token, label) in enumerate(zip(ids.tolist(), labels.tolist(), strict=True)):
@@ -137,7 +137,7 @@ def test_labels_are_the_answers_and_the_rest_is_what_the_processor_makes(name: s
     batch = ChatCollator(processor)([some[-1], *some[:-1]])  # what shows nothing comes last
     for row, sample in enumerate(some):
         *before, last = (f"{answer}{ENDS[name]}" for answer in answers(sample))
-        said = learnt(processor, batch["input_ids"][row], batch["labels"][row])
+        said = labelled(processor, batch["input_ids"][row], batch["labels"][row])
         assert said == [*before, last if ENDS[name] else f"{last} </s>"]
     shown = {id for token, id in processor.tokenizer.get_added_vocab().items() if any(name in token for name in SHOWN)}
     assert shown and not shown & set(batch["labels"].unique().tolist())
@@ -175,7 +175,7 @@ def test_clips_are_videos_where_the_processor_takes_them(name: str, clips: Seque
     assert collator.clips == ("video" if name in TAKE_CLIPS else "pictures")
     batch = collator(clips)
     for row, sample in enumerate(clips):
-        said = learnt(processor, batch["input_ids"][row], batch["labels"][row])
+        said = labelled(processor, batch["input_ids"][row], batch["labels"][row])
         assert [run.removesuffix(" </s>").removesuffix(ENDS[name]) for run in said] == answers(sample)
     with torch.no_grad():
         assert model(**batch).loss.isfinite()
@@ -212,7 +212,7 @@ def test_only_the_query_is_learnt_where_asked_for(samples: Sequence[Sample]) -> 
     for options in ({"answers": "query"}, {"context": "one-turn"}):
         batch = ChatCollator(processor, **options)(samples[:2])
         for row, sample in enumerate(samples[:2]):
-            said = learnt(processor, batch["input_ids"][row], batch["labels"][row])
+            said = labelled(processor, batch["input_ids"][row], batch["labels"][row])
             assert said == [f"{answers(sample)[-1]}<|im_end|>"]
 
 
@@ -253,7 +253,7 @@ def test_a_later_turn_keeps_the_picture_it_is_about(tmp_path: Path) -> None:
     most = ChatCollator(processor).length(talk) - 1
     batch = ChatCollator(processor, max_length=most)([talk])
     assert len(batch["image_grid_thw"]) == 1
-    assert learnt(processor, batch["input_ids"][0], batch["labels"][0]) == [
+    assert labelled(processor, batch["input_ids"][0], batch["labels"][0]) == [
         "Answer 0.1.<|im_end|>",
         "Answer 0.2.<|im_end|>",
     ]
@@ -268,7 +268,7 @@ def test_names_of_control_tokens_are_words(name: str, samples: Sequence[Sample])
     batch = ChatCollator(processor)([sample, samples[1]])
     plain = ChatCollator(processor)([drop_context(samples[0], 2), samples[1]])
     spaced = "".join(f"{token[0]} {token[1:]}" for token in names)
-    (said,) = learnt(processor, batch["input_ids"][0], batch["labels"][0])
+    (said,) = labelled(processor, batch["input_ids"][0], batch["labels"][0])
     assert said.removesuffix(" </s>").removesuffix(ENDS[name]) == spaced
     assert torch.equal(batch["pixel_values"], plain["pixel_values"])
 
@@ -277,7 +277,7 @@ def test_added_tokens_that_control_nothing_stay_tokens() -> None:
     _, processor = family("internvl")
     processor.tokenizer.add_tokens(["<think>", "</think>"])
     batch = ChatCollator(processor)([text_only(("Why?", "<think>So.</think> Because <|im_end|>."))])
-    (said,) = learnt(processor, batch["input_ids"][0], batch["labels"][0])
+    (said,) = labelled(processor, batch["input_ids"][0], batch["labels"][0])
     assert said == "<think>So.</think> Because < |im_end|>.<|im_end|>"
     assert processor.tokenizer.convert_tokens_to_ids("<think>") in batch["labels"][0]
 
@@ -292,7 +292,7 @@ WORDS = st.text(max_size=20) | st.sampled_from(
 def test_any_words_are_learnt_as_they_are(turns: list[tuple[str, str]]) -> None:
     _, processor = made("internvl")
     batch = ChatCollator(processor)([text_only(*turns)])
-    said = learnt(processor, batch["input_ids"][0], batch["labels"][0])
+    said = labelled(processor, batch["input_ids"][0], batch["labels"][0])
     clean = [re.sub(r"<(\|im_(start|end)\||/?img|IMG_CONTEXT|video)>", r"< \1>", answer) for _, answer in turns]
     ends = [answer.strip() + answer[len(answer.rstrip()) :] + "<|im_end|>" for answer in clean]
     assert said == ends
@@ -309,7 +309,9 @@ def test_tokenizers_of_all_kinds(kind: str, tmp_path: Path) -> None:
     processor = LlavaProcessor(like.image_processor, tokenizer, patch_size=8, chat_template=template)
     sample = text_only(("which colour", "red, green  or 🙂 blue."), ("Use", "Text"), ("User: it", "GPT:"))
     batch = ChatCollator(processor)([sample])
-    for said, answer in zip(learnt(processor, batch["input_ids"][0], batch["labels"][0]), answers(sample), strict=True):
+    for said, answer in zip(
+        labelled(processor, batch["input_ids"][0], batch["labels"][0]), answers(sample), strict=True
+    ):
         again = tokenizer.decode(tokenizer(answer, add_special_tokens=False)["input_ids"])
         assert said.removesuffix("<|im_end|>").split() == again.split() or kind in ("llama", "metaspace")
         assert "".join(said.removesuffix("<|im_end|>").split()) == "".join(again.split())
@@ -342,7 +344,7 @@ TURN = "{% for m in messages %}[{{ m.role }}]{{ m.content[0].text }}"
 def test_templates_of_all_kinds(template: str, said: list[str]) -> None:
     collator = with_template(template)
     batch = collator([text_only(("Which?", "Red."), ("What?", "Blue sky."))])
-    assert learnt(collator.processor, batch["input_ids"][0], batch["labels"][0]) == said
+    assert labelled(collator.processor, batch["input_ids"][0], batch["labels"][0]) == said
 
 
 @pytest.mark.parametrize(

@@ -34,5 +34,5 @@ def test_what_is_marked_is_what_is_learnt(sample: Sample, template: str, mode: L
     tokens = re.findall(rf"{re.escape(ENDOFCHUNK)}|{IMAGE}|{ANSWER}|.", prompt, re.DOTALL)
     ids = [1, *(OF_TOKEN.get(token, 100 + ord(token[0])) for token in tokens), 2]
     labels = label_ids(ids, SPECIAL, mode)[1:-1]
-    learnt = [label != IGNORED for token, label in zip(tokens, labels, strict=True) for _ in token]
-    assert marked == learnt
+    learned = [label != IGNORED for token, label in zip(tokens, labels, strict=True) for _ in token]
+    assert marked == learned

@@ -221,7 +221,7 @@ def name_of(question: Question) -> str:
 def one_run(folder: Path, seed: int, shards: str, max_steps: int) -> dict[str, Any]:
     """The evaluations of the run on ``shards`` with ``seed``, by what is asked of it; it is trained first.
 
-    Twice: comparing is soon found on stamps and clip art alone (`FIRST`), and then learnt for many more kinds
+    Twice: comparing is soon found on stamps and clip art alone (`FIRST`), and then learned for many more kinds
     (`SECOND`), with a rate that begins anew.
     """
     first, second = ({**TRAIN, "--max-steps": str(steps)} for steps in (max_steps, round(_LONGER * max_steps)))

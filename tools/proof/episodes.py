@@ -4,7 +4,7 @@
 for every episode, so the answer stands nowhere but in the context: a model can give it only by comparing the picture
 of the question with those before it. Pure: takes names of picture files and a generator, gives lines of a manifest.
 
-Comparing is learnt from three sorts of episodes. Where the names mean something else every time and nothing besides
+Comparing is learned from three sorts of episodes. Where the names mean something else every time and nothing besides
 rewards looking, a picture is only noise to a model that has not yet found out how to compare: it learns to look away.
 Episodes with the true words of kinds (`named`) pay for telling kinds apart from the first step on. Those with single
 pictures (`alike`) ask for more than what tells apart the kinds of the training.

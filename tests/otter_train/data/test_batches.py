@@ -85,8 +85,8 @@ def test_padding_is_masked_and_never_learnt(pad_left: bool) -> None:
     assert (batch.lang_x[padding] == PAD).all() and (batch.labels[padding] == IGNORED).all()
     edge = batch.attention_mask[:, -1 if pad_left else 0]
     assert edge.all() and padding.any()
-    learnt = batch.labels != IGNORED
-    assert torch.equal(batch.labels[learnt], batch.lang_x[learnt])
-    assert batch.labelled == int(learnt.sum())
+    learned = batch.labels != IGNORED
+    assert torch.equal(batch.labels[learned], batch.lang_x[learned])
+    assert batch.labelled == int(learned.sum())
     assert batch.ids == ("a", "b", "c")
-    assert sum(batch.labelled_per_sample) == batch.labelled and batch.labelled_per_sample == learnt.sum(dim=1).tolist()
+    assert sum(batch.labelled_per_sample) == batch.labelled and batch.labelled_per_sample == learned.sum(dim=1).tolist()

@@ -48,8 +48,8 @@ def test_all_text_of_a_document_is_learnt_but_not_its_pictures(mode: str) -> Non
         media=[image(RED)],
     )
     encoded = PromptEncoder(TOKENIZER, label_mode=mode).encode(document)  # type: ignore[arg-type]
-    learnt = [encoded.ids[position] for position in sorted(kept(encoded.labels))]
-    assert TOKENIZER.decode(learnt) == "yes red<|endofchunk|>blue<|endofchunk|></s>"
+    learned = [encoded.ids[position] for position in sorted(kept(encoded.labels))]
+    assert TOKENIZER.decode(learned) == "yes red<|endofchunk|>blue<|endofchunk|></s>"
 
 
 @given(strategies.samples())
@@ -63,8 +63,8 @@ def test_a_prompt_is_the_rendered_sample_between_start_and_end(drawn: Sample) ->
 @given(strategies.samples())
 def test_span_labels_hold_every_answer_and_no_question(drawn: Sample) -> None:
     encoded = PromptEncoder(TOKENIZER, max_tokens=100_000).encode(drawn)
-    learnt = TOKENIZER.decode([encoded.ids[position] for position in sorted(kept(encoded.labels))])
-    assert learnt == "".join(f"{one.answer}<|endofchunk|>" for one in drawn.triplets) + "</s>"
+    learned = TOKENIZER.decode([encoded.ids[position] for position in sorted(kept(encoded.labels))])
+    assert learned == "".join(f"{one.answer}<|endofchunk|>" for one in drawn.triplets) + "</s>"
 
 
 @pytest.mark.parametrize("template", sorted(TEMPLATES))
@@ -73,8 +73,8 @@ def test_every_template_has_one_image_token_per_medium_and_learns_the_answers(te
     encoded = PromptEncoder(TOKENIZER, max_tokens=100_000, template=template).encode(drawn)
     assert encoded.ids.count(SPECIAL.image) == len(drawn.media) == render(drawn, template).count("<image>")
     assert encoded.ids.count(SPECIAL.endofchunk) == len(drawn.triplets)
-    learnt = TOKENIZER.decode([encoded.ids[place] for place in sorted(kept(encoded.labels))])
-    assert learnt == "".join(f"{one.answer}<|endofchunk|>" for one in drawn.triplets) + "</s>"
+    learned = TOKENIZER.decode([encoded.ids[place] for place in sorted(kept(encoded.labels))])
+    assert learned == "".join(f"{one.answer}<|endofchunk|>" for one in drawn.triplets) + "</s>"
     unlearnt = TOKENIZER.decode([id for id, label in zip(encoded.ids, encoded.labels, strict=True) if label == IGNORED])
     words = template_named(template)
     assert unlearnt == "<s>" + "".join(

@@ -79,7 +79,7 @@ def test_ids_follow_the_names_in_any_order(tmp_path: Path) -> None:
 def test_padding_that_is_also_the_end_of_text_is_replaced(tmp_path: Path) -> None:
     folder = word_level(tmp_path, ["<unk>", "</s>"], eos_token="</s>", pad_token="</s>", unk_token="<unk>")
     ids = special_ids(load_tokenizer(folder))
-    assert ids.pad != ids.eos  # else no end of text would ever be learnt
+    assert ids.pad != ids.eos  # else no end of text would ever be learned
 
 
 def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path) -> None:

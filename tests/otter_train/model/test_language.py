@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from mimicit.errors import TrainError
-from otter_train.model.cross_attention import sight
+from otter_train.model.cross_attention import media_mask
 from otter_train.model.families import family_logits
 from otter_train.model.language import ConditionedLanguage, Conditioning
 
@@ -49,7 +49,9 @@ def ids() -> torch.Tensor:
 @pytest.fixture
 def conditioning() -> Conditioning:
     media = torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(1))
-    return Conditioning(media, sight(torch.tensor([[0, 1, 1, 1, 2, 2], [0, 0, 0, 1, 1, 1]]), media_count=2, latents=3))
+    return Conditioning(
+        media, media_mask(torch.tensor([[0, 1, 1, 1, 2, 2], [0, 0, 0, 1, 1, 1]]), media_count=2, latents=3)
+    )
 
 
 @pytest.mark.parametrize("model_type", FAMILY)
@@ -65,7 +67,7 @@ def test_closed_gates_leave_the_bare_model_bit_for_bit(
 @pytest.mark.parametrize("model_type", FAMILY)
 def test_open_gates_let_the_media_through(model_type: str, ids: torch.Tensor, conditioning: Conditioning) -> None:
     language = conditioned(bare(model_type), gate=0.5)
-    other = Conditioning(conditioning.media + 1, conditioning.sight)
+    other = Conditioning(conditioning.media + 1, conditioning.mask)
     moved = (language(ids, conditioning).hidden - language(ids, other).hidden).abs().amax(-1)
     assert (moved[0, 1:] > 1e-4).all() and (moved[1, 3:] > 1e-4).all()
     assert moved[0, 0] == 0 and moved[1, :3].max() == 0
@@ -123,7 +125,7 @@ def test_an_exception_leaves_nothing_behind(ids: torch.Tensor, conditioning: Con
     language = conditioned(bare(), gate=0.5)
     expected = language(ids, conditioning).hidden
     with pytest.raises(RuntimeError):
-        language(ids, Conditioning(conditioning.media[:, :5], conditioning.sight))
+        language(ids, Conditioning(conditioning.media[:, :5], conditioning.mask))
     assert torch.equal(language(ids, conditioning).hidden, expected)
 
 

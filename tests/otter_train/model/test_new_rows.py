@@ -35,7 +35,7 @@ def train(model: Otter, steps: int) -> list[float]:
     losses = []
     for step in range(steps):
         batch = inputs([[1, 1], [], [2]], seed=step)
-        labels = torch.where(batch.lang_x > 0, batch.lang_x, -100)  # the added tokens are learnt too
+        labels = torch.where(batch.lang_x > 0, batch.lang_x, -100)  # the added tokens are learned too
         vision_x = batch.vision_x.to(matrices(model)[0].dtype)
         loss = model(vision_x, batch.lang_x, batch.attention_mask, labels, vision_mask=batch.vision_mask).loss
         loss.backward()

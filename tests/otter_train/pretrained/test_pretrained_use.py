@@ -20,7 +20,7 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from mimicit.errors import UsageError
 from otter_train.data.tokenizer import special_ids
 from otter_train.model import PRESETS, ModelConfig, TokenIds
-from otter_train.model.cross_attention import sight
+from otter_train.model.cross_attention import media_mask
 from otter_train.model.language import Conditioning
 from otter_train.pretrained import OtterConfig, OtterForConditionalGeneration, OtterProcessor
 from tests.factories.otter import CONFIG, IDS, LANGUAGES, VISIONS, VOCABULARY, inputs, otter, with_language, with_vision
@@ -106,7 +106,7 @@ def test_the_paper_s_model_computes_in_the_dtype_it_is_loaded_in(
         assert {parameter.dtype for parameter in model.parameters()} == {dtype}
         media = model.perceiver(model.vision(torch.zeros(2, 3, 224, 224))[None, :, None])
         words = torch.zeros(1, 12, dtype=torch.long)
-        looking = Conditioning(media.flatten(1, 2), sight(words, media_count=2, latents=media.shape[2]))
+        looking = Conditioning(media.flatten(1, 2), media_mask(words, media_count=2, latents=media.shape[2]))
         hidden, _ = model.language(words, looking, attention_mask=torch.ones(1, 1, 12, 12, dtype=torch.bool))
         logits = model.language.logits(hidden)
     assert (logits.shape, logits.dtype) == ((1, 12, 32_004), dtype)
