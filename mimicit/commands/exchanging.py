@@ -40,7 +40,7 @@ def verify(path: Path, as_json: bool) -> None:
     from dataclasses import asdict
 
     from mimicit.errors import ShardError
-    from mimicit.inspecting.text import printable
+    from mimicit.inspecting.summary import printable
     from mimicit.shards.verify import verify_folder, verify_shard
 
     if not path.exists():

@@ -49,8 +49,7 @@ def inspect(
         _report(path, html, as_json)
         return
 
-    from mimicit.inspecting.summary import find_sample, iterate_samples, summarise
-    from mimicit.inspecting.text import sample_text, summary_text
+    from mimicit.inspecting.summary import find_sample, iterate_samples, sample_text, summarise, summary_text
 
     if wanted is None:
         if png is not None:
@@ -63,8 +62,8 @@ def inspect(
             _show_pictures((sample for _, sample in iterate_samples(path)), pictures, most=len(summary.previews))
         return
 
-    from mimicit.inspecting.origins import origins_of
     from mimicit.inspecting.pictures import write_sheet
+    from mimicit.inspecting.stored_samples import origins_of
     from mimicit.prompt import render
     from mimicit.records import sample_to_json
 
@@ -100,7 +99,7 @@ def _report(path: Path, html: Path, as_json: bool) -> None:
 
     from mimicit.inspecting.findings import warnings_of
     from mimicit.inspecting.report import write_report
-    from mimicit.inspecting.text import printable
+    from mimicit.inspecting.summary import printable
     from mimicit.terminal import progress_display
 
     with progress_display() as progress:

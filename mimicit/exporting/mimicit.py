@@ -2,7 +2,7 @@
 
 ``XX`` is the name of the source. Pictures are base64 text under an id made of their hash. A clip is the list of the ids
 of its frames, which begin with ``DC_`` as those of Dense Captions do: that is how readers know a clip. Its times, and
-where it begins and ends among other media, stand in a field of our own (see `mimicit.sources.formats.mimicit_clips`).
+where it begins and ends among other media, stand in a field of our own (see `mimicit.sources.formats.mimicit_ids`).
 ``XX_train.json`` holds the queries with their context, nearest first.
 """
 
@@ -20,7 +20,7 @@ import orjson
 from mimicit.exporting.base import Written, stored_files, write_object
 from mimicit.exporting.triplets import GatheredTriplet, Shown, TripletStore
 from mimicit.records import Media, MediaKind, Sample
-from mimicit.sources.formats.mimicit_clips import CLIPS
+from mimicit.sources.formats.mimicit_ids import CLIPS
 
 __all__ = ["export_mimicit"]
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from mimicit.errors import ShardError
 from mimicit.inspecting.digest_counts import DiskRecords
 from mimicit.inspecting.stored_samples import StoredSamples, open_samples
-from mimicit.inspecting.text import printable
+from mimicit.inspecting.summary import printable
 from mimicit.records import Sample, Triplet
 from mimicit.shards.index import index_batches
 

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mimicit.errors import CorruptShardError, ShardError
-from mimicit.inspecting.text import printable
+from mimicit.inspecting.summary import printable
 from mimicit.shards.files import open_regular
 from mimicit.shards.manifest import read_manifest
 

@@ -23,14 +23,12 @@ from mimicit.errors import SourceError
 from mimicit.sources.containers.arrow import arrow_columns, is_arrow
 from mimicit.sources.containers.base64_text import looks_like_base64
 from mimicit.sources.containers.csv_rows import csv_columns
-from mimicit.sources.containers.encodings import as_utf8
 from mimicit.sources.containers.json_cursor import JsonCursor
 from mimicit.sources.containers.json_rows import begins_array
 from mimicit.sources.containers.parquet import parquet_columns
 from mimicit.sources.containers.tar_members import is_tar
 from mimicit.sources.containers.tar_samples import first_samples
-from mimicit.sources.containers.unpacked import is_packed, open_start
-from mimicit.sources.containers.zipped import open_zipped
+from mimicit.sources.containers.unpacked import as_utf8, is_packed, open_start, open_zipped
 from mimicit.sources.files.media_names import named_kind
 from mimicit.sources.files.root import Root
 

@@ -12,8 +12,7 @@ from click.testing import CliRunner
 from starlette.testclient import TestClient
 
 from mimicit.cli import main
-from mimicit.inspecting.origins import origins_of
-from mimicit.inspecting.stored_samples import open_samples
+from mimicit.inspecting.stored_samples import open_samples, origins_of
 from mimicit.viewing.app import create_app
 from mimicit.viewing.gallery import Gallery
 from tests.corpus.case import GREEN, RED, picture

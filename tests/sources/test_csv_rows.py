@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mimicit.errors import RejectedError, SourceError
 from mimicit.sources.containers.csv_rows import csv_columns, csv_rows
-from mimicit.sources.containers.encodings import as_utf8
+from mimicit.sources.containers.unpacked import as_utf8
 from mimicit.sources.files.root import Root
 from tests.factories.sources import put
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mimicit.errors import RejectedError
 from mimicit.records import MediaKind
-from mimicit.sources.formats.mimicit_clips import CLIPS, media_with_clips
+from mimicit.sources.formats.mimicit_ids import CLIPS, media_with_clips
 from tests.factories.sources import base64_jpeg, items_of, json_values, put, reasons_of, triplets_of
 
 IDS = ("IMG_a", "DC_IMG_b_0000", "DC_IMG_b_0001", "IMG_c")

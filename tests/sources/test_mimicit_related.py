@@ -7,7 +7,7 @@ from typing import Any
 
 from mimicit.pipeline import BuildConfig
 from mimicit.sources.files.root import Root
-from mimicit.sources.formats.mimicit_related import RelatedIds
+from mimicit.sources.formats.mimicit_ids import RelatedIds
 from mimicit.sources.items import TrainEntry
 from tests.factories.builds import build
 from tests.factories.sources import base64_jpeg, items_of, put, triplets_of

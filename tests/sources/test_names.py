@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mimicit.pipeline import BuildConfig, build_shards
-from mimicit.sources.files.descriptors import native_path, text_of_path
+from mimicit.sources.files.paths import native_path, text_of_path
 from mimicit.sources.files.root import Root
 from tests.corpus.case import GREEN, RED, picture
 from tests.factories.exporting import SerialEngine

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicit.errors import RejectedError
-from mimicit.sources.containers.json_rows import parsed
-from mimicit.sources.containers.repeated_keys import repeated_key
+from mimicit.sources.containers.json_rows import parsed, repeated_key
 
 TEXT = st.text(alphabet='a":,{}[]\\ \n', max_size=6)
 VALUES = st.recursive(

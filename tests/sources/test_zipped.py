@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimicit.errors import SourceError
-from mimicit.sources.containers import zipped as module
-from mimicit.sources.containers.zipped import open_zipped
+from mimicit.sources.containers import unpacked as module
+from mimicit.sources.containers.unpacked import open_zipped
 from mimicit.sources.files.root import Root
 from tests.factories.formats import zip_of
 from tests.factories.sources import put

@@ -9,6 +9,7 @@ classes become names where the table has them (as `datasets` keeps its features)
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -18,7 +19,6 @@ import orjson
 
 from mimicit.errors import RejectedError
 from mimicit.sources.containers.arrow import arrow_batches, arrow_columns_of, arrow_damage
-from mimicit.sources.containers.json_values import json_value
 from mimicit.sources.containers.parquet import parquet_batches, parquet_columns_of
 from mimicit.sources.containers.table_process import MAX_VALUES, Place, check_columns, rows_apart, too_many_values
 from mimicit.sources.files.finding import media_refs
@@ -30,7 +30,7 @@ from mimicit.sources.records.column_names import in_order
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["class_names", "picture_columns", "table_rows"]
+__all__ = ["class_names", "json_value", "picture_columns", "table_rows"]
 
 _Paths = list[tuple[str | None, bool]]
 """Of each picture: its path, and whether that is all there is of it."""
@@ -263,3 +263,14 @@ def _media(
                 named.append(len(media))
             media.append(MediaRef(kind=kind, parts=(locate(column, item if is_list else None),), origin=origin))
     return tuple(media), tuple(named)
+
+
+def json_value(value: Any) -> Any:
+    """``value`` as JSON can hold it: dates, decimals and infinities as they print, a missing number as null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    if isinstance(value, dict):
+        return {str(key): json_value(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_value(entry) for entry in value]
+    return value if value is None or isinstance(value, str | int | float) else str(value)

@@ -3,39 +3,69 @@
 Such a file cannot be read by places, so a copy of what it unpacks to, or of its text in UTF-8, is made once, in the
 scratch folder of the root, where all processes of a build find it; a build that was killed finds it again. What a file
 is, is told by its first bytes and not by its name. A file is refused if it unpacks to more than `MAX_BYTES`, or to more
-than `MAX_RATIO` times its size.
+than `MAX_RATIO` times its size. A ``.zip`` of one text file is unpacked while it is read, within the same limits.
 """
 
 from __future__ import annotations
 
 import atexit
 import bz2
+import codecs
 import gzip
 import hashlib
 import io
 import lzma
 import os
 import shutil
+import struct
 import tempfile
+import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, cast
 
 from mimicit.errors import SourceError
-from mimicit.sources.containers.encodings import MARK_BYTES, encoding_of, utf8_blocks
-from mimicit.sources.containers.zipped import ALWAYS_FINE_BYTES, MAX_BYTES, MAX_RATIO
 from mimicit.sources.files.root import Root
 
-__all__ = ["is_packed", "open_start", "open_text", "open_unpacked"]
+__all__ = [
+    "ALWAYS_FINE_BYTES",
+    "MARK_BYTES",
+    "MAX_BYTES",
+    "MAX_RATIO",
+    "as_utf8",
+    "encoding_of",
+    "is_packed",
+    "open_start",
+    "open_text",
+    "open_unpacked",
+    "open_zipped",
+    "utf8_blocks",
+]
 
 _MARKS: Final = {b"\x1f\x8b\x08": "gzip", b"BZh": "bz2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _BLOCK_BYTES: Final = 1 << 20
 _MAX_XZ_MEMORY: Final = 256 << 20
 _START_BYTES: Final = 8 << 20
+MARK_BYTES: Final = 4
+"""The bytes at the beginning of a text that tell its encoding."""
 _MAX_MARK: Final = max(MARK_BYTES, *map(len, _MARKS))
+
+# UTF-32 first: its mark begins with that of UTF-16.
+_BYTE_ORDER_MARKS: Final = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+MAX_BYTES: Final = 64 << 30
+MAX_RATIO: Final = 200  # JSON of web pages shrinks to a third or a tenth
+ALWAYS_FINE_BYTES: Final = 16 << 20  # however well it is packed
+_MAX_READ_BYTES: Final = 1 << 20
+_METHODS: Final = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
+_ENCRYPTED: Final = 1
 
 
 def is_packed(head: bytes) -> bool:
@@ -182,3 +212,93 @@ def _damage(path: str) -> Iterator[None]:
         yield
     except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, pa.ArrowException) as error:
         raise SourceError(f"{path}: damaged compressed file: {error}; fetch it again or unpack it") from None
+
+
+def encoding_of(head: bytes) -> str | None:
+    """The encoding of a text that begins with ``head``, where it is not a superset of ASCII; None for any other file.
+
+    Without a byte order mark, two characters of ASCII with their zero bytes tell UTF-16.
+    """
+    for mark, encoding in _BYTE_ORDER_MARKS:
+        if head.startswith(mark):
+            return encoding
+    for order, encoding in ((0, "utf-16-le"), (1, "utf-16-be")):
+        characters, zeros = head[order:MARK_BYTES:2], head[1 - order : MARK_BYTES : 2]
+        if zeros == b"\0\0" and all(byte in b"\t\n\r" or 0x20 <= byte < 0x7F for byte in characters):
+            return encoding
+    return None
+
+
+def as_utf8(data: bytes) -> bytes:
+    """The text ``data`` in UTF-8, whatever it is in; without a byte order mark. UnicodeDecodeError where it is cut."""
+    encoding = encoding_of(data)
+    if encoding is None:
+        return data.removeprefix(codecs.BOM_UTF8)
+    return data.decode(encoding, "surrogatepass").encode("utf-8", "surrogatepass")
+
+
+def utf8_blocks(file: BinaryIO, encoding: str) -> Iterator[bytes]:
+    """What is left of ``file``, in UTF-8; half a surrogate pair stays one. UnicodeDecodeError where it is cut."""
+    decoder = codecs.getincrementaldecoder(encoding)("surrogatepass")
+    while block := file.read(_BLOCK_BYTES):
+        yield decoder.decode(block).encode("utf-8", "surrogatepass")
+    yield decoder.decode(b"", final=True).encode("utf-8", "surrogatepass")
+
+
+class _TooMuchError(Exception):
+    """More is asked of the archive at once than its contents ever need."""
+
+
+# What zipfile and zlib raise on damaged bytes.
+_DAMAGE: Final = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, OSError, RuntimeError, ValueError),
+    _TooMuchError,
+)
+
+
+@contextmanager
+def open_zipped(root: Root, path: str) -> Iterator[BinaryIO]:
+    """The one member of the archive at ``path``, for reading forwards.
+
+    `SourceError` where the archive is damaged, encrypted, packed in an unusual way, holds several members, or is a
+    bomb; also while it is read.
+    """
+    try:
+        with (
+            root.open_input(path) as file,
+            zipfile.ZipFile(_SmallReads(file)) as archive,
+            archive.open(_only_member(archive, path)) as member,
+        ):
+            yield cast(BinaryIO, member)
+    except _DAMAGE as error:
+        raise SourceError(f"{path}: damaged zip archive: {error or 'it is cut'}; fetch it again or unpack it") from None
+
+
+class _SmallReads:
+    """A file that is only read in small pieces: `zipfile` reads the list of members in one piece of any size."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.seek = file.seek
+        self.tell = file.tell
+        self.seekable = file.seekable
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = self._file.read(min(size, _MAX_READ_BYTES) if size >= 0 else _MAX_READ_BYTES)
+        if len(data) == _MAX_READ_BYTES:
+            raise _TooMuchError("its list of members is too long")
+        return data
+
+
+def _only_member(archive: zipfile.ZipFile, path: str) -> zipfile.ZipInfo:
+    members = archive.infolist()
+    if len(members) != 1:
+        raise SourceError(f"{path}: holds {len(members)} members, not one file; unpack it")
+    (member,) = members
+    if member.flag_bits & _ENCRYPTED or member.compress_type not in _METHODS:
+        raise SourceError(f"{path}: is encrypted, or packed in another way than deflate; unpack it")
+    most = max(ALWAYS_FINE_BYTES, MAX_RATIO * member.compress_size)
+    if member.file_size > min(most, MAX_BYTES):
+        sizes = f"{member.compress_size} bytes that unpack to {member.file_size}"
+        raise SourceError(f"{path}: {sizes}; more than {MAX_RATIO} times, or than {MAX_BYTES} bytes, is refused")
+    return member

@@ -27,8 +27,8 @@ from mimicit.errors import RejectedError
 from mimicit.records import MediaKind
 from mimicit.sources.files.frame_folders import frames_of_folder
 from mimicit.sources.files.media_names import DEFAULT_RATE, clip_times, folder_of, frame_rate, named_kind
+from mimicit.sources.files.paths import check_name, is_absolute, joined, spellings
 from mimicit.sources.files.root import UNREADABLE, Root
-from mimicit.sources.files.written_paths import check_name, is_absolute, joined, spellings
 from mimicit.sources.items import InFile, MediaRef
 from mimicit.sources.records.text import shown
 

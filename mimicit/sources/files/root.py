@@ -18,19 +18,22 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from mimicit.errors import RejectedError, SourceError, UsageError
-from mimicit.sources.files.descriptors import (
+from mimicit.sources.files.file_names import FileNames
+from mimicit.sources.files.media_names import named_kind
+from mimicit.sources.files.paths import (
     LINK_NOT_FOLLOWED,
     Entry,
     beneath,
+    check_relative,
+    is_absolute,
+    joined,
     list_folder,
     native_path,
     open_beneath,
+    spellings,
     text_of_path,
 )
-from mimicit.sources.files.file_names import FileNames
-from mimicit.sources.files.media_names import named_kind
 from mimicit.sources.files.scanned import ScannedFiles
-from mimicit.sources.files.written_paths import check_relative, is_absolute, joined, spellings
 
 __all__ = ["UNREADABLE", "Root"]
 

@@ -20,9 +20,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from mimicit.errors import RejectedError
-from mimicit.sources.containers.encodings import as_utf8
 from mimicit.sources.containers.json_rows import MAX_RECORD_BYTES, parsed
-from mimicit.sources.containers.unpacked import open_start
+from mimicit.sources.containers.unpacked import as_utf8, open_start
 from mimicit.sources.files.frame_folders import frames_in, frames_ref
 from mimicit.sources.files.media_names import folder_of, frame_rate, named_kind
 from mimicit.sources.files.root import Root

@@ -15,7 +15,7 @@ from mimicit.sources.files.media_names import folder_of, named_kind
 from mimicit.sources.files.root import Root
 from mimicit.sources.format import SourceFormat, SourceSpec
 from mimicit.sources.items import InFile, Item, MediaRef
-from mimicit.sources.records.captioned import captioned
+from mimicit.sources.records.captions import captioned
 from mimicit.sources.records.text import checked_id
 from mimicit.sources.sniff import Head
 

@@ -30,10 +30,8 @@ from mimicit.sources.containers.unpacked import open_text
 from mimicit.sources.files.media_names import folder_of
 from mimicit.sources.files.root import Root
 from mimicit.sources.format import Needs, SourceFormat, SourceSpec
-from mimicit.sources.formats.mimicit_clips import CLIPS, media_with_clips
-from mimicit.sources.formats.mimicit_ids import conversation_of, media_of
+from mimicit.sources.formats.mimicit_ids import CLIPS, RelatedIds, conversation_of, media_of, media_with_clips
 from mimicit.sources.formats.mimicit_list import is_list, listed_sets
-from mimicit.sources.formats.mimicit_related import RelatedIds
 from mimicit.sources.items import InParquet, Item, MediaRef, Picture, RawTriplet, Reject, Row, TrainEntry
 from mimicit.sources.records.captions import instruction_or_caption
 from mimicit.sources.records.pieces import split_files

@@ -3,18 +3,50 @@
 The released files do not always agree on ids: zeros, an infix ``00_``, a doubled clip name. The aliases here, of
 pictures and of related instructions, are those that users of the data report; they are tried after the id itself, in
 the order given.
+
+A related id whose set is known for that (see `instruction_aliases`) is looked up among the ids of the instructions.
+These are read into a table on disk, in a pass of their own, when the first such id is met; for all other sets this
+costs nothing.
+
+What MIMIC-IT itself cannot say of clips, ``mimicit export --to mimicit`` adds to an instruction::
+
+    "image_ids": ["IMG_a", "DC_IMG_b_0000", "DC_IMG_b_0001"],
+    "mimicit_clips": [{"first": 1, "frames": 2, "timestamps_s": [0.0, 0.4], "duration_s": 0.8}]
+
+Each entry makes one clip of ``frames`` consecutive ``image_ids``, from the index ``first`` on; all other ids are
+pictures. Readers that do not know the field take the ids as published sets have them (see `media_of`).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import lru_cache
-from typing import Final
+from types import TracebackType
+from typing import Any, Final, Self
 
+from mimicit.errors import RejectedError
+from mimicit.sources.containers.disk_table import DiskTable
+from mimicit.sources.containers.json_cursor import JsonCursor
+from mimicit.sources.containers.json_pictures import decoded_key
+from mimicit.sources.containers.unpacked import open_text
+from mimicit.sources.files.media_names import clip_times
+from mimicit.sources.files.root import Root
 from mimicit.sources.items import MediaRef, Named
+from mimicit.sources.records.text import shown
 
-__all__ = ["aliases", "clip_of", "conversation_of", "instruction_aliases", "media_of", "names_clip"]
+__all__ = [
+    "CLIPS",
+    "RelatedIds",
+    "aliases",
+    "clip_of",
+    "conversation_of",
+    "instruction_aliases",
+    "media_of",
+    "media_with_clips",
+    "names_clip",
+]
 
 _FRAMES_PER_S: Final = 1.0  # DC, TVC and E4D publish their clips as pictures at one frame a second
 _CLIP_SETS: Final = ("DC_", "E4D_", "TVC_")
@@ -30,6 +62,7 @@ _EPISODE: Final = re.compile(
 _SN: Final = re.compile(r"SN_(?:00_)?IMG_(scene\d+)_(?:00_)?(.+)", re.ASCII | re.DOTALL)
 _SN_INS: Final = re.compile(r"SN_(?:00_)?INS_(scene\d+)_(?:00_)?(.+)", re.ASCII | re.DOTALL)
 _LACONV: Final = re.compile(r"(LACONV_\d+_INS_.+)_(\d{1,9})", re.ASCII | re.DOTALL)
+CLIPS: Final = "mimicit_clips"
 
 
 def aliases(id: str) -> tuple[str, ...]:
@@ -119,3 +152,86 @@ def conversation_of(id: str) -> tuple[str, int] | None:
     """(conversation, round from 0) of an instruction of LACONV, or None for all others."""
     match = _LACONV.fullmatch(id)
     return (match[1], int(match[2])) if match else None
+
+
+class RelatedIds:
+    """The ids in the instructions at ``path``; a context manager that holds their table, once there is need of it."""
+
+    def __init__(self, root: Root, path: str) -> None:
+        self._root = root
+        self._path = path
+        self._table: DiskTable | None = None
+        self._held = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._held.close()
+
+    def resolved(self, ids: Sequence[str]) -> tuple[str, ...]:
+        """``ids``, each as the first of its aliases that is the id of an instruction; as it is if none is one."""
+        return tuple(map(self._resolved, ids))
+
+    def _resolved(self, id: str) -> str:
+        names = instruction_aliases(id)
+        if len(names) == 1:
+            return id
+        if self._table is None:
+            self._table = self._held.enter_context(DiskTable())
+            self._fill(self._table)
+        return next((name for name in names if self._table.get(name) is not None), id)
+
+    def _fill(self, table: DiskTable) -> None:
+        with open_text(self._root, self._path) as file:
+            cursor = JsonCursor(file, self._path)
+            for key in cursor.members():
+                if key.raw != b"data":
+                    cursor.value(keep_bytes=0)
+                    continue
+                for id_key in cursor.members():
+                    cursor.value(keep_bytes=0)
+                    try:
+                        table.add(decoded_key(id_key), "")
+                    except RejectedError:
+                        continue  # no id: reading the instruction rejects it
+
+
+def media_with_clips(ids: Sequence[str], clips: object) -> tuple[MediaRef, ...]:
+    """The media that ``ids`` name, given the field `CLIPS`; `RejectedError` ``malformed`` where it does not fit."""
+    if not isinstance(clips, list):
+        raise RejectedError("malformed", f"{CLIPS} must be a list, not {shown(clips)}")
+    pictures = media_of(ids, is_clip=False)
+    media: list[MediaRef] = []
+    end = 0
+    for number, clip in enumerate(clips):
+        first, count = _span(clip, number, after=end, ids=len(ids))
+        times_s, duration_s = clip_times(clip, count)
+        frames = pictures[first : first + count]
+        media += pictures[end:first]
+        media.append(
+            MediaRef(
+                kind="video",
+                parts=tuple(frame.parts[0] for frame in frames),
+                origin=ids[first].rpartition("_")[0] or ids[first],
+                timestamps_s=times_s,
+                duration_s=duration_s,
+            )
+        )
+        end = first + count
+    return (*media, *pictures[end:])
+
+
+def _span(clip: Any, number: int, *, after: int, ids: int) -> tuple[int, int]:
+    """Which ids the clip takes: the index of the first, and how many."""
+    match clip:
+        case {"first": int(first), "frames": int(count)} if not isinstance(first, bool) and not isinstance(count, bool):
+            pass
+        case _:
+            raise RejectedError("malformed", f"{CLIPS}[{number}] must have 'first' and 'frames', both whole numbers")
+    if first < after or count < 1 or first + count > ids:
+        detail = f"{CLIPS}[{number}] takes {count} ids from {first} on, of {ids} with {after} taken"
+        raise RejectedError("malformed", detail)
+    return first, count

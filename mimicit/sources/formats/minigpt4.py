@@ -16,7 +16,7 @@ from mimicit.sources.files.media_names import folder_of
 from mimicit.sources.files.root import Root
 from mimicit.sources.format import Needs, SourceFormat, SourceSpec
 from mimicit.sources.items import Item, RawTriplet
-from mimicit.sources.records.captioned import captioned
+from mimicit.sources.records.captions import captioned
 from mimicit.sources.records.claiming import claim_files
 from mimicit.sources.records.each_row import triplets_of_rows
 from mimicit.sources.records.text import checked_id

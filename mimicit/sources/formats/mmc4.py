@@ -27,8 +27,7 @@ from mimicit.sources.containers.json_cursor import JsonCursor, Span
 from mimicit.sources.containers.json_rows import MAX_RECORD_BYTES, Line, json_lines, record_of
 from mimicit.sources.containers.picture_tars import TAR, index_tar, picture_tars, tarred_picture
 from mimicit.sources.containers.tar_samples import read_member, tar_samples
-from mimicit.sources.containers.unpacked import open_text
-from mimicit.sources.containers.zipped import open_zipped
+from mimicit.sources.containers.unpacked import open_text, open_zipped
 from mimicit.sources.files.finding import find_file
 from mimicit.sources.files.media_names import folder_of
 from mimicit.sources.files.root import Root

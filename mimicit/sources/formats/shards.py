@@ -7,11 +7,16 @@ false). A clip is its stored frames with their times and its duration; a documen
 
 Each source of a finished folder is a source again, by the same name; its samples are found by the index, where there is
 one. Shard files without a manifest are one source.
+
+The index is as little to be trusted as any other input. It must list as many samples of each shard as the manifest
+says, so that none is missed; that it tells the truth of a sample is checked when the sample is read.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
@@ -20,22 +25,23 @@ from mimicit.errors import RejectedError, SchemaError, SourceError
 from mimicit.records import Media, Sample, sample_from_json
 from mimicit.schema import validate
 from mimicit.sources.containers.json_rows import MAX_RECORD_BYTES, parsed
+from mimicit.sources.containers.parquet import parquet_columns, parquet_rows
 from mimicit.sources.containers.tar_members import TarMember
 from mimicit.sources.containers.tar_samples import TarSample, read_member, tar_samples
 from mimicit.sources.files.media_names import folder_of
 from mimicit.sources.files.root import Root
 from mimicit.sources.format import Needs, SourceFormat, SourceSpec
-from mimicit.sources.formats.shard_index import IndexedSample, indexed_samples
 from mimicit.sources.formats.shard_triplets import ShardTriplets, check_shown, record_of
 from mimicit.sources.items import InTar, Item, MediaRef, Reject
 from mimicit.sources.sniff import Fields, Head
 
-__all__ = ["SHARDS"]
+__all__ = ["SHARDS", "IndexedSample", "indexed_samples"]
 
 _MANIFEST: Final = "manifest.json"
 _INDEX: Final = "index.parquet"
 _BESIDE: Final = (_MANIFEST, _INDEX, "media.parquet", "rejects.parquet", "README.md", "contact-sheet.jpg")
 _MAX_MANIFEST_BYTES: Final = 256 << 20
+_COLUMNS: Final = ("shard", "key", "source", "member_offsets", "member_sizes")
 
 
 def _claim(root: Root, heads: Mapping[str, Head], *, force: bool = False) -> list[SourceSpec]:
@@ -201,3 +207,53 @@ def _ref(path: str, key: str, files: Mapping[str, Any], media: Media) -> MediaRe
         timestamps_s=media.timestamps_s,
         duration_s=media.duration_s,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class IndexedSample:
+    """One sample of the shard at ``path``: its JSON, and its other files in the order of its media."""
+
+    path: str
+    key: str
+    json: TarMember
+    files: tuple[TarMember, ...]
+
+
+def indexed_samples(root: Root, path: str, source: str, manifest: Mapping[str, Any]) -> Iterator[IndexedSample]:
+    """The samples of ``source`` in the index at ``path``, in its order.
+
+    `SourceError` where it is damaged, is none of ours, or does not list what the ``manifest`` of its folder does.
+    """
+    if not set(_COLUMNS) <= parquet_columns(root, path).keys():
+        raise _fault(path, f"lacks one of the columns {', '.join(_COLUMNS)}")
+    folder = folder_of(path)
+    found: Counter[str] = Counter()
+    known = {shard["name"]: shard["samples"] for shard in manifest["shards"]}
+    for _, number, row in parquet_rows(root, path, _COLUMNS):
+        if isinstance(row, RejectedError):
+            raise _fault(path, f"row {number} cannot be read: {row.detail}")
+        if row["shard"] not in known:
+            raise _fault(path, f"row {number} is of {row['shard']!a:.80}, which the manifest does not list")
+        found[row["shard"]] += 1
+        if row["source"] == source:
+            yield _sample(row, f"{folder}/{row['shard']}".lstrip("/"), path, number)
+    for name, samples in known.items():
+        if found[name] != samples:
+            raise _fault(path, f"lists {found[name]} samples of {name}, which has {samples}")
+
+
+def _sample(row: Mapping[str, Any], shard: str, path: str, number: int) -> IndexedSample:
+    offsets, sizes, key = row["member_offsets"], row["member_sizes"], row["key"]
+    lists = isinstance(offsets, list) and isinstance(sizes, list) and offsets and len(offsets) == len(sizes)
+    if not lists or not isinstance(key, str) or not all(_is_size(value) for value in (*offsets, *sizes)):
+        raise _fault(path, f"row {number} does not say where its sample lies")
+    members = [TarMember(key, offset, size) for offset, size in zip(offsets, sizes, strict=True)]
+    return IndexedSample(shard, key, members[0], tuple(members[1:]))
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _fault(path: str, what: str) -> SourceError:
+    return SourceError(f"{path}: {what}; fetch it again, or remove it to read the shards from end to end")

@@ -25,10 +25,10 @@ from functools import partial
 from typing import Any, Final
 
 from mimicit.errors import RejectedError
-from mimicit.sources.containers.encodings import as_utf8, encoding_of
 from mimicit.sources.containers.json_rows import MAX_RECORD_BYTES, located_text, parsed
 from mimicit.sources.containers.tar_members import TarMember
 from mimicit.sources.containers.tar_samples import TarSample, read_member, tar_samples
+from mimicit.sources.containers.unpacked import as_utf8, encoding_of
 from mimicit.sources.files.media_names import folder_of, named_kind
 from mimicit.sources.files.root import Root
 from mimicit.sources.format import A_MEDIUM, Needs, SourceFormat, SourceSpec

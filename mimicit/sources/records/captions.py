@@ -6,14 +6,14 @@ The pools are part of what a build promises: a change here changes the shards of
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from mimicit.errors import RejectedError
-from mimicit.sources.items import MediaRef
-from mimicit.sources.records.text import checked_instruction
+from mimicit.sources.items import MediaRef, RawTriplet
+from mimicit.sources.records.text import checked_answer, checked_instruction, checked_meta
 
-__all__ = ["caption_instruction", "instruction_or_caption"]
+__all__ = ["caption_instruction", "captioned", "instruction_or_caption"]
 
 _PICTURE: Final = (
     "Describe this picture.",
@@ -55,3 +55,15 @@ def instruction_or_caption(value: object, id: str, media: Sequence[MediaRef]) ->
     if not media:
         raise RejectedError("malformed", "there is neither an instruction nor a picture or clip to describe")
     return caption_instruction(id, media)
+
+
+def captioned(caption: object, *, id: str, place: str, media: MediaRef, meta: Mapping[str, Any]) -> RawTriplet:
+    """The triplet whose answer is ``caption``, with an instruction of the fixed pool. Raises `RejectedError`."""
+    return RawTriplet(
+        id=id,
+        place=place,
+        media=(media,),
+        instruction=caption_instruction(id, (media,)),
+        answer=checked_answer(caption),
+        meta=checked_meta(meta),
+    )
