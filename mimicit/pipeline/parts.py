@@ -67,6 +67,7 @@ class TableWriter:
         self._sized = _sized_columns(schema)
         self._waiting: list[Sequence[Any]] = []
         self._size = 0
+        self._batches: list[pa.RecordBatch] = []
         self._writer: pa.RecordBatchFileWriter | None = None
         self._held = ExitStack()
         self.rows = 0
@@ -80,13 +81,19 @@ class TableWriter:
             self._write()
 
     def add_columns(self, columns: Sequence[Sequence[Any]]) -> None:
-        """Append rows, given as the columns of the schema, which become one batch. No others may be added by `add`."""
-        self._begin().write_batch(_batch_of(columns, self._schema))
-        self.rows += len(columns[0])
+        """Append rows, given as the columns of the schema. No others may be added by `add`."""
+        batch = _batch_of(columns, self._schema)
+        self._batches.append(batch)
+        self._size += batch.nbytes
+        self.rows += batch.num_rows
+        if sum(batch.num_rows for batch in self._batches) >= _BATCH_ROWS or self._size > _BATCH_BYTES:
+            self._write()
 
     def _write(self) -> None:
-        self._begin().write_batch(_batch(self._waiting, self._schema))
-        self._waiting, self._size = [], 0
+        if self._waiting:
+            self._batches.append(_batch(self._waiting, self._schema))
+        self._begin().write_batch(pa.concat_batches(self._batches))
+        self._waiting, self._batches, self._size = [], [], 0
 
     def _begin(self) -> pa.RecordBatchFileWriter:
         if self._writer is None:
@@ -106,7 +113,7 @@ class TableWriter:
             self._held.__exit__(kind, error, trace)
             return
         with self._held:
-            if self._waiting:
+            if self._waiting or self._batches:
                 self._write()
             elif not self._skip_empty:
                 self._begin()
@@ -162,6 +169,15 @@ class ColumnFile:
     def column(self, name: str) -> npt.NDArray[Any]:
         """A whole column of numbers or flags without nulls, in memory."""
         return np.concatenate([np.asarray(chunk) for chunk in self._numbers(name)] or [np.zeros(0, np.int64)])
+
+    def numbers(self, name: str, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The whole numbers of ``rows``, in whatever order."""
+        batches = np.searchsorted(self._starts, rows, "right") - 1
+        found = np.zeros(len(rows), np.int64)
+        for batch in np.unique(batches).tolist():
+            here = batches == batch
+            found[here] = np.asarray(self._numbers(name)[batch])[rows[here] - self._starts[batch]]
+        return found
 
     def number(self, name: str, row: int) -> int:
         """A whole number."""

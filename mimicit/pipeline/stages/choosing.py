@@ -5,7 +5,7 @@ Every task takes a range of TRIPLETS and writes one part of SAMPLES; a part that
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +16,7 @@ import orjson
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mimicit.context.choose import choose, parse_strategies, relations_of
+from mimicit.context.choose import STRATEGIES, choose, parse_strategies, relations_of
 from mimicit.context.neighbours import Guards
 from mimicit.pipeline.config import SourceRules
 from mimicit.pipeline.engines.local import Engine
@@ -31,7 +31,7 @@ from mimicit.shards.index import RELATIONS
 __all__ = ["choose_contexts", "sample_parts"]
 
 _FOLDER: Final = "samples"
-_TASK_QUERIES: Final = 8_192
+_TASK_QUERIES: Final = 16_384
 _BATCH_BYTES: Final = 16 << 20  # of texts
 _SAID: Final = ("id", "instruction", "answer", "media")
 _SAID_SCHEMA: Final = pa.schema([TRIPLETS.field(name) for name in _SAID])
@@ -120,7 +120,7 @@ def _samples(task: _Task, pool: TripletPool, writer: SampleWriter) -> Iterator[p
                 reasons=reasons[some],
                 why=list(why),
                 counts=counts[first:end],
-                sources=[pool.source(query) for query in queries[first:end].tolist()],
+                sources=_sources(pool, queries[first:end]),
                 meta=pool.triplets.take(["meta"], queries[first:end]).column(0),
             )
         )
@@ -137,16 +137,49 @@ def _contexts(
     rows: list[int] = []
     reasons: list[int] = []
     counts: list[int] = []
-    for query, whole in zip(queries.tolist(), is_document.tolist(), strict=True):
-        strategies, shots = rules[pool.source(query)]
-        context = [] if whole else choose(query, pool, strategies, shots, task.seed, task.guards)
-        for row, relation, score in reversed(context):
-            rows.append(row)
-            reasons.append(why.setdefault((relation, score), len(why)))
-        rows.append(query)
-        reasons.append(0)
-        counts.append(len(context) + 1)
+    for source, some in _by_source(pool, queries):
+        strategies, shots = rules[source]
+        turns = _turns_alone(pool, queries[some], strategies, shots)
+        of_turns = [why.setdefault((STRATEGIES["conversation"][0], None), len(why))] * shots if any(turns) else []
+        for query, whole, before in zip(queries[some].tolist(), is_document[some].tolist(), turns, strict=True):
+            if before is not None and not whole:
+                rows += before
+                reasons += of_turns
+                counts.append(len(before) + 1)
+            else:
+                context = [] if whole else choose(query, pool, strategies, shots, task.seed, task.guards)
+                for row, relation, score in reversed(context):
+                    rows.append(row)
+                    reasons.append(why.setdefault((relation, score), len(why)))
+                counts.append(len(context) + 1)
+            rows.append(query)
+            reasons.append(0)
     return np.array(rows), np.array(reasons), np.array(counts)
+
+
+def _by_source(pool: TripletPool, queries: Numbers) -> Iterator[tuple[str, slice]]:
+    """(name of a source, the places of its ``queries``, which ascend)."""
+    start = 0
+    while start < len(queries):
+        first = int(queries[start])
+        end = int(np.searchsorted(queries, pool.rows_of_source(first).stop))
+        yield pool.source(first), slice(start, end)
+        start = end
+
+
+def _turns_alone(
+    pool: TripletPool, queries: Numbers, strategies: Sequence[str], shots: int
+) -> Sequence[list[int] | None]:
+    """For each query all its context, if it is nothing but the turns before it: what `choose` gives, at once."""
+    if not shots or strategies[:1] != ("conversation",):
+        return [None] * len(queries)
+    turns, are_all = pool.turns_before(queries, shots)
+    return [before if all else None for before, all in zip(turns[:, ::-1].tolist(), are_all.tolist(), strict=True)]
+
+
+def _sources(pool: TripletPool, queries: Numbers) -> list[str]:
+    """The name of the source of each of the ``queries``, which ascend."""
+    return [name for name, some in _by_source(pool, queries) for _ in range(some.stop - some.start)]
 
 
 def _bytes_said(pool: TripletPool, rows: Numbers) -> Numbers:
@@ -172,6 +205,6 @@ def _documents(pool: TripletPool, queries: Numbers) -> Chosen:
         reasons=np.zeros(len(said), np.int64),
         why=[("document", None)],
         counts=np.array(counts),
-        sources=[pool.source(query) for query in queries.tolist()],
+        sources=_sources(pool, queries),
         meta=rows.column("meta"),
     )

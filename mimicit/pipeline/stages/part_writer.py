@@ -32,7 +32,7 @@ __all__ = ["PartWriter"]
 
 _MAX_ID_CHARACTERS: Final = 4096  # as in schemas/sample.json
 _KNOWN_REFERENCES: Final = 1 << 16  # some 50 MB; beyond, a reference may have several rows
-_WAITING_RECORDS: Final = 1 << 12
+_WAITING_RECORDS: Final = 1 << 9  # what was read of them stays in the cache of a processor
 _WAITING_CHARACTERS: Final = 8 << 20
 
 

@@ -7,8 +7,12 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mimicit.context.candidates import By, Likeness
 from mimicit.pipeline.parts import ColumnFile
+from mimicit.pipeline.ragged import Numbers
 from mimicit.pipeline.similarity.pool import SimilarPool
 from mimicit.pipeline.tables import LINKS_NAME, MEDIA_NAME, SAME_MEDIA_NAME, TRIPLETS_NAME
 
@@ -69,6 +73,23 @@ class TripletPool:
                     found.append(before)
                 before = self._turn_before(before)
         return found
+
+    def turns_before(self, rows: Numbers, count: int) -> tuple[Numbers, NDArray[np.bool_]]:
+        """(int64[rows, count], the latest turn first; whether these are all of `earlier_turns` up to ``count``).
+
+        Where they are not, the turns are to be asked for one by one.
+        """
+        turn = self.triplets.numbers("turn", rows)
+        found = np.zeros((len(rows), count), np.int64)
+        are_turns = np.ones(len(rows), np.bool_)
+        before = rows
+        for place in range(count):
+            before = self._links.numbers("turn_before", before)
+            are_turns &= before >= 0
+            before = np.where(are_turns, before, rows)
+            found[:, place] = before
+            are_turns &= self.triplets.numbers("turn", before) < turn
+        return found, are_turns
 
     def same_media_at(self, row: int, place: int) -> int:
         """See `mimicit.context.candidates.Pool`."""
