@@ -33,8 +33,8 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from mimicit.errors import MimicitError, UsageError
-from mimicit.inspecting.origins import origins_of
 from mimicit.inspecting.rejects import group_rejects, page_of_rejects
+from mimicit.inspecting.stored_samples import origins_of
 from mimicit.prompt import TEMPLATES
 from mimicit.viewing.criteria import Criteria, parse_criteria, parse_number
 from mimicit.viewing.gallery import Gallery, Needle, needle_for_picture, needle_for_text, needle_for_triplet
