@@ -23,7 +23,7 @@ from mimicit.pipeline.config import BuildConfig
 from mimicit.pipeline.disk import reported
 from mimicit.pipeline.engines.local import Engine, LocalEngine
 from mimicit.pipeline.engines.scheduler import WaitingStage, wait_for_tasks
-from mimicit.pipeline.joins import joins
+from mimicit.pipeline.joins import joins, started_once
 from mimicit.pipeline.output_folder import (
     SCAN_NAME,
     begin_or_continue,
@@ -170,7 +170,7 @@ def _build(
     root = root.compared(scanned)  # what is read from here on is what was hashed
     specs, rules = selection.specs, selection.rules
     task_count = execution.task_count
-    with closing(scanned), damage_named(work, is_continued=is_continued):
+    with closing(scanned), damage_named(work, is_continued=is_continued), started_once(work):
         write_left_out(work, root, selection)
         import_sources(work, root, specs, rules, engine, progress, keep_going=execution.keep_going)
         resolve_references(work, specs)
