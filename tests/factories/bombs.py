@@ -1,4 +1,4 @@
-"""Small files that unpack to gigabytes, and what a build of them takes."""
+"""Small files that unpack to far more than a process may take, and what a build of them takes."""
 
 from __future__ import annotations
 
@@ -20,6 +20,10 @@ import pyarrow.parquet as pq
 from tests.factories.media import encoded, scene
 
 MEBIBYTE = 1 << 20
+_UNPACKED = 768 * MEBIBYTE
+"""More than tests let a process take, and no more than making the files is worth."""
+_CELL = 4 * MEBIBYTE
+_ROWS = _UNPACKED // _CELL
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,35 +89,34 @@ def _picture_column(values: list[bytes]) -> pa.Array:
 
 
 def text_dictionary(root: Path) -> None:
-    """A thousand rows of one text of 4 MiB, which the dictionary holds once: some hundred bytes."""
-    text = "x" * (4 * MEBIBYTE)
-    columns = {"instruction": ["Q?"] * 1024, "answer": [text] * 1024}
+    """Many rows of one text of 4 MiB, which the dictionary holds once: some hundred bytes."""
+    columns = {"instruction": ["Q?"] * _ROWS, "answer": ["x" * _CELL] * _ROWS}
     _table(root / "manifest.parquet", columns, compression="zstd", dictionary_pagesize_limit=64 * MEBIBYTE)
 
 
 def plain_texts(root: Path) -> None:
-    """A thousand rows of 4 MiB on two pages, one of which unpacks to 2 GiB."""
-    columns = {"instruction": ["Q?"] * 1024, "answer": ["x" * (4 * MEBIBYTE)] * 1024}
-    _table(root / "manifest.parquet", columns, compression="zstd")
+    """Many rows of 4 MiB on one page."""
+    columns = {"instruction": ["Q?"] * _ROWS, "answer": ["x" * _CELL] * _ROWS}
+    _table(root / "manifest.parquet", columns, compression="zstd", use_dictionary=False, write_statistics=False)
 
 
 def picture_dictionary(root: Path) -> None:
-    """A thousand rows of one picture of 4 MiB, which the dictionary holds once."""
-    data = encoded(scene(), "BMP") + bytes(4 * MEBIBYTE)
-    columns = {"image": _picture_column([data] * 1024), "text": [f"row {row}" for row in range(1024)]}
+    """Many rows of one picture of 4 MiB, which the dictionary holds once."""
+    data = encoded(scene(), "BMP") + bytes(_CELL)
+    columns = {"image": _picture_column([data] * _ROWS), "text": [f"row {row}" for row in range(_ROWS)]}
     _table(root / "rows.parquet", columns, compression="zstd", dictionary_pagesize_limit=64 * MEBIBYTE)
 
 
 def plain_pictures(root: Path) -> None:
-    """A thousand rows of one picture on two pages, one of which unpacks to 2 GiB."""
-    data = encoded(scene(), "BMP") + bytes(4 * MEBIBYTE)
-    columns = {"image": _picture_column([data] * 1024), "text": [f"row {row}" for row in range(1024)]}
-    _table(root / "rows.parquet", columns, compression="zstd")
+    """Many rows of one picture on one page."""
+    data = encoded(scene(), "BMP") + bytes(_CELL)
+    columns = {"image": _picture_column([data] * _ROWS), "text": [f"row {row}" for row in range(_ROWS)]}
+    _table(root / "rows.parquet", columns, compression="zstd", use_dictionary=False, write_statistics=False)
 
 
 def huge_text_cell(root: Path) -> None:
-    """One cell of 1.9 GB of text: 60 kB."""
-    answer = pa.array(["y" * 1_900_000_000], pa.large_string())
+    """One cell of text."""
+    answer = pa.array(["y" * _UNPACKED], pa.large_string())
     _table(
         root / "manifest.parquet",
         {"instruction": ["Q?"], "answer": answer},
@@ -124,8 +127,8 @@ def huge_text_cell(root: Path) -> None:
 
 
 def huge_picture_cell(root: Path) -> None:
-    """One picture of 1.5 GB of zeros: 50 kB."""
-    columns = {"image": _picture_column([bytes(1_500_000_000)]), "text": ["zeros"]}
+    """One picture of zeros."""
+    columns = {"image": _picture_column([bytes(_UNPACKED)]), "text": ["zeros"]}
     _table(root / "rows.parquet", columns, compression="zstd", use_dictionary=False, write_statistics=False)
 
 
@@ -137,7 +140,7 @@ def _arrow(path: Path, table: pa.Table, compression: str | None) -> None:
 
 def _arrow_text(compression: str) -> Callable[[Path], None]:
     def write(root: Path) -> None:
-        table = pa.table({"image": _picture_column([b""]), "text": pa.array(["z" * 1_500_000_000], pa.large_string())})
+        table = pa.table({"image": _picture_column([b""]), "text": pa.array(["z" * _UNPACKED], pa.large_string())})
         _arrow(root / "data-00000-of-00001.arrow", table, compression)
 
     return write
@@ -145,16 +148,16 @@ def _arrow_text(compression: str) -> Callable[[Path], None]:
 
 def _arrow_picture(compression: str) -> Callable[[Path], None]:
     def write(root: Path) -> None:
-        table = pa.table({"image": _picture_column([bytes(1_500_000_000)]), "text": ["zeros"]})
+        table = pa.table({"image": _picture_column([bytes(_UNPACKED)]), "text": ["zeros"]})
         _arrow(root / "data-00000-of-00001.arrow", table, compression)
 
     return write
 
 
 def arrow_dictionary(root: Path) -> None:
-    """A thousand rows of one text of 4 MiB in Arrow."""
-    text = pa.DictionaryArray.from_arrays(pa.array([0] * 1024, pa.int8()), pa.array(["x" * (4 * MEBIBYTE)]))
-    table = pa.table({"image": _picture_column([b"x"] * 1024), "text": text})
+    """Many rows of one text of 4 MiB in Arrow."""
+    text = pa.DictionaryArray.from_arrays(pa.array([0] * _ROWS, pa.int16()), pa.array(["x" * _CELL]))
+    table = pa.table({"image": _picture_column([b"x"] * _ROWS), "text": text})
     _arrow(root / "data-00000-of-00001.arrow", table, "zstd")
 
 
