@@ -30,10 +30,10 @@ demo: $(TRAINS)
 	$(BIN)/python -m tools.demo --folder $(DEMO)
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 -m 'not slow and not gpu'
+	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not slow and not gpu'
 
 test-all: $(READY)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 check: $(READY)
 	$(BIN)/ruff format --check .

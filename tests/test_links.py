@@ -14,9 +14,9 @@ from mimicit.errors import LinkError
 from mimicit.exporting import export_shards
 from mimicit.loading.storage.cache import ShardCache
 from mimicit.pipeline import BuildConfig, build_shards
-from mimicit.pipeline.engines.local import LocalEngine
 from mimicit.shards.folders import empty_folder, make_folder, refuse_links, remove_folder
 from tests.factories import raw as make
+from tests.factories.engines import InProcess
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_a_link_inside_the_work_folder_of_a_killed_build(raw: Path, tmp_path: Pa
     (out / ".mimicit-work" / inside).symlink_to(outside)
     before = contents(outside)
     with pytest.raises(LinkError, match=rf"\.mimicit-work/{inside}: is a symbolic link"):
-        build_shards(raw, out, BuildConfig(), engine=LocalEngine(1), overwrite=True)
+        build_shards(raw, out, BuildConfig(), engine=InProcess(), overwrite=True)
     assert contents(outside) == before
 
 
@@ -78,12 +78,12 @@ def test_an_output_folder_may_be_reached_by_a_link(raw: Path, tmp_path: Path) ->
     """Whoever gives --out names the folder, and what is cleared is ours there, too."""
     (tmp_path / "disk").mkdir()
     (tmp_path / "out").symlink_to(tmp_path / "disk")
-    build_shards(raw, tmp_path / "out", BuildConfig(), engine=LocalEngine(1))
+    build_shards(raw, tmp_path / "out", BuildConfig(), engine=InProcess())
     assert (tmp_path / "disk" / "manifest.json").exists()
 
 
 def test_a_link_for_the_work_of_an_export(raw: Path, tmp_path: Path, outside: Path) -> None:
-    build_shards(raw, tmp_path / "shards", BuildConfig(), engine=LocalEngine(1))
+    build_shards(raw, tmp_path / "shards", BuildConfig(), engine=InProcess())
     (tmp_path / ".exported.tmp").symlink_to(outside)
     before = contents(outside)
     with pytest.raises(LinkError, match=r"\.exported\.tmp"):

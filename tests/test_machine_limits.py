@@ -19,7 +19,7 @@ from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.pipeline.mixture import read_mixture
 from mimicit.sources.files.root import Root
 from tests.factories.bombs import put_sound_record
-from tests.factories.exporting import SerialEngine
+from tests.factories.engines import InProcess
 
 
 def build(
@@ -110,6 +110,6 @@ def test_a_file_that_may_not_be_read_ends_the_build_by_name_or_costs_its_own_rec
     monkeypatch.setattr(Root, "_opened", refused)
     src, out, config = root / "raw", root / "out", BuildConfig(context="none")
     with pytest.raises(BuildError, match=r"sound/b\.jpg.*--keep-going"):
-        build_shards(src, out, config, engine=SerialEngine())
-    build_shards(src, out, config, engine=SerialEngine(), keep_going=True)
+        build_shards(src, out, config, engine=InProcess())
+    build_shards(src, out, config, engine=InProcess(), keep_going=True)
     assert rows(root) == {"sound": (2, 1, {"missing_file": 1})}

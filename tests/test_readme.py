@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from mimicit.pipeline import BuildConfig, build_shards
-from mimicit.pipeline.engines.local import LocalEngine
 from tests.factories import raw as make
+from tests.factories.engines import InProcess
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
@@ -58,7 +58,7 @@ def test_the_table_that_is_shown_builds(tmp_path: Path) -> None:
     for number, name in enumerate(("cat", "a")):
         (tmp_path / "raw" / "images" / f"{name}.jpg").write_bytes(make.picture(number))
     (tmp_path / "raw" / "table.csv").write_text(table)
-    result = build_shards(tmp_path / "raw", tmp_path / "shards", BuildConfig(), engine=LocalEngine(1))
+    result = build_shards(tmp_path / "raw", tmp_path / "shards", BuildConfig(), engine=InProcess())
     totals = result.manifest["totals"]
     assert (totals["samples"], totals["rejects"]) == (2, 0)
 

@@ -22,7 +22,7 @@ from mimicit.sources.files.media_names import named_kind
 from mimicit.sources.files.root import Root
 from tests.corpus import detection, media, places, published, tables, talks, tars
 from tests.corpus.case import Case, Says, seen_colour
-from tests.factories.exporting import SerialEngine
+from tests.factories.engines import InProcess
 
 CASES: list[Case] = [
     case for module in (tars, detection, places, talks, tables, published, media) for case in module.CASES
@@ -76,7 +76,7 @@ def test_every_sample_shows_and_says_what_is_written(case: Case, tmp_path: Path)
     src, out = tmp_path / "raw", tmp_path / "out"
     src.mkdir()
     case.write(src)
-    result = build_shards(src, out, case.build_config(), engine=SerialEngine())
+    result = build_shards(src, out, case.build_config(), engine=InProcess())
     assert list(verify_folder(out)) == []
     seen = [as_asked(said(sample), case) for sample in load(out)]
     assert Counter(seen) == Counter(case.says)

@@ -26,7 +26,8 @@ from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.records import Sample
 from mimicit.sources.shown_media import About, agree, media_of_triplets
 from tests.factories import raw as make
-from tests.factories.exporting import MEDIA, SerialEngine, built_again, exported, make_sample, meaning, write_shard
+from tests.factories.engines import InProcess
+from tests.factories.exporting import MEDIA, built_again, exported, make_sample, meaning, write_shard
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"
@@ -50,7 +51,7 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards of one source of every kind."""
     folder = tmp_path_factory.mktemp("place")
-    build_shards(make.make_raw(folder / "raw"), folder / "shards", BuildConfig(), engine=SerialEngine())
+    build_shards(make.make_raw(folder / "raw"), folder / "shards", BuildConfig(), engine=InProcess())
     return folder / "shards"
 
 

@@ -14,7 +14,6 @@ from hypothesis import HealthCheck, assume, given, settings
 
 from mimicit.records import FORMAT, Sample, sample_from_json
 from tests.factories.exporting import (
-    IN_MEMORY,
     built_again,
     conversations,
     corpora,
@@ -32,7 +31,7 @@ few = settings(max_examples=20, deadline=None, suppress_health_check=[HealthChec
 @given(samples=corpora())
 @few
 def test_files_come_back_exactly(samples: list[Sample]) -> None:
-    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as name:
+    with tempfile.TemporaryDirectory() as name:
         folder, written = exported(samples, "files", Path(name))
         found, manifest = built_again(folder, Path(name) / "again", context="related")
     assert [meaning(sample) for sample in found] == [meaning(sample) for sample in samples]
@@ -44,7 +43,7 @@ def test_files_come_back_exactly(samples: list[Sample]) -> None:
 @given(samples=corpora(documents=False))
 @few
 def test_mimicit_comes_back_exactly(samples: list[Sample]) -> None:
-    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as name:
+    with tempfile.TemporaryDirectory() as name:
         folder, written = exported(samples, "mimicit", Path(name))
         found, manifest = built_again(folder, Path(name) / "again", context="related")
     assert [meaning(sample) for sample in found] == [meaning(sample) for sample in samples]
@@ -55,7 +54,7 @@ def test_mimicit_comes_back_exactly(samples: list[Sample]) -> None:
 @given(samples=conversations())
 @few
 def test_llava_conversations_come_back_exactly(samples: list[Sample]) -> None:
-    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as name:
+    with tempfile.TemporaryDirectory() as name:
         folder, written = exported(samples, "llava", Path(name))
         found, manifest = built_again(folder, Path(name) / "again", context="conversation")
     assert [meaning(sample) for sample in found] == [meaning(sample) for sample in samples]
@@ -70,7 +69,7 @@ def test_llava_conversations_come_back_exactly(samples: list[Sample]) -> None:
 @given(sample=any_samples())
 @settings(deadline=None)
 def test_datasets_holds_all_of_a_sample(sample: Sample) -> None:
-    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as name:
+    with tempfile.TemporaryDirectory() as name:
         folder, written = exported([sample], "datasets", Path(name))
         (row,) = pq.read_table(folder / "data" / "train-00000-of-00001.parquet").to_pylist()
     assert sample_of_row(row) == sample
@@ -80,7 +79,7 @@ def test_datasets_holds_all_of_a_sample(sample: Sample) -> None:
 @given(samples=documents())
 @few
 def test_mmc4_documents_come_back_exactly(samples: list[Sample]) -> None:
-    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as name:
+    with tempfile.TemporaryDirectory() as name:
         folder, written = exported(samples, "mmc4", Path(name))
         found, manifest = built_again(folder, Path(name) / "again", context="none")
     for sample in samples:  # the format's own field, which no reader may miss
@@ -94,7 +93,7 @@ def test_mmc4_documents_come_back_exactly(samples: list[Sample]) -> None:
 @given(samples=corpora(sources=1))
 @few
 def test_any_sample_comes_back_from_mmc4_as_a_document_of_its_pictures_and_texts(samples: list[Sample]) -> None:
-    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as name:
+    with tempfile.TemporaryDirectory() as name:
         folder, written = exported(samples, "mmc4", Path(name))
         assume(any(sample.media for sample in samples))
         found, manifest = built_again(folder, Path(name) / "again", context="none")
@@ -109,7 +108,7 @@ def test_any_sample_comes_back_from_mmc4_as_a_document_of_its_pictures_and_texts
 @given(sample=any_samples())
 @settings(deadline=None)
 def test_mmc4_holds_texts_and_pictures_in_order(sample: Sample) -> None:
-    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as name:
+    with tempfile.TemporaryDirectory() as name:
         folder, _ = exported([sample], "mmc4", Path(name))
         place = folder / sample.source
         document = json.loads((place / f"{sample.source}.jsonl").read_text("utf-8"))

@@ -15,6 +15,7 @@ from mimicit.records import Sample
 from mimicit.schema import validate
 from mimicit.shards.verify import verify_folder
 from tests.factories import raw as make
+from tests.factories.engines import InProcess
 
 
 class Built(NamedTuple):
@@ -26,7 +27,9 @@ class Built(NamedTuple):
 
 
 def build(src: Path, out: Path, config: BuildConfig, *, workers: int = 1, **options: Any) -> Built:
-    result = build_shards(src, out, config, **{"engine": LocalEngine(workers), **options})
+    result = build_shards(
+        src, out, config, **{"engine": InProcess() if workers == 1 else LocalEngine(workers), **options}
+    )
     rejects: list[dict[str, Any]] = pq.read_table(out / "rejects.parquet").to_pylist()
     for reject in rejects:
         validate("reject", reject)

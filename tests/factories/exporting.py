@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -21,27 +21,16 @@ from mimicit.pipeline.mixture import MIXTURE_NAME, build_config, read_mixture
 from mimicit.records import Media, Sample, sample_to_json
 from mimicit.schema import canonical_json
 from mimicit.shards.tar import Members
+from tests.factories.engines import InProcess
 from tests.factories.sources import jpeg
 from tests.factories.strategies import IDS, TEXT
 
-# A build syncs every file, which a disk takes its time for.
-IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 WORDS = TEXT.map(lambda text: "".join(c for c in text if c >= " " or c in "\t\n").strip()).filter(bool)
 """Texts as importers let them pass: without control characters and without white space at their ends."""
 SOURCES = st.from_regex(r"[a-z0-9]([a-z0-9_-]{0,8}[a-z0-9])?", fullmatch=True)
 META = st.dictionaries(
     TEXT.map("_{}".format), st.none() | st.booleans() | st.integers(-(2**53), 2**53) | TEXT, max_size=2
 )
-
-
-class SerialEngine:
-    """Runs tasks here and now: quick to start, and good enough for pictures that do not crash."""
-
-    def run(self, function: Callable[[Any], Any], tasks: Iterable[Any], **_: Any) -> Iterator[tuple[Any, Any]]:
-        yield from ((task, function(task)) for task in tasks)
-
-    def close(self) -> None:
-        pass
 
 
 def picture(shade: int) -> Media:
@@ -196,7 +185,7 @@ def built_again(folder: Path, out: Path, *, context: str) -> tuple[list[Sample],
     beside = folder / MIXTURE_NAME
     chosen = read_mixture(beside) if beside.exists() else {}
     config = build_config({**chosen, "shots": 16, "context": context, "size": 0, "frames": 64})
-    result = build_shards(folder, out, config, engine=SerialEngine())
+    result = build_shards(folder, out, config, engine=InProcess())
     return [sample for _, sample in iterate_samples(out)], result.manifest
 
 

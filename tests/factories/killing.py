@@ -12,26 +12,16 @@ import shutil
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.shards.manifest import MANIFEST_NAME
+from tests.factories.engines import InProcess
 from tests.factories.raw import hashes, hashes_without_work
 
 KILLED_BY_ITSELF = -signal.SIGKILL
-
-
-class Here:
-    """An `Engine` that runs every task in this process."""
-
-    def run(self, function: Callable[[Any], Any], tasks: Iterable[Any], **_: Any) -> Iterator[tuple[Any, Any]]:
-        for task in tasks:
-            yield task, function(task)
-
-    def close(self) -> None:
-        pass
 
 
 def kill_before(call: int) -> list[int]:
@@ -69,7 +59,7 @@ def check_every_call(raw: Path, folder: Path, step: int, config: BuildConfig) ->
 
     def build(out: Path, call: int) -> int:
         kill_before(call)
-        build_shards(raw, out, config, engine=Here())
+        build_shards(raw, out, config, engine=InProcess())
         return 0
 
     whole = folder / "whole"

@@ -19,10 +19,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from mimicit.pipeline import BuildConfig, build_shards
-from mimicit.pipeline.engines.local import LocalEngine
 from mimicit.shards.files import sha256_of
 from mimicit.shards.index import read_index
 from tests.factories import raw as make
+from tests.factories.engines import InProcess
 
 SCRIPT = "<script>document.title='pwned'</script><img src=x onerror=\"document.title='pwned'\">"
 RIGHT_TO_LEFT = "‮שלום مرحبا abc"
@@ -61,7 +61,7 @@ def hostile_folder(root: Path) -> Path:
 
 def built(src: Path, out: Path, **options: Any) -> Path:
     """Shards of ``src`` in ``out``."""
-    build_shards(src, out, BuildConfig(**options), engine=LocalEngine(1))
+    build_shards(src, out, BuildConfig(**options), engine=InProcess())
     return out
 
 

@@ -17,7 +17,8 @@ from mimicit.hub.clips import clip_file
 from mimicit.inspecting.summary import iterate_samples
 from mimicit.pipeline.mixture import build_config
 from mimicit.records import Media, Sample, Triplet
-from tests.factories.exporting import SerialEngine, clip, meaning, picture
+from tests.factories.engines import InProcess
+from tests.factories.exporting import clip, meaning, picture
 from tests.factories.shards import write_shards
 
 datasets = pytest.importorskip("datasets", reason="comes with the extra 'hub'")
@@ -87,7 +88,7 @@ def test_a_stream_has_them_too(shards: Path) -> None:
 def test_they_are_passed_over_when_the_table_is_built_again(shards: Path, tmp_path: Path) -> None:
     rows = mimicit.to_datasets(shards, videos=True)
     config = build_config({"context": "related", "size": 0, "frames": 16})
-    mimicit.from_datasets(rows, tmp_path / "again", config, engine=SerialEngine())
+    mimicit.from_datasets(rows, tmp_path / "again", config, engine=InProcess())
     found = [meaning(sample) for _, sample in iterate_samples(tmp_path / "again")]
     assert found == [meaning(sample) for sample in mimicit.load(shards)]
 

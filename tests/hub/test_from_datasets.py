@@ -15,7 +15,8 @@ from mimicit.inspecting.summary import iterate_samples
 from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.pipeline.mixture import build_config
 from mimicit.records import Sample
-from tests.factories.exporting import SerialEngine, meaning
+from tests.factories.engines import InProcess
+from tests.factories.exporting import meaning
 from tests.factories.raw import picture
 
 datasets = pytest.importorskip("datasets", reason="comes with the extra 'hub'")
@@ -40,7 +41,7 @@ def questions(count: int = 6) -> Any:
 
 
 def built(rows: Any, out: Path, **options: Any) -> dict[str, Sample]:
-    mimicit.from_datasets(rows, out, engine=SerialEngine(), **options)
+    mimicit.from_datasets(rows, out, engine=InProcess(), **options)
     assert not [path for path in out.parent.iterdir() if path.name.endswith(".rows")]
     return {sample.id: sample for _, sample in iterate_samples(out)}
 
@@ -88,7 +89,7 @@ def test_what_datasets_writes_is_built_as_it_is(tmp_path: Path) -> None:
     wanted = answers(built(rows, tmp_path / "wanted"))
     assert wanted == [f"thing {n}" for n in range(4)]
     for name, splits in (("saved", 2), ("table", 1), ("folder", 1)):
-        build_shards(tmp_path / name, tmp_path / f"{name}-out", BuildConfig(), engine=SerialEngine())
+        build_shards(tmp_path / name, tmp_path / f"{name}-out", BuildConfig(), engine=InProcess())
         samples = [sample for _, sample in iterate_samples(tmp_path / f"{name}-out")]
         assert sorted(sample.query.answer for sample in samples) == sorted(wanted * splits)
 
@@ -107,8 +108,8 @@ def test_there_and_back_gives_the_same_samples(tmp_path: Path) -> None:
 
 def test_the_same_rows_are_recognised(tmp_path: Path) -> None:
     config = BuildConfig()
-    once = mimicit.from_datasets(questions(), tmp_path / "out", config, engine=SerialEngine())
-    again = mimicit.from_datasets(questions(), tmp_path / "out", config, engine=SerialEngine())
+    once = mimicit.from_datasets(questions(), tmp_path / "out", config, engine=InProcess())
+    again = mimicit.from_datasets(questions(), tmp_path / "out", config, engine=InProcess())
     assert (once.was_finished, again.was_finished) == (False, True)
     assert again.manifest["shards"] == once.manifest["shards"]
 

@@ -22,7 +22,8 @@ from mimicit.pipeline.remote_hub import HubPlace, hub_place
 from mimicit.shards.verify import verify_folder
 from tests.factories import pages
 from tests.factories import raw as make
-from tests.factories.exporting import SerialEngine, meaning
+from tests.factories.engines import InProcess
+from tests.factories.exporting import meaning
 from tests.factories.hub import Hub, hub_server
 
 pytest.importorskip("datasets", reason="comes with the extra 'hub'")
@@ -124,7 +125,7 @@ def hub(person: Person) -> Hub:
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """41 samples of four sources, with pictures and clips, in eleven shards."""
     folder = tmp_path_factory.mktemp("shards")
-    build_shards(make.make_raw(folder / "raw"), folder / "shards", BuildConfig(shard_samples=4), engine=SerialEngine())
+    build_shards(make.make_raw(folder / "raw"), folder / "shards", BuildConfig(shard_samples=4), engine=InProcess())
     return folder / "shards"
 
 

@@ -10,9 +10,9 @@ import pytest
 from mimicit.errors import CorruptShardError, ShardError, UsageError
 from mimicit.loading import load
 from mimicit.pipeline import BuildConfig, build_shards
-from mimicit.pipeline.engines.local import LocalEngine
 from mimicit.shards.reader import iterate_shard
 from tests.factories import raw as make
+from tests.factories.engines import InProcess
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("load")
     make.add_manifest(place / "raw", pictures=20)
     make.add_llava(place / "raw")
-    build_shards(place / "raw", place / "shards", BuildConfig(shard_bytes=40_000), engine=LocalEngine(1))
+    build_shards(place / "raw", place / "shards", BuildConfig(shard_bytes=40_000), engine=InProcess())
     return place / "shards"
 
 

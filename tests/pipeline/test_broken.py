@@ -18,10 +18,10 @@ import pytest
 from mimicit.errors import SourceError
 from mimicit.loading import load
 from mimicit.pipeline import BuildConfig, build_shards
-from mimicit.pipeline.engines.local import LocalEngine
 from mimicit.schema import validate
 from mimicit.shards.verify import verify_folder
 from tests.factories import raw as make
+from tests.factories.engines import InProcess
 
 GOOD = {"id": "good", "media": "images/0.jpg", "instruction": "What?", "answer": "This."}
 
@@ -38,7 +38,7 @@ def folder_with(tmp_path: Path, *rows: dict[str, Any]) -> Path:
 def build(tmp_path: Path, **options: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """(the only source's row of the manifest, its rejects), after the checks every build must pass."""
     out = tmp_path / "out"
-    manifest = build_shards(tmp_path / "raw", out, BuildConfig(), engine=LocalEngine(1), **options).manifest
+    manifest = build_shards(tmp_path / "raw", out, BuildConfig(), engine=InProcess(), **options).manifest
     rejects: list[dict[str, Any]] = pq.read_table(out / "rejects.parquet").to_pylist()
     for reject in rejects:
         validate("reject", reject)
@@ -205,8 +205,8 @@ def test_keep_going_leaves_out_an_unreadable_source(tmp_path: Path) -> None:
     (folder / "sub").mkdir()
     (folder / "sub" / "manifest.parquet").write_bytes(b"PAR1" + b"garbage" * 20 + b"PAR1")
     with pytest.raises(SourceError, match=r"manifest\.parquet"):
-        build_shards(folder, tmp_path / "out", BuildConfig(), engine=LocalEngine(1))
-    manifest = build_shards(folder, tmp_path / "out", BuildConfig(), engine=LocalEngine(1), keep_going=True).manifest
+        build_shards(folder, tmp_path / "out", BuildConfig(), engine=InProcess())
+    manifest = build_shards(folder, tmp_path / "out", BuildConfig(), engine=InProcess(), keep_going=True).manifest
     assert sorted(source["out"] for source in manifest["sources"]) == [0, 1]
     rejects = pq.read_table(tmp_path / "out" / "rejects.parquet").to_pylist()
     assert [(reject["scope"], reject["reason"]) for reject in rejects] == [("source", "unreadable_source")]
@@ -215,11 +215,11 @@ def test_keep_going_leaves_out_an_unreadable_source(tmp_path: Path) -> None:
 def test_nothing_to_build_from_says_what_to_bring(tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     with pytest.raises(SourceError, match=r"manifest\.jsonl"):
-        build_shards(tmp_path / "raw", tmp_path / "out", BuildConfig(), engine=LocalEngine(1))
+        build_shards(tmp_path / "raw", tmp_path / "out", BuildConfig(), engine=InProcess())
 
 
 def test_every_record_rejected_is_an_error_that_says_so(tmp_path: Path) -> None:
     folder = tmp_path / "raw"
     make.write_manifest(folder, [record(media="none.jpg"), record(id="b", answer="")])
     with pytest.raises(SourceError, match="2 records were rejected"):
-        build_shards(folder, tmp_path / "out", BuildConfig(), engine=LocalEngine(1))
+        build_shards(folder, tmp_path / "out", BuildConfig(), engine=InProcess())

@@ -27,6 +27,7 @@ from mimicit.schema import validate
 from mimicit.shards.manifest import read_manifest
 from mimicit.shards.verify import verify_folder
 from tests.factories import raw as make
+from tests.factories.engines import InProcess
 
 
 @pytest.fixture(scope="module")
@@ -120,23 +121,23 @@ def test_bytes_do_not_depend_on_workers_or_runs(raw: Path, shards: Path, tmp_pat
 
 def test_a_rerun_of_a_finished_build_does_nothing(raw: Path, shards: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in shards.iterdir()}
-    assert build_shards(raw, shards, SMALL, engine=LocalEngine(1)).was_finished
+    assert build_shards(raw, shards, SMALL, engine=InProcess()).was_finished
     assert {path: path.stat().st_mtime_ns for path in shards.iterdir()} == before
 
 
 def test_changes_are_refused_or_overwritten_never_mixed(tmp_path: Path) -> None:
     raw, out = tmp_path / "raw", tmp_path / "out"
     make.add_manifest(raw)
-    build_shards(raw, out, SMALL, engine=LocalEngine(1))
+    build_shards(raw, out, SMALL, engine=InProcess())
     with pytest.raises(ChangedInputError, match="another value of seed"):
-        build_shards(raw, out, BuildConfig(shard_bytes=64 * 1024, seed=1), engine=LocalEngine(1))
+        build_shards(raw, out, BuildConfig(shard_bytes=64 * 1024, seed=1), engine=InProcess())
     make.add_llava(raw)
     with pytest.raises(ChangedInputError, match="another input"):
-        build_shards(raw, out, SMALL, engine=LocalEngine(1))
+        build_shards(raw, out, SMALL, engine=InProcess())
     assert list(verify_folder(out)) == []
-    build_shards(raw, out, SMALL, engine=LocalEngine(1), overwrite=True)
+    build_shards(raw, out, SMALL, engine=InProcess(), overwrite=True)
     fresh = tmp_path / "fresh"
-    build_shards(raw, fresh, SMALL, engine=LocalEngine(1))
+    build_shards(raw, fresh, SMALL, engine=InProcess())
     assert make.hashes(out) == make.hashes(fresh)
 
 
@@ -146,15 +147,15 @@ def test_a_foreign_folder_is_not_touched(tmp_path: Path) -> None:
     out.mkdir()
     (out / "thesis.txt").write_text("mine")
     with pytest.raises(BuildError, match=r"thesis\.txt"):
-        build_shards(tmp_path / "raw", out, SMALL, engine=LocalEngine(1), overwrite=True)
+        build_shards(tmp_path / "raw", out, SMALL, engine=InProcess(), overwrite=True)
     assert [path.name for path in out.iterdir()] == ["thesis.txt"]
 
 
 def test_an_output_folder_inside_the_input_is_not_read(tmp_path: Path) -> None:
     make.add_manifest(tmp_path)
     out = tmp_path / "shards"
-    first = build_shards(tmp_path, out, SMALL, engine=LocalEngine(1)).manifest
-    assert build_shards(tmp_path, out, SMALL, engine=LocalEngine(1)).was_finished
+    first = build_shards(tmp_path, out, SMALL, engine=InProcess()).manifest
+    assert build_shards(tmp_path, out, SMALL, engine=InProcess()).was_finished
     assert [source["name"] for source in first["sources"]] == ["own"]
 
 
@@ -203,9 +204,9 @@ def test_two_builds_at_once_are_kept_apart(tmp_path: Path) -> None:
     descriptor = os.open(out, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     with pytest.raises(BuildError, match="another mimicit build is writing there"):
-        build_shards(tmp_path / "raw", out, SMALL, engine=LocalEngine(1))
+        build_shards(tmp_path / "raw", out, SMALL, engine=InProcess())
     os.close(descriptor)
-    assert not build_shards(tmp_path / "raw", out, SMALL, engine=LocalEngine(1)).was_finished
+    assert not build_shards(tmp_path / "raw", out, SMALL, engine=InProcess()).was_finished
 
 
 def test_the_manifest_names_what_shaped_the_bytes(shards: Path) -> None:

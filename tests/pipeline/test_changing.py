@@ -18,9 +18,9 @@ import pytest
 
 from mimicit.errors import BuildError, ChangedInputError
 from mimicit.pipeline import BuildConfig, build_shards
-from mimicit.pipeline.engines.local import LocalEngine
 from mimicit.pipeline.progress import Silent
 from tests.factories import raw as make
+from tests.factories.engines import InProcess
 from tests.factories.processes import descendants
 
 ROWS = 40_000  # so that reading them takes a while
@@ -40,7 +40,7 @@ class During(Silent):
 
 
 def build(raw: Path, out: Path, progress: During | None = None, **options: Any) -> dict[str, Any]:
-    result = build_shards(raw, out, BuildConfig(), engine=LocalEngine(1), progress=progress, **options)
+    result = build_shards(raw, out, BuildConfig(), engine=InProcess(), progress=progress, **options)
     assert progress is None or progress.acted
     return result.manifest
 
@@ -255,7 +255,7 @@ def test_a_file_that_is_touched_is_still_the_same(tmp_path: Path) -> None:
     path, _ = as_file(raw)
     build(raw, out)
     os.utime(path)
-    assert build_shards(raw, out, BuildConfig(), engine=LocalEngine(1)).was_finished
+    assert build_shards(raw, out, BuildConfig(), engine=InProcess()).was_finished
 
 
 @pytest.mark.parametrize("name", [".hidden/1.jpg", "images/.1.jpg", "mimicit.toml"])

@@ -10,9 +10,9 @@ import pytest
 
 from mimicit.errors import BuildError, LinkError
 from mimicit.pipeline import BuildConfig, build_shards
-from mimicit.pipeline.engines.local import LocalEngine
 from mimicit.pipeline.progress import Silent
 from tests.factories import raw as make
+from tests.factories.engines import InProcess
 
 CONFIG = BuildConfig(shard_bytes=20_000)
 
@@ -28,9 +28,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``raw``, ``whole`` and a build that was interrupted after its last shard."""
     place = tmp_path_factory.mktemp("damage")
     make.add_manifest(place / "raw", pictures=4, questions=1)
-    build_shards(place / "raw", place / "whole", CONFIG, engine=LocalEngine(1))
+    build_shards(place / "raw", place / "whole", CONFIG, engine=InProcess())
     with pytest.raises(KeyboardInterrupt):
-        build_shards(place / "raw", place / "half", CONFIG, engine=LocalEngine(1), progress=Interrupted())
+        build_shards(place / "raw", place / "half", CONFIG, engine=InProcess(), progress=Interrupted())
     return place
 
 
@@ -40,8 +40,8 @@ def test_a_damaged_table_is_named_and_the_build_begins_anew(place: Path, tmp_pat
     path = out / ".mimicit-work" / name
     os.truncate(path, path.stat().st_size // 2)
     with pytest.raises(BuildError, match=r"\.mimicit-work: what an interrupted build has left there is damaged"):
-        build_shards(place / "raw", out, CONFIG, engine=LocalEngine(1))
-    build_shards(place / "raw", out, CONFIG, engine=LocalEngine(1))
+        build_shards(place / "raw", out, CONFIG, engine=InProcess())
+    build_shards(place / "raw", out, CONFIG, engine=InProcess())
     assert make.hashes(out) == make.hashes(place / "whole")
 
 
@@ -50,10 +50,10 @@ def test_a_fifo_in_the_work_folder_is_named(place: Path, tmp_path: Path) -> None
     (out / ".mimicit-work" / "plan.json").unlink()
     os.mkfifo(out / ".mimicit-work" / "plan.json")
     with pytest.raises(LinkError, match=r"plan\.json: is no regular file"):
-        build_shards(place / "raw", out, CONFIG, engine=LocalEngine(1))
+        build_shards(place / "raw", out, CONFIG, engine=InProcess())
 
 
 def test_what_is_whole_goes_on(place: Path, tmp_path: Path) -> None:
     out = shutil.copytree(place / "half", tmp_path / "out")
-    build_shards(place / "raw", out, CONFIG, engine=LocalEngine(1))
+    build_shards(place / "raw", out, CONFIG, engine=InProcess())
     assert make.hashes(out) == make.hashes(place / "whole")

@@ -19,6 +19,7 @@ from mimicit.shards.manifest import read_manifest
 from mimicit.shards.reader import iterate_shard
 from mimicit.shards.verify import verify_folder
 from tests.factories import raw as make
+from tests.factories.engines import InProcess
 
 INLINE = BuildConfig(shots=8, context="same-media,random", shard_bytes=600_000)
 DEDUPE = replace(INLINE, dedupe=True)
@@ -39,7 +40,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def build(raw: Path, config: BuildConfig) -> Path:
     out = raw.parent / ("dedupe" if config.dedupe else "inline")
     if not (out / "manifest.json").exists():
-        build_shards(raw, out, config, engine=LocalEngine(1))
+        build_shards(raw, out, config, engine=InProcess())
     return out
 
 
@@ -103,7 +104,7 @@ def test_bytes_do_not_depend_on_workers(raw: Path, dedupe: Path, tmp_path: Path)
 def test_one_layout_is_made_of_the_other(raw: Path, inline: Path, dedupe: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for config, truth in ((INLINE, inline), (DEDUPE, dedupe), (INLINE, inline)):
-        build_shards(raw, out, config, engine=LocalEngine(1), overwrite=True)
+        build_shards(raw, out, config, engine=InProcess(), overwrite=True)
         assert make.hashes(out) == make.hashes(truth)
 
 
@@ -122,7 +123,7 @@ def test_samples_that_share_pictures_stand_together(tmp_path: Path) -> None:
         ),
     )
     alone = BuildConfig(shots=0, shard_samples=60, dedupe=True)
-    build_shards(folder, tmp_path / "out", alone, engine=LocalEngine(1))
+    build_shards(folder, tmp_path / "out", alone, engine=InProcess())
     members = 0
     for path in (tmp_path / "out").glob("shard-*.tar"):
         with tarfile.open(path) as archive:

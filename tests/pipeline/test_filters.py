@@ -20,7 +20,7 @@ from mimicit.sources.format import SourceFormat, SourceSpec
 from mimicit.sources.items import InFile, Item, MediaRef, RawTriplet
 from tests.factories import raw as make
 from tests.factories.builds import Built, add_rows, build, row
-from tests.factories.exporting import SerialEngine
+from tests.factories.engines import InProcess
 
 sides = st.integers(1, 100_000)
 facts = st.builds(MediaFacts, sides, sides, st.integers(0, 10**9))
@@ -177,7 +177,7 @@ def test_a_document_goes_on_without_its_filtered_pictures(tmp_path: Path, monkey
 
     monkeypatch.setitem(SOURCES, "manifest", SourceFormat(claim=claim, read=read))
     config = BuildConfig(filters=FilterConfig(min_side=50))
-    built = build(raw, tmp_path / "out", config, engine=SerialEngine())  # workers know nothing of the patch
+    built = build(raw, tmp_path / "out", config, engine=InProcess())  # workers know nothing of the patch
     (document,) = built.samples.values()
     assert [(triplet.answer, len(triplet.media)) for triplet in document.triplets] == [("First.", 0), ("Then.", 1)]
     assert [media.origin for media in document.media] == ["b.jpg"]

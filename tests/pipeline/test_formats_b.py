@@ -12,9 +12,9 @@ from mimicit.errors import SourceError
 from mimicit.loading import load
 from mimicit.media import MediaOptions
 from mimicit.pipeline import BuildConfig, build_shards
-from mimicit.pipeline.engines.local import LocalEngine
 from tests.factories import raw as make
 from tests.factories.builds import build
+from tests.factories.engines import InProcess
 from tests.factories.exporting import meaning
 from tests.factories.sources import base64_jpeg, put, put_lines
 from tests.factories.tars import put_tar
@@ -128,7 +128,7 @@ def test_a_list_whose_files_are_absent_fails_the_build_or_is_left_out(tmp_path: 
     make.add_manifest(raw)
     put(raw, "train.yaml", "IMAGE_TEXT:\n  LA:\n    mimicit_path: LA_instructions.json\n")
     with pytest.raises(SourceError, match=r"train\.yaml: LA: its mimicit_path 'LA_instructions\.json' is not under"):
-        build_shards(raw, tmp_path / "out", RELATED, engine=LocalEngine(1))
+        build_shards(raw, tmp_path / "out", RELATED, engine=InProcess())
     built = build(raw, tmp_path / "out", RELATED, keep_going=True)
     assert [r["reason"] for r in built.rejects if r["scope"] == "source"] == ["unreadable_source"]
     assert built.sources["own"]["out"] == 18
@@ -142,7 +142,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
     put(raw, "web/0.jpg", make.picture(500))
     document = [{"text": "Once."}, {"media": "0.jpg"}, {"text": "The end."}]
     put_lines(raw, "web/manifest.jsonl", [{"id": "page", "document": document}])
-    build_shards(raw, place / "shards", BuildConfig(shots=2, shard_bytes=64 * 1024), engine=LocalEngine(2))
+    build_shards(raw, place / "shards", BuildConfig(shots=2, shard_bytes=64 * 1024), engine=InProcess())
     return place / "shards"
 
 
@@ -156,7 +156,7 @@ def test_shards_built_again_are_the_same(first: Path, tmp_path: Path) -> None:
         {"related": sum(t.relation != "document" for s in old for t in s.context), "document": 1}
     )
     assert built.rejects == []
-    build_shards(tmp_path / "again", tmp_path / "third", RELATED, engine=LocalEngine(1))
+    build_shards(tmp_path / "again", tmp_path / "third", RELATED, engine=InProcess())
     for path in (tmp_path / "again").glob("shard-*.tar"):
         assert path.read_bytes() == (tmp_path / "third" / path.name).read_bytes()
 
@@ -180,10 +180,10 @@ def test_one_shard_by_itself_and_a_folder_that_lacks_one(first: Path, tmp_path: 
         if path.name != names[-1]:
             put(tmp_path, f"holes/{path.name}", path.read_bytes())
     with pytest.raises(SourceError, match=rf"manifest\.json: lists {names[-1]}, which is absent"):
-        build_shards(tmp_path / "holes", tmp_path / "never", RELATED, engine=LocalEngine(1))
+        build_shards(tmp_path / "holes", tmp_path / "never", RELATED, engine=InProcess())
     put(tmp_path, f"cut/{names[0]}", (first / names[0]).read_bytes()[:-1024])
     with pytest.raises(SourceError, match=rf"^{names[0]}: the archive is cut"):
-        build_shards(tmp_path / "cut", tmp_path / "neither", RELATED, engine=LocalEngine(1))
+        build_shards(tmp_path / "cut", tmp_path / "neither", RELATED, engine=InProcess())
 
 
 def test_all_side_by_side(first: Path, tmp_path: Path) -> None:

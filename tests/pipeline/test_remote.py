@@ -16,12 +16,12 @@ import pytest
 
 from mimicit.errors import BuildError, ChangedInputError, SourceError, UsageError
 from mimicit.pipeline import BuildConfig, build_shards
-from mimicit.pipeline.engines.local import LocalEngine
 from mimicit.pipeline.progress import Silent
 from mimicit.pipeline.remote import build_at
 from mimicit.pipeline.remote_files import is_remote, local_path
 from mimicit.pipeline.run import BuildResult
 from tests.factories import raw as make
+from tests.factories.engines import InProcess
 
 fsspec = pytest.importorskip("fsspec", reason="comes with the extra 's3'")
 
@@ -36,7 +36,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def whole(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "out"
-    build_shards(raw, out, CONFIG, engine=LocalEngine(1))
+    build_shards(raw, out, CONFIG, engine=InProcess())
     return out
 
 
@@ -56,7 +56,7 @@ def build(
     work: Path, config: BuildConfig = CONFIG, *, src: str = "memory://raw", overwrite: bool = False
 ) -> BuildResult:
     def build_here(src: Path, out: Path) -> BuildResult:
-        return build_shards(src, out, config, engine=LocalEngine(1), overwrite=overwrite)
+        return build_shards(src, out, config, engine=InProcess(), overwrite=overwrite)
 
     return build_at(src, "memory://shards", build_here, work=work, overwrite=overwrite, progress=Silent())
 
@@ -182,7 +182,7 @@ def test_a_foreign_remote_folder_is_not_touched(memory: Any, tmp_path: Path) -> 
 
 def test_an_output_beneath_the_input_is_not_read(memory: Any, tmp_path: Path) -> None:
     def build_here(src: Path, out: Path) -> BuildResult:
-        return build_shards(src, out, CONFIG, engine=LocalEngine(1))
+        return build_shards(src, out, CONFIG, engine=InProcess())
 
     for finished in (False, True):
         result = build_at(
@@ -232,7 +232,7 @@ def command(work: Path, *more: str, out: str = "s3://bucket/shards") -> list[str
 
 
 def plain(raw: Path, folder: Path) -> dict[str, str]:
-    build_shards(raw, folder, BuildConfig(shard_samples=2), engine=LocalEngine(1))
+    build_shards(raw, folder, BuildConfig(shard_samples=2), engine=InProcess())
     return make.hashes(folder)
 
 

@@ -20,7 +20,6 @@ from mimicit.records import Media, sample_key, sample_to_json
 from mimicit.schema import canonical_json
 from mimicit.shards.index import RELATIONS, sample_costs
 from mimicit.shards.tar import member_span
-from tests.factories.exporting import IN_MEMORY
 from tests.factories.strategies import TEXT
 
 SAID = pa.schema([TRIPLETS.field(name) for name in ("id", "instruction", "answer", "media")])
@@ -88,7 +87,7 @@ def test_samples_are_those_that_are_made_one_by_one(
         sources=[row.source for row in rows],
         meta=pa.array([canonical_json(row.meta) for row in rows], pa.large_binary()),
     )
-    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder:
+    with tempfile.TemporaryDirectory() as folder:
         found = SampleWriter(media_table(Path(folder)), RELATIONS).rows(chosen).to_pylist()
     for row, one in zip(rows, found, strict=True):
         parts = [

@@ -12,14 +12,13 @@ import pytest
 from mimicit.errors import BuildError, ChangedInputError, UsageError
 from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.pipeline.config import SourceOptions
-from mimicit.pipeline.engines.local import LocalEngine
 from mimicit.pipeline.engines.scheduler import Share, WaitingStage, config_from_json
 from mimicit.pipeline.engines.tasks import build_in_tasks, build_share, publish_tasks
 from mimicit.pipeline.progress import Silent
 from mimicit.pipeline.run import BuildResult
 from mimicit.pipeline.stages.filters import FilterConfig
 from tests.factories import raw as make
-from tests.factories.killing import Here
+from tests.factories.engines import InProcess
 
 CONFIG = BuildConfig(shard_bytes=32 * 1024)
 COUNT = 3
@@ -38,26 +37,26 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def whole(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "out"
-    build_shards(raw, out, CONFIG, engine=LocalEngine(2))
+    build_shards(raw, out, CONFIG, engine=InProcess())
     return out
 
 
 def prepare(raw: Path, out: Path, config: BuildConfig = CONFIG, count: int = COUNT) -> BuildResult | WaitingStage:
-    return build_in_tasks(raw, out, config, count, Here(), Silent())
+    return build_in_tasks(raw, out, config, count, InProcess(), Silent())
 
 
 def share(raw: Path, out: Path, index: int, config: BuildConfig = CONFIG, count: int = COUNT) -> WaitingStage:
-    return build_share(raw, out, config, Share(index=index, count=count), Here(), Silent())
+    return build_share(raw, out, config, Share(index=index, count=count), InProcess(), Silent())
 
 
 def publish(out: Path) -> BuildResult | WaitingStage:
-    return publish_tasks(out, Here(), Silent())
+    return publish_tasks(out, InProcess(), Silent())
 
 
 @pytest.mark.parametrize("dedupe", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_tasks_in_any_order_make_the_same_folder(raw: Path, tmp_path: Path, dedupe: bool) -> None:
     config = BuildConfig(shard_bytes=32 * 1024, dedupe=dedupe, near_duplicates=2)
-    build_shards(raw, tmp_path / "whole", config, engine=Here())
+    build_shards(raw, tmp_path / "whole", config, engine=InProcess())
     out = tmp_path / "out"
     waits = prepare(raw, out, config)
     assert isinstance(waits, WaitingStage) and (waits.stage, waits.count) == ("encode", COUNT)
@@ -129,7 +128,7 @@ def test_a_plain_build_takes_over(raw: Path, whole: Path, tmp_path: Path) -> Non
     prepare(raw, out)
     share(raw, out, 1)
     assert list((out / ".mimicit-work" / "media").glob("*.arrow"))
-    build_shards(raw, out, CONFIG, engine=Here())
+    build_shards(raw, out, CONFIG, engine=InProcess())
     assert make.hashes(out) == make.hashes(whole)
 
 
@@ -174,5 +173,5 @@ def test_the_commands_say_what_comes_next(raw: Path, tmp_path: Path) -> None:
     mimicit(*build, "--task-index", "0")
     mimicit(*build, "--task-index", "1")
     assert "samples" in mimicit("publish", "out")
-    build_shards(raw, tmp_path / "whole", BuildConfig(shard_samples=50), engine=LocalEngine(1))
+    build_shards(raw, tmp_path / "whole", BuildConfig(shard_samples=50), engine=InProcess())
     assert make.hashes(tmp_path / "out") == make.hashes(tmp_path / "whole")

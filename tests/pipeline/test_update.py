@@ -17,20 +17,19 @@ import pytest
 from mimicit.errors import CorruptShardError
 from mimicit.media import MediaOptions
 from mimicit.pipeline import BuildConfig, build_shards
-from mimicit.pipeline.engines.local import LocalEngine
 from mimicit.pipeline.parts import ColumnFile
 from mimicit.pipeline.tables import MEDIA_REFERENCES_NAME
 from mimicit.shards.verify import verify_folder
 from tests.factories import raw as make
+from tests.factories.engines import InProcess
 
 SMALL = BuildConfig(shard_samples=8)
 
 
-class Recording(LocalEngine):
+class Recording(InProcess):
     """An engine that remembers what it was asked to do."""
 
     def __init__(self) -> None:
-        super().__init__(1)
         self.results: dict[str, list[Any]] = {}
         self.encoded: list[str] = []
         """The references of the media that were decoded."""
@@ -55,7 +54,7 @@ def rebuild(raw: Path, out: Path, config: BuildConfig = SMALL, **options: Any) -
     assert not build_shards(raw, out, config, engine=engine, **options or {"overwrite": True}).was_finished
     fresh = out.with_name("fresh")
     shutil.rmtree(fresh, ignore_errors=True)
-    build_shards(raw, fresh, config, engine=LocalEngine(1))
+    build_shards(raw, fresh, config, engine=InProcess())
     assert make.hashes(out) == make.hashes(fresh)
     assert list(verify_folder(out)) == []
     assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in fresh.iterdir())
@@ -67,7 +66,7 @@ def built(tmp_path: Path) -> tuple[Path, Path]:
     raw, out = tmp_path / "raw", tmp_path / "out"
     make.add_manifest(raw, "first", pictures=12, questions=2)
     make.add_llava(raw, "llava_tiny")
-    build_shards(raw, out, SMALL, engine=LocalEngine(1))
+    build_shards(raw, out, SMALL, engine=InProcess())
     return raw, out
 
 
@@ -103,7 +102,7 @@ def test_a_mended_picture_with_retry_rejects(tmp_path: Path) -> None:
     make.add_manifest(raw, "first", pictures=12, questions=2)
     whole = (raw / "first" / "images" / "7.jpg").read_bytes()
     (raw / "first" / "images" / "7.jpg").write_bytes(whole[:200])
-    build_shards(raw, out, SMALL, engine=LocalEngine(1))
+    build_shards(raw, out, SMALL, engine=InProcess())
     (raw / "first" / "images" / "7.jpg").write_bytes(whole)
     assert len(rebuild(raw, out, retry_rejects=True).encoded) == 1
 
@@ -133,7 +132,7 @@ def test_a_damaged_shard_is_not_used_again(tmp_path: Path, damage: str) -> None:
     raw, out = tmp_path / "raw", tmp_path / "out"
     alone = BuildConfig(shard_samples=8, shots=0)  # every picture stands in one shard
     make.add_manifest(raw, "first", pictures=12, questions=2)
-    build_shards(raw, out, alone, engine=LocalEngine(1))
+    build_shards(raw, out, alone, engine=InProcess())
     path = out / "shard-000.tar"
     data = bytearray(path.read_bytes())
     if damage == "flip":
@@ -183,8 +182,8 @@ def _run(out: Path, arguments: list[str]) -> None:
 def test_a_folder_of_another_format_can_be_built_anew(tmp_path: Path) -> None:
     raw, out = tmp_path / "raw", tmp_path / "out"
     make.add_manifest(raw, "first", pictures=4, questions=1)
-    build_shards(raw, out, SMALL, engine=LocalEngine(1))
+    build_shards(raw, out, SMALL, engine=InProcess())
     (out / "manifest.json").write_text('{"format": "mimicit/0"}')
     with pytest.raises(CorruptShardError):
-        build_shards(raw, out, SMALL, engine=LocalEngine(1))
+        build_shards(raw, out, SMALL, engine=InProcess())
     assert len(rebuild(raw, out).encoded) == 4

@@ -20,12 +20,12 @@ from mimicit.errors import CorruptShardError, MimicitError, ShardError, UsageErr
 from mimicit.loading import load
 from mimicit.loading.decode import decode_pictures
 from mimicit.pipeline import BuildConfig, build_shards
-from mimicit.pipeline.engines.local import LocalEngine
 from mimicit.shards import index as index_module
 from mimicit.shards.files import open_regular, read_regular, sha256_of
 from mimicit.shards.index import repeated_key
 from mimicit.shards.verify import verify_folder
 from tests.factories import raw as make
+from tests.factories.engines import InProcess
 from tests.factories.media import encoded, scene
 from tools.edit_shards import Shards, read_shards, seal_files
 
@@ -42,7 +42,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with (place / "raw" / "own" / "manifest.jsonl").open("a") as file:
         file.write(json.dumps({"id": "clip", "media": "images/clip.mp4", "instruction": "Q", "answer": "A"}) + "\n")
     config = BuildConfig(shard_bytes=20_000)
-    result = build_shards(place / "raw", place / "shards", config, engine=LocalEngine(1), keep_going=True)
+    result = build_shards(place / "raw", place / "shards", config, engine=InProcess(), keep_going=True)
     assert len(result.manifest["shards"]) > 2 and result.manifest["totals"]["rejects"] > 0
     return place / "shards"
 

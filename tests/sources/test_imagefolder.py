@@ -9,7 +9,7 @@ from mimicit.pipeline import build_shards
 from mimicit.pipeline.mixture import build_config
 from mimicit.sources import detect
 from mimicit.sources.files.root import Root
-from tests.factories.exporting import SerialEngine
+from tests.factories.engines import InProcess
 from tests.factories.raw import picture
 
 
@@ -23,7 +23,7 @@ def put(folder: Path, *names: str) -> Path:
 def test_names_of_folders_are_answers(tmp_path: Path) -> None:
     put(tmp_path / "raw", "train/cat/1.jpg", "train/cat/2.jpg", "train/sea lion/1.jpg", "test/cat/3.jpg", "cover.jpg")
     config = build_config({"format": "imagefolder", "context": "none"})
-    build_shards(tmp_path / "raw", tmp_path / "out", config, engine=SerialEngine())
+    build_shards(tmp_path / "raw", tmp_path / "out", config, engine=InProcess())
     found = {sample.id: (sample.source, sample.query.answer) for _, sample in iterate_samples(tmp_path / "out")}
     assert found == {
         "train/cat/1.jpg": ("train", "cat"),

@@ -14,7 +14,7 @@ from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.sources.files.paths import native_path, text_of_path
 from mimicit.sources.files.root import Root
 from tests.corpus.case import GREEN, RED, picture
-from tests.factories.exporting import SerialEngine
+from tests.factories.engines import InProcess
 from tests.factories.sources import put, put_lines
 from tests.factories.tars import put_tar
 
@@ -39,7 +39,7 @@ def test_no_name_is_lost_where_the_encoding_of_names_is_ascii(tmp_path: Path) ->
     put_tar(tmp_path, "raw/tär/ö.tar", [("é.png", picture(RED)), ("é.txt", "in a tar")])
     put(tmp_path, "raw/übrig.csv", "Bild,Text\n1,2\n")
     mimicit(tmp_path, "build", "--src", "raw", "--out", "from-ascii", "--context", "none", "--workers", "2")
-    build_shards(tmp_path / "raw", tmp_path / "out", BuildConfig(context="none"), engine=SerialEngine())
+    build_shards(tmp_path / "raw", tmp_path / "out", BuildConfig(context="none"), engine=InProcess())
     for name in ("shard-000.tar", "index.parquet", "rejects.parquet", "media.parquet"):
         assert (tmp_path / "from-ascii" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
     reasons = pq.read_table(tmp_path / "out" / "rejects.parquet").column("reason").to_pylist()

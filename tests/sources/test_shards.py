@@ -22,9 +22,8 @@ from mimicit.sources.files.root import Root
 from mimicit.sources.formats import shards as module
 from mimicit.sources.items import Item, RawTriplet, Reject
 from tests.factories import raw as make
+from tests.factories.engines import InProcess
 from tests.factories.exporting import (
-    IN_MEMORY,
-    SerialEngine,
     built_again,
     corpora,
     make_sample,
@@ -144,7 +143,7 @@ few = settings(max_examples=15, deadline=None, suppress_health_check=[HealthChec
 @given(samples=corpora(sources=1))
 @few
 def test_shards_come_back_exactly(samples: list[Sample]) -> None:
-    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as name:
+    with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "in"
         folder.mkdir()
         half = len(samples) // 2
@@ -162,7 +161,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of several shards of several sources."""
     place = tmp_path_factory.mktemp("finished")
     raw = make.make_raw(place / "raw")
-    build_shards(raw, place / "in", BuildConfig(shots=2, shard_bytes=64 * 1024), engine=SerialEngine())
+    build_shards(raw, place / "in", BuildConfig(shots=2, shard_bytes=64 * 1024), engine=InProcess())
     assert len(list((place / "in").glob("*.tar"))) > 2
     return place / "in"
 
