@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from mimicit.loading.storage.cache import ShardCache
 from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.shards.folders import empty_folder, make_folder, refuse_links, remove_folder
 from tests.factories import raw as make
+from tests.factories.commands import Done, mimicit
 from tests.factories.engines import InProcess
 
 
@@ -40,9 +39,8 @@ def contents(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
 
 
-def build(raw: Path, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "mimicit", "build", "--src", str(raw), "--out", str(out), "--workers", "1"]
-    return subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+def build(raw: Path, out: Path, *options: str) -> Done:
+    return mimicit("build", "--src", raw, "--out", out, *options)
 
 
 @pytest.mark.parametrize("options", [(), ("--overwrite",), ("--retry-rejects",)])

@@ -15,10 +15,12 @@ from PIL import Image
 
 from mimicit.cli import main
 from tests.factories import raw as make
+from tests.factories.commands import mimicit
 
 
-def mimicit(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "mimicit", *map(str, arguments)]
+def started(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """``mimicit`` in a process of its own."""
+    command = [sys.executable, "-m", "mimicit", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
 
 
@@ -27,7 +29,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which ``mimicit build --src raw/ --out shards/`` has run."""
     folder = tmp_path_factory.mktemp("place")
     make.make_raw(folder / "raw")
-    result = mimicit("build", "--src", "raw/", "--out", "shards/", cwd=folder)
+    result = started("build", "--src", "raw/", "--out", "shards/", cwd=folder)
     assert result.returncode == 0, result.stderr
     assert "own             manifest  18   18       0         0" in result.stdout
     assert result.stdout.splitlines()[-1] == "next: mimicit inspect shards"
@@ -136,18 +138,22 @@ def test_wrong_use_is_one_line(place: Path, arguments: list[str], code: int, mes
 def test_no_command_imports_torch(place: Path) -> None:
     code = (
         "import sys; from mimicit.cli import main\n"
-        "try:\n    main(sys.argv[1:])\n"
-        "except SystemExit as end:\n    assert not end.code, end.code\n"
+        "for command in ('build --src raw --out other', 'inspect other', 'verify other'):\n"
+        "    assert not main(command.split(), standalone_mode=False), command\n"
         "assert 'torch' not in sys.modules, 'torch was imported'\n"
     )
-    for arguments in (["build", "--src", "raw", "--out", "other"], ["inspect", "other"], ["verify", "other"]):
-        subprocess.run([sys.executable, "-c", code, *arguments], check=True, cwd=place, capture_output=True)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=place, capture_output=True)
+
+
+def test_wrong_use_of_a_program_that_is_started_is_one_line(place: Path) -> None:
+    result = started("inspect", "nowhere.tar", cwd=place)
+    assert (result.returncode, result.stderr) == (1, "mimicit: nowhere.tar: no such file or folder\n")
 
 
 def test_help_is_light_and_clean(place: Path) -> None:
     assert "\\b" not in mimicit("build", "--help").stdout
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert mimicit("--help").returncode == 0
+    assert started("--help", cwd=place).returncode == 0
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     print(f"mimicit --help: {seconds:.2f} s of CPU")  # noqa: T201 - a figure to read, not a condition

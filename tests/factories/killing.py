@@ -1,24 +1,17 @@
-"""Kill a build at every single fsync and rename: each in a fork of this process, which then looks at what is left.
-
-``python -m tests.factories.killing RAW OUT STEP DEDUPE``: at every STEP-th call. Prints how many calls a build makes;
-exit code 1 and the first fault otherwise. The tasks run in the forked process itself, so every call of the build,
-those of its workers too, is counted in a fixed order.
-"""
+"""Kill a build at every single fsync and rename: each in a fork of this process, which then looks at what is left."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
-import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.shards.manifest import MANIFEST_NAME
-from tests.factories.engines import InProcess
 from tests.factories.raw import hashes, hashes_without_work
 
 KILLED_BY_ITSELF = -signal.SIGKILL
@@ -54,46 +47,40 @@ def forked(work: Callable[[], int]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def check_every_call(raw: Path, folder: Path, step: int, config: BuildConfig) -> int:
-    """The number of calls that were tried; raises `AssertionError` at the first that leaves something wrong."""
+def check_every_call(build: Callable[[Path], object], folder: Path, step: int, begun: Path | None = None) -> int:
+    """Kill ``build``, which writes the folder that it is given, before every ``step``-th call, and run it again.
 
-    def build(out: Path, call: int) -> int:
-        kill_before(call)
-        build_shards(raw, out, config, engine=InProcess())
-        return 0
+    It begins with a copy of ``begun``, or with nothing, and runs its tasks in its own process: so every call counts,
+    and in a fixed order. Returns the number of calls that were tried.
+    """
 
-    whole = folder / "whole"
-    assert forked(lambda: build(whole, 0)) == 0
+    def run(out: Path, call: int) -> int:
+        def work() -> int:
+            kill_before(call)
+            build(out)
+            return 0
+
+        return forked(work)
+
+    def new(name: str) -> Path:
+        return folder / name if begun is None else Path(shutil.copytree(begun, folder / name))
+
+    whole = new("whole")
+    assert run(whole, 0) == 0
     truth = hashes(whole)
-    call = tried = 0
-    while True:
-        call, out = call + step, folder / f"killed-{call + step}"
-        code = forked(lambda out=out, call=call: build(out, call))  # type: ignore[misc]
+    before = {} if begun is None else hashes(begun)
+    for tried, call in enumerate(itertools.count(step, step)):
+        out = new(f"killed-{call}")
+        code = run(out, call)
         if code == 0:  # a build makes fewer calls
             return tried
         assert code == KILLED_BY_ITSELF, f"call {call}: exit code {code}"
-        tried += 1
         left = hashes_without_work(out)
         final = {name: digest for name, digest in left.items() if not name.endswith(".tmp")}
-        wrong = [name for name, digest in final.items() if truth.get(name) != digest]
+        wrong = [name for name, digest in final.items() if digest not in (truth.get(name), before.get(name))]
         assert not wrong, f"call {call}: {wrong[0]} has its final name and other bytes"
-        assert MANIFEST_NAME not in final or final == truth, f"call {call}: a manifest before its files"
-        assert forked(lambda out=out: build(out, 0)) == 0, f"call {call}: the rerun failed"  # type: ignore[misc]
+        assert MANIFEST_NAME not in final or final in (truth, before), f"call {call}: a manifest before its files"
+        assert run(out, 0) == 0, f"call {call}: the rerun failed"
         assert hashes(out) == truth, f"call {call}: the rerun ended with other bytes"
         shutil.rmtree(out)
-
-
-def main() -> int:
-    raw, folder, step, dedupe = sys.argv[1:]
-    config = BuildConfig(shard_bytes=32 * 1024, shots=1, dedupe=dedupe == "dedupe")
-    try:
-        tried = check_every_call(Path(raw), Path(folder), int(step), config)
-    except AssertionError as error:
-        sys.stdout.write(f"{error}\n")
-        return 1
-    sys.stdout.write(f"{tried}\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    raise AssertionError("unreachable")

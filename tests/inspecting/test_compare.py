@@ -20,6 +20,7 @@ from mimicit.loading import load
 from mimicit.records import sample_to_json
 from tests.factories import builds
 from tests.factories import raw as make
+from tests.factories.commands import Done, mimicit
 from tests.factories.viewing import built, many_rows
 
 
@@ -91,9 +92,8 @@ def test_other_context_is_a_change_of_context_alone(old: Path, tmp_path: Path) -
 
 
 def test_the_command_exits_like_diff(old: Path, tmp_path: Path) -> None:
-    def compare(b: Path, *options: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "mimicit", "compare", str(old), str(b), *options]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+    def compare(b: Path, *options: str) -> Done:
+        return mimicit("compare", old, b, *options)
 
     assert compare(old).returncode == 0
     fewer = built(old.parent / "raw", tmp_path / "fewer", shots=1)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from html import unescape
 from pathlib import Path
@@ -22,6 +20,7 @@ from mimicit.inspecting.stored_samples import open_samples
 from mimicit.loading import load
 from tests.factories import builds
 from tests.factories import raw as make
+from tests.factories.commands import mimicit
 from tests.factories.viewing import SCRIPT, built, hostile_folder
 
 
@@ -127,12 +126,10 @@ def test_classes_double(value: int) -> None:
 
 
 def test_the_command_writes_the_report(folder: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mimicit", "inspect", str(folder), "--html", str(tmp_path / "r.html"), "--json"]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
-    value = json.loads(result.stdout)
+    command = ("inspect", folder, "--html", tmp_path / "r.html", "--json")
+    value = json.loads(mimicit(*command).stdout)
     assert value["samples"] == len(load(folder)) and (tmp_path / "r.html").stat().st_size > 10_000
-    refused = subprocess.run([*command, "--sample", "x"], capture_output=True, text=True, check=False)
-    assert refused.returncode == 2
+    assert mimicit(*command, "--sample", "x").returncode == 2
 
 
 def test_the_sheet_shows_no_query_with_the_picture_of_another(tmp_path: Path) -> None:

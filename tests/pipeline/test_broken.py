@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import struct
-import subprocess
-import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +19,7 @@ from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.schema import validate
 from mimicit.shards.verify import verify_folder
 from tests.factories import raw as make
+from tests.factories.commands import mimicit
 from tests.factories.engines import InProcess
 
 GOOD = {"id": "good", "media": "images/0.jpg", "instruction": "What?", "answer": "This."}
@@ -190,8 +189,7 @@ def test_an_unreadable_parquet_fails_before_any_shard(tmp_path: Path) -> None:
     folder = folder_with(tmp_path)
     (folder / "manifest.jsonl").unlink()
     (folder / "manifest.parquet").write_bytes(b"PAR1" + b"garbage" * 20 + b"PAR1")
-    command = [sys.executable, "-m", "mimicit", "build", "--src", str(folder), "--out", str(tmp_path / "out")]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    result = mimicit("build", "--src", folder, "--out", tmp_path / "out")
     assert result.returncode == 1
     last = result.stderr.strip().splitlines()[-1]
     assert last.startswith("mimicit: ")

@@ -18,6 +18,7 @@ import pytest
 
 from mimicit.errors import BuildError, ChangedInputError
 from mimicit.pipeline import BuildConfig, build_shards
+from mimicit.pipeline.engines.local import LocalEngine
 from mimicit.pipeline.progress import Silent
 from tests.factories import raw as make
 from tests.factories.engines import InProcess
@@ -40,7 +41,7 @@ class During(Silent):
 
 
 def build(raw: Path, out: Path, progress: During | None = None, **options: Any) -> dict[str, Any]:
-    result = build_shards(raw, out, BuildConfig(), engine=InProcess(), progress=progress, **options)
+    result = build_shards(raw, out, BuildConfig(), progress=progress, **{"engine": InProcess(), **options})
     assert progress is None or progress.acted
     return result.manifest
 
@@ -194,7 +195,13 @@ def test_a_table_that_is_cut_while_it_is_read(tmp_path: Path, kind: str) -> None
     path = tables(raw, kind)
     half = path.stat().st_size // 2
     with pytest.raises(BuildError, match=rf"{path.name}: changed .*bytes"):
-        build(raw, out, During("import", lambda: once_open(path, lambda: os.truncate(path, half))), keep_going=True)
+        build(
+            raw,
+            out,
+            During("import", lambda: once_open(path, lambda: os.truncate(path, half))),
+            engine=LocalEngine(1),
+            keep_going=True,
+        )
     assert not (out / "manifest.json").exists()
 
 
@@ -208,7 +215,7 @@ def test_a_table_that_grows_while_it_is_read(tmp_path: Path) -> None:
             file.write(row)
 
     with pytest.raises(BuildError, match=r"manifest\.jsonl: changed"):
-        build(raw, out, During("import", lambda: once_open(path, append)))
+        build(raw, out, During("import", lambda: once_open(path, append)), engine=LocalEngine(1))
     with pytest.raises(ChangedInputError):
         build(raw, out)
 

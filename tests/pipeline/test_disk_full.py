@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import resource
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.factories import raw as make
+from tests.factories.commands import Done, mimicit
 
 KIB = 1024
 
@@ -44,18 +44,17 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", disk], check=True)
 
 
-def build(raw: Path, out: Path, limit: Callable[[], None] | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "mimicit", "build", "--src", str(raw), "--out", str(out)]
-    return subprocess.run(
-        [*command, "--shard-samples", "100", "--workers", "1"],
-        preexec_fn=limit,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def build(raw: Path, out: Path, largest: int = resource.RLIM_INFINITY) -> Done:
+    """A build that may write no file of more than ``largest`` bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, before[1]))
+    try:
+        return mimicit("build", "--src", raw, "--out", out, "--shard-samples", "100")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def assert_says_what_to_do(done: subprocess.CompletedProcess[str], out: Path) -> None:
+def assert_says_what_to_do(done: Done, out: Path) -> None:
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
     last = done.stderr.strip().splitlines()[-1]
@@ -87,11 +86,7 @@ def test_a_full_disk_is_named_and_the_build_goes_on_with_space(raw: Path, whole:
 @pytest.mark.parametrize("largest", [20 * KIB, 100 * KIB, 250 * KIB])
 def test_a_file_that_cannot_grow_is_named(raw: Path, whole: Path, tmp_path: Path, largest: int) -> None:
     out = tmp_path / "out"
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
-
-    done = build(raw, out, limit)
+    done = build(raw, out, largest)
     print(done.stderr.strip().splitlines()[-1])  # noqa: T201
     assert_says_what_to_do(done, out)
     assert build(raw, out).returncode == 0

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,16 @@ from PIL import Image
 
 from mimicit.errors import UsageError
 from mimicit.media.fingerprint import distance, fingerprint
-from mimicit.pipeline import BuildConfig
+from mimicit.pipeline import BuildConfig, build_shards
+from mimicit.pipeline.progress import Progress
 from mimicit.pipeline.similarity import search
 from mimicit.pipeline.similarity.options import SimilarOptions
 from mimicit.pipeline.similarity.tables import plain_text
 from mimicit.records import Sample
 from tests.factories import raw as make
 from tests.factories.builds import add_rows, build, row
+from tests.factories.engines import InProcess
+from tests.factories.killing import KILLED_BY_ITSELF, forked
 
 STRATEGIES = ("text-similar", "image-similar", "both")
 NOUNS = ("cat", "dog", "tree", "boat", "house", "bird")
@@ -158,27 +160,30 @@ def test_workers_and_the_way_of_searching_change_no_byte(
     assert cells.samples == one.samples
 
 
-KILLED_BUILD = """
-import os, signal, sys
-from pathlib import Path
-from mimicit.pipeline import BuildConfig, build_shards
-from mimicit.pipeline.similarity import search
-from mimicit.pipeline.engines.local import LocalEngine
-
-src, out, stage, done = sys.argv[1:]
-search._TEXTS_PER_TASK = search._PICTURES_PER_TASK = search._QUERIES_PER_TASK = 16
-search._EXACT_ROWS = 20
-
 class Kill:
-    def update(self, at, count, total):
-        if at == stage and count >= int(done):
+    """Ends this process at a moment of ``stage``."""
+
+    def __init__(self, stage: str, done: int) -> None:
+        self._stage, self._done = stage, done
+
+    def update(self, stage: str, done: int, total: int | None) -> None:
+        if stage == self._stage and done >= self._done:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def note(self, message):
+    def note(self, message: str) -> None:
         pass
 
-build_shards(Path(src), Path(out), BuildConfig(context="both", shots=3), engine=LocalEngine(1), progress=Kill())
-"""
+
+def built_in_a_fork(src: Path, out: Path, progress: Progress | None = None) -> int:
+    """The exit code of a build of many tasks; negative: the signal that ended it."""
+
+    def work() -> int:
+        search._TEXTS_PER_TASK = search._PICTURES_PER_TASK = search._QUERIES_PER_TASK = 16  # type: ignore[misc]
+        search._EXACT_ROWS = 20  # type: ignore[misc]
+        build_shards(src, out, BuildConfig(context="both", shots=3), engine=InProcess(), progress=progress)
+        return 0
+
+    return forked(work)
 
 
 @pytest.mark.parametrize(
@@ -195,19 +200,18 @@ build_shards(Path(src), Path(out), BuildConfig(context="both", shots=3), engine=
 def test_a_killed_build_ends_as_if_it_were_not(
     whole: Path, planted: Path, tmp_path: Path, stage: str, done: int
 ) -> None:
-    command = [sys.executable, "-c", KILLED_BUILD, str(planted), str(tmp_path / "out")]
-    killed = subprocess.run([*command, stage, str(done)], check=False)
-    assert killed.returncode == -signal.SIGKILL
-    assert (tmp_path / "out" / ".mimicit-work" / "similar").exists()
-    subprocess.run([*command, "none", "0"], check=True)
-    assert make.hashes(tmp_path / "out") == make.hashes(whole)
+    out = tmp_path / "out"
+    assert built_in_a_fork(planted, out, Kill(stage, done)) == KILLED_BY_ITSELF
+    assert (out / ".mimicit-work" / "similar").exists()
+    assert built_in_a_fork(planted, out) == 0
+    assert make.hashes(out) == make.hashes(whole)
 
 
 @pytest.fixture(scope="module")
 def whole(planted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that `KILLED_BUILD` makes where it is not killed."""
+    """What such a build makes where it is not killed."""
     out = tmp_path_factory.mktemp("whole") / "out"
-    subprocess.run([sys.executable, "-c", KILLED_BUILD, str(planted), str(out), "none", "0"], check=True)
+    assert built_in_a_fork(planted, out) == 0
     return out
 
 

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import random
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +17,7 @@ from mimicit.pipeline.tables import MEDIA_REFERENCES_NAME
 from mimicit.shards.verify import verify_folder
 from tests.factories import raw as make
 from tests.factories.engines import InProcess
+from tests.factories.killing import check_every_call
 
 SMALL = BuildConfig(shard_samples=8)
 
@@ -147,36 +143,16 @@ def test_a_damaged_shard_is_not_used_again(tmp_path: Path, damage: str) -> None:
 
 
 def test_killed_while_building_anew_it_ends_with_the_same_bytes(tmp_path: Path) -> None:
-    raw = tmp_path / "raw"
-    make.add_manifest(raw, "first", pictures=120, questions=2)
-    first, whole = tmp_path / "first", tmp_path / "whole"
-    arguments = ["--src", str(raw), "--shard-samples", "20", "--workers", "2", "--overwrite"]
-    _run(first, arguments)
-    make.add_manifest(raw, "second", pictures=80, questions=2)
+    raw, first = tmp_path / "raw", tmp_path / "first"
+    make.add_manifest(raw, "first", pictures=24, questions=2)
+    build_shards(raw, first, SMALL, engine=InProcess())
+    make.add_manifest(raw, "second", pictures=16, questions=2)
     (raw / "first" / "images" / "3.jpg").write_bytes(make.picture(999))
-    started = time.monotonic()
-    _run(whole, arguments)
-    seconds = time.monotonic() - started
-    rng = random.Random(7)
-    for kill in range(4):
-        out = tmp_path / f"killed-{kill}"
-        shutil.copytree(first, out)
-        for _ in range(2):
-            process = _start(out, arguments)
-            time.sleep(rng.uniform(0.05, 0.9) * seconds)
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-        _run(out, arguments)
-        assert make.hashes(out) == make.hashes(whole)
 
+    def anew(out: Path) -> object:
+        return build_shards(raw, out, SMALL, engine=InProcess(), overwrite=True)
 
-def _start(out: Path, arguments: list[str]) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "mimicit", "build", "--out", str(out), *arguments]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-def _run(out: Path, arguments: list[str]) -> None:
-    assert _start(out, arguments).wait() == 0
+    assert check_every_call(anew, tmp_path, 29, begun=first) >= 5
 
 
 def test_a_folder_of_another_format_can_be_built_anew(tmp_path: Path) -> None:
