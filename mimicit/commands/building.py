@@ -104,8 +104,11 @@ def build(
     For a batch scheduler: with --task-count alone it makes the work ready; the same command with each --task-index
     does it, on any machine; mimicit publish goes on. This is done twice, to encode and to pack.
     """
-    from mimicit.pipeline import build_shards
     from mimicit.pipeline.engines.local import Engine, LocalEngine
+
+    local = LocalEngine(workers) if engine == "local" else None  # first of all: its processes import meanwhile
+
+    from mimicit.pipeline import build_shards
     from mimicit.pipeline.engines.scheduler import Share
     from mimicit.pipeline.engines.tasks import build_in_tasks, build_share
     from mimicit.pipeline.mixture import (
@@ -142,12 +145,12 @@ def build(
         config = build_config({**chosen, **given, **merged})
         if mixture is not None:
             progress.note(f"options from {mixture}")
-        if engine == "ray":
+        if local is not None:
+            runner: Engine = local
+        else:
             from mimicit.pipeline.engines.ray import RayEngine
 
-            runner: Engine = RayEngine(workers, address=ray_address, src=src, out=out)
-        else:
-            runner = LocalEngine(workers)
+            runner = RayEngine(workers, address=ray_address, src=src, out=out)
         if share is not None:
             return build_share(src, out, config, share, runner, progress)
         if task_count is not None:

@@ -23,6 +23,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
+from multiprocessing.forkserver import ensure_running
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 from mimicit.errors import BuildError, MimicitError
@@ -109,6 +110,8 @@ class LocalEngine:
         self._context = multiprocessing.get_context("forkserver")
         # pyarrow imports pandas, where it is installed, with the first list that it makes an array of.
         self._context.set_forkserver_preload(["mimicit.pipeline.run", "pandas"])
+        with apart_from_main():
+            ensure_running()  # it imports while this process does
         self._idle: list[_Worker] = []  # live through all stages
         self._busy: dict[Any, _Worker] = {}  # by their connections
 
