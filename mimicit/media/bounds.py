@@ -10,11 +10,11 @@ what is sound is not rejected anywhere, while a medium that says little and cost
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Final
 
 from mimicit.errors import RejectedError
@@ -28,7 +28,8 @@ TIMER_SIGNALS: Final = frozenset((signal.SIGALRM, signal.SIGPROF))
 _WALL_PER_CPU: Final = 10  # the second timer is for reads that never return; a busy machine must not reject a clip
 _SECONDS_PER_PIXEL: Final = 2e-7  # VP8 and JPEG take a twentieth of it, on a core of 2020
 _MOST_FOR_PIXELS_S: Final = 3600
-_STATM: Final = Path("/proc/self/statm")
+_STATM: Final = "/proc/self/statm"
+_STATM_BYTES: Final = 256
 _STATM_DATA: Final = 5
 
 
@@ -111,7 +112,10 @@ def _tightened(limits: tuple[int, int], wanted: int) -> tuple[int, int]:
 def _data_bytes() -> int | None:
     """Bytes that count against RLIMIT_DATA now; None where the system does not say."""
     try:
-        pages = int(_STATM.read_bytes().split()[_STATM_DATA])
+        descriptor = os.open(_STATM, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
-    return pages * resource.getpagesize()
+    try:
+        return int(os.read(descriptor, _STATM_BYTES).split()[_STATM_DATA]) * resource.getpagesize()
+    finally:
+        os.close(descriptor)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import sqlite3
 import tempfile
 from collections.abc import Iterator, Sequence
-from itertools import compress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -43,12 +42,16 @@ class DiskTable:
 
     def add_all(self, entries: Sequence[tuple[str, str]]) -> list[bool]:
         """As `add`, of each of the ``entries``."""
-        there = {key for _, key, _ in self._entries([key for key, _ in entries])}
+        before = self._db.total_changes
+        first = self._db.execute("SELECT max(number) FROM entry").fetchone()[0] or 0
+        self._db.executemany(_ADD, entries)
+        if self._db.total_changes - before == len(entries):
+            return [True] * len(entries)
+        new = {key for number, key, _ in self._entries([key for key, _ in entries]) if number > first}
         added: list[bool] = []
         for key, _ in entries:
-            added.append(key not in there)
-            there.add(key)
-        self._db.executemany(_ADD, compress(entries, added))
+            added.append(key in new)
+            new.discard(key)
         return added
 
     def get(self, key: str) -> str | None:

@@ -41,9 +41,12 @@ WAYS: Final[tuple[Way, ...]] = get_args(Way)
 CLIP_EXTENSIONS: Final = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv", ".ts")
 PICTURE_EXTENSIONS: Final = (".jpg", ".png", ".webp", ".jpeg")
 _MOST_KNOWN: Final = 1 << 16
+_LONGEST_PLAIN: Final = 1024
 _USUAL: Final = ("images", "image", "videos", "video")
 _MATCHES: Final = 2  # that are named where several fit
 _DRIVE: Final = re.compile(r"[A-Za-z]:")
+_PLAIN: Final = re.compile(r"(?:[A-Za-z0-9_-][A-Za-z0-9_.-]*+/)*+[A-Za-z0-9_-][A-Za-z0-9_.-]*+")
+"""A relative path that is spelled in one way only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +134,8 @@ def _looked_up(
     kind: MediaKind | None,
     frames_per_second: float | None,
 ) -> tuple[Way, str | MediaRef]:
+    if not extensions and (there := _first_of_places(root, called[0], beside, hints)) is not None:
+        return "beside", there
     written = [_parsed(f"{hint}/{name}", beside) for name in called for hint in hints if not is_absolute(name)]
     first, *others = (_parsed(name, beside) for name in called)
     written += [first, *others]
@@ -148,6 +153,15 @@ def _looked_up(
     if found is None:
         raise search.fault(first)
     return found
+
+
+def _first_of_places(root: Root, name: str, beside: str, hints: Sequence[str]) -> str | None:
+    """The file in the first of all places, where a look at the scan alone tells that: as most files are found."""
+    path = f"{hints[0]}/{name}" if hints else name
+    if root.media_roots or len(path) > _LONGEST_PLAIN or not (_PLAIN.fullmatch(path) and _PLAIN.match(name)):
+        return None
+    clean = f"{beside}/{path}" if beside else path
+    return clean if root.has_scanned(clean) else None
 
 
 def _stem(name: str) -> str:

@@ -191,8 +191,12 @@ class Root:
 
     def check_there(self, path: str) -> None:
         """Raises what `open` would; a file that the scan has found is there, until it is opened to be read."""
-        if self._scanned is None or not self._scanned.has(path):
+        if not self.has_scanned(path):
             self.open(path).close()
+
+    def has_scanned(self, path: str) -> bool:
+        """Whether the scan, if there was one, has found a file at ``path``."""
+        return self._scanned is not None and self._scanned.has(path)
 
     def open_input(self, path: str) -> BinaryIO:
         """The file at ``path`` that a source is made of: like `open`, but its absence is a `SourceError`."""
