@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mimicit.errors import MimicitError
     from mimicit.hub.from_datasets import from_datasets
-    from mimicit.hub.to_datasets import to_datasets
+    from mimicit.hub.tables import to_datasets
     from mimicit.loading import ChatCollator, Quarantine, Samples, Where, load, load_mixture, messages, pack
     from mimicit.loading.interop import from_webdataset, to_pandas, to_webdataset
     from mimicit.pipeline import BuildConfig, build_shards
@@ -60,7 +60,7 @@ _HOMES = {
     "messages": "mimicit.loading.conversation",
     "pack": "mimicit.loading.packing",
     "render": "mimicit.prompt",
-    "to_datasets": "mimicit.hub.to_datasets",
+    "to_datasets": "mimicit.hub.tables",
     "to_pandas": "mimicit.loading.interop",
     "to_webdataset": "mimicit.loading.interop",
 }

@@ -23,11 +23,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from types import NoneType
-from typing import Any, Final, Literal, TypeVar, get_args, get_origin, get_type_hints
-
-import click
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from mimicit.errors import UsageError, hint
+
+if TYPE_CHECKING:
+    import click
 
 __all__ = [
     "Option",
@@ -281,6 +282,8 @@ def _click(declared: Option, defaults: bool) -> dict[str, Any]:
 
 def refuse_repeats(command: click.Command, ctx: click.Context, args: Sequence[str]) -> None:
     """`click.UsageError` where ``args`` give an option twice that takes one value: click would keep the last."""
+    import click  # which workers, who share these declarations, do without
+
     _, _, given = command.make_parser(ctx).parse_args(args=list(args))
     seen: set[click.Parameter] = set()
     for option in given:
