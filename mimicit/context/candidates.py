@@ -48,7 +48,13 @@ class Pool(Protocol):
         """The name of the source of a triplet."""
 
     def rows_of_source(self, row: int) -> range:
-        """The rows of all triplets of the same source."""
+        """The rows of all triplets of the source that its context comes from: as a rule the same source."""
+
+    def may_lend(self, row: int, query: int) -> bool:
+        """Whether a triplet of another source may be context: none that shows a picture of the query or says the same.
+
+        It may be a copy of the query there.
+        """
 
     def id(self, row: int) -> str:
         """Its id, which no other triplet of its source has."""

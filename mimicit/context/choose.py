@@ -21,6 +21,7 @@ from mimicit.errors import UsageError
 
 __all__ = [
     "AUTO",
+    "OWN_SOURCE",
     "STRATEGIES",
     "Choice",
     "Pool",
@@ -63,12 +64,19 @@ def same_media(query: int, pool: Pool, shots: int, seed: int) -> Iterator[int]:
 
 
 def random(query: int, pool: Pool, shots: int, seed: int) -> Iterator[int]:
-    """Triplets drawn from the query's source that neither show its media nor belong to its conversation."""
+    """Triplets drawn from the query's source that neither show its media nor belong to its conversation.
+
+    Or from the source that lends it context, where those that show its pictures or say the same are passed over.
+    """
     rows, key = pool.rows_of_source(query), _key(query, pool, "random", seed)
     own, shown = pool.conversation(query), pool.shown(query)
-    for draw in range(shots * _RANDOM_DRAWS_PER_SHOT):
+    is_lent = query not in rows
+    for draw in range(shots * _RANDOM_DRAWS_PER_SHOT if rows else 0):
         row = rows[_bits(f"{key}{draw}") % len(rows)]
-        if (shown < 0 or pool.shown(row) != shown) and (own < 0 or pool.conversation(row) != own):
+        if is_lent:
+            if pool.may_lend(row, query):
+                yield row
+        elif (shown < 0 or pool.shown(row) != shown) and (own < 0 or pool.conversation(row) != own):
             yield row
 
 
@@ -79,6 +87,8 @@ STRATEGIES: Final[dict[str, tuple[str, Strategy]]] = {
     "related": ("related", related),
     "same-media": ("same_media", same_media),
 }
+OWN_SOURCE: Final = frozenset({"conversation", "related", "same-media"})
+"""Strategies that find nothing in another source than the query's."""
 AUTO: Final = ("conversation", "related", "same-media", "random")
 """What ``--context auto`` means. A conversation comes first so that its turns stay right before the query."""
 

@@ -102,12 +102,16 @@ def best(keys: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
     return np.sort(keys, axis=1)[:, ::-1]
 
 
-def nearest(vectors: Int8, rows: npt.NDArray[np.uint32], count: int) -> npt.NDArray[np.uint32]:
+def nearest(
+    vectors: Int8, rows: npt.NDArray[np.uint32], count: int, *, among: int | None = None
+) -> npt.NDArray[np.uint32]:
     """uint32[n, count]: for each of ``rows`` [n], the ``count`` other rows of ``vectors`` int8[m, d] most like it.
 
-    Nearest first, equals by the smaller row, filled up with `NOTHING`. Memory: n times `_BLOCK` numbers.
+    Nearest first, equals by the smaller row, filled up with `NOTHING`. Only the first ``among`` rows are compared with,
+    where it is given. Memory: n times `_BLOCK` numbers.
     """
     queries = np.asarray(vectors[rows])
+    vectors = vectors[:among]
     found = np.empty((len(rows), 0), np.int64)
     for start in range(0, len(vectors), _BLOCK):
         block = np.asarray(vectors[start : start + _BLOCK])

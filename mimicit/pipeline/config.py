@@ -28,6 +28,7 @@ class SourceRules:
     """The options that hold for one source: those of its entry in the mixture, or else those of the build.
 
     At most ``limit`` of its queries and about the share ``weight`` of them are drawn; the others are context only.
+    ``context_from`` names another source that its context comes from.
     """
 
     shots: int
@@ -35,6 +36,7 @@ class SourceRules:
     limit: int | None
     weight: float
     filters: FilterConfig
+    context_from: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,11 +102,16 @@ class BuildConfig:
             limit=self.limit if entry.limit is None else entry.limit,
             weight=entry.weight,
             filters=self.filters if entry.filters is None else entry.filters,
+            context_from=entry.context_from,
         )
 
     def to_json(self) -> dict[str, Any]:
         """The options as a JSON object, as the manifest stores them."""
-        return asdict(self)
+        value = asdict(self)
+        for source in value["sources"]:
+            if source["context_from"] is None:  # which folders built before do not know
+                del source["context_from"]
+        return value
 
     def fingerprint(self) -> str:
         """SHA-256 over the options, in hexadecimal."""
@@ -122,7 +129,8 @@ class SourceOptions:
     name: str | None = option(None, "Name of the source, for an entry of only one.", pattern="[a-z0-9_-]{1,80}")
     shots: int | None = same_option(BuildConfig, "shots")
     context: str | None = same_option(BuildConfig, "context")
-    limit: int | None = same_option(BuildConfig, "limit")
+    context_from: str | None = option(None, "Name of another source that context comes from.", unset="its own")
+    limit: int | None = option(None, "Queries drawn, at most; the others are context only: with 0, all.", least=0)
     weight: float = option(1.0, "Share of its queries to draw; the others are context only.", above=0, most=1)
     filters: FilterConfig | None = same_option(BuildConfig, "filters")
     options: FormatOptions = option({}, "Options of its format, which win over those of the build.")

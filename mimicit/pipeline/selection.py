@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
-from mimicit.errors import SourceError, UsageError
+from mimicit.context.choose import OWN_SOURCE, parse_strategies
+from mimicit.errors import SourceError, UsageError, hint
 from mimicit.pipeline.config import BuildConfig, SourceOptions, SourceRules
 from mimicit.sources import Detection
 from mimicit.sources.format import SourceSpec
@@ -62,7 +63,7 @@ def select_sources(config: BuildConfig, detected: Callable[[str | None], Detecti
     unused = {*detection.unused, *_files(left_out)} - _files(specs)
     return Selection(
         specs=tuple(specs),
-        rules=rules,
+        rules={name: _lent(name, rule, rules) for name, rule in rules.items()},
         left_out=left_out,
         unused=tuple(sorted(path for path in unused if not path.startswith(made_from))),
         skipped=detection.skipped,
@@ -73,6 +74,24 @@ def _rules(config: BuildConfig, spec: SourceSpec, entry: SourceOptions | None = 
     """What holds for ``spec``; where nobody sets a limit, the publisher's holds."""
     rules = config.rules(entry)
     return rules if rules.limit is not None else replace(rules, limit=spec.limit)
+
+
+def _lent(name: str, rule: SourceRules, rules: Mapping[str, SourceRules]) -> SourceRules:
+    """``rule`` of the source ``name``, with the strategies that find something in the source its context comes from."""
+    other = rule.context_from
+    if other is None:
+        return rule
+    if other == name or other not in rules:
+        names = sorted(rules.keys() - {name})
+        raise UsageError(f"source {name!r}: context_from = {other!r} is no other source; {hint(other, names)}")
+    if rule.context == "auto":
+        return replace(rule, context="random")
+    if own := [one for one in parse_strategies(rule.context) if one in OWN_SOURCE]:
+        raise UsageError(
+            f"source {name!r}: context {own[0]!r} is found in its own source alone; with context_from, give random, "
+            "text-similar, image-similar or both"
+        )
+    return rule
 
 
 def _with_options(config: BuildConfig, spec: SourceSpec, entry: SourceOptions | None = None) -> SourceSpec:

@@ -47,7 +47,7 @@ def embed_items(task: EmbedTask) -> tuple[npt.NDArray[np.int64], Int8]:
             f"SELECT row FROM {task.kind} WHERE number >= ? AND number < ? ORDER BY number", (task.first, task.end)
         ).fetchall()
     triplets = ColumnFile(task.work / TRIPLETS_NAME)
-    rows = [row for (row,) in found]
+    rows = [row % triplets.rows for (row,) in found]  # also of those that are lent
     if task.kind == "text":
         texts = [_text(triplets, row, task.text) for row in rows]
         vectors = _embed(task, texts, [hashlib.sha256(text.encode()).digest() for text in texts])
@@ -63,7 +63,7 @@ def sample_texts(work: Path, tables: Path, text: ComparedText, most: int) -> lis
         step = -(-count // most) or 1
         rows = db.execute("SELECT row FROM text WHERE number % ? = 0 ORDER BY number", (step,)).fetchall()
     triplets = ColumnFile(work / TRIPLETS_NAME)
-    return [_text(triplets, row, text) for (row,) in rows]
+    return [_text(triplets, row % triplets.rows, text) for (row,) in rows]
 
 
 def _text(triplets: ColumnFile, row: int, text: ComparedText) -> str:

@@ -52,6 +52,8 @@ class SimilarOptions:
 
 def compares_pictures(config: Mapping[str, Any]) -> bool:
     """Whether a build of ``config`` (as JSON) notes how each picture looks: to leave copies out, or for the guards."""
+    if any(source.get("context_from") for source in config["sources"]):
+        return True
     contexts = [config["context"], *(source["context"] for source in config["sources"])]
     names = {name for context in contexts if context is not None for name in parse_strategies(context)}
     return config["near_duplicates"] is not None or not names.isdisjoint(SIMILAR)

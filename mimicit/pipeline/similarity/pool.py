@@ -7,7 +7,7 @@ picture that the choice walks, and it stops when it has enough.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from mimicit.context.candidates import By
 from mimicit.embedding.vectors import NOTHING, cosines
 from mimicit.pipeline.similarity.blocks import mapped
-from mimicit.pipeline.similarity.tables import Kind, open_tables
+from mimicit.pipeline.similarity.tables import Kind, lent_row, open_tables
 
 __all__ = ["TABLES_NAME", "Marks", "SimilarPool", "neighbours_path", "similar_folder", "vectors_path"]
 
@@ -26,6 +26,7 @@ TABLES_NAME: Final = "tables.sqlite"
 _TRIPLETS_PER_ITEM: Final = 16  # of one text or picture
 _CANDIDATES_PER_KIND: Final = 64  # ranked against each other where both kinds count
 _DECIMALS: Final = 4
+_NO_ROW: Final = 1 << 62
 
 
 def similar_folder(work: Path) -> Path:
@@ -53,10 +54,15 @@ class Marks(NamedTuple):
 
 
 class SimilarPool:
-    """The neighbours in one work folder, for reading."""
+    """The neighbours in one work folder of ``rows`` triplets, for reading.
 
-    def __init__(self, work: Path) -> None:
+    ``lent`` are the rows that each source gets its context from, where they are those of another one.
+    """
+
+    def __init__(self, work: Path, rows: int, lent: Mapping[int, range]) -> None:
         self._work = work
+        self._rows = rows
+        self._lent = lent
         self._db = open_tables(similar_folder(work) / TABLES_NAME)
         self._arrays: dict[Path, npt.NDArray[np.generic]] = {}
 
@@ -66,26 +72,32 @@ class SimilarPool:
 
     def marks(self, row: int) -> Marks:
         """Those of the triplet at ``row``."""
-        question, answer, sentence, closed = self._db.execute(
-            "SELECT question, answer, sentence, EXISTS(SELECT 1 FROM closed WHERE closed.source = triplet.source"
-            " AND closed.question = triplet.question) FROM triplet WHERE row = ?",
-            (row,),
-        ).fetchone()
+        places = [row, *(lent_row(row, source, self._rows) for source, rows in self._lent.items() if row in rows)]
+        for place in places:  # one that is only lent has no row of its own
+            found = self._db.execute(
+                "SELECT question, answer, sentence, EXISTS(SELECT 1 FROM closed WHERE closed.source = triplet.source"
+                " AND closed.question = triplet.question) FROM triplet WHERE row = ?",
+                (place,),
+            ).fetchone()
+            if found is not None:
+                break
+        question, answer, sentence, closed = found
         return Marks(question, answer, bool(sentence), bool(closed))
 
     def neighbours(self, row: int, by: By) -> Iterator[tuple[int, float]]:
-        """Other triplets of the source of ``row``, most like it first, and their cosines; equals as they were read.
+        """Other triplets that may be its context, most like ``row`` first, and their cosines; equals as they were read.
 
         By both, triplets are ranked by the product of their ranks by text and by picture among the candidates of
         either, and the score is the lesser cosine. What shows no picture is no neighbour by picture, nor by both.
         """
         match by:
             case "text":
-                yield from self._by("text", row)
+                found = self._by("text", row)
             case "image":
-                yield from self._by("picture", row)
+                found = self._by("picture", row)
             case "both":
-                yield from self._by_both(row)
+                found = self._by_both(row)
+        yield from ((other % self._rows, score) for other, score in found)
 
     def _by(self, kind: Kind, row: int) -> Iterator[tuple[int, float]]:
         number = self._number(kind, row)
@@ -124,11 +136,16 @@ class SimilarPool:
     def _triplets(self, kind: Kind, number: int, row: int) -> list[int]:
         """Triplets with the text or picture ``number``, from the place after ``row`` on and round to it."""
         source, hash = self._db.execute(f"SELECT source, hash FROM {kind} WHERE number = ?", (number,)).fetchone()
+        least, before, after = 0, row, row + 1
+        if lent := self._lent.get(source):
+            least = lent_row(0, source, self._rows)
+            before = after = lent_row(lent[row % len(lent)], source, self._rows)
         found: list[int] = []
-        for side in (">", "<"):
+        for first, end in ((after, _NO_ROW), (least, before)):
             rows = self._db.execute(
-                f"SELECT row FROM triplet WHERE source = ? AND {kind} = ? AND row {side} ? ORDER BY row LIMIT ?",
-                (source, hash, row, _TRIPLETS_PER_ITEM - len(found)),
+                f"SELECT row FROM triplet WHERE source = ? AND {kind} = ? AND row >= ? AND row < ?"
+                " ORDER BY row LIMIT ?",
+                (source, hash, first, end, _TRIPLETS_PER_ITEM - len(found)),
             )
             found.extend(other for (other,) in rows)
         return found

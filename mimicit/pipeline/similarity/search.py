@@ -44,7 +44,7 @@ from mimicit.pipeline.tables import TRIPLETS_NAME
 from mimicit.shards.files import publish
 from mimicit.shards.folders import remove_folder
 
-__all__ = ["find_similar"]
+__all__ = ["find_similar", "lenders"]
 
 _EXACT_ROWS: Final = 65_536  # of one source, a minute or two of one core; more are searched by cells
 _LEAST_NEIGHBOURS: Final = 32  # the guards and the choice leave out many
@@ -91,7 +91,7 @@ def find_similar(
     folder.mkdir(exist_ok=True)
     tables = folder / TABLES_NAME
     if not tables.exists():
-        write_tables(tables, ColumnFile(work / TRIPLETS_NAME), compared, options.similar_text)
+        write_tables(tables, ColumnFile(work / TRIPLETS_NAME), compared, lenders(rules), options.similar_text)
     shots = max(rule.shots for rule in rules.values() if _kinds(rule))
     count = max(_LEAST_NEIGHBOURS, _NEIGHBOURS_PER_SHOT * shots)
     for kind in sorted({kind for some in compared.values() for kind in some}):
@@ -100,6 +100,13 @@ def find_similar(
         if found:
             _embed(work, kind, found[-1].end, options, cache, engine, progress)
             _search(folder, kind, found, count, engine, progress)
+
+
+def lenders(rules: Mapping[str, SourceRules]) -> dict[int, int]:
+    """The number of the source that each gets its context from, where it is another one."""
+    numbers = {name: number for number, name in enumerate(rules)}
+    found = ((numbers[name], rule.context_from) for name, rule in rules.items())
+    return {number: numbers[other] for number, other in found if other is not None}
 
 
 def _kinds(rule: SourceRules) -> frozenset[Kind]:
@@ -155,7 +162,7 @@ def _search(folder: Path, kind: Kind, found: list[Span], count: int, engine: Eng
     tasks: list[_Search] = []
     for span in found:
         rows = span.end - span.first
-        cells = _cells(folder, kind, span, engine, progress) if rows > _EXACT_ROWS else None
+        cells = _cells(folder, kind, span, engine, progress) if span.known > _EXACT_ROWS else None
         tasks += [
             _Search(folder=folder, kind=kind, span=span, first=first, end=end, count=count, cells=cells)
             for first, end in ranges(rows, _QUERIES_PER_TASK)
@@ -170,10 +177,11 @@ def _cells(folder: Path, kind: Kind, span: Span, engine: Engine, progress: Progr
     home = folder / f"{kind}-cells-{span.source}"
     home.mkdir(exist_ok=True)
     vectors = _of(span, mapped(vectors_path(folder.parent, kind)))
+    known = vectors[: span.known]
     if not (home / "centres.npy").exists():
-        progress.note(f"comparing {len(vectors):,} {kind}s by cells")
+        progress.note(f"comparing {len(known):,} {kind}s by cells")
         with publish(home / "centres.npy", home / "centres.tmp") as file:
-            np.save(file, train_centres(vectors, cell_count(len(vectors))))
+            np.save(file, train_centres(known, cell_count(len(known))))
     centres = mapped(home / "centres.npy")
     shape = (len(vectors), min(PROBES, len(centres)))
     tasks = [(folder, kind, span, first, end) for first, end in ranges(len(vectors), _QUERIES_PER_TASK)]
@@ -182,7 +190,7 @@ def _cells(folder: Path, kind: Kind, span: Span, engine: Engine, progress: Progr
         begun = home / "inverted.tmp"
         remove_folder(begun)
         begun.mkdir()
-        write_cells(begun, vectors, mapped(home / "probes.npy"), len(centres))
+        write_cells(begun, known, mapped(home / "probes.npy")[: span.known], len(centres))
         os.replace(begun, home / "inverted")
     return home
 
@@ -203,10 +211,12 @@ def _search_task(task: _Search) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.u
     vectors = _of(task.span, mapped(vectors_path(task.folder.parent, task.kind)))
     if task.cells is None:
         rows = _wanted(task, np.arange(task.first, task.end))
-        found = nearest(vectors, rows, task.count)
+        found = nearest(vectors, rows, task.count, among=task.span.known)
     else:
         cells = open_cells(task.cells / "inverted")
-        rows = _wanted(task, np.asarray(cells.rows[task.first : task.end]))
+        # Those of the cells in their order, and then what only queries have.
+        others = np.arange(max(task.first, task.span.known), task.end)
+        rows = _wanted(task, np.concatenate([cells.rows[task.first : task.end], others]))
         probes = np.asarray(mapped(task.cells / "probes.npy")[rows])
         found = nearest_in_cells(cells, np.asarray(vectors[rows]), rows, probes, task.count)
     numbers = np.where(found == NOTHING, found, found + np.uint32(task.span.first))

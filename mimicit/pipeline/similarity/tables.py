@@ -2,6 +2,10 @@
 
 A *text* is an instruction (or instruction and answer) without case, punctuation and spacing; a *picture* is all that a
 triplet shows, by content. Each source's are numbered in a row, in the order of their first triplet.
+
+A source whose context comes from another one has that one's triplets in place of its own, beside its queries. They
+stand in the tables once more, in rows beyond those of TRIPLETS (see `lent_row`), and their texts and pictures have the
+first of its numbers: only these are searched.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from typing import Any, Final, Literal, NamedTuple
 from mimicit.pipeline.parts import ColumnFile, numbered
 from mimicit.pipeline.similarity.options import ComparedText
 
-__all__ = ["Kind", "Span", "open_tables", "plain_text", "spans", "write_tables"]
+__all__ = ["Kind", "Says", "Span", "lent_row", "open_tables", "plain_text", "says", "spans", "write_tables"]
 
 Kind = Literal["text", "picture"]
 _KINDS: Final[tuple[Kind, ...]] = ("text", "picture")
@@ -34,11 +38,12 @@ CREATE TABLE triplet(
 );
 CREATE TABLE text(
     number INTEGER PRIMARY KEY, source INTEGER NOT NULL, hash INTEGER NOT NULL, row INTEGER NOT NULL,
-    wanted INTEGER NOT NULL                                     -- whether a query has it
+    wanted INTEGER NOT NULL,                                    -- whether a query has it
+    known INTEGER NOT NULL                                      -- whether a triplet that may be context has it
 );
 CREATE TABLE picture(
     number INTEGER PRIMARY KEY, source INTEGER NOT NULL, hash INTEGER NOT NULL, row INTEGER NOT NULL,
-    wanted INTEGER NOT NULL
+    wanted INTEGER NOT NULL, known INTEGER NOT NULL
 );
 CREATE TABLE closed(source INTEGER NOT NULL, question INTEGER NOT NULL, PRIMARY KEY(source, question)) WITHOUT ROWID;
 """
@@ -58,11 +63,17 @@ SELECT source, question FROM (
 
 
 class Span(NamedTuple):
-    """The numbers ``first`` to ``end`` (not included) are those of ``source``."""
+    """The numbers ``first`` to ``end`` (not included) are those of ``source``; its context has the first ``known``."""
 
     source: int
     first: int
     end: int
+    known: int
+
+
+def lent_row(row: int, source: int, rows: int) -> int:
+    """The row in these tables of a triplet that lies in ``row`` of ``rows``, where it is lent to ``source``."""
+    return rows * (source + 1) + row
 
 
 def plain_text(text: str) -> str:
@@ -70,10 +81,16 @@ def plain_text(text: str) -> str:
     return " ".join(_WORD.findall(unicodedata.normalize("NFKC", text).casefold())) or text.strip()
 
 
-def write_tables(path: Path, triplets: ColumnFile, compared: Mapping[int, frozenset[Kind]], text: ComparedText) -> None:
+def write_tables(
+    path: Path,
+    triplets: ColumnFile,
+    compared: Mapping[int, frozenset[Kind]],
+    lenders: Mapping[int, int],
+    text: ComparedText,
+) -> None:
     """Write the tables of TRIPLETS to ``path``; ``compared`` says what, by number of the source.
 
-    The file appears whole or not at all.
+    ``lenders`` gives the source that context comes from, where it is another. The file appears whole or not at all.
     """
     temporary = path.with_name(path.name + ".tmp")
     temporary.unlink(missing_ok=True)
@@ -81,12 +98,14 @@ def write_tables(path: Path, triplets: ColumnFile, compared: Mapping[int, frozen
     try:
         db.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA temp_store = FILE;" + _TABLES)
         db.execute("BEGIN")
-        db.executemany("INSERT INTO triplet VALUES (?, ?, ?, ?, ?, ?, ?, ?)", _rows(triplets, compared, text))
+        db.executemany("INSERT INTO triplet VALUES (?, ?, ?, ?, ?, ?, ?, ?)", _rows(triplets, compared, lenders, text))
+        lent = ", ".join(map(str, sorted(lenders))) or "NULL"
+        known = f"CASE WHEN source IN ({lent}) THEN max(row) >= {triplets.rows} ELSE 1 END"
         for kind in _KINDS:
             db.execute(
-                f"INSERT INTO {kind}(number, source, hash, row, wanted)"
-                f" SELECT row_number() OVER (ORDER BY source, min(row)) - 1, source, {kind}, min(row), max(is_query)"
-                f" FROM triplet WHERE {kind} IS NOT NULL GROUP BY source, {kind}"
+                f"INSERT INTO {kind}(number, source, hash, row, wanted, known)"
+                f" SELECT row_number() OVER (ORDER BY source, {known} DESC, min(row)) - 1, source, {kind}, min(row),"
+                f" max(is_query), {known} FROM triplet WHERE {kind} IS NOT NULL GROUP BY source, {kind}"
             )
         db.execute(_CLOSED)
         db.execute("COMMIT")
@@ -100,25 +119,44 @@ def write_tables(path: Path, triplets: ColumnFile, compared: Mapping[int, frozen
 
 
 def _rows(
-    triplets: ColumnFile, compared: Mapping[int, frozenset[Kind]], text: ComparedText
+    triplets: ColumnFile, compared: Mapping[int, frozenset[Kind]], lenders: Mapping[int, int], text: ComparedText
 ) -> Iterator[tuple[Any, ...]]:
+    borrowers = {lender: [one for one in sorted(compared) if lenders.get(one) == lender] for lender in lenders.values()}
     columns = ["source", "is_query", "instruction", "answer", "shown", "parts"]
     for batch in numbered(triplets, columns):
         for row, source, is_query, instruction, answer, shown, parts in zip(
             *(column.to_pylist() for column in batch.columns), strict=True
         ):
-            kinds = compared.get(source)
-            if kinds is None or parts:  # documents have no context
+            asking = source in compared and (is_query or source not in lenders)
+            stands = [(row, source, is_query)] if asking else []
+            stands += [(lent_row(row, one, triplets.rows), one, False) for one in borrowers.get(source, ())]
+            if not stands or parts:  # documents have no context
                 continue
-            plain = plain_text(answer)
-            question, said = _hash(plain_text(instruction)), _hash(plain)
-            words = question if text == "instruction" else _hash(f"{question} {said}")
-            yield (
-                *(row, source, is_query),
-                words if "text" in kinds else None,
-                _hash(shown) if "picture" in kinds and shown else None,
-                *(question, said, plain.count(" ") >= _SENTENCE_WORDS - 1),
-            )
+            marks = says(instruction, answer)
+            words = marks.question if text == "instruction" else _hash(f"{marks.question} {marks.answer}")
+            for place, group, asks in stands:
+                kinds = compared[group]
+                yield (
+                    *(place, group, asks),
+                    words if "text" in kinds else None,
+                    _hash(shown) if "picture" in kinds and shown else None,
+                    *marks,
+                )
+
+
+class Says(NamedTuple):
+    """What a triplet says: hashes of question and answer, and whether the answer is a sentence."""
+
+    question: int
+    answer: int
+    sentence: bool
+
+
+def says(instruction: str, answer: str) -> Says:
+    """See `Says`."""
+    plain = plain_text(answer)
+    question = _hash(plain_text(instruction))
+    return Says(question, _hash(plain), plain.count(" ") >= _SENTENCE_WORDS - 1)
 
 
 def _hash(text: str) -> int:
@@ -134,5 +172,7 @@ def open_tables(path: Path) -> sqlite3.Connection:
 
 def spans(tables: sqlite3.Connection, kind: Kind) -> list[Span]:
     """The numbers of each source that has any, in order."""
-    rows = tables.execute(f"SELECT source, min(number), max(number) + 1 FROM {kind} GROUP BY source ORDER BY source")
+    rows = tables.execute(
+        f"SELECT source, min(number), max(number) + 1, sum(known) FROM {kind} GROUP BY source ORDER BY source"
+    )
     return [Span(*row) for row in rows]

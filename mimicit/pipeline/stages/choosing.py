@@ -23,6 +23,7 @@ from mimicit.pipeline.engines.local import Engine
 from mimicit.pipeline.parts import ColumnFile, batches_of_rows, write_columns
 from mimicit.pipeline.progress import Progress
 from mimicit.pipeline.ragged import Numbers, sums
+from mimicit.pipeline.similarity.search import lenders
 from mimicit.pipeline.stages.pool import TripletPool
 from mimicit.pipeline.stages.sample_json import Chosen, SampleWriter
 from mimicit.pipeline.tables import TRIPLETS, TRIPLETS_NAME
@@ -89,7 +90,7 @@ def _ranges(work: Path) -> list[tuple[int, int]]:
 
 def _choose_task(task: _Task) -> None:
     """Write one part; runs in a worker."""
-    pool = TripletPool(task.work, list(task.rules))
+    pool = TripletPool(task.work, list(task.rules), lenders(task.rules))
     try:
         relations = relations_of(name for rule in task.rules.values() for name in parse_strategies(rule.context))
         writer = SampleWriter(pool.media, [*RELATIONS, *sorted(relations.difference(RELATIONS))])
@@ -115,7 +116,7 @@ def _samples(task: _Task, pool: TripletPool, writer: SampleWriter) -> Iterator[p
         distinct, triplets = np.unique(rows[some], return_inverse=True)
         yield writer.rows(
             Chosen(
-                said=pool.triplets.take(_SAID, distinct),
+                said=_said(pool, distinct),
                 triplets=triplets,
                 reasons=reasons[some],
                 why=list(why),
@@ -131,7 +132,7 @@ def _contexts(
 ) -> tuple[Numbers, Numbers, Numbers]:
     """(rows of all triplets of the samples, the places of their reasons in ``why``, how many each sample has).
 
-    A document counts as its query alone.
+    A document counts as its query alone. Triplets of another source have rows beyond those of TRIPLETS, for `_said`.
     """
     rules = {source: (parse_strategies(rule.context), rule.shots) for source, rule in task.rules.items()}
     rows: list[int] = []
@@ -139,6 +140,7 @@ def _contexts(
     counts: list[int] = []
     for source, some in _by_source(pool, queries):
         strategies, shots = rules[source]
+        beyond = 0 if task.rules[source].context_from is None else pool.triplets.rows
         turns = _turns_alone(pool, queries[some], strategies, shots)
         of_turns = [why.setdefault((STRATEGIES["conversation"][0], None), len(why))] * shots if any(turns) else []
         for query, whole, before in zip(queries[some].tolist(), is_document[some].tolist(), turns, strict=True):
@@ -149,7 +151,7 @@ def _contexts(
             else:
                 context = [] if whole else choose(query, pool, strategies, shots, task.seed, task.guards)
                 for row, relation, score in reversed(context):
-                    rows.append(row)
+                    rows.append(row + beyond)
                     reasons.append(why.setdefault((relation, score), len(why)))
                 counts.append(len(context) + 1)
             rows.append(query)
@@ -162,7 +164,7 @@ def _by_source(pool: TripletPool, queries: Numbers) -> Iterator[tuple[str, slice
     start = 0
     while start < len(queries):
         first = int(queries[start])
-        end = int(np.searchsorted(queries, pool.rows_of_source(first).stop))
+        end = int(np.searchsorted(queries, pool.own_rows(first).stop))
         yield pool.source(first), slice(start, end)
         start = end
 
@@ -182,9 +184,28 @@ def _sources(pool: TripletPool, queries: Numbers) -> list[str]:
     return [name for name, some in _by_source(pool, queries) for _ in range(some.stop - some.start)]
 
 
+def _said(pool: TripletPool, rows: Numbers) -> pa.RecordBatch:
+    """What the triplets in ``rows`` say and show; one that was lent is called ``SOURCE/ID``."""
+    own, lent = _own_and_lent(pool, rows)
+    if not len(lent):
+        return pool.triplets.take(_SAID, own)
+    said = pool.triplets.take(_SAID, lent)
+    ids = [f"{pool.source(row)}/{id}" for row, id in zip(lent.tolist(), said.column("id").to_pylist(), strict=True)]
+    columns = {**{name: said.column(name) for name in _SAID}, "id": pa.array(ids, said.schema.field("id").type)}
+    renamed = pa.record_batch(list(columns.values()), schema=said.schema)
+    return pa.concat_batches([pool.triplets.take(_SAID, own), renamed]) if len(own) else renamed
+
+
+def _own_and_lent(pool: TripletPool, rows: Numbers) -> tuple[Numbers, Numbers]:
+    """Those of ``rows``, which ascend, that lie in TRIPLETS, and where the others lie there."""
+    count = int(np.searchsorted(rows, pool.triplets.rows))
+    return rows[:count], rows[count:] - pool.triplets.rows
+
+
 def _bytes_said(pool: TripletPool, rows: Numbers) -> Numbers:
     distinct, places = np.unique(rows, return_inverse=True)
-    return pool.triplets.bytes_of(_SAID[:3], distinct)[places]
+    sizes: Numbers = np.concatenate([pool.triplets.bytes_of(_SAID[:3], part) for part in _own_and_lent(pool, distinct)])
+    return sizes[places]
 
 
 def _documents(pool: TripletPool, queries: Numbers) -> Chosen:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mimicit.context.candidates import By, Likeness
+from mimicit.context.neighbours import Guards, is_leak
 from mimicit.pipeline.parts import ColumnFile
 from mimicit.pipeline.ragged import Numbers
 from mimicit.pipeline.similarity.pool import SimilarPool
+from mimicit.pipeline.similarity.tables import says
 from mimicit.pipeline.tables import LINKS_NAME, MEDIA_NAME, SAME_MEDIA_NAME, TRIPLETS_NAME
 
 __all__ = ["TripletPool"]
@@ -22,10 +26,10 @@ __all__ = ["TripletPool"]
 class TripletPool:
     """The usable triplets of one work folder, by row of TRIPLETS; ``names`` are those of the sources by number.
 
-    See `mimicit.context.candidates.Pool`.
+    ``lenders`` is the source that context comes from, where it is another. See `mimicit.context.candidates.Pool`.
     """
 
-    def __init__(self, work: Path, names: Sequence[str]) -> None:
+    def __init__(self, work: Path, names: Sequence[str], lenders: Mapping[int, int] = MappingProxyType({})) -> None:
         self.triplets = ColumnFile(work / TRIPLETS_NAME)
         self.media = ColumnFile(work / MEDIA_NAME)
         self._links = ColumnFile(work / LINKS_NAME)
@@ -41,7 +45,11 @@ class TripletPool:
         self.same_media_count = self._links.reader("same_media_count")
         rows = range(self.triplets.rows)
         starts = [bisect_left(rows, number, key=self._source) for number in range(len(names) + 1)]
-        self._rows = [range(*span) for span in pairwise(starts)]
+        spans = [range(*span) for span in pairwise(starts)]
+        self._own_rows = spans
+        self._rows = [spans[lenders.get(number, number)] for number in range(len(names))]
+        self._lent = {number: spans[lender] for number, lender in lenders.items()}
+        self._alike = lru_cache(1024)(self._told_apart_by)
         self._work = work
         self._similar: SimilarPool | None = None  # opened by the first query that asks for it
 
@@ -57,6 +65,15 @@ class TripletPool:
     def rows_of_source(self, row: int) -> range:
         """See `mimicit.context.candidates.Pool`."""
         return self._rows[self._source(row)]
+
+    def own_rows(self, row: int) -> range:
+        """The rows of all triplets of the same source."""
+        return self._own_rows[self._source(row)]
+
+    def may_lend(self, row: int, query: int) -> bool:
+        """See `mimicit.context.candidates.Pool`."""
+        is_document = bool(self.triplets.data("parts", row))
+        return not is_document and not is_leak(self._alike(query), self._alike(row), Guards())
 
     def related(self, row: int) -> list[int]:
         """See `mimicit.context.candidates.Pool`."""
@@ -105,14 +122,20 @@ class TripletPool:
 
     def likeness(self, row: int) -> Likeness:
         """See `mimicit.context.candidates.Pool`."""
+        marks = self._similar_pool().marks(row)
+        return Likeness(**marks._asdict(), pictures=self.pictures(row), looks=self._looks(row))
+
+    def _told_apart_by(self, row: int) -> Likeness:
+        """As `likeness`, where nothing was compared."""
+        marks = says(self.instruction(row), self.triplets.text("answer", row))
+        return Likeness(**marks._asdict(), closed=False, pictures=self.pictures(row), looks=self._looks(row))
+
+    def _looks(self, row: int) -> tuple[int, ...]:
+        """The fingerprints of the pictures that a triplet shows."""
         looks = (self.media.data("fingerprint", number) for number in self.triplets.integers("media", row))
-        return Likeness(
-            **self._similar_pool().marks(row)._asdict(),
-            pictures=self.pictures(row),
-            looks=tuple(int.from_bytes(look, "big") for look in looks if look),
-        )
+        return tuple(int.from_bytes(look, "big") for look in looks if look)
 
     def _similar_pool(self) -> SimilarPool:
         if self._similar is None:
-            self._similar = SimilarPool(self._work)
+            self._similar = SimilarPool(self._work, self.triplets.rows, self._lent)
         return self._similar
