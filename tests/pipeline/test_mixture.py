@@ -134,7 +134,7 @@ def test_a_value_out_of_range_is_named_as_the_user_wrote_it(options: dict[str, A
     [
         ({"name": "A B"}, r"source 'a': name 'A B': must match \[a-z0-9_-\]"),
         ({"weight": 0.0}, "source 'a': weight 0.0: must be more than 0 and at most 1"),
-        ({"limit": 0}, "source 'a': limit 0: must be at least 1"),
+        ({"limit": -1}, "source 'a': limit -1: must be at least 0"),
         ({"filters": FilterConfig(min_side=-1)}, "source 'a': min_side -1: must be at least 0"),
     ],
 )
