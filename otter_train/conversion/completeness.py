@@ -81,14 +81,24 @@ def absent_parts(tensors: Collection[str], architecture: ModelConfig | None = No
 
 def vocabulary_names(tensors: Collection[str], architecture: ModelConfig | None = None) -> set[str]:
     """Which of ``tensors`` have a row for every token of the vocabulary."""
-    known = set(_EMBEDDINGS)
-    if architecture is not None:
+    known = _EMBEDDINGS if architecture is None else _EMBEDDINGS | _embeddings_of(architecture)
+    return {name for name in tensors if name in known}
+
+
+_last_embeddings: list[tuple[ModelConfig, frozenset[str]]] = []
+"""The last configuration that was asked for, and the answer: one model is asked for many times in a row."""
+
+
+def _embeddings_of(architecture: ModelConfig) -> frozenset[str]:
+    """The names of the embeddings of a model, which only the model itself tells: it is built, without numbers."""
+    if not _last_embeddings or _last_embeddings[0][0] is not architecture:
         lm = empty_model(architecture, 1).language.lm
         head = lm.get_output_embeddings()
         ids = {id(one) for one in (lm.get_input_embeddings().weight, head.weight, getattr(head, "bias", None))}
         named = lm.named_parameters(remove_duplicate=False)
-        known |= {f"language.lm.{name}" for name, one in named if id(one) in ids}
-    return known & set(tensors)
+        found = frozenset(f"language.lm.{name}" for name, one in named if id(one) in ids)
+        _last_embeddings[:] = [(architecture, found)]
+    return _last_embeddings[0][1]
 
 
 def vocabulary_rows(tensors: Mapping[str, LazyTensor], architecture: ModelConfig | None = None, least: int = 1) -> int:

@@ -129,10 +129,11 @@ def convert(
 
 def _with_frozen(origin: Origin, frozen: Frozen, named: ModelConfig | None) -> Origin:
     if frozen == "drop":
+        vocabulary = origin.vocabulary
         kept = {
             name: tensor
             for name, tensor in origin.tensors.items()
-            if not name.startswith(("vision.", "language.lm.")) or name in origin.vocabulary
+            if not name.startswith(("vision.", "language.lm.")) or name in vocabulary
         }
         return replace(origin, tensors=kept)
     absent = absent_parts(origin.tensors, origin.architecture)
