@@ -32,6 +32,12 @@ def die_once(marker: Path) -> str:
     raise AssertionError("unreachable")
 
 
+STAGES = ("scan", "split", "import", "encode", "choose", "pack")
+"""The stages that engines run."""
+
+KILLED_IN_EACH = {f"{stage}-{when}" for stage in STAGES for when in ("before", "after")}
+
+
 def die_if_odd(number: int) -> int:
     if number % 2:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -59,6 +65,38 @@ class Witness:
 
 def _noting_process(function: Callable[[Any], Any], task: Any) -> tuple[int, Any]:
     return os.getpid(), function(task)
+
+
+class Killing:
+    """An engine that kills a worker at a task of each stage, and another one that has just done its task.
+
+    ``killed`` has the names of the stages, with ``-before`` and ``-after``; they are noted in ``folder``.
+    """
+
+    def __init__(self, engine: Engine, folder: Path) -> None:
+        self._engine = engine
+        self._folder = folder
+        folder.mkdir(exist_ok=True)
+
+    @property
+    def killed(self) -> set[str]:
+        return {path.name for path in self._folder.iterdir()}
+
+    def run(
+        self, function: Callable[[Any], Any], tasks: Iterable[Any], *, label: str, **options: Any
+    ) -> Iterator[tuple[Any, Any]]:
+        dying = partial(_dying_twice, function, self._folder / label)
+        return self._engine.run(dying, tasks, label=label, **options)
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+def _dying_twice(function: Callable[[Any], Any], marker: Path, task: Any) -> Any:
+    die_once(marker.with_name(f"{marker.name}-before"))
+    result = function(task)
+    die_once(marker.with_name(f"{marker.name}-after"))
+    return result
 
 
 def blas_threads(_: None) -> list[int]:

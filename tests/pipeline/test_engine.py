@@ -18,7 +18,7 @@ from mimicit.pipeline.engines.local import LocalEngine, WorkerDiedError
 from mimicit.pipeline.progress import Silent
 from tests.factories import raw as make
 from tests.factories.processes import killing, local_workers
-from tests.factories.tasks import Witness, die_if_odd, die_once, refuse, square
+from tests.factories.tasks import KILLED_IN_EACH, STAGES, Killing, Witness, die_if_odd, die_once, refuse, square
 
 CONFIG = BuildConfig(shard_bytes=32 * 1024)
 
@@ -84,11 +84,20 @@ def test_killed_workers_change_no_byte_of_a_build(tmp_path: Path) -> None:
     assert make.hashes(tmp_path / "out") == make.hashes(tmp_path / "whole")
 
 
+def test_a_worker_killed_in_each_stage_changes_no_byte(tmp_path: Path) -> None:
+    raw = make.make_raw(tmp_path / "raw")
+    build_shards(raw, tmp_path / "whole", CONFIG, engine=LocalEngine(2))
+    engine = Killing(LocalEngine(2), tmp_path / "killed")
+    build_shards(raw, tmp_path / "out", CONFIG, engine=engine)
+    assert engine.killed >= KILLED_IN_EACH
+    assert make.hashes(tmp_path / "out") == make.hashes(tmp_path / "whole")
+
+
 def test_every_long_stage_runs_in_workers(tmp_path: Path) -> None:
     raw = make.make_raw(tmp_path / "raw")
     engine = Witness(LocalEngine(2))
     build_shards(raw, tmp_path / "out", CONFIG, engine=engine)
-    for stage in ("scan", "split", "import", "encode", "choose", "pack"):
+    for stage in STAGES:
         assert engine.processes[stage], stage
         assert os.getpid() not in engine.processes[stage], stage
 

@@ -20,7 +20,7 @@ from mimicit.pipeline.engines.ray import RayEngine, _probe, _versions
 from mimicit.pipeline.progress import Silent
 from tests.factories import raw as make
 from tests.factories.processes import killing, ray_workers
-from tests.factories.tasks import Witness, die_if_odd, die_once, refuse, square
+from tests.factories.tasks import KILLED_IN_EACH, STAGES, Killing, Witness, die_if_odd, die_once, refuse, square
 
 ray = pytest.importorskip("ray", reason="comes with the extra 'ray'")
 
@@ -105,9 +105,17 @@ def test_every_long_stage_runs_in_ray_workers(raw: Path, whole: Path, tmp_path: 
     out = tmp_path / "out"
     engine = Witness(RayEngine(2, src=raw, out=out))
     build_shards(raw, out, CONFIG, engine=engine)
-    for stage in ("scan", "split", "import", "encode", "choose", "pack"):
+    for stage in STAGES:
         assert engine.processes[stage], stage
         assert os.getpid() not in engine.processes[stage], stage
+    assert make.hashes(out) == make.hashes(whole)
+
+
+def test_a_worker_killed_in_each_stage_changes_no_byte(raw: Path, whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    engine = Killing(RayEngine(2, src=raw, out=out), tmp_path / "killed")
+    build_shards(raw, out, CONFIG, engine=engine)
+    assert engine.killed >= KILLED_IN_EACH
     assert make.hashes(out) == make.hashes(whole)
 
 

@@ -12,6 +12,7 @@ import pytest
 from mimicit.errors import BuildError, ChangedInputError, UsageError
 from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.pipeline.config import SourceOptions
+from mimicit.pipeline.engines.local import LocalEngine
 from mimicit.pipeline.engines.scheduler import Share, WaitingStage, config_from_json
 from mimicit.pipeline.engines.tasks import build_in_tasks, build_share, publish_tasks
 from mimicit.pipeline.progress import Silent
@@ -19,6 +20,7 @@ from mimicit.pipeline.run import BuildResult
 from mimicit.pipeline.stages.filters import FilterConfig
 from tests.factories import raw as make
 from tests.factories.engines import InProcess
+from tests.factories.tasks import KILLED_IN_EACH, Killing
 
 CONFIG = BuildConfig(shard_bytes=32 * 1024)
 COUNT = 3
@@ -71,6 +73,18 @@ def test_tasks_in_any_order_make_the_same_folder(raw: Path, tmp_path: Path, dedu
     assert make.hashes(out) == make.hashes(tmp_path / "whole")
     again = publish(out)
     assert isinstance(again, BuildResult) and again.was_finished
+
+
+def test_a_worker_killed_in_each_stage_changes_no_byte(raw: Path, whole: Path, tmp_path: Path) -> None:
+    out, killed = tmp_path / "out", tmp_path / "killed"
+    build_in_tasks(raw, out, CONFIG, COUNT, Killing(LocalEngine(2), killed), Silent())
+    for _ in ("encode", "pack"):
+        for index in range(COUNT):
+            engine = Killing(LocalEngine(2), killed)
+            build_share(raw, out, CONFIG, Share(index=index, count=COUNT), engine, Silent())
+        publish_tasks(out, Killing(LocalEngine(2), killed), Silent())
+    assert engine.killed >= KILLED_IN_EACH
+    assert make.hashes(out) == make.hashes(whole)
 
 
 def test_missing_tasks_are_named_in_both_stages(raw: Path, whole: Path, tmp_path: Path) -> None:
