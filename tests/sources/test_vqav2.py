@@ -8,7 +8,7 @@ import pytest
 from mimicit.errors import SourceError
 from mimicit.sources import SOURCES, detect
 from mimicit.sources.files.root import Root
-from mimicit.sources.items import Item, Reject
+from mimicit.sources.items import Item, Note, Reject
 from tests.factories.formats import put_vqa, vqa_annotation, vqa_question
 from tests.factories.sources import items_of, jpeg, put, reasons_of, triplets_of
 
@@ -143,3 +143,10 @@ def test_a_damaged_file_is_a_source_error(root: Path) -> None:
     path.write_text(path.read_text()[:-3])
     with pytest.raises(SourceError, match="annotations"):
         items_of(root)
+
+
+def test_nan_in_an_answer_becomes_null_and_is_noted(root: Path) -> None:
+    items = read(root, [QUESTION], [vqa_annotation(458752000, 458752, answer_type=float("nan"))])
+    (triplet,) = triplets_of(items)
+    assert triplet.meta["answer_type"] is None
+    assert [item.kind for item in items if isinstance(item, Note)] == ["nan_as_null"]

@@ -18,18 +18,25 @@ from typing import Any, Final
 
 import orjson
 
-from mimicit.errors import RejectedError
+from mimicit.errors import RejectedError, SchemaError
 from mimicit.placeholders import question_about
-from mimicit.schema import canonical_json
+from mimicit.schema import canonical_json, null_for_nan
 from mimicit.sources.containers.disk_table import DiskTable
 from mimicit.sources.containers.json_members import blocks_of_member, first_of_members
 from mimicit.sources.files.finding import media_ref
 from mimicit.sources.files.media_names import folder_of
 from mimicit.sources.files.root import Root
 from mimicit.sources.format import Needs, SourceFormat, SourceSpec
-from mimicit.sources.items import Item, MediaRef, RawTriplet, Reject, Row
+from mimicit.sources.items import Item, MediaRef, Note, RawTriplet, Reject, Row
 from mimicit.sources.records.each_row import triplets_of_rows
-from mimicit.sources.records.text import checked_answer, checked_id, checked_instruction, checked_meta, shown
+from mimicit.sources.records.text import (
+    MAX_META_BYTES,
+    checked_answer,
+    checked_id,
+    checked_instruction,
+    checked_meta,
+    shown,
+)
 from mimicit.sources.sniff import Head
 
 __all__ = ["VQAV2"]
@@ -105,7 +112,7 @@ VQAV2: Final = SourceFormat(
 )
 
 
-def _read_answers(spec: SourceSpec, root: Root, path: str, answers: DiskTable) -> Iterator[Reject]:
+def _read_answers(spec: SourceSpec, root: Root, path: str, answers: DiskTable) -> Iterator[Reject | Note]:
     for rows in blocks_of_member(root, path, "annotations"):
         entries: list[tuple[str, str]] = []
         read: list[tuple[str, str, RejectedError | None]] = []
@@ -115,7 +122,10 @@ def _read_answers(spec: SourceSpec, root: Root, path: str, answers: DiskTable) -
                 if isinstance(row, RejectedError):
                     raise row
                 id = _question_id(row)
-                entries.append((id, canonical_json({"place": place, **_answer(row)}).decode()))
+                text, holds_nan = _answer_json(row, place)
+                entries.append((id, text))
+                if holds_nan:
+                    yield Note("nan_as_null", place)
             except RejectedError as fault:
                 error = fault
             read.append((place, id, error))
@@ -139,14 +149,25 @@ def _question_id(row: Mapping[str, Any]) -> str:
     return checked_id(row.get("question_id"), "question_id")
 
 
-def _answer(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What is kept of one annotation."""
+def _answer_json(row: Mapping[str, Any], place: str) -> tuple[str, bool]:
+    """What is kept of the annotation at ``place``, and whether null stands there for NaN."""
     people = row.get("answers", [])
     if not isinstance(people, list) or not all(isinstance(person, dict) for person in people):
         raise RejectedError("malformed", f"answers must be a list of objects, not {shown(people)}")
     kept = {key: row[key] for key in ("question_type", "answer_type") if key in row}
-    meta = checked_meta({"answers": [person.get("answer") for person in people], **kept})
-    return {"image_id": row.get("image_id"), "answer": row.get("multiple_choice_answer"), "meta": meta}
+    meta = {"answers": [person.get("answer") for person in people], **kept}
+    said = {"image_id": row.get("image_id"), "answer": row.get("multiple_choice_answer"), "place": place}
+    try:
+        text = canonical_json({**said, "meta": meta})
+        if len(text) <= MAX_META_BYTES:
+            return text.decode(), False
+    except SchemaError:
+        pass
+    try:
+        text = canonical_json(null_for_nan({**said, "meta": checked_meta(meta)}))
+    except SchemaError as error:
+        raise RejectedError("malformed", str(error)) from None
+    return text.decode(), len(text) <= MAX_META_BYTES
 
 
 def _triplet(
@@ -165,7 +186,7 @@ def _triplet(
         media=(picture,),
         instruction=text,
         answer=checked_answer(answer["answer"]),
-        meta=checked_meta({**others, **answer["meta"]}),
+        meta=checked_meta({**others, **answer["meta"]}) if others else answer["meta"],
     )
 
 

@@ -17,6 +17,7 @@ from mimicit.prompt import IMAGE
 from mimicit.schema import canonical_json, null_for_nan
 
 __all__ = [
+    "MAX_META_BYTES",
     "MAX_TEXT_CHARACTERS",
     "answer_of",
     "checked_answer",
@@ -34,7 +35,7 @@ __all__ = [
 
 MAX_TEXT_CHARACTERS: Final = 1_000_000
 _MAX_ID_CHARACTERS: Final = 4096
-_MAX_META_BYTES: Final = 1_000_000
+MAX_META_BYTES: Final = 1_000_000
 _FIELDS: Final = frozenset({"id", "instruction", "answer", "related", "meta"})
 
 
@@ -119,8 +120,8 @@ def checked_meta(value: Mapping[str, Any]) -> dict[str, Any]:
     Reasons: ``malformed``, ``too_long`` (a megabyte).
     """
     meta = dict(value)
-    if meta and len(_canonical(meta, "meta")) > _MAX_META_BYTES:
-        raise RejectedError("too_long", f"the free fields take more than {_MAX_META_BYTES} bytes")
+    if meta and len(_canonical(meta, "meta")) > MAX_META_BYTES:
+        raise RejectedError("too_long", f"the free fields take more than {MAX_META_BYTES} bytes")
     return meta
 
 
