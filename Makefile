@@ -33,7 +33,7 @@ test: $(READY)
 	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not slow and not gpu'
 
 test-all: $(READY)
-	$(BIN)/python -m pytest -n auto --dist worksteal
+	$(BIN)/python -m pytest -n auto --dist worksteal --hypothesis-profile thorough
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -8,8 +8,11 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
-# No deadlines, for timing decides no test; the same examples on every run.
-settings.register_profile("project", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+# No deadlines, for timing decides no test; the same examples on every run. `make test-all` takes the thorough profile.
+settings.register_profile(
+    "project", max_examples=32, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("thorough", settings.get_profile("project"), max_examples=100)
 settings.load_profile("project")
 
 # There is a process of pytest for each core. Set before anything imports torch.

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given, settings
 
 from mimicit.records import FORMAT, Sample, sample_from_json
 from tests.factories.exporting import (
@@ -21,11 +21,11 @@ from tests.factories.exporting import (
     exported,
     meaning,
 )
+from tests.factories.strategies import few
 from tests.factories.strategies import samples as any_samples
 
 # A build's worker leaves it to its end to close the files it has read.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-few = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
 @given(samples=corpora())

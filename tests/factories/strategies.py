@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from mimicit.prompt import SPECIAL_TOKENS
@@ -15,6 +16,11 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40).filter(
     lambda text: not any(token in text for token in SPECIAL_TOKENS)
 )
 IDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)
+few = settings(
+    max_examples=settings().max_examples // 4,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+"""For tests each example of which takes a whole build: a quarter of the usual number of examples."""
 
 
 @st.composite

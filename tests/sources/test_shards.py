@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 
 from mimicit.context.assemble import Part
 from mimicit.errors import SourceError
@@ -31,6 +31,7 @@ from tests.factories.exporting import (
     write_shard,
 )
 from tests.factories.sources import items_of, jpeg, one_source, put, reasons_of, triplets_of
+from tests.factories.strategies import few
 from tests.factories.tars import put_tar
 
 # A build's worker leaves it to its end to close the files it has read.
@@ -135,9 +136,6 @@ def test_a_finished_folder_is_complete_or_a_fault(tmp_path: Path) -> None:
     put(tmp_path, "in/manifest.json", {"format": "mimicit/1", "config": {}})
     with pytest.raises(SourceError, match=r"^in/manifest\.json: no manifest of shards"):
         items_of(tmp_path)
-
-
-few = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
 @given(samples=corpora(sources=1))
