@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import importlib
 import io
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -20,37 +18,20 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
-from click.testing import CliRunner
 
 from mimicit.annotating.recipe import read_recipe
 from mimicit.cli import main as mimicit
 from mimicit.pipeline.mixture import build_config, read_mixture
 from tests.factories import pages
 from tests.factories import raw as make
+from tests.factories.programs import PROGRAMS, carry_out, programs
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 MEASURED = {"performance.md", "proof.md", "scaling.md"}  # their commands take hours; only links and options are checked
 FOLLOWED = {"extending.md"}  # by a test of its own, with the package that it describes
-PROGRAMS = ("generate", "evaluate", "chat", "serve", "convert")
-BRIEF = {  # what makes a command short enough for a test; the page shows it without
-    "mimicit build": ["--workers", "1"],
-    "otter_train": ["--max-steps", "2", "--batch-size", "3", "--max-tokens", "128", "--device", "cpu"],
-    "otter_train.generate": ["--max-new-tokens", "2", "--device", "cpu"],
-    "otter_train.evaluate": ["--max-new-tokens", "2", "--limit", "2", "--device", "cpu"],
-}
-
-
-def programs() -> dict[str, click.Command]:
-    """Every program of the project by the name after ``python -m``."""
-    found: dict[str, click.Command] = {"mimicit": mimicit}
-    found["otter_train"] = importlib.import_module("otter_train.__main__").main
-    for name in PROGRAMS:
-        found[f"otter_train.{name}"] = importlib.import_module(f"otter_train.{name}").main
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -82,23 +63,6 @@ def write_vision_language_model(folder: Path) -> None:
 
     for part in family("idefics3"):
         part.save_pretrained(folder)
-
-
-def carry_out(command: str) -> tuple[int, str]:
-    """Exit code and output of a command line; the project's own programs run in this process."""
-    words = pages.words_of(command)
-    name = words[2] if words[:2] == ["python", "-m"] else words[0]
-    if name not in (known := programs()):
-        scripts = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        environment = {**os.environ, "PATH": scripts, "PYTHONPATH": str(ROOT)}
-        result = subprocess.run(command, shell=True, env=environment, capture_output=True, text=True, check=False)
-        return result.returncode, result.stdout + result.stderr
-    given = words[words.index(name) + 1 :]
-    brief = BRIEF.get(f"{name} {given[0]}" if given else name, BRIEF.get(name, []))
-    pairs = zip(brief[::2], brief[1::2], strict=True)
-    extra = [] if "--help" in given else [word for pair in pairs if pair[0] not in given for word in pair]
-    done = CliRunner().invoke(known[name], [*given, *extra], catch_exceptions=False)
-    return done.exit_code, done.output
 
 
 def write_block(block: pages.Block) -> None:

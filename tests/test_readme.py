@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shlex
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mimicit.pipeline import BuildConfig, build_shards
+from tests.factories import pages
 from tests.factories import raw as make
 from tests.factories.engines import InProcess
+from tests.factories.programs import carry_out
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
 
 
-def commands() -> list[str]:
-    blocks = re.findall(r"```console\n(.*?)```", TEXT, re.DOTALL)
-    return [line.removeprefix("$ ") for block in blocks for line in block.splitlines() if line.startswith("$ ")]
-
-
-def test_commands_run_as_written(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:.*pin_memory.*")
+def test_commands_run_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     pytest.importorskip("torch", reason="comes with the extra 'train'")
     own = tmp_path / "raw"
     (own / "images").mkdir(parents=True)
@@ -34,22 +29,18 @@ def test_commands_run_as_written(tmp_path: Path) -> None:
     make.clip(own / "clips" / "walk.mp4")
     (manifest,) = re.findall(r"```json\n(.*?)```", TEXT, re.DOTALL)
     (own / "manifest.jsonl").write_text(manifest)
-    scripts = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": scripts, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    found = commands()
-    assert len(found) >= 8
-    for command in found:
-        words = shlex.split(command)
-        if "otter_train" in words:
-            words += ["--max-steps", "2", "--batch-size", "4"]  # the demo trains to the end
-        result = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-        assert result.returncode == 0, f"{command}\n{result.stdout}{result.stderr}"
-    code = "\n".join(re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL))
-    result = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stderr
-    assert "<image>User:" in result.stdout
+    monkeypatch.chdir(tmp_path)
+    blocks = pages.blocks(TEXT)
+    commands = [step.command for block in blocks if block.language == "console" for step in pages.steps(block.text)]
+    assert len(commands) >= 8
+    for command in commands:
+        code, output = carry_out(command)
+        assert code == 0, f"{command}\n{output}"
+    scope: dict[str, Any] = {"__name__": "readme"}
+    for block in blocks:
+        if block.language == "python":
+            exec(compile(block.text, "README.md: python block", "exec"), scope)
+    assert "<image>User:" in capsys.readouterr().out
 
 
 def test_the_table_that_is_shown_builds(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,7 @@ import pyarrow as pa
 from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.records import Sample, Triplet
 from tests.factories import raw as make
-
-
-class InProcess:
-    """An engine without processes: a few samples are not worth starting one."""
-
-    def run(self, function: Callable[[Any], Any], tasks: Iterable[Any], **_options: Any) -> Iterator[tuple[Any, Any]]:
-        return ((task, function(task)) for task in tasks)
-
-    def close(self) -> None:
-        pass
+from tests.factories.engines import InProcess
 
 
 def small_shards(folder: Path, samples: int, shard_bytes: int = 1 << 30, name: str = "own") -> Path:

@@ -27,7 +27,8 @@ from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.prompt import drop_context
 from mimicit.records import Sample, Triplet
 from tests.factories import raw as make
-from tests.factories.loading import InProcess, small_shards
+from tests.factories.engines import InProcess
+from tests.factories.loading import small_shards
 from tests.factories.tokenizers import KINDS, write_tokenizer
 from tests.factories.vision_language import FAMILIES, family
 

@@ -13,7 +13,7 @@ from mimicit.loading import Where, load
 from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.records import Sample
 from tests.factories import raw as make
-from tests.factories.loading import InProcess
+from tests.factories.engines import InProcess
 
 
 @pytest.fixture(scope="module")
