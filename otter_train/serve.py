@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +23,7 @@ __all__ = ["main"]
 
 _DEFAULT = Limits()
 _AT_LEAST_1 = click.IntRange(min=1)
+_SWITCH_S = 0.0005  # the loop waits so long for the interpreter when the model's thread holds it, ten times a question
 
 
 @click.command(cls=Program, context_settings=HELP)
@@ -95,6 +98,8 @@ def main(
         with listen(host, port) as listener, Worker(trained, replace(limits, context=min(context, longest))) as worker:
             hosts = LOCAL_NAMES if local and not api_key else None
             app = create_app(worker, model=name, api_key=api_key, hosts=hosts)
+            gc.freeze()  # or each full collection looks at all of torch and the model, and holds everyone up meanwhile
+            sys.setswitchinterval(_SWITCH_S)
             click.echo(f"{name} answers at {url(host, listener)}/v1")
             ended_by = run_server(app, listener)
         os._exit(128 + ended_by)  # torch takes seconds to take itself apart

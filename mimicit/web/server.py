@@ -15,6 +15,7 @@ import resource
 import socket
 import threading
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 from typing import Any, Final
 
@@ -22,6 +23,8 @@ import h11
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from mimicit.web.arrivals import Arrival
 
 __all__ = ["ConnectionLimits", "run_server", "server_config"]
 
@@ -106,26 +109,35 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-def _limited_protocol(limits: ConnectionLimits) -> type[H11Protocol]:
-    """The protocol of one server: its connections know of each other."""
+def _limited_protocol(limits: ConnectionLimits) -> type[asyncio.Protocol]:
+    """The protocol of one server: its connections know of each other, and begin as an `Arrival`."""
     descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     most = limits.connections
     if descriptors != resource.RLIM_INFINITY:
         most = max(1, min(most, descriptors // 2))
-    slow: dict[_LimitedProtocol, None] = {}
+    slow: dict[Any, None] = {}
 
-    class Protocol(_LimitedProtocol):
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            super().__init__(*arguments, **options)
-            self.limits, self.most, self.slow = limits, most, slow
+    def make(options: dict[str, Any]) -> _LimitedProtocol:
+        protocol = _LimitedProtocol(**options)
+        protocol.limits, protocol.slow = limits, slow
+        return protocol
+
+    class Protocol(Arrival):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(
+                partial(make, options),
+                guests=options["server_state"].connections,
+                slow=slow,
+                most=most,
+                head_seconds=limits.head_seconds,
+            )
 
     return Protocol
 
 
 class _LimitedProtocol(H11Protocol):
     limits: ConnectionLimits
-    most: int
-    slow: dict[_LimitedProtocol, None]
+    slow: dict[Any, None]
     """The connections that keep us waiting, for a request or for the rest of one; the first has done so longest."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -136,8 +148,6 @@ class _LimitedProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > self.most:
-            next(iter(self.slow), self)._give_up()
         self._await_request()
 
     def data_received(self, data: bytes) -> None:
@@ -163,11 +173,11 @@ class _LimitedProtocol(H11Protocol):
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             super().send_400_response(msg)
         else:  # the answer is under way: there is no place for another
-            self._give_up()
+            self.give_up()
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._write_timer = self.loop.call_later(self.limits.write_seconds, self._give_up)
+        self._write_timer = self.loop.call_later(self.limits.write_seconds, self.give_up)
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -190,9 +200,10 @@ class _LimitedProtocol(H11Protocol):
         self.slow[self] = None
         if self._head_timer is not None:
             self._head_timer.cancel()
-        self._head_timer = self.loop.call_later(self.limits.head_seconds, self._give_up)
+        self._head_timer = self.loop.call_later(self.limits.head_seconds, self.give_up)
 
-    def _give_up(self) -> None:
+    def give_up(self) -> None:
+        """Wait no longer."""
         self.slow.pop(self, None)
         self.transport.abort()
 

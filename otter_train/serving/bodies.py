@@ -32,57 +32,63 @@ class Bodies:
         self._limits = limits
         self._most = _LARGEST_AT_ONCE * limits.body_bytes
         self._coming: dict[asyncio.Timeout, int] = {}  # bytes of each, the oldest first
-        self._whole = 0
+        self._held = 0  # by those that are coming, and those that are here
 
     @asynccontextmanager
-    async def body(self, request: Request) -> AsyncIterator[bytes]:
-        """The body of ``request``, which counts until the block ends.
+    async def body(self, request: Request) -> AsyncIterator[list[bytes]]:
+        """The body of ``request``, in the pieces in which it came, which counts until the block ends.
 
         `ApiError` where it is too large (413), too slow (408), ends early (400), or there is no room for it (429).
         """
         body = await self._read(request)
-        held = _counted(body)
-        self._whole += held
+        held = _counted(sum(map(len, body)))
+        self._held += held
         try:
             yield body
         finally:
-            self._whole -= held
+            self._held -= held
 
-    async def _read(self, request: Request) -> bytes:
+    async def _read(self, request: Request) -> list[bytes]:
         most, seconds = self._limits.body_bytes, self._limits.body_seconds
         too_large = ApiError(413, "request_too_large", f"a request may have {most:,} bytes")
         declared = request.headers.get("content-length", "0")
         if not declared.isdecimal() or int(declared[:20]) > most:
             raise too_large
-        body = bytearray()
+        body: list[bytes] = []  # putting 20 MiB together takes longer than a question may wait
+        size = 0
         deadline = asyncio.timeout(seconds)
         try:
             async with deadline:
                 async for chunk in request.stream():
-                    body += chunk
-                    if len(body) > most:
+                    body.append(chunk)
+                    size += len(chunk)
+                    if size > most:
                         raise too_large
-                    self._make_room(deadline, _counted(body))
+                    self._make_room(deadline, _counted(size))
         except TimeoutError:
             raise ApiError(408, "request_timeout", f"the body came too slowly; there are {seconds:g} s") from None
         except ClientDisconnect:
             raise ApiError(400, "client_disconnected", "the body ended early") from None
         finally:
-            self._coming.pop(deadline, None)
-        return bytes(body)
+            self._forget(deadline)
+        return body
 
     def _make_room(self, deadline: asyncio.Timeout, held: int) -> None:
         if not held:
             return
+        self._held += held - self._coming.get(deadline, 0)
         self._coming[deadline] = held
-        while self._whole + sum(self._coming.values()) > self._most:
+        while self._held > self._most:
             oldest = next(iter(self._coming))
-            del self._coming[oldest]
+            self._forget(oldest)
             if oldest is deadline:
                 raise ApiError(429, "rate_limit_exceeded", "too many large requests are open; try again in a second")
             if not oldest.expired():
                 oldest.reschedule(0)
 
+    def _forget(self, deadline: asyncio.Timeout) -> None:
+        self._held -= self._coming.pop(deadline, 0)
 
-def _counted(body: bytes | bytearray) -> int:
-    return max(0, len(body) - _SMALL_BYTES)
+
+def _counted(size: int) -> int:
+    return max(0, size - _SMALL_BYTES)

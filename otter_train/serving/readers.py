@@ -3,7 +3,8 @@
 No parser or decoder in C can be interrupted, so what strangers send is read in processes that can be ended: by the
 limits that each sets itself (see `mimicit.media.bounds`), when the client leaves, and with the server. What a request
 costs shows in its headers, long before a pixel is decoded. Cheap ones are read at once; the others wait for processes
-of their own, which have a lower priority. So no number of costly requests keeps a plain question waiting.
+of their own, which have a lower priority. Those of some kilobytes have one that no larger body is ever given to. So no
+number of costly requests keeps a plain question waiting.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import asyncio
 import multiprocessing
 import os
 import signal
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from types import TracebackType
@@ -33,7 +36,7 @@ __all__ = ["Readers"]
 _PROCESSES: Final = 2  # of each lane
 _MIB: Final = 1024**2
 _BYTES_PER_PIXEL: Final = 16  # RGBA, and some copies of it
-_NICENESS: Final = 10
+_SMALL_BYTES: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,12 +54,13 @@ class Readers:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        quick = _Lane(pixels=8_000_000, cpu_seconds=1.0, memory_bytes=256 * _MIB, niceness=0)
+        small = _Lane(pixels=1_000_000, cpu_seconds=1.0, memory_bytes=256 * _MIB, niceness=0)
+        quick = _Lane(pixels=8_000_000, cpu_seconds=1.0, memory_bytes=256 * _MIB, niceness=5)
         memory_bytes = 256 * _MIB + _BYTES_PER_PIXEL * limits.pixels
-        costly = _Lane(pixels=None, cpu_seconds=limits.cpu_seconds, memory_bytes=memory_bytes, niceness=_NICENESS)
-        self._processes = [_Reader(limits, lane) for lane in (quick, costly) for _ in range(_PROCESSES)]
-        self._quick = Turns(self._processes[:_PROCESSES])
-        self._costly = Turns(self._processes[_PROCESSES:])
+        costly = _Lane(pixels=None, cpu_seconds=limits.cpu_seconds, memory_bytes=memory_bytes, niceness=10)
+        lanes = [[_Reader(limits, lane) for _ in range(_PROCESSES)] for lane in (small, quick, costly)]
+        self._processes: list[_Reader] = [process for lane in lanes for process in lane]
+        self._small, self._quick, self._costly = map(Turns, lanes)
         self._most_costly = max(1, min(16, limits.queue // 2))
         self._threads = ThreadPoolExecutor(len(self._processes), thread_name_prefix="otter-reader")
 
@@ -72,17 +76,17 @@ class Readers:
         for process in self._processes:
             process.kill()
 
-    async def read(self, body: bytes, model: str) -> Question:
-        """The question in ``body``, asked of ``model``.
+    async def read(self, body: Sequence[bytes], model: str) -> Question:
+        """The question in the pieces of ``body``, asked of ``model``.
 
         `ApiError` as `parse_question`, and where reading takes too much time or memory (400), or too many costly
         requests wait (429). Cancelling it ends the work.
         """
-        try:
-            return await self._take_turn(self._quick, body, model)
-        except (CostlyError, _EndedError):
-            if self._costly.waiting >= self._most_costly:
-                raise ApiError(429, "rate_limit_exceeded", "too many large pictures wait; try again later") from None
+        for lane in (self._small, self._quick)[_size(body) > _SMALL_BYTES :]:
+            with suppress(CostlyError, _EndedError):
+                return await self._take_turn(lane, body, model)
+        if self._costly.waiting >= self._most_costly:
+            raise ApiError(429, "rate_limit_exceeded", "too many large pictures wait; try again later")
         for _ in range(_PROCESSES + 1):  # all of the lane may have been killed while nobody asked
             try:
                 return await self._take_turn(self._costly, body, model)
@@ -92,8 +96,8 @@ class Readers:
                     raise ApiError(400, "request_too_costly", took) from None
         raise ApiError(500, "internal_error", "a decoder crashed on this request, again and again")
 
-    async def _take_turn(self, lane: Turns[_Reader], body: bytes, model: str) -> Question:
-        async with lane.turn(len(body)) as process:
+    async def _take_turn(self, lane: Turns[_Reader], body: Sequence[bytes], model: str) -> Question:
+        async with lane.turn(_size(body)) as process:
             asked = asyncio.get_running_loop().run_in_executor(self._threads, process.ask, body, model)
             try:
                 return await asyncio.shield(asked)
@@ -102,6 +106,10 @@ class Readers:
                     process.kill()
                 await asyncio.gather(asked, return_exceptions=True)
                 raise
+
+
+def _size(body: Sequence[bytes]) -> int:
+    return sum(map(len, body))
 
 
 class _EndedError(Exception):
@@ -129,14 +137,16 @@ class _Reader:
         self._process.start()
         theirs.close()
 
-    def ask(self, body: bytes, model: str) -> Question:
+    def ask(self, body: Sequence[bytes], model: str) -> Question:
         """See `Readers.read`; `_EndedError` where the process ended, `CostlyError` where the lane is the wrong one."""
         if self._killed or not self._process.is_alive():  # after its last answer
             self._restart()
         if self._killed:
             raise _EndedError(None)
         try:
-            self._pipe.send((body, model))
+            self._pipe.send((model, len(body)))
+            for piece in body:
+                self._pipe.send_bytes(piece)
             answer: Question | ApiError | CostlyError = self._pipe.recv()
         except (EOFError, OSError):
             raise _EndedError(self._restart()) from None
@@ -173,7 +183,8 @@ def _work(pipe: Connection, limits: Limits, lane: _Lane) -> None:
     end_with_parent()  # also while a decoder holds the interpreter
     while True:
         try:
-            body, model = pipe.recv()
+            model, pieces = pipe.recv()
+            body = b"".join([pipe.recv_bytes() for _ in range(pieces)])
         except EOFError:
             return
         pipe.send(_read(body, model, limits, lane))

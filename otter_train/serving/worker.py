@@ -13,6 +13,7 @@ import itertools
 import logging
 import sys
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -119,8 +120,8 @@ class Worker:
         with self._counting:
             self._open -= 1
 
-    async def prepare(self, body: bytes, model: str) -> tuple[Question, Encoded]:
-        """The question in ``body``, asked of ``model``, and its prompt.
+    async def prepare(self, body: Sequence[bytes], model: str) -> tuple[Question, Encoded]:
+        """The question in the pieces of ``body``, asked of ``model``, and its prompt.
 
         The answer is shortened to the room that is left. `ApiError` as `Readers.read`, where the prompt fills the
         context (400), and where its turn does not come in time (503). Cancelling it ends the work.

@@ -14,6 +14,7 @@ pytest.importorskip("uvicorn", reason="comes with the extra 'view'")
 
 import uvicorn
 
+from mimicit.web.arrivals import is_in_crumbs
 from mimicit.web.server import ConnectionLimits, server_config
 
 Address = tuple[str, int]
@@ -164,3 +165,84 @@ def test_a_body_in_crumbs_is_refused(size: int) -> None:
         raw.sendall(head)
         assert is_refused(raw, (b"%x\r\n" % size + b"x" * size + b"\r\n") * 100, times=10_000)
         assert first_line(address, head + (b"2000\r\n" + b"x" * 8192 + b"\r\n") * 1000 + b"0\r\n\r\n").endswith(b"OK")
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        PLAIN,
+        PLAIN.replace(b"\r\n", b"\n"),
+        BEGUN + b"x" * 100,
+        BEGUN.replace(b"Content-Length: 100", b"content-length:0"),
+        BEGUN.replace(b"100", b"200000") + b"x" * 200_000,
+        BEGUN.replace(b"Content-Length: 100", b"Transfer-Encoding: chunked")
+        + b"5\r\n0\r\n\r\n\r\n2;a=b\r\nxx\r\n0\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 15_000 + b"\r\n\r\n",
+    ],
+)
+@pytest.mark.parametrize("size", [1, 1000, 1 << 20])
+def test_a_request_is_answered_in_whatever_pieces_it_comes(request_: bytes, size: int) -> None:
+    pieces = [request_[start : start + size] for start in range(0, len(request_), size)]
+    with (
+        running(ConnectionLimits()) as (_, address),
+        socket.create_connection(address, timeout=30) as raw,
+    ):
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for piece in [b"".join(pieces)] if len(pieces) > 20_000 else pieces:
+            raw.sendall(piece)
+        assert raw.recv(100).startswith(b"HTTP/1.1 200 OK")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x16\x03\x01\x02\x00",
+        b"\r\n\r\n\r\n\r\n",
+        b"nothing of that kind\r\n\r\n",
+        b"GET / HTTP/1.1\r\nX: " + b"x" * 70_000,
+    ],
+)
+def test_what_is_no_request_is_refused_at_once(sent: bytes) -> None:
+    with running(ConnectionLimits(head_seconds=1000)) as (_, address):
+        assert first_line(address, sent).startswith(b"HTTP/1.1 4")
+
+
+def test_a_body_that_waits_to_be_asked_for_is_asked_for() -> None:
+    with running(ConnectionLimits()) as (_, address), socket.create_connection(address, timeout=30) as raw:
+        raw.sendall(BEGUN.replace(b"Content", b"Expect: 100-continue\r\nContent"))
+        assert raw.recv(100).startswith(b"HTTP/1.1 100")
+        raw.sendall(b"x" * 100)
+        assert raw.recv(100).startswith(b"HTTP/1.1 200")
+
+
+def test_a_body_that_does_not_come_is_the_application_s_to_give_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mimicit.web.arrivals._BODY_S", 0.1)
+    with (
+        running(ConnectionLimits(head_seconds=0.2)) as (_, address),
+        socket.create_connection(address, timeout=30) as raw,
+    ):
+        raw.sendall(BEGUN)
+        threading.Event().wait(0.5)
+        raw.sendall(b"x" * 100)
+        assert raw.recv(100).startswith(b"HTTP/1.1 200")
+
+
+def test_what_never_becomes_a_request_makes_nothing_that_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    monkeypatch.setattr("mimicit.web.arrivals.Arrival._hand_over", made.append)
+    with running(ConnectionLimits(connections=4)) as (_, address), ExitStack() as stack:
+        for sent in (b"", HALF_A_HEAD, BEGUN, BEGUN + b"x" * 99) * 5:
+            raw = stack.enter_context(socket.create_connection(address, timeout=30))
+            raw.sendall(sent)
+    assert not made
+
+
+@pytest.mark.parametrize("size", [1, 7, 60])
+def test_crumbs_are_told_from_pieces(size: int) -> None:
+    head = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunk = b"%x\r\n" % size + b"x" * size + b"\r\n"
+    assert not is_in_crumbs(head + chunk * 200 + b"0\r\n\r\n")
+    assert is_in_crumbs(head + chunk * 1000)
+    assert not is_in_crumbs(head + b"10000\r\n" + chunk * 1000)
+    assert not is_in_crumbs(head + b"2000\r\n" + b"\r\n" * 4096 + b"\r\n0\r\n\r\n")
+    assert not is_in_crumbs(head + b"no number\r\n" * 1000)
