@@ -196,6 +196,8 @@ def test_every_reason_of_a_reject_is_explained() -> None:
     reasons = json.loads((ROOT / "schemas" / "reject.json").read_text())["properties"]["reason"]["enum"]
     explained = re.findall(r"^\| `(\w+)` \|", (DOCS / "rejects.md").read_text(), re.MULTILINE)
     assert explained == sorted(reasons)
+    code = "".join(path.read_text() for path in (ROOT / "mimicit").rglob("*.py"))
+    assert [reason for reason in reasons if f'"{reason}"' not in code] == []
 
 
 def test_every_format_is_described() -> None:

@@ -270,7 +270,7 @@ def _failures(location: str) -> Iterator[None]:
         yield
     except MimicitError:
         raise
-    except Exception as error:
+    except Exception as error:  # of requests, of the operating system and of its own, with no class in common
         said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         status = getattr(getattr(error, "response", None), "status_code", None)
         fix = "log in with hf auth login, or set HF_TOKEN" if status in (401, 403) else "fix this"

@@ -209,7 +209,7 @@ class ChatCollator:
         probe = [text_message("user", "one"), text_message("assistant", "two")]
         try:
             text = self.processor.apply_chat_template(probe, chat_template=self.chat_template, **self.template_kwargs)
-        except Exception:  # a template that adds a list to a string
+        except Exception:  # whatever a template raises that adds a list to a string
             return True
         return any(repr(message["content"]) in text for message in probe)
 
@@ -222,7 +222,7 @@ class ChatCollator:
         try:
             shown = text_message("user", "one")
             text = self._render([{**shown, "content": [{"type": "video"}, *shown["content"]]}])
-        except Exception:  # a template without clips
+        except Exception:  # whatever a template raises that knows no clips
             return "pictures"
         return "video" if token in text else "pictures"
 
@@ -230,9 +230,10 @@ class ChatCollator:
         tokenizer = MarkedTokenizer(self.processor.tokenizer, marks)
         processor = copy.copy(self.processor)
         processor.tokenizer = tokenizer
+        arguments = {"text": [row.text for row in rows], **self._inputs(rows), **self._options(rows[0])}
         try:
-            batch = processor(text=[row.text for row in rows], **self._inputs(rows), **self._options(rows[0]))
-        except Exception as error:
+            batch = processor(**arguments)
+        except Exception as error:  # each family of processors has errors of its own, and so has what it calls
             keys = ", ".join(row.sample.key for row in rows)
             raise UsageError(
                 f"{type(self.processor).__name__} refuses the samples {keys}: {error}"
