@@ -91,7 +91,8 @@ def rows_apart(
     at, at_once, failures = (0, 0), _ROWS_AT_ONCE[0], 0
     while True:
         try:
-            for block, row, value in _made_apart(root, path, read, *arguments, at_once, at):
+            frame = _FRAME_BYTES if at_once > 1 else 0  # what was not sent is lost with the process
+            for block, row, value in _made_apart(root, path, read, *arguments, at_once, at, frame=frame):
                 at = (block, row + 1)
                 yield block, row, value
             return
@@ -178,7 +179,9 @@ class _TableProcess:
 _idle: list[_TableProcess] = []  # at most one
 
 
-def _made_apart(root: Root, path: str, read: Callable[..., Any], *arguments: object) -> Iterator[Any]:
+def _made_apart(
+    root: Root, path: str, read: Callable[..., Any], *arguments: object, frame: int = _FRAME_BYTES
+) -> Iterator[Any]:
     """The items of ``read(file, path, *arguments)``, made in another process."""
     process = _idle.pop() if _idle else None
     if process is None or not process.is_fresh():
@@ -188,7 +191,7 @@ def _made_apart(root: Root, path: str, read: Callable[..., Any], *arguments: obj
     is_through = False
     try:
         with root.open_input(path) as file:
-            yield from process.made(file, pickle.dumps((read, (path, *arguments))))
+            yield from process.made(file, pickle.dumps((read, (path, *arguments), frame)))
         is_through = True
     except (SourceError, RejectedError):
         is_through = True  # what it says of the table; it can read another
@@ -228,14 +231,16 @@ def _one_value(file: BinaryIO, path: str, read: Callable[..., _T], *arguments: o
 def _serve(connection: Connection) -> None:
     """Answer requests until nobody asks any more; runs in the other process."""
     begin_worker()
+    # A library in C that ends the process says so first; the parent says it with the name of the file.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     with memory_limit(MAX_TABLE_BYTES):
         while connection.poll(_IDLE_SECONDS):
             try:
                 with os.fdopen(recv_handle(connection), "rb") as file:
-                    read, arguments = pickle.loads(connection.recv_bytes())
+                    read, arguments, frame = pickle.loads(connection.recv_bytes())
                     budget = _MAX_UNPACKED_BYTES + _MAX_UNPACKED_RATIO * os.fstat(file.fileno()).st_size
-                    _answer(connection, read(file, *arguments), budget)
+                    _answer(connection, read(file, *arguments), budget, frame)
             except MemoryError:
                 connection.send((_MEMORY, None))
                 return
@@ -245,8 +250,8 @@ def _serve(connection: Connection) -> None:
                 connection.send((_ERROR, error))
 
 
-def _answer(connection: Connection, items: Iterator[tuple[int, int, Any]], budget: int) -> None:
-    """Send ``items`` as long as they are no more than ``budget`` bytes together."""
+def _answer(connection: Connection, items: Iterator[tuple[int, int, Any]], budget: int, frame_bytes: int) -> None:
+    """Send ``items`` in frames as long as they are no more than ``budget`` bytes together."""
     frame: list[bytes] = []
     size = 0
     for block, row, value in items:
@@ -261,7 +266,7 @@ def _answer(connection: Connection, items: Iterator[tuple[int, int, Any]], budge
         frame.append(data)
         size += len(data)
         budget -= len(data)
-        if size >= _FRAME_BYTES:
+        if size >= frame_bytes:
             _send_rows(connection, frame)
             frame, size = [], 0
     _send_rows(connection, frame)
