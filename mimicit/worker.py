@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import multiprocessing.resource_tracker
 import multiprocessing.util
 import os
 import resource
@@ -85,11 +86,14 @@ def end_with_parent() -> None:
 def apart_from_main() -> Iterator[None]:
     """Start processes that do not run the user's script again, as they would where it has no ``__main__`` guard.
 
-    No worker needs what the script defines.
+    No worker needs what the script defines. Nor does one see Ctrl-C, not even while it begins: who started it ends it.
     """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
+    multiprocessing.resource_tracker.ensure_running()  # which would let the signal through again
+    usual = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))  # handed on to what is started
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, usual)
         sys.modules["__main__"] = main
