@@ -65,6 +65,8 @@ def check_processes() -> None:
 
 def begin_worker() -> None:
     """Keep up to 32 MiB of freed memory (glibc only), look for cycles seldom, and let BLAS have one thread."""
+    import numpy  # noqa: F401  # brings BLAS, whose threads are limited below only where it is there
+
     if not gc.get_freeze_count():  # what a later call finds may be garbage, which must not be kept
         gc.freeze()
     gc.set_threshold(_OBJECTS_PER_COLLECTION, *gc.get_threshold()[1:])

@@ -41,7 +41,7 @@ def is_bounded(name: str) -> bool:
         src, out = Path(folder) / "raw", Path(folder) / "out"
         (src / "bomb").mkdir(parents=True)
         put_sound_record(src)
-        maker = multiprocessing.get_context("spawn").Process(target=BOMBS[name], args=(src / "bomb",))
+        maker = multiprocessing.get_context("spawn").Process(target=make, args=(name, src / "bomb"))
         maker.start()  # it takes gigabytes, which this one does not keep
         maker.join()
         size = sum(path.stat().st_size for path in (src / "bomb").iterdir())
@@ -56,6 +56,11 @@ def is_bounded(name: str) -> bool:
         flush=True,
     )
     return is_kept and taken.peak_bytes <= MAX_PROCESS_BYTES and taken.cpu_seconds <= MAX_CPU_SECONDS
+
+
+def make(name: str, folder: Path) -> None:
+    """Write one of them."""
+    BOMBS[name](folder)
 
 
 if __name__ == "__main__":

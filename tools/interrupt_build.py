@@ -159,6 +159,8 @@ def interrupted(arguments: list[str], stage: str, delay: float, *, twice: bool) 
         elif not line.startswith("stage "):
             said += line
     process.wait()
+    if sent is None and process.returncode != 0:
+        raise SystemExit(f"the build failed before: {said}")
     if sent is None or process.returncode == 0:
         return None, said, 0
     took = time.monotonic() - sent
