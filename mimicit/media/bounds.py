@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -33,6 +34,16 @@ _STATM_BYTES: Final = 256
 _STATM_DATA: Final = 5
 
 
+_one_thread_at_a_time = threading.RLock()
+
+
+def _begin_in_fork() -> None:
+    """The thread that was in such a block is not there in a fork, and would never leave it."""
+    global _one_thread_at_a_time
+    _one_thread_at_a_time = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_begin_in_fork)
 _left_for_pixels: list[float] = []  # seconds that each open block may still get for its pixels
 
 
@@ -69,18 +80,21 @@ def bounded(options: MediaOptions, *, cpu_seconds: float | None = None) -> Itera
 def memory_limit(more_bytes: int) -> Iterator[None]:
     """Let the block allocate ``more_bytes`` beside what the process has; what asks for more meets `MemoryError`.
 
-    Nothing is limited where the system does not tell what a process uses (all but Linux).
+    The limit is one of the process, so threads have such blocks one after the other: else the last of two that end
+    would leave the limit of the first behind. Nothing is limited where the system does not tell what a process uses
+    (all but Linux).
     """
     # RLIMIT_DATA counts what is private and writable. RLIMIT_AS would also count libraries, stacks of threads and
     # mapped input (600 MB of address space where 40 MB are used), and RLIMIT_RSS does nothing on Linux.
-    before = resource.getrlimit(resource.RLIMIT_DATA)
-    used = _data_bytes()
-    try:
-        if used is not None:
-            resource.setrlimit(resource.RLIMIT_DATA, _tightened(before, used + more_bytes))
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_DATA, before)
+    with _one_thread_at_a_time:
+        before = resource.getrlimit(resource.RLIMIT_DATA)
+        used = _data_bytes()
+        try:
+            if used is not None:
+                resource.setrlimit(resource.RLIMIT_DATA, _tightened(before, used + more_bytes))
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
 def allow_pixels(count: int) -> None:

@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -16,10 +17,11 @@ import pytest
 
 from mimicit.errors import RejectedError
 from mimicit.media import MediaOptions
-from mimicit.media.bounds import TIMER_SIGNALS, bounded
+from mimicit.media.bounds import TIMER_SIGNALS, bounded, memory_limit
 from mimicit.media.image import encode_image
 from mimicit.media.video import encode_video
 from tests.factories import hostile
+from tests.factories.killing import forked
 from tests.factories.media import encoded, scene, write_clip
 
 MIB = 1024**2
@@ -124,3 +126,50 @@ def test_reading_that_never_returns_is_ended_too() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], timeout=60, check=False)
     assert done.returncode == -signal.SIGALRM
+
+
+def test_threads_leave_the_limit_as_it_was() -> None:
+    """Two blocks at once, the first of which ends first."""
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    begun, both_begun, may_end = threading.Event(), threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with memory_limit(1 << 30):
+            begun.set()
+            assert may_end.wait(30)
+
+    def hold_longer() -> None:
+        with memory_limit(1 << 30):
+            both_begun.set()
+            first.join()
+
+    first, second = threading.Thread(target=hold), threading.Thread(target=hold_longer)
+    first.start()
+    assert begun.wait(30)
+    second.start()
+    both_begun.wait(0.2)  # in vain where threads take turns
+    may_end.set()
+    second.join()
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+
+
+def test_a_fork_is_not_held_up_by_a_thread_that_it_has_not() -> None:
+    may_end, begun = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with memory_limit(1 << 30):
+            begun.set()
+            assert may_end.wait(30)
+
+    def limited() -> int:
+        with memory_limit(1 << 30):
+            return 7
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert begun.wait(30)
+    try:
+        assert forked(limited) == 7
+    finally:
+        may_end.set()
+        thread.join()
