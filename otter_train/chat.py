@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from mimicit.errors import MimicitError, UsageError
-from otter_train.config.command_line import HELP, Program, calm_threads, errors_on_one_line
+from otter_train.config.command_line import HELP, Program, calm_threads, errors_on_one_line, importing
 
 if TYPE_CHECKING:
     from mimicit.records import Media, Sample
@@ -124,10 +124,11 @@ def main(
     """
     with errors_on_one_line():
         calm_threads()
-        from mimicit.media import MediaOptions
-        from otter_train.data.question import media_from_file
-        from otter_train.inference.answer_options import AnswerOptions
-        from otter_train.inference.answering import load_trained_model, stream_answers
+        with importing():
+            from mimicit.media import MediaOptions
+            from otter_train.data.question import media_from_file
+            from otter_train.inference.answer_options import AnswerOptions
+            from otter_train.inference.answering import load_trained_model, stream_answers
 
         options = AnswerOptions(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
         trained = load_trained_model(

@@ -10,7 +10,7 @@ import click
 
 from mimicit.errors import UsageError
 from mimicit.schema import canonical_json
-from otter_train.config.command_line import HELP, Program, calm_threads, errors_on_one_line
+from otter_train.config.command_line import HELP, Program, calm_threads, errors_on_one_line, importing, run_and_leave
 
 __all__ = ["main"]
 
@@ -82,14 +82,15 @@ def main(
     """
     with errors_on_one_line():
         calm_threads()
-        from mimicit.loading import load
-        from otter_train.evaluation.attempts import CachedTower, attempt_each
-        from otter_train.evaluation.report import draw, lines, summarise, to_json, write_report
-        from otter_train.evaluation.scores import evaluate
-        from otter_train.evaluation.support_set import Support
-        from otter_train.inference.answer_options import AnswerOptions
-        from otter_train.inference.answering import load_trained_model
-        from otter_train.reporting.metrics import Console
+        with importing():
+            from mimicit.loading import load
+            from otter_train.evaluation.attempts import CachedTower, attempt_each
+            from otter_train.evaluation.report import draw, lines, summarise, to_json, write_report
+            from otter_train.evaluation.scores import evaluate
+            from otter_train.evaluation.support_set import Support
+            from otter_train.inference.answer_options import AnswerOptions
+            from otter_train.inference.answering import load_trained_model
+            from otter_train.reporting.metrics import Console
 
         if context is not None and support is None:
             raise UsageError("--context: says how to choose from --support; give that too")
@@ -135,4 +136,4 @@ def main(
 
 
 if __name__ == "__main__":
-    main()
+    run_and_leave(main)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from mimicit.schema import canonical_json
-from otter_train.config.command_line import HELP, Program, calm_threads, errors_on_one_line
+from otter_train.config.command_line import HELP, Program, calm_threads, errors_on_one_line, importing, run_and_leave
 
 __all__ = ["main"]
 
@@ -59,9 +59,10 @@ def main(
     """
     with errors_on_one_line():
         calm_threads()
-        from otter_train.data.question import pair_examples, question_sample
-        from otter_train.inference.answer_options import AnswerOptions
-        from otter_train.inference.answering import answer_each, load_trained_model
+        with importing():
+            from otter_train.data.question import pair_examples, question_sample
+            from otter_train.inference.answer_options import AnswerOptions
+            from otter_train.inference.answering import answer_each, load_trained_model
 
         options = AnswerOptions(
             max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, beams=beams
@@ -86,4 +87,4 @@ def main(
 
 
 if __name__ == "__main__":
-    main()
+    run_and_leave(main)

@@ -120,7 +120,7 @@ def calm_threads() -> None:
 def importing() -> Iterator[None]:
     """Import large libraries in the block, without a search for garbage that they do not make: a fifth of their time.
 
-    What is there at the end of the block is never searched again. transformers shows no bars of its own from then on.
+    What is there at the end of the block is never searched again.
     """
     was_on = gc.isenabled()
     gc.disable()
@@ -130,8 +130,6 @@ def importing() -> Iterator[None]:
         gc.freeze()
         if was_on:
             gc.enable()
-        if (transformers := sys.modules.get("transformers")) is not None:
-            transformers.utils.logging.disable_progress_bar()
 
 
 def run_and_leave(program: Callable[[], Any]) -> None:

@@ -9,7 +9,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +17,7 @@ from typing import Any, Final
 from mimicit import plugins
 from mimicit.errors import TrainError, UsageError
 
-__all__ = ["is_path", "quiet_downloads", "read_pretrained", "register_added_models"]
+__all__ = ["is_path", "quiet_downloads", "read_pretrained", "register_added_models", "without_bars"]
 
 _NAME: Final = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _REASON: Final = 300  # characters; transformers lists every class that it knows
@@ -54,11 +54,25 @@ def quiet_downloads() -> Iterator[None]:
         logger.setLevel(level)
 
 
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Without the bars that transformers draws while it reads or writes weights."""
+    from transformers.utils import logging as their_logging  # a second to import
+
+    was_on = their_logging.is_progress_bar_enabled()
+    their_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            their_logging.enable_progress_bar()
+
+
 def read_pretrained(kind: Any, source: str | Path, what: str, **options: Any) -> Any:
     """``kind.from_pretrained(source)``, which is ``what`` (such as "configuration"); no code that comes with it runs.
 
     `UsageError` where ``source`` is a path and nothing is there, `TrainError` where ``what`` cannot be read from it, or
-    not be downloaded; both are one line.
+    not be downloaded; both are one line. Only a download shows bars.
     """
     register_added_models()
     place = str(source)
@@ -66,7 +80,7 @@ def read_pretrained(kind: Any, source: str | Path, what: str, **options: Any) ->
     if not found and (isinstance(source, Path) or is_path(place)):
         raise UsageError(f"{place}: no such folder")
     try:
-        with quiet_downloads():
+        with quiet_downloads(), without_bars() if found else nullcontext():
             return kind.from_pretrained(place, local_files_only=found, **options)
     except Exception as error:  # of a file, of transformers, or of whatever library fetches what has a name
         where = "" if found else ", neither as a folder here nor as a name on the Hub"

@@ -51,6 +51,7 @@ _IMAGENET: Final = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HALF: Final = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 _AT_ONCE: Final = 64
+_PIXELS_AT_ONCE: Final = 4 * 224 * 224  # on a CPU; what more of them leave between the layers falls out of its caches
 _PLAIN: Final = {
     "aimv2_vision_model": ("rms_norm", ("head",)),
     "dinov3_vit": ("norm", ()),
@@ -114,8 +115,11 @@ class VisionTower(nn.Module):
         trained = any(parameter.requires_grad for parameter in self.parameters())
         if trained and torch.is_grad_enabled():
             return self.patch_tokens(pictures)
+        at_once = _AT_ONCE
+        if pictures.device.type == "cpu":
+            at_once = min(at_once, max(1, _PIXELS_AT_ONCE // max(1, pictures.shape[-2:].numel())))
         with torch.no_grad():
-            return torch.cat([self.patch_tokens(some) for some in torch.split(pictures, _AT_ONCE)])
+            return torch.cat([self.patch_tokens(some) for some in torch.split(pictures, at_once)])
 
     def train(self, mode: bool = True) -> Self:
         """Say whether the tower is trained; the network inside stays in evaluation mode.

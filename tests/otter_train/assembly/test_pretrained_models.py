@@ -17,7 +17,9 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoProcessor,
+    CLIPVisionModel,
 )
+from transformers.utils import logging
 
 from mimicit.errors import UsageError
 from mimicit.prompt import render
@@ -31,6 +33,7 @@ from otter_train.inference.answer_options import AnswerOptions
 from otter_train.inference.answering import answer_each, load_trained_model
 from otter_train.model import Otter
 from otter_train.model.convert import same_bits
+from otter_train.model.sources import read_pretrained
 from otter_train.reporting.metrics import Console
 from otter_train.training.loop import Outcome, train
 from tests.factories.otter import LANGUAGES
@@ -210,3 +213,17 @@ def test_a_perceiver_of_its_own_width_goes_to_our_layout_only(tmp_path: Path, fo
     for layout in ("otter", "openflamingo"):
         with pytest.raises(UsageError, match="--perceiver-width"):
             convert(tmp_path / "run", tmp_path / layout, to=layout)  # type: ignore[arg-type]
+
+
+def test_weights_that_lie_here_are_read_without_a_bar(
+    folders: dict[str, str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for was_on in (True, False):
+        monkeypatch.setattr("transformers.utils.logging._tqdm_active", was_on)
+        read_pretrained(CLIPVisionModel, folders["vision_model"], "vision model")
+        assert logging.is_progress_bar_enabled() is was_on, "it is as before for whoever calls us"
+    shown = capfd.readouterr()
+    assert shown.out + shown.err == ""
+    monkeypatch.setattr("transformers.utils.logging._tqdm_active", True)
+    CLIPVisionModel.from_pretrained(folders["vision_model"])
+    assert "weights" in capfd.readouterr().err, "there is a bar to be left out"

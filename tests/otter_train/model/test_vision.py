@@ -119,6 +119,26 @@ def test_a_frozen_tower_takes_a_few_pictures_at_a_time(tower: VisionTower, monke
     assert sizes[-1] == 66  # with a gradient everything is kept anyway
 
 
+def test_on_a_cpu_so_few_that_what_is_between_the_layers_stays_in_its_caches(
+    tower: VisionTower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    patch_tokens = tower.patch_tokens
+
+    def watched(pictures: Tensor) -> Tensor:
+        seen.append(len(pictures))
+        return patch_tokens(pictures)
+
+    many = torch.zeros(7, 3, 16, 16)
+    whole = tower.eval().requires_grad_(False)(many)
+    monkeypatch.setattr(tower, "patch_tokens", watched)
+    monkeypatch.setattr("otter_train.model.vision._PIXELS_AT_ONCE", 3 * 16 * 16)
+    torch.testing.assert_close(tower(many), whole)
+    monkeypatch.setattr("otter_train.model.vision._PIXELS_AT_ONCE", 1)
+    torch.testing.assert_close(tower(many), whole)
+    assert seen == [3, 3, 1] + [1] * 7
+
+
 def test_every_trainable_parameter_gets_a_gradient(tower: VisionTower, pictures: Tensor) -> None:
     tower(pictures).square().sum().backward()
     idle = {name for name, p in tower.named_parameters() if p.requires_grad and p.grad is None}
