@@ -21,6 +21,7 @@ from collections import Counter
 from pathlib import Path
 
 import mimicit
+from mimicit.inspecting.context_quality import agreement_by_chance
 
 _SHOTS = 4
 
@@ -39,7 +40,7 @@ def main() -> None:
         if options.efficientnet:
             save_efficientnet(options.efficientnet, work / "efficientnet")
             encoders.append(f"transformers:{work / 'efficientnet'}")
-        chance = agreement_by_chance(categories)
+        chance = agreement_by_chance(Counter(categories.values()))
         print(f"{len(categories)} captions in {len(set(categories.values()))} categories, {_SHOTS} shots")
         print(f"{'context':<14}  {'embedder':<30}  {'same category':>13}  {'x chance':>8}")
         print(f"{'(chance)':<14}  {'':<30}  {chance:>13.3f}  {1:>8.2f}")
@@ -93,13 +94,6 @@ def agreement(shards: Path, categories: dict[str, str]) -> tuple[float, int]:
             same += categories[triplet.id] == categories[sample.id]
             total += 1
     return same / total, total
-
-
-def agreement_by_chance(categories: dict[str, str]) -> float:
-    """The share that blind choice of another record would have."""
-    sizes = Counter(categories.values()).values()
-    pairs = len(categories) * (len(categories) - 1)
-    return sum(size * (size - 1) for size in sizes) / pairs
 
 
 def save_efficientnet(checkpoint: Path, folder: Path) -> None:

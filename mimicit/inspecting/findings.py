@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from mimicit.errors import MimicitError
+from mimicit.inspecting.context_quality import fault_of_context
 from mimicit.inspecting.digest_counts import DigestCounts, Repeated, Repeats
 from mimicit.inspecting.rejects import RejectGroups, group_rejects
 from mimicit.inspecting.stored_samples import StoredSamples
@@ -49,8 +50,8 @@ class Findings:
 
     The histograms count by the lower end of the class: text lengths (characters) in powers of two, picture sides
     (pixels, the longer one) and frames of a clip likewise, context scores in tenths. ``unhelpful`` counts context
-    that cannot teach: ``score of 0 or less``, ``says the query's answer to the same question``,
-    ``is the query itself``. ``rejects`` is None for a single shard.
+    that cannot teach: ``score of 0 or less``, and the faults of `fault_of_context`. ``rejects`` is None for a single
+    shard.
     """
 
     path: str
@@ -137,10 +138,8 @@ def _judge_context(findings: Findings, sample: Sample) -> None:
         if triplet.score is not None:
             findings.scores[math.floor(min(max(triplet.score, -1.0), 1.0) * 10) / 10] += 1
             findings.unhelpful["score of 0 or less"] += triplet.score <= 0
-        if triplet.id == query.id:
-            findings.unhelpful["is the query itself"] += 1
-        elif (triplet.instruction, triplet.answer) == (query.instruction, query.answer):
-            findings.unhelpful["says the query's answer to the same question"] += 1
+        if fault := fault_of_context(triplet, query):
+            findings.unhelpful[fault] += 1
 
 
 def _things(sample: Sample) -> Iterator[tuple[str, str]]:

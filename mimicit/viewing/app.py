@@ -6,6 +6,7 @@
 ``/media/{row}/{number}``    one stored file of a sample
 ``/find?id=``                to the sample with an id, a key or ``#row``, else to those that hold such a triplet
 ``/search?text=``            also ``picture=`` (SHA-256) and ``triplet=`` (id); ``start=`` goes on
+``/context``                 what context is like: scores by relation, pairs most and least alike, answers given away
 ``/rejects``                 what was left out, and why; with ``reason=`` or ``source=`` all of it, page by page
 ===========================  =================================================================================
 
@@ -40,7 +41,7 @@ from mimicit.viewing.criteria import Criteria, parse_criteria, parse_number
 from mimicit.viewing.gallery import Gallery, Needle, needle_for_picture, needle_for_text, needle_for_triplet
 from mimicit.viewing.guard import Guard
 from mimicit.viewing.mask import LABEL_MODES, masked_prompt
-from mimicit.viewing.pages import card_at, render_page, turns_of
+from mimicit.viewing.pages import card_at, comparison_at, render_page, turns_of
 
 __all__ = ["create_app"]
 
@@ -64,6 +65,7 @@ def create_app(gallery: Gallery, *, hosts: Collection[str] | None, token: str | 
             Route("/media/{row:int}/{number:int}", pages.media),
             Route("/find", pages.find),
             Route("/search", pages.search),
+            Route("/context", pages.context),
             Route("/rejects", pages.rejects),
             Mount("/static", StaticFiles(directory=Path(__file__).parent / "static")),
         ],
@@ -165,6 +167,17 @@ class _Pages:
             if wanted:
                 return self._search(request, name, wanted, needle(wanted), criteria)
         return RedirectResponse(f"/?{criteria.query}", 303)
+
+    def context(self, request: Request) -> Response:
+        """What the context of the samples that meet the filter is like."""
+        criteria = parse_criteria(request.query_params)
+        with self._turn():
+            found = self._gallery.quality(criteria)
+        most, least, leaks = (
+            [comparison_at(self._stored, pair) for pair in pairs]
+            for pairs in (found.most_alike, found.least_alike, found.leaks)
+        )
+        return self._page("context.html", criteria, found=found, most=most, least=least, leaks=leaks)
 
     def rejects(self, request: Request) -> Response:
         """The first rejects of each reason, or a page of those of one reason and source."""

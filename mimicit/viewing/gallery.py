@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mimicit.errors import MimicitError
+from mimicit.inspecting.context_quality import ContextQuality, context_quality
 from mimicit.inspecting.stored_samples import StoredSamples, open_samples
 from mimicit.records import Sample
 from mimicit.shards.index import RELATIONS, index_batches
@@ -67,6 +68,7 @@ class Gallery:
         self.manifest = self.stored.manifest
         self.path = path
         self._rows: OrderedDict[Criteria, NDArray[np.int64]] = OrderedDict()
+        self._qualities: OrderedDict[Criteria, ContextQuality] = OrderedDict()
         self._lock = threading.Lock()
 
     @property
@@ -87,6 +89,19 @@ class Gallery:
                     self._rows.popitem(last=False)
             self._rows.move_to_end(criteria)
         return rows
+
+    def quality(self, criteria: Criteria) -> ContextQuality:
+        """What the context of the samples that meet ``criteria`` is like; kept for the last few filters."""
+        rows = self.rows(criteria)
+        with self._lock:
+            found = self._qualities.pop(criteria, None)
+        if found is None:
+            found = context_quality(self.stored.peek, rows)  # a second; other pages need not wait for it
+        with self._lock:
+            self._qualities[criteria] = found
+            if len(self._qualities) > _KEPT_FILTERS:
+                self._qualities.popitem(last=False)
+        return found
 
     def _filter(self, expression: pc.Expression) -> NDArray[np.int64]:
         parts = [np.empty(0, np.int64)]

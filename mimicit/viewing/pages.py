@@ -11,12 +11,13 @@ import orjson
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mimicit.errors import CorruptShardError, MimicitError
+from mimicit.inspecting.context_quality import Pair
 from mimicit.inspecting.stored_samples import StoredSamples
 from mimicit.records import Media, Sample, Triplet
 from mimicit.sources.shown_media import media_of_triplets
 from mimicit.viewing.criteria import Criteria
 
-__all__ = ["Card", "Figure", "Turn", "card_at", "render_page", "turns_of"]
+__all__ = ["Card", "Comparison", "Figure", "Turn", "card_at", "comparison_at", "render_page", "turns_of"]
 
 LONG_TEXT: Final = 4000
 """Characters of a text that are shown at once; the rest is folded."""
@@ -61,17 +62,37 @@ class Card:
     earlier: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A context triplet beside the query that it was chosen for, each with the figures that it is about."""
+
+    pair: Pair
+    sample: Sample
+    sides: tuple[Turn, Turn]
+
+
 def card_at(stored: StoredSamples, row: int) -> Card:
     """The sample at ``row``, or what is wrong with it; its media are not read."""
     try:
         sample = stored.peek(row)
         turns = turns_of(sample)
-        *_, about = media_of_triplets(sample)
-        figures = {index: figure for t in turns for index, figure in zip(t.triplet.media, t.figures, strict=True)}
-        seen = tuple(figures[index] for index in about.media)
-        return Card(row, sample, turns, "", seen, earlier=not sample.query.media)
+        return Card(row, sample, turns, "", _seen(sample, turns)[-1], earlier=not sample.query.media)
     except MimicitError as error:
         return Card(row, None, (), str(error))
+
+
+def comparison_at(stored: StoredSamples, pair: Pair) -> Comparison:
+    """What ``pair`` compares; errors as `StoredSamples.peek` and `turns_of`."""
+    sample = stored.peek(pair.row)
+    seen = _seen(sample, turns_of(sample))
+    context, query = (Turn(sample.triplets[place], seen[place]) for place in (pair.place, -1))
+    return Comparison(pair, sample, (context, query))
+
+
+def _seen(sample: Sample, turns: tuple[Turn, ...]) -> list[tuple[Figure, ...]]:
+    """The figures that each triplet is about, which an earlier one may show."""
+    figures = {index: figure for t in turns for index, figure in zip(t.triplet.media, t.figures, strict=True)}
+    return [tuple(figures[index] for index in about.media) for about in media_of_triplets(sample)]
 
 
 def turns_of(sample: Sample) -> tuple[Turn, ...]:

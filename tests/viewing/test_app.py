@@ -259,6 +259,33 @@ def test_a_card_shows_what_its_query_is_about_also_where_it_was_shown_before(tmp
         assert ("shown earlier" in card) == (not sample.query.media)
 
 
+def test_the_page_of_context_quality_says_what_was_found(folder: Path, gallery: Gallery, client: TestClient) -> None:
+    page = client.get("/context").text
+    found = gallery.quality(Criteria())
+    assert f"{found.triplets:,} context triplets of {len(load(folder))} samples." in page
+    for relation in found.relations:
+        assert f'<th scope="row"><span class="chip {relation.relation}">' in page
+    shown = [int(row) for row in re.findall(r'<p class="where">.*?<a href="/sample/(\d+)"', page)]
+    assert shown == [pair.row for pair in (*found.leaks, *found.most_alike, *found.least_alike)]
+    assert "There is no context to judge here" in client.get("/context?source=nobody").text
+    assert client.get("/context?kind=nothing").status_code == 400
+    own = client.get("/context?source=own").text
+    assert f"of {gallery.quality(Criteria(source='own')).judged} samples." in own
+    assert 'action="/context"' in own and '<a href="/context">clear</a>' in own
+
+
+def test_context_chosen_by_likeness_is_shown_with_its_scores(folder: Path, tmp_path: Path) -> None:
+    folder = built(folder.parent / "raw" / "hostile", tmp_path / "out", context="image-similar")
+    gallery = Gallery(folder)
+    page = TestClient(create_app(gallery, hosts=None, token=None)).get("/context").text
+    found = gallery.quality(Criteria())
+    assert found.most_alike and found.least_alike
+    assert SCRIPT not in page and SCRIPT in unescape(page), "it is shown, as text"
+    assert "Most alike" in page and "Least alike" in page and '<svg class="histogram"' in page
+    scores = [sample.triplets[pair.place].score for pair in found.most_alike for sample in [load(folder)[pair.row]]]
+    assert scores == sorted(scores, reverse=True) == [pair.score for pair in found.most_alike]
+
+
 def test_filters_are_kept_for_a_while(gallery: Gallery) -> None:
     for least in range(20):
         gallery.rows(Criteria(min_characters=least))
