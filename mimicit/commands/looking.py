@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Iterable
@@ -28,7 +29,7 @@ __all__ = ["compare", "inspect", "rejects", "view"]
 @click.option(
     "--pictures/--no-pictures",
     default=None,
-    help="Show pictures in the terminal as coloured blocks [default: where it says it has 24-bit colour].",
+    help="Show pictures in the terminal, as coloured blocks where it draws no others [default: where it can].",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def inspect(
@@ -84,14 +85,22 @@ def inspect(
 def _show_pictures(samples: Iterable[Sample], wanted: bool | None, most: int = 1) -> None:
     """Print the pictures of the first ``most`` samples if they are ``wanted``; by default, where they can be seen."""
     from mimicit.inspecting.pictures import sample_blocks, shows_blocks
+    from mimicit.inspecting.terminal_graphics import graphics_of_terminal
 
-    if not (shows_blocks(sys.stdout) if wanted is None else wanted):
+    if wanted is False or (wanted is None and os.environ.get("NO_COLOR")):
+        return
+    graphics = graphics_of_terminal()
+    if graphics is None and not wanted and not shows_blocks(sys.stdout):
         return
     columns = shutil.get_terminal_size().columns
     for sample in islice(samples, most):
-        blocks = sample_blocks(sample, columns)
-        if blocks:
-            click.echo(f"\npictures of sample {sample.key}\n{blocks}", color=True)
+        if not sample.media:
+            continue
+        click.echo(f"\npictures of sample {sample.key}")
+        if graphics is None:
+            click.echo(sample_blocks(sample, columns), color=True)
+        else:
+            graphics.show(sample, columns)
 
 
 def _report(path: Path, html: Path, as_json: bool) -> None:

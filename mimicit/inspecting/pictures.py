@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from mimicit.records import Sample
 
-__all__ = ["half_blocks", "sample_blocks", "shows_blocks", "write_sheet"]
+__all__ = ["columns_of_each", "half_blocks", "sample_blocks", "shows_blocks", "thumbnails", "write_sheet"]
 
 _GAP = 8  # pixels
 _LABEL = 14
@@ -107,9 +107,8 @@ def sample_blocks(sample: Sample, columns: int) -> str:
 
     Each stands under its number. One that is damaged is said to be so; without any, the text is empty.
     """
-    shown = list(_thumbnails(sample))
-    width = max(1, min(columns, max(_LEAST, min(_MOST, (columns + _BETWEEN) // _ACROSS - _BETWEEN))))
-    across = max(1, (columns + _BETWEEN) // (width + _BETWEEN))
+    shown = list(thumbnails(sample, _MOST))
+    width, across = columns_of_each(columns)
     lines: list[str] = []
     for start in range(0, len(shown), across):
         band = [(f"{label[:width]:<{width}}", picture) for label, picture in shown[start : start + across]]
@@ -119,12 +118,17 @@ def sample_blocks(sample: Sample, columns: int) -> str:
     return "\n".join(lines)
 
 
-def _cell(upper: bytes, lower: bytes) -> str:
-    ground = f"48;2;{lower[0]};{lower[1]};{lower[2]}" if lower else "49"
-    return f"\x1b[38;2;{upper[0]};{upper[1]};{upper[2]};{ground}m{_UPPER_HALF}"
+def columns_of_each(columns: int) -> tuple[int, int]:
+    """How wide a picture is in a terminal of so many ``columns``, and how many of them stand side by side."""
+    width = max(1, min(columns, max(_LEAST, min(_MOST, (columns + _BETWEEN) // _ACROSS - _BETWEEN))))
+    return width, max(1, (columns + _BETWEEN) // (width + _BETWEEN))
 
 
-def _thumbnails(sample: Sample) -> Iterator[tuple[str, Image.Image | None]]:
+def thumbnails(sample: Sample, side: int) -> Iterator[tuple[str, Image.Image | None]]:
+    """The label of each picture and of the first frames of each clip, and it in RGB, at most ``side`` pixels long.
+
+    A damaged one is None, and its label says so.
+    """
     for number, media in enumerate(sample.media):
         for frame, data in enumerate(media.data[:_FRAMES]):
             label = f"media[{number}]" if media.kind == "image" else f"media[{number}] frame {frame + 1}"
@@ -133,8 +137,13 @@ def _thumbnails(sample: Sample) -> Iterator[tuple[str, Image.Image | None]]:
             except CorruptShardError:
                 yield f"{label}: damaged", None
             else:
-                picture.thumbnail((_MOST, _MOST))
+                picture.thumbnail((side, side))
                 yield label, picture
+
+
+def _cell(upper: bytes, lower: bytes) -> str:
+    ground = f"48;2;{lower[0]};{lower[1]};{lower[2]}" if lower else "49"
+    return f"\x1b[38;2;{upper[0]};{upper[1]};{upper[2]};{ground}m{_UPPER_HALF}"
 
 
 def _padded(picture: Image.Image | None, width: int) -> list[str]:

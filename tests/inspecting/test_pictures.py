@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 import pty
 import re
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -96,9 +99,11 @@ def test_a_terminal_must_say_that_it_has_the_colours(environment: Mapping[str, s
     assert not shows_blocks(io.StringIO(), environment)
 
 
-def in_a_terminal(*arguments: str, **environment: str) -> str:
-    """What the program writes to a pseudo-terminal."""
+def in_a_terminal(*arguments: str, replies: bytes = b"", **environment: str) -> str:
+    """What the program writes to a pseudo-terminal, where the ``replies`` to its questions wait to be read."""
     ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 800, 480))  # lines, columns, pixels
+    os.write(ours, replies)
     kept = {name: value for name, value in os.environ.items() if name not in ("COLORTERM", "NO_COLOR", "COLUMNS")}
     program = [sys.executable, "-m", "mimicit", "inspect", *arguments]
     with subprocess.Popen(
@@ -136,3 +141,20 @@ def test_a_terminal_with_colours_shows_pictures_and_others_do_not(shards: Path) 
         env={**os.environ, "COLORTERM": "truecolor"}, capture_output=True, check=True,
     )  # fmt: skip
     assert b"\x1b" not in piped.stdout
+
+
+@pytest.mark.parametrize(
+    ("replies", "begins"),
+    [
+        (b"\x1b[?62;4;22c", "\x1bP"),  # attributes with a 4: it draws sixels
+        (b"\x1b[?62;22c\x1b_Gi=1;OK\x1b\\", "\x1b_Ga=p"),  # it does not, but answers to kitty's question
+    ],
+)
+def test_a_terminal_that_draws_pictures_is_given_them(shards: Path, replies: bytes, begins: str) -> None:
+    pytest.importorskip("textual_image", reason="comes with the extra 'terminal'")
+    written = in_a_terminal(str(shards), replies=replies, COLORTERM="truecolor")
+    assert written.count("pictures of sample") == written.count("media[0]") >= 2
+    _, *pictures = written.partition("pictures of sample")[2].split(begins)
+    assert len(pictures) >= 2 and "▀" not in written
+    assert begins not in in_a_terminal(str(shards), "--no-pictures", replies=replies)
+    assert begins not in in_a_terminal(str(shards), replies=replies, NO_COLOR="1")
