@@ -22,8 +22,6 @@ from tests.factories.viewing import (
     running_viewer,
 )
 
-pytestmark = pytest.mark.slow
-
 pytest.importorskip("starlette", reason="comes with the extra 'view'")
 
 
@@ -151,6 +149,57 @@ def test_a_clip_plays_through_its_frames_at_their_times(page: Any, address: str,
     assert loaded == clip.width
 
 
+def clip_card(page: Any, address: str) -> Any:
+    page.goto(f"{address}?kind=video")
+    return page.locator(".card:has(.preview)").first
+
+
+def watched(card: Any) -> Any:
+    """The picture of a card, whose ``seen`` lists every frame that it shows from now on."""
+    image = card.locator(".preview").first.element_handle()
+    note = "new MutationObserver(() => image.seen.push(image.getAttribute('src')))"
+    image.evaluate(f"image => {{ image.seen = []; {note}.observe(image, {{attributeFilter: ['src']}}); }}")
+    return image
+
+
+def shown_by(page: Any, image: Any) -> list[str]:
+    """The first frames that were seen after the first of the clip, once there are a few."""
+    page.wait_for_function("image => image.seen.length >= 3", arg=image)
+    seen: list[str] = image.evaluate("image => image.seen.splice(0)")
+    return seen[1:3]
+
+
+def test_the_clip_of_a_card_plays_under_the_pointer_and_by_its_key(page: Any, address: str) -> None:
+    card = clip_card(page, address)
+    still = card.locator(".preview").first.get_attribute("src")
+    row, first = map(int, still.removeprefix("/media/").split("/"))
+    following = [f"/media/{row}/{first + number}" for number in (1, 2)]
+    image = watched(card)
+    card.hover()
+    assert shown_by(page, image) == following
+    page.mouse.move(0, 0)
+    assert card.locator(".preview.playing").count() == 0
+    assert card.locator(".preview").first.get_attribute("src") == still
+    image.evaluate("image => image.seen.splice(0)")
+    page.keyboard.press("j")
+    page.keyboard.press("Space")
+    assert shown_by(page, image) == following
+    page.keyboard.press("Space")
+    assert card.locator(".preview.playing").count() == 0
+
+
+def test_where_motion_is_unwelcome_a_clip_plays_only_when_asked(page: Any, address: str) -> None:
+    page.emulate_media(reduced_motion="reduce")
+    card = clip_card(page, address)
+    card.hover()
+    assert page.locator(".playing").count() == 0
+    page.keyboard.press("j")
+    page.keyboard.press("Space")
+    assert card.locator(".preview.playing").count() == 1
+    page.keyboard.press("j")
+    assert page.locator(".playing").count() == 0, "it stops where another card is chosen"
+
+
 def test_hostile_text_stays_text(page: Any, address: str, folder: Path) -> None:
     for row, text in enumerate((SCRIPT, RIGHT_TO_LEFT, LONG_LINE)):
         page.goto(f"{address}sample/{row}?prompt=otter")
@@ -170,7 +219,7 @@ def test_axe_finds_nothing_serious(page: Any, address: str, folder: Path, tmp_pa
     page.emulate_media(color_scheme=scheme)
     axe = axe_script()
     places = ["", "?source=nobody", "sample/0?prompt=otter", "sample/3", "sample/1", "search?text=picture", "rejects"]
-    places.append("rejects?source=hostile")
+    places += ["rejects?source=hostile", "context", "context?source=nobody"]
     places.append(f"sample/{len(load(folder)) - 3}")
     for place in (*(f"{address}{place}" for place in places), (tmp_path / "report.html").as_uri()):
         page.goto(place)
@@ -221,6 +270,7 @@ def test_with_a_token_the_address_lets_in_and_forgets_it(browser: Any, folder: P
         page.close()
 
 
+@pytest.mark.slow  # an index of a million rows is written first
 def test_the_first_page_of_a_million_samples_takes_less_than_a_second(
     browser: Any, folder: Path, tmp_path: Path
 ) -> None:
