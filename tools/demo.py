@@ -1,19 +1,24 @@
 """The demo: real pictures, clips and questions from registry packages, through the three commands, to answers.
 
-``make demo`` runs it. Everything lands in one folder: ``raw/`` (what a user would bring), ``shards/``, ``run/`` and
-``held-out/`` (pictures that training never saw). A frozen EfficientNet-Lite0 looks at the pictures, once each; the rest
-of the model is trained from scratch. The packages are downloaded once with pip and only unpacked, never installed or
-imported. Licences: easy-vqa MIT, scikit-video and scikit-image BSD, EfficientNet-Lite0 Apache-2.0.
+``make demo`` runs it and prints at most 60 lines; ``demo.log`` holds all that the commands say. Everything lands in
+one folder: ``raw/`` (what a user would bring), ``shards/``, ``run/`` and ``held-out/`` (pictures that training never
+saw). A frozen EfficientNet-Lite0 looks at the pictures, once each; the rest of the model is trained from scratch. The
+packages are downloaded once with pip and only unpacked, never installed or imported. Licences: easy-vqa MIT,
+scikit-video and scikit-image BSD, EfficientNet-Lite0 Apache-2.0.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
+import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -25,10 +30,15 @@ from tools.proof.pretrained import VISION, write_vision_model
 PACKAGES = ("easy-vqa==1.0", "scikit-video==1.1.11", "scikit-image==0.26.0")
 TRAINED_ON: Final = 2_000  # pictures, of 4,000
 ASKED: Final = 500  # questions about held-out pictures, of 9,673
+STEPS: Final = 900
+SIDE: Final = 160  # of the pictures as the tower sees them; they are 64 pixels long, and 224 would cost twice as much
 RECIPE: Final = [
     *("--preset", "tiny", "--vision-model", "vision/", "--vision-cache", "vision-cache/"),
-    *("--latents", "4", "--perceiver-width", "64", "--beta2", "0.95", "--max-steps", "900", "--log-every", "150"),
+    *("--latents", "4", "--perceiver-width", "64", "--beta2", "0.95", "--log-every", "30", "--save-every", "0"),
 ]
+SHOWN_STEPS: Final = 300
+COLUMNS: Final = 20  # of the picture in the terminal, which is half as many lines high
+LOG: Final = "demo.log"
 
 PHOTOS = {
     "astronaut.png": "An astronaut in an orange suit smiles in front of a flag and a model of a shuttle.",
@@ -57,44 +67,68 @@ def main() -> None:
     """Fetch, lay out, build, look, train, ask; repeat what is missing only."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--folder", type=Path, default=Path(".demo"))
-    folder: Path = parser.parse_args().folder
+    parser.add_argument("--max-steps", type=int, default=STEPS, help="steps of the training")
+    options = parser.parse_args()
+    folder: Path = options.folder
     folder.mkdir(exist_ok=True)
+    (folder / LOG).unlink(missing_ok=True)
     *data, tower = fetch(folder / "packages", (*PACKAGES, VISION))
 
-    started = time.monotonic()
+    started, cpu_before = time.monotonic(), cpu_seconds()
     lay_out(folder, data)
     if not (folder / "vision").is_dir():
-        write_vision_model(tower, folder / "vision.new")
+        write_vision_model(tower, folder / "vision.new", side=SIDE)
         (folder / "vision.new").rename(folder / "vision")
     mimicit = [sys.executable, "-m", "mimicit"]
     otter = [sys.executable, "-m"]
-    run(folder, [*mimicit, "build", "--src", "raw/", "--out", "shards/"], lines=9)
-    run(folder, [*mimicit, "inspect", "shards/shard-000.tar"], lines=10)
-    sample = ["shards/", "--sample", "train_00000", "--png", "sample.png"]
-    run(folder, [*mimicit, "inspect", *sample], lines=8)
-    run(folder, [*otter, "otter_train", "--shards", "shards/", *RECIPE])
-    run(folder, [*mimicit, "build", "--src", "held-out-raw/", "--out", "held-out/", "--shots", "0"], lines=1)
-    evaluate = ["--checkpoint", "run/", "--shards", "held-out/", "--shots", "0", "--baselines", "--limit", str(ASKED)]
-    run(folder, [*otter, "otter_train.evaluate", *evaluate], lines=14)
-    minutes = (time.monotonic() - started) / 60
-    print(
-        f"\ndemo: {minutes:.1f} minutes after the downloads. Look at {folder}/sample.png (a sample),"
-        f" {folder}/run/report.html (the curves) and {folder}/evaluation/ (every answer)."
+    run(folder, [*mimicit, "build", "--src", "raw/", "--out", "shards/"], most=6)
+    run(folder, [*mimicit, "inspect", "shards/shard-000.tar"], most=5)
+    sample = ["shards/", "--sample", "train_00000", "--png", "sample.png", "--pictures"]
+    run(folder, [*mimicit, "inspect", *sample], keep=r"  \w+: |.*▀")
+    steps = ["--max-steps", str(options.max_steps)]
+    training = [*otter, "otter_train", "--shards", "shards/", *RECIPE, *steps]
+    shown_steps = "|".join(map(str, (*range(SHOWN_STEPS, options.max_steps, SHOWN_STEPS), options.max_steps)))
+    run(folder, training, keep=rf"Loading|.* weights are|step ({shown_steps})/|Trained")
+    print(curve(folder / "run" / "metrics.csv"), flush=True)
+    run(
+        folder, [*mimicit, "build", "--src", "held-out-raw/", "--out", "held-out/", "--shots", "0"], keep=r".* samples,"
     )
+    evaluate = ["--checkpoint", "run/", "--shards", "held-out/", "--shots", "0", "--baselines", "--limit", str(ASKED)]
+    evaluate += ["--out", "evaluation/"]
+    asked = r"shots|.* all |.*ceiling|.*this model when|  \w"
+    run(folder, [*otter, "otter_train.evaluate", *evaluate], keep=asked, most=7)
+    minutes, cpu = (time.monotonic() - started) / 60, cpu_seconds() - cpu_before
+    print(
+        f"\ndemo: {minutes:.1f} minutes and {cpu:.0f} CPU seconds after the downloads. {folder}/ has sample.png,"
+        f" run/report.html (the curves),\nevaluation/ (every answer) and {LOG} (all that the commands said)."
+    )
+
+
+def cpu_seconds() -> float:
+    """What this process and the commands that it ran have computed."""
+    used = os.times()
+    return used.user + used.system + used.children_user + used.children_system
+
+
+def curve(metrics: Path, *, width: int = 60) -> str:
+    """The loss over the steps, as one line of bars."""
+    with open(metrics, newline="") as file:
+        losses = [float(row["loss"]) for row in csv.DictReader(file)][:width]
+    least, most = min(losses), max(losses)
+    bars = "".join("▁▂▃▄▅▆▇█"[round(7 * (loss - least) / ((most - least) or 1))] for loss in losses)
+    return f"loss    {bars}  {losses[0]:.2f} -> {losses[-1]:.2f}"
 
 
 def fetch(packages: Path, names: Sequence[str] = PACKAGES) -> list[Path]:
     """Download the wheels of ``names`` that are not there yet; returns their paths in that order."""
     packages.mkdir(exist_ok=True)
-    wheels = []
-    for package in names:
-        stem = package.replace("-", "_").replace("==", "-")
-        if not list(packages.glob(f"{stem}-*.whl")):
-            pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-            print(f"demo: downloading {package}", flush=True)
-            subprocess.run([*pip, "--dest", str(packages), package], check=True)
-        wheels.append(next(packages.glob(f"{stem}-*.whl")))
-    return wheels
+    stems = [name.replace("-", "_").replace("==", "-") for name in names]
+    missing = [name for name, stem in zip(names, stems, strict=True) if not list(packages.glob(f"{stem}-*.whl"))]
+    if missing:
+        print(f"demo: downloading {', '.join(missing)}", flush=True)
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+        subprocess.run([*pip, "--dest", str(packages), *missing], check=True)
+    return [next(packages.glob(f"{stem}-*.whl")) for stem in stems]
 
 
 def lay_out(folder: Path, wheels: list[Path]) -> None:
@@ -147,23 +181,52 @@ def write_captioned(wheel: zipfile.ZipFile, prefix: str, captions: dict[str, str
         (target / name).with_suffix(".txt").write_text(caption + "\n")
 
 
-def run(folder: Path, command: list[str], *, lines: int | None = None) -> None:
+def run(folder: Path, command: list[str], *, keep: str | None = None, most: int | None = None) -> None:
     """Show a command and run it in ``folder``; its failure ends the demo.
 
-    With ``lines``, only so many of what it prints are shown, and its progress only where it fails.
+    Of what it prints, only lines are shown that ``keep`` matches, and ``most`` of them; with either, its output is also
+    added to the log, and its progress is shown only where it fails.
     """
     shown = ["python" if word == sys.executable else word for word in command]
     text = shlex.join(shown).replace("python -m mimicit ", "mimicit ")
     print(f"\n$ {text}", flush=True)
-    output = None if lines is None else subprocess.PIPE
-    done = subprocess.run(command, cwd=folder, check=False, stdout=output, stderr=output, text=True)
-    if lines is not None:
-        found = done.stdout.splitlines()
-        print("\n".join(found[:lines]))
-        if len(found) > lines:
-            print(f"... ({len(found) - lines} more lines)", flush=True)
-    if done.returncode:
-        sys.exit(f"{done.stderr or ''}demo: this command failed: {text}")
+    if keep is None and most is None:
+        code, errors = subprocess.run(command, cwd=folder, check=False).returncode, ""
+    else:
+        code, errors = _run_in_part(folder, command, text, re.compile(keep or ".*"), most)
+    if code:
+        sys.exit(f"{errors}demo: this command failed: {text}")
+
+
+def _run_in_part(
+    folder: Path, command: list[str], text: str, keep: re.Pattern[str], most: int | None
+) -> tuple[int, str]:
+    left = sys.maxsize if most is None else most
+    with (
+        open(folder / LOG, "a", encoding="utf-8", buffering=1) as log,
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(
+            command,
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            encoding="utf-8",
+            env={**os.environ, "COLUMNS": str(COLUMNS), "PYTHONUTF8": "1", "PYTHONUNBUFFERED": "1"},
+        ) as process,
+    ):
+        assert process.stdout is not None
+        log.write(f"\n$ {text}\n")
+        for line in process.stdout:
+            log.write(line)
+            if left and line.strip() and keep.match(line):
+                print(line.rstrip(), flush=True)
+                left -= 1
+        code = process.wait()
+        errors.seek(0)
+        said = errors.read()
+        log.write(said)
+    return code, said
 
 
 if __name__ == "__main__":

