@@ -16,6 +16,7 @@ __all__ = ["main"]
 
 _FOLDER = click.Path(path_type=Path)
 _PROGRESS_EVERY = 500
+_EXAMPLES_EVERY = 5_120
 _MAX_SHOTS = 1000
 _CONTEXTS = ("random", "image-similar", "text-similar")
 
@@ -104,7 +105,9 @@ def main(
                 seed=seed,
                 image=image_embedder,
                 text=text_embedder,
-                progress=lambda done: console.progress(f"{done:,} examples read"),
+                progress=lambda done: (
+                    console.progress(f"{done:,} examples read") if done % _EXAMPLES_EVERY == 0 else None
+                ),
             ).with_context
         trained = load_trained_model(
             checkpoint, device=device, language_model=language_model, vision_model=vision_model

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import logging
 import os
 import re
 import resource
@@ -107,13 +108,15 @@ def _about_memory(reason: str) -> str:
 
 
 def calm_threads() -> None:
-    """Let OpenMP threads spin only briefly while they wait; call it before torch is imported.
+    """Let OpenMP threads spin only briefly while they wait, and torch say less; call it before torch is imported.
 
-    By default they spin for long, and one other busy process on the machine makes a step ten times slower. With this
-    a step takes twice as long then, and is as fast as ever on a quiet machine.
+    By default threads spin for long, and one other busy process on the machine makes a step ten times slower. With this
+    a step takes twice as long then, and is as fast as ever on a quiet machine. What torch says
+    of calls in torchao that are out of date, wherever that is installed, is nothing to act on.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import numpy as np
 
 from mimicit.schema import canonical_json
 from mimicit.shards.files import write_atomically
+from mimicit.sources.records.captions import is_caption_instruction
 from otter_train.evaluation.bootstrap import Estimate, ratio, resampled
 from otter_train.evaluation.cider import cider
 from otter_train.evaluation.roc_auc import roc_auc
@@ -126,11 +127,14 @@ def measure(answered: Sequence[Answered], *, seed: int) -> Summary:
 
 
 def _caption_scores(answered: Sequence[Answered]) -> list[float]:
-    """CIDEr of what was said of each picture for which several answers to one question are known."""
+    """CIDEr of what was said of each picture for which several answers to one question are known.
+
+    The instructions that builds give to captions all ask the same.
+    """
     said: dict[tuple[object, str], str] = {}
     known: dict[tuple[object, str], dict[str, None]] = defaultdict(dict)
     for one in answered:
-        asked = (one.media[-1:], one.question)
+        asked = (one.media[-1:], "" if is_caption_instruction(one.question) else one.question)
         said.setdefault(asked, one.answer)
         known[asked].update(dict.fromkeys(one.references or (one.truth,)))
     several = [asked for asked, texts in known.items() if len(texts) > 1]

@@ -9,7 +9,6 @@ same bits each time.
 
 from __future__ import annotations
 
-import logging
 import math
 from typing import Any, Final
 
@@ -64,15 +63,10 @@ def check_quantiser(kind: Quantised | None) -> None:
     """`UsageError` where ``kind`` is asked for and torchao is not here."""
     if kind is None:
         return
-    log = logging.getLogger("torch.utils._pytree")  # which tells of a call in torchao that is out of date
-    level = log.level
-    log.setLevel(logging.ERROR)
     try:
         from torchao.quantization import Int8WeightOnlyConfig, NF4Tensor  # noqa: F401
     except ImportError:
         raise UsageError("--quantize-language needs torchao: pip install 'mimicit[quantize]'") from None
-    finally:
-        log.setLevel(level)
 
 
 def quantise(lm: PreTrainedModel, kind: Quantised, device: torch.device) -> None:

@@ -13,7 +13,7 @@ from mimicit.errors import RejectedError
 from mimicit.sources.items import MediaRef, RawTriplet
 from mimicit.sources.records.text import checked_answer, checked_instruction, checked_meta
 
-__all__ = ["caption_instruction", "captioned", "instruction_or_caption"]
+__all__ = ["caption_instruction", "captioned", "instruction_or_caption", "is_caption_instruction"]
 
 _PICTURE: Final = (
     "Describe this picture.",
@@ -42,6 +42,11 @@ def caption_instruction(id: str, media: Sequence[MediaRef]) -> str:
     pool = _CLIP if any(medium.kind == "video" for medium in media) else _PICTURE
     digest = hashlib.blake2b(id.encode(), digest_size=8).digest()
     return pool[int.from_bytes(digest, "big") % len(pool)]
+
+
+def is_caption_instruction(text: str) -> bool:
+    """Whether ``text`` is one of the pool, all of which ask the same."""
+    return text in _PICTURE or text in _CLIP
 
 
 def instruction_or_caption(value: object, id: str, media: Sequence[MediaRef]) -> str:

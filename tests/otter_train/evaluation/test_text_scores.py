@@ -105,6 +105,20 @@ def test_an_evaluation_scores_each_picture_with_several_captions_once() -> None:
     assert found.to_json()["cider"]["value"] == found.cider.value
 
 
+def test_captions_of_a_build_ask_the_same_in_other_words() -> None:
+    """The instruction of a caption is drawn from a pool, so those of one picture have different ones."""
+    asked = ["Describe this picture.", "What does this picture show?", "What is on the sofa?"]
+    samples = [
+        replace(one, triplets=(*one.context, replace(one.query, instruction=words, answer=f"a {words}")))
+        for one in (Colours(count=2).get(place) for place in range(2))
+        for words in asked
+    ]
+    report = evaluate(samples, lambda them: (Attempt(one, "a cat", 1.0, 2) for one in them))
+    assert summarise(report, seed=0)[ALL].captioned == 2
+    alone = evaluate(samples[:1] + samples[2:4], lambda them: (Attempt(one, "a cat", 1.0, 2) for one in them))
+    assert summarise(alone, seed=0)[ALL].captioned == 0
+
+
 def test_references_of_the_meta_are_captions_too() -> None:
     samples = [replace(Colours(count=2).get(place), meta={"references": [f"a cat {place}", f"cat {place} sits", 3]})
                for place in range(2)]  # fmt: skip
