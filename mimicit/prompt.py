@@ -16,14 +16,17 @@ from mimicit.records import Sample, Triplet
 
 __all__ = [
     "ANSWER",
+    "CLIP_CAPTIONS",
     "ENDOFCHUNK",
     "IMAGE",
+    "PICTURE_CAPTIONS",
     "SPECIAL_TOKENS",
     "TEMPLATES",
     "Piece",
     "Template",
     "chunk",
     "drop_context",
+    "is_caption_instruction",
     "joined",
     "pieces",
     "render",
@@ -77,6 +80,34 @@ TEMPLATES: Final[dict[str, Template]] = {
     "plain": Template(name="plain", version=1, before="", between=" "),
 }
 """Every template ends an answer with ``<|endofchunk|>`` and puts ``<image>`` before its own words."""
+
+
+PICTURE_CAPTIONS: Final = (
+    "Describe this picture.",
+    "What does this picture show?",
+    "Write a caption for this picture.",
+    "What can be seen here?",
+    "Give a short description of the picture.",
+    "Say in a sentence what is in the picture.",
+    "How would you caption this picture?",
+    "Tell me what you see in the picture.",
+)
+CLIP_CAPTIONS: Final = (
+    "Describe this video.",
+    "What happens in this video?",
+    "Write a caption for this video.",
+    "What can be seen in this clip?",
+    "Give a short description of the video.",
+    "Say in a sentence what happens in the clip.",
+    "How would you caption this video?",
+    "Tell me what you see in the video.",
+)
+"""What a picture or a clip with nothing but a caption is asked; one of these is picked by a hash of the record's id."""
+
+
+def is_caption_instruction(text: str) -> bool:
+    """Whether ``text`` is one of these, which all ask the same."""
+    return text in PICTURE_CAPTIONS or text in CLIP_CAPTIONS
 
 
 def template_named(name: str) -> Template:

@@ -101,6 +101,10 @@ def test_every_block_runs_in_order(page: Path, place: Path, tmp_path: Path, monk
         if used and not used[1]:  # what the page makes itself is not there before
             shutil.copytree(place / name, work / name)
     work.mkdir(exist_ok=True)
+    if page.name == "study.md":
+        from tests.factories.study import write_study
+
+        write_study(work)
     monkeypatch.chdir(work)
     scope: dict[str, Any] = {"__name__": "page"}
     for block in pages.blocks(text):

@@ -12,9 +12,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from mimicit.prompt import is_caption_instruction
 from mimicit.schema import canonical_json
 from mimicit.shards.files import write_atomically
-from mimicit.sources.records.captions import is_caption_instruction
 from otter_train.evaluation.bootstrap import Estimate, ratio, resampled
 from otter_train.evaluation.cider import cider
 from otter_train.evaluation.roc_auc import roc_auc

@@ -2,7 +2,8 @@
 
 The answers are those of the same ``data_subtype``, in the folder of the questions first, then the file with the most
 similar name; a test split has none, and each of its questions is a reject. The answer of a triplet is
-``multiple_choice_answer``; ``answers`` (those of all ten people), ``question_type`` and ``answer_type`` go to ``meta``.
+``multiple_choice_answer``, or the most frequent of ``answers`` where there is none, as in OK-VQA; ``answers`` (those of
+all ten people), ``question_type`` and ``answer_type`` go to ``meta``.
 
 Pictures are ``COCO_{data_subtype}_{image_id:012d}.jpg``, or without the prefix as COCO 2017 has it, in a folder called
 ``{data_subtype}`` first, and then as by all formats (see `finding`). The answers wait in a table on disk for their
@@ -11,6 +12,7 @@ questions.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import takewhile
@@ -156,7 +158,11 @@ def _answer_json(row: Mapping[str, Any], place: str) -> tuple[str, bool]:
         raise RejectedError("malformed", f"answers must be a list of objects, not {shown(people)}")
     kept = {key: row[key] for key in ("question_type", "answer_type") if key in row}
     meta = {"answers": [person.get("answer") for person in people], **kept}
-    said = {"image_id": row.get("image_id"), "answer": row.get("multiple_choice_answer"), "place": place}
+    answer = row.get("multiple_choice_answer")
+    if answer is None:  # as in OK-VQA
+        texts = Counter(text for text in meta["answers"] if isinstance(text, str) and text.strip())
+        answer = texts.most_common(1)[0][0] if texts else None
+    said = {"image_id": row.get("image_id"), "answer": answer, "place": place}
     try:
         text = canonical_json({**said, "meta": meta})
         if len(text) <= MAX_META_BYTES:

@@ -7,46 +7,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 from mimicit.errors import RejectedError
+from mimicit.prompt import CLIP_CAPTIONS, PICTURE_CAPTIONS
 from mimicit.sources.items import MediaRef, RawTriplet
 from mimicit.sources.records.text import checked_answer, checked_instruction, checked_meta
 
-__all__ = ["caption_instruction", "captioned", "instruction_or_caption", "is_caption_instruction"]
-
-_PICTURE: Final = (
-    "Describe this picture.",
-    "What does this picture show?",
-    "Write a caption for this picture.",
-    "What can be seen here?",
-    "Give a short description of the picture.",
-    "Say in a sentence what is in the picture.",
-    "How would you caption this picture?",
-    "Tell me what you see in the picture.",
-)
-_CLIP: Final = (
-    "Describe this video.",
-    "What happens in this video?",
-    "Write a caption for this video.",
-    "What can be seen in this clip?",
-    "Give a short description of the video.",
-    "Say in a sentence what happens in the clip.",
-    "How would you caption this video?",
-    "Tell me what you see in the video.",
-)
+__all__ = ["caption_instruction", "captioned", "instruction_or_caption"]
 
 
 def caption_instruction(id: str, media: Sequence[MediaRef]) -> str:
     """The instruction of the pool that the record ``id`` gets; the same for the same id, always."""
-    pool = _CLIP if any(medium.kind == "video" for medium in media) else _PICTURE
+    pool = CLIP_CAPTIONS if any(medium.kind == "video" for medium in media) else PICTURE_CAPTIONS
     digest = hashlib.blake2b(id.encode(), digest_size=8).digest()
     return pool[int.from_bytes(digest, "big") % len(pool)]
-
-
-def is_caption_instruction(text: str) -> bool:
-    """Whether ``text`` is one of the pool, all of which ask the same."""
-    return text in _PICTURE or text in _CLIP
 
 
 def instruction_or_caption(value: object, id: str, media: Sequence[MediaRef]) -> str:
