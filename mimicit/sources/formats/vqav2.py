@@ -159,7 +159,7 @@ def _answer_json(row: Mapping[str, Any], place: str) -> tuple[str, bool]:
     kept = {key: row[key] for key in ("question_type", "answer_type") if key in row}
     meta = {"answers": [person.get("answer") for person in people], **kept}
     answer = row.get("multiple_choice_answer")
-    if answer is None:  # as in OK-VQA
+    if "multiple_choice_answer" not in row:  # as in OK-VQA
         texts = Counter(text for text in meta["answers"] if isinstance(text, str) and text.strip())
         answer = texts.most_common(1)[0][0] if texts else None
     said = {"image_id": row.get("image_id"), "answer": answer, "place": place}
