@@ -1,19 +1,23 @@
 """Lists of different lengths as flat arrays: ``counts`` say how many values each list has.
 
-All functions take and give int64 arrays, and look at every value once.
+All functions take and give int64 arrays, and look at every value once. `Pieces` puts many JSON texts together at once,
+from pieces that several of them share: Arrow copies the bytes.
 """
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from collections.abc import Sequence
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 import pyarrow as pa
 
-__all__ = ["Numbers", "before", "flat", "list_array", "owners", "starts", "sums"]
+__all__ = ["Numbers", "Pieces", "before", "flat", "list_array", "owners", "starts", "sums"]
 
 Numbers: TypeAlias = npt.NDArray[np.int64]
+_IS_ESCAPED: Final = np.array([byte < 0x20 or byte in b'"\\' for byte in range(256)])
 
 
 def starts(counts: Numbers) -> Numbers:
@@ -52,3 +56,32 @@ def list_array(values: pa.Array, counts: Numbers) -> pa.ListArray:
     """The lists as an Arrow array."""
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), values)
+
+
+class Pieces:
+    """The pieces at hand; each is known by its number."""
+
+    def __init__(self) -> None:
+        self._arrays: list[pa.Array] = []
+        self._count = 0
+
+    def add(self, pieces: Sequence[bytes] | pa.Array) -> int:
+        """Take more pieces; the number of the first."""
+        array = pieces if isinstance(pieces, pa.Array) else pa.array(pieces, pa.large_binary())
+        self._arrays.append(array)
+        self._count += len(array)
+        return self._count - len(array)
+
+    def add_texts(self, texts: pa.Array) -> int:
+        """Take texts (large strings) as they stand between the quotation marks of JSON; the number of the first."""
+        data = texts.buffers()[2]
+        if data is None or not _IS_ESCAPED[np.frombuffer(data, np.uint8)].any():
+            return self.add(texts.cast(pa.large_binary()))
+        # A quotation mark within a text has a backslash before it, so what stands between two texts is in none.
+        return self.add(orjson.dumps(texts.to_numpy(zero_copy_only=False).tolist())[2:-2].split(b'","'))
+
+    def joined(self, order: Numbers, begins: Numbers) -> pa.Array:
+        """The pieces ``order``, one after the other, cut into texts (large binary) where each of these begins."""
+        whole = pa.concat_arrays(self._arrays).take(pa.array(order))
+        offsets = np.frombuffer(whole.buffers()[1], np.int64)[np.append(begins, len(order))]
+        return pa.Array.from_buffers(pa.large_binary(), len(begins), [None, pa.py_buffer(offsets), whole.buffers()[2]])

@@ -19,8 +19,8 @@ from mimicit.pipeline import BuildConfig, BuildResult
 from mimicit.pipeline.config import SourceOptions
 from mimicit.pipeline.mixture import build_config, read_mixture
 from mimicit.pipeline.report import build_report
-from mimicit.pipeline.stages.draw import lot
 from mimicit.pipeline.stages.filters import FilterConfig
+from mimicit.pipeline.stages.passing import lot
 from tests.factories import raw as make
 from tests.factories.builds import add_rows, build, row
 

@@ -22,8 +22,7 @@ from mimicit.pipeline.joins import insert, joins, ordered
 from mimicit.pipeline.parts import ColumnFile, TableWriter, numbered, write_columns
 from mimicit.pipeline.progress import Progress
 from mimicit.pipeline.rejects import Phase, RejectWriter, rejects_path
-from mimicit.pipeline.stages.draw import LOTS
-from mimicit.pipeline.stages.passing import PASSED, FilteredSource, Judge, of_records
+from mimicit.pipeline.stages.passing import PASSED, SAMPLING_KEYS, FilteredSource, Judge, of_records
 from mimicit.pipeline.stages.resolve import open_records
 from mimicit.pipeline.tables import MERGED, MERGED_NAME, RECORDS, TRIPLETS, TRIPLETS_NAME
 from mimicit.sources.items import Reject
@@ -48,17 +47,17 @@ _OF_RECORDS: Final = [
 # all its queries.
 _DECIDE: Final = """
 WITH merged AS (
-    SELECT n, source, lot, min(n) OVER equal AS keeper, bool_or(is_query) OVER equal AS is_query
+    SELECT n, source, sampling_key, min(n) OVER equal AS keeper, bool_or(is_query) OVER equal AS is_query
     FROM passed WINDOW equal AS (PARTITION BY coalesce(says, CAST(CAST(n AS VARCHAR) AS BLOB)))
 ),
 kept AS (
-    SELECT n, lot, most, is_query AND coalesce(lot <= last_lot, true) AS is_query, merged.source,
+    SELECT n, sampling_key, most, is_query AND coalesce(sampling_key <= last_key, true) AS is_query, merged.source,
         row_number() OVER (ORDER BY n) - 1 AS row
     FROM merged LEFT JOIN draws ON draws.source = merged.source WHERE keeper = n
 ),
 drawn AS (
     SELECT n, row, is_query AND coalesce(
-        row_number() OVER (PARTITION BY source, is_query ORDER BY lot, n) <= most, true
+        row_number() OVER (PARTITION BY source, is_query ORDER BY sampling_key, n) <= most, true
     ) AS is_query
     FROM kept
 )
@@ -107,13 +106,13 @@ def _decide(work: Path, sources: Sequence[FilteredSource]) -> None:
     """Write the table of fates: what each passed record is merged into, and whether it is a query."""
     passed = ColumnFile(work / _PASSED_NAME)
     with joins(work) as db:
-        db.execute("CREATE TABLE passed(n BIGINT, source INTEGER, is_query BOOLEAN, says BLOB, lot BIGINT)")
-        insert(db, "passed", numbered(passed, ["source", "is_query", "says", "lot"]))
-        db.execute("CREATE TABLE draws(source INTEGER, last_lot BIGINT, most BIGINT)")
+        db.execute("CREATE TABLE passed(n BIGINT, source INTEGER, is_query BOOLEAN, says BLOB, sampling_key BIGINT)")
+        insert(db, "passed", numbered(passed, ["source", "is_query", "says", "sampling_key"]))
+        db.execute("CREATE TABLE draws(source INTEGER, last_key BIGINT, most BIGINT)")
         for number, source in enumerate(sources):
             if source.draws:
-                last_lot = int(source.rules.weight * LOTS) - 1
-                db.execute("INSERT INTO draws VALUES (?, ?, ?)", (number, last_lot, source.rules.limit))
+                last_key = int(source.rules.weight * SAMPLING_KEYS) - 1
+                db.execute("INSERT INTO draws VALUES (?, ?, ?)", (number, last_key, source.rules.limit))
         write_columns(work / _FATES_NAME, _FATES, ordered(db, _DECIDE, _FATES))
 
 

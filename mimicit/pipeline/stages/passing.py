@@ -2,6 +2,10 @@
 
 Most records lose nothing, and are looked at by columns. The others go one by one: a document is left with the rest of
 its media, any other record is rejected for one that it lacks.
+
+Each query has a sampling key, a hash of the seed and its id. A share of a source takes the keys below it, a limit takes
+the smallest; so a larger share or limit only adds queries, and a query's key depends neither on other records nor on
+other sources. Records that are not drawn stay usable as context.
 """
 
 from __future__ import annotations
@@ -24,7 +28,6 @@ from mimicit.pipeline.parts import ColumnFile
 from mimicit.pipeline.progress import Progress
 from mimicit.pipeline.ragged import Numbers, flat, list_array, sums
 from mimicit.pipeline.rejects import Phase, RejectWriter
-from mimicit.pipeline.stages.draw import lot
 from mimicit.pipeline.stages.filters import MediaFacts, media_fault
 from mimicit.pipeline.stages.look_alikes import LookAlikes
 from mimicit.pipeline.stages.resolve import open_records
@@ -33,7 +36,7 @@ from mimicit.schema import canonical_json
 from mimicit.shards.soundness import MAX_SAMPLE_BYTES
 from mimicit.sources.items import Reject
 
-__all__ = ["PASSED", "FilteredSource", "Judge", "of_records"]
+__all__ = ["PASSED", "SAMPLING_KEYS", "FilteredSource", "Judge", "of_records", "sampling_key"]
 
 _OUTCOMES_KEPT: Final = 1 << 14
 _MAX_MEDIA_BYTES: Final = MAX_SAMPLE_BYTES - (64 << 20)  # of a sample, beside its text
@@ -45,10 +48,12 @@ PASSED: Final = pa.schema(
         ("shown", pa.large_string()),
         ("parts", pa.large_binary()),  # of a document that has lost media, else null
         ("says", pa.binary(16)),  # equal for records that say and show the same, where these are merged
-        ("lot", pa.int64()),  # where queries are drawn
+        ("sampling_key", pa.int64()),  # where queries are drawn
     ]
 )
 """The intermediate table of the filter stage."""
+SAMPLING_KEYS: Final = 1 << 63
+"""How many keys there are, from 0 on."""
 
 
 class _Lost(NamedTuple):
@@ -128,14 +133,14 @@ class Judge:
         if may_lose.any():
             batch, media, counts, parts = self._one_by_one(batch, media, counts, np.flatnonzero(may_lose))
         shown = self._shown(media, counts)
-        lots = [lot(self._config.seed, id) for id in batch.column("id").to_pylist()] if source.draws else None
+        keys = [sampling_key(self._config.seed, id) for id in batch.column("id").to_pylist()] if source.draws else None
         columns: dict[str, Any] = {
             **{name: batch.column(name) for name in batch.schema.names},
             "media": list_array(pa.array(media), counts),
             "shown": shown,
             "parts": parts,
             "says": pa.array(self._says(batch, shown, parts), pa.binary(16)),
-            "lot": pa.nulls(batch.num_rows, pa.int64()) if lots is None else pa.array(lots, pa.int64()),
+            "sampling_key": pa.nulls(batch.num_rows, pa.int64()) if keys is None else pa.array(keys, pa.int64()),
         }
         return pa.record_batch([columns[name] for name in PASSED.names], schema=PASSED)
 
@@ -292,3 +297,9 @@ def of_records(
     for start, end in pairwise([0, *(np.flatnonzero(np.diff(parts)) + 1).tolist(), len(parts)]):
         if start < end:
             yield from records(int(parts[start])).taken(names, places[start:end])
+
+
+def sampling_key(seed: int, id: str) -> int:
+    """63 random bits that depend on the seed and the id alone."""
+    digest = hashlib.blake2b(f"{seed}\0lot\0{id}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") % SAMPLING_KEYS

@@ -18,8 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mimicit.pipeline.parts import ColumnFile
-from mimicit.pipeline.ragged import Numbers, before, flat, list_array, owners, starts, sums
-from mimicit.pipeline.stages.pieces import Pieces
+from mimicit.pipeline.ragged import Numbers, Pieces, before, flat, list_array, owners, starts, sums
 from mimicit.pipeline.tables import samples_schema
 from mimicit.records import FORMAT, sample_key
 from mimicit.schema import canonical_json
