@@ -337,7 +337,8 @@ def _described(ref: MediaRef, encoded: EncodedMedia) -> tuple[str, bytes]:
         "timestamps_s": encoded.timestamps_s,
         "duration_s": encoded.duration_s,
     }
-    times = [hashes, encoded.timestamps_s, encoded.duration_s]
+    if encoded.kind == "image":  # which has no number that JSON could not hold
+        return hashes[0], orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
     # Two clips of equal frames at other times are two clips, and a clip of one frame is no picture.
-    content = hashes[0] if encoded.kind == "image" else hashlib.sha256(canonical_json(times)).hexdigest()
-    return content, canonical_json(value)
+    times = [hashes, encoded.timestamps_s, encoded.duration_s]
+    return hashlib.sha256(canonical_json(times)).hexdigest(), canonical_json(value)

@@ -30,6 +30,9 @@ from mimicit.sources.items import Reject
 __all__ = ["open_records", "resolve_references"]
 
 _OPEN_PARTS: Final = 64
+_LEAST_IN_UNIT: Final = 128
+_MOST_IN_UNIT: Final = 1024
+_LEAST_UNITS: Final = 128  # of which each has more than the least
 # Records and references are numbered through all parts: n and r. A record shows at most 1,000 media, so n * 1024 and
 # the place of a medium order all mentions.
 _TABLES: Final = """
@@ -149,10 +152,10 @@ SELECT source, part, row, id, missing FROM asked LEFT JOIN dangling USING (n)
 WHERE fault IS NOT NULL OR missing IS NOT NULL ORDER BY n
 """
 _MEDIA: Final = "SELECT text AS ref FROM media ORDER BY number"
-# A unit is some 128 pictures, or 16 clips. Tables are only read forwards, so their media go by their places.
+# A unit is so many pictures, or 16 clips. Tables are only read forwards, so their media go by their places.
 _UNITS: Final = """
-SELECT CAST((sum(cost) OVER before - cost) // 128 AS BIGINT) AS unit, number
-FROM (SELECT number, in_table, CASE WHEN is_video THEN 8 ELSE 1 END AS cost FROM media)
+SELECT CAST((sum(cost) OVER before - cost) // {size} AS BIGINT) AS unit, number
+FROM (SELECT number, in_table, CASE WHEN is_video THEN {size} // 16 ELSE 1 END AS cost FROM media)
 WINDOW before AS (ORDER BY in_table, number ROWS UNBOUNDED PRECEDING)
 ORDER BY in_table, number
 """
@@ -184,8 +187,14 @@ def resolve_references(work: Path, specs: Sequence[SourceSpec]) -> None:
             reporter.faulty(db)
             reporter.unknown_related(db)
         write_columns(work / MEDIA_REFERENCES_NAME, MEDIA_REFERENCES, ordered(db, _MEDIA, MEDIA_REFERENCES))
-        write_columns(work / UNITS_NAME, UNITS, ordered(db, _UNITS, UNITS))
+        write_columns(work / UNITS_NAME, UNITS, ordered(db, _UNITS.format(size=_unit_size(db)), UNITS))
         write_columns(work / RESOLVED_NAME, RESOLVED, ordered(db, _RESOLVED, RESOLVED))
+
+
+def _unit_size(db: duckdb.DuckDBPyConnection) -> int:
+    """How many pictures are a unit: the more there are, the more, so that no disk is asked to sync all the time."""
+    media = int(db.execute("SELECT count(*) FROM media").fetchall()[0][0])
+    return min(_MOST_IN_UNIT, max(_LEAST_IN_UNIT, media // _LEAST_UNITS))
 
 
 def open_records(work: Path, part: int) -> ColumnFile:
