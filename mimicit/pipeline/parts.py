@@ -138,6 +138,7 @@ class ColumnFile:
     """One table on disk, for reading single cells; the file stays mapped for as long as this lives."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._file = pa.ipc.open_file(pa.memory_map(str(path)))
         self._batches = [self._file.get_batch(number) for number in range(self._file.num_record_batches)]
         self._starts = list(accumulate((batch.num_rows for batch in self._batches), initial=0))
@@ -269,11 +270,21 @@ class ColumnFile:
         return self._batches[batch].column(name)[row - self._starts[batch]].as_py()
 
 
-def numbered(table: ColumnFile, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """``columns`` of the batches of ``table``, with the numbers of the rows as a column ``n`` before them."""
-    for first, batch in table.batches():
-        numbers = pa.array(np.arange(first, first + batch.num_rows))
-        yield pa.record_batch([numbers, *(batch.column(name) for name in columns)], ["n", *columns])
+def numbered(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """``columns`` of the batches of the table ``path``, with the numbers of the rows as a column ``n`` before them.
+
+    Only one batch is held, and nothing mapped: pages that are mapped count as memory of the process that read them.
+    """
+    first = 0
+    with pa.OSFile(str(path)) as file:
+        schema = pa.ipc.open_file(file).schema
+        fields = sorted(schema.get_field_index(name) for name in columns)
+        reader = pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(included_fields=fields))
+        for number in range(reader.num_record_batches):
+            batch = reader.get_batch(number)
+            numbers = pa.array(np.arange(first, first + batch.num_rows))
+            yield pa.record_batch([numbers, *(batch.column(name) for name in columns)], ["n", *columns])
+            first += batch.num_rows
 
 
 _Bytes: TypeAlias = tuple[memoryview, memoryview]

@@ -159,7 +159,7 @@ def reuse_media(work: Path, scanned: ScannedFiles, config: BuildConfig, engine: 
         db.execute(_TABLES)
         insert(db, "stored", batches_of_rows(_stored_media(folder, sound), _STORED))
         insert(db, "described", batches_of_rows(_described(folder / MEDIA_NAME, scanned), _DESCRIBED))
-        insert(db, "refs", numbered(ColumnFile(work / MEDIA_REFERENCES_NAME), ["ref"]))
+        insert(db, "refs", numbered(work / MEDIA_REFERENCES_NAME, ["ref"]))
         write_columns(work / REUSED_NAME, ENCODED, ordered(db, _REUSED, ENCODED))
     reused = ColumnFile(work / REUSED_NAME).rows
     progress.note(f"{reused} media are taken from the shards that are there")

@@ -123,7 +123,7 @@ def _rows(
 ) -> Iterator[tuple[Any, ...]]:
     borrowers = {lender: [one for one in sorted(compared) if lenders.get(one) == lender] for lender in lenders.values()}
     columns = ["source", "is_query", "instruction", "answer", "shown", "parts"]
-    for batch in numbered(triplets, columns):
+    for batch in numbered(triplets.path, columns):
         for row, source, is_query, instruction, answer, shown, parts in zip(
             *(column.to_pylist() for column in batch.columns), strict=True
         ):

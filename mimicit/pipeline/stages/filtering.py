@@ -104,10 +104,9 @@ def _joined(passed: pa.RecordBatch, texts: pa.RecordBatch) -> pa.RecordBatch:
 
 def _decide(work: Path, sources: Sequence[FilteredSource]) -> None:
     """Write the table of fates: what each passed record is merged into, and whether it is a query."""
-    passed = ColumnFile(work / _PASSED_NAME)
     with joins(work) as db:
         db.execute("CREATE TABLE passed(n BIGINT, source INTEGER, is_query BOOLEAN, says BLOB, sampling_key BIGINT)")
-        insert(db, "passed", numbered(passed, ["source", "is_query", "says", "sampling_key"]))
+        insert(db, "passed", numbered(work / _PASSED_NAME, ["source", "is_query", "says", "sampling_key"]))
         db.execute("CREATE TABLE draws(source INTEGER, last_key BIGINT, most BIGINT)")
         for number, source in enumerate(sources):
             if source.draws:
@@ -120,7 +119,7 @@ def _write_merged(work: Path, sources: Sequence[FilteredSource], merged: TableWr
     """Write MERGED, and a reject that says what stands for each of its records."""
     passed = ColumnFile(work / _PASSED_NAME)
     records = lru_cache(1)(lambda part: open_records(work, part))
-    for batch in numbered(ColumnFile(work / _FATES_NAME), ["keeper", "into"]):
+    for batch in numbered(work / _FATES_NAME, ["keeper", "into"]):
         places, keepers, into = (column.to_numpy() for column in batch.columns)
         for n in np.flatnonzero(places != keepers).tolist():
             mine, keeper = int(places[n]), int(keepers[n])

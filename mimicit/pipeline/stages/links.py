@@ -68,7 +68,7 @@ def link_triplets(work: Path) -> None:
         return
     with joins(work) as db:
         db.execute(_TABLES)
-        insert(db, "triplets", numbered(ColumnFile(work / TRIPLETS_NAME), _COLUMNS))
+        insert(db, "triplets", numbered(work / TRIPLETS_NAME, _COLUMNS))
         db.execute("INSERT INTO keys SELECT source, id, row FROM triplets")
         merged = ColumnFile(work / MERGED_NAME).table(["source", "id", "into"])
         insert(db, "keys", merged.to_batches())

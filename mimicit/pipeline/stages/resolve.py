@@ -216,7 +216,7 @@ def _load(db: duckdb.DuckDBPyConnection, work: Path, parts: Sequence[Part]) -> N
                 continue
             table = ColumnFile(path)
             narrow = [column for column in table.names if column not in _TEXTS]
-            insert(db, _TABLE_OF.get(name, name), numbered(table, narrow), columns.format(**values))
+            insert(db, _TABLE_OF.get(name, name), numbered(path, narrow), columns.format(**values))
             n += table.rows if name == "records" else 0
             r += table.rows if name == "references" else 0
 
