@@ -20,7 +20,7 @@ from mimicit.pipeline.config import SourceOptions
 from mimicit.pipeline.mixture import build_config, read_mixture
 from mimicit.pipeline.report import build_report
 from mimicit.pipeline.stages.filters import FilterConfig
-from mimicit.pipeline.stages.passing import lot
+from mimicit.pipeline.stages.passing import sampling_key
 from tests.factories import raw as make
 from tests.factories.builds import add_rows, build, row
 
@@ -255,7 +255,7 @@ def test_draws_are_nested_and_do_not_depend_on_other_sources(tmp_path: Path) -> 
 
 @given(st.sets(st.text(max_size=10), min_size=200, max_size=200), st.integers(0, 5))
 def test_lots_are_spread_evenly(ids: set[str], seed: int) -> None:
-    below = sum(lot(seed, id) < 1 << 62 for id in ids)
+    below = sum(sampling_key(seed, id) < 1 << 62 for id in ids)
     assert 50 < below < 150  # 7 standard deviations
 
 

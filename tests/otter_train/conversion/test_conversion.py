@@ -57,7 +57,13 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 
 @pytest.mark.parametrize(
     ("config", "there"),
-    zip([*map(with_language, LANGUAGES), *map(with_vision, VISIONS)], itertools.cycle(["openflamingo", "otter"])),
+    list(
+        zip(
+            [*map(with_language, LANGUAGES), *map(with_vision, VISIONS)],
+            itertools.cycle(["openflamingo", "otter"]),
+            strict=False,
+        )
+    ),
     ids=[*LANGUAGES, *VISIONS],
 )
 def test_files_of_every_backbone_go_there_and_back_bit_for_bit(
