@@ -7,6 +7,7 @@ import importlib
 import re
 import subprocess
 import sys
+import tomllib
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -249,3 +250,26 @@ def test_nothing_heavy_is_loaded_by_the_help() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     for name in ("torch", "pyarrow", "numpy", "PIL", "decord", "av", "webdataset", "rich", "transformers", "datasets"):
         assert f"'{name}'" not in loaded
+
+
+def test_tests_share_code_through_the_factories_alone() -> None:
+    for path in (ROOT / "tests").rglob("*.py"):
+        shared = {name for name in imports(path) if name.startswith("tests.")}
+        assert {name for name in shared if name.split(".")[1] not in ("corpus", "factories")} == set(), path
+
+
+def test_what_a_skipped_test_lacks_comes_with_the_extra_that_it_names() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    text = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    named = set(re.findall(r"""importorskip\("(\w+)[\w.]*", reason="comes with the extra '(\w+)'"\)""", text))
+    assert len(named) > 10 and re.findall(r"""importorskip\("[\w.]+"\)""", text) == []
+    packages = {"open_clip": "open_clip_torch", "timm": "open_clip_torch", "axe_playwright_python": "axe-playwright"}
+    for module, extra in named:
+        wanted = packages.get(module, module)
+        assert any(one.startswith(wanted) or module in one for one in _with_others(extras, extra)), (module, extra)
+
+
+def _with_others(extras: dict[str, list[str]], name: str) -> list[str]:
+    """The requirements of an extra and of the extras that it names."""
+    others = [other for one in extras[name] if one.startswith("mimicit[") for other in one[8:-1].split(",")]
+    return [*extras[name], *(one for other in others for one in _with_others(extras, other))]

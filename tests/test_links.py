@@ -99,7 +99,7 @@ def test_a_link_for_a_cache(tmp_path: Path, outside: Path) -> None:
 
 @pytest.mark.parametrize("name", ["input", "output"])
 def test_a_link_for_the_copies_of_a_build_from_a_url(raw: Path, tmp_path: Path, outside: Path, name: str) -> None:
-    pytest.importorskip("fsspec")
+    pytest.importorskip("fsspec", reason="comes with the extra 'remote'")
     work = tmp_path / "work"
     work.mkdir()
     (work / name).symlink_to(outside)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mimicit.context.candidates import By, Likeness
 from mimicit.context.choose import choose, parse_strategies
 from mimicit.context.neighbours import SIMILAR, Guards, is_leak, similar
-from tests.context.test_choose import Known, ListPool, known
+from tests.factories.candidates import Known, ListPool, known
 
 
 class LikePool(ListPool):

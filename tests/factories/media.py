@@ -217,3 +217,10 @@ def all_frames(path: Path) -> list[tuple[float, Array]]:
             (frame.pts, frame.to_ndarray(format="rgb24")) for frame in container.decode(stream) if not frame.is_corrupt
         ]
         return [(round(float((pts - decoded[0][0]) * stream.time_base), 6), picture) for pts, picture in decoded]
+
+
+def recompressed(data: bytes) -> bytes:
+    """The picture ``data`` smaller, and as a JPEG of low quality."""
+    out = io.BytesIO()
+    Image.open(io.BytesIO(data)).resize((80, 60)).save(out, "JPEG", quality=50)
+    return out.getvalue()

@@ -89,7 +89,7 @@ def test_pictures_are_prepared_as_clip_does(shape: tuple[int, int], format: str)
 @pytest.mark.parametrize("fast", [True, False])
 def test_scaled_decoding_stays_near(shape: tuple[int, int], fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if fast:
-        pytest.importorskip("simplejpeg")
+        pytest.importorskip("simplejpeg", reason="comes with the extra 'fast'")
     else:
         monkeypatch.setattr(decode, "_simplejpeg", lambda: None)
     data = encoded(detailed(*shape), "JPEG", quality=90)
@@ -98,7 +98,7 @@ def test_scaled_decoding_stays_near(shape: tuple[int, int], fast: bool, monkeypa
 
 
 def test_both_decoders_give_the_same_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("simplejpeg")
+    pytest.importorskip("simplejpeg", reason="comes with the extra 'fast'")
     picture = medium(encoded(scene(640, 480), "JPEG"), width=640, height=480)
     fast = decode_media(picture, 224)
     monkeypatch.setattr(decode, "_simplejpeg", lambda: None)

@@ -39,7 +39,7 @@ def shards(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def test_a_pipeline_of_webdataset_yields_the_samples(shards: Path, wanted: list[Sample]) -> None:
-    wds = pytest.importorskip("webdataset")
+    wds = pytest.importorskip("webdataset", reason="comes with the extra 'train'")
     pipeline = to_webdataset(shards)
     assert isinstance(pipeline, wds.DataPipeline)
     assert list(pipeline) == wanted
@@ -50,13 +50,13 @@ def test_a_pipeline_of_webdataset_yields_the_samples(shards: Path, wanted: list[
 
 @pytest.mark.slow  # worker processes import torch anew
 def test_workers_split_the_shards(shards: Path, wanted: list[Sample]) -> None:
-    wds = pytest.importorskip("webdataset")
+    wds = pytest.importorskip("webdataset", reason="comes with the extra 'train'")
     loader = wds.WebLoader(to_webdataset(shards), batch_size=None, num_workers=2, multiprocessing_context="spawn")
     assert sorted(sample.id for sample in loader) == sorted(sample.id for sample in wanted)
 
 
 def test_a_cut_shard_raises_where_webdataset_ends_early(tmp_path: Path, wanted: list[Sample]) -> None:
-    wds = pytest.importorskip("webdataset")
+    wds = pytest.importorskip("webdataset", reason="comes with the extra 'train'")
     folder = write_shards(tmp_path / "cut", wanted, per_shard=10)
     path = folder / "shard-000.tar"
     end = Store(folder).columns(["offset"]).column("offset")[6].as_py()
@@ -68,14 +68,14 @@ def test_a_cut_shard_raises_where_webdataset_ends_early(tmp_path: Path, wanted: 
 
 
 def test_a_stock_pipeline_reads_inline_shards(tmp_path: Path, wanted: list[Sample]) -> None:
-    wds = pytest.importorskip("webdataset")
+    wds = pytest.importorskip("webdataset", reason="comes with the extra 'train'")
     folder = write_shards(tmp_path / "inline", wanted, per_shard=10)
     stock = wds.WebDataset(str(folder / "shard-000.tar"), shardshuffle=False).map(from_webdataset)
     assert list(stock) == wanted
 
 
 def test_members_that_did_not_come_are_named(tmp_path: Path, wanted: list[Sample]) -> None:
-    wds = pytest.importorskip("webdataset")
+    wds = pytest.importorskip("webdataset", reason="comes with the extra 'train'")
     folder = write_shards(tmp_path / "links", wanted, per_shard=10, links=True)
     stock = wds.WebDataset(str(folder / "shard-000.tar"), shardshuffle=False).map(from_webdataset)
     with pytest.raises(CorruptShardError, match=rf"sample {wanted[1].key}: 001\.jpg did not come along"):

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("s3fs", reason="comes with the extra 'remote'")
-pytest.importorskip("moto.server", reason="pip install 'moto[server]'")
+pytest.importorskip("s3fs", reason="comes with the extra 's3'")
+pytest.importorskip("moto.server", reason="comes with the extra 'dev'")
 
 import boto3
 from moto.server import ThreadedMotoServer

@@ -308,7 +308,7 @@ def test_what_cannot_be_decoded_is_a_bad_sample(shards: Path) -> None:
 @pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")  # torchdata 0.11 with new torch
 @pytest.mark.parametrize("workers", [0, 2])
 def test_torchdata_stateful_data_loader(shards: Path, workers: int) -> None:
-    stateful = pytest.importorskip("torchdata.stateful_dataloader", reason="torchdata is not installed")
+    stateful = pytest.importorskip("torchdata.stateful_dataloader", reason="comes with the extra 'dev'")
 
     def loader(seed: int = 1) -> Any:
         return stateful.StatefulDataLoader(

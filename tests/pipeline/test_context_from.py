@@ -19,7 +19,7 @@ from mimicit.pipeline.similarity.tables import plain_text
 from mimicit.records import Sample
 from tests.factories import raw as make
 from tests.factories.builds import add_rows, build, row
-from tests.pipeline.test_similar import recompressed
+from tests.factories.media import recompressed
 
 ASKED, OTHERS = 8, 24
 CONTEXTS = ("auto", "random", "image-similar", "text-similar", "both", "image-similar,random")

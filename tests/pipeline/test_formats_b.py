@@ -17,8 +17,8 @@ from tests.factories.builds import build
 from tests.factories.engines import InProcess
 from tests.factories.exporting import meaning
 from tests.factories.sources import base64_jpeg, put, put_lines
+from tests.factories.tables import put_arrow, put_parquet
 from tests.factories.tars import put_tar
-from tests.sources.test_datasets import put_arrow, put_parquet
 
 # A build's worker leaves it to its end to close the files it has read.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

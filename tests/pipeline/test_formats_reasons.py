@@ -40,8 +40,8 @@ from tests.factories.formats import (
     zip_of,
 )
 from tests.factories.sources import base64_jpeg, put, put_lines
+from tests.factories.tables import put_parquet
 from tests.factories.tars import put_tar
-from tests.sources.test_datasets import put_parquet
 
 Faults = dict[tuple[str, str], int]
 """How many rejects of each (scope, reason) a set has."""

@@ -205,7 +205,7 @@ def test_what_is_a_url() -> None:
 @pytest.fixture(scope="module")
 def s3(raw: Path) -> Iterator[Any]:
     """A server with the bucket ``bucket``, and the raw data in its folder ``raw``; the environment names it."""
-    server_module = pytest.importorskip("moto.server", reason="pip install 'moto[server]'")
+    server_module = pytest.importorskip("moto.server", reason="comes with the extra 'dev'")
     s3fs = pytest.importorskip("s3fs", reason="comes with the extra 's3'")
     server = server_module.ThreadedMotoServer(port=0)
     server.start()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import signal
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from mimicit.errors import UsageError
 from mimicit.media.fingerprint import distance, fingerprint
@@ -25,15 +23,10 @@ from tests.factories import raw as make
 from tests.factories.builds import add_rows, build, row
 from tests.factories.engines import InProcess
 from tests.factories.killing import KILLED_BY_ITSELF, forked
+from tests.factories.media import recompressed
 
 STRATEGIES = ("text-similar", "image-similar", "both")
 NOUNS = ("cat", "dog", "tree", "boat", "house", "bird")
-
-
-def recompressed(data: bytes) -> bytes:
-    out = io.BytesIO()
-    Image.open(io.BytesIO(data)).resize((80, 60)).save(out, "JPEG", quality=50)
-    return out.getvalue()
 
 
 def config(context: str = "text-similar,image-similar,both", shots: int = 4, **options: Any) -> BuildConfig:

@@ -8,7 +8,6 @@ import random
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import orjson
@@ -30,28 +29,17 @@ from otter_train.checkpoint.files import (
     remove_unfinished,
     save_checkpoint,
 )
-from otter_train.checkpoint.provenance import check_tokens, describe, generator_states, restore_generators
+from otter_train.checkpoint.provenance import check_tokens, generator_states, restore_generators
 from otter_train.config.run_config import resolve
 from otter_train.model import freeze
 from tests.factories.otter import otter
-from tests.factories.train import MINUTE_MODEL, TOKENIZER
+from tests.factories.runs import meta
+from tests.factories.train import TOKENIZER
 
 WEIGHTS = {"perceiver.latents": torch.arange(6.0).view(2, 3), "language.gate": torch.tensor([0.5])}
 MOMENTS = {name: {"exp_avg": value + 1, "step": torch.tensor(3.0)} for name, value in WEIGHTS.items()}
 CPU = torch.device("cpu")
 PRETRAINED = replace(resolve("tiny"), preset="otter-9b", language_model="a/b", vision_model="c/d")
-
-
-def meta(step: int) -> dict[str, Any]:
-    return {
-        **describe(resolve("tiny"), MINUTE_MODEL, TOKENIZER),
-        "step": step,
-        "total_steps": 100,
-        "samples_seen": step * 4,
-        "loader": {"version": 1, "batches": step, "batch_size": 4},
-        "guard": {"average_norm": 1.0, "seen": 2.0, "in_a_row": 0.0},
-        "rng": [generator_states(CPU)],
-    }
 
 
 def save(run: Path, step: int, *, keep: int = 3, weights: dict[str, torch.Tensor] = WEIGHTS) -> Path:

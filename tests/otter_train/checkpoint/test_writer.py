@@ -21,8 +21,8 @@ from otter_train.config.run_config import RunOptions, resolve
 from otter_train.model import PRESETS
 from otter_train.reporting.metrics import Console, Row, Table, read_table
 from otter_train.training.loop import Outcome, train
+from tests.factories.runs import row
 from tests.factories.train import MINUTE_MODEL, Colours
-from tests.otter_train.reporting.test_metrics import row
 
 
 @pytest.fixture

@@ -21,16 +21,16 @@ from otter_train.assembly.models import assemble_model, model_config
 from otter_train.checkpoint.files import latest_checkpoint, load_optimizer_state, load_weights
 from otter_train.config.run_config import RunOptions, resolve
 from otter_train.convert import main as convert
-from otter_train.data.batches import collate, normalise
 from otter_train.data.tokenizer import load_tokenizer
 from otter_train.inference.answer_options import AnswerOptions
-from otter_train.inference.answering import TrainedModel, answer_each, load_trained_model
+from otter_train.inference.answering import answer_each, load_trained_model
 from otter_train.model import Otter
 from otter_train.model.adapters import is_adapter
 from otter_train.model.trainable import trainable_parameters
 from otter_train.reporting.metrics import Console
 from otter_train.training.loop import Outcome, train
 from otter_train.training.optimizer import make_optimizer, set_rates
+from tests.factories.answering import logits
 from tests.factories.pretrained import pretrained_folders
 from tests.factories.train import Colours
 
@@ -57,16 +57,6 @@ def run(folder: Path, *, options: RunOptions | None = None, **given: Any) -> Out
         options=options or RunOptions(workers=0, log_every=1, save_every=2, device="cpu"),
         console=Console(io.StringIO()),
     )
-
-
-def logits(model: Otter, trained: TrainedModel) -> torch.Tensor:
-    prompts = [trained.encoder.encode(Colours().get(place)) for place in range(3)]
-    batch = collate(prompts, pad=trained.encoder.special.pad, image_size=model.vision.image_size)
-    pictures = normalise(batch.vision_x, model.vision.mean, model.vision.std)
-    with torch.no_grad():
-        found = model(pictures, batch.lang_x, batch.attention_mask, vision_mask=batch.vision_mask).logits
-    assert found is not None
-    return found
 
 
 def built(folders: dict[str, str], **given: Any) -> Otter:

@@ -29,10 +29,10 @@ from otter_train.model.quantised import QuantisedLinear, quantised_count
 from otter_train.model.trainable import trainable_parameters
 from otter_train.reporting.metrics import Console
 from otter_train.training.loop import train
+from tests.factories.answering import logits
 from tests.factories.pretrained import pretrained_folders
 from tests.factories.ranks import on_ranks
 from tests.factories.train import Colours
-from tests.otter_train.model.test_adapters import logits
 
 KINDS: tuple[Quantised, ...] = ("int8", "nf4")
 BYTES = {"int8": (1.0, 1.1), "nf4": (0.5, 0.55)}  # a weight, with its share of the scales

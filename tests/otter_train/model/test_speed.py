@@ -14,7 +14,7 @@ from otter_train.model import Otter, freeze
 from otter_train.model.otter import token_nats
 from otter_train.model.speed import compile_blocks, recompute_activations
 from tests.factories.otter import inputs, otter
-from tests.otter_train.model.test_packing import gradients, packed_loss
+from tests.factories.packing import gradients, packed_loss
 
 BATCHES = (inputs([[1, 1], [], [1]]), inputs([[1], [1], [1, 1]], seed=1), inputs([[1, 1, 1], []], seed=2))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import sys
 from pathlib import Path
 
@@ -15,23 +14,7 @@ from PIL import Image
 
 from mimicit.errors import TrainError
 from otter_train.reporting.metrics import Console, Row, Table, draw_loss, duration, progress_line
-
-
-def row(step: int) -> Row:
-    return Row(
-        step=step,
-        samples=step * 4,
-        loss=1 / (step + 1) + 1e-17,
-        lr=1e-5,
-        gradient_norm=math.pi,
-        left_out=0,
-        samples_per_s=12.5,
-        tokens_per_s=9100.0,
-        mfu=0.412,
-        data_wait=0.01,
-        peak_memory_bytes=1 << 40,
-        elapsed_s=step * 0.1,
-    )
+from tests.factories.runs import row
 
 
 def test_the_table_keeps_its_numbers_exactly_and_drops_what_comes_again(tmp_path: Path) -> None:

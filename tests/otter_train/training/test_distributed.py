@@ -31,8 +31,8 @@ from tests.factories.loading import small_shards
 from tests.factories.otter import LANGUAGES
 from tests.factories.pretrained import pretrained_folders
 from tests.factories.ranks import on_ranks
+from tests.factories.steps import CPU, SAMPLES, batch, model
 from tests.factories.train import MINUTE_MODEL, Colours
-from tests.otter_train.training.test_step import CPU, SAMPLES, batch, model
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
 

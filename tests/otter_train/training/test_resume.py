@@ -36,8 +36,8 @@ from otter_train.training.loop import Outcome, train
 from otter_train.training.replay import replay
 from tests.factories.loading import small_shards
 from tests.factories.pretrained import pretrained_folders
+from tests.factories.runs import meta
 from tests.factories.train import MINUTE_MODEL, TOKENIZER
-from tests.otter_train.checkpoint.test_files import meta
 
 STEPS = 20
 TABLES = ("sources.csv", "gates.csv")
