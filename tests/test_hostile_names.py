@@ -23,6 +23,7 @@ from mimicit.cli import main
 from mimicit.loading import load
 from mimicit.sources.files.root import Root
 from tests.factories import raw as make
+from tests.factories.commands import mimicit
 from tests.factories.sources import put
 
 SHELL: Final = ["; touch canary", "$(touch canary)", "`touch canary`", "| touch canary", "&& touch canary", "-rf", "*"]
@@ -50,9 +51,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def run(*arguments: str | Path) -> str:
-    result = CliRunner().invoke(main, [*map(str, arguments)])
-    assert result.exit_code == 0, result.output
-    return result.output
+    result = mimicit(*arguments)
+    assert result.returncode == 0, result.stderr
+    return result.stdout + result.stderr
 
 
 def built(src: Path, out: Path, *options: str) -> tuple[set[str], list[dict[str, Any]]]:

@@ -10,18 +10,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from click.testing import CliRunner
 
 from mimicit.annotating.facts import Box, Moment
 from mimicit.annotating.recipe import read_recipe
 from mimicit.annotating.records import Dropped, Record, RecordTable
 from mimicit.annotating.wording import Job, record_in_words
-from mimicit.cli import main
 from mimicit.errors import SourceError
 from mimicit.sources.files.root import Root
 from tests.factories import raw as make
 from tests.factories import tars
 from tests.factories.annotating import RECIPE, Reply, annotate, asked, completion, model_server, pairs_json, rows, sound
+from tests.factories.commands import mimicit
 from tests.factories.formats import coco, coco_image
 from tests.factories.sources import put
 
@@ -157,9 +156,8 @@ def test_pictures_inside_other_files_are_copied_and_built_from(tmp_path: Path) -
     names = {row["media"][0] for row in rows(out)}
     assert all(name.startswith("pictures/") and (out / name).is_file() for name in names) and len(names) == 2
     assert not (out / "media").exists() and "allow_root" not in (out / "mimicit.toml").read_text()
-    words = ["build", "--src", str(out), "--out", str(tmp_path / "shards"), "--workers", "1", "--json"]
-    built = CliRunner().invoke(main, words, catch_exceptions=False)
-    assert built.exit_code == 0 and json.loads(built.stdout)["totals"]["samples"] == 4
+    built = mimicit("build", "--src", out, "--out", tmp_path / "shards", "--json")
+    assert built.returncode == 0 and json.loads(built.stdout)["totals"]["samples"] == 4
 
 
 def test_a_model_that_sees_is_sent_the_pictures_and_frames(tmp_path: Path) -> None:
@@ -227,11 +225,9 @@ def test_build_takes_every_form(tmp_path: Path, name: str, said: str, relation: 
     with model_server() as server:
         server.reply = lambda body, number: completion(said)
         annotate(raw, tmp_path / "out", Path(name), server, "--report")
-    words = ["build", "--src", str(tmp_path / "out"), "--config", str(tmp_path / "out" / "mimicit.toml"), "--strict"]
-    built = CliRunner().invoke(
-        main, [*words, "--out", str(tmp_path / "shards"), "--workers", "1"], catch_exceptions=False
-    )
-    assert built.exit_code == 0, built.output
+    out = tmp_path / "out"
+    built = mimicit("build", "--src", out, "--config", out / "mimicit.toml", "--strict", "--out", tmp_path / "shards")
+    assert built.returncode == 0, built.stderr
     last = list(load(tmp_path / "shards"))[-1]
     assert [triplet.relation for triplet in last.context] == ([relation] if relation else [])
     assert last.query.answer == ("It is grey." if relation else "A cat") and last.meta["recipe"] == name

@@ -10,13 +10,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from click.testing import CliRunner
 
-from mimicit.cli import main
 from mimicit.errors import RejectedError, SourceError, UsageError
 from mimicit.loading import load
 from mimicit.sources.files.root import Root
 from tests.corpus.case import BLUE, GREEN, RED, Colour, picture, seen_colour
+from tests.factories.commands import mimicit
 from tests.factories.sources import put
 
 
@@ -44,9 +43,8 @@ def table(colour: Colour) -> bytes:
 
 
 def run(src: Path, out: Path, *options: str | Path) -> tuple[int, str]:
-    arguments = ["build", "--src", src, "--out", out, "--context", "none", "--workers", "1", *options]
-    result = CliRunner().invoke(main, [*map(str, arguments)])
-    return result.exit_code, result.output
+    result = mimicit("build", "--src", src, "--out", out, "--context", "none", *options)
+    return result.returncode, result.stdout + result.stderr
 
 
 def shown(out: Path) -> dict[str, Colour]:

@@ -16,6 +16,7 @@ from mimicit.sources.files.reading import Reader
 from mimicit.sources.files.root import Root
 from mimicit.sources.format import SourceSpec
 from mimicit.sources.items import InFile, InJson, InTar, Item, RawTriplet
+from tests.factories.engines import InProcess
 from tests.factories.formats import mmc4_document, mmc4_image, noise, tar_of, zip_of
 from tests.factories.sources import check_items, items_of, jpeg, json_values, one_source, put, put_lines, triplets_of
 
@@ -230,7 +231,7 @@ def test_where_nothing_is_left_the_error_says_which_rule_took_how_many_pictures(
     images += [mmc4_image("small.jpg", 0), mmc4_image("none.jpg", 2)]
     put_lines(tmp_path, "raw/docs.jsonl", [mmc4_document(images)])
     with pytest.raises(SourceError) as caught:
-        build_shards(tmp_path / "raw", tmp_path / "out", BuildConfig())
+        build_shards(tmp_path / "raw", tmp_path / "out", BuildConfig(), engine=InProcess())
     said = str(caught.value)
     assert "2 as low_similarity, such as image_info[0] 'a.jpg': matched_sim 0.1 is below 0.24" in said
     assert "1 as file_size" in said

@@ -11,6 +11,7 @@ from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.sources import detect
 from mimicit.sources.files.root import Root
 from mimicit.sources.unclaimed import why_unused
+from tests.factories.engines import InProcess
 from tests.factories.sources import base64_jpeg, jpeg, put
 from tests.factories.tars import put_tar
 
@@ -91,7 +92,7 @@ def test_a_build_without_a_source_says_so_before_it_ends(tmp_path: Path) -> None
     notes = Notes()
     put(tmp_path, "raw/a.csv", "Bild,Antwort\nx.jpg,Das.\n")
     with pytest.raises(SourceError, match="nothing to build from"):
-        build_shards(tmp_path / "raw", tmp_path / "out", BuildConfig(), progress=notes)
+        build_shards(tmp_path / "raw", tmp_path / "out", BuildConfig(), engine=InProcess(), progress=notes)
     assert [note.partition(":")[0] for note in notes.said] == ["a.csv"]
 
 
@@ -102,14 +103,14 @@ def test_strict_refuses_data_that_nobody_uses_and_no_texts_for_people(tmp_path: 
     put(tmp_path, "raw/LICENSE", "free")
     put(tmp_path, "raw/loose.jpg", jpeg(3))
     config = BuildConfig(context="none")
-    manifest = build_shards(tmp_path / "raw", tmp_path / "out", config, strict=True).manifest
+    manifest = build_shards(tmp_path / "raw", tmp_path / "out", config, engine=InProcess(), strict=True).manifest
     assert [file["path"] for file in manifest["input"]["unused_files"]] == ["LICENSE", "README.md"]
     assert (manifest["input"]["unused"], manifest["input"]["unused_media"]) == (2, 0)  # the folder rejects loose.jpg
     put(tmp_path, "raw/rows.json", [{"caption": "a dog"}])
     put(tmp_path, "raw/table.csv", "Bild,Text\n1,2\n")
     with pytest.raises(SourceError, match=r"^rows\.json and 1 more: not used: a JSON list") as caught:
-        build_shards(tmp_path / "raw", tmp_path / "strict", config, strict=True)
+        build_shards(tmp_path / "raw", tmp_path / "strict", config, engine=InProcess(), strict=True)
     assert "with --strict" in str(caught.value)
     assert not (tmp_path / "strict" / "manifest.json").exists()
-    unused = build_shards(tmp_path / "raw", tmp_path / "all", config).manifest["input"]
+    unused = build_shards(tmp_path / "raw", tmp_path / "all", config, engine=InProcess()).manifest["input"]
     assert unused["unused"] == 4
