@@ -14,6 +14,7 @@ from mimicit.commands.exchanging import export, index, verify
 from mimicit.commands.groups import EXIT_FAILED, EXIT_USAGE, TaskGroup
 from mimicit.commands.looking import compare, inspect, rejects, view
 from mimicit.errors import MimicitError, UsageError
+from mimicit.interrupts import ending_at_the_second
 
 __all__ = ["main"]
 
@@ -42,7 +43,8 @@ class _Group(TaskGroup):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with ending_at_the_second():
+                return super().invoke(ctx)
         except UsageError as error:
             _fail(str(error), EXIT_USAGE)
         except MimicitError as error:

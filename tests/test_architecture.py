@@ -32,7 +32,7 @@ LAYERS = (
     {"mimicit.records"},
     {"mimicit.notebook", "mimicit.web"},
     {"mimicit.stored_picture"},
-    {"mimicit.options", "mimicit.plugins", "mimicit.toml_text", "mimicit.worker"},
+    {"mimicit.interrupts", "mimicit.options", "mimicit.plugins", "mimicit.toml_text", "mimicit.worker"},
     {"mimicit.errors"},
 )
 BESIDE = {

@@ -12,6 +12,7 @@ from click.core import ParameterSource
 
 from mimicit.commands.groups import nearest_path, print_json
 from mimicit.errors import BuildError, SourceError, UsageError
+from mimicit.interrupts import interruptible
 from mimicit.options import click_options
 from mimicit.pipeline import BuildConfig
 
@@ -181,7 +182,7 @@ def build(
         )
 
     try:
-        with progress_display() as progress:
+        with progress_display() as progress, interruptible():
             result = build_at(src, out, build_here, work=work, overwrite=overwrite, progress=progress)
     except SourceError as error:
         missing = not is_remote(src) and not os.path.exists(local_path(src))

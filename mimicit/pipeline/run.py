@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from mimicit.errors import SourceError
+from mimicit.interrupts import interruptible
 from mimicit.media.read_decord import check_decord
 from mimicit.pipeline.config import BuildConfig
 from mimicit.pipeline.disk import reported
@@ -170,7 +171,7 @@ def _build(
     root = root.compared(scanned)  # what is read from here on is what was hashed
     specs, rules = selection.specs, selection.rules
     task_count = execution.task_count
-    with closing(scanned), damage_named(work, is_continued=is_continued), started_once(work):
+    with closing(scanned), damage_named(work, is_continued=is_continued), interruptible(), started_once(work):
         write_left_out(work, root, selection)
         import_sources(work, root, specs, rules, engine, progress, keep_going=execution.keep_going)
         resolve_references(work, specs)

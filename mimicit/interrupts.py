@@ -1,0 +1,61 @@
+"""Ctrl-C: what it means inside libraries that turn every exception into one of their own, and when it comes twice.
+
+A signal is raised in whatever Python code runs, and some of that is called by DuckDB or pyarrow, which say
+`InvalidInputException` then: a fault in the data, for all that anybody can see. Only the handler knows better.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+__all__ = ["ending_at_the_second", "interruptible"]
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Raise `KeyboardInterrupt` for whatever exception Ctrl-C became in the block (in the main thread)."""
+    usual = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(usual):
+        yield
+        return
+    has_come = False
+
+    def note(number: int, frame: FrameType | None) -> Any:
+        nonlocal has_come
+        has_come = True
+        return usual(number, frame)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    except Exception as error:
+        if has_come:
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        if signal.getsignal(signal.SIGINT) is note:
+            signal.signal(signal.SIGINT, usual)
+
+
+@contextmanager
+def ending_at_the_second() -> Iterator[None]:
+    """Let the system end the process at a second Ctrl-C: what the first one began to put in order may hang."""
+    usual = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or usual is not signal.default_int_handler:
+        yield
+        return
+
+    def first(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, first)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
