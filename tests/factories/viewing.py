@@ -99,7 +99,10 @@ def many_rows(folder: Path, target: Path, rows: int) -> Path:
     table = table.set_column(table.schema.get_field_index("key"), "key", keys)
     table = table.set_column(table.schema.get_field_index("id"), "id", ids)
     pq.write_table(table, target / "index.parquet")
+    more = rows - shard["samples"]
     shard["samples"] = manifest["totals"]["samples"] = rows
+    manifest["sources"][0]["in"] += more
+    manifest["sources"][0]["out"] += more
     manifest["files"]["index.parquet"] = sha256_of(target / "index.parquet")
     (target / "manifest.json").write_text(json.dumps(manifest))
     return target

@@ -132,13 +132,16 @@ def test_a_million_samples_take_little_memory(old: Path, tmp_path: Path) -> None
     (b / "manifest.json").write_text(json.dumps(manifest))
     code = (
         "import resource, sys; from pathlib import Path; from mimicit.inspecting.compare import compare_folders;"
+        "import mimicit.loading.storage.folder as opening;"
+        "opening._check_index = lambda *_, **__: None;"  # its rows lie in one place, as no sound folder's do
         "c = compare_folders(Path(sys.argv[1]), Path(sys.argv[2]));"
         "print(dict(c.samples), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)"
     )
     result = subprocess.run(
-        [sys.executable, "-c", code, str(a), str(b)], capture_output=True, text=True, check=True,
+        [sys.executable, "-c", code, str(a), str(b)], capture_output=True, text=True,
         env={"MIMICIT_CACHE": str(tmp_path / "cache"), "PATH": ""},
     )  # fmt: skip
+    assert result.returncode == 0, result.stderr
     counts, _, memory = result.stdout.strip().rpartition(" ")
     assert json.loads(counts.replace("'", '"')) == {"same": 999_999, "changed": 0, "lost": 1, "gained": 0}
     assert int(memory) < 600  # MiB, most of them pages of the mapped index
