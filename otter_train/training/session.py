@@ -180,9 +180,8 @@ def _model(
     sharded = options.shard_frozen and world.size > 1
     if sharded and config.quantize_language:
         raise UsageError("--shard-frozen spreads weights in full precision only; leave it out with --quantize-language")
-    if sharded and config.lora_rank:
-        raise UsageError("--shard-frozen spreads models without adapters only; leave it out with --lora-rank")
-    streamed = sharded and (initial is None or initial.fits_shards)
+    # With adapters, the names in the model are not those in the files, so every process reads it whole before.
+    streamed = sharded and not config.lora_rank and (initial is None or initial.fits_shards)
     place, fill = torch.device("cpu") if sharded else device, initial.fill if initial else None
     model = assemble_model(architecture, config, tokenizer, place, None if streamed else fill, empty=streamed).train()
     # What the cache has is not computed; that it has to be filled first is passed over.

@@ -32,6 +32,7 @@ from otter_train.training.loop import Outcome, train
 from otter_train.training.optimizer import make_optimizer, set_rates
 from tests.factories.answering import logits
 from tests.factories.pretrained import pretrained_folders
+from tests.factories.ranks import on_ranks
 from tests.factories.train import Colours
 
 
@@ -106,6 +107,28 @@ def test_a_run_that_was_stopped_goes_on_exactly(adapted: Path, folders: dict[str
     assert ours is not None and theirs is not None
     for name, tensor in load_weights(theirs).items():
         torch.testing.assert_close(load_weights(ours)[name], tensor, rtol=0, atol=0)
+
+
+@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch has no gloo")
+def test_two_processes_that_share_the_frozen_weights_are_one(
+    adapted: Path, folders: dict[str, str], tmp_path: Path
+) -> None:
+    """Also where one goes on with what two have begun."""
+    usual = {**folders, "lora_rank": 4, "lora_on": "both", "lr_language": 3e-2}
+    shared = RunOptions(workers=0, log_every=1, save_every=2, device="cpu", shard_frozen=True)
+    on_ranks(2, lambda rank: run(tmp_path / "two", options=shared, **usual) and None)
+    whole, two = latest_checkpoint(adapted), latest_checkpoint(tmp_path / "two")
+    assert whole is not None and two is not None and whole.step == two.step
+    weights = load_weights(two)
+    assert weights.keys() == load_weights(whole).keys()
+    for name, tensor in load_weights(whole).items():
+        torch.testing.assert_close(weights[name], tensor, rtol=1e-3, atol=1e-4)
+    shutil.rmtree(tmp_path / "two" / "checkpoint-00000004")
+    run(tmp_path / "two", **usual)
+    again = latest_checkpoint(tmp_path / "two")
+    assert again is not None
+    for name, tensor in load_weights(again).items():
+        torch.testing.assert_close(weights[name], tensor, rtol=1e-3, atol=1e-4)
 
 
 def test_merged_weights_give_the_same_answers(adapted: Path, tmp_path: Path) -> None:
