@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import weakref
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -123,3 +125,17 @@ def test_cells_are_found_in_every_batch(tmp_path: Path) -> None:
         len(rows[n][1].encode() + rows[n][3].encode()) for n in some
     ]
     assert table.column("is_query").tolist() == [row[11] for row in rows]
+
+
+def test_a_pool_goes_with_its_last_use(tmp_path: Path) -> None:
+    """Collected later, all that it has mapped would count as memory of a worker that reads one part after the other."""
+    write_tables(tmp_path, triplets(random.Random(0), 10))
+    link_triplets(tmp_path)
+    pool = TripletPool(tmp_path, SOURCES)
+    tables = weakref.ref(pool), weakref.ref(pool.triplets)
+    gc.disable()
+    try:
+        del pool
+        assert not any(table() for table in tables)
+    finally:
+        gc.enable()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ from mimicit.pipeline.similarity.tables import says
 from mimicit.pipeline.tables import LINKS_NAME, MEDIA_NAME, SAME_MEDIA_NAME, TRIPLETS_NAME
 
 __all__ = ["TripletPool"]
+
+_MOST_ALIKE: Final = 1024
 
 
 class TripletPool:
@@ -49,7 +51,7 @@ class TripletPool:
         self._own_rows = spans
         self._rows = [spans[lenders.get(number, number)] for number in range(len(names))]
         self._lent = {number: spans[lender] for number, lender in lenders.items()}
-        self._alike = lru_cache(1024)(self._told_apart_by)
+        self._alike: dict[int, Likeness] = {}  # no cache of a method: its cycle would keep all that is mapped here
         self._work = work
         self._similar: SimilarPool | None = None  # opened by the first query that asks for it
 
@@ -73,7 +75,7 @@ class TripletPool:
     def may_lend(self, row: int, query: int) -> bool:
         """See `mimicit.context.candidates.Pool`."""
         is_document = bool(self.triplets.data("parts", row))
-        return not is_document and not is_leak(self._alike(query), self._alike(row), Guards())
+        return not is_document and not is_leak(self._told_apart_by(query), self._told_apart_by(row), Guards())
 
     def related(self, row: int) -> list[int]:
         """See `mimicit.context.candidates.Pool`."""
@@ -127,8 +129,14 @@ class TripletPool:
 
     def _told_apart_by(self, row: int) -> Likeness:
         """As `likeness`, where nothing was compared."""
-        marks = says(self.instruction(row), self.triplets.text("answer", row))
-        return Likeness(**marks._asdict(), closed=False, pictures=self.pictures(row), looks=self._looks(row))
+        found = self._alike.get(row)
+        if found is None:
+            marks = says(self.instruction(row), self.triplets.text("answer", row))
+            found = Likeness(**marks._asdict(), closed=False, pictures=self.pictures(row), looks=self._looks(row))
+            if len(self._alike) >= _MOST_ALIKE:
+                self._alike.clear()
+            self._alike[row] = found
+        return found
 
     def _looks(self, row: int) -> tuple[int, ...]:
         """The fingerprints of the pictures that a triplet shows."""
