@@ -32,7 +32,7 @@ from mimicit.shards.index import RELATIONS
 __all__ = ["choose_contexts", "sample_parts"]
 
 _FOLDER: Final = "samples"
-_TASK_QUERIES: Final = 16_384
+_TASK_QUERIES: Final = 8_192
 _BATCH_BYTES: Final = 16 << 20  # of texts
 _SAID: Final = ("id", "instruction", "answer", "media")
 _SAID_SCHEMA: Final = pa.schema([TRIPLETS.field(name) for name in _SAID])
