@@ -16,8 +16,7 @@ from typing import Any, Final, NamedTuple
 from mimicit.errors import TrainError
 from mimicit.records import Sample
 from otter_train.data.encoding import drop_context
-from otter_train.evaluation.anls import anls
-from otter_train.evaluation.vqa import human_answers, vqa_accuracy
+from otter_train.evaluation.metrics import anls, human_answers, vqa_accuracy
 
 __all__ = [
     "Answered",

@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from mimicit.web.addresses import host_name
 from otter_train.serving.bodies import Bodies
-from otter_train.serving.errors import ApiError
+from otter_train.serving.fields import ApiError
 from otter_train.serving.worker import Ticket, Worker
 
 __all__ = ["create_app"]

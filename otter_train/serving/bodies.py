@@ -1,24 +1,31 @@
-"""The bodies of requests: read within a deadline, and within the memory that all of them together may take."""
+"""The bodies of requests: read within a deadline, and within the memory that all of them together may take.
+
+What is scarce is taken in turns (`Turns`): who asks for the least goes first, so small requests never wait for large
+ones.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import heapq
+import itertools
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
-from otter_train.serving.errors import ApiError
+from otter_train.serving.fields import ApiError
 from otter_train.serving.limits import Limits
 
-__all__ = ["Bodies"]
+__all__ = ["Bodies", "Turns"]
 
 _LARGEST_AT_ONCE: Final = 8
 """As many bodies of the largest size fit into memory at the same time; with their number it bounds the memory."""
 
 _SMALL_BYTES: Final = 64 * 1024
 """What a body has for free, so that a plain question is never refused; connections bound the number of these."""
+Worker = TypeVar("Worker")
 
 
 class Bodies:
@@ -92,3 +99,44 @@ class Bodies:
 
 def _counted(size: int) -> int:
     return max(0, size - _SMALL_BYTES)
+
+
+class Turns(Generic[Worker]):
+    """Hands out ``workers`` of one kind, each to one task at a time."""
+
+    def __init__(self, workers: Iterable[Worker]) -> None:
+        self._idle = list(workers)
+        self._waiting: list[tuple[int, int, asyncio.Future[Worker]]] = []  # a heap
+        self._numbers = itertools.count()
+
+    @property
+    def waiting(self) -> int:
+        """The tasks that wait for a worker."""
+        return sum(not future.done() for *_, future in self._waiting)
+
+    @asynccontextmanager
+    async def turn(self, work: int) -> AsyncIterator[Worker]:
+        """A worker, when one is free and nobody waits with less ``work``."""
+        worker = self._idle.pop() if self._idle else await self._wait(work)
+        try:
+            yield worker
+        finally:
+            self._give(worker)
+
+    async def _wait(self, work: int) -> Worker:
+        future: asyncio.Future[Worker] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._waiting, (work, next(self._numbers), future))
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled():  # it was handed out in the same moment
+                self._give(future.result())
+            raise
+
+    def _give(self, worker: Worker) -> None:
+        while self._waiting:
+            *_, future = heapq.heappop(self._waiting)
+            if not future.done():
+                future.set_result(worker)
+                return
+        self._idle.append(worker)

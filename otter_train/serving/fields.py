@@ -1,13 +1,40 @@
-"""Typed access to the fields of a request; `ApiError` (400) names the field that is not as it must be."""
+"""Typed access to the fields of a request, and the errors of the endpoint in the JSON form that OpenAI's clients read.
+
+`ApiError` (400) names the field that is not as it must be.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from otter_train.serving.errors import ApiError
+__all__ = ["ApiError", "as_object", "flag", "number"]
 
-__all__ = ["as_object", "flag", "number"]
+
+class ApiError(Exception):
+    """A request that is answered with HTTP ``status`` and an error object.
+
+    ``code`` is one of OpenAI's where there is one that fits; ``param`` names the field of the request at fault.
+    """
+
+    def __init__(self, status: int, code: str, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.param = param
+
+    def to_json(self) -> dict[str, Any]:
+        """The body of the response."""
+        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _api_error, (self.status, self.code, self.message, self.param)  # crosses process borders whole
+
+
+def _api_error(status: int, code: str, message: str, param: str | None) -> ApiError:
+    return ApiError(status, code, message, param=param)
 
 
 def as_object(value: Any, place: str) -> Mapping[str, Any]:

@@ -12,8 +12,7 @@ from mimicit.media.headers import count_scans
 from mimicit.media.image_file import probe_image
 from mimicit.records import Media
 from otter_train.data.question import Turn, media_from_bytes
-from otter_train.serving.errors import ApiError
-from otter_train.serving.fields import as_object
+from otter_train.serving.fields import ApiError, as_object
 from otter_train.serving.limits import Limits
 
 __all__ = ["CostlyError", "read_messages"]

@@ -17,8 +17,7 @@ import orjson
 from mimicit.records import Sample
 from otter_train.data.question import asking_sample
 from otter_train.inference.answer_options import AnswerOptions
-from otter_train.serving.errors import ApiError
-from otter_train.serving.fields import as_object, flag, number
+from otter_train.serving.fields import ApiError, as_object, flag, number
 from otter_train.serving.limits import Limits
 from otter_train.serving.messages import read_messages
 

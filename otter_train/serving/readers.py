@@ -25,11 +25,11 @@ from mimicit.errors import RejectedError
 from mimicit.media import MediaOptions
 from mimicit.media.bounds import TIMER_SIGNALS, bounded
 from mimicit.worker import end_with_parent
-from otter_train.serving.errors import ApiError
+from otter_train.serving.bodies import Turns
+from otter_train.serving.fields import ApiError
 from otter_train.serving.limits import Limits
 from otter_train.serving.messages import CostlyError
 from otter_train.serving.protocol import Question, parse_question
-from otter_train.serving.turns import Turns
 
 __all__ = ["Readers"]
 

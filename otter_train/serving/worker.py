@@ -24,11 +24,11 @@ from mimicit.records import Sample
 from otter_train.data.encoding import Encoded, PromptEncoder
 from otter_train.inference.answer_options import AnswerOptions
 from otter_train.inference.answering import Piece, TrainedModel, stream_answers
-from otter_train.serving.errors import ApiError
+from otter_train.serving.bodies import Turns
+from otter_train.serving.fields import ApiError
 from otter_train.serving.limits import Limits
 from otter_train.serving.protocol import Question
 from otter_train.serving.readers import Readers
-from otter_train.serving.turns import Turns
 
 __all__ = ["Ticket", "Worker"]
 

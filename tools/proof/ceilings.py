@@ -22,7 +22,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 from mimicit.loading import load
 from mimicit.records import Sample
 from otter_train.data.batches import decode_media, normalise
-from otter_train.evaluation.bootstrap import ratio
+from otter_train.evaluation.metrics import ratio
 from otter_train.model.vision import transformers_tower
 from tools.demo import fetch
 from tools.proof.binding import SETS, SIZES

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from otter_train.evaluation.bootstrap import ratio
+from otter_train.evaluation.metrics import ratio
 
 
 def test_the_interval_holds_the_true_ratio_most_of_the_time() -> None:

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicit.records import Sample
+from otter_train.evaluation.metrics import roc_auc
 from otter_train.evaluation.report import ALL, lines, summarise
-from otter_train.evaluation.roc_auc import roc_auc
 from otter_train.evaluation.scores import Attempt, choices, evaluate
 from tests.factories.train import Colours
 

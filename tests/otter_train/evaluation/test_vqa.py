@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicit.records import Sample
-from otter_train.evaluation.vqa import human_answers, plain_answer, vqa_accuracy
+from otter_train.evaluation.metrics import human_answers, plain_answer, vqa_accuracy
 from tests.factories import strategies
 
 

@@ -1,0 +1,173 @@
+"""How answers are scored: VQA accuracy, ANLS and ROC AUC, and the interval of an estimate.
+
+**VQA accuracy** (Antol et al., arXiv 1505.00468): an answer counts in full where three of ten people gave it. Each
+person in turn is left out, the answer scores min(1, those of the others who gave it / 3), and the mean over the people
+left out is the accuracy; so 2 of 10 make 0.6, and 3 make 0.9. Answers are compared after the clean-up of the
+benchmark's own scorer, with its oddities, so that numbers compare with those of papers: ``"c#"`` is not ``"c"``, and
+where all people wrote the same, answers are compared as they were written.
+
+**ANLS** (Biten et al., arXiv 1905.13648), for questions about text in pictures: an answer that is nearly spelled as a
+true one counts nearly in full: 1 less the edits that part them, as a share of the longer of both. Less than a half
+counts nothing. Capitals and spaces do not matter.
+
+**ROC AUC**, the metric of HatefulMemes: how often a query whose answer is yes looks more like a yes than one with no.
+
+Intervals hold 95% of the estimates of 1,000 resamples of the queries. The resamples depend on a seed and the number of
+samples alone, so that two models on the same samples are compared fairly.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mimicit.records import Sample
+
+__all__ = ["Estimate", "anls", "human_answers", "plain_answer", "ratio", "resampled", "roc_auc", "vqa_accuracy"]
+
+_ARTICLES: Final = frozenset(("a", "an", "the"))
+_NUMBERS: Final = {
+    word: str(number)
+    for number, word in enumerate(
+        ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+    )
+} | {"none": "0"}
+_MARKS: Final = ';/[]"{}()=+\\_-><@`,?!'
+_THOUSANDS: Final = re.compile(r"\d,\d", re.ASCII)
+_STOP: Final = re.compile(r"\.(?!\d)", re.ASCII)  # the point of 2.5 stays
+_MOST_STOPS: Final = 32  # the scorer passes a flag where `re.sub` expects a count
+_CONTRACTIONS: Final = (
+    "ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've"
+    " he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've needn't"
+    " not've o'clock oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've somebody'd've somebody'll"
+    " somebody's someone'd someone'd've someone'll someone's something'd something'd've something'll that's there'd"
+    " there'd've there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll"
+    " what're what's what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's"
+    " won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've"
+)
+_APOSTROPHES: Final = {
+    word[:place] + word[place + 1 :]: word
+    for word in _CONTRACTIONS.split()
+    for place, letter in enumerate(word)
+    if letter == "'"
+} | {"somebody'd": "somebodyd"}
+"""What people write with an apostrophe too few, and how it is spelt; the last one is the scorer's own."""
+_LEAST: Final = 0.5
+_RESAMPLES: Final = 1000
+_PERCENTILES: Final = (2.5, 97.5)
+
+
+def vqa_accuracy(answer: str, humans: Sequence[str]) -> float:
+    """Between 0 and 1; of a single human answer it is 1 where that is the answer, and else 0."""
+    said, *people = (_one_line(text) for text in (answer, *humans))
+    if len(people) < 2 or len(set(people)) > 1:
+        said, *people = (plain_answer(text) for text in (said, *people))
+    agreeing = people.count(said)
+    if len(people) < 2:
+        return float(agreeing)
+    least = min(3, len(people) - 1)  # of fewer than four people, all the others must agree
+    with_one_left_out = agreeing * min(1, (agreeing - 1) / least) + (len(people) - agreeing) * min(1, agreeing / least)
+    return with_one_left_out / len(people)
+
+
+def human_answers(sample: Sample) -> list[str]:
+    """The answers of all people in the ``answers`` of a sample's meta, as VQAv2 has them; often none.
+
+    Someone who answered nothing is one of the people too.
+    """
+    answers: Any = sample.meta.get("answers")
+    if not isinstance(answers, list):
+        return []
+    texts = [answer for answer in answers if isinstance(answer, str)]
+    return texts if any(text.strip() for text in texts) else []
+
+
+def plain_answer(text: str) -> str:
+    """``text`` without what people write differently: ``"The two dogs."`` is ``"2 dogs"``."""
+    text = _one_line(text)
+    plain = text
+    thousands = _THOUSANDS.search(text) is not None
+    for mark in _MARKS:
+        beside_space = f"{mark} " in text or f" {mark}" in text
+        plain = plain.replace(mark, "" if beside_space or thousands else " ")
+    plain = _STOP.sub("", plain, count=_MOST_STOPS)
+    words = (_NUMBERS.get(word, word) for word in plain.lower().split())
+    return " ".join(_APOSTROPHES.get(word, word) for word in words if word not in _ARTICLES)
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\n", " ").replace("\t", " ").strip()
+
+
+def anls(answer: str, truths: Sequence[str]) -> float:
+    """0 to 1: how near ``answer`` is to the nearest of ``truths``; time grows with the product of their lengths."""
+    said = _plain(answer)
+    best = max((_similarity(said, _plain(truth)) for truth in truths), default=0.0)
+    return best if best >= _LEAST else 0.0
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def _similarity(one: str, other: str) -> float:
+    longer = max(len(one), len(other))
+    if not longer:
+        return 1.0
+    if abs(len(one) - len(other)) > longer * (1 - _LEAST):  # so many edits at least
+        return 0.0
+    return 1 - _edits(one, other) / longer
+
+
+def _edits(one: str, other: str) -> int:
+    """The Levenshtein distance: the fewest characters to insert, delete or replace."""
+    row = list(range(len(other) + 1))
+    for place, character in enumerate(one, 1):
+        diagonal, row[0] = row[0], place
+        for column, wanted in enumerate(other, 1):
+            diagonal, row[column] = (
+                row[column],
+                min(row[column] + 1, row[column - 1] + 1, diagonal + (character != wanted)),
+            )
+    return row[-1]
+
+
+def roc_auc(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
+    """The share of pairs of a ``positive`` and another in which the positive has the higher of ``scores``; ties: half.
+
+    0.5 where all are of one kind and nothing can be told. By the sum of the ranks (Mann and Whitney), in O(n log n).
+    """
+    yes = int(positive.sum())
+    no = len(positive) - yes
+    if not yes or not no:
+        return 0.5
+    _, kind, sizes = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(sizes) - (sizes - 1) / 2)[kind]  # from 1; equal scores share the mean of their places
+    return float((ranks[positive].sum() - yes * (yes + 1) / 2) / (yes * no))
+
+
+class Estimate(NamedTuple):
+    """A value and the interval that holds 95% of those of the resamples; NaN-free: all 0 of no samples."""
+
+    value: float
+    low: float
+    high: float
+
+
+def ratio(totals: NDArray[np.float64], counts: NDArray[np.float64], *, seed: int) -> Estimate:
+    """``totals.sum() / counts.sum()`` with its interval, where both hold one number per sample; a mean: of ones."""
+    if not counts.sum():
+        return Estimate(0.0, 0.0, 0.0)
+    return resampled(len(counts), lambda drawn: float(totals[drawn].sum() / max(1e-12, counts[drawn].sum())), seed=seed)
+
+
+def resampled(count: int, value: Callable[[NDArray[np.int64]], float], *, seed: int) -> Estimate:
+    """``value`` of all of ``count`` samples, which it takes by their numbers, and of draws of as many with repeats."""
+    generator = np.random.default_rng(seed)
+    drawn = [value(generator.integers(count, size=count)) for _ in range(_RESAMPLES)]
+    low, high = np.percentile(drawn, _PERCENTILES)
+    return Estimate(value(np.arange(count)), float(low), float(high))
