@@ -6,6 +6,7 @@ that are touched, and about half a microsecond a cell.
 
 from __future__ import annotations
 
+import mmap
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -139,7 +140,9 @@ class ColumnFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = pa.ipc.open_file(pa.memory_map(str(path)))
+        with open(path, "rb") as file:
+            self._mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._file = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(self._mapped)))
         self._batches = [self._file.get_batch(number) for number in range(self._file.num_record_batches)]
         self._starts = list(accumulate((batch.num_rows for batch in self._batches), initial=0))
         self.rows = self._starts.pop()
@@ -164,8 +167,15 @@ class ColumnFile:
         return table if columns is None else table.select(list(columns))
 
     def batches(self) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """(its first row, the batch) of each batch, mapped into memory."""
-        yield from zip(self._starts, self._batches, strict=True)
+        """(its first row, the batch) of each batch, mapped into memory until the next is asked for."""
+        for start, batch in zip(self._starts, self._batches, strict=True):
+            yield start, batch
+            self.give_back()
+
+    def give_back(self) -> None:
+        """Let go of the pages that were touched: they count as memory of this process, and are mapped again at need."""
+        if hasattr(self._mapped, "madvise"):  # not on every system
+            self._mapped.madvise(mmap.MADV_DONTNEED)
 
     def column(self, name: str) -> npt.NDArray[Any]:
         """A whole column of numbers or flags without nulls, in memory."""

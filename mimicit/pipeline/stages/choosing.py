@@ -33,6 +33,7 @@ __all__ = ["choose_contexts", "sample_parts"]
 
 _FOLDER: Final = "samples"
 _TASK_QUERIES: Final = 8_192
+_MAPPED_QUERIES: Final = 1_024  # what random draws map of TRIPLETS is given back after so many
 _BATCH_BYTES: Final = 16 << 20  # of texts
 _SAID: Final = ("id", "instruction", "answer", "media")
 _SAID_SCHEMA: Final = pa.schema([TRIPLETS.field(name) for name in _SAID])
@@ -109,6 +110,7 @@ def _samples(task: _Task, pool: TripletPool, writer: SampleWriter) -> Iterator[p
     sizes = pool.triplets.bytes_of(["meta", "parts"], queries) + sums(_bytes_said(pool, rows), counts)
     cut = (np.diff(np.cumsum(sizes) // _BATCH_BYTES) > 0) | np.diff(is_document)
     for first, end in pairwise([0, *(np.flatnonzero(cut) + 1).tolist(), len(queries)]):
+        pool.give_back()
         if is_document[first]:
             yield writer.rows(_documents(pool, queries[first:end]))
             continue
@@ -143,7 +145,10 @@ def _contexts(
         beyond = 0 if task.rules[source].context_from is None else pool.triplets.rows
         turns = _turns_alone(pool, queries[some], strategies, shots)
         of_turns = [why.setdefault((STRATEGIES["conversation"][0], None), len(why))] * shots if any(turns) else []
-        for query, whole, before in zip(queries[some].tolist(), is_document[some].tolist(), turns, strict=True):
+        asked = zip(queries[some].tolist(), is_document[some].tolist(), turns, strict=True)
+        for number, (query, whole, before) in enumerate(asked):
+            if number % _MAPPED_QUERIES == 0:
+                pool.give_back()
             if before is not None and not whole:
                 rows += before
                 reasons += of_turns

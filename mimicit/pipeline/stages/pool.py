@@ -39,7 +39,9 @@ class TripletPool:
         self._source = self.triplets.reader("source")
         self._turn = self.triplets.reader("turn")
         self._turn_before = self._links.reader("turn_before")
-        self._same_media = ColumnFile(work / SAME_MEDIA_NAME).reader("row")
+        same_media = ColumnFile(work / SAME_MEDIA_NAME)
+        self._same_media = same_media.reader("row")
+        self._files = (self.triplets, self.media, self._links, same_media)
         self.id = self.triplets.text_reader("id")
         self.instruction = self.triplets.text_reader("instruction")
         self.conversation = self._links.reader("conversation")
@@ -54,6 +56,11 @@ class TripletPool:
         self._alike: dict[int, Likeness] = {}  # no cache of a method: its cycle would keep all that is mapped here
         self._work = work
         self._similar: SimilarPool | None = None  # opened by the first query that asks for it
+
+    def give_back(self) -> None:
+        """Let go of the memory that random rows have taken so far."""
+        for file in self._files:
+            file.give_back()
 
     def close(self) -> None:
         """Close what was opened."""
