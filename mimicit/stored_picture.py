@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import struct
+import warnings
 import zlib
 from typing import TYPE_CHECKING, Final
 
@@ -30,7 +31,10 @@ def decode_stored(data: bytes, width: int, height: int) -> Image.Image:
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of what is refused here
+            opened = Image.open(io.BytesIO(data), formats=_FORMATS)
+        with opened as picture:
             found = picture.size
             if found == (width, height) and width * height > _MOST_PIXELS:
                 detail = (

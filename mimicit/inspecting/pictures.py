@@ -11,19 +11,14 @@ import os
 from collections.abc import Iterator, Mapping
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TextIO
+from typing import Final, TextIO
 
 from PIL import Image, ImageDraw
 
 from mimicit.errors import CorruptShardError
-from mimicit.records import Media, Sample
+from mimicit.records import Sample
 from mimicit.shards.files import write_atomically
 from mimicit.stored_picture import decode_stored
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from mimicit.records import Sample
 
 __all__ = ["columns_of_each", "half_blocks", "sample_blocks", "shows_blocks", "thumbnails", "write_sheet"]
 
@@ -38,7 +33,8 @@ def write_sheet(sample: Sample, path: Path) -> None:
 
     Large pictures are shrunk, as far as the sheet of all of them needs. Errors as `decode_stored`.
     """
-    rows = [[_shown(data, media, _longest(sample)) for data in media.data] for media in sample.media]
+    rows = [[_shown(sample, number, frame) for frame in range(len(media.data))]
+            for number, media in enumerate(sample.media)]  # fmt: skip
     width = max((sum(p.width + _GAP for p in row) for row in rows), default=160) + _GAP
     height = sum(max(p.height for p in row) + _GAP + _LABEL for row in rows) + _GAP
     sheet = Image.new("RGB", (width, height), "white")
@@ -65,8 +61,12 @@ def _longest(sample: Sample) -> int:
     return longest
 
 
-def _shown(data: bytes, media: Media, longest: int) -> Image.Image:
-    picture = decode_stored(data, media.width, media.height).convert("RGB")
+def _shown(sample: Sample, number: int, frame: int) -> Image.Image:
+    media, longest = sample.media[number], _longest(sample)
+    try:
+        picture = decode_stored(media.data[frame], media.width, media.height).convert("RGB")
+    except CorruptShardError as error:
+        raise CorruptShardError(f"{sample.id}: {media.files[frame]}: {error}") from None
     picture.thumbnail((longest, longest))
     return picture
 

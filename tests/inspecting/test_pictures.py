@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import termios
+import tracemalloc
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,6 +24,9 @@ from mimicit.inspecting.pictures import half_blocks, sample_blocks, shows_blocks
 from mimicit.inspecting.summary import iterate_samples
 from mimicit.records import Sample
 from tests.factories import raw as make
+from tests.factories.commands import mimicit
+from tests.factories.media import vast_png
+from tests.factories.shards import picture_sample, write_shards
 from tests.factories.viewing import built
 
 CELL = re.compile(r"\x1b\[38;2;(\d+);(\d+);(\d+);(?:48;2;(\d+);(\d+);(\d+)|49)m▀")
@@ -72,6 +76,22 @@ def test_a_damaged_picture_is_named_and_the_others_are_shown(shards: Path) -> No
     text = sample_blocks(Sample(**{**fields(sample), "media": tuple(bad)}), 80)
     assert f"media[{len(bad) - 1}]: damaged" in text and "▀" in text
     assert sample_blocks(Sample(**{**fields(sample), "media": (), "triplets": ()}), 80) == ""
+
+
+@pytest.mark.parametrize(("width", "height"), [(48, 32), (10_000, 10_000)])
+def test_a_picture_of_100_megapixels_in_a_shard_is_refused_by_its_header(
+    tmp_path: Path, width: int, height: int
+) -> None:
+    """Whether its sample tells the truth about its size or not; the file promises 300 MB of pixels and holds 1 MB."""
+    folder = write_shards(tmp_path / "shards", [picture_sample(0, [vast_png(side=10_000)], width=width, height=height)])
+    tracemalloc.start()
+    try:
+        done = mimicit("inspect", folder, "--sample", "sample-0", "--png", tmp_path / "look.png")
+        assert tracemalloc.get_traced_memory()[1] < 100 << 20
+    finally:
+        tracemalloc.stop()
+    assert done.returncode == 1 and "sample-0" in done.stderr
+    assert not (tmp_path / "look.png").exists()
 
 
 def fields(value: object) -> dict[str, object]:

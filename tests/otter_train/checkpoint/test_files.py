@@ -188,6 +188,19 @@ def test_meta_data_may_not_name_files_outside(tmp_path: Path) -> None:
         open_checkpoint(folder)
 
 
+@pytest.mark.parametrize("place", [(), ("files", "model.safetensors"), ("special_tokens",)])
+def test_keys_of_the_meta_data_that_nobody_knows_are_named(tmp_path: Path, place: tuple[str, ...]) -> None:
+    folder = save(tmp_path, 10)
+    value = orjson.loads((folder / "meta.json").read_bytes())
+    inside = value
+    for name in place:
+        inside = inside[name]
+    inside["of_nobody"] = 1
+    (folder / "meta.json").write_bytes(orjson.dumps(value))
+    with pytest.raises(TrainError, match="of_nobody"):
+        open_checkpoint(folder)
+
+
 def test_the_schema_refuses_what_is_not_a_checkpoint() -> None:
     with pytest.raises(SchemaError):
         validate("checkpoint", {**meta(1), "format": "otter-checkpoint/1", "files": {}})
