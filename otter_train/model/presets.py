@@ -119,7 +119,9 @@ def _image_size(config: PreTrainedConfig) -> int:
     if config.model_type == "siglip2_vision_model":  # pictures of any shape, of so many patches in all
         return math.isqrt(config.num_patches) * int(config.patch_size)
     if config.model_type == "timm_wrapper":
-        *_, height, width = (config.pretrained_cfg or {}).get("input_size", [VisionConfig().image_size] * 2)
+        *_, height, width = (getattr(config, "pretrained_cfg", None) or {}).get(
+            "input_size", [VisionConfig().image_size] * 2
+        )
         return int(min(height, width))
     return int(getattr(config, "image_size", VisionConfig().image_size))
 

@@ -400,7 +400,7 @@ def test_what_cannot_work_is_said(samples: Sequence[Sample]) -> None:
         ChatCollator(processor, answers="last")
     with pytest.raises(UsageError, match="has no tokenizer; give the model's processor"):
         ChatCollator(processor.tokenizer)
-    with pytest.raises(UsageError, match="PaliGemmaProcessor: its model sees the whole prompt at once"):
+    with pytest.raises(UsageError, match="PaliGemmaProcessor: its model sees the whole prompt, answers too"):
         ChatCollator(type("PaliGemmaProcessor", (type(processor),), {})(processor.image_processor, processor.tokenizer))
     bare = type(processor)(processor.image_processor, processor.tokenizer)
     with pytest.raises(UsageError, match="Gemma3Processor has no chat template; give one as chat_template="):

@@ -109,7 +109,7 @@ class LocalEngine:
         # Workers are forked from a clean server process: no threads or locks of this one are copied.
         self._context = multiprocessing.get_context("forkserver")
         # pyarrow imports pandas, where it is installed, with the first list that it makes an array of.
-        self._context.set_forkserver_preload(["mimicit.pipeline.run", "pandas"])
+        self._context.set_forkserver_preload(["mimicit.pipeline.engines.preload"])
         with apart_from_main():
             ensure_running()  # it imports while this process does
         self._idle: list[_Worker] = []  # live through all stages
