@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -109,10 +109,12 @@ def many_rows(folder: Path, target: Path, rows: int) -> Path:
 
 
 @contextmanager
-def running_viewer(folder: Path, *arguments: str, cache: Path | None = None) -> Iterator[str]:
+def running_viewer(
+    folder: Path, *arguments: str, cache: Path | None = None, program: Sequence[str] = ("-m", "mimicit")
+) -> Iterator[str]:
     """The address of ``mimicit view`` over ``folder`` at a free port."""
     environment = {**os.environ, **({"MIMICIT_CACHE": str(cache)} if cache else {})}
-    command = [sys.executable, "-m", "mimicit", "view", str(folder), "--port", "0", *arguments]
+    command = [sys.executable, *program, "view", str(folder), "--port", "0", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         try:
             assert process.stdout is not None
