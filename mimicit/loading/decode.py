@@ -74,9 +74,9 @@ def decode_media(media: Media, size: int, *, where: str = "") -> Pixels:
 
 
 def _decode(data: bytes, original: tuple[int, int], size: int) -> Pixels:
-    box = crop_box(*original, size)
-    least = (ceil(box.height * _LEAST_SCALED), ceil(box.width * _LEAST_SCALED))
-    with open_stored(data, original[1], original[0]) as (picture, _):
+    with open_stored(data, original[1], original[0]) as (picture, _):  # which refuses sizes that no picture has
+        box = crop_box(*original, size)
+        least = (ceil(box.height * _LEAST_SCALED), ceil(box.width * _LEAST_SCALED))
         if isinstance(picture, JpegImagePlugin.JpegImageFile):
             pixels, factor = _decode_jpeg(picture, data, original, least)
         else:

@@ -152,8 +152,9 @@ def test_media_of_a_sample_are_padded_and_masked() -> None:
         (encoded(scene(96, 64), "PNG")[:300], 96, 64),
         (encoded(scene(96, 64), "JPEG"), 64, 96),
         (vast_png(), 30_000, 30_000),
+        (encoded(scene(96, 64), "PNG"), 1, 10**308),
     ],
-    ids=["empty", "text", "cut-jpeg", "cut-png", "other-size", "bomb"],
+    ids=["empty", "text", "cut-jpeg", "cut-png", "other-size", "bomb", "beyond-floats"],
 )
 def test_bad_bytes_name_the_place_and_the_file(data: bytes, width: int, height: int) -> None:
     with pytest.raises(CorruptShardError, match=r"shard-007\.tar: sample k: 000\.jpg"):
