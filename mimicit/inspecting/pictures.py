@@ -16,7 +16,7 @@ from typing import Final, TextIO
 from PIL import Image, ImageDraw
 
 from mimicit.errors import CorruptShardError
-from mimicit.records import Sample
+from mimicit.records import Media, Sample
 from mimicit.shards.files import write_atomically
 from mimicit.stored_picture import decode_stored
 
@@ -31,10 +31,11 @@ _MOST_PIXELS = 64 << 20
 def write_sheet(sample: Sample, path: Path) -> None:
     """Write the sheet: one row per medium, frames left to right, each row under its number and kind.
 
-    Large pictures are shrunk, as far as the sheet of all of them needs. Errors as `decode_stored`.
+    Large pictures are shrunk, as far as the sheet of all of them needs. Errors as `decode_stored`,
+    which name the sample and the file.
     """
-    rows = [[_shown(sample, number, frame) for frame in range(len(media.data))]
-            for number, media in enumerate(sample.media)]  # fmt: skip
+    longest = _longest(sample)
+    rows = [[_shown(sample, media, frame, longest) for frame in range(len(media.data))] for media in sample.media]
     width = max((sum(p.width + _GAP for p in row) for row in rows), default=160) + _GAP
     height = sum(max(p.height for p in row) + _GAP + _LABEL for row in rows) + _GAP
     sheet = Image.new("RGB", (width, height), "white")
@@ -61,8 +62,7 @@ def _longest(sample: Sample) -> int:
     return longest
 
 
-def _shown(sample: Sample, number: int, frame: int) -> Image.Image:
-    media, longest = sample.media[number], _longest(sample)
+def _shown(sample: Sample, media: Media, frame: int, longest: int) -> Image.Image:
     try:
         picture = decode_stored(media.data[frame], media.width, media.height).convert("RGB")
     except CorruptShardError as error:
