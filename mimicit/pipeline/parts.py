@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from mimicit.pipeline.disk import naming, scratch
 from mimicit.shards.files import publish
+from mimicit.sources.containers.arrow import give_back
 
 __all__ = ["ColumnFile", "TableWriter", "batches_of_rows", "numbered", "write_columns"]
 
@@ -174,8 +175,7 @@ class ColumnFile:
 
     def give_back(self) -> None:
         """Let go of the pages that were touched: they count as memory of this process, and are mapped again at need."""
-        if hasattr(self._mapped, "madvise"):  # not on every system
-            self._mapped.madvise(mmap.MADV_DONTNEED)
+        give_back(self._mapped)
 
     def column(self, name: str) -> npt.NDArray[Any]:
         """A whole column of numbers or flags without nulls, in memory."""

@@ -22,7 +22,16 @@ from mimicit.sources.items import InArrow
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["ArrowCells", "arrow_batches", "arrow_columns", "arrow_columns_of", "arrow_damage", "is_arrow", "picked"]
+__all__ = [
+    "ArrowCells",
+    "arrow_batches",
+    "arrow_columns",
+    "arrow_columns_of",
+    "arrow_damage",
+    "give_back",
+    "is_arrow",
+    "picked",
+]
 
 _FILE_MAGIC: Final = b"ARROW1"
 _STREAM_MARK: Final = b"\xff\xff\xff\xff"
@@ -56,7 +65,7 @@ def arrow_batches(file: BinaryIO, path: str) -> Iterator[pa.RecordBatch]:
         mapped = _mapped(file)
         for batch in _batches(mapped, path):
             yield batch
-            _give_back(mapped)
+            give_back(mapped)
 
 
 def _batches(mapped: mmap.mmap, path: str) -> Iterator[pa.RecordBatch]:
@@ -123,7 +132,7 @@ class _OpenFile:
         value = picked(self._column(place.batch, place.column), place.row, place.item)
         self._read_bytes += _size(value)
         if self._read_bytes > _MAPPED_BYTES:
-            _give_back(self._mapped)
+            give_back(self._mapped)
             self._read_bytes = 0
         return value
 
@@ -176,7 +185,7 @@ def _check_whole(mapped: mmap.mmap, path: str) -> None:
         raise SourceError(f"{path}: was cut while it was read; fetch or save it again, and run the build again")
 
 
-def _give_back(mapped: mmap.mmap) -> None:
+def give_back(mapped: mmap.mmap) -> None:
     """Let go of the pages that were looked at; looked at again, they come from the file again."""
     if hasattr(mapped, "madvise"):  # not on every system
         mapped.madvise(mmap.MADV_DONTNEED)
