@@ -21,7 +21,7 @@ from typing import Final
 from mimicit.errors import RejectedError
 from mimicit.media.options import MediaOptions
 
-__all__ = ["TIMER_SIGNALS", "allow_pixels", "bounded", "memory_limit", "out_of_memory"]
+__all__ = ["TIMER_SIGNALS", "allow_pixels", "bounded", "data_bytes", "memory_limit", "out_of_memory", "want_of_memory"]
 
 TIMER_SIGNALS: Final = frozenset((signal.SIGALRM, signal.SIGPROF))
 """What ends a process that decodes for too long."""
@@ -29,6 +29,7 @@ TIMER_SIGNALS: Final = frozenset((signal.SIGALRM, signal.SIGPROF))
 _WALL_PER_CPU: Final = 10  # the second timer is for reads that never return; a busy machine must not reject a clip
 _SECONDS_PER_PIXEL: Final = 2e-7  # VP8 and JPEG take a twentieth of it, on a core of 2020
 _MOST_FOR_PIXELS_S: Final = 3600
+_WANT_OF_MEMORY: Final = ("bad_alloc", "Cannot allocate memory", "Resource temporarily unavailable", "malloc of size")
 _STATM: Final = "/proc/self/statm"
 _STATM_BYTES: Final = 256
 _STATM_DATA: Final = 5
@@ -88,7 +89,7 @@ def memory_limit(more_bytes: int) -> Iterator[None]:
     # mapped input (600 MB of address space where 40 MB are used), and RLIMIT_RSS does nothing on Linux.
     with _one_thread_at_a_time:
         before = resource.getrlimit(resource.RLIMIT_DATA)
-        used = _data_bytes()
+        used = data_bytes()
         try:
             if used is not None:
                 resource.setrlimit(resource.RLIMIT_DATA, _tightened(before, used + more_bytes))
@@ -111,6 +112,35 @@ def allow_pixels(count: int) -> None:
         signal.setitimer(timer, left_s + times * extra_s)
 
 
+def data_bytes() -> int | None:
+    """Bytes that count against RLIMIT_DATA now; None where the system does not say."""
+    try:
+        descriptor = os.open(_STATM, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return int(os.read(descriptor, _STATM_BYTES).split()[_STATM_DATA]) * resource.getpagesize()
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def want_of_memory() -> Iterator[None]:
+    """Turn what a library says in words of its own where an allocation failed into `MemoryError`.
+
+    Arrow's readers pass on what happened further down as an error of the file: a page's header that could not be read
+    for ``std::bad_alloc``, or a thread without room for its stack.
+    """
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        if any(words in str(error) for words in _WANT_OF_MEMORY):
+            raise MemoryError(str(error)) from None
+        raise
+
+
 def out_of_memory(options: MediaOptions) -> RejectedError:
     """The reject of a medium whose decoding asked for more memory than there is."""
     limit = f"{options.max_memory_bytes / 2**20:,.0f} MiB"
@@ -121,15 +151,3 @@ def _tightened(limits: tuple[int, int], wanted: int) -> tuple[int, int]:
     """The pair (soft, hard) with the soft limit at ``wanted``, or lower where it was lower."""
     known = [limit for limit in limits if limit != resource.RLIM_INFINITY]
     return min([wanted, *known]), limits[1]
-
-
-def _data_bytes() -> int | None:
-    """Bytes that count against RLIMIT_DATA now; None where the system does not say."""
-    try:
-        descriptor = os.open(_STATM, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        return int(os.read(descriptor, _STATM_BYTES).split()[_STATM_DATA]) * resource.getpagesize()
-    finally:
-        os.close(descriptor)

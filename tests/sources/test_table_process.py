@@ -10,6 +10,7 @@ from typing import BinaryIO
 import pytest
 
 from mimicit.errors import RejectedError, SourceError
+from mimicit.sources.containers.arrow import arrow_damage
 from mimicit.sources.containers.table_process import rows_apart, value_apart
 from mimicit.sources.files.root import Root
 
@@ -48,3 +49,38 @@ def test_rows_before_and_row_groups_behind_such_an_end_are_read(root: Root, capf
     assert fault.reason == "too_much_memory" and "exit code -6" in str(fault)
     assert [value for _, _, value in rows if value is not fault] == ["0.0", "1.0"]
     assert capfd.readouterr() == ("", "")
+
+
+def arrow_that_finds_no_room(
+    file: BinaryIO, path: str, words: str, at_once: int, start: tuple[int, int]
+) -> Iterator[tuple[int, int, str]]:
+    with arrow_damage(path):
+        if at_once > 1:
+            raise OSError(words)
+        yield 0, 0, "read"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Couldn't deserialize thrift: std::bad_alloc",
+        "Unknown error: Failed to launch worker thread: Resource temporarily unavailable",
+    ],
+)
+def test_want_of_memory_in_the_words_of_a_library_is_no_damage(root: Root, words: str) -> None:
+    assert list(rows_apart(root, "rows.parquet", arrow_that_finds_no_room, words)) == [(0, 0, "read")]
+
+
+_kept: list[bytes] = []
+
+
+def keeps_memory(file: BinaryIO, path: str, size: int) -> tuple[int, int]:
+    _kept.append(bytes(size))
+    return os.getpid(), sum(map(len, _kept))
+
+
+def test_what_a_table_left_behind_is_not_taken_from_the_next(root: Root) -> None:
+    first, _ = value_apart(root, "rows.parquet", keeps_memory, 1 << 20)
+    assert value_apart(root, "rows.parquet", keeps_memory, 200 << 20) == (first, 201 << 20)
+    second, kept = value_apart(root, "rows.parquet", keeps_memory, 200 << 20)
+    assert second != first and kept == 200 << 20

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from mimicit.errors import RejectedError, SourceError
-from mimicit.media.bounds import memory_limit
+from mimicit.media.bounds import memory_limit, want_of_memory
 from mimicit.sources.containers.table_process import MAX_ROWS_PER_BYTE, MAX_TABLE_BYTES, column_types, value_apart
 from mimicit.sources.files.root import Root
 from mimicit.sources.items import InArrow
@@ -202,9 +202,10 @@ def _opened(mapped: mmap.mmap) -> pa.RecordBatchStreamReader | pa.RecordBatchFil
     import pyarrow as pa
 
     source = pa.BufferReader(pa.py_buffer(mapped))
+    options = pa.ipc.IpcReadOptions(use_threads=False)  # their stacks would count, and nothing is unpacked
     if mapped[: len(_FILE_MAGIC)] == _FILE_MAGIC:
-        return pa.ipc.open_file(source)
-    return pa.ipc.open_stream(source)
+        return pa.ipc.open_file(source, options=options)
+    return pa.ipc.open_stream(source, options=options)
 
 
 @contextmanager
@@ -213,7 +214,8 @@ def arrow_damage(path: str) -> Iterator[None]:
     import pyarrow as pa
 
     try:
-        yield
+        with want_of_memory():
+            yield
     except MemoryError:
         raise  # pyarrow's is also one of its exceptions
     except (pa.ArrowException, OSError, ValueError, OverflowError, LookupError) as error:

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from mimicit.errors import RejectedError, SourceError
-from mimicit.media.bounds import memory_limit
+from mimicit.media.bounds import memory_limit, want_of_memory
 from mimicit.sources.containers.arrow import picked
 from mimicit.sources.containers.table_process import (
     MAX_ROWS_PER_BYTE,
@@ -281,7 +281,8 @@ def _damage(path: str) -> Iterator[None]:
     import pyarrow as pa
 
     try:
-        yield
+        with want_of_memory():
+            yield
     except MemoryError:
         raise  # pyarrow's is also one of its exceptions
     except (pa.ArrowException, OSError, ValueError, LookupError) as error:

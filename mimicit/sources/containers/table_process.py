@@ -25,7 +25,7 @@ from multiprocessing.reduction import recv_handle, send_handle
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar
 
 from mimicit.errors import RejectedError, SourceError
-from mimicit.media.bounds import memory_limit
+from mimicit.media.bounds import data_bytes, memory_limit
 from mimicit.sources.files.root import Root
 from mimicit.worker import apart_from_main, begin_worker, check_processes
 
@@ -69,6 +69,7 @@ _MAX_UNPACKED_BYTES: Final = 256 << 20  # of the rows of a table, and so many ti
 _MAX_UNPACKED_RATIO: Final = 1000
 _SILENCE_SECONDS: Final = 300.0  # of a process that reads; far more than a page takes on a busy machine
 _IDLE_SECONDS: Final = 10.0
+_MAX_LEFT_BYTES: Final = MAX_TABLE_BYTES // 2  # of one table, until the next has another process; Arrow reserves 128 MB
 
 _ROWS, _END, _ERROR, _MEMORY = "rows", "end", "error", "memory"
 
@@ -140,13 +141,17 @@ class _TableProcess:
             self._process.start()
         theirs.close()
         self._idle_since = time.monotonic()
+        self._is_spent = False
 
     def is_fresh(self) -> bool:
-        """Whether it surely has not ended by itself."""
-        return self._process.is_alive() and time.monotonic() - self._idle_since < _IDLE_SECONDS / 2
+        """Whether it surely has not ended by itself, and has all the memory that a table may take."""
+        return (
+            not self._is_spent and self._process.is_alive() and time.monotonic() - self._idle_since < _IDLE_SECONDS / 2
+        )
 
     def made(self, file: BinaryIO, request: bytes) -> Iterator[Any]:
         """What the process makes of a request, one pickled item after the other; the file is handed to it, open."""
+        fault: Exception | None = None
         try:
             send_handle(self._connection, file.fileno(), self._process.pid)
             self._connection.send_bytes(request)
@@ -159,15 +164,18 @@ class _TableProcess:
                     for _ in range(value):
                         yield pickle.load(rows)
                 elif kind == _ERROR:
-                    raise value
+                    fault = value
                 elif kind == _MEMORY:
                     raise _TooMuchError(f"reading takes more than {MAX_TABLE_BYTES >> 20} MiB of memory")
                 else:
+                    self._is_spent = value
                     break
         except (EOFError, OSError):
             self._process.join(1)
             raise _TooMuchError(f"reading ended its process (exit code {self._process.exitcode})") from None
         self._idle_since = time.monotonic()
+        if fault is not None:
+            raise fault
 
     def close(self) -> None:
         self._connection.close()
@@ -234,6 +242,7 @@ def _serve(connection: Connection) -> None:
     # A library in C that ends the process says so first; the parent says it with the name of the file.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    before = data_bytes()
     with memory_limit(MAX_TABLE_BYTES):
         while connection.poll(_IDLE_SECONDS):
             try:
@@ -241,6 +250,7 @@ def _serve(connection: Connection) -> None:
                     read, arguments, frame = pickle.loads(connection.recv_bytes())
                     budget = _MAX_UNPACKED_BYTES + _MAX_UNPACKED_RATIO * os.fstat(file.fileno()).st_size
                     _answer(connection, read(file, *arguments), budget, frame)
+                connection.send((_END, _is_spent(before)))
             except MemoryError:
                 connection.send((_MEMORY, None))
                 return
@@ -248,6 +258,16 @@ def _serve(connection: Connection) -> None:
                 return  # the parent is gone, or has no use for the rest
             except Exception as error:  # handed to the parent, which raises it
                 connection.send((_ERROR, error))
+                connection.send((_END, _is_spent(before)))
+
+
+def _is_spent(before: int | None) -> bool:
+    """Whether tables have left so much behind in this process that the next would not have all that it may take."""
+    import pyarrow as pa
+
+    pa.default_memory_pool().release_unused()
+    now = data_bytes()
+    return before is not None and now is not None and now - before > _MAX_LEFT_BYTES
 
 
 def _answer(connection: Connection, items: Iterator[tuple[int, int, Any]], budget: int, frame_bytes: int) -> None:
@@ -270,7 +290,6 @@ def _answer(connection: Connection, items: Iterator[tuple[int, int, Any]], budge
             _send_rows(connection, frame)
             frame, size = [], 0
     _send_rows(connection, frame)
-    connection.send((_END, None))
 
 
 def _send_rows(connection: Connection, frame: list[bytes]) -> None:
