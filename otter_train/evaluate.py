@@ -128,11 +128,11 @@ def main(
             for count in shots
         ]
         summaries = [summarise(report, seed=seed) for report in reports]
-        text = "\n".join(lines(reports, summaries))
+        text = "\n".join(lines(reports, summaries, seed=seed))
         asked: dict[str, Any] = {"checkpoint": str(trained.source), "step": trained.step, "shards": str(shards)}
         if support is not None:
             asked |= {"support": support, "context": context or "random"}
-        value = {**asked, "seed": seed, "results": to_json(reports, summaries)}
+        value = {**asked, "seed": seed, "results": to_json(reports, summaries, seed=seed)}
         if out is not None:
             write_report(out, value, text, draw(reports, summaries))
     click.echo(canonical_json(value) if as_json else text)

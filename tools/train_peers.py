@@ -30,13 +30,14 @@ from mimicit.records import Media, Sample, Triplet
 from otter_train.assembly.models import autocast
 from otter_train.config.run_config import Precision
 from otter_train.data.batches import Batch, collate, normalise
-from otter_train.data.encoding import IGNORED, Encoded, PromptEncoder
+from otter_train.data.encoding import Encoded, PromptEncoder
 from otter_train.data.packed import PackedBatch, collate_packed
 from otter_train.data.tokenizer import SpecialIds, train_tokenizer
 from otter_train.distributed import World
 from otter_train.model import ModelConfig, Otter, TokenIds, build_model, freeze, preset
 from otter_train.model.config import LanguageConfig, VisionConfig
 from otter_train.model.convert import to_layout
+from otter_train.model.packing import IGNORED
 from otter_train.model.speed import compile_blocks, recompute_activations
 from otter_train.training.flops import Work, count_flops, matmul_flops_per_s
 from otter_train.training.optimizer import RoundingAdamW, make_optimizer

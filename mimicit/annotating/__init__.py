@@ -1,5 +1,5 @@
 """From pictures, captions and clips to instruction–answer pairs, written by any model behind the OpenAI protocol.
 
-One road: `records` (what is known of each picture or clip) → `recipe` and `wording` (a request, named by its hash) →
+`records` (what is known of each picture or clip) → `recipe` and `wording` (a request, named by its hash) →
 `store` and `client` (an answer, kept before anything else) → `answers` and `gates` (pairs, or why not) → `writing`.
 """

@@ -24,7 +24,6 @@ __all__ = ["plain_words", "similar_by_picture", "similar_by_words"]
 
 _STRETCH: Final = 65_536
 _BLOCK: Final = 1_024
-_SIZE: Final = 64  # pixels
 
 
 def plain_words(record: Record) -> str:

@@ -44,7 +44,7 @@ WHERE scope = 'media' GROUP BY reason ORDER BY count DESC, reason
 
 
 class Phase(IntEnum):
-    """Where on the road something was left out; orders the rejects of a source."""
+    """At which stage something was left out; orders the rejects of a source."""
 
     SCAN = 0
     IMPORT = 1

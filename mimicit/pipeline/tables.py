@@ -1,13 +1,14 @@
 """The tables between the stages of a build: what each column means. Every table is written once and never changed.
 
 A row number of one table (its *row*) is what the others refer to it by. Tables are Arrow IPC files, so any row is read
-without the others (see `mimicit.pipeline.parts`). In the order of the road::
+without the others (see `mimicit.pipeline.parts`). In the order of the stages::
 
     import   RECORDS, REFERENCES, NAMES, PICTURES, TRAINING  (one file of each per part)
     resolve  MEDIA_REFERENCES, UNITS, RESOLVED
     encode   ENCODED (one file per unit), MEDIA
     filter   TRIPLETS, MERGED
-    choose   LINKS, SAME_MEDIA, SAMPLES (in parts)
+    link     LINKS, SAME_MEDIA
+    choose   SAMPLES (in parts)
 
 and REJECTS from every stage.
 """

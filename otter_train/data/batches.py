@@ -19,7 +19,8 @@ from mimicit.errors import CorruptShardError, TrainError
 from mimicit.loading import decode
 from mimicit.loading.resize import resize_centre
 from mimicit.records import Media, Sample
-from otter_train.data.encoding import IGNORED, Cut, Encoded
+from otter_train.data.encoding import Cut, Encoded
+from otter_train.model.packing import IGNORED
 
 __all__ = ["Batch", "blank_batch", "collate", "decode_media", "fit", "normalise"]
 

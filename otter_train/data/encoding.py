@@ -22,20 +22,18 @@ from mimicit.prompt import IMAGE, drop_context, pieces, with_triplets
 from mimicit.records import Sample, Triplet
 from otter_train.config.run_config import ContextOrder, LabelMode
 from otter_train.data.tokenizer import PromptTokenizer, SpecialIds, special_ids
+from otter_train.model.packing import IGNORED
 
 __all__ = [
-    "IGNORED",
     "Cut",
     "Encoded",
     "PromptEncoder",
     "TooLongError",
     "UnshowableError",
-    "drop_context",
     "label_ids",
     "shuffle_context",
 ]
 
-IGNORED: Final = -100
 _ORDERED: Final = ("conversation", "document")
 """Relations whose triplets mean something in their own order only."""
 

@@ -17,10 +17,10 @@ from torch.nn import functional as F
 from mimicit.records import Sample
 from otter_train.assembly.models import autocast
 from otter_train.data.batches import collate, normalise
-from otter_train.data.encoding import IGNORED
 from otter_train.evaluation.scores import Attempt, choices
 from otter_train.inference.answer_options import AnswerOptions
 from otter_train.inference.answering import TrainedModel, answer_each
+from otter_train.model.packing import IGNORED
 from otter_train.model.vision import VisionTower
 
 __all__ = ["CachedTower", "Choice", "answer_losses", "attempt_each", "choose_each"]

@@ -57,7 +57,8 @@ _APOSTROPHES: Final = {
 } | {"somebody'd": "somebodyd"}
 """What people write with an apostrophe too few, and how it is spelt; the last one is the scorer's own."""
 _LEAST: Final = 0.5
-_RESAMPLES: Final = 1000
+RESAMPLES: Final = 1000
+"""Of the queries, for an interval."""
 _PERCENTILES: Final = (2.5, 97.5)
 
 
@@ -157,6 +158,10 @@ class Estimate(NamedTuple):
     low: float
     high: float
 
+    def times(self, factor: float) -> Estimate:
+        """The same in a unit of 1 / ``factor``."""
+        return Estimate(factor * self.value, factor * self.low, factor * self.high)
+
 
 def ratio(totals: NDArray[np.float64], counts: NDArray[np.float64], *, seed: int) -> Estimate:
     """``totals.sum() / counts.sum()`` with its interval, where both hold one number per sample; a mean: of ones."""
@@ -168,6 +173,6 @@ def ratio(totals: NDArray[np.float64], counts: NDArray[np.float64], *, seed: int
 def resampled(count: int, value: Callable[[NDArray[np.int64]], float], *, seed: int) -> Estimate:
     """``value`` of all of ``count`` samples, which it takes by their numbers, and of draws of as many with repeats."""
     generator = np.random.default_rng(seed)
-    drawn = [value(generator.integers(count, size=count)) for _ in range(_RESAMPLES)]
+    drawn = [value(generator.integers(count, size=count)) for _ in range(RESAMPLES)]
     low, high = np.percentile(drawn, _PERCENTILES)
     return Estimate(value(np.arange(count)), float(low), float(high))

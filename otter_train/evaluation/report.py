@@ -16,7 +16,7 @@ from mimicit.prompt import is_caption_instruction
 from mimicit.schema import canonical_json
 from mimicit.shards.files import write_atomically
 from otter_train.evaluation.cider import cider
-from otter_train.evaluation.metrics import Estimate, ratio, resampled, roc_auc
+from otter_train.evaluation.metrics import RESAMPLES, Estimate, ratio, resampled, roc_auc
 from otter_train.evaluation.scores import Answered, Report, is_right
 
 __all__ = [
@@ -149,7 +149,10 @@ def summarise(report: Report, *, seed: int) -> dict[str, Summary]:
 
 
 def gained_by_looking(report: Report, *, seed: int) -> Estimate | None:
-    """Nats per token of the true answers by which another sample's pictures make them less likely; None: not asked."""
+    """How much the loss of the true answers (nats per token) rises with another sample's pictures.
+
+    None where that was not measured.
+    """
     if not report.swapped:
         return None
     own = {one.position: one for one in report.answered}
@@ -157,63 +160,93 @@ def gained_by_looking(report: Report, *, seed: int) -> Estimate | None:
     return ratio(more, np.array([one.tokens for one in report.swapped], dtype=np.float64), seed=seed)
 
 
-def lines(reports: Sequence[Report], summaries: Sequence[Mapping[str, Summary]]) -> Iterator[str]:
+def lines(reports: Sequence[Report], summaries: Sequence[Mapping[str, Summary]], *, seed: int) -> Iterator[str]:
     """The table for a person, what it must be compared with, and a few answers."""
+    yield from _table(reports, summaries)
+    for report, by_name in zip(reports, summaries, strict=True):
+        yield from _choices(report.shots, by_name)
+    for report, by_name in zip(reports, summaries, strict=True):
+        yield from _texts(report.shots, by_name)
+    for report in reports:
+        yield from _compared(report, seed=seed)
+    for one in reports[0].answered[:_EXAMPLES]:
+        verdict = "right" if one.is_right else f"truth: {one.truth}"
+        yield f"  {one.origin or 'no picture'}  {one.question!r}  ->  {one.answer!r}  ({verdict})"
+
+
+def _table(reports: Sequence[Report], summaries: Sequence[Mapping[str, Summary]]) -> Iterator[str]:
     width = max(len(name) for summary in summaries for name in (*summary, "source"))
     yield _HEADER.format(source="source", width=width)
     for report, by_name in zip(reports, summaries, strict=True):
         for name, summary in by_name.items():
             yield (
                 f"{report.shots:>5}  {name:<{width}}  {summary.queries:>7,}  {summary.context:>7.1f}  "
-                f"{_interval(summary.loss, '.3f'):<20}  {_interval(summary.exact, '.1%'):<20}  "
-                f"{_interval(summary.vqa, '.1%')}"
+                f"{_with_interval(summary.loss, '.3f'):<20}  {_with_interval(summary.exact, '.1%'):<20}  "
+                f"{_with_interval(summary.vqa, '.1%')}"
             )
-    yield "[ ]: 95% of 1,000 resamples; loss: nats per token of the true answers; VQA: exact where one answer is known"
+    yield (
+        f"[ ]: 95% of {RESAMPLES:,} resamples; loss: nats per token of the true answers;"
+        " VQA: exact where one answer is known"
+    )
     if reports[0].skipped:
         yield f"{reports[0].skipped:,} interleaved documents ask nothing and were skipped"
     for report in reports:
         if report.left_out:
             yield f"{len(report.left_out):,} left out with {report.shots} shots: {report.left_out[0]}"
-    for report, by_name in zip(reports, summaries, strict=True):
-        if (found := by_name[ALL]).with_choices:
-            asked = f"{report.shots} shots: the likeliest choice is right, of {found.with_choices:,}"
-            interval = f"[{found.choice.low:.1%}, {found.choice.high:.1%}]"
-            yield f"{found.choice.value:6.1%}  {asked} {interval}; by chance {found.chance:.1%}"
-        for name, found in by_name.items():
-            if found.yes_or_no:
-                of = f"{report.shots} shots, {name}: ROC AUC × 100 of the likelihood of yes, of {found.yes_or_no:,}"
-                yield f"{100 * found.auc.value:6.1f}  {of} [{100 * found.auc.low:.1f}, {100 * found.auc.high:.1f}]"
-    for report, by_name in zip(reports, summaries, strict=True):
-        near = by_name[ALL].anls
-        yield f"{near.value:6.1%}  {report.shots} shots: ANLS [{near.low:.1%}, {near.high:.1%}]"
-        for name, found in by_name.items():
-            if found.captioned:
-                of = f"{report.shots} shots, {name}: CIDEr × 100, of {found.captioned:,} pictures"
-                interval = f"[{100 * found.cider.low:.1f}, {100 * found.cider.high:.1f}]"
-                yield f"{100 * found.cider.value:6.1f}  {of} with several captions each {interval}"
-    for report in reports:
-        for rate, meaning in _baselines(report):
-            if rate is not None:
-                yield f"{rate:6.1%}  {report.shots} shots: {meaning}"
-        gained = gained_by_looking(report, seed=0)
-        if gained is not None:
-            change = f"{gained.value:6.3f}  {report.shots} shots: how much that adds to its loss"
-            yield f"{change} [{gained.low:.3f}, {gained.high:.3f}]"
-    for one in reports[0].answered[:_EXAMPLES]:
-        verdict = "right" if one.is_right else f"truth: {one.truth}"
-        yield f"  {one.origin or 'no picture'}  {one.question!r}  ->  {one.answer!r}  ({verdict})"
 
 
-def to_json(reports: Sequence[Report], summaries: Sequence[Mapping[str, Summary]]) -> list[dict[str, Any]]:
+def _choices(shots: int, by_name: Mapping[str, Summary]) -> Iterator[str]:
+    """How likely the model finds the right one of the answers that a query offers."""
+    if (found := by_name[ALL]).with_choices:
+        asked = f"{shots} shots: the likeliest choice is right, of {found.with_choices:,}"
+        yield f"{found.choice.value:6.1%}  {asked} {_interval(found.choice, '.1%')}; by chance {found.chance:.1%}"
+    for name, found in by_name.items():
+        if found.yes_or_no:
+            asked = f"{shots} shots, {name}: ROC AUC × 100 of the likelihood of yes, of {found.yes_or_no:,}"
+            yield f"{100 * found.auc.value:6.1f}  {asked} {_interval(found.auc.times(100), '.1f')}"
+
+
+def _texts(shots: int, by_name: Mapping[str, Summary]) -> Iterator[str]:
+    """How near the answers come to the true ones as texts."""
+    near = by_name[ALL].anls
+    yield f"{near.value:6.1%}  {shots} shots: ANLS {_interval(near, '.1%')}"
+    for name, found in by_name.items():
+        if found.captioned:
+            of = f"{shots} shots, {name}: CIDEr × 100, of {found.captioned:,} pictures with several captions each"
+            yield f"{100 * found.cider.value:6.1f}  {of} {_interval(found.cider.times(100), '.1f')}"
+
+
+def _compared(report: Report, *, seed: int) -> Iterator[str]:
+    """What those reach who do not look, or see the pictures of another sample."""
+    for rate, meaning in (
+        (
+            report.question_only,
+            "ceiling of a model that never looks: the best answer per question text, from these samples",
+        ),
+        (report.majority, "always the most frequent answer of these samples"),
+        (report.swapped_pictures, "this model when each query gets the pictures of another sample"),
+    ):
+        if rate is not None:
+            yield f"{rate:6.1%}  {report.shots} shots: {meaning}"
+    gained = gained_by_looking(report, seed=seed)
+    if gained is not None:
+        change = f"{gained.value:6.3f}  {report.shots} shots: how much that adds to its loss"
+        yield f"{change} {_interval(gained, '.3f')}"
+
+
+def to_json(
+    reports: Sequence[Report], summaries: Sequence[Mapping[str, Summary]], *, seed: int
+) -> list[dict[str, Any]]:
     """One value per number of shots: the summaries, the baselines and every answer."""
     return [
         {
             **report.to_json(),
-            "gained_by_looking": None if (gained := gained_by_looking(report, seed=0)) is None else gained._asdict(),
+            "gained_by_looking": gained and gained._asdict(),
             "all": by_name[ALL].to_json(),
             "by_source": {name: summary.to_json() for name, summary in by_name.items() if name != ALL},
         }
         for report, by_name in zip(reports, summaries, strict=True)
+        for gained in [gained_by_looking(report, seed=seed)]
     ]
 
 
@@ -251,14 +284,9 @@ def draw(reports: Sequence[Report], summaries: Sequence[Mapping[str, Summary]]) 
     return image.getvalue()
 
 
+def _with_interval(estimate: Estimate, format: str) -> str:
+    return f"{estimate.value:{format}} {_interval(estimate, format)}"
+
+
 def _interval(estimate: Estimate, format: str) -> str:
-    return f"{estimate.value:{format}} [{estimate.low:{format}}, {estimate.high:{format}}]"
-
-
-def _baselines(report: Report) -> Iterator[tuple[float | None, str]]:
-    yield (
-        report.question_only,
-        "ceiling of a model that never looks: the best answer per question text, from these samples",
-    )
-    yield report.majority, "always the most frequent answer of these samples"
-    yield report.swapped_pictures, "this model when each query gets the pictures of another sample"
+    return f"[{estimate.low:{format}}, {estimate.high:{format}}]"

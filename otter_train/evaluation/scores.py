@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, NamedTuple
 
 from mimicit.errors import TrainError
+from mimicit.prompt import drop_context
 from mimicit.records import Sample
-from otter_train.data.encoding import drop_context
 from otter_train.evaluation.metrics import anls, human_answers, vqa_accuracy
 
 __all__ = [

@@ -22,8 +22,8 @@ import numpy as np
 from mimicit.embedding.registry import Embedder, image_embedder, text_embedder
 from mimicit.embedding.vectors import Float32, Int8, cosines, quantise
 from mimicit.errors import UsageError
+from mimicit.prompt import drop_context
 from mimicit.records import Media, Sample
-from otter_train.data.encoding import drop_context
 
 __all__ = ["Support", "SupportContext"]
 

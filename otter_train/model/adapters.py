@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["LANGUAGE", "Adapter", "adapters_of", "add_adapters", "is_adapter", "lora_config", "merged"]
 
 LANGUAGE: Final = "language.lm."
-_VISION: Final = "vision."
 _NAME: Final = "default"  # what peft calls an adapter that has no other name
 _KEY: Final = re.compile(rf"(.+)\.lora_(A|B)\.{_NAME}\.weight")
 

@@ -26,16 +26,14 @@ from otter_train.model.cross_attention import media_mask
 from otter_train.model.decoding import PromptReader
 from otter_train.model.language import ConditionedLanguage, Conditioning
 from otter_train.model.new_rows import NewRows
-from otter_train.model.packing import Packing, padding_arguments
+from otter_train.model.packing import IGNORED, Packing, padding_arguments
 from otter_train.model.perceiver import PerceiverResampler
 from otter_train.model.vision import VisionTower
 
-__all__ = ["CHUNK", "IGNORED", "Otter", "OtterOutput", "TokenIds", "token_nats"]
+__all__ = ["CHUNK", "Otter", "OtterOutput", "TokenIds", "token_nats"]
 
 CHUNK: Final = 8192
 """Tokens whose logits are held at once. Fewer are never computed twice."""
-IGNORED = -100
-"""The label of a token that is not to be learned."""
 
 
 def token_nats(hidden: Tensor, targets: Tensor, head: Callable[[Tensor], Tensor], *, chunk: int = CHUNK) -> Tensor:

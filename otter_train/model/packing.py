@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -21,9 +21,10 @@ from mimicit.errors import TrainError
 from otter_train.model.cross_attention import MediaRuns
 from otter_train.model.documents import Documents, documents_of
 
-__all__ = ["Document", "Packing", "lay_out", "padding_arguments", "positions"]
+__all__ = ["IGNORED", "Document", "Packing", "lay_out", "padding_arguments", "positions"]
 
-IGNORED = -100
+IGNORED: Final = -100
+"""The label of a token that is not to be learned."""
 
 
 class Document(NamedTuple):

@@ -21,8 +21,6 @@ from otter_train.reporting.sinks import GrowingFile
 
 __all__ = ["BadSample", "BadStep", "Guard"]
 
-"""The file of a run folder with one `BadStep` a line."""
-
 _MEMORY: Final = 0.98  # of the average norm, per step: it looks back over about 50 of them
 _FEWEST: Final = 50  # steps before a norm can be called unusual
 _MOST_IN_A_ROW: Final = 5

@@ -21,9 +21,7 @@ from otter_train.training.session import Session
 
 __all__ = ["Logbook", "logbook"]
 
-"""The file of a run folder with a line for each sample that could not be shown."""
-
-_SAID: Final = 5  # of those, on the console
+_SAID: Final = 5  # of the samples that could not be shown, on the console
 
 
 class Logbook:

@@ -6,9 +6,10 @@ import torch
 
 from mimicit.records import Sample
 from otter_train.data.batches import Batch, collate
-from otter_train.data.encoding import IGNORED, PromptEncoder
+from otter_train.data.encoding import PromptEncoder
 from otter_train.data.tokenizer import special_ids
 from otter_train.model import Otter, TokenIds, build_model, freeze
+from otter_train.model.packing import IGNORED
 from tests.factories.train import MINUTE_MODEL, TOKENIZER, Colours, image, png, sample, triplet
 
 CPU = torch.device("cpu")

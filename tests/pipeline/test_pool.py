@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mimicit.context.candidates import Pool
 from mimicit.pipeline.parts import ColumnFile, batches_of_rows, write_columns
 from mimicit.pipeline.stages.links import link_triplets
 from mimicit.pipeline.stages.pool import TripletPool
@@ -70,9 +69,10 @@ def write_tables(work: Path, rows: list[dict[str, Any]]) -> None:
 def test_candidates_are_those_that_a_look_at_all_triplets_finds(tmp_path: Path, seed: int) -> None:
     rows = triplets(random.Random(seed), 60)
     write_tables(tmp_path, rows)
-    pool: Pool = TripletPool(tmp_path, SOURCES)
+    pool = TripletPool(tmp_path, SOURCES)
     usable = [row for row in rows if row["rank"] is not None]
     by_id = {(row["source"], row["id"]): row for row in rows}
+    found_at_once = 0
     for place, row in enumerate(usable):
         mine = [other for other in usable if other["source"] == row["source"]]
 
@@ -86,6 +86,10 @@ def test_candidates_are_those_that_a_look_at_all_triplets_finds(tmp_path: Path, 
         before = [other for other in talk if other["turn"] < row["turn"]]
         before.sort(key=lambda other: (-other["turn"], -other["seq"]))
         assert list(pool.earlier_turns(place, 3)) == places(before[:3])
+        turns, (are_all,) = pool.turns_before(np.array([place]), 2)
+        if are_all:
+            assert turns.tolist() == [places(before[:2])]
+            found_at_once += 1
         assert pool.conversation(place) == min(places(talk), default=-1)
         same = places(other for other in mine if row["shown"] and other["shown"] == row["shown"])
         assert [pool.same_media_at(place, n) for n in range(pool.same_media_count(place))] == same
@@ -95,6 +99,7 @@ def test_candidates_are_those_that_a_look_at_all_triplets_finds(tmp_path: Path, 
         named = (by_id.get((row["source"], id)) for id in row["related"])
         targets = [rows[other["into"]] if other["into"] is not None else other for other in named if other]
         assert list(pool.related(place)) == places(other for other in targets if other["rank"] is not None)
+    assert found_at_once
 
 
 def test_cells_are_found_in_every_batch(tmp_path: Path) -> None:

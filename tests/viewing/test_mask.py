@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from mimicit.prompt import ANSWER, ENDOFCHUNK, IMAGE, TEMPLATES, render
 from mimicit.records import Sample
 from mimicit.viewing.mask import LABEL_MODES, LabelMode, masked_prompt
-from otter_train.data.encoding import IGNORED, label_ids
+from otter_train.data.encoding import label_ids
 from otter_train.data.tokenizer import SpecialIds
+from otter_train.model.packing import IGNORED
 from tests.factories import strategies
 
 SPECIAL = SpecialIds(bos=1, eos=2, endofchunk=3, image=4, answer=5, pad=0)

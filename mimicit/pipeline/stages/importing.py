@@ -31,8 +31,6 @@ __all__ = ["Part", "Summary", "import_parts", "import_sources", "part_rejects", 
 
 _FOLDER: Final = "import"
 _PIECES_NAME: Final = "pieces"
-_MAX_ID_CHARACTERS: Final = 4096  # as in schemas/sample.json
-_KNOWN_REFERENCES: Final = 1 << 16  # some 50 MB; beyond, a reference may have several rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

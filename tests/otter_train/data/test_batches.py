@@ -10,8 +10,9 @@ import torch
 
 import otter_train.data.batches
 from otter_train.data.batches import Batch, collate, normalise
-from otter_train.data.encoding import IGNORED, PromptEncoder
+from otter_train.data.encoding import PromptEncoder
 from otter_train.model import Otter, TokenIds, build_model
+from otter_train.model.packing import IGNORED
 from tests.factories.train import MINUTE_MODEL, TOKENIZER, conversation, image, png, sample, triplet
 
 ENCODER = PromptEncoder(TOKENIZER)

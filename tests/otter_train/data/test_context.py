@@ -9,8 +9,9 @@ pytest.importorskip("torch", reason="comes with the extra 'train'")
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mimicit.prompt import drop_context
 from mimicit.records import Media, Sample, Triplet
-from otter_train.data.encoding import drop_context, shuffle_context
+from otter_train.data.encoding import shuffle_context
 from tests.factories import strategies
 from tests.factories.train import conversation, image, png, sample, triplet
 

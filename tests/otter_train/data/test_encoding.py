@@ -16,10 +16,11 @@ from tokenizers import Regex, Tokenizer, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from mimicit.errors import TrainError
-from mimicit.prompt import TEMPLATES, Piece, pieces, render, template_named
+from mimicit.prompt import TEMPLATES, Piece, drop_context, pieces, render, template_named
 from mimicit.records import Sample, Triplet
-from otter_train.data.encoding import IGNORED, Cut, PromptEncoder, drop_context, label_ids
+from otter_train.data.encoding import Cut, PromptEncoder, label_ids
 from otter_train.data.tokenizer import SpecialIds, special_ids
+from otter_train.model.packing import IGNORED
 from tests.factories import strategies
 from tests.factories.train import TOKENIZER, conversation, image, png, sample, triplet
 

@@ -100,11 +100,11 @@ def test_numbers_per_shots_and_source() -> None:
     assert seeing.exact == seeing.vqa == (1.0, 1.0, 1.0)
     assert unseeing.exact.low < unseeing.exact.value < unseeing.exact.high
     assert summarise(reports[1], seed=0) == summaries[1]
-    table = list(lines(reports, summaries))
+    table = list(lines(reports, summaries, seed=0))
     assert [line.split()[:3] for line in table[1:7]] == [
         [shots, name, count] for shots in "01" for name, count in ((ALL, "12"), ("a", "6"), ("b", "6"))
     ]
-    value = to_json(reports, summaries)
+    value = to_json(reports, summaries, seed=0)
     assert [one["shots"] for one in value] == [0, 1] and len(value[1]["answers"]) == 12
     assert value[0]["all"]["exact"] == {"value": 1.0, "low": 1.0, "high": 1.0}
     assert set(value[0]["by_source"]) == {"a", "b"}
