@@ -58,6 +58,6 @@ def test_questions_that_offer_yes_and_no_have_one() -> None:
     assert (found.yes_or_no, found.auc.value) == (12, 7 / 8)
     assert found.auc.low <= 7 / 8 <= found.auc.high
     assert found.to_json()["auc"]["value"] == 7 / 8
-    assert any("87.5  0 shots, all: ROC AUC × 100" in line for line in lines([report], [summaries]))
+    assert any("87.5  0 shots, all: ROC AUC × 100" in line for line in lines([report], [summaries], seed=0))
     without = evaluate([Colours().get(0)], attempts)
-    assert not any("ROC" in line for line in lines([without], [summarise(without, seed=0)]))
+    assert not any("ROC" in line for line in lines([without], [summarise(without, seed=0)], seed=0))

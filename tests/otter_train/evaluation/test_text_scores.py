@@ -100,7 +100,7 @@ def test_an_evaluation_scores_each_picture_with_several_captions_once() -> None:
     expected = cider([written[0][0]] * 4, written)
     assert found.captioned == 4 and found.cider.value == pytest.approx(fmean(expected))
     assert found.anls.value == pytest.approx(fmean(one.anls for one in report.answered))
-    text = "\n".join(lines([report], [summarise(report, seed=0)]))
+    text = "\n".join(lines([report], [summarise(report, seed=0)], seed=0))
     assert "0 shots, all: CIDEr × 100, of 4 pictures with several captions each" in text
     assert found.to_json()["cider"]["value"] == found.cider.value
 
@@ -129,4 +129,4 @@ def test_references_of_the_meta_are_captions_too() -> None:
 
 def test_a_set_without_captions_prints_no_cider() -> None:
     report = evaluate(Colours(count=4), lambda asked: (Attempt(one, "red", 1.0, 2) for one in asked))
-    assert "CIDEr" not in "\n".join(lines([report], [summarise(report, seed=0)]))
+    assert "CIDEr" not in "\n".join(lines([report], [summarise(report, seed=0)], seed=0))
