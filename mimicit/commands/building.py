@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,6 +19,7 @@ from mimicit.pipeline import BuildConfig
 
 if TYPE_CHECKING:
     from mimicit.pipeline.engines.scheduler import Share, WaitingStage
+    from mimicit.pipeline.progress import Progress
     from mimicit.pipeline.run import BuildResult
 
 __all__ = ["build", "publish"]
@@ -109,19 +111,11 @@ def build(
 
     local = LocalEngine(workers) if engine == "local" else None  # first of all: its processes import meanwhile
 
-    from mimicit.pipeline import build_shards
     from mimicit.pipeline.engines.scheduler import Share
-    from mimicit.pipeline.engines.tasks import build_in_tasks, build_share
-    from mimicit.pipeline.mixture import (
-        MIXTURE_NAME,
-        build_config,
-        merged_media_roots,
-        merged_options,
-        read_mixture,
-        refuse_outside,
-    )
+    from mimicit.pipeline.engines.tasks import build_share
     from mimicit.pipeline.remote import build_at
     from mimicit.pipeline.remote_files import is_remote, local_path
+    from mimicit.pipeline.run import ExecutionOptions, run_build
     from mimicit.terminal import progress_display
 
     if task_index is not None and task_count is None:
@@ -129,23 +123,17 @@ def build(
     if task_count is not None and (retry_rejects or is_remote(src) or is_remote(out)):
         raise UsageError("--task-count: not with URLs or --retry-rejects; every task must see the same folders")
     share = None if task_index is None or task_count is None else Share(index=task_index, count=task_count)
-    given = {
-        name: value for name, value in values.items() if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
-    }
+    execution = ExecutionOptions(
+        overwrite=overwrite,
+        retry_rejects=retry_rejects,
+        keep_going=keep_going,
+        strict=strict,
+        embedding_cache=embedding_cache,
+        task_count=task_count,
+    )
 
     def build_here(src: Path, out: Path, origin: Mapping[str, str] | None = None) -> BuildResult | WaitingStage:
-        beside = src / MIXTURE_NAME
-        mixture = config_path or (beside if os.path.isfile(beside) and not os.path.islink(beside) else None)
-        chosen = read_mixture(mixture) if mixture else {}
-        if mixture is not None and config_path is None:
-            refuse_outside({name: value for name, value in chosen.items() if name not in given}, mixture)
-        merged = {
-            "options": merged_options(chosen.get("options", {}), values["options"]),
-            "media_root": merged_media_roots(chosen.get("media_root", {}), values["media_root"]),
-        }
-        config = build_config({**chosen, **given, **merged})
-        if mixture is not None:
-            progress.note(f"options from {mixture}")
+        config = _chosen_config(ctx, values, src, config_path, progress)
         if local is not None:
             runner: Engine = local
         else:
@@ -154,32 +142,7 @@ def build(
             runner = RayEngine(workers, address=ray_address, src=src, out=out)
         if share is not None:
             return build_share(src, out, config, share, runner, progress)
-        if task_count is not None:
-            return build_in_tasks(
-                src,
-                out,
-                config,
-                task_count,
-                runner,
-                progress,
-                overwrite=overwrite,
-                keep_going=keep_going,
-                strict=strict,
-                embedding_cache=embedding_cache,
-            )
-        return build_shards(
-            src,
-            out,
-            config,
-            engine=runner,
-            progress=progress,
-            overwrite=overwrite,
-            retry_rejects=retry_rejects,
-            keep_going=keep_going,
-            strict=strict,
-            embedding_cache=embedding_cache,
-            origin=origin,
-        )
+        return run_build(src, out, config, runner, progress, replace(execution, origin=origin))
 
     try:
         with progress_display() as progress, interruptible():
@@ -193,6 +156,37 @@ def build(
             f"interrupted; what is done is kept in {out}, and the same command goes on from there"
         ) from None
     _print_outcome(result, out, as_json, share)
+
+
+def _chosen_config(
+    ctx: click.Context, values: Mapping[str, Any], src: Path, config_path: Path | None, progress: Progress
+) -> BuildConfig:
+    """The options of the command line, over those of ``config_path`` or of the mixture file in ``src``."""
+    from mimicit.pipeline.mixture import (
+        MIXTURE_NAME,
+        build_config,
+        merged_media_roots,
+        merged_options,
+        read_mixture,
+        refuse_outside,
+    )
+
+    given = {
+        name: value for name, value in values.items() if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
+    }
+    beside = src / MIXTURE_NAME
+    mixture = config_path or (beside if os.path.isfile(beside) and not os.path.islink(beside) else None)
+    chosen = read_mixture(mixture) if mixture else {}
+    if mixture is not None and config_path is None:
+        refuse_outside({name: value for name, value in chosen.items() if name not in given}, mixture)
+    merged = {
+        "options": merged_options(chosen.get("options", {}), values["options"]),
+        "media_root": merged_media_roots(chosen.get("media_root", {}), values["media_root"]),
+    }
+    config = build_config({**chosen, **given, **merged})
+    if mixture is not None:
+        progress.note(f"options from {mixture}")
+    return config
 
 
 @click.command()

@@ -17,7 +17,7 @@ By = Literal["text", "image", "both"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Likeness:
-    """By what duplicates of a triplet are told.
+    """What is compared to find duplicates of a triplet.
 
     ``question`` and ``answer`` are hashes of instruction and answer without case, punctuation and spacing; two answers
     that are equal ``sentence`` s are copies. ``closed`` says that most of those who ask the question share their answer
@@ -42,7 +42,7 @@ class Choice(NamedTuple):
 
 
 class Pool(Protocol):
-    """The usable triplets of a build; those of the source of one lie in rows that follow each other."""
+    """The usable triplets of a build; the triplets of a source have consecutive rows."""
 
     def source(self, row: int) -> str:
         """The name of the source of a triplet."""
@@ -51,9 +51,9 @@ class Pool(Protocol):
         """The rows of all triplets of the source that its context comes from: as a rule the same source."""
 
     def may_lend(self, row: int, query: int) -> bool:
-        """Whether a triplet of another source may be context: none that shows a picture of the query or says the same.
+        """Whether a triplet of another source may be context: it must not show the query's picture or say the same.
 
-        It may be a copy of the query there.
+        The other source may hold a copy of the query.
         """
 
     def id(self, row: int) -> str:

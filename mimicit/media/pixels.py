@@ -1,4 +1,4 @@
-"""Pixels of any Pillow mode to 8-bit sRGB over white, at most so large, as the bytes of a file.
+"""Pixels of any Pillow mode to 8-bit sRGB over white, shrunk to a limit, as the bytes of a file.
 
 What each kind becomes: 16-bit grey keeps its upper byte (what Pillow does to 16-bit colour, too); 32-bit integers and
 floats are read as 0..1, 0..255 or 0..65535 where they fit, else stretched between their least and greatest value;

@@ -224,7 +224,7 @@ class ColumnFile:
         return text
 
     def take(self, names: Sequence[str], rows: npt.NDArray[np.int64]) -> pa.RecordBatch:
-        """The columns ``names`` of ``rows``, which ascend and of which there is one at least, in memory."""
+        """The columns ``names`` of ``rows`` (ascending, at least one), in memory."""
         return pa.concat_batches(list(self.taken(names, rows)))
 
     def taken(self, names: Sequence[str], rows: npt.NDArray[np.int64]) -> Iterator[pa.RecordBatch]:
@@ -283,7 +283,7 @@ class ColumnFile:
 def numbered(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """``columns`` of the batches of the table ``path``, with the numbers of the rows as a column ``n`` before them.
 
-    Only one batch is held, and nothing mapped: pages that are mapped count as memory of the process that read them.
+    Holds one batch at a time and maps nothing, since mapped pages count as memory of the process.
     """
     first = 0
     with pa.OSFile(str(path)) as file:

@@ -1,7 +1,7 @@
-"""Checkpoints are written beside the training: one thread, one checkpoint at a time.
+"""Checkpoints are written in the background: one thread, one checkpoint at a time.
 
-A disk that is full, or away, costs a warning and the checkpoint that was to be written; the earlier ones are intact
-and training goes on. Only if the last checkpoint of a run cannot be written does the run end with an error.
+If the disk is full or gone, that checkpoint is lost with a warning; the earlier ones are intact and training
+continues. Only if the last checkpoint of a run cannot be written does the run end with an error.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Published checkpoints add the special tokens in different orders, so a row is known by the name of its token: the file
 itself notes it, or a tokenizer beside it says so. Two programs always add the same ones: this one, and OpenFlamingo's.
-Any other order is asked for.
+For any other order the user must name the tokens.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ def named_rows(
 ) -> dict[str, int]:
     """Which of ``rows`` rows of weights in ``layout`` belong to which added token.
 
-    ``added`` names them in order, behind those of the ``tokenizer`` where one is given, else the last ones; without it
-    counts what the file ``noted``, and then what the ``tokenizer`` knows. `UsageError` where none of them says it.
+    Asked in this order: ``added`` (the names in order; their rows follow those of the ``tokenizer``, or are the last
+    ones), what the file ``noted``, the vocabulary of the ``tokenizer``. `UsageError` where none of them says it.
     """
     stored = None if tokenizer is None else _stored(tokenizer)
     if added:
@@ -119,10 +119,10 @@ def adds_padding(folder: str | Path) -> bool:
 
 
 def row_order(rows: int, source: Mapping[str, int], target: Mapping[str, int]) -> list[int | None]:
-    """Which of ``rows`` rows comes to which place when the ids of the special tokens change from one to the other.
+    """For each row of the result the row it is copied from (None: new), when ids change from ``source`` to ``target``.
 
     Each token of both takes its row along. The rows that this uproots fill the places that it leaves, so no row is
-    lost, and going back restores the order. A place beyond the rows there are is new (None).
+    lost, and going back restores the order. A place beyond the ``rows`` there are is new.
     """
     outside = [f"{name} ({id})" for name, id in source.items() if id >= rows]
     if outside:

@@ -86,8 +86,8 @@ class PromptEncoder:
 
     Too long a sample loses whole context triplets, farthest first, together with their media; then the beginning
     of the query's instruction. An answer that is too long by itself is not learned (see `Cut`). The context is shown
-    in its own order or, ``shuffled``, in one that ``seed`` and the sample decide. ``most_characters`` are more than a
-    text can have that is shown as a whole.
+    in its own order or, ``shuffled``, in one that ``seed`` and the sample decide. A text longer than
+    ``most_characters`` cannot fit, whatever its tokens.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class PromptEncoder:
         return replace(sample, triplets=tuple(triplets))
 
     def _is_cut_as_whole(self, encoded: Encoded) -> bool:
-        """Whether no text in ``encoded`` is one that `_without_what_cannot_fit` left as it is now."""
+        """Whether every text that `_without_what_cannot_fit` shortened was dropped or cut further."""
         *context, query = encoded.sample.triplets
         whole = [text for triplet in context for text in (triplet.instruction, triplet.answer)]
         whole += [query.instruction] if encoded.cut.answers else [query.instruction, query.answer]

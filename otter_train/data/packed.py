@@ -37,8 +37,8 @@ class PackedBatch:
     `Batch`.
 
     With a cache of patch tokens ``vision_x`` holds only the pictures that it had not: ``picture_keys`` are the SHA-256
-    of their stored bytes, ``kept``: float[k, v, dim] the tokens of the others, and ``order``: int64[k + n] the place of
-    each picture among those and these, one after another.
+    of their stored bytes, ``kept``: float[k, v, dim] the tokens of the others, and ``order``: int64[k + n] the
+    index of each picture in ``kept`` followed by the new ones.
     """
 
     vision_x: Tensor

@@ -103,8 +103,8 @@ class ConditionedLanguage(nn.Module):
     def train(self, mode: bool = True) -> Self:
         """Say whether the model is trained; the decoder inside stays in evaluation mode.
 
-        There it drops nothing and adds no noise, whatever its family calls that: what is frozen must not be noisy, and
-        two runs must agree. Only layers whose activations are computed again know that they are trained.
+        So it applies no dropout or noise, however its family implements them: what is frozen must not be noisy, and two
+        runs must agree. Only layers whose activations are computed again know that they are trained.
         """
         super().train(mode)
         self.lm.eval()
@@ -186,7 +186,7 @@ class ConditionedLanguage(nn.Module):
 
 
 def decoder_layers(lm: PreTrainedModel) -> nn.ModuleList:
-    """The decoder layers of ``lm``, in order; `TrainError` where there are none that can be looked before."""
+    """The decoder layers of ``lm``, in order; `TrainError` where no list of decoder layers is found."""
     decoder = decoder_in(lm)
     for name in _LAYER_LISTS:
         if isinstance(layers := getattr(decoder, name, None), nn.ModuleList):

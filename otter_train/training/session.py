@@ -97,7 +97,7 @@ def begin(
     *,
     weights: Sequence[float] | None = None,
 ) -> Session:
-    """A `Session` that starts anew, or behind ``checkpoint``, which may be that of a run that this one goes on from.
+    """A `Session` that starts anew, or continues from ``checkpoint``, of this run or of its parent.
 
     ``weights`` are those that the parts of a mixture get from then on, where they had others.
     `UsageError` where there are no samples, or not those of the checkpoint; `TrainError` where it does not fit the

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-import mimicit.pipeline
+import mimicit.pipeline.run
 from mimicit.cli import main
 from mimicit.errors import ChangedInputError, SourceError, UsageError
 from mimicit.media import MediaOptions
@@ -147,11 +147,11 @@ def configured(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> Build
     """The configuration that the command line makes of ``arguments``."""
     seen: list[BuildConfig] = []
 
-    def build_shards(src: Path, out: Path, config: BuildConfig, **_: object) -> BuildResult:
+    def run_build(src: Path, out: Path, config: BuildConfig, *_: object) -> BuildResult:
         seen.append(config)
         return BuildResult(manifest={}, was_finished=False)
 
-    monkeypatch.setattr(mimicit.pipeline, "build_shards", build_shards)
+    monkeypatch.setattr(mimicit.pipeline.run, "run_build", run_build)
     result = CliRunner().invoke(main, ["build", "--out", "x", "--json", *map(str, arguments)])
     assert result.exit_code == 0, result.output
     return seen[0]

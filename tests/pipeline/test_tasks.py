@@ -14,9 +14,9 @@ from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.pipeline.config import SourceOptions
 from mimicit.pipeline.engines.local import LocalEngine
 from mimicit.pipeline.engines.scheduler import Share, WaitingStage, config_from_json
-from mimicit.pipeline.engines.tasks import build_in_tasks, build_share, publish_tasks
+from mimicit.pipeline.engines.tasks import build_share, publish_tasks
 from mimicit.pipeline.progress import Silent
-from mimicit.pipeline.run import BuildResult
+from mimicit.pipeline.run import BuildResult, ExecutionOptions, run_build
 from mimicit.pipeline.stages.filters import FilterConfig
 from tests.factories import raw as make
 from tests.factories.engines import InProcess
@@ -44,7 +44,7 @@ def whole(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def prepare(raw: Path, out: Path, config: BuildConfig = CONFIG, count: int = COUNT) -> BuildResult | WaitingStage:
-    return build_in_tasks(raw, out, config, count, InProcess(), Silent())
+    return run_build(raw, out, config, InProcess(), Silent(), ExecutionOptions(task_count=count))
 
 
 def share(raw: Path, out: Path, index: int, config: BuildConfig = CONFIG, count: int = COUNT) -> WaitingStage:
@@ -77,7 +77,7 @@ def test_tasks_in_any_order_make_the_same_folder(raw: Path, tmp_path: Path, dedu
 
 def test_a_worker_killed_in_each_stage_changes_no_byte(raw: Path, whole: Path, tmp_path: Path) -> None:
     out, killed = tmp_path / "out", tmp_path / "killed"
-    build_in_tasks(raw, out, CONFIG, COUNT, Killing(LocalEngine(2), killed), Silent())
+    run_build(raw, out, CONFIG, Killing(LocalEngine(2), killed), Silent(), ExecutionOptions(task_count=COUNT))
     for _ in ("encode", "pack"):
         for index in range(COUNT):
             engine = Killing(LocalEngine(2), killed)

@@ -62,7 +62,7 @@ class WorkerDiedError(MimicitError):
 
 
 OnDeath: TypeAlias = Callable[[Task, WorkerDiedError, int], Result | None]
-"""What stands for the result of a task that has ended its own process so many times; None: run it again."""
+"""(task, how its process died, how often it has) to a result in its place; None: run it again."""
 
 
 class Engine(Protocol):
@@ -108,7 +108,7 @@ class LocalEngine:
         self.workers = max(1, workers)
         # Workers are forked from a clean server process: no threads or locks of this one are copied.
         self._context = multiprocessing.get_context("forkserver")
-        # pyarrow imports pandas, where it is installed, with the first list that it makes an array of.
+        # The first `pa.array` of a list imports pandas if it is installed: do that once, in the server.
         self._context.set_forkserver_preload(["mimicit.pipeline.engines.preload"])
         with apart_from_main():
             ensure_running()  # it imports while this process does
@@ -222,7 +222,7 @@ class _Worker:
         return answer
 
     def end(self) -> None:
-        """Wait for the end of the process, which comes where it has not died already."""
+        """Close the connection, which ends the process, and wait for it."""
         self.connection.close()
         self.process.join()
 

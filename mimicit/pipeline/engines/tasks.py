@@ -30,36 +30,7 @@ from mimicit.pipeline.stages.pack import pack_share
 from mimicit.shards.manifest import MANIFEST_NAME, WORK_NAME, read_manifest
 from mimicit.sources.files.scanned import ScannedFiles
 
-__all__ = ["build_in_tasks", "build_share", "publish_tasks"]
-
-
-def build_in_tasks(
-    src: Path,
-    out: Path,
-    config: BuildConfig,
-    task_count: int,
-    engine: Engine,
-    progress: Progress,
-    *,
-    overwrite: bool = False,
-    keep_going: bool = False,
-    strict: bool = False,
-    embedding_cache: Path | None = None,
-) -> BuildResult | WaitingStage:
-    """Build up to the next stage that waits for tasks, or to the end; options and errors as in `build_shards`.
-
-    `BuildError` names the tasks that have not finished the stage that waits already.
-    """
-    if task_count < 1:
-        raise UsageError(f"--task-count: {task_count} is too small; the least is 1")
-    execution = ExecutionOptions(
-        overwrite=overwrite,
-        keep_going=keep_going,
-        strict=strict,
-        embedding_cache=embedding_cache,
-        task_count=task_count,
-    )
-    return run_build(src, out, config, engine, progress, execution)
+__all__ = ["build_share", "publish_tasks"]
 
 
 def build_share(
@@ -91,16 +62,12 @@ def build_share(
 def publish_tasks(
     out: Path, engine: Engine, progress: Progress, *, embedding_cache: Path | None = None
 ) -> BuildResult | WaitingStage:
-    """Take in what all tasks have done, and go on as `build_in_tasks`, with the input and options it was given."""
+    """Take in what all tasks have done, and build up to the next stage that waits for tasks, or to the end.
+
+    Input and options are those that the build was begun with. `BuildError` names the tasks that have not finished.
+    """
     if (out / MANIFEST_NAME).exists():
         return BuildResult(manifest=read_manifest(out), was_finished=True)
     waiting = read_waiting(out / WORK_NAME)
-    return build_in_tasks(
-        Path(waiting.src),
-        out,
-        config_from_json(waiting.config),
-        waiting.count,
-        engine,
-        progress,
-        embedding_cache=embedding_cache,
-    )
+    execution = ExecutionOptions(embedding_cache=embedding_cache, task_count=waiting.count)
+    return run_build(Path(waiting.src), out, config_from_json(waiting.config), engine, progress, execution)

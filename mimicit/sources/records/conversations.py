@@ -175,8 +175,8 @@ def turn_items(
 
     The id of a turn is that of the record, with ``_0``, ``_1``, ... where there are several. A record whose
     placeholders do not match ``media`` is rejected whole. One that repeats them in every question shows them once, with
-    a note. One that has none shows all media first, with a note; where ``strict``, it is rejected. In a format whose
-    records are not ``marked`` with placeholders, neither of the latter is done.
+    a note. One that has none shows all media first, with a note, or is rejected if ``strict``. Records of a format
+    without placeholders (not ``marked``) get neither.
     """
     try:
         placed = place_media([turn.question for turn in turns], [medium.kind for medium in media])
