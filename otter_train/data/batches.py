@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mimicit.errors import CorruptShardError, TrainError
 from mimicit.loading import decode
-from mimicit.loading.resize import resize_centre
+from mimicit.loading.decode import resize_centre
 from mimicit.records import Media, Sample
 from otter_train.data.encoding import Cut, Encoded
 from otter_train.model.packing import IGNORED

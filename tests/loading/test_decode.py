@@ -13,8 +13,7 @@ from PIL import Image
 
 from mimicit.errors import CorruptShardError
 from mimicit.loading import decode
-from mimicit.loading.decode import decode_media, decode_pictures
-from mimicit.loading.resize import resize_centre
+from mimicit.loading.decode import decode_media, decode_pictures, resize_centre
 from mimicit.records import Media, Sample, Triplet
 from tests.factories.media import encoded, oriented, scene, vast_png
 
