@@ -15,9 +15,9 @@ from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from typing import Final
 
-from mimicit.annotating.answers import Pair
 from mimicit.annotating.recipe import GateOptions, Recipe
 from mimicit.annotating.records import Record
+from mimicit.annotating.wording import Pair
 from mimicit.errors import RejectedError
 from mimicit.prompt import SPECIAL_TOKENS
 from mimicit.sources.records.text import checked_text

@@ -16,10 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from mimicit.annotating.asking import Asker, NotAskedError, Outcome, Send, outcome_of
+from mimicit.annotating.asking import Asker, Judge, NotAskedError, Outcome, Send, outcome_of
 from mimicit.annotating.batch import BatchWriter, take_in
 from mimicit.annotating.client import ModelClient
-from mimicit.annotating.judge import Judge
 from mimicit.annotating.limits import Breaker, Budget, BudgetReachedError, Cost, Pace, Prices
 from mimicit.annotating.pictures import Pictures
 from mimicit.annotating.records import Dropped

@@ -1,36 +1,49 @@
 """The folder of a run of ``mimicit annotate`` while it is held: the store, the records, and the jobs they give.
 
 ``--dry-run`` prints one whole request, and what all would take, without asking anybody anything (`preview`).
+
+A recipe can put records beside each other that are most like each other: by their words (hashed, see
+`mimicit.embedding.hashed_text`) or by their first picture. All of a stretch of 65,536 records are compared, a minute or
+two of one core; beyond, each with those of its own stretch. The arithmetic is exact: every machine finds the same
+neighbours.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import orjson
 
 from mimicit.annotating.limits import Cost, estimated
-from mimicit.annotating.neighbours import plain_words, similar_by_picture, similar_by_words
 from mimicit.annotating.pictures import Pictures
 from mimicit.annotating.recipe import Recipe
 from mimicit.annotating.records import Dropped, Record, RecordTable
 from mimicit.annotating.store import Store, request_hash
 from mimicit.annotating.wording import Job, request_of, shortened, unfit
+from mimicit.embedding.classical_picture import ClassicalPicture
+from mimicit.embedding.hashed_text import HashedText
+from mimicit.embedding.vectors import NOTHING, nearest, quantise
 from mimicit.errors import AnnotateError, RejectedError, UsageError
 from mimicit.shards.folders import make_folder
 from mimicit.sources.files.root import Root
 
 __all__ = ["WORK_NAME", "Preview", "Progress", "Work", "preview", "refusals_named"]
 
-
 WORK_NAME: Final = ".annotate"
 _STORE_NAME: Final = "answers"
+
+_LOOKED_AT: Final = 200  # jobs; the rest is taken to be like them
+
+_STRETCH: Final = 65_536
+_BLOCK: Final = 1_024
 
 
 class Progress(Protocol):
@@ -125,13 +138,13 @@ class Work:
             for _, record in zip(range(self.records), self._table.records(), strict=False):
                 yield None if isinstance(record, Dropped) or unfit(record, self.recipe) else record
 
-        self._table.keep_words("" if record is None else plain_words(record) for record in fit())
+        self._table.keep_words("" if record is None else _plain_words(record) for record in fit())
         if self.recipe.neighbours_by == "words":
-            self._similar = similar_by_words(self._table.words(), self.recipe.neighbours)
+            self._similar = _similar_by_words(self._table.words(), self.recipe.neighbours)
             return
         pictures = Pictures(self.root, size=self.recipe.size, frames=1)
         try:
-            self._similar = asyncio.run(similar_by_picture(fit(), pictures, self.recipe.neighbours))
+            self._similar = asyncio.run(_similar_by_picture(fit(), pictures, self.recipe.neighbours))
         finally:
             pictures.close()
 
@@ -149,13 +162,6 @@ def refusals_named(out: Path) -> Iterator[None]:
         raise _go_on(error.filename or out, error.strerror or str(error)) from error
     except sqlite3.OperationalError as error:
         raise _go_on(out / WORK_NAME, str(error)) from error
-
-
-def _go_on(place: object, why: str) -> AnnotateError:
-    return AnnotateError(f"{place}: {why}; fix this and run the same command again to go on")
-
-
-_LOOKED_AT: Final = 200  # jobs; the rest is taken to be like them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +182,10 @@ class Preview:
 def preview(work: Work, model: str, progress: Progress) -> Preview:
     """Look at the first jobs of ``work``."""
     return asyncio.run(_preview(work, model, work.read(progress)))
+
+
+def _go_on(place: object, why: str) -> AnnotateError:
+    return AnnotateError(f"{place}: {why}; fix this and run the same command again to go on")
 
 
 async def _preview(work: Work, model: str, jobs: int) -> Preview:
@@ -216,3 +226,66 @@ async def _body(work: Work, job: Job | Dropped, model: str, pictures: Pictures) 
         raise RejectedError("unfit", why)
     sent = await pictures.of(job.record.media) if work.recipe.pictures == "send" else ()
     return request_of(job, work.recipe, model, sent)
+
+
+def _plain_words(record: Record) -> str:
+    """What is known of ``record``, a line each; empty where nothing is."""
+    pairs = (f"- {question} {answer}" for question, answer in record.pairs)
+    return "\n".join(
+        [
+            *(f"- {caption}" for caption in record.captions),
+            *pairs,
+            *(f"- there is: {box.label}" for box in record.boxes),
+            *(f"- {moment.start_s:.1f} s: {moment.text}" for moment in record.moments),
+        ]
+    )
+
+
+def _similar_by_words(words: Iterable[str], count: int) -> list[tuple[int, ...]]:
+    """For each of ``words`` the numbers of the ``count`` others most like it, nearest first; none for an empty one."""
+    found: list[tuple[int, ...]] = []
+    for stretch in _stretches(words, _STRETCH):
+        embedder = HashedText(stretch)
+        blocks = [quantise(embedder.embed(block)) for block in _stretches(stretch, _BLOCK)]
+        found += _nearest(np.concatenate(blocks), count, len(found))
+    return found
+
+
+async def _similar_by_picture(
+    records: Iterable[Record | None], pictures: Pictures, count: int
+) -> list[tuple[int, ...]]:
+    """The same by the first picture or frame of each; none for a record without one."""
+    found: list[tuple[int, ...]] = []
+    embedder = ClassicalPicture()
+    for stretch in _stretches(records, _STRETCH):
+        vectors = []
+        for record in stretch:
+            try:
+                shown = await pictures.of(record.media[:1]) if record is not None else []
+            except RejectedError:  # it is rejected for that when it is asked about
+                shown = []
+            vectors.append(embedder.embed([shown[0][1]])[0] if shown else None)
+        width = next((len(vector) for vector in vectors if vector is not None), 1)
+        rows = [np.zeros(width) if vector is None else vector for vector in vectors]
+        found += _nearest(quantise(np.array(rows)), count, len(found))
+    return found
+
+
+def _nearest(vectors: npt.NDArray[Any], count: int, first: int) -> Iterator[tuple[int, ...]]:
+    says_something = np.abs(vectors).max(axis=1, initial=0)
+    for rows in _stretches(range(len(vectors)), _BLOCK):
+        numbers = nearest(vectors, np.array(rows, np.uint32), count)
+        for row, others in zip(rows, numbers, strict=True):
+            real = (int(other) for other in others if other != NOTHING and says_something[other])
+            yield tuple(first + other for other in real) if says_something[row] else ()
+
+
+def _stretches(values: Iterable[Any], size: int) -> Iterator[Sequence[Any]]:
+    stretch: list[Any] = []
+    for value in values:
+        stretch.append(value)
+        if len(stretch) == size:
+            yield stretch
+            stretch = []
+    if stretch:
+        yield stretch

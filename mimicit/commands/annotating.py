@@ -100,8 +100,8 @@ def annotate(
     Every answer is kept in --out before anything else is done with it: whatever ends a run, the same command goes on,
     and asks nothing twice. The key of the server is read from the environment.
     """
+    from mimicit.annotating.asking import Judge
     from mimicit.annotating.client import checked_base_url
-    from mimicit.annotating.judge import Judge
     from mimicit.annotating.limits import Prices
     from mimicit.annotating.recipe import read_recipe
     from mimicit.annotating.run import Limits, Server, write_batch

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimicit.annotating.answers import Pair
 from mimicit.annotating.gates import PAIR_REASONS, Alike, fault_of_pair, repeats_in_record, wrong_language
 from mimicit.annotating.recipe import parse_recipe
 from mimicit.annotating.records import Record
+from mimicit.annotating.wording import Pair
 from mimicit.sources.items import InFile, MediaRef
 from tests.factories.annotating import RECIPE
 

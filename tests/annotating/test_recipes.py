@@ -5,12 +5,20 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from mimicit.annotating.answers import Pair, UnreadableError, pairs_of, written_out
 from mimicit.annotating.facts import Box, Moment
 from mimicit.annotating.gates import fault_of_pair
 from mimicit.annotating.recipe import built_in_recipes, parse_recipe, read_recipe
 from mimicit.annotating.records import Record
-from mimicit.annotating.wording import Job, record_in_words, request_of, unfit
+from mimicit.annotating.wording import (
+    Job,
+    Pair,
+    UnreadableError,
+    pairs_of,
+    record_in_words,
+    request_of,
+    unfit,
+    written_out,
+)
 from mimicit.errors import UsageError
 from mimicit.sources.items import InFile, MediaRef
 from tests.factories.annotating import RECIPE

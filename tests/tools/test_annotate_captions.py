@@ -11,10 +11,10 @@ pytest.importorskip("torch", reason="comes with the extra 'train'")
 
 from PIL import Image
 
-from mimicit.annotating.answers import Pair, pairs_of, written_out
 from mimicit.annotating.gates import fault_of_pair
 from mimicit.annotating.recipe import read_recipe
 from mimicit.annotating.records import Record
+from mimicit.annotating.wording import Pair, pairs_of, written_out
 from tools.annotate_captions import RECIPE, captioned, in_words
 
 
