@@ -154,8 +154,7 @@ def test_torch_is_imported_by_the_adapter_and_the_models_of_embedders_alone() ->
         module for module, path in modules("mimicit").items() if any(i.split(".")[0] == "torch" for i in imports(path))
     ]
     assert users == [
-        "mimicit.embedding.open_clip_model",
-        "mimicit.embedding.transformers_model",
+        "mimicit.embedding.models",
         "mimicit.loading.torch",
         "mimicit.loading.trainer",
     ]

@@ -3,7 +3,7 @@
 ``--dry-run`` prints one whole request, and what all would take, without asking anybody anything (`preview`).
 
 A recipe can put records beside each other that are most like each other: by their words (hashed, see
-`mimicit.embedding.hashed_text`) or by their first picture. All of a stretch of 65,536 records are compared, a minute or
+`mimicit.embedding.light`) or by their first picture. All of a stretch of 65,536 records are compared, a minute or
 two of one core; beyond, each with those of its own stretch. The arithmetic is exact: every machine finds the same
 neighbours.
 """
@@ -28,8 +28,7 @@ from mimicit.annotating.recipe import Recipe
 from mimicit.annotating.records import Dropped, Record, RecordTable
 from mimicit.annotating.store import Store, request_hash
 from mimicit.annotating.wording import Job, request_of, shortened, unfit
-from mimicit.embedding.classical_picture import ClassicalPicture
-from mimicit.embedding.hashed_text import HashedText
+from mimicit.embedding.light import ClassicalPicture, HashedText
 from mimicit.embedding.vectors import NOTHING, nearest, quantise
 from mimicit.errors import AnnotateError, RejectedError, UsageError
 from mimicit.shards.folders import make_folder

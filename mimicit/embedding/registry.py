@@ -82,16 +82,16 @@ def text_embedder(text: str, sample: Sequence[str]) -> Embedder[str]:
     name, source = parse_embedder("text", text)
     match name:
         case "hashed":
-            from mimicit.embedding.hashed_text import HashedText
+            from mimicit.embedding.light import HashedText
 
             return HashedText(sample)
         case "open_clip":
-            from mimicit.embedding.open_clip_model import OpenClip
+            from mimicit.embedding.models import OpenClip
 
             model = OpenClip(source)
             return _Tower(model.fingerprint, model.embed_texts)
         case "transformers":
-            from mimicit.embedding.transformers_model import TransformersTexts
+            from mimicit.embedding.models import TransformersTexts
 
             return TransformersTexts(source)
     made: Embedder[str] = plugins.added(plugins.TEXT_EMBEDDERS, None, TEXT_EMBEDDERS)[name](source, sample)
@@ -103,16 +103,16 @@ def image_embedder(text: str) -> Embedder[bytes]:
     name, source = parse_embedder("image", text)
     match name:
         case "classical":
-            from mimicit.embedding.classical_picture import ClassicalPicture
+            from mimicit.embedding.light import ClassicalPicture
 
             return ClassicalPicture()
         case "open_clip":
-            from mimicit.embedding.open_clip_model import OpenClip
+            from mimicit.embedding.models import OpenClip
 
             model = OpenClip(source)
             return _Tower(model.fingerprint, model.embed_pictures)
         case "transformers":
-            from mimicit.embedding.transformers_model import TransformersPictures
+            from mimicit.embedding.models import TransformersPictures
 
             return TransformersPictures(source)
     made: Embedder[bytes] = plugins.added(plugins.IMAGE_EMBEDDERS, None, IMAGE_EMBEDDERS)[name](source)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from mimicit.embedding.classical_picture import ClassicalPicture
+from mimicit.embedding.light import ClassicalPicture
 from mimicit.embedding.vectors import cosines, quantise
 from tests.factories.raw import picture
 

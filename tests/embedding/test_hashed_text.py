@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimicit.embedding.hashed_text import HashedText
+from mimicit.embedding.light import HashedText
 from mimicit.embedding.vectors import cosines, quantise
 
 

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mimicit.embedding.cache import VectorCache
 from mimicit.embedding.registry import image_embedder, parse_embedder, text_embedder
-from mimicit.embedding.vectors import quantise
+from mimicit.embedding.vectors import VectorCache, quantise
 from mimicit.errors import BuildError, UsageError
 from tests.factories.raw import picture
 
@@ -104,7 +103,7 @@ def test_open_clip_reads_a_checkpoint_and_asks_for_quick_gelu_where_it_was_train
     import open_clip
     import torch
 
-    from mimicit.embedding.open_clip_model import OpenClip, needs_quick_gelu
+    from mimicit.embedding.models import OpenClip, needs_quick_gelu
 
     assert needs_quick_gelu("ViT-B-32", "openai")
     assert needs_quick_gelu("ViT-B-32-quickgelu", "laion400m_e32")

@@ -12,9 +12,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from mimicit.embedding.cache import VectorCache
 from mimicit.embedding.registry import Embedder
-from mimicit.embedding.vectors import Int8, quantise
+from mimicit.embedding.vectors import Int8, VectorCache, quantise
 from mimicit.pipeline.parts import ColumnFile
 from mimicit.pipeline.similarity.options import ComparedText
 from mimicit.pipeline.similarity.tables import Kind, open_tables

@@ -13,8 +13,7 @@ pytest.importorskip("torch", reason="comes with the extra 'train'")
 
 from click.testing import CliRunner
 
-from mimicit.embedding.classical_picture import ClassicalPicture
-from mimicit.embedding.hashed_text import HashedText
+from mimicit.embedding.light import ClassicalPicture, HashedText
 from mimicit.embedding.vectors import cosines, quantise
 from mimicit.errors import UsageError
 from mimicit.records import Sample
