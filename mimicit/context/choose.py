@@ -15,8 +15,7 @@ from math import gcd
 from typing import Any, Final
 
 from mimicit import plugins
-from mimicit.context.candidates import Choice, Pool
-from mimicit.context.neighbours import SIMILAR, Guards, similar
+from mimicit.context.candidates import SIMILAR, Choice, Guards, Pool, similar
 from mimicit.errors import UsageError
 
 __all__ = [
@@ -131,7 +130,7 @@ def choose(
 ) -> list[Choice]:
     """Up to ``shots`` context triplets for ``query``, nearest to the query first; strategies are tried in order.
 
-    ``guards`` hold for those that compare triplets (see `mimicit.context.neighbours`), which also never show a picture
+    ``guards`` hold for those that compare triplets (see `mimicit.context.candidates`), which also never show a picture
     that a triplet chosen before shows.
     """
     chosen: list[Choice] = []

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimicit.context.candidates import By, Likeness
+from mimicit.context.candidates import SIMILAR, By, Guards, Likeness, is_leak, similar
 from mimicit.context.choose import choose, parse_strategies
-from mimicit.context.neighbours import SIMILAR, Guards, is_leak, similar
 from tests.factories.candidates import Known, ListPool, known
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from mimicit.context.candidates import SIMILAR, Guards
 from mimicit.context.choose import parse_strategies
-from mimicit.context.neighbours import SIMILAR, Guards
 from mimicit.embedding.registry import parse_embedder
 from mimicit.options import check, option
 
@@ -18,7 +18,7 @@ ComparedText = Literal["instruction", "all"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimilarOptions:
-    """What triplets are compared by, and what may be context all the same (see `mimicit.context.neighbours`)."""
+    """What triplets are compared by, and what may be context all the same (see `mimicit.context.candidates`)."""
 
     text_embedder: str = option(
         "hashed",

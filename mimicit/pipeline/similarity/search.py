@@ -26,8 +26,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from mimicit.context.candidates import SIMILAR
 from mimicit.context.choose import parse_strategies
-from mimicit.context.neighbours import SIMILAR
 from mimicit.embedding.cells import PROBES, cell_count, nearest_in_cells, open_cells, probe, train_centres, write_cells
 from mimicit.embedding.registry import Embedder, image_embedder, is_light, text_embedder
 from mimicit.embedding.vectors import NOTHING, nearest

@@ -16,8 +16,8 @@ import orjson
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from mimicit.context.candidates import Guards
 from mimicit.context.choose import STRATEGIES, choose, parse_strategies, relations_of
-from mimicit.context.neighbours import Guards
 from mimicit.pipeline.config import SourceRules
 from mimicit.pipeline.engines.local import Engine
 from mimicit.pipeline.parts import ColumnFile, batches_of_rows, write_columns

@@ -12,8 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mimicit.context.candidates import By, Likeness
-from mimicit.context.neighbours import Guards, is_leak
+from mimicit.context.candidates import By, Guards, Likeness, is_leak
 from mimicit.pipeline.parts import ColumnFile
 from mimicit.pipeline.ragged import Numbers
 from mimicit.pipeline.similarity.pool import SimilarPool
