@@ -17,7 +17,6 @@ import pytest
 from click.testing import CliRunner
 
 from mimicit.cli import main
-from mimicit.context.assemble import Part
 from mimicit.errors import BuildError, CorruptShardError, ShardError, UsageError
 from mimicit.exporting import EXPORTERS, export_shards
 from mimicit.exporting.base import Written
@@ -26,6 +25,7 @@ from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.records import Sample
 from mimicit.sources.shown_media import About, agree, media_of_triplets
 from tests.factories import raw as make
+from tests.factories.assembling import Part
 from tests.factories.engines import InProcess
 from tests.factories.exporting import MEDIA, built_again, exported, make_sample, meaning, write_shard
 

@@ -12,7 +12,6 @@ from typing import Any
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from mimicit.context.assemble import Part, assemble
 from mimicit.exporting import EXPORTERS
 from mimicit.exporting.base import Written
 from mimicit.inspecting.summary import iterate_samples
@@ -21,6 +20,7 @@ from mimicit.pipeline.mixture import MIXTURE_NAME, build_config, read_mixture
 from mimicit.records import Media, Sample, sample_to_json
 from mimicit.schema import canonical_json
 from mimicit.shards.tar import Members
+from tests.factories.assembling import Part, assemble
 from tests.factories.engines import InProcess
 from tests.factories.sources import jpeg
 from tests.factories.strategies import IDS, TEXT

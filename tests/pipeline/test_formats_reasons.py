@@ -18,10 +18,10 @@ from typing import Any, Final
 import pytest
 
 import mimicit.sources
-from mimicit.context.assemble import Part
 from mimicit.pipeline import BuildConfig
 from mimicit.records import sample_to_json
 from tests.factories import raw
+from tests.factories.assembling import Part
 from tests.factories.builds import build
 from tests.factories.exporting import make_sample
 from tests.factories.formats import (

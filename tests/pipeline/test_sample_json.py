@@ -12,7 +12,6 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimicit.context.assemble import Part, assemble
 from mimicit.pipeline.parts import ColumnFile, batches_of_rows, write_columns
 from mimicit.pipeline.stages.sample_json import Chosen, SampleWriter
 from mimicit.pipeline.tables import MEDIA, TRIPLETS
@@ -20,6 +19,7 @@ from mimicit.records import Media, sample_key, sample_to_json
 from mimicit.schema import canonical_json
 from mimicit.shards.index import RELATIONS, sample_costs
 from mimicit.shards.tar import member_span
+from tests.factories.assembling import Part, assemble
 from tests.factories.strategies import TEXT
 
 SAID = pa.schema([TRIPLETS.field(name) for name in ("id", "instruction", "answer", "media")])

@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 
-from mimicit.context.assemble import Part
 from mimicit.errors import SourceError
 from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.records import Sample, sample_to_json
@@ -22,6 +21,7 @@ from mimicit.sources.files.root import Root
 from mimicit.sources.formats import shards as module
 from mimicit.sources.items import Item, RawTriplet, Reject
 from tests.factories import raw as make
+from tests.factories.assembling import Part
 from tests.factories.engines import InProcess
 from tests.factories.exporting import (
     built_again,

@@ -166,7 +166,11 @@ def _json(chosen: Chosen, new: Numbers, media_counts: Numbers, known: Sequence[_
 
 
 def _shown_anew(media: pa.ListArray, triplets: Numbers, samples: Numbers) -> Numbers:
-    """The places of the triplets that show their media, as `mimicit.context.assemble.shown_anew` says."""
+    """The places of the triplets that show their media right before their text.
+
+    Each does unless exactly these were shown last: then text goes on about them (text attends to the picture right
+    before it, so an earlier picture must be shown again).
+    """
     offsets, values = media.offsets.to_numpy(), media.values.to_numpy()
     if np.diff(offsets).max() <= 1:
         of_said = np.zeros(len(media), np.int64)

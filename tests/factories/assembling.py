@@ -1,4 +1,4 @@
-"""From a query and its chosen context to a sample: who shows which medium, and where."""
+"""From a query and its chosen context to a sample, one after another: what the build writes by columns."""
 
 from __future__ import annotations
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimicit.context.assemble import Part, assemble
 from mimicit.prompt import IMAGE, render
 from mimicit.records import Media
+from tests.factories.assembling import Part, assemble
 
 
 def media(number: int, frames: int = 1) -> Media:
