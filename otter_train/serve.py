@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mimicit.errors import UsageError
-from mimicit.web.addresses import LOCAL_NAMES, is_local, listen, url
+from mimicit.web import LOCAL_NAMES, is_local, listen, url
 from otter_train.config.command_line import HELP, Program, calm_threads, errors_on_one_line
 from otter_train.serving.limits import Limits
 

@@ -191,6 +191,6 @@ def view(path: Path, host: str, port: int) -> None:
 
     Beyond this machine the page asks for the token that is printed with its address. Ctrl-C ends it.
     """
-    from mimicit.viewing.serve import serve
+    from mimicit.viewing import serve
 
     serve(path, host=host, port=port, announce=click.echo)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from mimicit.hub.extra import needed
+from mimicit.hub import needed
 from mimicit.sample_table import table_schema
 
 __all__ = ["DATA_FILES", "Layout", "Written", "card_text", "is_of_export"]

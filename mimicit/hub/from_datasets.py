@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pyarrow as pa
 
 from mimicit.errors import BuildError, SourceError, UsageError
-from mimicit.hub.extra import needed
+from mimicit.hub import needed
 from mimicit.pipeline.config import BuildConfig
 from mimicit.pipeline.run import BuildResult, build_shards
 from mimicit.shards.folders import folders_beside

@@ -25,8 +25,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mimicit.errors import BuildError, MimicitError, UsageError
+from mimicit.hub import needed
 from mimicit.hub.card import DATA_FILES, Layout, Written, card_text, is_of_export
-from mimicit.hub.extra import needed
 from mimicit.loading.samples import Samples, load
 from mimicit.loading.storage.store import Store
 from mimicit.pipeline.remote_hub import hub_place

@@ -37,11 +37,18 @@ from mimicit.errors import MimicitError, UsageError
 from mimicit.inspecting.rejects import group_rejects, page_of_rejects
 from mimicit.inspecting.stored_samples import origins_of
 from mimicit.prompt import TEMPLATES
-from mimicit.viewing.criteria import Criteria, parse_criteria, parse_number
-from mimicit.viewing.gallery import Gallery, Needle, needle_for_picture, needle_for_text, needle_for_triplet
+from mimicit.viewing.gallery import (
+    Criteria,
+    Gallery,
+    Needle,
+    needle_for_picture,
+    needle_for_text,
+    needle_for_triplet,
+    parse_criteria,
+    parse_number,
+)
 from mimicit.viewing.guard import Guard
-from mimicit.viewing.mask import LABEL_MODES, masked_prompt
-from mimicit.viewing.pages import card_at, comparison_at, render_page, turns_of
+from mimicit.viewing.pages import LABEL_MODES, card_at, comparison_at, masked_prompt, render_page, turns_of
 
 __all__ = ["create_app"]
 

@@ -1,8 +1,9 @@
 """The samples of a folder as the viewer asks for them: by filter, by id, by text, by picture.
 
-Filters and ids stream the columns of the index that they need (10^6 rows in some tenths of a second); the rows that a
-filter leaves are kept for the last few filters, 8 bytes a row. Text and pictures are not indexed: `search` reads the
-JSON of one sample after another until its time is up, and says how far it came.
+The filter is that of its form (`Criteria`), as it stands in the address of a page. Filters and ids stream the columns
+of the index that they need (10^6 rows in some tenths of a second); the rows that a filter leaves are kept for the last
+few filters, 8 bytes a row. Text and pictures are not indexed: `search` reads the JSON of one sample after another until
+its time is up, and says how far it came.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+from urllib.parse import urlencode
 
 import numpy as np
 import orjson
@@ -21,18 +23,80 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from mimicit.errors import MimicitError
+from mimicit.errors import MimicitError, UsageError
 from mimicit.inspecting.context_quality import ContextQuality, context_quality
 from mimicit.inspecting.stored_samples import StoredSamples, open_samples
+from mimicit.loading.order.selection import Where
 from mimicit.records import Sample
 from mimicit.shards.index import RELATIONS, index_batches
 from mimicit.shards.manifest import read_manifest
-from mimicit.viewing.criteria import Criteria
 
-__all__ = ["Found", "Gallery", "Needle", "needle_for_picture", "needle_for_text", "needle_for_triplet"]
+__all__ = [
+    "Criteria",
+    "Found",
+    "Gallery",
+    "Needle",
+    "needle_for_picture",
+    "needle_for_text",
+    "needle_for_triplet",
+    "parse_criteria",
+    "parse_number",
+]
+
+_MOST_DIGITS: Final = 15
 
 _KEPT_FILTERS: Final = 8
 _COLUMNS: Final = ("source", "relations", "media", "videos", "characters")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Criteria:
+    """A source, a relation, a kind of media, and limits of the characters; the empty ones are no condition."""
+
+    source: str = ""
+    relation: str = ""
+    kind: str = ""
+    min_characters: int | None = None
+    max_characters: int | None = None
+
+    @property
+    def query(self) -> str:
+        """The criteria as the query part of an address, without the question mark."""
+        return urlencode({name: value for name, value in asdict(self).items() if value not in ("", None)})
+
+    def expression(self, relations: Collection[str] = RELATIONS) -> Any | None:
+        """The criteria as a `pyarrow.compute.Expression`, None where there are none; `UsageError` at unknown names.
+
+        ``relations`` are those of the folder.
+        """
+        return Where(
+            source=self.source or None,
+            relation=self.relation or None,
+            kind=self.kind or None,
+            min_characters=self.min_characters,
+            max_characters=self.max_characters,
+        ).expression(relations)
+
+
+def parse_criteria(parameters: Mapping[str, str]) -> Criteria:
+    """The criteria in the parameters of an address; `UsageError` where a limit is no number."""
+    return Criteria(
+        source=parameters.get("source", ""),
+        relation=parameters.get("relation", ""),
+        kind=parameters.get("kind", ""),
+        min_characters=parse_number(parameters, "min_characters"),
+        max_characters=parse_number(parameters, "max_characters"),
+    )
+
+
+def parse_number(parameters: Mapping[str, str], name: str) -> int | None:
+    """The number from 0 that the parameter ``name`` has; None where it is absent or empty, `UsageError` at others."""
+    text = parameters.get(name, "").strip()
+    if not text:
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS):
+        raise UsageError(f"{name}={text[:40]!r}: give a whole number from 0")
+    return int(text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mimicit.web.addresses import host_name
+from mimicit.web import host_name
 
 __all__ = ["Guard"]
 

@@ -1,10 +1,18 @@
-"""From samples to HTML: what the templates are given. They escape every text; no text is ever marked as safe."""
+"""From samples to HTML: what the templates are given. They escape every text; no text is ever marked as safe.
+
+`masked_prompt` shows which characters of a prompt a model learns: the label mask of training, drawn over the text
+instead of tokens. The rules are those of ``otter_train.data.encoding.label_ids`` (a test compares them); this needs
+neither a tokenizer nor torch. The tokenizer's own tokens for the beginning and the end of the text are not part of the
+prompt.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from itertools import groupby
+from typing import Any, Final, Literal
 from urllib.parse import urlencode
 
 import orjson
@@ -13,17 +21,36 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from mimicit.errors import CorruptShardError, MimicitError
 from mimicit.inspecting.context_quality import Pair
 from mimicit.inspecting.stored_samples import StoredSamples
+from mimicit.prompt import ANSWER, ENDOFCHUNK, IMAGE, render
 from mimicit.records import Media, Sample, Triplet
 from mimicit.sources.shown_media import media_of_triplets
-from mimicit.viewing.criteria import Criteria
+from mimicit.viewing.gallery import Criteria
 
-__all__ = ["Card", "Comparison", "Figure", "Turn", "card_at", "comparison_at", "render_page", "turns_of"]
+__all__ = [
+    "LABEL_MODES",
+    "Card",
+    "Comparison",
+    "Figure",
+    "LabelMode",
+    "Span",
+    "Turn",
+    "card_at",
+    "comparison_at",
+    "masked_prompt",
+    "render_page",
+    "turns_of",
+]
 
 LONG_TEXT: Final = 4000
 """Characters of a text that are shown at once; the rest is folded."""
 
 LONGEST_TEXT: Final = 1_000_000
 _FRAMES_IN_STRIP: Final = 64
+
+LabelMode = Literal["span", "paper"]
+LABEL_MODES: Final = ("span", "paper")
+
+_TOKENS: Final = re.compile("|".join(map(re.escape, (ANSWER, ENDOFCHUNK, IMAGE))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +116,6 @@ def comparison_at(stored: StoredSamples, pair: Pair) -> Comparison:
     return Comparison(pair, sample, (context, query))
 
 
-def _seen(sample: Sample, turns: tuple[Turn, ...]) -> list[tuple[Figure, ...]]:
-    """The figures that each triplet is about, which an earlier one may show."""
-    figures = {index: figure for t in turns for index, figure in zip(t.triplet.media, t.figures, strict=True)}
-    return [tuple(figures[index] for index in about.media) for about in media_of_triplets(sample)]
-
-
 def turns_of(sample: Sample) -> tuple[Turn, ...]:
     """The triplets of ``sample`` with their figures; `CorruptShardError` where one shows a medium that is not there."""
     firsts = [0]
@@ -111,6 +132,36 @@ def turns_of(sample: Sample) -> tuple[Turn, ...]:
 def render_page(name: str, values: Mapping[str, Any]) -> str:
     """The page of the template ``name``."""
     return _ENVIRONMENT.get_template(name).render(values)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A run of the prompt: its text, and whether a model learns to say it."""
+
+    text: str
+    is_learned: bool
+
+
+def masked_prompt(sample: Sample, template: str = "otter", mode: LabelMode = "span") -> list[Span]:
+    """The prompt of ``sample`` in runs; their texts joined are `render`'s.
+
+    ``span``: in each chunk what follows ``<answer>`` up to and with ``<|endofchunk|>``; of a chunk without ``<answer>``
+    (an interleaved document) all but its pictures. ``paper``: all after the first ``<answer>`` but ``<answer>`` and
+    ``<image>``, so also later instructions; a prompt without ``<answer>`` as ``span``. `UsageError` at an unknown
+    template.
+    """
+    pieces = list(_pieces(render(sample, template)))
+    marked = _paper(pieces) if mode == "paper" and ANSWER in pieces else _span(pieces)
+    return [
+        Span("".join(text for text, _ in run), is_learned)
+        for is_learned, run in groupby(marked, key=lambda piece: piece[1])
+    ]
+
+
+def _seen(sample: Sample, turns: tuple[Turn, ...]) -> list[tuple[Figure, ...]]:
+    """The figures that each triplet is about, which an earlier one may show."""
+    figures = {index: figure for t in turns for index, figure in zip(t.triplet.media, t.figures, strict=True)}
+    return [tuple(figures[index] for index in about.media) for about in media_of_triplets(sample)]
 
 
 def _address(path: str, criteria: Criteria | None, **parameters: Any) -> str:
@@ -145,3 +196,32 @@ def _environment() -> Environment:
 
 
 _ENVIRONMENT: Final = _environment()
+
+
+def _pieces(prompt: str) -> Iterator[str]:
+    """The special tokens, and the words between them."""
+    start = 0
+    for token in _TOKENS.finditer(prompt):
+        if token.start() > start:
+            yield prompt[start : token.start()]
+        yield token.group()
+        start = token.end()
+    if start < len(prompt):
+        yield prompt[start:]
+
+
+def _paper(pieces: list[str]) -> Iterator[tuple[str, bool]]:
+    first = pieces.index(ANSWER)
+    for place, piece in enumerate(pieces):
+        yield piece, place > first and piece not in (ANSWER, IMAGE)
+
+
+def _span(pieces: list[str]) -> Iterator[tuple[str, bool]]:
+    start = 0
+    while start < len(pieces):
+        end = pieces.index(ENDOFCHUNK, start) + 1 if ENDOFCHUNK in pieces[start:] else len(pieces)
+        chunk = pieces[start:end]
+        answer = chunk.index(ANSWER) if ANSWER in chunk else -1
+        for place, piece in enumerate(chunk):
+            yield piece, place > answer and piece != IMAGE
+        start = end

@@ -18,7 +18,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from mimicit.web.addresses import host_name
+from mimicit.web import host_name
 from otter_train.serving.bodies import Bodies
 from otter_train.serving.fields import ApiError
 from otter_train.serving.worker import Ticket, Worker

@@ -20,10 +20,9 @@ from starlette.testclient import TestClient
 from mimicit.errors import UsageError
 from mimicit.loading import load
 from mimicit.viewing import gallery as gallery_module
+from mimicit.viewing import serve
 from mimicit.viewing.app import create_app
-from mimicit.viewing.criteria import Criteria
-from mimicit.viewing.gallery import Gallery, needle_for_picture, needle_for_text, needle_for_triplet
-from mimicit.viewing.serve import serve
+from mimicit.viewing.gallery import Criteria, Gallery, needle_for_picture, needle_for_text, needle_for_triplet
 from tests.factories import raw as make
 from tests.factories.viewing import LONG_LINE, RIGHT_TO_LEFT, SCRIPT, built, hostile_folder, many_rejects
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mimicit.prompt import ANSWER, ENDOFCHUNK, IMAGE, TEMPLATES, render
 from mimicit.records import Sample
-from mimicit.viewing.mask import LABEL_MODES, LabelMode, masked_prompt
+from mimicit.viewing.pages import LABEL_MODES, LabelMode, masked_prompt
 from otter_train.data.encoding import label_ids
 from otter_train.data.tokenizer import SpecialIds
 from otter_train.model.packing import IGNORED
