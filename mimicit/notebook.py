@@ -1,18 +1,29 @@
 """What a notebook shows of a medium, a triplet and a sample: plain HTML in which no text of the data can act.
 
 The functions take values, not records: `mimicit.records` calls them for ``_repr_html_``.
+
+Stored pictures become Pillow images (`decode_stored`) or small ``data:`` URLs. Shards hold JPEG, PNG and WebP alone,
+and the sample says how large each picture is: anything else is refused before a pixel is decoded, so a hostile shard
+costs no more memory than it claims.
 """
 
 from __future__ import annotations
 
+import base64
+import io
+import struct
+import warnings
+import zlib
 from collections.abc import Sequence
 from html import escape
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from mimicit.errors import CorruptShardError
-from mimicit.stored_picture import thumbnail_url
 
-__all__ = ["media_html", "sample_html", "triplet_html"]
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["decode_stored", "media_html", "sample_html", "thumbnail_url", "triplet_html"]
 
 _THUMBNAIL: Final = 128  # pixels
 _MOST_FRAMES: Final = 8
@@ -20,6 +31,11 @@ _MOST_CHARACTERS: Final = 2000
 _BOX: Final = "display:inline-block;vertical-align:top;margin:2px 8px 2px 0"
 _AS_IT_IS: Final = 'class="tex2jax_ignore"'  # notebooks would take what stands between two dollars for a formula
 _WORDS: Final = "white-space:pre-wrap;overflow-wrap:anywhere;unicode-bidi:isolate"
+
+_FORMATS: Final = ("JPEG", "PNG", "WEBP")
+_MOST_PIXELS: Final = 89_000_000  # Pillow warns above
+# What Pillow has been seen to raise on damaged files of these formats.
+_FAULTS: Final = (OSError, SyntaxError, ValueError, TypeError, LookupError, RuntimeError, struct.error, zlib.error)
 
 
 def media_html(kind: str, size: tuple[int, int], origin: str, files: int, data: Sequence[bytes]) -> str:
@@ -48,6 +64,38 @@ def sample_html(id: str, source: str, triplets: Sequence[str]) -> str:
     """A sample: its id and source over its ``triplets`` (HTML), the query last."""
     head = f"<div><b>Sample</b> <bdi>{_text(id)}</bdi> <small>of {escape(source)}</small></div>"
     return f"<div {_AS_IT_IS}>{head}{''.join(triplets)}</div>"
+
+
+def decode_stored(data: bytes, width: int, height: int) -> Image.Image:
+    """The picture ``data``, which must be ``width`` x ``height`` pixels; `CorruptShardError` where it is not."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of what is refused here
+            opened = Image.open(io.BytesIO(data), formats=_FORMATS)
+        with opened as picture:
+            found = picture.size
+            if found == (width, height) and width * height > _MOST_PIXELS:
+                detail = (
+                    f"a stored picture of {width:,}x{height:,} pixels is not decoded; the limit is {_MOST_PIXELS:,}"
+                )
+                raise CorruptShardError(detail)
+            if found == (width, height):
+                picture.load()
+                return picture.copy()
+    except (*_FAULTS, Image.DecompressionBombError) as error:
+        raise CorruptShardError(f"a stored picture is damaged ({error}); run mimicit verify") from None
+    raise CorruptShardError(f"a stored picture is {found[0]}x{found[1]} pixels, its sample says {width}x{height}")
+
+
+def thumbnail_url(data: bytes, width: int, height: int, longest: int) -> str:
+    """The picture as the ``data:`` URL of a JPEG of at most ``longest`` pixels a side; errors as `decode_stored`."""
+    picture = decode_stored(data, width, height).convert("RGB")
+    picture.thumbnail((longest, longest))
+    small = io.BytesIO()
+    picture.save(small, "JPEG", quality=80)
+    return f"data:image/jpeg;base64,{base64.b64encode(small.getvalue()).decode()}"
 
 
 def _picture_html(data: bytes, size: tuple[int, int], alt: str) -> str:

@@ -11,6 +11,9 @@
 `json_schema` describes the same keys of a file, and `configured` makes the dataclass of such keys. A field that is
 itself such a dataclass brings its options along: in a file they stand beside the others, or, where the field is
 declared as an option too, in a table of its name. Fields that declare nothing are no options.
+
+`parse_toml` reads a file of such keys that others wrote, in bounded time: the parser of the standard library takes time
+quadratic in the steps of a dotted key.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import functools
 import math
 import operator
 import re
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
@@ -39,10 +43,10 @@ __all__ = [
     "json_schema",
     "option",
     "options_of",
+    "parse_toml",
     "refuse_repeats",
     "same_option",
 ]
-
 
 T = TypeVar("T")
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -54,6 +58,11 @@ _LIMITS: Final = (
     ("below", "less than", operator.lt, "exclusiveMaximum"),
 )
 _JSON_TYPES: Final = {bool: "boolean", int: "integer", float: "number", str: "string", Path: "string"}
+
+_MAX_CHARACTERS: Final = 1 << 20
+_MAX_STEPS: Final = 64
+_LITERAL: Final = re.compile(r'"(?:[^"\\\n]|\\.)*+"|\'[^\'\n]*+\'')
+_BETWEEN_KEYS: Final = re.compile(r"[=,#{}\[\]\n]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,33 +146,6 @@ def same_option(kind: type[Any], name: str) -> Any:
     return field(default=None, metadata=kind.__dataclass_fields__[name].metadata)
 
 
-@functools.cache
-def _fields(kind: Any) -> tuple[tuple[Field[Any], Any, Option | None], ...]:
-    """Every field with its type (less None) and, if it is an option, what is declared of it."""
-    hints = get_type_hints(kind)
-    return tuple((one, inner := _less_none(hints[one.name]), _declared(one, inner)) for one in fields(kind))
-
-
-def _declared(one: Field[Any], inner: Any) -> Option | None:
-    declared: Option | None = one.metadata.get("option")
-    if declared is None:
-        return None
-    key = declared.key or one.name
-    return replace(
-        declared,
-        key=key,
-        flag=f"--{key.replace('_', '-')}" if declared.flag is True else declared.flag,
-        choices=declared.choices or (get_args(inner) if get_origin(inner) is Literal else ()),
-        kind=inner,
-        default=one.default if one.default_factory is MISSING else one.default_factory(),
-    )
-
-
-def _less_none(kind: Any) -> Any:
-    some = [one for one in get_args(kind) if one is not NoneType]
-    return functools.reduce(lambda one, other: one | other, some) if NoneType in get_args(kind) else kind
-
-
 def options_of(kind: Any) -> list[tuple[str, Option]]:
     """All options of the dataclass ``kind`` and those in it, in order, each with its place in a file: ``filters.``."""
     found: list[tuple[str, Option]] = []
@@ -201,14 +183,6 @@ def configured(kind: Any, values: Mapping[str, Any]) -> Any:
     return kind(**given)
 
 
-def _stored(value: Any, declared: Option) -> Any:
-    if declared.kind is float:  # a ratio written as 4 or 4.0 is one ratio, and must not look like two
-        return float(value)
-    if get_origin(declared.kind) is tuple:
-        return tuple(value)
-    return value if declared.unit == 1 else value * declared.unit
-
-
 def json_schema(kind: Any) -> dict[str, Any]:
     """The JSON schema of a table with the options of ``kind``, and no others."""
     properties: dict[str, Any] = {}
@@ -225,24 +199,6 @@ def json_schema(kind: Any) -> dict[str, Any]:
             properties |= json_schema(inner)["properties"]
     schema = {"type": "object", "additionalProperties": False}
     return {**schema, **({"required": required} if required else {}), "properties": properties}
-
-
-def _schema(kind: Any) -> dict[str, Any]:
-    if is_dataclass(kind):
-        return json_schema(kind)
-    inner = get_args(kind)
-    match get_origin(kind):
-        case None:
-            return {"type": _JSON_TYPES[kind]}
-        case origin if origin is Literal:
-            return {"enum": list(inner)}
-        case origin if origin is tuple:
-            items = _schema(inner[0])
-            return {"type": "array", "items": {**items, "minLength": 1} if inner[0] is str else items}
-        case origin if origin is Mapping:
-            return {"type": "object", "additionalProperties": _schema(inner[1])}
-    either = [_schema(one) for one in inner]
-    return {**{key: value for one in either for key, value in one.items()}, "type": [one["type"] for one in either]}
 
 
 def click_options(kind: type[Any], *, only: Sequence[str] = (), defaults: bool = True) -> Callable[[Command], Command]:
@@ -263,6 +219,86 @@ def click_options(kind: type[Any], *, only: Sequence[str] = (), defaults: bool =
     return decorate
 
 
+def refuse_repeats(command: click.Command, ctx: click.Context, args: Sequence[str]) -> None:
+    """`click.UsageError` where ``args`` give an option twice that takes one value: click would keep the last."""
+    import click  # which workers, who share these declarations, do without
+
+    _, _, given = command.make_parser(ctx).parse_args(args=list(args))
+    seen: set[click.Parameter] = set()
+    for option in given:
+        if isinstance(option, click.Option) and not (option.multiple or option.count):
+            if option in seen:
+                raise click.UsageError(f"{'/'.join(option.opts)} is given twice; it takes one value", ctx)
+            seen.add(option)
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """The value of a TOML text; `ValueError` says what is wrong with it, too much of it or of one key included."""
+    if len(text) > _MAX_CHARACTERS:
+        raise ValueError(f"{len(text):,} characters, more than {_MAX_CHARACTERS:,}")
+    if text.count(".") > _MAX_STEPS:
+        for piece in _BETWEEN_KEYS.split(_LITERAL.sub("_", text)):
+            if piece.count(".") > _MAX_STEPS:
+                raise ValueError(f"a key of more than {_MAX_STEPS} steps: {piece.strip()[:40]}...")
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("too many brackets inside each other") from None
+
+
+@functools.cache
+def _fields(kind: Any) -> tuple[tuple[Field[Any], Any, Option | None], ...]:
+    """Every field with its type (less None) and, if it is an option, what is declared of it."""
+    hints = get_type_hints(kind)
+    return tuple((one, inner := _less_none(hints[one.name]), _declared(one, inner)) for one in fields(kind))
+
+
+def _declared(one: Field[Any], inner: Any) -> Option | None:
+    declared: Option | None = one.metadata.get("option")
+    if declared is None:
+        return None
+    key = declared.key or one.name
+    return replace(
+        declared,
+        key=key,
+        flag=f"--{key.replace('_', '-')}" if declared.flag is True else declared.flag,
+        choices=declared.choices or (get_args(inner) if get_origin(inner) is Literal else ()),
+        kind=inner,
+        default=one.default if one.default_factory is MISSING else one.default_factory(),
+    )
+
+
+def _less_none(kind: Any) -> Any:
+    some = [one for one in get_args(kind) if one is not NoneType]
+    return functools.reduce(lambda one, other: one | other, some) if NoneType in get_args(kind) else kind
+
+
+def _stored(value: Any, declared: Option) -> Any:
+    if declared.kind is float:  # a ratio written as 4 or 4.0 is one ratio, and must not look like two
+        return float(value)
+    if get_origin(declared.kind) is tuple:
+        return tuple(value)
+    return value if declared.unit == 1 else value * declared.unit
+
+
+def _schema(kind: Any) -> dict[str, Any]:
+    if is_dataclass(kind):
+        return json_schema(kind)
+    inner = get_args(kind)
+    match get_origin(kind):
+        case None:
+            return {"type": _JSON_TYPES[kind]}
+        case origin if origin is Literal:
+            return {"enum": list(inner)}
+        case origin if origin is tuple:
+            items = _schema(inner[0])
+            return {"type": "array", "items": {**items, "minLength": 1} if inner[0] is str else items}
+        case origin if origin is Mapping:
+            return {"type": "object", "additionalProperties": _schema(inner[1])}
+    either = [_schema(one) for one in inner]
+    return {**{key: value for one in either for key, value in one.items()}, "type": [one["type"] for one in either]}
+
+
 def _click(declared: Option, defaults: bool) -> dict[str, Any]:
     import click
 
@@ -278,16 +314,3 @@ def _click(declared: Option, defaults: bool) -> dict[str, Any]:
         return {**settings, "type": click.Choice(declared.choices)}
     kind = (get_args(declared.kind) or (declared.kind,))[0]
     return {**settings, "type": click.Path(path_type=Path) if kind is Path else kind}
-
-
-def refuse_repeats(command: click.Command, ctx: click.Context, args: Sequence[str]) -> None:
-    """`click.UsageError` where ``args`` give an option twice that takes one value: click would keep the last."""
-    import click  # which workers, who share these declarations, do without
-
-    _, _, given = command.make_parser(ctx).parse_args(args=list(args))
-    seen: set[click.Parameter] = set()
-    for option in given:
-        if isinstance(option, click.Option) and not (option.multiple or option.count):
-            if option in seen:
-                raise click.UsageError(f"{'/'.join(option.opts)} is given twice; it takes one value", ctx)
-            seen.add(option)

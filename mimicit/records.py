@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from mimicit.errors import CorruptShardError
-from mimicit.notebook import media_html, sample_html, triplet_html
-from mimicit.stored_picture import decode_stored
+from mimicit.notebook import decode_stored, media_html, sample_html, triplet_html
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -31,8 +31,7 @@ LAYERS = (
     {"mimicit.prompt", "mimicit.schema"},
     {"mimicit.records"},
     {"mimicit.notebook", "mimicit.web"},
-    {"mimicit.stored_picture"},
-    {"mimicit.interrupts", "mimicit.options", "mimicit.plugins", "mimicit.toml_text", "mimicit.worker"},
+    {"mimicit.interrupts", "mimicit.options", "mimicit.plugins", "mimicit.worker"},
     {"mimicit.errors"},
 )
 BESIDE = {
@@ -140,7 +139,6 @@ def test_otter_train_uses_only_what_it_may() -> None:
         "mimicit.media",
         "mimicit.options",
         "mimicit.terminal",
-        "mimicit.toml_text",
         "mimicit.web",
         "mimicit.worker",
     }

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicit.errors import UsageError
+from mimicit.options import parse_toml
 from mimicit.pipeline.mixture import read_mixture
-from mimicit.toml_text import parse_toml
 
 HOSTILE = {
     "a dotted key": ".".join("a" * 100_000) + " = 1",

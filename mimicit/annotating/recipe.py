@@ -33,9 +33,9 @@ from jinja2 import StrictUndefined, Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from mimicit.errors import SchemaError, UsageError, hint
+from mimicit.options import parse_toml
 from mimicit.schema import canonical_json, refuse_unknown_keys, validate
 from mimicit.shards.files import read_regular
-from mimicit.toml_text import parse_toml
 
 __all__ = ["Example", "Form", "GateOptions", "Recipe", "built_in_recipes", "filled", "parse_recipe", "read_recipe"]
 

@@ -84,8 +84,7 @@ def inspect(
 
 def _show_pictures(samples: Iterable[Sample], wanted: bool | None, most: int = 1) -> None:
     """Print the pictures of the first ``most`` samples if they are ``wanted``; by default, where they can be seen."""
-    from mimicit.inspecting.pictures import sample_blocks, shows_blocks
-    from mimicit.inspecting.terminal_graphics import graphics_of_terminal
+    from mimicit.inspecting.pictures import graphics_of_terminal, sample_blocks, shows_blocks
 
     if wanted is False or (wanted is None and os.environ.get("NO_COLOR")):
         return

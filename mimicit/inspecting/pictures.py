@@ -2,30 +2,47 @@
 
 In a terminal each character is a half block, whose two colours are two pixels one above the other. This takes 24-bit
 colour and UTF-8, which nearly all terminals have. A thumbnail of 24 columns is about 10 kB of text.
+
+A terminal that draws pixels (kitty's protocol, or sixels: iTerm2, WezTerm, foot) shows them itself. The library
+``textual-image`` (extra ``terminal``) asks the terminal what it understands, which takes a terminal to read the answer
+from, and writes it. Where it is not installed, or the terminal understands neither, there are the half blocks.
 """
 
 from __future__ import annotations
 
 import io
+import logging
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from itertools import zip_longest
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Any, Final, TextIO
 
 from PIL import Image, ImageDraw
 
 from mimicit.errors import CorruptShardError
+from mimicit.notebook import decode_stored
 from mimicit.records import Media, Sample
 from mimicit.shards.files import write_atomically
-from mimicit.stored_picture import decode_stored
 
-__all__ = ["columns_of_each", "half_blocks", "sample_blocks", "shows_blocks", "thumbnails", "write_sheet"]
+__all__ = ["Graphics", "graphics_of_terminal", "half_blocks", "sample_blocks", "shows_blocks", "write_sheet"]
 
 _GAP = 8  # pixels
 _LABEL = 14
 _LONGEST = 2048
 _MOST_PIXELS = 64 << 20
+
+_UPPER_HALF: Final = "▀"
+_RESET: Final = "\x1b[0m"
+_LEAST: Final = 24  # columns of a thumbnail, which is half as many lines high
+_MOST: Final = 40
+_ACROSS: Final = 3  # thumbnails side by side, as many as the usual sample has
+_BETWEEN: Final = 2
+_FRAMES: Final = 3  # of a clip
+
+_SIDE: Final = 320  # pixels of a thumbnail, which the terminal's own resolution then decides
+_PADDING: Final = 8
 
 
 def write_sheet(sample: Sample, path: Path) -> None:
@@ -51,33 +68,6 @@ def write_sheet(sample: Sample, path: Path) -> None:
     data = io.BytesIO()
     sheet.save(data, "PNG")
     write_atomically(path, [data.getvalue()])
-
-
-def _longest(sample: Sample) -> int:
-    """The longest side, in pixels, that each picture may have for the sheet not to become too large."""
-    longest = _LONGEST
-    widest = max((len(media.files) for media in sample.media), default=1)
-    while longest > 1 and longest * widest * longest * len(sample.media) > _MOST_PIXELS:
-        longest //= 2
-    return longest
-
-
-def _shown(sample: Sample, media: Media, frame: int, longest: int) -> Image.Image:
-    try:
-        picture = decode_stored(media.data[frame], media.width, media.height).convert("RGB")
-    except CorruptShardError as error:
-        raise CorruptShardError(f"{sample.id}: {media.files[frame]}: {error}") from None
-    picture.thumbnail((longest, longest))
-    return picture
-
-
-_UPPER_HALF: Final = "▀"
-_RESET: Final = "\x1b[0m"
-_LEAST: Final = 24  # columns of a thumbnail, which is half as many lines high
-_MOST: Final = 40
-_ACROSS: Final = 3  # thumbnails side by side, as many as the usual sample has
-_BETWEEN: Final = 2
-_FRAMES: Final = 3  # of a clip
 
 
 def shows_blocks(stream: TextIO, environment: Mapping[str, str] = os.environ) -> bool:
@@ -107,8 +97,8 @@ def sample_blocks(sample: Sample, columns: int) -> str:
 
     Each stands under its number. One that is damaged is said to be so; without any, the text is empty.
     """
-    shown = list(thumbnails(sample, _MOST))
-    width, across = columns_of_each(columns)
+    shown = list(_thumbnails(sample, _MOST))
+    width, across = _columns_of_each(columns)
     lines: list[str] = []
     for start in range(0, len(shown), across):
         band = [(f"{label[:width]:<{width}}", picture) for label, picture in shown[start : start + across]]
@@ -118,13 +108,70 @@ def sample_blocks(sample: Sample, columns: int) -> str:
     return "\n".join(lines)
 
 
-def columns_of_each(columns: int) -> tuple[int, int]:
+class Graphics:
+    """Writes pictures to standard output by ``renderable``, one of those of ``textual_image``."""
+
+    def __init__(self, renderable: Any) -> None:
+        self._renderable = renderable
+
+    def show(self, sample: Sample, columns: int) -> None:
+        """Print all pictures of ``sample`` and the first frames of its clips, side by side under their numbers.
+
+        One that is damaged is said to be so.
+        """
+        from rich.console import Console
+
+        console = Console(file=sys.stdout, force_terminal=True, width=columns, highlight=False, markup=False)
+        width, across = _columns_of_each(columns)
+        shown = list(_thumbnails(sample, _SIDE))
+        for start in range(0, len(shown), across):
+            band = shown[start : start + across]
+            console.print("".join(f"{label[: width - 1]:<{width}}" for label, _ in band).rstrip(), no_wrap=True)
+            if any(picture is not None for _, picture in band):
+                console.print(self._renderable(_side_by_side([picture for _, picture in band]), len(band) * width))
+
+
+def graphics_of_terminal() -> Graphics | None:
+    """How to draw on the terminal of this process, which is asked; None where it cannot, or nobody can ask it."""
+    for stream, own in ((sys.stdin, sys.__stdin__), (sys.stdout, sys.__stdout__)):
+        if own is None or stream is not own or not own.isatty():
+            return None
+    logging.getLogger("textual_image").addHandler(logging.NullHandler())  # what it does not know, it assumes
+    try:
+        if not os.get_terminal_size().columns:  # it would divide by that
+            return None
+        from textual_image import renderable  # it asks while it is imported
+    except (ImportError, OSError):
+        return None
+    drawn = (renderable.SixelImage, renderable.TGPImage)
+    return Graphics(renderable.Image) if renderable.Image in drawn else None
+
+
+def _longest(sample: Sample) -> int:
+    """The longest side, in pixels, that each picture may have for the sheet not to become too large."""
+    longest = _LONGEST
+    widest = max((len(media.files) for media in sample.media), default=1)
+    while longest > 1 and longest * widest * longest * len(sample.media) > _MOST_PIXELS:
+        longest //= 2
+    return longest
+
+
+def _shown(sample: Sample, media: Media, frame: int, longest: int) -> Image.Image:
+    try:
+        picture = decode_stored(media.data[frame], media.width, media.height).convert("RGB")
+    except CorruptShardError as error:
+        raise CorruptShardError(f"{sample.id}: {media.files[frame]}: {error}") from None
+    picture.thumbnail((longest, longest))
+    return picture
+
+
+def _columns_of_each(columns: int) -> tuple[int, int]:
     """How wide a picture is in a terminal of so many ``columns``, and how many of them stand side by side."""
     width = max(1, min(columns, max(_LEAST, min(_MOST, (columns + _BETWEEN) // _ACROSS - _BETWEEN))))
     return width, max(1, (columns + _BETWEEN) // (width + _BETWEEN))
 
 
-def thumbnails(sample: Sample, side: int) -> Iterator[tuple[str, Image.Image | None]]:
+def _thumbnails(sample: Sample, side: int) -> Iterator[tuple[str, Image.Image | None]]:
     """The label of each picture and of the first frames of each clip, and it in RGB, at most ``side`` pixels long.
 
     A damaged one is None, and its label says so.
@@ -151,3 +198,13 @@ def _padded(picture: Image.Image | None, width: int) -> list[str]:
         return []
     picture.thumbnail((width, width))
     return [line + " " * (width - picture.width) for line in half_blocks(picture)]
+
+
+def _side_by_side(pictures: list[Image.Image | None]) -> Image.Image:
+    """The pictures in boxes of one size, so that the labels above, of one width, stand where they begin."""
+    height = max(picture.height for picture in pictures if picture is not None)
+    sheet = Image.new("RGBA", ((_SIDE + _PADDING) * len(pictures), height))
+    for place, picture in enumerate(pictures):
+        if picture is not None:
+            sheet.paste(picture, (place * (_SIDE + _PADDING), 0))
+    return sheet

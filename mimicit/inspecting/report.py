@@ -13,9 +13,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from mimicit.errors import MimicitError
 from mimicit.inspecting.findings import Findings, Progress, Quoted, find_out, warnings_of
 from mimicit.inspecting.stored_samples import StoredSamples, open_samples
+from mimicit.notebook import thumbnail_url
 from mimicit.shards.files import write_atomically
 from mimicit.sources.shown_media import media_of_triplets
-from mimicit.stored_picture import thumbnail_url
 
 __all__ = ["Bar", "Picture", "report_html", "write_report"]
 

@@ -31,14 +31,13 @@ from typing import Any, Final
 import orjson
 
 from mimicit.errors import SchemaError, UsageError
-from mimicit.options import configured
+from mimicit.options import configured, parse_toml
 from mimicit.pipeline.config import BuildConfig, SourceOptions
 from mimicit.pipeline.stages.filters import FilterConfig
 from mimicit.schema import refuse_unknown_keys, validate
 from mimicit.shards.files import read_regular
 from mimicit.sources.format import OptionValue
 from mimicit.sources.options import checked_options, parsed_option
-from mimicit.toml_text import parse_toml
 
 __all__ = ["MIXTURE_NAME", "build_config", "merged_media_roots", "merged_options", "read_mixture", "refuse_outside"]
 

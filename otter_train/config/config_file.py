@@ -22,8 +22,8 @@ from typing import Any, Final
 import click
 
 from mimicit.errors import UsageError, hint
+from mimicit.options import parse_toml
 from mimicit.shards.files import write_atomically
-from mimicit.toml_text import parse_toml
 from otter_train.config.command_line import errors_on_one_line
 
 __all__ = [
