@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 from mimicit.loading.order.permutation import Order
-from mimicit.media.options import MediaOptions
+from mimicit.media import MediaOptions
 from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.pipeline.engines.local import LocalEngine
 from tools.load_peers import BATCH

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin
 
 from mimicit.errors import CorruptShardError, RejectedError, UsageError
-from mimicit.media.stored import open_stored
+from mimicit.media.image import open_stored
 from mimicit.records import Media, Sample
 
 __all__ = ["CropBox", "DecodedMedia", "decode_media", "decode_pictures", "resize_centre", "scratch"]

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from mimicit.errors import RejectedError
-from mimicit.media.options import MediaOptions
+from mimicit.media import MediaOptions
 
 __all__ = ["TIMER_SIGNALS", "allow_pixels", "bounded", "data_bytes", "memory_limit", "out_of_memory", "want_of_memory"]
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from mimicit.errors import RejectedError, UsageError
+from mimicit.media import MediaOptions
 from mimicit.media.bounds import out_of_memory
 from mimicit.media.image_file import check_pixels
-from mimicit.media.options import MediaOptions
 from mimicit.media.sniff import HEAD_BYTES, looks_like, sniff
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from itertools import pairwise
 from typing import Final
 
 from mimicit.errors import RejectedError
+from mimicit.media import EncodedMedia, MediaOptions
 from mimicit.media.image import encode_image
-from mimicit.media.options import EncodedMedia, MediaOptions
 
 __all__ = ["SECONDS_DIGITS", "encode_frames", "evenly_spaced"]
 

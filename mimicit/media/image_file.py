@@ -21,9 +21,9 @@ from typing import Final
 from PIL import ExifTags, Image, UnidentifiedImageError, features
 
 from mimicit.errors import RejectedError
+from mimicit.media import MediaOptions
 from mimicit.media.bounds import allow_pixels, out_of_memory
 from mimicit.media.headers import check_frames, check_scans
-from mimicit.media.options import MediaOptions
 from mimicit.media.sniff import HEAD_BYTES, kind_of, looks_like, sniff
 
 __all__ = ["PILLOW_ERRORS", "ImageHeader", "check_pixels", "open_image", "probe_image"]

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from mimicit.errors import RejectedError
+from mimicit.media import MediaOptions
 from mimicit.media.clip_file import Clip, open_clip
 from mimicit.media.headers import check_length
 from mimicit.media.image_file import check_pixels
-from mimicit.media.options import MediaOptions
 
 if TYPE_CHECKING:
     from av.packet import Packet

@@ -23,7 +23,7 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image, ImageCms
 
-from mimicit.media.options import ImageFormat, MediaOptions
+from mimicit.media import ImageFormat, MediaOptions
 
 __all__ = [
     "REDUCING_GAP",

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 from PIL import Image
 
 from mimicit.errors import RejectedError
+from mimicit.media import MediaOptions
 from mimicit.media.clip_file import Clip, open_clip
 from mimicit.media.frames import evenly_spaced
-from mimicit.media.options import MediaOptions
 from mimicit.media.packets import KeyPoint, PacketTable, keys_before
 
 if TYPE_CHECKING:

@@ -29,21 +29,26 @@ Cost: 8 frames of 1080p H.264 with a key frame a second take 0.6 s and 110 MB.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Final, TypeVar
 
 from PIL import Image
 
-from mimicit.errors import RejectedError
+from mimicit.errors import RejectedError, UsageError
+from mimicit.media import EncodedMedia, MediaOptions
 from mimicit.media.bounds import allow_pixels
 from mimicit.media.frames import SECONDS_DIGITS, evenly_spaced
-from mimicit.media.options import EncodedMedia, MediaOptions
 from mimicit.media.packets import PacketTable, scan_packets
 from mimicit.media.pixels import UPRIGHT_AXES, compress, fit_within, shrink, to_rgb, upright
 from mimicit.media.read_av import ChosenFrames, read_by_seeking, read_in_order
-from mimicit.media.read_decord import read_with_decord
 
-__all__ = ["encode_video"]
+__all__ = ["check_decord", "encode_video", "read_with_decord"]
+
+_T = TypeVar("_T")
+_TOLERANCE_S: Final = 0.01  # decord gives times as float32, which is no finer than 2 ms after five hours
 
 
 def encode_video(path: Path, options: MediaOptions) -> EncodedMedia:
@@ -82,6 +87,42 @@ def encode_video(path: Path, options: MediaOptions) -> EncodedMedia:
     )
 
 
+def check_decord() -> None:
+    """Do nothing where decord is installed, else raise `UsageError`."""
+    try:
+        import decord  # noqa: F401
+    except ImportError:
+        raise UsageError("--video-reader decord: decord is not installed; pip install 'mimicit[decord]'") from None
+
+
+def read_with_decord(
+    path: Path, table: PacketTable, indices: Sequence[int], store: Callable[[Image.Image], _T]
+) -> list[_T] | None:
+    """``store`` of the frames ``indices`` (ascending) of the clip, RGB as stored; None where decord fails or disagrees.
+
+    Disagreement: another number of frames, other times, or another size than the packets say. `UsageError` where decord
+    is not installed: to go on without it would keep other clips on this machine than on those that have it.
+    """
+    check_decord()
+    import decord
+
+    decord.logging.set_level(decord.logging.QUIET)
+    try:
+        with _stderr_closed():
+            reader = decord.VideoReader(os.path.abspath(path), ctx=decord.cpu(0), num_threads=1)
+        if len(reader) != len(table.pts) or not _same_times(reader, table, indices):
+            return None
+        stored = []
+        for index in indices:  # one at a time: a batch would hold all of them at full size
+            frame = reader[index].asnumpy()
+            if frame.shape != (table.height, table.width, 3):
+                return None
+            stored.append(store(Image.fromarray(frame)))
+        return stored
+    except (decord.DECORDError, AssertionError, LookupError, OSError, RuntimeError, StopIteration, ValueError):
+        return None
+
+
 def _read(
     path: Path, options: MediaOptions, table: PacketTable, store: Callable[[Image.Image], bytes]
 ) -> ChosenFrames[bytes]:
@@ -99,3 +140,24 @@ def _read(
 
 def _seconds(ticks: int, table: PacketTable) -> float:
     return round(ticks * table.time_base_s, SECONDS_DIGITS)
+
+
+@contextmanager
+def _stderr_closed() -> Iterator[None]:
+    """Drop what is written to the process's stderr: decord prints why it cannot open a file, at any level."""
+    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
+
+
+def _same_times(reader: Any, table: PacketTable, indices: Sequence[int]) -> bool:
+    starts_s = reader.get_frame_timestamp(range(len(table.pts)))[:, 0]
+    offset_s = table.pts[0] * table.time_base_s - starts_s[0]
+    return all(
+        abs(starts_s[index] + offset_s - table.pts[index] * table.time_base_s) < _TOLERANCE_S for index in indices
+    )

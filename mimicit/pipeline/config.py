@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 from mimicit.context.choose import parse_strategies
 from mimicit.errors import UsageError
-from mimicit.media.options import MediaOptions
+from mimicit.media import MediaOptions
 from mimicit.options import about, check, option, same_option
 from mimicit.pipeline.similarity.options import SimilarOptions
 from mimicit.pipeline.stages.filters import FilterConfig

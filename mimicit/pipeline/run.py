@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from mimicit.errors import SourceError
 from mimicit.interrupts import interruptible
-from mimicit.media.read_decord import check_decord
+from mimicit.media.video import check_decord
 from mimicit.pipeline.config import BuildConfig
 from mimicit.pipeline.disk import reported
 from mimicit.pipeline.engines.local import Engine, LocalEngine

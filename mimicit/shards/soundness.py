@@ -247,7 +247,7 @@ def _sums(values: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.in
 
 
 def sample_faults(sample: Sample, key: str | None = None) -> Iterator[str]:
-    """What is wrong inside a sample that matches its schema; of its pictures, see `mimicit.media.stored`.
+    """What is wrong inside a sample that matches its schema; of its pictures, see `mimicit.media.image`.
 
     ``key`` is what it is stored under, where that is ours to say: not in shards that others made.
     """

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from mimicit.errors import CorruptShardError, RejectedError, ShardError
 from mimicit.media.bounds import memory_limit
-from mimicit.media.stored import check_stored
+from mimicit.media.image import check_stored
 from mimicit.records import Sample
 from mimicit.shards.files import open_regular, sha256_of
 from mimicit.shards.index import INDEX_NAME, iterate_index, sample_costs

@@ -22,7 +22,7 @@ import mimicit
 from mimicit.errors import CorruptShardError, UsageError
 from mimicit.loading.chat import ChatCollator, messages
 from mimicit.loading.torch import Loader
-from mimicit.media.options import MediaOptions
+from mimicit.media import MediaOptions
 from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.prompt import drop_context
 from mimicit.records import Sample, Triplet

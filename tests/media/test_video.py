@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from mimicit.errors import RejectedError, UsageError
-from mimicit.media import MediaOptions, packets, read_av, read_decord, video
+from mimicit.media import MediaOptions, packets, read_av, video
 from mimicit.media.clip_file import probe_video
 from mimicit.media.frames import evenly_spaced
 from mimicit.media.video import encode_video
@@ -221,7 +221,7 @@ def test_all_readers_give_the_same_pixels(tmp_path: Path, name: str) -> None:
     path = PLAIN[name](tmp_path)
     table = packets.scan_packets(path, EXACT)
     indices = evenly_spaced(len(table.pts), EXACT.frames)
-    by_decord = read_decord.read_with_decord(path, table, indices, lambda picture: picture.tobytes())
+    by_decord = video.read_with_decord(path, table, indices, lambda picture: picture.tobytes())
     assert by_decord is not None
     assert by_decord == read_av.read_by_seeking(path, EXACT, table, indices, lambda picture: picture.tobytes())
     assert by_decord == read_av.read_in_order(path, EXACT, table, lambda picture: picture.tobytes()).stored

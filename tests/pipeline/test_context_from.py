@@ -11,7 +11,7 @@ from mimicit.embedding.registry import image_embedder
 from mimicit.embedding.vectors import cosines, quantise
 from mimicit.errors import UsageError
 from mimicit.loading import load
-from mimicit.media.fingerprint import distance, fingerprint
+from mimicit.media.image import distance, fingerprint
 from mimicit.pipeline import BuildConfig
 from mimicit.pipeline.config import SourceOptions
 from mimicit.pipeline.similarity import search

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mimicit.media.fingerprint import distance, fingerprint
+from mimicit.media.image import distance, fingerprint
 from mimicit.pipeline import BuildConfig
 from mimicit.pipeline.stages.filters import FilterConfig
 from mimicit.pipeline.stages.look_alikes import LookAlikes

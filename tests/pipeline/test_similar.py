@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimicit.errors import UsageError
-from mimicit.media.fingerprint import distance, fingerprint
+from mimicit.media.image import distance, fingerprint
 from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.pipeline.progress import Progress
 from mimicit.pipeline.similarity import search

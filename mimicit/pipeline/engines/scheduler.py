@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 import orjson
 
 from mimicit.errors import BuildError, UsageError
-from mimicit.media.options import MediaOptions
+from mimicit.media import MediaOptions
 from mimicit.pipeline.config import BuildConfig, SourceOptions
 from mimicit.pipeline.similarity.options import SimilarOptions
 from mimicit.pipeline.stages.filters import FilterConfig

@@ -24,9 +24,8 @@ import pyarrow as pa
 from mimicit.errors import RejectedError
 from mimicit.media import EncodedMedia, MediaOptions
 from mimicit.media.bounds import TIMER_SIGNALS, bounded
-from mimicit.media.fingerprint import fingerprint
 from mimicit.media.frames import encode_frames
-from mimicit.media.image import encode_image
+from mimicit.media.image import encode_image, fingerprint
 from mimicit.media.video import encode_video
 from mimicit.pipeline.batches import batched
 from mimicit.pipeline.engines.local import Engine, OnDeath, WorkerDiedError, is_given_up

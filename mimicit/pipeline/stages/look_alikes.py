@@ -12,7 +12,7 @@ import struct
 from itertools import combinations
 from typing import Final
 
-from mimicit.media.fingerprint import distance
+from mimicit.media.image import distance
 
 __all__ = ["LookAlikes"]
 
