@@ -10,7 +10,7 @@ import pytest
 
 from mimicit.errors import LinkError
 from mimicit.exporting import export_shards
-from mimicit.loading.storage.cache import ShardCache
+from mimicit.loading.storage.shard_files import ShardCache
 from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.shards.folders import empty_folder, make_folder, refuse_links, remove_folder
 from tests.factories import raw as make

@@ -14,8 +14,7 @@ import torch.utils.data
 from transformers.trainer_callback import ExportableState, TrainerCallback
 
 from mimicit.errors import UsageError
-from mimicit.loading.order.state import LoaderState
-from mimicit.loading.order.steps import Ordered, digest
+from mimicit.loading.order.steps import LoaderState, Ordered, digest
 from mimicit.loading.torch import SampleDataset
 
 __all__ = ["OrderCallback", "TrainerDataset"]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mimicit.errors import UsageError
 from mimicit.loading import Mixture, Samples, load, load_mixture
-from mimicit.loading.order.quotas import PERIOD, Quotas, whole_units
+from mimicit.loading.mixture import PERIOD, Quotas, whole_units
 from tests.factories.loading import VirtualStore, small_shards
 
 WEIGHTS = st.lists(st.floats(0.01, 100), min_size=1, max_size=8)

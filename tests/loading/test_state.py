@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from mimicit.errors import UsageError
-from mimicit.loading.order.state import MAX_STATE_BYTES, LoaderState
-from mimicit.loading.order.steps import PARTS, digest
+from mimicit.loading.order.steps import MAX_STATE_BYTES, PARTS, LoaderState, digest
 
 PRINTS = {part: digest(part) for part in PARTS}
 

@@ -4,11 +4,16 @@ What every loader reads from are values in an endless order (`Ordered`), cut in 
 positions to *addresses* (a row, the rows of a pack, a part and its address). It runs in the process that trains. The
 second, `fetch`, reads the value at an address; it holds no position, no order and no filter, so it is all that worker
 processes get.
+
+`LoaderState` says where a run stands, as a few hundred bytes of JSON that are the same on every rank. It counts global
+batches that were delivered, and holds a fingerprint of everything else that decides what the next one is; so it can be
+taken up with any number of processes and workers, and by nothing else.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Protocol, TypeVar
@@ -17,13 +22,32 @@ import numpy as np
 
 from mimicit.errors import UsageError
 
-__all__ = ["PADDING", "PARTS", "Address", "Ordered", "Slots", "Split", "digest"]
-
+__all__ = ["MAX_STATE_BYTES", "PADDING", "PARTS", "Address", "LoaderState", "Ordered", "Slots", "Split", "digest"]
 
 PADDING: Final = -1
 """The position of a slot that only fills the last step of an evaluation."""
 
 Value = TypeVar("Value")
+
+Address = Any
+"""Where one value lies, as its own `Ordered.fetch` knows it: small, hashable, picklable."""
+
+PARTS = ("content", "order", "filter", "mixture", "packing")
+"""What fixes the value at a position; each has a fingerprint of its own, so that a mismatch can be named."""
+
+Value_co = TypeVar("Value_co", covariant=True)
+
+MAX_STATE_BYTES: Final = 512
+_VERSION: Final = 1
+_MOST_BATCHES: Final = 10**15
+_MOST: Final = 2**53  # what JSON holds exactly everywhere
+_MENDS: Final = {
+    "content": "give the same shards",
+    "order": "give the same shuffle and seed",
+    "filter": "give the same where=",
+    "mixture": "give the same folders, weights and window",
+    "packing": "give the same budget and cost",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +102,6 @@ class Split:
         return -(-self.end // self.batch_size)
 
 
-Address = Any
-"""Where one value lies, as its own `Ordered.fetch` knows it: small, hashable, picklable."""
-
-PARTS = ("content", "order", "filter", "mixture", "packing")
-"""What fixes the value at a position; each has a fingerprint of its own, so that a mismatch can be named."""
-
-Value_co = TypeVar("Value_co", covariant=True)
-
-
 class Ordered(Protocol[Value_co]):
     """Values in an endless order: position p lies in epoch ``p // len``, and is a pure function of p."""
 
@@ -115,3 +130,71 @@ def digest(*values: object) -> str:
         result.update(data.nbytes.to_bytes(8, "little"))
         result.update(data)
     return result.hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoaderState:
+    """``batches`` global batches of ``batch_size`` positions were delivered.
+
+    ``fingerprints`` are those of `Ordered`. ``changes`` are the weights of a mixture that were set during the run.
+    """
+
+    batches: int
+    batch_size: int
+    fingerprints: Mapping[str, str]
+    changes: Sequence[tuple[int, Sequence[int]]] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """At most `MAX_STATE_BYTES` of JSON; `UsageError` where too many changes of weights do not fit."""
+        value: dict[str, Any] = {
+            "version": _VERSION,
+            "batches": self.batches,
+            "batch_size": self.batch_size,
+            **{part: self.fingerprints[part] for part in PARTS},
+        }
+        if self.changes:
+            value["weights"] = [[window, list(units)] for window, units in self.changes]
+        size = len(json.dumps({**value, "batches": _MOST_BATCHES}))  # what fits once fits until the end of the run
+        if size > MAX_STATE_BYTES:
+            raise UsageError(
+                f"{len(self.changes)} changes of weights make a state of {size} bytes, more than {MAX_STATE_BYTES}; "
+                "begin a new run with the weights of now"
+            )
+        return value
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> LoaderState:
+        """The state that `to_json` gave; `UsageError` where ``value`` is not one."""
+        try:
+            if value["version"] != _VERSION:
+                raise UsageError(f"loader state of version {value['version']}; this is version {_VERSION}")
+            state = cls(
+                batches=_whole(value["batches"]),
+                batch_size=_whole(value["batch_size"]),
+                fingerprints={part: str(value[part]) for part in PARTS},
+                changes=[
+                    (_whole(window), [_whole(unit) for unit in units]) for window, units in value.get("weights", ())
+                ],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise UsageError(f"not a loader state ({type(error).__name__}: {error})") from None
+        return state
+
+    def check(self, fingerprints: Mapping[str, str], batch_size: int) -> None:
+        """`UsageError` names every part in which a loader differs from the one that gave this state."""
+        wrong = [
+            f"another {part} ({self.fingerprints[part]}, here {fingerprints[part]}): {_MENDS[part]}"
+            for part in PARTS
+            if self.fingerprints[part] != fingerprints[part]
+        ]
+        if self.batch_size != batch_size:
+            wrong.append(f"another batch_size ({self.batch_size}, here {batch_size})")
+        if wrong:
+            raise UsageError(f"the loader state is of {'; of '.join(wrong)}")
+
+
+def _whole(value: object) -> int:
+    """``value``, if it is a whole number from 0 to 2^53; `ValueError` where it is text, a float, or beyond."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MOST:
+        raise ValueError(f"{value!a:.40} is no whole number from 0 to {_MOST:,}")
+    return value

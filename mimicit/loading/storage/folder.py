@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from mimicit.errors import CorruptShardError, ShardError, UsageError
-from mimicit.loading.storage.cache import CachedShards, ShardCache
 from mimicit.loading.storage.index_columns import LARGE_ROWS, IndexColumns, decode_index, default_cache, map_index
 from mimicit.loading.storage.remote import RemoteFolder, RemoteShards
-from mimicit.loading.storage.shard_files import LocalShards, ShardReader
+from mimicit.loading.storage.shard_files import CachedShards, LocalShards, ShardCache, ShardReader
 from mimicit.schema import canonical_json
 from mimicit.shards.files import publish, read_regular, sha256_of, write_atomically
 from mimicit.shards.index import INDEX_NAME

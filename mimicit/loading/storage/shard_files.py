@@ -1,23 +1,43 @@
-"""Ranges of bytes of shards that are files: `os.pread` on descriptors that are opened when needed, the latest kept.
+"""Ranges of bytes of shards that are files, in a folder or in a cache of remote ones.
 
-`pread` has no position, so descriptors may be shared by threads and inherited by forked workers. One that is pushed
-out is closed when its last reader is done with it.
+`LocalShards` and `OpenShards` call `os.pread` on descriptors that are opened when needed, the latest kept. `pread` has
+no position, so descriptors may be shared by threads and inherited by forked workers. One that is pushed out is closed
+when its last reader is done with it.
+
+`ShardCache` is a folder that keeps whole remote shards, shared by processes and bounded in bytes. Everything lies in
+``CACHE/mimicit-shards/`` under the shard's SHA-256: the shard, a lock that its one downloader holds, and a ledger
+entry, whose time stamp says when the shard was last opened. A shard is downloaded beside its place, compared with its
+checksum, and renamed. What has no ledger entry was not put there by us and is never deleted.
+
+The bound counts downloads under way. A shard that is pushed out while another process has it open takes up disk space
+until that process moves on; each process has at most `_OPEN_CACHED` open.
 """
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import os
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from mimicit.errors import ChangedShardError, CorruptShardError
+from mimicit.errors import ChangedShardError, CorruptShardError, ShardError, UsageError
+from mimicit.loading.storage.remote import RemoteFolder, check_size
 from mimicit.shards.files import open_descriptor
+from mimicit.shards.folders import make_folder
 
-__all__ = ["LocalShards", "OpenShards", "ShardReader"]
+__all__ = ["CachedShards", "LocalShards", "OpenShards", "ShardCache", "ShardReader"]
 
 _OPEN_SHARDS: Final = 32
 _LARGEST_READ: Final = 1 << 30  # Linux reads 2 GiB at most at once
+
+_FOLDER: Final = "mimicit-shards"
+_OPEN_CACHED: Final = 4
+_POLL_S: Final = 0.05
+_LONGEST_WAIT_S: Final = 3600.0
 
 
 class ShardReader(Protocol):
@@ -34,16 +54,6 @@ class ShardReader(Protocol):
 
     def close(self) -> None:
         """Let go of files and connections; they are opened again when needed."""
-
-
-class _Descriptor:
-    """A file descriptor that is closed with its last reference."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-    def __del__(self) -> None:
-        os.close(self.number)
 
 
 class OpenShards:
@@ -116,3 +126,169 @@ class LocalShards(OpenShards):
                 f"run mimicit verify {self._folder}"
             )
         return descriptor
+
+
+class ShardCache:
+    """At most ``most_bytes`` of shards in ``folder``; `UsageError` where the largest of ``shards`` does not fit."""
+
+    def __init__(self, folder: Path, most_bytes: int, shards: Sequence[dict[str, Any]]) -> None:
+        largest = max(shards, key=lambda shard: int(shard["bytes"]), default=None)
+        if largest is not None and largest["bytes"] > most_bytes:
+            raise UsageError(
+                f"{folder}: a cache of {most_bytes:,} bytes cannot hold {largest['name']} of {largest['bytes']:,}; "
+                "allow more, or read without cache_dir"
+            )
+        self.folder = folder / _FOLDER
+        self.most_bytes = most_bytes
+        try:
+            make_folder(self.folder)
+        except OSError as error:
+            raise UsageError(f"{folder}: cannot hold a cache: {error.strerror}") from None
+
+    def open(self, remote: RemoteFolder, shard: dict[str, Any]) -> int:
+        """A descriptor of the whole ``shard``, which is downloaded where it is not here."""
+        path = self._path(shard["sha256"])
+        while True:
+            descriptor = _opened(path, shard["bytes"])
+            if descriptor is not None:
+                self._ledger(shard["sha256"]).touch()
+                return descriptor
+            with _locked(self._file(shard["sha256"], "lock")):
+                if not path.exists():
+                    self._download(remote, shard)
+
+    def _download(self, remote: RemoteFolder, shard: dict[str, Any]) -> None:
+        digest, size = shard["sha256"], shard["bytes"]
+        check_size(remote, shard["name"], size)
+        part = self._file(digest, "part")
+        self._reserve(part, size)
+        try:
+            found = hashlib.sha256()
+            with open(part, "rb+") as file:
+                for chunk in remote.chunks(shard["name"], size):
+                    found.update(chunk)
+                    file.write(chunk)
+                file.flush()
+                os.fsync(file.fileno())
+            if found.hexdigest() != digest:
+                raise ChangedShardError(
+                    f"{remote.url}/{shard['name']}: its sha256 is not the manifest's; copy the folder again"
+                )
+            self._ledger(digest).touch()  # before the shard: a kill in between leaves nothing that is not ours
+            os.replace(part, self._path(digest))
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _reserve(self, part: Path, size: int) -> None:
+        """Make ``part`` with its final size (as a hole), so that others count it; push out what is in the way."""
+        end_s = time.monotonic() + _LONGEST_WAIT_S
+        while True:
+            with _locked(self.folder / "lock"):
+                self._remove_abandoned(part)
+                if self._make_room(size):
+                    with open(part, "wb") as file:
+                        file.truncate(size)
+                    return
+            if time.monotonic() > end_s:
+                raise ShardError(f"{self.folder}: other processes have been downloading for an hour; is one stopped?")
+            time.sleep(_POLL_S)  # others download; what they finish may be pushed out
+
+    def _make_room(self, size: int) -> bool:
+        kept = []
+        used = sum(part.stat().st_size for part in self.folder.glob("*.part"))
+        for ledger in self.folder.glob("*.used"):
+            path = ledger.with_suffix(".tar")
+            try:
+                kept.append((ledger.stat().st_mtime_ns, path, path.stat().st_size))
+            except FileNotFoundError:
+                continue  # a download that has not come so far
+        used += sum(bytes for _, _, bytes in kept)
+        for _, path, bytes in sorted(kept):
+            if used + size <= self.most_bytes:
+                break
+            path.unlink(missing_ok=True)
+            path.with_suffix(".used").unlink(missing_ok=True)
+            used -= bytes
+        return used + size <= self.most_bytes
+
+    def _remove_abandoned(self, mine: Path) -> None:
+        """Parts whose downloader is gone: nobody holds their lock."""
+        for part in self.folder.glob("*.part"):
+            if part == mine:
+                part.unlink()
+                continue
+            with open(part.with_suffix(".lock"), "ab") as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue
+                part.unlink(missing_ok=True)
+
+    def _path(self, digest: str) -> Path:
+        return self._file(digest, "tar")
+
+    def _ledger(self, digest: str) -> Path:
+        return self._file(digest, "used")
+
+    def _file(self, digest: str, kind: str) -> Path:
+        return self.folder / f"{digest}.{kind}"
+
+
+class CachedShards(OpenShards):
+    """A `ShardReader` over the shards of ``remote`` in ``cache``."""
+
+    def __init__(self, remote: RemoteFolder, shards: Sequence[dict[str, Any]], cache: ShardCache) -> None:
+        self._remote = remote
+        self._shards = shards
+        self._cache = cache
+        names = [f"{remote.url}/{shard['name']}" for shard in shards]
+        super().__init__(self._fetch, names, _OPEN_CACHED)
+
+    def _fetch(self, shard: int) -> int:
+        try:
+            return self._cache.open(self._remote, self._shards[shard])
+        except OSError as error:
+            raise ShardError(f"{self._cache.folder}: {error.strerror}; the cache cannot be used") from None
+
+    def close(self) -> None:
+        """See `ShardReader`."""
+        super().close()
+        self._remote.close()
+
+
+class _Descriptor:
+    """A file descriptor that is closed with its last reference."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        os.close(self.number)
+
+
+def _opened(path: Path, size: int) -> int | None:
+    """A descriptor of the shard at ``path``; None where it is not there, or was cut by something else."""
+    try:
+        descriptor = open_descriptor(path)
+    except FileNotFoundError:
+        return None
+    if os.fstat(descriptor).st_size == size:
+        return descriptor
+    os.close(descriptor)
+    raise ChangedShardError(f"{path}: is not as it was downloaded; delete it")
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock file ``path``; `ShardError` where another process holds it for too long."""
+    with open(path, "ab") as file:
+        end_s = time.monotonic() + _LONGEST_WAIT_S
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end_s:
+                    raise ShardError(f"{path}: locked for an hour; is another process stopped?") from None
+                time.sleep(_POLL_S)
+        yield
