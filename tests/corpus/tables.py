@@ -105,6 +105,22 @@ def parquet(types: dict[str, pa.DataType] | None = None, **columns: Sequence[Any
     return write
 
 
+def structs(root: Path) -> None:
+    """Pictures as scripts write them, without saying the types: a path that is always null, or other fields beside."""
+    data = picture(RED)
+    cells = {
+        "null-path": {"bytes": data, "path": None},
+        "path-first": {"path": "1.png", "bytes": data},
+        "size": {"bytes": data, "path": None, "width": 64, "height": 48},
+        "bytes-alone": {"bytes": data},
+    }
+    for name, cell in cells.items():
+        table = pa.table({"images": [[cell, cell]], "texts": [[{"user": "Q?", "assistant": name}]]})
+        pq.write_table(table, root / f"{name}.parquet")
+    unknown = pa.table({"images": [[{"content": data}]], "texts": [[{"user": "Q?", "assistant": "unknown"}]]})
+    pq.write_table(unknown, root / "unknown.parquet")
+
+
 ONE, TWO, THREE = "1.png", "2.png", "3.png"
 ASKED = (Says("red", (RED,), "Q?"),)
 PETS = Says("dog", (RED,), "Q?\nA. cat\nB. dog")
@@ -214,6 +230,12 @@ COLUMNS = [
             answer=["two", "none", "one"],
         ),
         says=(Says("two", (RED, GREEN), "Q?"), Says("none", (), "Q?"), Says("one", (BLUE,), "Q?")),
+    ),
+    Case(
+        name="pictures-in-structs-of-all-kinds",
+        write=structs,
+        says=tuple(Says(name, (RED, RED), "Q?") for name in ("null-path", "path-first", "size", "bytes-alone")),
+        rejects={"unsupported_media": 1},
     ),
     Case(
         name="pictures-of-img2dataset",

@@ -41,12 +41,15 @@ _TableRow = tuple[dict[str, Any], tuple[MediaRef, ...], tuple[int, ...]]
 The last are the numbers of those pictures of which there is nothing but a path.
 """
 
-_PICTURES: Final = re.compile(
-    r"(?:(?:large_)?list<\w+: )?struct<bytes: (?:large_)?binary, path: (?:large_)?string>(?: not null)?>?"
+_PICTURES: Final = re.compile(  # whatever else it holds, and whatever stands there for a path that is always null
+    r"(?:(?:large_)?list<\w+: )?"
+    r"struct<(?:\w+: [\w ]+, )*bytes: (?:large_)?binary(?: not null)?(?:, \w+: [\w ]+)*>"
+    r"(?: not null)?>?"
 )
 _BYTES: Final = re.compile(r"(?:large_)?binary|(?:large_)?list<\w+: (?:large_)?binary(?: not null)?>")
 _PICTURE_NAMES: Final = re.compile(
-    r"(?:image|img|picture|photo|jpe?g|png|webp|gif|bmp|tiff?|video|mp4|clip)s?(?:_?bytes|_?data|_?[0-9]{1,4})?",
+    r"(?:(?:raw|binary|input|query|source|main)_)?(?:image|img|picture|photo|jpe?g|png|webp|gif|bmp|tiff?|video|mp4|clip)s?"
+    r"(?:_?bytes|_?data|_?raw|_?binary|_?content|_?[0-9]{1,4})?",
     re.IGNORECASE | re.ASCII,
 )
 _CLIP_NAMES: Final = re.compile(r"video|mp4|clip", re.IGNORECASE)
@@ -132,7 +135,9 @@ def _parquet_rows(
         if column not in pictures:
             return "binary" not in kinds.get(column, "")
         if _PICTURES.fullmatch(kinds[column]):
-            return not leaf.endswith(".bytes") or nulls != 0  # read to see which have nothing but a path
+            if leaf.endswith(".bytes"):  # read to see which have nothing but a path
+                return nulls != 0 or "path: " not in kinds[column]
+            return leaf.endswith(".path")
         return nulls != 0 or "list" in kinds[column]  # plain bytes: read to see where there are none
 
     for group, first, batch in parquet_batches(file, path, is_needed, at_once, start):
@@ -243,7 +248,9 @@ def _paths_of(pictures: pa.Array) -> _Paths:
 
     if not pa.types.is_struct(pictures.type):
         return [(None, False)] * len(pictures)
-    paths = pictures.field("path").to_pylist()
+    has_path = pictures.type.get_field_index("path") >= 0
+    said = pictures.field("path").to_pylist() if has_path else [None] * len(pictures)
+    paths = [path if isinstance(path, str) else None for path in said]
     if pictures.type.get_field_index("bytes") < 0:  # not read: all are there
         return [(path, False) for path in paths]
     without_bytes = pictures.field("bytes").is_null().to_pylist()

@@ -109,7 +109,11 @@ def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
             require_placeholders=bool(options.require_placeholders),
         )
         stem = path.rpartition("/")[2].rpartition(".")[0]
+        unread = _unread_pictures(head)
         for number, row in enumerate(table_rows(root, path, is_arrow=head.kind == "arrow")):
+            if unread:
+                yield spec.reject("unsupported_media", place=row.place, id=f"{stem}-{number}", detail=unread)
+                continue
             is_hub_row = _RELATED in head.fields
             for item in reader.items_of(_hub_row(row) if is_hub_row else row, id=f"{stem}-{number}"):
                 yield _in_conversation(item) if is_hub_row and isinstance(item, RawTriplet) else item
@@ -122,6 +126,16 @@ DATASETS: Final = SourceFormat(
     options=PlaceholderOptions,
     needs=(Needs(("parquet", "arrow"), ((PICTURES,), (*ANSWERS, *CAPTIONS, *CONVERSATION_FIELDS))),),
 )
+
+
+def _unread_pictures(head: Head) -> str:
+    """What is wrong with a table that keeps bytes in a column of media in a way that nobody knows; else nothing."""
+    known = picture_columns(head.fields)
+    for column, _ in columns_of(head.fields).media:
+        kind = head.fields[column]
+        if "binary" in kind and column not in known:
+            return f"column {column[:80]!r} is {kind[:200]}; pictures are bytes, {{bytes, path}}, or lists of these"
+    return ""
 
 
 def _hub_row(row: Row) -> Row:

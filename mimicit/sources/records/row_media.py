@@ -20,7 +20,7 @@ __all__ = ["MediaFinder"]
 _MAX_PATH_CHARACTERS: Final = 4096
 _HEAD_CHARACTERS: Final = 1024
 _MAX_ORIGIN: Final = 1024
-_SAID_BY: Final = ("url", "path", "file_name", "image", "image_url", "video", "video_url", "bytes", "base64", "data")
+_SAID_BY: Final = ("bytes", "base64", "url", "path", "file_name", "image", "image_url", "video", "video_url", "data")
 
 
 @dataclass(frozen=True, slots=True)
