@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tests.corpus.case import BLUE, GREEN, RED, Case, Colour, Says, picture
+from tests.corpus.media import clip
 from tests.factories.sources import put, put_lines
 from tests.factories.tars import put_tar
 
@@ -124,6 +125,8 @@ def structs(root: Path) -> None:
 ONE, TWO, THREE = "1.png", "2.png", "3.png"
 ASKED = (Says("red", (RED,), "Q?"),)
 PETS = Says("dog", (RED,), "Q?\nA. cat\nB. dog")
+PETS_AC = Says("dog", (RED,), "Q?\nA. cat\nC. dog")
+COWS = Says("dog", (RED,), "Q?\nA. cat\nB. dog\nC. cow")
 
 
 def choice(name: str, fields: dict[str, Any], says: tuple[Says, ...] = (PETS,), rejects: int = 0) -> Case:
@@ -143,6 +146,14 @@ CHOICES = [
     choice("as-object", {"choices": {"text": ["cat", "dog"], "label": ["A", "B"]}, "answerKey": "B"}),
     choice("in-columns", {"A": "cat", "B": "dog", "C": None, "answer": "B", "hint": "Look."}),
     choice("in-named-columns", {"choice_a": "cat", "choice_b": "dog", "answer": "B"}),
+    choice("in-columns-with-small-letters", {"a": "cat", "b": "dog", "c": "cow", "d": None, "answer": "b"}, (COWS,)),
+    choice("in-short-columns", {"opa": "cat", "opb": "dog", "answer": "B"}),
+    choice("in-columns-with-spaces", {"Option A": "cat", "Option B": "dog", "answer": "B"}),
+    choice("in-columns-numbered-from-0", {"a0": "cat", "a1": "dog", "answer": 1}),
+    choice("in-columns-numbered-from-1", {"option_1": "cat", "option_2": "dog", "answer": "2"}),
+    choice("in-numbered-columns-by-place", {"option_1": "cat", "option_2": "dog", "answer_idx": 1}),
+    choice("in-numbered-columns-from-0-or-1", {"option_1": "cat", "option_2": "dog", "answer": "1"}, rejects=1),
+    choice("by-number-beside-a-null", {"choices": ["cat", None, "dog"], "answer": 2}, (PETS_AC,)),
     choice("none", {"options": "[]", "answer": "dog"}, (Says("dog", (RED,), "Q?"),)),
     choice("no-choice", {"choices": ["cat", "dog"], "answer": "fish"}, rejects=1),
     choice("out-of-range", {"choices": ["cat", "dog"], "answer": 2}, rejects=1),
@@ -300,7 +311,56 @@ def other_names(root: Path) -> None:
     put(root, "y.csv", f'image,caption\n{THREE},"[1, 2]"\n')
 
 
+def called_by_ids(root: Path) -> None:
+    """One record in each file that names its medium by what published sets call an id, or by a name alone."""
+    for folder, name, colour in (("train2017", f"{7:012d}.png", RED), ("val", "0a4f.png", GREEN), ("v", "x.png", BLUE)):
+        put(root, f"{folder}/{name}", picture(colour))
+    clip(root / "v" / "v_abc.mp4", RED)
+    clip(root / "v" / "video9.mp4", GREEN)
+    records: list[dict[str, Any]] = [
+        {"image_id": 7, "question": "Q?", "answer": "coco"},
+        {"imageId": "0a4f", "question": "Q?", "answer": "text"},
+        {"img_name": "x.png", "image_id": 7, "question": "Q?", "answer": "name"},
+        {"image": "x.png", "image_id": 7, "question": "Q?", "answer": "path"},
+        {"video_name": "abc", "question": "Q?", "answer": "activity"},
+        {"video_id": 9, "question": "Q?", "answer": "msrvtt"},
+        {"image_id": 8, "question": "Q?", "answer": "nowhere"},
+    ]
+    for number, record in enumerate(records):
+        put(root, f"{number}.json", [record])
+    put(root, "t.tsv", "gif_name\tquestion\tanswer\nx\tQ?\ttsv\n")
+
+
+def named_in_vain(root: Path) -> None:
+    """Questions about media that are named in fields that nobody reads; others have such fields for other things."""
+    put_pictures(root)
+    put(root, "a.csv", f"left,question,answer\n{ONE},Q?,a\nleft.,Q?,words\n")
+    put_lines(root, "b.jsonl", [{"instruction": "Q?", "answer": "a", "image_url": "https://example.com/a"}])
+    talk = [{"from": "human", "value": "Q?"}, {"from": "gpt", "value": "a"}]
+    put(root, "c.json", [{"id": "a", "frame_dir": "a/b", "conversations": talk}])
+    put(root, "d.json", [{"id": "b", "image_caption": "a dog", "source": "x.json", "conversations": talk}])
+
+
 CASES = [
+    Case(
+        name="media-by-ids",
+        write=called_by_ids,
+        says=(
+            Says("coco", (RED,), "Q?"),
+            Says("text", (GREEN,), "Q?"),
+            *[Says(name, (BLUE,), "Q?") for name in ("name", "path", "tsv")],
+            Says("activity", (RED,), "Q?"),
+            Says("msrvtt", (GREEN,), "Q?"),
+        ),
+        rejects={"missing_file": 1},
+    ),
+    Case(
+        name="media-in-fields-that-nobody-reads",
+        write=named_in_vain,
+        says=(Says("words", (), "Q?"), Says("a", (), "Q?")),
+        rejects={"missing_file": 3},
+        unused=(ONE, TWO, THREE),
+    ),
     Case(
         name="columns-under-other-names",
         write=other_names,

@@ -31,11 +31,15 @@ _ONLY_LETTER: Final = re.compile(r"\(?([A-Za-z])\)?[.:]?")
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One choice: its ``letter`` (``A`` to ``Z``) and its text, which the record may write as a number."""
+    """One choice: its ``letter`` (``A`` to ``Z``), its text, which the record may write as a number, and its place.
+
+    Places count from 0, and count choices that are null, too.
+    """
 
     letter: str
     text: str
     is_number: bool = False
+    place: int = 0
 
 
 def offered(value: object) -> tuple[Choice, ...]:
@@ -61,8 +65,8 @@ def offered(value: object) -> tuple[Choice, ...]:
     letters = [str(label).upper() for label, _ in pairs] if has_letters else list(ascii_uppercase)
     texts = [None if text is None or text == "" else checked_answer(text) for _, text in pairs]
     return tuple(
-        Choice(letter, text, isinstance(written, int | float))
-        for letter, text, (_, written) in zip(letters, _without_letters(texts, letters), pairs, strict=False)
+        Choice(letters[place], text, isinstance(pairs[place][1], int | float), place)
+        for place, text in enumerate(_without_letters(texts, letters))
         if text is not None
     )
 
@@ -76,11 +80,11 @@ def listed_texts(value: object) -> object:
     return found if is_list else value
 
 
-def chosen(choices: Sequence[Choice], answer: object) -> Choice:
+def chosen(choices: Sequence[Choice], answer: object, *, first_number: int | None = None) -> Choice:
     """The one of ``choices`` that ``answer`` is; `RejectedError` ``malformed`` where it is none, or might be two.
 
     A whole number is the place of a choice from 0, or a choice where these are numbers. A text is a choice's text, its
-    letter, both, or its place.
+    letter, both, or its place. Where columns number the choices from ``first_number`` on, it may also be that number.
     """
     text = checked_answer(answer)
     readings = [
@@ -91,7 +95,8 @@ def chosen(choices: Sequence[Choice], answer: object) -> Choice:
     if isinstance(answer, str):
         readings += _by_letter(choices, text)
     if re.fullmatch("[0-9]{1,2}", text):
-        readings += choices[int(text) :][:1]
+        places = {int(text), int(text) - (first_number or 0)}
+        readings += [choice for choice in choices if choice.place in places]
     if not readings:
         raise RejectedError("malformed", f"the answer {shown(answer)} is none of {len(choices)} choices")
     if len({_plain(reading.text) for reading in readings}) > 1:

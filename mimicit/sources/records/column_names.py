@@ -8,9 +8,10 @@ field. Capitals, and spaces or hyphens for ``_``, make no difference.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from string import ascii_uppercase
 from typing import Final
 
 from mimicit.records import MediaKind
@@ -38,8 +39,12 @@ _CHOICE_PLACES: Final = (
     *("correct_index", "answer_idx", "answer_index", "answer_label", "answer_id"),
 )
 _CHOSEN: Final = ("answer", "answerkey", "answer_key", "correct_answer", "correct_option", "correct_choice", "label")
-_LETTER: Final = re.compile(r"(?:choice|option)_?([A-Za-z])|([A-Z])")
+_LETTER: Final = re.compile(r"(?:choice|option|opt|op)_?([A-RU-Za-ru-z])|([A-Z])\)?|([a-z])\)?")  # not "options", "opt"
+_PLACE: Final = re.compile(r"(?:choice|option|opt|ending|a)_?([0-9]{1,2})")
 _NUMBERED: Final = re.compile(r"(?:image|img|picture|video)_?([0-9]{1,4})")
+_BY_ID: Final = re.compile(
+    r"(?:(image|img|picture|pic|photo|figure|screenshot)|(video|vid|clip)|gif)_?(?:(?:file_?)?(name|path|key|id|idx)|file)"
+)
 _MAX_NAMES: Final = 200
 _OTHER_NAMES: Final = {
     "instruction": ("question", "prompt", "problem", "text_input", "input"),
@@ -47,7 +52,9 @@ _OTHER_NAMES: Final = {
     "media": (
         *("file_name", "filename", "image_path", "image_file", "image_name", "video_path", "video_file", "media_path"),
         *("path", "file", "picture", "photo", "img", "img_path", "filepath", "file_path", "image_filename"),
-        *("image_base64", "image_b64"),
+        *("image_base64", "image_b64", "image_base64_str", "image_str"),
+        *("image_paths", "image_files", "image_names", "img_paths", "img_file", "imgs", "pictures", "photos"),
+        *("video_paths", "video_files", "clip", "clips", "local_path", "screenshot", "figure", "gif"),
     ),
 }
 
@@ -58,9 +65,10 @@ class Columns:
 
     ``answers`` are asked for by an instruction, ``captions`` say what the media show; of a list in one of
     ``answers_of_many``, the most frequent counts, in another each; in those ``of_several``, a list may be written as a
-    text. ``media`` come with the kind that
-    the name says, numbered ones in the order of the numbers. Choices stand in one column, or in ``lettered`` ones
-    (letter, column); which is right, ``chosen`` says, or ``places`` by their number from 0.
+    text. ``media`` come with the kind that the name says, numbered ones in the order of the numbers; those of the
+    columns ``by_id`` are mostly named without the extension of the file. Choices stand in one column, or in
+    ``lettered`` ones (letter, column), whose names may have numbers from ``first_number`` on instead; which is right,
+    ``chosen`` says, or ``places`` by their number from 0.
     """
 
     instructions: tuple[str, ...]
@@ -69,8 +77,10 @@ class Columns:
     answers_of_many: tuple[str, ...]
     of_several: tuple[str, ...]
     media: tuple[tuple[str, MediaKind | None], ...]
+    by_id: frozenset[str]
     choices: tuple[str, ...]
     lettered: tuple[tuple[str, str], ...]
+    first_number: int | None
     places: tuple[str, ...]
     chosen: tuple[str, ...]
 
@@ -97,20 +107,58 @@ def _columns_of(written: tuple[str, ...]) -> Columns:
     numbered = in_order([column for column in written if _NUMBERED.fullmatch(_plain(column))])
     own += [(column, "video" if _plain(column).startswith("video") else None) for column in numbered]
     answers, captions = named(*ANSWERS), named(*CAPTIONS)
-    matches = [(_LETTER.fullmatch(column), column) for column in written]
-    lettered = sorted(((match[1] or match[2]).upper(), column) for match, column in matches if match)
+    media = tuple(own) or tuple((column, None) for column in named(*_OTHER_NAMES["media"])[:1])
+    by_id = () if media else _by_id(plain)
+    lettered, first_number = _of_choices(written)
     return Columns(
         instructions=named("instruction", "question", "prompt", "query", *_OTHER_NAMES["instruction"][2:]),
         answers=answers or captions,
         captions=(*named("answer", "response", "output", "completion", "text_output"), *captions, *answers),
         answers_of_many=answers,
         of_several=(*captions, *named("answers")),
-        media=tuple(own) or tuple((column, None) for column in named(*_OTHER_NAMES["media"])[:1]),
+        media=media or by_id,
+        by_id=frozenset(column for column, _ in by_id),
         choices=named(*_CHOICES),
-        lettered=tuple(lettered) if len(lettered) > 1 else (),
+        lettered=lettered,
+        first_number=first_number,
         places=named(*_CHOICE_PLACES),
         chosen=named(*_CHOSEN),
     )
+
+
+def _by_id(columns: Mapping[str, str]) -> tuple[tuple[str, MediaKind | None], ...]:
+    """The column that names the medium without saying where it lies, of several the one whose name says most."""
+    found = [(match, column) for name, column in columns.items() if (match := _BY_ID.fullmatch(name))]
+    kinds: list[MediaKind | None] = ["image" if match[1] else "video" if match[2] else None for match, _ in found]
+    ids = [match[3] in ("id", "idx") for match, _ in found]
+    ranked = sorted(range(len(found)), key=lambda place: (ids[place], place))
+    return tuple((found[place][1], kinds[place]) for place in ranked[:1])
+
+
+def _of_choices(columns: Sequence[str]) -> tuple[tuple[tuple[str, str], ...], int | None]:
+    """The (letter, column) of each choice that has a column, and of numbered ones the number of the first.
+
+    A single ``B`` or ``a7`` is no choice. Small letters that stand alone are some where ``a`` to ``d`` are there, and
+    numbers where they go on from 0 or 1.
+    """
+    names = [(_spelled_choice(column), column) for column in columns]
+    matches = [(match, column) for name, column in names if (match := _LETTER.fullmatch(name))]
+    if not {"a", "b", "c", "d"} <= {match[3] for match, _ in matches}:
+        matches = [(match, column) for match, column in matches if not match[3]]
+    lettered = {(match[1] or match[2] or match[3]).upper(): column for match, column in matches}
+    if len(lettered) > 1:
+        return tuple(sorted(lettered.items())), None
+    numbered = {int(match[1]): column for name, column in names if (match := _PLACE.fullmatch(name))}
+    first = min(numbered, default=0)
+    if not (1 < len(numbered) <= len(ascii_uppercase) and first < 2 and max(numbered) == first + len(numbered) - 1):
+        return (), None
+    return tuple(zip(ascii_uppercase, (column for _, column in sorted(numbered.items())), strict=False)), first
+
+
+def _spelled_choice(column: str) -> str:
+    """``column`` as `_plain` gives it, but for the last letter, and one that stands alone."""
+    name = re.sub("[ -]", "_", column.strip())
+    return name if len(name.rstrip(")")) < 2 else name[:-1].casefold() + name[-1]
 
 
 def in_order(columns: Iterable[str]) -> list[str]:

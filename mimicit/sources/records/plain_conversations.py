@@ -74,6 +74,8 @@ class PlainConversations:
             if not (is_shown and mark and questions[0]) or "<" in questions[0] or (before.strip() and after.strip()):
                 return None
         try:
+            if not is_shown:
+                self.finder.check_text_alone(fields, shape.free)
             id = self.id_of(fields)
             meta = self._meta(fields, shape.free) if shape.free else _NO_META
         except RejectedError:
@@ -108,8 +110,9 @@ class PlainConversations:
 def _shape(names: tuple[str, ...], id_fields: tuple[str, ...]) -> _Shape | None:
     """The shape of records with these fields; None where they are not plain."""
     talk = next((name for name in CONVERSATION_FIELDS[:2] if name in names), None)
-    media = columns_of(names).media
-    if talk is None or len(media) > 1 or not SOUND.isdisjoint(names):
+    columns = columns_of(names)
+    media = columns.media
+    if talk is None or len(media) > 1 or columns.by_id or not SOUND.isdisjoint(names):
         return None
     medium, kind = media[0] if media else ("", None)
     used = {*id_fields, *CONVERSATION_FIELDS[:2], medium}

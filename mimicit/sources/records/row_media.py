@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from mimicit.errors import RejectedError
 from mimicit.records import MediaKind
 from mimicit.sources.containers.base64_text import looks_like_base64
-from mimicit.sources.files.finding import media_refs
+from mimicit.sources.files.finding import CLIP_EXTENSIONS, PICTURE_EXTENSIONS, media_ref, media_refs
 from mimicit.sources.files.media_names import named_kind
 from mimicit.sources.files.root import Root
 from mimicit.sources.items import MediaRef, Row
 from mimicit.sources.records.column_names import Columns
+from mimicit.sources.records.text import checked_id
 
 __all__ = ["MediaFinder"]
 
+_ANY_EXTENSION: Final = (*PICTURE_EXTENSIONS, ".gif", *CLIP_EXTENSIONS)
+_MEDIUM_NAME: Final = re.compile(
+    r"(?:image|img|picture|pic|photo|figure|screenshot|video|vid|clip|gif|frame)s?_?"
+    r"(?:(?:file_?)?(?:name|path|key|id|idx|ur[il]|link|src|source|dir|folder|location)s?)?",
+    re.IGNORECASE,
+)
 _MAX_PATH_CHARACTERS: Final = 4096
 _HEAD_CHARACTERS: Final = 1024
 _MAX_ORIGIN: Final = 1024
@@ -35,8 +43,51 @@ class MediaFinder:
         for column, kind in columns.media:
             value = fields[column]
             for number, entry in enumerate(value) if isinstance(value, list) else [(None, value)]:
-                if number is not None or (entry is not None and entry != ""):
+                if column in columns.by_id and not isinstance(entry, dict) and entry is not None and entry != "":
+                    yield self._called(entry, kind, column)
+                elif number is not None or (entry is not None and entry != ""):
                     yield self.find(entry, kind, row, (column,) if number is None else (column, number))
+
+    def _called(self, value: object, kind: MediaKind | None, column: str) -> MediaRef:
+        """The medium that is called ``value``, with its extension or without, as COCO and others call theirs by ids."""
+        name = checked_id(int(value) if isinstance(value, float) and value.is_integer() else value, column)
+        names = [name]
+        if named_kind(name) is None and name.isdecimal() and kind == "image":
+            names = [f"{int(name):012d}", *(f"COCO_{split}2014_{int(name):012d}" for split in ("train", "val")), name]
+        elif named_kind(name) is None and kind == "video":
+            names = [name, f"v_{name}", *([f"video{name}"] if name.isdecimal() else [])]
+        extensions = {"image": PICTURE_EXTENSIONS, "video": CLIP_EXTENSIONS}.get(kind or "", _ANY_EXTENSION)
+        try:
+            return media_ref(
+                self.root,
+                names,
+                beside=self.beside,
+                kind=kind if named_kind(name) is None else None,
+                extensions=() if named_kind(name) else extensions,
+            )
+        except RejectedError as error:
+            raise RejectedError(error.reason, f"{column}: {error.detail}") from None
+
+    def check_text_alone(self, fields: dict[str, Any], free: Iterable[str]) -> None:
+        """`RejectedError` where a record without media names one in a field that is read as none of ``free``."""
+        for column in free:
+            value = fields[column]
+            if not isinstance(value, str) or not value or len(value) > _MAX_PATH_CHARACTERS:
+                continue
+            says = bool(_MEDIUM_NAME.fullmatch(column)) and not re.search(r"\s", value)
+            if says or (named_kind(value) is not None and self._is_there(value)):
+                raise RejectedError(
+                    "missing_file",
+                    f"column {column[:80]!r} names a picture or clip, {value[:200]!r}, and is not read as one: "
+                    "call it media, and write the path of a file (nothing is fetched)",
+                )
+
+    def _is_there(self, path: str) -> bool:
+        try:
+            media_refs(self.root, [path], beside=self.beside)
+        except RejectedError:
+            return False
+        return True
 
     def find(self, value: object, kind: MediaKind | None, row: Row, steps: Sequence[str | int]) -> MediaRef:
         """The medium that ``value`` names, which stands in ``row`` where ``steps`` lead to; raises `RejectedError`."""

@@ -135,6 +135,8 @@ class RowReader:
                 media += tuple(self.finder.of_row(row, fields, columns))
                 used |= {column for column, _ in columns.media}
             media = self._shown_by_parts(said.parts, row, media)
+            if self.finder is not None and not self.own_media and not media:
+                self.finder.check_text_alone(fields, fields.keys() - used)
             free = {name: value for name, value in fields.items() if name not in used}
             free = {name: value for name, value in free.items() if self.keeps_nulls or value is not None}
             free |= {name: texts[0] if len(texts) == 1 else texts for name, texts in said.beside.items()}
@@ -197,6 +199,8 @@ class RowReader:
         if self.finder is not None and not self.own_media:
             media += tuple(self.finder.of_row(row, fields, columns))
             used |= {column for column, _ in columns.media}
+            if not media:
+                self.finder.check_text_alone(fields, fields.keys() - used)
         kinds = [medium.kind for medium in media]
         instruction = question_about(said.question, kinds)
         if said.choices and isinstance(instruction, str):
@@ -294,7 +298,8 @@ def _multiple_choice(
     answer = fields[place] if place else fields[column] if column else None
     if isinstance(answer, str) and place and answer.isdecimal():
         answer = int(answer)
-    choice = chosen(choices, answer)
+    is_numbered = not place and not any(offered(fields[name]) for name in columns.choices)
+    choice = chosen(choices, answer, first_number=columns.first_number if is_numbered else None)
     used = {*columns.instructions[:1], *columns.choices, *(name for _, name in columns.lettered)}
     used |= {name for name in (place, column) if name}
     meta = {"choices": [choice.text for choice in choices], "letter": choice.letter}
