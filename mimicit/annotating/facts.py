@@ -28,7 +28,7 @@ from mimicit.sources.containers.json_members import first_of_members, member_row
 from mimicit.sources.files.finding import media_refs
 from mimicit.sources.files.media_names import folder_of
 from mimicit.sources.files.root import Root
-from mimicit.sources.items import InFile, MediaRef
+from mimicit.sources.items import Entry, InFile, MediaRef
 from mimicit.sources.records.text import checked_id, checked_text
 from mimicit.sources.sniff import sniff
 
@@ -206,7 +206,8 @@ def _enter_picture(root: Root, pictures: DiskTable, path: str, split: str, row: 
     except RejectedError:
         return
     if isinstance(ref.parts[0], InFile):
-        pictures.add(id, orjson.dumps([ref.parts[0].path, row.get("width"), row.get("height")]).decode())
+        value = orjson.dumps([ref.parts[0].path, row.get("width"), row.get("height")]).decode()
+        pictures.add_all([Entry(id, value, "")])
 
 
 def _box_of(row: Mapping[str, Any], names: Mapping[str, str], pictures: DiskTable) -> tuple[str, Box]:

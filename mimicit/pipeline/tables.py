@@ -3,7 +3,8 @@
 A row number of one table (its *row*) is what the others refer to it by. Tables are Arrow IPC files, so any row is read
 without the others (see `mimicit.pipeline.parts`). In the order of the stages::
 
-    import   RECORDS, REFERENCES, NAMES, PICTURES, TRAINING  (one file of each per part)
+    import   RECORDS, REFERENCES, NAMES, PICTURES, TRAINING, ENTRIES, USED_ENTRIES  (one file of each per part),
+             ENTRY_INDEX  (one per source)
     resolve  MEDIA_REFERENCES, UNITS, RESOLVED
     encode   ENCODED (one file per unit), MEDIA
     filter   TRIPLETS, MERGED
@@ -24,6 +25,8 @@ from mimicit.shards.index import RELATIONS, relation_counts
 
 __all__ = [
     "ENCODED",
+    "ENTRIES",
+    "ENTRY_INDEX",
     "LINKS",
     "LINKS_NAME",
     "MEDIA",
@@ -47,6 +50,7 @@ __all__ = [
     "TRIPLETS_NAME",
     "UNITS",
     "UNITS_NAME",
+    "USED_ENTRIES",
     "samples_schema",
 ]
 
@@ -122,6 +126,29 @@ TRAINING: Final = pa.schema(
         ("place", pa.large_string()),  # for messages
     ]
 )
+
+ENTRIES: Final = pa.schema(
+    [
+        # What records of the same source look up, where both are read side by side (see `mimicit.sources.format.Join`).
+        ("item", pa.int64()),
+        ("digest", pa.uint64()),  # of the key
+        ("key", pa.large_string()),
+        ("value", pa.large_string()),
+        ("place", pa.large_string()),  # for messages
+    ]
+)
+
+ENTRY_INDEX: Final = pa.schema(
+    [
+        # The first entry of each key of one source, by the digest of the key.
+        ("digest", pa.uint64()),
+        ("part", pa.int64()),  # of ENTRIES,
+        ("row", pa.int64()),  # in this row
+    ]
+)
+
+USED_ENTRIES: Final = pa.schema([("part", pa.int64()), ("row", pa.int64())])
+"""Which of ENTRIES the records of one part have used."""
 
 MEDIA_REFERENCES: Final = pa.schema(
     [

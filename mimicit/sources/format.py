@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 if TYPE_CHECKING:
     from mimicit.sources.files.root import Root
     from mimicit.sources.sniff import Head, HeadKind
-from mimicit.sources.items import Item, Piece, Reject
+from mimicit.sources.items import Entry, Item, Note, Piece, Reject
 
 __all__ = [
     "A_MEDIUM",
     "PICTURES",
     "Claim",
+    "Join",
+    "Lookup",
     "Needs",
     "OptionValue",
     "SourceFormat",
@@ -97,13 +99,40 @@ class Needs:
     fields: tuple[tuple[str, ...], ...]
 
 
+class Lookup(Protocol):
+    """The entries of a source by their keys."""
+
+    def get(self, key: str) -> str | None:
+        """The value of ``key``, or None."""
+        ...
+
+    def use_all(self, keys: Sequence[str]) -> dict[str, str]:
+        """The values of those of the ``keys`` that are there, whose entries are then used (see `Join.unused`)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Join:
+    """How a source is read whose records need what stands elsewhere in it: ``entries`` first, then ``records``.
+
+    Neither is held in memory. Both read what `SourceSpec.piece` says. ``repeated`` is what an entry is rejected as
+    whose key came before, and ``unused`` one that nobody has used; None: that is nothing to mention.
+    """
+
+    entries: Callable[[SourceSpec, Root], Iterator[Entry | Reject | Note]]
+    records: Callable[[SourceSpec, Root, Lookup], Iterator[Item]]
+    repeated: Callable[[SourceSpec, Entry], Reject | None] | None = None
+    unused: Callable[[SourceSpec, Entry], Reject] | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceFormat:
     """How one published format is found and read.
 
     ``read(spec, root)`` streams the items; it raises `SourceError` where a file is unreadable as a whole.
     ``split`` cuts a source into pieces whose items, one piece after the other, are those of the whole; None: it is read
-    in one go.
+    in one go. With a ``join``, ``read`` reads by that; the build itself does it where ``split`` tells pieces of entries
+    from pieces of records, for then both are read side by side.
 
     With ``ids_repeat``, published ids name the picture and not the record: equal ids of different records are then told
     apart by a number (``x``, ``x~2``, ...), and only a record that says the same again is a duplicate. With
@@ -117,6 +146,7 @@ class SourceFormat:
     claim: Claim
     read: Callable[[SourceSpec, Root], Iterator[Item]]
     split: Callable[[SourceSpec, Root], list[Piece]] | None = None
+    join: Join | None = None
     ids_repeat: bool = False
     by_record: bool = False
     options: type[Any] | None = None

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MAX_MEDIA",
     "MAX_RELATED",
+    "Entry",
     "InArrow",
     "InFile",
     "InJson",
@@ -213,6 +214,17 @@ class Note:
     place: str
 
 
+class Entry(NamedTuple):
+    """What records of the same source look up by ``key``: the answer to a question, the file of a picture, ...
+
+    ``place`` says where it stands, for messages. Of entries of equal keys, the first counts.
+    """
+
+    key: str
+    value: str
+    place: str
+
+
 Item = Picture | RawTriplet | TrainEntry | Reject | Note
 
 Locate = Callable[[Sequence[str | int]], Locator]
@@ -237,7 +249,8 @@ class Piece:
     """A part of a source that is read by itself: the files ``paths``, in their order.
 
     Of a single JSON file it may be the bytes ``start`` to ``end`` alone, before which there are ``first`` records of an
-    array (``is_array``), or else ``first`` lines.
+    array (``is_array``) or a list, or else ``first`` lines. With ``is_entries``, it is read for what others look up
+    (see `mimicit.sources.format.Join`).
     """
 
     paths: tuple[str, ...]
@@ -245,3 +258,4 @@ class Piece:
     end: int | None = None
     first: int = 0
     is_array: bool = False
+    is_entries: bool = False

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from mimicit.pipeline import BuildConfig
+from mimicit.sources import SOURCES
 from mimicit.sources.files.root import Root
-from mimicit.sources.formats.mimicit_ids import RelatedIds
-from mimicit.sources.items import TrainEntry
+from mimicit.sources.items import Entry, TrainEntry
 from tests.factories.builds import build
-from tests.factories.sources import base64_jpeg, items_of, put, triplets_of
+from tests.factories.sources import base64_jpeg, items_of, one_source, put, triplets_of
 
 LONG = "SN_00_INS_scene0000_00_activity0_round0"
 SHORT = "SN_INS_scene0000_activity1_round0"
@@ -48,6 +48,9 @@ def test_the_training_list_may_spell_them_in_another_way(tmp_path: Path) -> None
     assert (entry.id, entry.related) == (LONG, (SHORT,))
 
 
-def test_other_sets_are_not_read_twice(tmp_path: Path) -> None:
-    with RelatedIds(Root(tmp_path), "no such file") as related:
-        assert related.resolved(("DC_INS_00001", "x", "LA_INS_1")) == ("DC_INS_00001", "x", "LA_INS_1")
+def test_nothing_is_kept_of_other_sets(tmp_path: Path) -> None:
+    data = {id: record(1) for id in ("DC_INS_00001", "x", "LA_INS_1", SHORT)}
+    put(tmp_path, "X_instructions.json", {"meta": {}, "data": data})
+    join, root = SOURCES["mimicit"].join, Root(tmp_path)
+    assert join is not None
+    assert [entry.key for entry in join.entries(one_source(tmp_path), root) if isinstance(entry, Entry)] == [SHORT]

@@ -2,13 +2,14 @@
 
 A part is one task: a worker reads it, checks the texts, and writes its tables. The summary of a part is written last,
 so a part with a summary is done. What needs the records of other parts (equal ids, pictures by name) is left to
-`mimicit.pipeline.stages.resolve`.
+`mimicit.pipeline.stages.resolve`. Where records look up what stands elsewhere in their source, the parts that hold that
+are read first (see `mimicit.pipeline.stages.entries`).
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -19,18 +20,27 @@ from mimicit.errors import RejectedError, SourceError
 from mimicit.pipeline.config import SourceRules
 from mimicit.pipeline.engines.local import Engine
 from mimicit.pipeline.progress import Progress
+from mimicit.pipeline.rejects import Phase, RejectWriter, rejects_path
+from mimicit.pipeline.stages.entries import (
+    EntryFinder,
+    EntryTables,
+    index_entries,
+    repeated_entries,
+    unused_entries,
+)
 from mimicit.pipeline.stages.filters import FilterConfig
 from mimicit.pipeline.stages.part_writer import PartWriter
 from mimicit.shards.files import write_atomically
 from mimicit.sources import SOURCES
 from mimicit.sources.files.root import Root
 from mimicit.sources.format import SourceSpec
-from mimicit.sources.items import Piece
+from mimicit.sources.items import Entry, Item, Piece
 
 __all__ = ["Part", "Summary", "import_parts", "import_sources", "part_rejects", "part_table"]
 
 _FOLDER: Final = "import"
 _PIECES_NAME: Final = "pieces"
+_USED: Final = "used"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +76,12 @@ class _Task:
     spec: SourceSpec
     filters: FilterConfig
     keep_going: bool
+    looks_up: EntryTables | None
+
+    @property
+    def is_of_entries(self) -> bool:
+        """Whether what others look up is read."""
+        return self.spec.piece is not None and self.spec.piece.is_entries
 
 
 def import_sources(
@@ -86,6 +102,7 @@ def import_sources(
     """
     (work / _FOLDER).mkdir(exist_ok=True)
     pieces = _pieces(work, root, specs, engine, progress)
+    tables = _entry_tables(work, pieces)
     tasks = [
         _Task(
             root=root,
@@ -95,12 +112,54 @@ def import_sources(
             spec=replace(specs[source], piece=piece),
             filters=rules[specs[source].name].filters,
             keep_going=keep_going,
+            looks_up=None if piece is None or piece.is_entries else tables.get(source),
         )
         for number, (source, piece) in enumerate(pieces)
         if not _summary_path(work, number).exists()
     ]
-    for _ in engine.run(_import_part, tasks, label="import", progress=progress, total=len(tasks)):
+    if tables:
+        _run(engine, [task for task in tasks if task.is_of_entries], "entries", progress)
+    for of_source in tables.values():
+        index_entries(work, of_source)
+    _run(engine, [task for task in tasks if not task.is_of_entries], "import", progress)
+    if tables:
+        _reject_entries(work, specs, tables)
+
+
+def _run(engine: Engine, tasks: Sequence[_Task], label: str, progress: Progress) -> None:
+    for _ in engine.run(_import_part, tasks, label=label, progress=progress, total=len(tasks)):
         pass
+
+
+def _entry_tables(work: Path, pieces: Sequence[tuple[int, Piece | None]]) -> dict[int, EntryTables]:
+    """Of the sources whose entries are pieces of their own."""
+    parts: dict[int, list[int]] = {}
+    for number, (source, piece) in enumerate(pieces):
+        if piece is not None and piece.is_entries:
+            parts.setdefault(source, []).append(number)
+    return {source: EntryTables(work / _FOLDER, source, tuple(of_source)) for source, of_source in parts.items()}
+
+
+def _reject_entries(work: Path, specs: Sequence[SourceSpec], tables: Mapping[int, EntryTables]) -> None:
+    """Tell of repeated and unused entries what their formats have to say, in the order of reading in one go."""
+    path = rejects_path(work, "entries")
+    if path.exists():
+        return
+    parts = import_parts(work)
+    unreadable = {part.source for part in parts if part.summary.unreadable is not None}
+    with RejectWriter(path) as rejects:
+        for source in sorted(tables.keys() - unreadable):
+            spec, join = specs[source], SOURCES[specs[source].format].join
+            assert join is not None
+            if join.repeated is not None:
+                for part, item, entry in repeated_entries(work, tables[source]):
+                    if (reject := join.repeated(spec, entry)) is not None:
+                        rejects.reject(source, Phase.IMPORT, part, item, reject)
+            if join.unused is not None:
+                numbers = [part.number for part in parts if part.source == source]
+                used = [table for number in numbers if (table := part_table(work, number, _USED)).exists()]
+                for place, entry in enumerate(unused_entries(work, tables[source], used)):
+                    rejects.reject(source, Phase.IMPORT, numbers[-1] + 1, place, join.unused(spec, entry))
 
 
 def _pieces(
@@ -165,6 +224,18 @@ def _kept(root: Root) -> Root:
     return root
 
 
+def _items(task: _Task, root: Root) -> Iterator[Item | Entry]:
+    """What is read of one part."""
+    format = SOURCES[task.spec.format]
+    if format.join is not None and task.looks_up is not None:
+        with EntryFinder(task.looks_up, part_table(task.work, task.number, _USED)) as entries:
+            yield from format.join.records(task.spec, root, entries)
+    elif format.join is not None and task.is_of_entries:
+        yield from format.join.entries(task.spec, root)
+    else:
+        yield from format.read(task.spec, root)
+
+
 def _import_part(task: _Task) -> None:
     """Write the tables of one part; runs in a worker."""
     root = _kept(task.root)
@@ -172,7 +243,7 @@ def _import_part(task: _Task) -> None:
     try:
         table = functools.partial(part_table, task.work, task.number)
         with PartWriter(table, task.number, task.source, task.spec, task.filters) as writer:
-            for item in SOURCES[task.spec.format].read(task.spec, root):
+            for item in _items(task, root):
                 writer.add(item)
             root.check_inputs()
         notes = {kind: (count, writer.first_notes[kind]) for kind, count in sorted(writer.notes.items())}

@@ -19,14 +19,27 @@ import orjson
 from mimicit.errors import SchemaError
 from mimicit.pipeline.parts import TableWriter
 from mimicit.pipeline.rejects import Phase, RejectWriter
+from mimicit.pipeline.stages.entries import digest_of
 from mimicit.pipeline.stages.filters import Fault, FilterConfig, text_fault
 from mimicit.pipeline.stages.references import locator_to_json, place_in_table, ref_text, ref_to_json
-from mimicit.pipeline.tables import NAMES, PICTURES, RECORDS, REFERENCES, TRAINING
+from mimicit.pipeline.tables import ENTRIES, NAMES, PICTURES, RECORDS, REFERENCES, TRAINING
 from mimicit.prompt import SPECIAL_TOKENS
 from mimicit.schema import canonical_json, null_for_nan
 from mimicit.sources import SOURCES
 from mimicit.sources.format import SourceSpec
-from mimicit.sources.items import MAX_MEDIA, MAX_RELATED, MediaRef, Named, Note, Picture, RawTriplet, Reject, TrainEntry
+from mimicit.sources.items import (
+    MAX_MEDIA,
+    MAX_RELATED,
+    Entry,
+    Item,
+    MediaRef,
+    Named,
+    Note,
+    Picture,
+    RawTriplet,
+    Reject,
+    TrainEntry,
+)
 
 __all__ = ["PartWriter"]
 
@@ -56,6 +69,7 @@ class PartWriter:
         self._names = TableWriter(table("names"), NAMES, skip_empty=True)
         self._pictures = TableWriter(table("pictures"), PICTURES, skip_empty=True)
         self._training = TableWriter(table("training"), TRAINING, skip_empty=True)
+        self._entries = TableWriter(table("entries"), ENTRIES, skip_empty=True)
         self._rejects = RejectWriter(table("rejects"))
         self._known: dict[MediaRef, tuple[int, bytes]] = {}
         self._media: tuple[MediaRef, ...] = ()  # of the last record,
@@ -69,8 +83,8 @@ class PartWriter:
         self.first_notes: dict[str, str] = {}
 
     def __enter__(self) -> Self:
-        tables = (self._records, self._references, self._names, self._pictures, self._training, self._rejects)
-        for table in tables:
+        tables = (self._records, self._references, self._names, self._pictures, self._training, self._entries)
+        for table in (*tables, self._rejects):
             self._held.enter_context(table)
         return self
 
@@ -83,7 +97,7 @@ class PartWriter:
         with self._held:
             self._write_records()
 
-    def add(self, item: RawTriplet | Picture | TrainEntry | Note | Reject) -> None:
+    def add(self, item: Item | Entry) -> None:
         """Store ``item``, whatever it is."""
         self._items += 1
         match item:
@@ -95,6 +109,8 @@ class PartWriter:
                 self._pictures.add((self._items, item.id, locator, item.place))
             case TrainEntry():
                 self._training.add((self._items, item.id, item.related, item.place))
+            case Entry():
+                self._entries.add((self._items, digest_of(item.key), *item))
             case Note():
                 self._note(item.kind, item.place)
             case Reject():

@@ -1,5 +1,6 @@
 """A table of texts on disk: what joins two files that are both too big to hold, such as questions and their answers.
 
+It serves whoever reads a source in one go; the build joins large files by tables of its own.
 A SQLite file in a temporary folder; memory stays at its page cache (16 MiB), whatever the number of entries.
 """
 
@@ -12,15 +13,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from mimicit.sources.items import Entry
+
 __all__ = ["DiskTable"]
 
 _CACHE_KIB: Final = 16 << 10
 _MOST_ASKED: Final = 500  # keys in one query
-_ADD: Final = "INSERT OR IGNORE INTO entry(key, value) VALUES (?, ?)"
+_ADD: Final = "INSERT OR IGNORE INTO entry(key, value, place) VALUES (?, ?, ?)"
 
 
 class DiskTable:
-    """Values by key, both text. Lives as long as its ``with`` block; nothing of it is kept."""
+    """Entries by key. Lives as long as its ``with`` block; nothing of it is kept."""
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="mimicit-")
@@ -31,27 +34,24 @@ class DiskTable:
         self._db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         # The values lie in the order in which they came, which mostly is that in which they are asked for.
         self._db.execute(
-            "CREATE TABLE entry(number INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, value TEXT NOT NULL)"
+            "CREATE TABLE entry(number INTEGER PRIMARY KEY,"
+            " key TEXT NOT NULL UNIQUE, value TEXT NOT NULL, place TEXT NOT NULL)"
         )
         self._db.execute("BEGIN")
         self._used = bytearray()  # by number
 
-    def add(self, key: str, value: str) -> bool:
-        """Enter ``value``; false where ``key`` is there already, which then keeps its first value."""
-        return self._db.execute(_ADD, (key, value)).rowcount == 1
-
-    def add_all(self, entries: Sequence[tuple[str, str]]) -> list[bool]:
-        """As `add`, of each of the ``entries``."""
+    def add_all(self, entries: Sequence[Entry]) -> list[bool]:
+        """Enter all; of each whether it was, for a key that is there already keeps its first value."""
         before = self._db.total_changes
         first = self._db.execute("SELECT max(number) FROM entry").fetchone()[0] or 0
         self._db.executemany(_ADD, entries)
         if self._db.total_changes - before == len(entries):
             return [True] * len(entries)
-        new = {key for number, key, _ in self._entries([key for key, _ in entries]) if number > first}
+        new = {key for number, key, _ in self._found([entry.key for entry in entries]) if number > first}
         added: list[bool] = []
-        for key, _ in entries:
-            added.append(key in new)
-            new.discard(key)
+        for entry in entries:
+            added.append(entry.key in new)
+            new.discard(entry.key)
         return added
 
     def get(self, key: str) -> str | None:
@@ -62,25 +62,25 @@ class DiskTable:
     def use_all(self, keys: Sequence[str]) -> dict[str, str]:
         """The values of those of the ``keys`` that are there, whose entries are no longer some of `unused`."""
         found: dict[str, str] = {}
-        for number, key, value in self._entries(keys):
+        for number, key, value in self._found(keys):
             if number >= len(self._used):
                 self._used.extend(bytes(number + 1 - len(self._used)))
             self._used[number] = 1
             found[key] = value
         return found
 
-    def _entries(self, keys: Sequence[str]) -> Iterator[tuple[int, str, str]]:
+    def _found(self, keys: Sequence[str]) -> Iterator[tuple[int, str, str]]:
         """(number, key, value) of those of the ``keys`` that are there."""
         for start in range(0, len(keys), _MOST_ASKED):
             asked = keys[start : start + _MOST_ASKED]
             marks = ", ".join("?" * len(asked))
             yield from self._db.execute(f"SELECT number, key, value FROM entry WHERE key IN ({marks})", asked)
 
-    def unused(self) -> Iterator[tuple[str, str]]:
-        """(key, value) of the entries that nobody asked for with `use_all`, sorted by key."""
-        for number, key, value in self._db.execute("SELECT number, key, value FROM entry ORDER BY key"):
+    def unused(self) -> Iterator[Entry]:
+        """The entries that nobody asked for with `use_all`, sorted by key."""
+        for number, *entry in self._db.execute("SELECT number, key, value, place FROM entry ORDER BY key"):
             if number >= len(self._used) or not self._used[number]:
-                yield key, value
+                yield Entry(*entry)
 
     def close(self) -> None:
         """Remove the table."""

@@ -121,11 +121,18 @@ class JsonCursor:
                 yield
         self.take(b"}")
 
+    def entries_left(self) -> Iterator[None]:
+        """As `entries`, from the member at which the cursor stands to the end of what it reads."""
+        while self.peek() not in (b"", b"}"):
+            yield
+            if self.peek() == b",":
+                self._at += 1
+
     def elements(self) -> Iterator[int]:
         """Step into an array: its indices one by one, with the cursor before the element."""
         self.take(b"[")
         if self.peek() != b"]":
-            index = 0
+            index, self._passed = 0, 1
             yield index
             while self.peek() == b",":
                 self._at += 1

@@ -14,25 +14,30 @@ from mimicit.sources.containers.json_cursor import JsonCursor
 from mimicit.sources.containers.json_rows import MAX_RECORD_BYTES, element, elements, parsed, pass_elements
 from mimicit.sources.containers.unpacked import open_text
 from mimicit.sources.files.root import Root
-from mimicit.sources.items import Row
+from mimicit.sources.items import Piece, Row
 
 __all__ = ["blocks_of_member", "first_of_members", "member_rows"]
 
 _MAX_TEXT_BYTES: Final = 1 << 16
 
 
-def member_rows(root: Root, path: str, name: str) -> Iterator[Row]:
+def member_rows(root: Root, path: str, name: str, piece: Piece | None = None) -> Iterator[Row]:
     """The records of the list called ``name`` in the object at ``path``; places are ``path#name[index]``.
 
-    `SourceError` where the file is not one JSON object with such a list.
+    With a ``piece`` that is a range of the file, only its records. `SourceError` where the file is not one JSON object
+    with such a list.
     """
-    return chain.from_iterable(blocks_of_member(root, path, name))
+    return chain.from_iterable(blocks_of_member(root, path, name, piece))
 
 
-def blocks_of_member(root: Root, path: str, name: str) -> Iterator[list[Row]]:
+def blocks_of_member(root: Root, path: str, name: str, piece: Piece | None = None) -> Iterator[list[Row]]:
     """As `member_rows`, some at a time: as many as fit into 100 KB, or a single one."""
     found = False
     with open_text(root, path) as file:
+        if piece is not None and piece.end is not None:
+            cursor = JsonCursor(file, path, start=piece.start, end=piece.end)
+            yield from elements(cursor, path, f"{path}#{name}", cursor.elements_from(piece.first))
+            return
         cursor = JsonCursor(file, path)
         for key in cursor.members():
             if key.raw != name.encode() or cursor.peek() != b"[":

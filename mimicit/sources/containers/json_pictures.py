@@ -7,6 +7,7 @@ The bytes are read from their place (`InJson`) when the picture is needed.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import BinaryIO
 
 from mimicit.errors import RejectedError
 from mimicit.sources.containers.json_cursor import JsonCursor, Span
@@ -14,20 +15,20 @@ from mimicit.sources.containers.json_rows import parsed
 from mimicit.sources.containers.unpacked import open_text
 from mimicit.sources.files.root import Root
 from mimicit.sources.format import SourceSpec
-from mimicit.sources.items import InJson, Picture, Reject
+from mimicit.sources.items import InJson, Picture, Piece, Reject
 from mimicit.sources.records.text import checked_id
 
-__all__ = ["decoded_key", "json_pictures"]
+__all__ = ["decoded_key", "json_pictures", "members_in"]
 
 
 def json_pictures(spec: SourceSpec, root: Root, path: str) -> Iterator[Picture | Reject]:
     """Every picture of the file at ``path``, in its order; a value that holds no text is a reject of scope ``media``.
 
-    A value is a text, or a list with one text. `SourceError` where the file is not one JSON object.
+    A value is a text, or a list with one text. With a range of the file (`SourceSpec.piece`), only its pictures.
+    `SourceError` where the file is not one JSON object.
     """
     with open_text(root, path) as file:
-        cursor = JsonCursor(file, path)
-        for key in cursor.members():
+        for cursor, key in members_in(file, path, spec.piece):
             place = f"{path}#byte {key.offset}"
             id = ""
             try:
@@ -42,7 +43,17 @@ def json_pictures(spec: SourceSpec, root: Root, path: str) -> Iterator[Picture |
                 yield spec.reject(error.reason, place=place, id=id, detail=error.detail, scope="media")
             else:
                 yield Picture(id, InJson(path, span.offset, span.length), place)
-        cursor.finish()
+
+
+def members_in(file: BinaryIO, path: str, piece: Piece | None) -> Iterator[tuple[JsonCursor, Span]]:
+    """The keys of the object in ``file``, or in the range ``piece`` of it, with the cursor before their values."""
+    if piece is not None and piece.end is not None:
+        cursor = JsonCursor(file, path, start=piece.start, end=piece.end)
+        yield from ((cursor, cursor.key()) for _ in cursor.entries_left())
+        return
+    cursor = JsonCursor(file, path)
+    yield from ((cursor, key) for key in cursor.members())
+    cursor.finish()
 
 
 def decoded_key(key: Span) -> str:

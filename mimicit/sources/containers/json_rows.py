@@ -41,6 +41,7 @@ __all__ = [
     "parsed",
     "parsed_run",
     "pass_elements",
+    "pass_members",
     "record_of",
     "repeated_key",
 ]
@@ -188,12 +189,29 @@ def elements(cursor: JsonCursor, path: str, place: str, indices: Iterable[int]) 
 def pass_elements(cursor: JsonCursor, most: int) -> None:
     """Pass the element at ``cursor``, and those after it in ``most`` bytes, as far as that is quick."""
     run = cursor.run(most)
-    try:
-        cursor.skip(run, len(orjson.loads(b"[%b]" % run)))
-    except orjson.JSONDecodeError:
-        run = b""
-    if not run:
+    values = _values_in(b"[%b]" % run)
+    if values:
+        cursor.skip(run, values)
+    else:
         cursor.value(keep_bytes=0)
+
+
+def pass_members(cursor: JsonCursor, most: int) -> None:
+    """As `pass_elements`, of the members of an object."""
+    run = cursor.run(most)
+    if _values_in(b"{%b}" % run):
+        cursor.skip(run)
+    else:
+        cursor.key()
+        cursor.value(keep_bytes=0)
+
+
+def _values_in(raw: bytes) -> int:
+    """How many values the array or object written as ``raw`` has; none where it cannot be parsed."""
+    try:
+        return len(orjson.loads(raw))
+    except orjson.JSONDecodeError:
+        return 0
 
 
 class _RunTexts:
@@ -252,7 +270,7 @@ def _step_into(cursor: JsonCursor, step: str | int) -> bool:
 def json_lines(file: BinaryIO, path: str, piece: Piece | None = None) -> Iterator[Line]:
     """The lines of ``file`` that are not blank; ``path`` is what their places begin with."""
     number, end, stop = (0, 0, None) if piece is None else (piece.first, piece.start, piece.end)
-    if piece is not None:
+    if end:
         file.seek(end)
     while (stop is None or end < stop) and (line := file.readline(MAX_RECORD_BYTES + len(b"\r\n"))):
         number += 1

@@ -3,7 +3,8 @@
 Such a file cannot be read by places, so a copy of what it unpacks to, or of its text in UTF-8, is made once, in the
 scratch folder of the root, where all processes of a build find it; a build that was killed finds it again. What a file
 is, is told by its first bytes and not by its name. A file is refused if it unpacks to more than `MAX_BYTES`, or to more
-than `MAX_RATIO` times its size. A ``.zip`` of one text file is unpacked while it is read, within the same limits.
+than `MAX_RATIO` times its size. A ``.zip`` of one text file is unpacked while it is read, within the same limits;
+only where it is read by ranges, there is a copy as well.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ import struct
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
@@ -41,8 +42,10 @@ __all__ = [
     "open_start",
     "open_text",
     "open_unpacked",
+    "open_unzipped",
     "open_zipped",
     "utf8_blocks",
+    "zipped_size",
 ]
 
 _MARKS: Final = {b"\x1f\x8b\x08": "gzip", b"BZh": "bz2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
@@ -66,6 +69,7 @@ ALWAYS_FINE_BYTES: Final = 16 << 20  # however well it is packed
 _MAX_READ_BYTES: Final = 1 << 20
 _METHODS: Final = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 _ENCRYPTED: Final = 1
+_ZIP_MARK: Final = b"PK\x03\x04"
 
 
 def is_packed(head: bytes) -> bool:
@@ -111,7 +115,17 @@ def open_unpacked(root: Root, path: str) -> BinaryIO:
         file.seek(0)
         copy = _scratch(root) / _name(file, path)
         if not copy.exists():
-            _unpack(file, path, copy)
+            _write(copy, _bounded(_blocks(file, path), os.fstat(file.fileno()).st_size, path))
+    return copy.open("rb")
+
+
+def open_unzipped(root: Root, path: str) -> BinaryIO:
+    """As `open_zipped`, through a copy, for reading anywhere."""
+    with root.open_input(path) as file:
+        copy = _scratch(root) / _name(file, path)
+    if not copy.exists():
+        with open_zipped(root, path) as member:
+            _write(copy, iter(partial(member.read, _BLOCK_BYTES), b""))
     return copy.open("rb")
 
 
@@ -141,15 +155,22 @@ def _own_scratch() -> Path:
     return folder
 
 
-def _unpack(file: BinaryIO, path: str, copy: Path) -> None:
-    size = os.fstat(file.fileno()).st_size
+def _bounded(blocks: Iterable[bytes], size: int, path: str) -> Iterator[bytes]:
+    """The ``blocks`` to which the file of ``size`` bytes unpacks; `SourceError` where these are too many."""
     most = min(max(ALWAYS_FINE_BYTES, MAX_RATIO * size), MAX_BYTES)
+    unpacked = 0
+    for block in blocks:
+        unpacked += len(block)
+        if unpacked > most:
+            raise SourceError(f"{path}: {size} bytes that unpack to more than {most} are refused")
+        yield block
+
+
+def _write(copy: Path, blocks: Iterable[bytes]) -> None:
     descriptor, name = tempfile.mkstemp(prefix="unpacking-", dir=copy.parent)
     try:
         with os.fdopen(descriptor, "wb") as out:
-            for block in _blocks(file, path):
-                if out.tell() + len(block) > most:
-                    raise SourceError(f"{path}: {size} bytes that unpack to more than {most} are refused")
+            for block in blocks:
                 out.write(block)
             out.flush()
             os.fsync(out.fileno())
@@ -256,6 +277,18 @@ _DAMAGE: Final = (
 )
 
 
+def zipped_size(root: Root, path: str) -> int | None:
+    """How many bytes the one member of the archive at ``path`` says that it has; None where that is no archive.
+
+    Errors as `open_zipped`.
+    """
+    with root.open_input(path) as file:
+        if os.pread(file.fileno(), len(_ZIP_MARK), 0) != _ZIP_MARK:
+            return None
+        with _damage_in_zip(path), zipfile.ZipFile(_SmallReads(file)) as archive:
+            return _only_member(archive, path).file_size
+
+
 @contextmanager
 def open_zipped(root: Root, path: str) -> Iterator[BinaryIO]:
     """The one member of the archive at ``path``, for reading forwards.
@@ -263,13 +296,19 @@ def open_zipped(root: Root, path: str) -> Iterator[BinaryIO]:
     `SourceError` where the archive is damaged, encrypted, packed in an unusual way, holds several members, or is a
     bomb; also while it is read.
     """
+    with (
+        _damage_in_zip(path),
+        root.open_input(path) as file,
+        zipfile.ZipFile(_SmallReads(file)) as archive,
+        archive.open(_only_member(archive, path)) as member,
+    ):
+        yield cast(BinaryIO, member)
+
+
+@contextmanager
+def _damage_in_zip(path: str) -> Iterator[None]:
     try:
-        with (
-            root.open_input(path) as file,
-            zipfile.ZipFile(_SmallReads(file)) as archive,
-            archive.open(_only_member(archive, path)) as member,
-        ):
-            yield cast(BinaryIO, member)
+        yield
     except _DAMAGE as error:
         raise SourceError(f"{path}: damaged zip archive: {error or 'it is cut'}; fetch it again or unpack it") from None
 

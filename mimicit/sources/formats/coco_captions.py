@@ -2,7 +2,7 @@
 
 Every caption is one triplet with the id of its annotation; its instruction comes from a fixed pool, picked by a hash of
 that id. Pictures are looked for in a folder called like the split first (``train2017`` of ``captions_train2017.json``),
-and then as by all formats (see `finding`). File names wait in a table on disk. Files of the same shape without captions
+and then as by all formats (see `finding`). File names wait on disk. Files of the same shape without captions
 (instances, keypoints) are left alone.
 """
 
@@ -13,17 +13,18 @@ from functools import partial
 from typing import Any, Final
 
 from mimicit.errors import RejectedError
-from mimicit.sources.containers.disk_table import DiskTable
 from mimicit.sources.containers.json_members import first_of_members, member_rows
 from mimicit.sources.files.finding import media_refs
 from mimicit.sources.files.media_names import folder_of
 from mimicit.sources.files.root import Root
-from mimicit.sources.format import Needs, SourceFormat, SourceSpec
-from mimicit.sources.items import Item, RawTriplet, Reject
+from mimicit.sources.format import Join, Lookup, Needs, SourceFormat, SourceSpec
+from mimicit.sources.items import Entry, Item, Piece, RawTriplet, Reject
 from mimicit.sources.records.captions import captioned
 from mimicit.sources.records.claiming import claim_files
 from mimicit.sources.records.each_row import triplets_of_rows
-from mimicit.sources.records.text import checked_id, shown
+from mimicit.sources.records.joined import read_joined
+from mimicit.sources.records.pieces import cut_list, joined_pieces
+from mimicit.sources.records.text import checked_id, is_unicode, shown
 from mimicit.sources.sniff import Fields
 
 __all__ = ["COCO_CAPTIONS"]
@@ -45,38 +46,48 @@ def _fits(root: Root, path: str, fields: Fields) -> bool:
     )
 
 
-def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
-    for path in spec.files:
-        split = path.rpartition("/")[2].partition(".")[0].rpartition("_")[2]
-        with DiskTable() as names:
-            yield from _read_names(spec, root, path, names)
-            triplet = partial(_triplet, root, names, folder_of(path), split)
-            yield from triplets_of_rows(spec, member_rows(root, path, "annotations"), triplet, _own_id)
+def _captions(spec: SourceSpec, root: Root, names: Lookup) -> Iterator[Item]:
+    (path,) = spec.files
+    split = path.rpartition("/")[2].partition(".")[0].rpartition("_")[2]
+    triplet = partial(_triplet, root, names, folder_of(path), split)
+    yield from triplets_of_rows(spec, member_rows(root, path, "annotations", spec.piece), triplet, _own_id)
 
 
-COCO_CAPTIONS: Final = SourceFormat(
-    claim=claim_files("coco-captions", "annotations with captions, and images by id", _fits, ("object", "lines")),
-    read=_read,
-    needs=(
-        Needs(("object", "lines"), (("images[].file_name",), ("annotations[].image_id",), ("annotations[].caption",))),
-    ),
-)
-
-
-def _read_names(spec: SourceSpec, root: Root, path: str, names: DiskTable) -> Iterator[Reject]:
-    for place, row, *_ in member_rows(root, path, "images"):
+def _names(spec: SourceSpec, root: Root) -> Iterator[Entry | Reject]:
+    for place, row, *_ in member_rows(root, spec.files[0], "images", spec.piece):
         id = ""
         try:
             if isinstance(row, RejectedError):
                 raise row
             id = checked_id(row.get("id"))
             name = row.get("file_name")
-            if not isinstance(name, str):
+            if not isinstance(name, str) or not is_unicode(name):
                 raise RejectedError("malformed", f"file_name must be text, not {shown(name)}")
-            if not names.add(id, name):
-                raise RejectedError("duplicate_id", "this picture id was used before; the first file keeps it")
+            yield Entry(id, name, place)
         except RejectedError as error:
             yield spec.reject(error.reason, place=place, id=id, detail=error.detail, scope="media")
+
+
+def _repeated(spec: SourceSpec, name: Entry) -> Reject:
+    detail = "this picture id was used before; the first file keeps it"
+    return spec.reject("duplicate_id", place=name.place, id=name.key, detail=detail, scope="media")
+
+
+def _split(spec: SourceSpec, root: Root) -> list[Piece]:
+    (path,) = spec.files
+    return joined_pieces(cut_list("images")(root, path), cut_list("annotations")(root, path))
+
+
+_JOIN: Final = Join(entries=_names, records=_captions, repeated=_repeated)
+COCO_CAPTIONS: Final = SourceFormat(
+    claim=claim_files("coco-captions", "annotations with captions, and images by id", _fits, ("object", "lines")),
+    read=partial(read_joined, _JOIN),
+    split=_split,
+    join=_JOIN,
+    needs=(
+        Needs(("object", "lines"), (("images[].file_name",), ("annotations[].image_id",), ("annotations[].caption",))),
+    ),
+)
 
 
 def _own_id(row: Mapping[str, Any]) -> str:
@@ -84,7 +95,7 @@ def _own_id(row: Mapping[str, Any]) -> str:
 
 
 def _triplet(
-    root: Root, names: DiskTable, beside: str, split: str, row: Mapping[str, Any], id: str, place: str
+    root: Root, names: Lookup, beside: str, split: str, row: Mapping[str, Any], id: str, place: str
 ) -> RawTriplet:
     picture = checked_id(row.get("image_id"), "image_id")
     name = names.get(picture)

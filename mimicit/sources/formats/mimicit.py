@@ -17,24 +17,34 @@ their aliases (see `mimicit_ids`) by the build.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
-from typing import Any, Final, Literal
+from itertools import chain
+from typing import Any, BinaryIO, Final, Literal
 
 from mimicit.errors import RejectedError, SourceError
 from mimicit.placeholders import question_about
 from mimicit.sources.containers.json_cursor import JsonCursor
-from mimicit.sources.containers.json_pictures import decoded_key, json_pictures
+from mimicit.sources.containers.json_pictures import decoded_key, json_pictures, members_in
 from mimicit.sources.containers.json_rows import MAX_RECORD_BYTES, parsed, parsed_run
 from mimicit.sources.containers.parquet import parquet_columns, parquet_rows
 from mimicit.sources.containers.unpacked import open_text
 from mimicit.sources.files.media_names import folder_of
 from mimicit.sources.files.root import Root
-from mimicit.sources.format import Needs, SourceFormat, SourceSpec
-from mimicit.sources.formats.mimicit_ids import CLIPS, RelatedIds, conversation_of, media_of, media_with_clips
+from mimicit.sources.format import Join, Lookup, Needs, SourceFormat, SourceSpec
+from mimicit.sources.formats.mimicit_ids import (
+    CLIPS,
+    conversation_of,
+    instruction_aliases,
+    media_of,
+    media_with_clips,
+    resolved_ids,
+)
 from mimicit.sources.formats.mimicit_list import is_list, listed_sets
-from mimicit.sources.items import InParquet, Item, MediaRef, Picture, RawTriplet, Reject, Row, TrainEntry
+from mimicit.sources.items import Entry, InParquet, Item, MediaRef, Picture, Piece, RawTriplet, Reject, Row, TrainEntry
 from mimicit.sources.records.captions import instruction_or_caption
-from mimicit.sources.records.pieces import split_files
+from mimicit.sources.records.joined import read_joined
+from mimicit.sources.records.pieces import cut_members, grouped, joined_pieces, whole
 from mimicit.sources.records.text import answer_of, checked_id, checked_ids, checked_meta, shown
 from mimicit.sources.sniff import Head, sniff
 
@@ -115,31 +125,61 @@ def _listed(root: Root, path: str, roles: Mapping[str, _Role | None]) -> Iterato
         )
 
 
-def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
-    with RelatedIds(root, spec.files[0]) as related:
-        for path in spec.paths:
-            head = sniff(root, path)
-            if is_list(head):
-                if len(spec.files) == 1:
-                    raise SourceError(spec.why)
-                continue
-            match _role(path, head):
-                case "instructions":
-                    yield from _instructions(spec, root, path, related)
-                case "train":
-                    yield from _train_entries(spec, root, path, related)
-                case "json pictures":
-                    yield from json_pictures(spec, root, path)
-                case "parquet pictures":
-                    yield from _parquet_pictures(spec, root, path)
-                case None:
-                    raise SourceError(f"{path}: has changed since it was found; start the build again")
+def _records(spec: SourceSpec, root: Root, ids: Lookup) -> Iterator[Item]:
+    for path in spec.paths:
+        head = sniff(root, path)
+        if is_list(head):
+            if len(spec.files) == 1:
+                raise SourceError(spec.why)
+            continue
+        match _role(path, head):
+            case "instructions":
+                yield from _instructions(spec, root, path, ids)
+            case "train":
+                yield from _train_entries(spec, root, path, ids)
+            case "json pictures":
+                yield from json_pictures(spec, root, path)
+            case "parquet pictures":
+                yield from _parquet_pictures(spec, root, path)
+            case None:
+                raise SourceError(f"{path}: has changed since it was found; start the build again")
 
 
+def _ids(spec: SourceSpec, root: Root) -> Iterator[Entry]:
+    """The ids of the instructions that may be named in another way."""
+    path = spec.files[0]
+    if path not in spec.paths or is_list(sniff(root, path)):
+        return
+    with open_text(root, path) as file:
+        for cursor, members in _data(file, path, spec.piece):
+            for _ in members:
+                key = cursor.key()
+                cursor.value(keep_bytes=0)
+                with suppress(RejectedError):  # no id: reading the instruction rejects it
+                    if len(instruction_aliases(id := decoded_key(key))) > 1:
+                        yield Entry(id, "", "")
+
+
+def _split(spec: SourceSpec, root: Root) -> list[Piece]:
+    pieces: list[list[Piece]] = []
+    for path in spec.files:
+        head = sniff(root, path)
+        match _role(path, head) if not is_list(head) else None:
+            case "instructions":
+                pieces.append(cut_members("data")(root, path))
+            case "train" | "json pictures":
+                pieces.append(cut_members()(root, path))
+            case _:
+                pieces.append([whole(path)])
+    return joined_pieces(pieces[0], grouped(root, chain.from_iterable(pieces)))
+
+
+_JOIN: Final = Join(entries=_ids, records=_records)
 MIMICIT: Final = SourceFormat(
     claim=_claim,
-    read=_read,
-    split=split_files,
+    read=partial(read_joined, _JOIN),
+    split=_split,
+    join=_JOIN,
     needs=(Needs(("object", "lines"), (("data",),)),),
 )
 
@@ -172,30 +212,40 @@ def _pictures_of(name: str, sets: Mapping[tuple[str, str], tuple[str, ...]]) -> 
     return sets[min(fitting, key=lambda key: (key[0] != folder, -len(key[1]), key))]
 
 
-def _instructions(spec: SourceSpec, root: Root, path: str, related: RelatedIds) -> Iterator[RawTriplet | Reject]:
+def _instructions(spec: SourceSpec, root: Root, path: str, ids: Lookup) -> Iterator[RawTriplet | Reject]:
     with open_text(root, path) as file:
-        cursor = JsonCursor(file, path)
-        has_data = False
-        for key in cursor.members():
-            if key.raw != b"data":
-                cursor.value(keep_bytes=0)
-                continue
-            has_data = True
-            for id, (place, record, *_) in _records(cursor, path):
+        for cursor, members in _data(file, path, spec.piece):
+            for id, (place, record, *_) in _rows(cursor, path, members):
                 try:
                     if isinstance(record, RejectedError):
                         raise record
-                    yield _triplet(id, record, place, _MEDIA_OF_GROUP.get(spec.part, media_of), related)
+                    yield _triplet(id, record, place, _MEDIA_OF_GROUP.get(spec.part, media_of), ids)
                 except RejectedError as error:
                     yield spec.reject(error.reason, place=place, id=id, detail=error.detail)
-        cursor.finish()
+
+
+def _data(file: BinaryIO, path: str, piece: Piece | None) -> Iterator[tuple[JsonCursor, Iterator[None]]]:
+    """A cursor, and its steps from member to member of the ``data`` in ``file``, or in the range ``piece`` of it."""
+    if piece is not None and piece.end is not None:
+        cursor = JsonCursor(file, path, start=piece.start, end=piece.end)
+        yield cursor, cursor.entries_left()
+        return
+    cursor = JsonCursor(file, path)
+    has_data = False
+    for key in cursor.members():
+        if key.raw != b"data":
+            cursor.value(keep_bytes=0)
+            continue
+        has_data = True
+        yield cursor, cursor.entries()
+    cursor.finish()
     if not has_data:
         raise SourceError(f'{path}: has no \'data\'; a file of instructions is {{"meta": ..., "data": ...}}')
 
 
-def _records(cursor: JsonCursor, path: str) -> Iterator[tuple[str, Row]]:
-    """The members of the object at ``cursor``, each with its id, which is empty where it is none."""
-    for _ in cursor.entries():
+def _rows(cursor: JsonCursor, path: str, members: Iterable[None]) -> Iterator[tuple[str, Row]]:
+    """The ``members`` through which ``cursor`` steps, each with its id, which is empty where it is none."""
+    for _ in members:
         run = cursor.run(MAX_RECORD_BYTES)
         values = parsed_run(b"{%b}" % run) if run else None
         if values is not None and _are_ids(values):
@@ -230,7 +280,7 @@ def _triplet(
     record: Mapping[str, Any],
     place: str,
     media_of: Callable[[Sequence[str]], tuple[MediaRef, ...]],
-    related: RelatedIds,
+    known: Lookup,
 ) -> RawTriplet:
     ids = checked_ids(record.get("image_ids"), "image_ids")
     media = media_with_clips(ids, record[CLIPS]) if CLIPS in record else media_of(ids)
@@ -243,17 +293,16 @@ def _triplet(
             question_about(record.get("instruction"), [medium.kind for medium in media]), id, media
         ),
         answer=answer_of(record),
-        related=related.resolved(checked_ids(record.get("rel_ins_ids"), "rel_ins_ids")),
+        related=resolved_ids(checked_ids(record.get("rel_ins_ids"), "rel_ins_ids"), known),
         conversation=talk[0] if talk else None,
         turn=talk[1] if talk else 0,
         meta=checked_meta({key: value for key, value in record.items() if key not in _KNOWN_KEYS}),
     )
 
 
-def _train_entries(spec: SourceSpec, root: Root, path: str, names: RelatedIds) -> Iterator[TrainEntry | Reject]:
+def _train_entries(spec: SourceSpec, root: Root, path: str, known: Lookup) -> Iterator[TrainEntry | Reject]:
     with open_text(root, path) as file:
-        cursor = JsonCursor(file, path)
-        for key in cursor.members():
+        for cursor, key in members_in(file, path, spec.piece):
             is_text = cursor.peek() == b'"'
             span = cursor.value(keep_bytes=MAX_RECORD_BYTES)
             place, id = f"{path}#byte {key.offset}", ""
@@ -263,11 +312,10 @@ def _train_entries(spec: SourceSpec, root: Root, path: str, names: RelatedIds) -
                 related = parsed(b'"' + span.raw + b'"' if is_text and span.raw is not None else span.raw)
                 if not isinstance(related, list | str):
                     raise RejectedError("malformed", f"related ids must be a list, not {shown(related)}")
-                (query,) = names.resolved([id])
-                yield TrainEntry(query, names.resolved(checked_ids(related, "related")), place)
+                (query,) = resolved_ids([id], known)
+                yield TrainEntry(query, resolved_ids(checked_ids(related, "related"), known), place)
             except RejectedError as error:
                 yield spec.reject(error.reason, place=place, id=id, detail=error.detail, scope="reference")
-        cursor.finish()
 
 
 def _parquet_pictures(spec: SourceSpec, root: Root, path: str) -> Iterator[Picture | Reject]:

@@ -5,8 +5,6 @@ pictures and of related instructions, are those that users of the data report; t
 the order given.
 
 A related id whose set is known for that (see `instruction_aliases`) is looked up among the ids of the instructions.
-These are read into a table on disk, in a pass of their own, when the first such id is met; for all other sets this
-costs nothing.
 
 What MIMIC-IT itself cannot say of clips, ``mimicit export --to mimicit`` adds to an instruction::
 
@@ -21,24 +19,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from contextlib import ExitStack
 from functools import lru_cache
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from mimicit.errors import RejectedError
-from mimicit.sources.containers.disk_table import DiskTable
-from mimicit.sources.containers.json_cursor import JsonCursor
-from mimicit.sources.containers.json_pictures import decoded_key
-from mimicit.sources.containers.unpacked import open_text
 from mimicit.sources.files.media_names import clip_times
-from mimicit.sources.files.root import Root
+from mimicit.sources.format import Lookup
 from mimicit.sources.items import MediaRef, Named
 from mimicit.sources.records.text import shown
 
 __all__ = [
     "CLIPS",
-    "RelatedIds",
     "aliases",
     "clip_of",
     "conversation_of",
@@ -46,6 +37,7 @@ __all__ = [
     "media_of",
     "media_with_clips",
     "names_clip",
+    "resolved_ids",
 ]
 
 _FRAMES_PER_S: Final = 1.0  # DC, TVC and E4D publish their clips as pictures at one frame a second
@@ -154,49 +146,16 @@ def conversation_of(id: str) -> tuple[str, int] | None:
     return (match[1], int(match[2])) if match else None
 
 
-class RelatedIds:
-    """The ids in the instructions at ``path``; a context manager that holds their table, once there is need of it."""
+def resolved_ids(ids: Sequence[str], known: Lookup) -> tuple[str, ...]:
+    """``ids``, each as the first of its aliases that is the id of an instruction; as it is if none is one.
 
-    def __init__(self, root: Root, path: str) -> None:
-        self._root = root
-        self._path = path
-        self._table: DiskTable | None = None
-        self._held = ExitStack()
+    ``known`` are the ids of the instructions, of those that have aliases.
+    """
+    return tuple(id if len(names := instruction_aliases(id)) == 1 else _first_of(names, known) for id in ids)
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._held.close()
-
-    def resolved(self, ids: Sequence[str]) -> tuple[str, ...]:
-        """``ids``, each as the first of its aliases that is the id of an instruction; as it is if none is one."""
-        return tuple(map(self._resolved, ids))
-
-    def _resolved(self, id: str) -> str:
-        names = instruction_aliases(id)
-        if len(names) == 1:
-            return id
-        if self._table is None:
-            self._table = self._held.enter_context(DiskTable())
-            self._fill(self._table)
-        return next((name for name in names if self._table.get(name) is not None), id)
-
-    def _fill(self, table: DiskTable) -> None:
-        with open_text(self._root, self._path) as file:
-            cursor = JsonCursor(file, self._path)
-            for key in cursor.members():
-                if key.raw != b"data":
-                    cursor.value(keep_bytes=0)
-                    continue
-                for id_key in cursor.members():
-                    cursor.value(keep_bytes=0)
-                    try:
-                        table.add(decoded_key(id_key), "")
-                    except RejectedError:
-                        continue  # no id: reading the instruction rejects it
+def _first_of(names: Sequence[str], known: Lookup) -> str:
+    return next((name for name in names if known.get(name) is not None), names[0])
 
 
 def media_with_clips(ids: Sequence[str], clips: object) -> tuple[MediaRef, ...]:

@@ -15,10 +15,11 @@ from mimicit.sources.files.finding import PICTURE_EXTENSIONS, media_ref
 from mimicit.sources.files.media_names import folder_of
 from mimicit.sources.files.root import Root
 from mimicit.sources.format import Needs, SourceFormat, SourceSpec
-from mimicit.sources.items import Item, RawTriplet
+from mimicit.sources.items import Item, Piece, RawTriplet
 from mimicit.sources.records.captions import captioned
 from mimicit.sources.records.claiming import claim_files
 from mimicit.sources.records.each_row import triplets_of_rows
+from mimicit.sources.records.pieces import cut_list
 from mimicit.sources.records.text import checked_id
 from mimicit.sources.sniff import Fields
 
@@ -33,14 +34,19 @@ def _fits(root: Root, path: str, fields: Fields) -> bool:
 
 
 def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
-    for path in spec.files:
+    for path in spec.paths:
         triplet = partial(_triplet, root, folder_of(path))
-        yield from triplets_of_rows(spec, member_rows(root, path, "annotations"), triplet, _picture_id)
+        yield from triplets_of_rows(spec, member_rows(root, path, "annotations", spec.piece), triplet, _picture_id)
+
+
+def _split(spec: SourceSpec, root: Root) -> list[Piece]:
+    return [piece for path in spec.files for piece in cut_list("annotations")(root, path)]
 
 
 MINIGPT4: Final = SourceFormat(
     claim=claim_files("minigpt4", "annotations with captions by picture name", _fits, ("object", "lines")),
     read=_read,
+    split=_split,
     ids_repeat=True,
     needs=(Needs(("object", "lines"), (("annotations[].image_id",), ("annotations[].caption",))),),
 )

@@ -19,21 +19,29 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from mimicit.errors import RejectedError, UsageError
-from mimicit.sources.containers.disk_table import DiskTable
 from mimicit.sources.containers.json_cursor import JsonCursor, Span
 from mimicit.sources.containers.json_rows import MAX_RECORD_BYTES, Line, json_lines, record_of
-from mimicit.sources.containers.picture_tars import TAR, index_tar, picture_tars, tarred_picture
+from mimicit.sources.containers.picture_tars import (
+    TAR,
+    picture_tars,
+    repeated_picture,
+    tarred_entries,
+    tarred_picture,
+)
 from mimicit.sources.containers.tar_samples import read_member, tar_samples
-from mimicit.sources.containers.unpacked import open_text, open_zipped
+from mimicit.sources.containers.unpacked import open_text, open_unzipped, open_zipped
 from mimicit.sources.files.finding import find_file
 from mimicit.sources.files.media_names import folder_of
 from mimicit.sources.files.root import Root
-from mimicit.sources.format import Needs, SourceFormat, SourceSpec
+from mimicit.sources.format import Join, Lookup, Needs, SourceFormat, SourceSpec
 from mimicit.sources.formats.web_documents import document_items
-from mimicit.sources.items import InFile, InJson, InTar, Item, Locator, MediaRef, RawTriplet, Reject
+from mimicit.sources.items import Entry, InFile, InJson, InTar, Item, Locator, MediaRef, Piece, RawTriplet, Reject
+from mimicit.sources.records.joined import read_joined
+from mimicit.sources.records.pieces import cut_lines, grouped, joined_pieces, whole
 from mimicit.sources.records.text import checked_meta, checked_text, own_or_derived_id, shown
 from mimicit.sources.sniff import Fields, Head, sniff
 
@@ -73,7 +81,7 @@ class _Pictures:
     root: Root
     path: str
     folders: tuple[str, ...]
-    tarred: DiskTable
+    tarred: Lookup
     is_zipped: bool
     options: Mmc4Options
 
@@ -121,24 +129,47 @@ def _stem(path: str) -> str:
     return path.removesuffix(".zip").removesuffix(".jsonl")
 
 
-def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
+def _documents(spec: SourceSpec, root: Root, tarred: Lookup) -> Iterator[Item]:
     options = Mmc4Options(**spec.options)  # type: ignore[arg-type]
-    with DiskTable() as tarred:
-        heads = {path: sniff(root, path) for path in spec.files}
-        documents = [path for path, head in heads.items() if head.kind != "tar" or head.any(_is_document)]
-        for path in spec.files:
-            if path not in documents:
-                yield from index_tar(spec, root, path, tarred)
-        for path in documents:
-            folders = (*_SHARD.findall(path.rpartition("/")[2]), "images")
-            pictures = _Pictures(root, path, folders, tarred, heads[path].kind == "zip", options)
-            for line in _lines(spec, root, path, heads[path]):
-                yield from _document(spec, line, pictures) if isinstance(line, Line) else (line,)
+    for path in spec.paths:
+        head = sniff(root, path)
+        if _holds_pictures(head):
+            continue
+        folders = (*_SHARD.findall(path.rpartition("/")[2]), "images")
+        pictures = _Pictures(root, path, folders, tarred, head.kind == "zip", options)
+        for line in _lines(spec, root, path, head):
+            yield from _document(spec, line, pictures) if isinstance(line, Line) else (line,)
 
 
+def _tarred(spec: SourceSpec, root: Root) -> Iterator[Entry | Reject]:
+    for path in spec.paths:
+        if _holds_pictures(sniff(root, path)):
+            yield from tarred_entries(spec, root, path)
+
+
+def _holds_pictures(head: Head) -> bool:
+    """Whether the file of a source is a tar of nothing but pictures."""
+    return head.kind == "tar" and not head.any(_is_document)
+
+
+def _split(spec: SourceSpec, root: Root) -> list[Piece]:
+    tars: list[Piece] = []
+    documents: list[Piece] = []
+    for path in spec.files:
+        head = sniff(root, path)
+        if _holds_pictures(head):
+            tars.append(whole(path))
+        else:  # the samples of a tar may lie anywhere in it
+            documents += [whole(path)] if head.kind == "tar" else cut_lines(root, path)
+    return joined_pieces(grouped(root, tars), grouped(root, documents))
+
+
+_JOIN: Final = Join(entries=_tarred, records=_documents, repeated=repeated_picture)
 MMC4: Final = SourceFormat(
     claim=_claim,
-    read=_read,
+    read=partial(read_joined, _JOIN),
+    split=_split,
+    join=_JOIN,
     options=Mmc4Options,
     needs=(Needs(("lines", "zip", "tar"), (("text_list", "json.text_list"), ("image_info", "json.image_info"))),),
 )
@@ -147,8 +178,10 @@ MMC4: Final = SourceFormat(
 def _lines(spec: SourceSpec, root: Root, path: str, head: Head) -> Iterator[Line | Reject]:
     """The documents of a file: its lines, or the JSON of each sample of a tar."""
     if head.kind != "tar":
-        with open_zipped(root, path) if head.kind == "zip" else open_text(root, path) as file:
-            yield from json_lines(file, path)
+        is_range = spec.piece is not None and spec.piece.end is not None
+        opened = open_text if head.kind != "zip" else open_unzipped if is_range else open_zipped
+        with opened(root, path) as file:
+            yield from json_lines(file, path, spec.piece)
         return
     for sample in tar_samples(root, path):
         if isinstance(sample, RejectedError):

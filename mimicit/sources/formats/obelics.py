@@ -14,23 +14,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, Final
 
 import orjson
 
 from mimicit.errors import RejectedError
 from mimicit.sources.containers.csv_rows import csv_rows
-from mimicit.sources.containers.disk_table import DiskTable
 from mimicit.sources.containers.json_rows import json_rows, parsed
 from mimicit.sources.containers.parquet import parquet_columns, parquet_rows
-from mimicit.sources.containers.picture_tars import TAR, index_tar, tarred_picture
+from mimicit.sources.containers.picture_tars import TAR, repeated_picture, tarred_entries, tarred_picture
 from mimicit.sources.files.finding import PICTURE_EXTENSIONS, media_ref
 from mimicit.sources.files.media_names import folder_of
 from mimicit.sources.files.root import Root
-from mimicit.sources.format import Needs, SourceFormat, SourceSpec
-from mimicit.sources.formats.web_documents import Piece, document_items
-from mimicit.sources.items import Item, MediaRef, RawTriplet, Reject, Row
-from mimicit.sources.records.text import checked_id, checked_meta, checked_text, derived_id, shown
+from mimicit.sources.format import Join, Lookup, Needs, SourceFormat, SourceSpec
+from mimicit.sources.formats.web_documents import Slot, document_items
+from mimicit.sources.items import Entry, Item, MediaRef, Piece, RawTriplet, Reject, Row
+from mimicit.sources.records.joined import read_joined
+from mimicit.sources.records.pieces import grouped, joined_pieces, whole
+from mimicit.sources.records.text import checked_id, checked_meta, checked_text, derived_id, is_unicode, shown
 from mimicit.sources.sniff import Head, sniff
 
 __all__ = ["OBELICS"]
@@ -85,44 +87,67 @@ def _with_tars(maps: list[str], heads: Mapping[str, Head]) -> list[str]:
     return [*maps, *(path for path in tars if path in heads)]
 
 
-def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
-    documents: list[str] = []
-    with DiskTable() as downloads:
-        for path in spec.files:
-            if path.endswith(TAR):
-                yield from index_tar(spec, root, path, downloads, prefix=f"{path}\0")
-                continue
-            head = sniff(root, path)
-            if _is_map(head) and not _is_documents(head.fields):
-                yield from _read_map(spec, root, path, downloads)
-            else:
-                documents.append(path)
-        for path in documents:
-            columns = [name for name in (*_LISTS, "general_metadata") if name in parquet_columns(root, path)]
-            for number, (_, _, row) in enumerate(parquet_rows(root, path, columns)):
-                yield from _document(spec, root, row, f"{path}[{number}]", downloads)
+def _read_documents(spec: SourceSpec, root: Root, downloads: Lookup) -> Iterator[Item]:
+    for path in spec.paths:
+        if not _holds_documents(root, path):
+            continue
+        columns = [name for name in (*_LISTS, "general_metadata") if name in parquet_columns(root, path)]
+        for number, (_, _, row) in enumerate(parquet_rows(root, path, columns)):
+            yield from _document(spec, root, row, f"{path}[{number}]", downloads)
 
 
+def _read_downloads(spec: SourceSpec, root: Root) -> Iterator[Entry | Reject]:
+    for path in spec.paths:
+        if path.endswith(TAR):
+            yield from tarred_entries(spec, root, path, prefix=f"{path}\0")
+        elif not _holds_documents(root, path):
+            yield from _read_map(spec, root, path)
+
+
+def _holds_documents(root: Root, path: str) -> bool:
+    """Whether the file of a source is neither a map nor a tar of pictures."""
+    if path.endswith(TAR):
+        return False
+    head = sniff(root, path)
+    return not _is_map(head) or _is_documents(head.fields)
+
+
+def _repeated(spec: SourceSpec, entry: Entry) -> Reject | None:
+    """Of two downloads of a URL nothing is lost; of two pictures of a name in a tar, the second one is."""
+    return repeated_picture(spec, entry) if "\0" in entry.key else None
+
+
+def _split(spec: SourceSpec, root: Root) -> list[Piece]:
+    documents = {path for path in spec.files if _holds_documents(root, path)}
+    downloads = [whole(path) for path in spec.files if path not in documents]
+    return joined_pieces(
+        grouped(root, downloads), grouped(root, (whole(path) for path in spec.files if path in documents))
+    )
+
+
+_JOIN: Final = Join(entries=_read_downloads, records=_read_documents, repeated=_repeated)
 OBELICS: Final = SourceFormat(
     claim=_claim,
-    read=_read,
+    read=partial(read_joined, _JOIN),
+    split=_split,
+    join=_JOIN,
     needs=(Needs(("parquet",), (("images",), ("texts",))),),
 )
 
 
-def _read_map(spec: SourceSpec, root: Root, path: str, downloads: DiskTable) -> Iterator[Reject]:
-    """Enter every download that succeeded as its URL; its place is resolved when a document shows it."""
+def _read_map(spec: SourceSpec, root: Root, path: str) -> Iterator[Entry | Reject]:
+    """Every download that succeeded, by its URL; its place is resolved when a document shows it."""
     for place, row, *_ in _map_rows(root, path):
         try:
             if isinstance(row, RejectedError):
                 raise row
             url = row.get("url")
-            if not isinstance(url, str) or not url or "\0" in url:
+            if not isinstance(url, str) or not url or "\0" in url or not is_unicode(url):
                 raise RejectedError("malformed", f"url must be text, not {shown(url)}")
             if "key" not in row:
-                downloads.add(url, orjson.dumps(["path", folder_of(path), row.get("path")]).decode())
+                yield Entry(url, orjson.dumps(["path", folder_of(path), row.get("path")]).decode(), place)
             elif row.get("status") == "success":
-                downloads.add(url, orjson.dumps(["key", path, row["key"]]).decode())
+                yield Entry(url, orjson.dumps(["key", path, row["key"]]).decode(), place)
         except RejectedError as error:
             yield spec.reject(error.reason, place=place, detail=error.detail, scope="reference")
 
@@ -140,7 +165,7 @@ def _map_rows(root: Root, path: str) -> Iterator[Row]:
 
 
 def _document(
-    spec: SourceSpec, root: Root, row: Mapping[str, Any] | RejectedError, place: str, downloads: DiskTable
+    spec: SourceSpec, root: Root, row: Mapping[str, Any] | RejectedError, place: str, downloads: Lookup
 ) -> Iterator[RawTriplet | Reject]:
     id = ""
     try:
@@ -162,7 +187,7 @@ def _slots(row: Mapping[str, Any]) -> list[tuple[object, object]]:
     return list(zip(images, texts, strict=True))
 
 
-def _checked_slot(number: int, url: object, text: object, root: Root, downloads: DiskTable) -> Piece:
+def _checked_slot(number: int, url: object, text: object, root: Root, downloads: Lookup) -> Slot:
     """The text or the picture of one slot; a picture that there is none of is an error to return, not to raise."""
     if (url is None) == (text is None):
         raise RejectedError("malformed", f"slot {number} must hold either a text or a picture")
@@ -176,7 +201,7 @@ def _checked_slot(number: int, url: object, text: object, root: Root, downloads:
         return RejectedError(error.reason, f"images[{number}] {url!a:.200}: {error.detail}")
 
 
-def _picture(url: str, root: Root, downloads: DiskTable) -> MediaRef:
+def _picture(url: str, root: Root, downloads: Lookup) -> MediaRef:
     entry = downloads.get(url)
     if entry is None:
         raise RejectedError("missing_file", "no map has a download of this URL that succeeded; nothing is fetched")
@@ -188,7 +213,7 @@ def _picture(url: str, root: Root, downloads: DiskTable) -> MediaRef:
     raise RejectedError("malformed", "the map gives no path for this URL")
 
 
-def _of_img2dataset(key: str, shard: str, root: Root, downloads: DiskTable) -> MediaRef:
+def _of_img2dataset(key: str, shard: str, root: Root, downloads: Lookup) -> MediaRef:
     for extension in PICTURE_EXTENSIONS:
         tarred = tarred_picture(downloads, f"{shard}{TAR}\0{key}{extension}")
         if tarred is not None:

@@ -6,8 +6,7 @@ similar name; a test split has none, and each of its questions is a reject. The 
 all ten people), ``question_type`` and ``answer_type`` go to ``meta``.
 
 Pictures are ``COCO_{data_subtype}_{image_id:012d}.jpg``, or without the prefix as COCO 2017 has it, in a folder called
-``{data_subtype}`` first, and then as by all formats (see `finding`). The answers wait in a table on disk for their
-questions.
+``{data_subtype}`` first, and then as by all formats (see `finding`). The answers wait on disk for their questions.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from itertools import takewhile
 from typing import Any, Final
 
@@ -23,14 +23,15 @@ import orjson
 from mimicit.errors import RejectedError, SchemaError
 from mimicit.placeholders import question_about
 from mimicit.schema import canonical_json, null_for_nan
-from mimicit.sources.containers.disk_table import DiskTable
-from mimicit.sources.containers.json_members import blocks_of_member, first_of_members
+from mimicit.sources.containers.json_members import blocks_of_member, first_of_members, member_rows
 from mimicit.sources.files.finding import media_ref
 from mimicit.sources.files.media_names import folder_of
 from mimicit.sources.files.root import Root
-from mimicit.sources.format import Needs, SourceFormat, SourceSpec
-from mimicit.sources.items import Item, MediaRef, Note, RawTriplet, Reject, Row
+from mimicit.sources.format import Join, Lookup, Needs, SourceFormat, SourceSpec
+from mimicit.sources.items import Entry, Item, MediaRef, Note, Piece, RawTriplet, Reject, Row
 from mimicit.sources.records.each_row import triplets_of_rows
+from mimicit.sources.records.joined import read_joined
+from mimicit.sources.records.pieces import cut_list, joined_pieces
 from mimicit.sources.records.text import (
     MAX_META_BYTES,
     checked_answer,
@@ -85,58 +86,64 @@ def _alike(path: str, other: str) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], names))
 
 
-def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
-    questions, *annotations = spec.files
-    subtype = _subtype(root, questions)
-    with DiskTable() as answers:
-        for path in annotations:
-            yield from _read_answers(spec, root, path, answers)
-        for rows in blocks_of_member(root, questions, "questions"):
-            found = answers.use_all(list(_ids(rows)))
+def _questions(spec: SourceSpec, root: Root, answers: Lookup) -> Iterator[Item]:
+    path = spec.files[0]
+    subtype = _subtype(root, path)
+    for rows in blocks_of_member(root, path, "questions", spec.piece):
+        found = answers.use_all(list(_ids(rows)))
 
-            def answered(row: Mapping[str, Any], id: str, place: str, found: Mapping[str, str] = found) -> RawTriplet:
-                if id not in found:
-                    raise RejectedError("empty_answer", "no annotation answers this question, as in a test split")
-                picture = _picture(root, row.get("image_id"), subtype, folder_of(questions))
-                return _triplet(row, orjson.loads(found[id]), picture, id=id, place=place)
+        def answered(row: Mapping[str, Any], id: str, place: str, found: Mapping[str, str] = found) -> RawTriplet:
+            if id not in found:
+                raise RejectedError("empty_answer", "no annotation answers this question, as in a test split")
+            picture = _picture(root, row.get("image_id"), subtype, folder_of(path))
+            return _triplet(row, orjson.loads(found[id]), picture, id=id, place=place)
 
-            yield from triplets_of_rows(spec, rows, answered, _question_id)
-        for id, answer in answers.unused():
-            detail = "no question has the question_id of this answer"
-            place = orjson.loads(answer)["place"]
-            yield spec.reject("dangling_reference", place=place, id=id, detail=detail, scope="reference")
+        yield from triplets_of_rows(spec, rows, answered, _question_id)
 
 
-VQAV2: Final = SourceFormat(
-    claim=_claim,
-    read=_read,
-    needs=(Needs(("object", "lines"), (("questions[].question_id",), ("questions[].image_id",))),),
-)
-
-
-def _read_answers(spec: SourceSpec, root: Root, path: str, answers: DiskTable) -> Iterator[Reject | Note]:
-    for rows in blocks_of_member(root, path, "annotations"):
-        entries: list[tuple[str, str]] = []
-        read: list[tuple[str, str, RejectedError | None]] = []
-        for place, row, *_ in rows:
-            id, error = "", None
+def _answers(spec: SourceSpec, root: Root) -> Iterator[Entry | Reject | Note]:
+    for path in spec.paths:
+        if path == spec.files[0]:
+            continue
+        for place, row, *_ in member_rows(root, path, "annotations", spec.piece):
+            id = ""
             try:
                 if isinstance(row, RejectedError):
                     raise row
                 id = _question_id(row)
-                text, holds_nan = _answer_json(row, place)
-                entries.append((id, text))
-                if holds_nan:
-                    yield Note("nan_as_null", place)
-            except RejectedError as fault:
-                error = fault
-            read.append((place, id, error))
-        added = iter(answers.add_all(entries))
-        for place, id, error in read:
-            if error is None and not next(added):
-                error = RejectedError("duplicate_id", "this question was answered before; the first annotation counts")
-            if error is not None:
+                text, holds_nan = _answer_json(row)
+            except RejectedError as error:
                 yield spec.reject(error.reason, place=place, id=id, detail=error.detail, scope="reference")
+                continue
+            if holds_nan:
+                yield Note("nan_as_null", place)
+            yield Entry(id, text, place)
+
+
+def _repeated(spec: SourceSpec, answer: Entry) -> Reject:
+    detail = "this question was answered before; the first annotation counts"
+    return spec.reject("duplicate_id", place=answer.place, id=answer.key, detail=detail, scope="reference")
+
+
+def _unused(spec: SourceSpec, answer: Entry) -> Reject:
+    detail = "no question has the question_id of this answer"
+    return spec.reject("dangling_reference", place=answer.place, id=answer.key, detail=detail, scope="reference")
+
+
+def _split(spec: SourceSpec, root: Root) -> list[Piece]:
+    questions, *annotations = spec.files
+    answers = [piece for path in annotations for piece in cut_list("annotations")(root, path)]
+    return joined_pieces(answers, cut_list("questions")(root, questions))
+
+
+_JOIN: Final = Join(entries=_answers, records=_questions, repeated=_repeated, unused=_unused)
+VQAV2: Final = SourceFormat(
+    claim=_claim,
+    read=partial(read_joined, _JOIN),
+    split=_split,
+    join=_JOIN,
+    needs=(Needs(("object", "lines"), (("questions[].question_id",), ("questions[].image_id",))),),
+)
 
 
 def _ids(rows: Iterable[Row]) -> Iterator[str]:
@@ -151,8 +158,8 @@ def _question_id(row: Mapping[str, Any]) -> str:
     return checked_id(row.get("question_id"), "question_id")
 
 
-def _answer_json(row: Mapping[str, Any], place: str) -> tuple[str, bool]:
-    """What is kept of the annotation at ``place``, and whether null stands there for NaN."""
+def _answer_json(row: Mapping[str, Any]) -> tuple[str, bool]:
+    """What is kept of an annotation, and whether null stands there for NaN."""
     people = row.get("answers", [])
     if not isinstance(people, list) or not all(isinstance(person, dict) for person in people):
         raise RejectedError("malformed", f"answers must be a list of objects, not {shown(people)}")
@@ -162,7 +169,7 @@ def _answer_json(row: Mapping[str, Any], place: str) -> tuple[str, bool]:
     if "multiple_choice_answer" not in row:  # as in OK-VQA
         texts = Counter(text for text in meta["answers"] if isinstance(text, str) and text.strip())
         answer = texts.most_common(1)[0][0] if texts else None
-    said = {"image_id": row.get("image_id"), "answer": answer, "place": place}
+    said = {"image_id": row.get("image_id"), "answer": answer}
     try:
         text = canonical_json({**said, "meta": meta})
         if len(text) <= MAX_META_BYTES:

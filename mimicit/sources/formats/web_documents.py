@@ -14,14 +14,14 @@ from mimicit.sources.format import SourceSpec
 from mimicit.sources.items import MediaRef, RawTriplet, Reject
 from mimicit.sources.records.text import checked_text
 
-__all__ = ["Piece", "document_items"]
+__all__ = ["Slot", "document_items"]
 
-Piece = MediaRef | RejectedError | str
+Slot = MediaRef | RejectedError | str
 """A picture, a picture that cannot be used (the detail names it), or a text that has been checked."""
 
 
 def document_items(
-    spec: SourceSpec, pieces: Sequence[Piece], *, id: str, place: str, between: str, meta: Mapping[str, Any]
+    spec: SourceSpec, pieces: Sequence[Slot], *, id: str, place: str, between: str, meta: Mapping[str, Any]
 ) -> Iterator[RawTriplet | Reject]:
     """The document of ``pieces`` and a reject for each picture it loses; or the reject of the record, last.
 
@@ -58,7 +58,7 @@ def document_items(
         yield spec.reject(error.reason, place=place, id=id, detail=error.detail)
 
 
-def _chunks(pieces: Sequence[Piece]) -> list[tuple[int, list[str]]]:
+def _chunks(pieces: Sequence[Slot]) -> list[tuple[int, list[str]]]:
     """(number of pictures, texts that follow them) of each chunk; pictures after the last text are in none."""
     chunks: list[tuple[int, list[str]]] = []
     waiting = 0

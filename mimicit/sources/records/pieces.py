@@ -1,47 +1,115 @@
-"""Cutting a source into pieces that are read side by side: ranges of a JSON file, or groups of files."""
+"""Cutting a source into pieces that are read side by side: ranges of a large file, or groups of small ones.
+
+A JSON file is passed through once to find where its records begin; that also checks its grammar between them, as
+reading it does: `SourceError`. A source with such a file is not cut, so that it fails as it does in one go.
+"""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import BinaryIO, Final
 
 from mimicit.errors import RejectedError
 from mimicit.sources.containers.json_cursor import JsonCursor
-from mimicit.sources.containers.json_rows import is_array, pass_elements
-from mimicit.sources.containers.unpacked import open_text
+from mimicit.sources.containers.json_rows import is_array, pass_elements, pass_members
+from mimicit.sources.containers.unpacked import open_text, open_unzipped, zipped_size
 from mimicit.sources.files.root import Root
 from mimicit.sources.format import SourceSpec
 from mimicit.sources.items import Piece
 from mimicit.sources.sniff import sniff
 
-__all__ = ["split_files", "split_json"]
+__all__ = [
+    "Cut",
+    "cut_lines",
+    "cut_list",
+    "cut_members",
+    "grouped",
+    "joined_pieces",
+    "split_files",
+    "split_json",
+    "whole",
+]
 
 _PIECE_BYTES: Final = 8 << 20
 _GROUP_BYTES: Final = 16 << 20
+_ZIPPED_BYTES: Final = 64 << 20
+
+Cut = Callable[[Root, str], list[Piece]]
+"""The pieces of one file; a single one is the file as a whole."""
+
+_Starts = Callable[[BinaryIO, str], Iterable[tuple[int, int]]]
+"""(records before it, byte) of the first record of each piece of the file that is called so."""
 
 
 def split_files(spec: SourceSpec, root: Root) -> list[Piece]:
     """Groups of consecutive files of ``spec``, each of some `_GROUP_BYTES`."""
-    groups: list[list[str]] = [[]]
-    size = 0
-    for path in spec.files:
-        if size >= _GROUP_BYTES:
-            groups.append([])
-            size = 0
-        groups[-1].append(path)
-        size += _size(root, path)
-    return [Piece(paths=tuple(group)) for group in groups]
+    return grouped(root, map(whole, spec.files))
 
 
 def split_json(spec: SourceSpec, root: Root) -> list[Piece]:
-    """Cut the JSON files of ``spec`` into pieces of some `_PIECE_BYTES`; others stay whole.
+    """Cut the JSON files of ``spec``, arrays and JSON Lines, into pieces of some `_PIECE_BYTES`; others stay whole."""
+    return [piece for path in spec.files for piece in _cut_records(root, path)]
 
-    An array is passed through once, which also checks its grammar between the records: `SourceError`.
-    """
-    return [piece for path in spec.files for piece in _ranges(root, path)]
+
+def _cut_records(root: Root, path: str) -> list[Piece]:
+    """The `Cut` of an array or JSON Lines."""
+    if sniff(root, path).kind not in ("array", "lines"):
+        return [whole(path)]
+    return _cut(root, path)
+
+
+def cut_lines(root: Root, path: str) -> list[Piece]:
+    """The `Cut` of lines, plain or in a ``.zip``: a large one of these is read through a copy."""
+    zipped = zipped_size(root, path)
+    if zipped is None:
+        return _cut(root, path, _starts_of_lines)
+    if zipped < _ZIPPED_BYTES:  # such as are published; they are many, and unpacked while they are read
+        return [whole(path)]
+    return _cut(root, path, _starts_of_lines, open_unzipped)
+
+
+def cut_list(name: str) -> Cut:
+    """The `Cut` of a JSON object by the records of its list ``name``; any other member is in none of the pieces."""
+    return partial(_cut, starts=partial(_starts_in_list, name.encode()))
+
+
+def cut_members(name: str = "") -> Cut:
+    """The `Cut` of a JSON object by its members; with a ``name``, by those of the object that is called so."""
+    return partial(_cut, starts=partial(_starts_in_object, name.encode()))
+
+
+def joined_pieces(entries: Sequence[Piece], records: Sequence[Piece]) -> list[Piece]:
+    """The pieces of a source with a `Join`; none where there is nothing to be read side by side."""
+    if max(len(entries), len(records)) < 2:
+        return []
+    return [*(replace(piece, is_entries=True) for piece in entries), *records]
+
+
+def whole(path: str) -> Piece:
+    """The whole of a file."""
+    return Piece(paths=(path,))
+
+
+def grouped(root: Root, pieces: Iterable[Piece]) -> list[Piece]:
+    """``pieces``, but small files that follow each other are one, up to some `_GROUP_BYTES`."""
+    groups: list[Piece] = []
+    size = _GROUP_BYTES
+    for piece in pieces:
+        if piece.end is not None:
+            groups.append(piece)
+            size = _GROUP_BYTES
+            continue
+        if size >= _GROUP_BYTES:
+            groups.append(piece)
+            size = 0
+        else:
+            groups[-1] = replace(piece, paths=groups[-1].paths + piece.paths)
+        size += _size(root, piece.paths[0])
+    return groups
 
 
 def _size(root: Root, path: str) -> int:
@@ -51,38 +119,73 @@ def _size(root: Root, path: str) -> int:
         return 0
 
 
-def _ranges(root: Root, path: str) -> Iterator[Piece]:
-    whole = Piece(paths=(path,))
-    if sniff(root, path).kind not in ("array", "lines"):
-        yield whole
-        return
-    with open_text(root, path) as file:
+def _cut(
+    root: Root, path: str, starts: _Starts | None = None, opened: Callable[[Root, str], BinaryIO] = open_text
+) -> list[Piece]:
+    """The pieces that begin at ``starts``; without these, at those of an array, or of lines."""
+    with opened(root, path) as file:
         size = file.seek(0, io.SEEK_END)
         file.seek(0)
         if size < 2 * _PIECE_BYTES:
-            yield whole
-            return
-        array = is_array(file)
-        starts = list(_starts_in_array(file, path) if array else _starts_of_lines(file))
-    for (first, start), (_, end) in pairwise([*starts, (0, size)]):
-        if start < end:
-            yield replace(whole, start=start, end=end, first=first, is_array=array)
+            return [whole(path)]
+        array = starts is None and is_array(file)
+        found = list((starts or (_starts_in_array if array else _starts_of_lines))(file, path))
+    return [
+        replace(whole(path), start=start, end=end, first=first, is_array=array)
+        for (first, start), (_, end) in pairwise([*found, (0, size)])
+        if start < end
+    ] or [whole(path)]
 
 
 def _starts_in_array(file: BinaryIO, path: str) -> Iterator[tuple[int, int]]:
-    """(index, byte) of the first record of each piece."""
     cursor = JsonCursor(file, path)
-    last = -_PIECE_BYTES
+    yield from _starts_of_elements(cursor)
+    cursor.finish()
+
+
+def _starts_in_list(name: bytes, file: BinaryIO, path: str) -> Iterator[tuple[int, int]]:
+    cursor = JsonCursor(file, path)
+    for key in cursor.members():
+        if key.raw == name and cursor.peek() == b"[":
+            yield from _starts_of_elements(cursor)
+        else:
+            cursor.value(keep_bytes=0)
+    cursor.finish()
+
+
+def _starts_in_object(name: bytes, file: BinaryIO, path: str) -> Iterator[tuple[int, int]]:
+    cursor = JsonCursor(file, path)
+    if not name:
+        yield from _starts_of_members(cursor)
+    for key in cursor.members() if name else ():
+        if key.raw == name:
+            yield from _starts_of_members(cursor)
+        else:
+            cursor.value(keep_bytes=0)
+    cursor.finish()
+
+
+def _starts_of_elements(cursor: JsonCursor) -> Iterator[tuple[int, int]]:
+    last = -_PIECE_BYTES  # a piece ends with its list
     for index in cursor.elements():
         cursor.peek()
         if cursor.offset - last >= _PIECE_BYTES:
             last = cursor.offset
             yield index, last
         pass_elements(cursor, _PIECE_BYTES // 64)
-    cursor.finish()
 
 
-def _starts_of_lines(file: BinaryIO) -> Iterator[tuple[int, int]]:
+def _starts_of_members(cursor: JsonCursor) -> Iterator[tuple[int, int]]:
+    last = -_PIECE_BYTES
+    for _ in cursor.entries():
+        cursor.peek()
+        if cursor.offset - last >= _PIECE_BYTES:
+            last = cursor.offset
+            yield 0, last
+        pass_members(cursor, _PIECE_BYTES // 64)
+
+
+def _starts_of_lines(file: BinaryIO, path: str) -> Iterator[tuple[int, int]]:
     """(lines before it, byte) of the first line of each piece."""
     number = start = 0
     yield number, start

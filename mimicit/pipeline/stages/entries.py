@@ -1,0 +1,173 @@
+"""What the records of a source look up when they are imported side by side (see `mimicit.sources.format.Join`).
+
+The entries of each part are a table. Of those of one source a join makes an index, sorted by the digests of their keys,
+through which the records find them; memory stays at the pages that are touched, and these are given back. What becomes
+of entries that nobody found is told at the end, by joins of their places alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import duckdb
+import pyarrow as pa
+
+from mimicit.pipeline.joins import insert, joins, ordered, rows_of
+from mimicit.pipeline.parts import ColumnFile, TableWriter, batches_of_rows, numbered, write_columns
+from mimicit.pipeline.tables import ENTRY_INDEX, USED_ENTRIES
+from mimicit.sources.items import Entry
+
+__all__ = ["EntryFinder", "EntryTables", "digest_of", "index_entries", "repeated_entries", "unused_entries"]
+
+_OPEN_PARTS: Final = 64
+_GIVE_BACK: Final = 1 << 12  # after so many look-ups
+_INDEX: Final = """
+SELECT digest, part, n AS row FROM entries
+QUALIFY row_number() OVER (PARTITION BY digest, key ORDER BY part, n) = 1 ORDER BY digest, part, n
+"""
+_LEFT: Final = "SELECT part, row FROM {} ANTI JOIN {} USING (part, row) ORDER BY part, row"
+_KEYS: Final = pa.schema([("part", pa.int64()), ("row", pa.int64()), ("key", pa.large_string())])
+
+
+@dataclass(frozen=True, slots=True)
+class EntryTables:
+    """The tables of one source in ``folder``: ``parts`` are the numbers of those that may hold entries."""
+
+    folder: Path
+    source: int
+    parts: tuple[int, ...]
+
+    @property
+    def index(self) -> Path:
+        """ENTRY_INDEX."""
+        return self.folder / f"source-{self.source:08d}.entries.arrow"
+
+    def entries(self) -> Iterator[tuple[int, Path]]:
+        """ENTRIES of the parts that have any."""
+        for part in self.parts:
+            if (path := self.of_part(part)).exists():
+                yield part, path
+
+    def of_part(self, part: int) -> Path:
+        """ENTRIES of a part."""
+        return self.folder / f"{part:08d}.entries.arrow"
+
+
+def digest_of(key: str) -> int:
+    """A number of 64 bits; that of another key may be equal."""
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
+
+
+def index_entries(work: Path, tables: EntryTables) -> None:
+    """Write the index of a source, once."""
+    if tables.index.exists():
+        return
+    with joins(work) as db:
+        db.execute("CREATE TABLE entries(part BIGINT, n BIGINT, digest UBIGINT, key VARCHAR)")
+        for part, path in tables.entries():
+            insert(db, "entries", numbered(path, ["digest", "key"]), f"{part}, n, digest, key")
+        write_columns(tables.index, ENTRY_INDEX, ordered(db, _INDEX, ENTRY_INDEX))
+
+
+class EntryFinder:
+    """Finds the entries of one source; a `mimicit.sources.format.Lookup`, for the length of a block.
+
+    At its end, which entries were used is written to the table ``used``.
+    """
+
+    def __init__(self, tables: EntryTables, used: Path) -> None:
+        self._index = ColumnFile(tables.index)
+        self._digest = self._index.reader("digest")
+        self._part = lru_cache(_OPEN_PARTS)(lambda part: ColumnFile(tables.of_part(part)))
+        self._used = TableWriter(used, USED_ENTRIES, skip_empty=True)
+        self._held = ExitStack()
+        self._asked = 0
+
+    def __enter__(self) -> Self:
+        self._held.enter_context(self._used)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._held.__exit__(kind, error, trace)
+
+    def get(self, key: str) -> str | None:
+        """The value of ``key``, or None."""
+        found = self._found(key)
+        return None if found is None else self._part(found[0]).text("value", found[1])
+
+    def use_all(self, keys: Sequence[str]) -> dict[str, str]:
+        """The values of those of the ``keys`` that are there, which are then used."""
+        values: dict[str, str] = {}
+        for key in keys:
+            if key not in values and (found := self._found(key)):
+                part, row = found
+                values[key] = self._part(part).text("value", row)
+                self._used.add(found)
+        return values
+
+    def _found(self, key: str) -> tuple[int, int] | None:
+        """The part and the row of the entry."""
+        self._asked += 1
+        if self._asked % _GIVE_BACK == 0:
+            self._index.give_back()
+            self._part.cache_clear()
+        digest, rows = digest_of(key), range(self._index.rows)
+        for place in rows[bisect_left(rows, digest, key=self._digest) :]:
+            if self._digest(place) != digest:
+                break
+            part, row = self._index.number("part", place), self._index.number("row", place)
+            if self._part(part).text("key", row) == key:
+                return part, row
+        return None
+
+
+def repeated_entries(work: Path, tables: EntryTables) -> Iterator[tuple[int, int, Entry]]:
+    """(part, item, entry) of the entries whose key came before, in their order."""
+    with joins(work) as db:
+        _create(db, "entries", "first")
+        for part, path in tables.entries():
+            insert(db, "entries", numbered(path, ["item"]), f"{part}, n")
+        insert(db, "first", _places(tables.index))
+        for part, row in rows_of(db, _LEFT.format("entries", "first")):
+            table = ColumnFile(tables.of_part(part))
+            yield part, table.number("item", row), _entry(table, row)
+
+
+def unused_entries(work: Path, tables: EntryTables, used: Iterable[Path]) -> Iterator[Entry]:
+    """The first entries of keys that no record has used, by the tables ``used`` of all parts; sorted by key."""
+    with joins(work) as db:
+        _create(db, "first", "used")
+        insert(db, "first", _places(tables.index))
+        for path in used:
+            insert(db, "used", _places(path))
+        part_of = lru_cache(_OPEN_PARTS)(lambda part: ColumnFile(tables.of_part(part)))
+        left = rows_of(db, _LEFT.format("first", "used"))
+        db.execute("CREATE TABLE unused(part BIGINT, row BIGINT, key VARCHAR)")
+        keyed: Iterator[tuple[Any, ...]] = ((part, row, part_of(part).text("key", row)) for part, row in left)
+        insert(db, "unused", batches_of_rows(keyed, _KEYS))
+        for part, row in rows_of(db, "SELECT part, row FROM unused ORDER BY key"):
+            yield _entry(part_of(part), row)
+
+
+def _create(db: duckdb.DuckDBPyConnection, *names: str) -> None:
+    for name in names:
+        db.execute(f"CREATE TABLE {name}(part BIGINT, row BIGINT)")
+
+
+def _places(path: Path) -> Iterator[pa.RecordBatch]:
+    for batch in numbered(path, ["part", "row"]):
+        yield batch.select(["part", "row"])
+
+
+def _entry(table: ColumnFile, row: int) -> Entry:
+    return Entry(table.text("key", row), table.text("value", row), table.text("place", row))
