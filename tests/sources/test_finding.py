@@ -120,6 +120,38 @@ def test_hints_come_before_other_places_and_several_names_in_their_order(tmp_pat
     assert find_file(root, ["COCO_4.jpg", "3.jpg"], beside="") == "plain/3.jpg"
 
 
+@pytest.mark.parametrize(
+    ("written", "beside", "folder"),
+    [
+        ("images/2.jpg", "a", "a/images"),  # b has an images/2.jpg of its own
+        ("2.jpg", "a", "a/images"),
+        ("train/4.jpg", "", "train"),
+        ("images/4.jpg", "", "images"),
+        ("/data/coco/train/4.jpg", "a", "train"),
+        ("https://example.com/train/val/4.jpg", "a", None),
+        ("train/3.jpg", "a", None),
+        ("4.jpg", "", None),
+        ("/data/images/4.jpg", "a", None),  # every set has a folder of that name
+        ("train/5.jpg", "", None),
+        ("notes/6.jpg", "", None),
+    ],
+)
+def test_a_picture_that_its_own_folder_lacks_is_not_another_one_of_its_name(
+    tmp_path: Path, written: str, beside: str, folder: str | None
+) -> None:
+    places = ("a/images/1.jpg", "b/images/2.jpg", "train/3.jpg", "x/val/4.jpg", "images/0.jpg", "train/part/5.jpg")
+    for path in (*places, "notes/notes.txt", "c/6.jpg"):
+        put(tmp_path, path, b"x")
+    root = Root(tmp_path)
+    if folder is None:
+        assert find_file(root, written, beside=beside).endswith(written[-5:])
+        return
+    with pytest.raises(RejectedError, match=f"is not in '{folder}', where others are; ") as caught:
+        find_file(root, written, beside=beside)
+    assert caught.value.reason == "missing_file"
+    assert not root.found
+
+
 def test_a_name_without_its_extension(tmp_path: Path) -> None:
     for path in ("p/1.png", "p/2.jpg", "p/2.png", "p/v1.5.jpg"):
         put(tmp_path, path, b"x")

@@ -8,10 +8,12 @@ is written. The answers depend on the names alone, not on their order.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import PurePosixPath
 from typing import Final
+
+from mimicit.sources.files.media_names import named_kind
 
 __all__ = ["FileNames"]
 
@@ -39,6 +41,7 @@ class FileNames:
         ).fetchone()
         self.depth: int = (most or 0) + 1
         """The most steps that a path has."""
+        self._has_folders = False
 
     def ending_with(self, steps: tuple[str, ...], most: int) -> list[str]:
         """Up to ``most`` of the paths that end with the whole ``steps``, the last of which is the name of the file."""
@@ -49,6 +52,21 @@ class FileNames:
             (folded, name, folders, folders + _LAST, most),
         )
         return [_path(*row) for row in rows]
+
+    def media_folder(self, steps: Sequence[str], *, is_whole: bool = False) -> str | None:
+        """A folder that itself holds a picture or clip and whose path ends with the ``steps``, or consists of them."""
+        if not self._has_folders:
+            self._db.execute("CREATE TABLE folder(folders TEXT PRIMARY KEY) WITHOUT ROWID")
+            rows = self._db.execute("SELECT folders, name FROM file")
+            found = ((folders,) for folders, name in rows if named_kind(name) is not None)
+            self._db.executemany("INSERT OR IGNORE INTO folder VALUES (?)", found)
+            self._has_folders = True
+        _, _, folders = _row("/".join((*steps, "")))
+        row = self._db.execute(
+            "SELECT folders FROM folder WHERE folders >= ? AND folders < ? ORDER BY folders LIMIT 1",
+            (folders, folders + ("\0" if is_whole else _LAST)),
+        ).fetchone()
+        return None if row is None else _path(row[0], "").rstrip("/")
 
     def nearest(self, path: str) -> str | None:
         """The path most like ``path``: of the same name in other capitals, else of a similar name, else None."""

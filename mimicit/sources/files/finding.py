@@ -6,7 +6,8 @@
 4. an absolute path that lies in ``--src``;
 5. the usual folders (``images``, ``videos``, ...) beside that file, in the folder above it, and in ``--src``;
 6. the longest end of the path that is the end of the path of exactly one file: whole steps, and the whole name at
-   least. So absolute paths of other machines, prefixes of published sets and pictures in another folder are found;
+   least. So absolute paths of other machines, prefixes of published sets and pictures in another folder are found; but
+   not where a folder of media is there that is more like the written one: the picture is missing in that;
 7. a clip under another extension, by the same steps.
 
 Where several files fit a step equally well, the record is rejected and two of them are named: no picture is ever
@@ -16,10 +17,12 @@ fetched; the end of its path counts where it has at least one folder in common w
 
 from __future__ import annotations
 
+import operator
 import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Final, Literal, get_args
 from urllib.parse import unquote, urlsplit
 
@@ -326,8 +329,48 @@ class _Search:
         for length in range(min(max(map(len, ends), default=0), names.depth), 1 if written.is_url else 0, -1):
             for end in ends:
                 if len(end) >= length and (found := self._ending_with(end[-length:])):
-                    return "suffix" if length > 1 else "name", self._only(found, written.says)
+                    only = self._only(found, written.says)
+                    self._check_folder(only, written)
+                    return "suffix" if length > 1 else "name", only
         return None
+
+    def _check_folder(self, found: str, written: _Written) -> None:
+        """`RejectedError` where a folder of media is there that is more like the written one than that of ``found``.
+
+        For then the picture is missing there, and ``found`` is another one that is called the same.
+        """
+        for steps, is_whole in self._folders(found, written):
+            folder = self._root.names.media_folder(steps, is_whole=is_whole)
+            inside = [
+                found.split("/")[start : start + len(steps)] for start in range(1 if is_whole else found.count("/"))
+            ]
+            if folder is not None and steps not in inside:
+                raise RejectedError(
+                    "missing_file",
+                    f"{written.says[:200]!r} is not in {folder!r}, where others are; {found!r} is called the same, and "
+                    "lies elsewhere: write its own path, or map the folder by --media-root",
+                )
+
+    def _folders(self, found: str, written: _Written) -> Iterator[tuple[list[str], bool]]:
+        """The steps of the folders that would be more like the ``written`` one, and whether these are all steps.
+
+        Beside the record, the folder that the path names, or for a bare name the usual ones, if ``found`` lies in the
+        folder of another set; anywhere, one that has a step more in common with the path than that of ``found``, if it
+        is not called as all are (``images``).
+        """
+        is_elsewhere = not found.startswith(f"{self._beside}/" if self._beside else "")
+        for path in written.relative:
+            folder = folder_of(path)
+            is_like_it = not folder or f"/{folder_of(found)}".endswith(f"/{folder}")
+            if ".." not in folder and (is_elsewhere or not is_like_it):
+                for name in [folder] if folder else _USUAL:
+                    yield [step for step in f"{self._beside}/{name}".split("/") if step not in ("", ".")], True
+        there = found.split("/")[-2::-1]
+        for *folders, _ in written.ends:
+            named = folders[::-1]
+            common = sum(accumulate((a == b for a, b in zip(named, there, strict=False)), operator.and_))
+            if common < len(named) and not (common == 0 and named[0].lower() in _USUAL):
+                yield folders[-common - 1 :], False
 
     def _ending_with(self, steps: tuple[str, ...]) -> list[str]:
         *folders, name = steps
