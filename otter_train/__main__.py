@@ -16,8 +16,15 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from mimicit.options import click_options
-from otter_train.config.command_line import HELP, Program, calm_threads, errors_on_one_line, importing, run_and_leave
-from otter_train.config.config_file import config_option
+from otter_train.config.command_line import (
+    HELP,
+    Program,
+    calm_threads,
+    config_option,
+    errors_on_one_line,
+    importing,
+    run_and_leave,
+)
 from otter_train.config.run_config import RECIPES, RunConfig, RunOptions, resolve
 
 if TYPE_CHECKING:
@@ -150,7 +157,7 @@ def _train(
 
 
 def _report(run: Path, held_out: Samples | None, device: str) -> Path:
-    from otter_train.evaluation.held_out_answers import answers_by_shots
+    from otter_train.evaluation.attempts import answers_by_shots
     from otter_train.inference.answering import load_trained_model
     from otter_train.reporting.run_report import write_report
 

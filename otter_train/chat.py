@@ -127,7 +127,7 @@ def main(
         with importing():
             from mimicit.media import MediaOptions
             from otter_train.data.question import media_from_file
-            from otter_train.inference.answer_options import AnswerOptions
+            from otter_train.inference import AnswerOptions
             from otter_train.inference.answering import load_trained_model, stream_answers
 
         options = AnswerOptions(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)

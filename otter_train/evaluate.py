@@ -89,7 +89,7 @@ def main(
             from otter_train.evaluation.report import draw, lines, summarise, to_json, write_report
             from otter_train.evaluation.scores import evaluate
             from otter_train.evaluation.support_set import Support
-            from otter_train.inference.answer_options import AnswerOptions
+            from otter_train.inference import AnswerOptions
             from otter_train.inference.answering import load_trained_model
             from otter_train.reporting.metrics import Console
 

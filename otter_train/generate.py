@@ -61,7 +61,7 @@ def main(
         calm_threads()
         with importing():
             from otter_train.data.question import pair_examples, question_sample
-            from otter_train.inference.answer_options import AnswerOptions
+            from otter_train.inference import AnswerOptions
             from otter_train.inference.answering import answer_each, load_trained_model
 
         options = AnswerOptions(

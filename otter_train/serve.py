@@ -14,7 +14,7 @@ import click
 from mimicit.errors import UsageError
 from mimicit.web import LOCAL_NAMES, is_local, listen, url
 from otter_train.config.command_line import HELP, Program, calm_threads, errors_on_one_line
-from otter_train.serving.limits import Limits
+from otter_train.serving.fields import Limits
 
 if TYPE_CHECKING:
     from otter_train.inference.answering import TrainedModel

@@ -17,7 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from otter_train.config.run_config import Quantised
 from otter_train.model import TokenIds, build_model, freeze, preset, trainable_count
-from otter_train.model.quantised import check_quantiser, quantise, quantised_count
+from otter_train.model.speed import check_quantiser, quantise, quantised_count
 
 _KINDS: tuple[Quantised, ...] = ("int8", "nf4")
 _LORA_16 = 39_976_960  # of rank 16, on all matrices of 32 layers: 16 x (their inputs and outputs)

@@ -26,7 +26,7 @@ from otter_train.model import (
 )
 from otter_train.model.adapters import add_adapters
 from otter_train.model.lazy import assign
-from otter_train.model.quantised import check_quantiser, quantise
+from otter_train.model.speed import check_quantiser, quantise
 
 __all__ = [
     "assemble_model",

@@ -15,7 +15,7 @@ from typing import Final
 
 from mimicit.errors import TrainError, UsageError
 from mimicit.shards.files import write_atomically
-from otter_train.config.config_file import CONFIG_NAME
+from otter_train.config.command_line import CONFIG_NAME
 from otter_train.data.shards import absolute_shards, parse_shards
 
 __all__ = ["CHANGEABLE", "LINEAGE_NAME", "Ancestor", "Lineage", "descend", "read_lineage", "shards_to_open"]

@@ -1,7 +1,12 @@
-"""Whether weights make a whole Otter: against its architecture where that is known, else against each other.
+"""Whether weights make a whole Otter, and the frozen weights of the pretrained models that a run trained between.
 
-Without an architecture the weights still say a lot: every layer of a stack must have what the others have, and
-cross-attention comes at even distances.
+These come tensor by tensor and as they were stored. They are read from the files of these models one at a time wherever
+the names in the files are those of the modules, as they are for LLaMA and CLIP. Else (experts that transformers joins,
+tags of open_clip, names on the Hub) that one model is loaded as a whole, in the dtype it was stored in.
+
+Weights are checked against the architecture where that is known, else against each other: without an architecture the
+weights still say a lot: every layer of a stack must have what the others have, and cross-attention comes at even
+distances.
 """
 
 from __future__ import annotations
@@ -9,16 +14,31 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
 from typing import Final
 
+import torch
+
 from mimicit.errors import TrainError
-from otter_train.conversion.frozen import empty_model
-from otter_train.model import ModelConfig
+from otter_train.conversion.weight_files import read_weights
+from otter_train.model import ModelConfig, Otter, TokenIds, build_model
+from otter_train.model.build import grown_rows, load_language, load_vision
 from otter_train.model.convert import misfits
-from otter_train.model.layouts import DEFAULT_DECODER, Layout, place_in
+from otter_train.model.layouts import DEFAULT_DECODER, Layout, neutral, place_in
 from otter_train.model.lazy import LazyTensor
 
-__all__ = ["absent_parts", "check_complete", "vocabulary_names", "vocabulary_rows"]
+__all__ = [
+    "absent_parts",
+    "check_complete",
+    "empty_model",
+    "frozen_weights",
+    "tied_names",
+    "vocabulary_names",
+    "vocabulary_rows",
+]
+
+_LANGUAGE = "language.lm."
+_VISION = "vision."
 
 _EMBEDDINGS: Final = frozenset(
     f"language.lm.{name}"
@@ -40,6 +60,35 @@ _STACK: Final = re.compile(
     r"\.(\d+)\.(.+)"
 )
 _ALWAYS: Final = ("perceiver.latents", "perceiver.norm.weight", "perceiver.norm.bias")
+
+_last_embeddings: list[tuple[ModelConfig, frozenset[str]]] = []
+"""The last configuration that was asked for, and the answer: one model is asked for many times in a row."""
+
+
+def empty_model(architecture: ModelConfig, rows: int) -> Otter:
+    """The model of ``architecture`` without numbers, for its names and shapes."""
+    ids = TokenIds(image=0, endofchunk=0, answer=0, pad=0)
+    return build_model(architecture, vocab_size=rows, token_ids=ids, device="meta")
+
+
+def frozen_weights(architecture: ModelConfig, rows: int) -> dict[str, LazyTensor]:
+    """The weights, by our names, of those parts of ``architecture`` that are pretrained; the vocabulary has ``rows``.
+
+    The rows of added tokens are those that training began with.
+    """
+    empty = empty_model(architecture, rows)
+    found: dict[str, LazyTensor] = {}
+    if architecture.vision.pretrained is not None:
+        found |= _vision(architecture, empty)
+    if architecture.language.pretrained is not None:
+        found |= _language(architecture, empty, rows)
+    return found
+
+
+def tied_names(model: Otter) -> dict[str, str]:
+    """Each name of a parameter with several, and the first of them."""
+    first: dict[int, str] = {}
+    return {name: first.setdefault(id(one), name) for name, one in model.named_parameters(remove_duplicate=False)}
 
 
 def check_complete(
@@ -85,8 +134,64 @@ def vocabulary_names(tensors: Collection[str], architecture: ModelConfig | None 
     return {name for name in tensors if name in known}
 
 
-_last_embeddings: list[tuple[ModelConfig, frozenset[str]]] = []
-"""The last configuration that was asked for, and the answer: one model is asked for many times in a row."""
+def vocabulary_rows(tensors: Mapping[str, LazyTensor], architecture: ModelConfig | None = None, least: int = 1) -> int:
+    """The rows of the embeddings; ``least`` where there are none."""
+    return max((tensors[name].shape[0] for name in vocabulary_names(tensors, architecture)), default=least)
+
+
+def _vision(architecture: ModelConfig, empty: Otter) -> dict[str, LazyTensor]:
+    expected = {f"{_VISION}{name}": tuple(one.shape) for name, one in empty.vision.state_dict().items()}
+    stored = _files(architecture.vision.pretrained)
+    for prefix in ("", "vision_model."):
+        place = {name: prefix + name.removeprefix("vision.model.") for name in expected}
+        if all(key in stored and stored[key].shape == expected[name] for name, key in place.items()):
+            return {name: stored[key] for name, key in place.items()}
+    tower = load_vision(architecture.vision)
+    loaded = {f"{_VISION}{name}": LazyTensor.of(tensor) for name, tensor in tower.state_dict().items()}
+    return {name: copies[0] for name, copies in neutral(loaded, "ours").items()}
+
+
+def _language(architecture: ModelConfig, empty: Otter, rows: int) -> dict[str, LazyTensor]:
+    lm = empty.language.lm
+    matrices = [lm.get_input_embeddings().weight, lm.get_output_embeddings().weight]
+    numbers = {id(matrix): number for number, matrix in reversed([*enumerate(matrices)])}
+    expected = lm.state_dict(keep_vars=True)
+    stored = _files(architecture.language.pretrained)
+    first = {name.removeprefix(_LANGUAGE): one.removeprefix(_LANGUAGE) for name, one in tied_names(empty).items()}
+    found: dict[str, LazyTensor] = {}
+    for name, tensor in expected.items():
+        tied = [other for other, one in first.items() if name in first and one == first[name]]
+        key = next((key for key in (name, *tied) if key in stored), None)
+        if key is None:
+            break
+        found[name] = stored[key]
+        number = numbers.get(id(tensor))
+        if number is not None and stored[key].shape[0] < rows:
+            found[name] = _grown(stored[key], rows, number)
+        if found[name].shape != tuple(tensor.shape):
+            break
+    else:
+        return {f"{_LANGUAGE}{name}": tensor for name, tensor in found.items()}
+    loaded = load_language(architecture.language, rows, "auto").state_dict()
+    return {f"{_LANGUAGE}{name}": LazyTensor.of(tensor) for name, tensor in loaded.items()}
+
+
+def _grown(matrix: LazyTensor, rows: int, number: int) -> LazyTensor:
+    def read() -> torch.Tensor:
+        whole = matrix.read()
+        return torch.cat([whole, grown_rows(whole, rows - len(whole), number)])
+
+    return LazyTensor((rows, *matrix.shape[1:]), matrix.dtype, read)
+
+
+def _files(source: str | None) -> Mapping[str, LazyTensor]:
+    """The tensors of a local folder; none where it is no such folder, or one that only transformers can read."""
+    if source is None or not Path(source).is_dir():
+        return {}
+    try:
+        return read_weights(Path(source))
+    except TrainError:
+        return {}
 
 
 def _embeddings_of(architecture: ModelConfig) -> frozenset[str]:
@@ -99,11 +204,6 @@ def _embeddings_of(architecture: ModelConfig) -> frozenset[str]:
         found = frozenset(f"language.lm.{name}" for name, one in named if id(one) in ids)
         _last_embeddings[:] = [(architecture, found)]
     return _last_embeddings[0][1]
-
-
-def vocabulary_rows(tensors: Mapping[str, LazyTensor], architecture: ModelConfig | None = None, least: int = 1) -> int:
-    """The rows of the embeddings; ``least`` where there are none."""
-    return max((tensors[name].shape[0] for name in vocabulary_names(tensors, architecture)), default=least)
 
 
 def _structural_faults(names: Collection[str], named: Callable[[str], str]) -> list[str]:

@@ -10,8 +10,7 @@ from transformers.initialization import no_init_weights
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from mimicit.errors import TrainError, UsageError
-from otter_train.conversion.completeness import absent_parts, check_complete
-from otter_train.conversion.frozen import frozen_weights
+from otter_train.conversion.completeness import absent_parts, check_complete, frozen_weights
 from otter_train.conversion.published_config import perceiver_of
 from otter_train.conversion.source import Origin, open_origin
 from otter_train.conversion.token_rows import reordered, special_rows

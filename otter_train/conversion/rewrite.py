@@ -12,8 +12,7 @@ import torch
 
 from mimicit.errors import TrainError, UsageError
 from otter_train.checkpoint.pretrained_parts import places_of
-from otter_train.conversion.completeness import absent_parts, check_complete
-from otter_train.conversion.frozen import empty_model, frozen_weights
+from otter_train.conversion.completeness import absent_parts, check_complete, empty_model, frozen_weights
 from otter_train.conversion.model_folder import write_description
 from otter_train.conversion.source import Origin, open_origin
 from otter_train.conversion.token_rows import adds_padding, published_rows, reordered, special_rows, without_spare_rows

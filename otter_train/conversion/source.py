@@ -23,8 +23,13 @@ from mimicit.errors import TrainError, UsageError
 from mimicit.shards.files import read_regular
 from otter_train.checkpoint.files import is_checkpointed, open_checkpoint
 from otter_train.checkpoint.pretrained_parts import find_part, find_parts
-from otter_train.conversion.completeness import vocabulary_names, vocabulary_rows
-from otter_train.conversion.frozen import empty_model, frozen_weights, tied_names
+from otter_train.conversion.completeness import (
+    empty_model,
+    frozen_weights,
+    tied_names,
+    vocabulary_names,
+    vocabulary_rows,
+)
 from otter_train.conversion.published_config import read_published
 from otter_train.conversion.token_rows import named_rows, special_rows, with_spare_rows
 from otter_train.conversion.weight_files import find_weights, read_notes, read_weights

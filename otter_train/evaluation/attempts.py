@@ -1,4 +1,7 @@
-"""What a trained model answers, and how likely it finds the true answers; it looks at each picture once."""
+"""What a trained model answers, and how likely it finds the true answers; it looks at each picture once.
+
+`answers_by_shots` answers a few held-out questions, with more and more examples before them, for people to look at.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +20,19 @@ from torch.nn import functional as F
 from mimicit.records import Sample
 from otter_train.assembly.models import autocast
 from otter_train.data.batches import collate, normalise
-from otter_train.evaluation.scores import Attempt, choices
-from otter_train.inference.answer_options import AnswerOptions
+from otter_train.evaluation.scores import Attempt, choices, with_shots
+from otter_train.inference import AnswerOptions
 from otter_train.inference.answering import TrainedModel, answer_each
 from otter_train.model.packing import IGNORED
 from otter_train.model.vision import VisionTower
+from otter_train.reporting.run_report import Shown
 
-__all__ = ["CachedTower", "Choice", "answer_losses", "attempt_each", "choose_each"]
+__all__ = ["CachedTower", "Choice", "answer_losses", "answers_by_shots", "attempt_each", "choose_each"]
 
 _LOGITS_AT_ONCE: Final = 1 << 26  # 256 MiB of them
+
+_SHOTS: Final = (0, 1, 2, 4, 8)
+_MAX_NEW_TOKENS: Final = 64
 
 
 def attempt_each(
@@ -53,16 +60,6 @@ def choose_each(trained: TrainedModel, samples: Sequence[Sample]) -> list[Choice
     pairs = [_answering(sample, choice) for sample, texts in zip(samples, offered, strict=True) for choice in texts]
     nats = iter(answer_losses(trained, pairs) if pairs else [])
     return [_choice([(next(nats)[0], text) for text in texts]) for texts in offered]
-
-
-def _choice(found: list[tuple[float, str]]) -> Choice:
-    by_word = {text.casefold(): nats for nats, text in found}
-    yes = 1 / (1 + math.exp(min(700.0, by_word["yes"] - by_word["no"]))) if by_word.keys() == {"yes", "no"} else None
-    return Choice(min(found)[1] if found else None, yes)
-
-
-def _answering(sample: Sample, answer: str) -> Sample:
-    return replace(sample, triplets=(*sample.context, replace(sample.query, answer=answer)))
 
 
 def answer_losses(trained: TrainedModel, samples: Sequence[Sample]) -> list[tuple[float, int]]:
@@ -130,3 +127,25 @@ class CachedTower(VisionTower):
         while self._kept_bytes > self._limit_bytes:
             _, oldest = self._kept.popitem(last=False)
             self._kept_bytes -= oldest.nbytes
+
+
+def answers_by_shots(trained: TrainedModel, samples: Sequence[Sample]) -> list[Shown]:
+    """What the model says to each of ``samples`` with none, some and all of its examples shown before it."""
+    shown = [Shown(sample, {}) for sample in samples]
+    options = AnswerOptions(max_new_tokens=_MAX_NEW_TOKENS)
+    for shots in _SHOTS:
+        asked = [one for one in shown if shots <= len(one.sample.context)]
+        prompts = [with_shots(one.sample, shots) for one in asked]
+        for one, (_, answer) in zip(asked, answer_each(trained, prompts, options), strict=True):
+            one.answers[shots] = answer
+    return shown
+
+
+def _choice(found: list[tuple[float, str]]) -> Choice:
+    by_word = {text.casefold(): nats for nats, text in found}
+    yes = 1 / (1 + math.exp(min(700.0, by_word["yes"] - by_word["no"]))) if by_word.keys() == {"yes", "no"} else None
+    return Choice(min(found)[1] if found else None, yes)
+
+
+def _answering(sample: Sample, answer: str) -> Sample:
+    return replace(sample, triplets=(*sample.context, replace(sample.query, answer=answer)))

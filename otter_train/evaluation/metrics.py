@@ -1,4 +1,4 @@
-"""How answers are scored: VQA accuracy, ANLS and ROC AUC, and the interval of an estimate.
+"""How answers are scored: VQA accuracy, ANLS, ROC AUC and CIDEr, and the interval of an estimate.
 
 **VQA accuracy** (Antol et al., arXiv 1505.00468): an answer counts in full where three of ten people gave it. Each
 person in turn is left out, the answer scores min(1, those of the others who gave it / 3), and the mean over the people
@@ -14,20 +14,38 @@ counts nothing. Capitals and spaces do not matter.
 
 Intervals hold 95% of the estimates of 1,000 resamples of the queries. The resamples depend on a seed and the number of
 samples alone, so that two models on the same samples are compared fairly.
+
+**CIDEr-D** (Vedantam et al., arXiv 1411.5726), the score that papers on captions quote, without Java: a caption is as
+good as the n-grams (n = 1 to 4) that it shares with what people wrote of the same picture, each weighed by how few
+pictures' references have it. Words are those of the Penn Treebank, as the benchmark's own tokenizer cuts them. Papers
+print a hundred times the mean.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mimicit.records import Sample
 
-__all__ = ["Estimate", "anls", "human_answers", "plain_answer", "ratio", "resampled", "roc_auc", "vqa_accuracy"]
+__all__ = [
+    "Estimate",
+    "anls",
+    "caption_words",
+    "cider",
+    "human_answers",
+    "plain_answer",
+    "ratio",
+    "resampled",
+    "roc_auc",
+    "vqa_accuracy",
+]
 
 _ARTICLES: Final = frozenset(("a", "an", "the"))
 _NUMBERS: Final = {
@@ -56,10 +74,47 @@ _APOSTROPHES: Final = {
     if letter == "'"
 } | {"somebody'd": "somebodyd"}
 """What people write with an apostrophe too few, and how it is spelt; the last one is the scorer's own."""
+
 _LEAST: Final = 0.5
 RESAMPLES: Final = 1000
 """Of the queries, for an interval."""
+
 _PERCENTILES: Final = (2.5, 97.5)
+
+_Ngrams: TypeAlias = Counter[tuple[str, ...]]
+
+_LONGEST: Final = 4
+_SIGMA: Final = 6.0  # how fast another length costs, in bigrams
+_SCALE: Final = 10.0
+
+_TYPED: Final = str.maketrans(
+    {"‘": "'", "’": "'", "“": '"', "”": '"', "–": " -- ", "—": " -- ", "…": " ... ", "£": "#"}  # a pound becomes #
+)
+_END_OF_HALF: Final = re.compile(
+    r"""
+      \b (?: can(?=not\b) | gim(?=me\b) | gon(?=na\b) | got(?=ta\b) | lem(?=me\b) | wan(?=na\b) | y'(?=all\b) )
+    | (?<!\w) 't(?=(?:is|was)\b)
+    | \w (?=(?:n't | '(?:s|m|d|re|ve|ll)) (?!\w))
+    """,
+    re.VERBOSE,
+)
+_WORD: Final = re.compile(
+    r"""
+      \w+://[^\s"<>]+ | [\w.+-]+@[\w-]+(?:\.\w+)+                   # addresses
+    | </?[a-z][^<>]*>                                               # tags
+    | (?:[a-z]\.){2,}                                               # u.s.
+    | (?:ave|blvd|capt|co|col|corp|dept|dr|etc|ft|gen|gov|inc|jr|lt|ltd|mr|mrs|ms|mt|prof|rev|sen|sgt|sr|st|vs)\.
+    | (?<!\S)[a-z]\.(?=\ \w) | no\.(?=\ ?\d)                        # john f. kennedy, no. 5
+    | n't(?!\w) | 't(?!\w) | y'(?!\w) | 'n'(?!\w) | '(?:s|m|d|re|ve|ll|em)(?!\w) | '\d\ds?(?!\w)
+    | o'clock | ma'am
+    | \d+(?:[.,:/]\d+)+ (?![\w-]) | \.\d+
+    | \w+(?:[-/&.]\w+)*(?:\+\+|\#(?!\w))?                           # t-shirt, and/or, at&t, c++
+    | \.\.\. | --+ | [?!]+ | \S
+    """,
+    re.VERBOSE,
+)
+_PUNCTUATION: Final = frozenset(["''", "'", "``", "`", '"', ".", "?", "!", ",", ":", "-", "--", "...", ";"])
+_BRACKETS: Final = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
 
 
 def vqa_accuracy(answer: str, humans: Sequence[str]) -> float:
@@ -100,41 +155,11 @@ def plain_answer(text: str) -> str:
     return " ".join(_APOSTROPHES.get(word, word) for word in words if word not in _ARTICLES)
 
 
-def _one_line(text: str) -> str:
-    return text.replace("\n", " ").replace("\t", " ").strip()
-
-
 def anls(answer: str, truths: Sequence[str]) -> float:
     """0 to 1: how near ``answer`` is to the nearest of ``truths``; time grows with the product of their lengths."""
     said = _plain(answer)
     best = max((_similarity(said, _plain(truth)) for truth in truths), default=0.0)
     return best if best >= _LEAST else 0.0
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split())
-
-
-def _similarity(one: str, other: str) -> float:
-    longer = max(len(one), len(other))
-    if not longer:
-        return 1.0
-    if abs(len(one) - len(other)) > longer * (1 - _LEAST):  # so many edits at least
-        return 0.0
-    return 1 - _edits(one, other) / longer
-
-
-def _edits(one: str, other: str) -> int:
-    """The Levenshtein distance: the fewest characters to insert, delete or replace."""
-    row = list(range(len(other) + 1))
-    for place, character in enumerate(one, 1):
-        diagonal, row[0] = row[0], place
-        for column, wanted in enumerate(other, 1):
-            diagonal, row[column] = (
-                row[column],
-                min(row[column] + 1, row[column - 1] + 1, diagonal + (character != wanted)),
-            )
-    return row[-1]
 
 
 def roc_auc(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
@@ -176,3 +201,91 @@ def resampled(count: int, value: Callable[[NDArray[np.int64]], float], *, seed: 
     drawn = [value(generator.integers(count, size=count)) for _ in range(RESAMPLES)]
     low, high = np.percentile(drawn, _PERCENTILES)
     return Estimate(value(np.arange(count)), float(low), float(high))
+
+
+def caption_words(caption: str) -> list[str]:
+    """The words of a caption in lower case, without punctuation: ``"A dog's can't bark."`` is ``a dog 's ca n't bark``.
+
+    Brackets stay, as the benchmark keeps them.
+    """
+    text = _END_OF_HALF.sub(r"\g<0> ", caption.translate(_TYPED).lower())
+    words = (_BRACKETS.get(word, word) for word in _WORD.findall(text))
+    return [word for word in words if word not in _PUNCTUATION and (len(word) > 1 or not _is_symbol(word))]
+
+
+def cider(captions: Sequence[str], references: Sequence[Iterable[str]]) -> list[float]:
+    """The score of each caption, 0 to 10, against the ``references`` for the same picture.
+
+    All references together tell how rare an n-gram is: scores depend on the whole set, and are 0 in a set of one
+    picture. `ValueError` where there are not as many ``references`` as ``captions``.
+    """
+    written = [[_ngrams(reference) for reference in group] for group in references]
+    pictures = Counter(
+        ngram for group in written for ngram in {ngram for counts in group for n in counts for ngram in n}
+    )
+    highest = math.log(max(1, len(written)))
+    rarity = {ngram: highest - math.log(count) for ngram, count in pictures.items()}
+    scores = []
+    for caption, group in zip(captions, written, strict=True):
+        mine = _ngrams(caption)
+        alike = [_likeness(mine, other, rarity, highest) for other in group]
+        scores.append(_SCALE * sum(alike) / max(1, len(alike)))
+    return scores
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\n", " ").replace("\t", " ").strip()
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def _similarity(one: str, other: str) -> float:
+    longer = max(len(one), len(other))
+    if not longer:
+        return 1.0
+    if abs(len(one) - len(other)) > longer * (1 - _LEAST):  # so many edits at least
+        return 0.0
+    return 1 - _edits(one, other) / longer
+
+
+def _edits(one: str, other: str) -> int:
+    """The Levenshtein distance: the fewest characters to insert, delete or replace."""
+    row = list(range(len(other) + 1))
+    for place, character in enumerate(one, 1):
+        diagonal, row[0] = row[0], place
+        for column, wanted in enumerate(other, 1):
+            diagonal, row[column] = (
+                row[column],
+                min(row[column] + 1, row[column - 1] + 1, diagonal + (character != wanted)),
+            )
+    return row[-1]
+
+
+def _is_symbol(character: str) -> bool:
+    return ord(character) > 0x2000 and not character.isalnum()  # an emoji is no word
+
+
+def _ngrams(caption: str) -> list[_Ngrams]:
+    """For each n, how often the caption has each of its n-grams."""
+    words = caption_words(caption)
+    return [Counter(zip(*(words[start:] for start in range(n)), strict=False)) for n in range(1, _LONGEST + 1)]
+
+
+def _likeness(
+    mine: Sequence[_Ngrams], other: Sequence[_Ngrams], rarity: Mapping[tuple[str, ...], float], highest: float
+) -> float:
+    """0 to 1: the mean over n of the cosines, where no n-gram counts more often than ``other`` has it."""
+    longer = mine[1].total() - other[1].total()
+    cosines = 0.0
+    for ours, theirs in zip(mine, other, strict=True):
+        weighed = [
+            {ngram: count * rarity.get(ngram, highest) for ngram, count in counts.items()} for counts in (ours, theirs)
+        ]
+        lengths = math.prod(math.sqrt(sum(weight * weight for weight in weights.values())) for weights in weighed)
+        if lengths:
+            shared = sum(min(weight, weighed[1].get(ngram, 0.0)) * weighed[1].get(ngram, 0.0)
+                         for ngram, weight in weighed[0].items())  # fmt: skip
+            cosines += shared / lengths
+    return cosines / _LONGEST * math.exp(-(longer**2) / (2 * _SIGMA**2))

@@ -15,8 +15,7 @@ import numpy as np
 from mimicit.prompt import is_caption_instruction
 from mimicit.schema import canonical_json
 from mimicit.shards.files import write_atomically
-from otter_train.evaluation.cider import cider
-from otter_train.evaluation.metrics import RESAMPLES, Estimate, ratio, resampled, roc_auc
+from otter_train.evaluation.metrics import RESAMPLES, Estimate, cider, ratio, resampled, roc_auc
 from otter_train.evaluation.scores import Answered, Report, is_right
 
 __all__ = [

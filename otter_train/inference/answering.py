@@ -22,7 +22,7 @@ from otter_train.data.batches import Batch, collate
 from otter_train.data.encoding import Encoded, PromptEncoder
 from otter_train.data.tokenizer import load_tokenizer
 from otter_train.distributed import pick_device
-from otter_train.inference.answer_options import AnswerOptions
+from otter_train.inference import AnswerOptions
 from otter_train.inference.streaming import TextStream, stream_tokens
 from otter_train.model import ModelConfig, Otter
 

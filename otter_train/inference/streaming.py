@@ -16,7 +16,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from otter_train.assembly.models import autocast
 from otter_train.config.run_config import Precision
 from otter_train.data.batches import Batch, normalise
-from otter_train.inference.answer_options import AnswerOptions
+from otter_train.inference import AnswerOptions
 from otter_train.model import Otter
 
 __all__ = ["TextStream", "stream_tokens"]

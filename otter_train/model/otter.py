@@ -7,13 +7,15 @@ Training also takes packed rows (`Packing`), in which documents lie side by side
 Logits are by far the largest activations of a language model: 16,384 tokens of a vocabulary of 32,004 in float32 are
 2.1 GB, and as much again for their gradient. Only labelled tokens get any; where those are many, the logits of each
 chunk are made, used and forgotten, and made again in the backward pass.
+
+To answer, a prompt and what follows it are read token by token, with a key-value cache or without.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,13 +24,15 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from mimicit.errors import TrainError
-from otter_train.model.cross_attention import media_mask
-from otter_train.model.decoding import PromptReader
+from otter_train.model.cross_attention import MediaKV, media_mask
 from otter_train.model.language import ConditionedLanguage, Conditioning
 from otter_train.model.new_rows import NewRows
-from otter_train.model.packing import IGNORED, Packing, padding_arguments
+from otter_train.model.packing import IGNORED, Packing, padding_arguments, positions
 from otter_train.model.perceiver import PerceiverResampler
 from otter_train.model.vision import VisionTower
+
+if TYPE_CHECKING:
+    from transformers import Cache
 
 __all__ = ["CHUNK", "Otter", "OtterOutput", "TokenIds", "token_nats"]
 
@@ -46,10 +50,6 @@ def token_nats(hidden: Tensor, targets: Tensor, head: Callable[[Tensor], Tensor]
         return _nats(hidden, targets, head)
     pieces = zip(torch.split(hidden, chunk), torch.split(targets, chunk), strict=True)
     return torch.cat([checkpoint(_nats, *piece, head, use_reentrant=False) for piece in pieces])
-
-
-def _nats(hidden: Tensor, targets: Tensor, head: Callable[[Tensor], Tensor]) -> Tensor:
-    return F.cross_entropy(head(hidden).float(), targets, reduction="none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,14 +216,14 @@ class Otter(nn.Module):
         vision_mask: Tensor | None = None,
         firsts: Tensor | None = None,
         use_cache: bool = True,
-    ) -> PromptReader:
+    ) -> _PromptReader:
         """What reads ``lang_x``, and then new tokens one after the other, with the media at hand.
 
         The inputs are those of `forward`; padding must be on the left. New tokens go on looking at the last medium of
         the prompt.
         """
         media = self.encode_vision(vision_x, vision_mask, firsts)
-        return PromptReader(
+        return _PromptReader(
             self.language,
             self.language.project_media(media.flatten(1, 2)),
             text_time=self._text_time(lang_x),
@@ -262,3 +262,59 @@ class Otter(nn.Module):
                 f"row {row} of the batch has {int(named[row])} <image> tokens and {int(shown[row])} media"
                 f"{', with a gap between them' if bool(gap[row]) else ''}; each medium needs one <image>, in order"
             )
+
+
+def _nats(hidden: Tensor, targets: Tensor, head: Callable[[Tensor], Tensor]) -> Tensor:
+    return F.cross_entropy(head(hidden).float(), targets, reduction="none")
+
+
+class _PromptReader:
+    """Reads a batch of prompts and what is appended to them, and says what comes next.
+
+    Without a cache it reads everything again each time: slow, and the measure of what the cache must give.
+    """
+
+    def __init__(
+        self,
+        language: ConditionedLanguage,
+        media: tuple[MediaKV, ...],
+        *,
+        text_time: Tensor,
+        attention_mask: Tensor | None,
+        media_count: int,
+        latents: int,
+        use_cache: bool,
+    ) -> None:
+        self._language = language
+        self._media = media
+        self._text_time = text_time
+        self._real = torch.ones_like(text_time, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+        if not self._real[:, -1].all():
+            raise TrainError("a prompt ends in padding; pad prompts on the left to generate")
+        self._media_count = media_count
+        self._latents = latents
+        self._use_cache = use_cache
+        self._cache: Cache | None = None
+        self._ids = text_time.new_empty(len(text_time), 0)
+
+    def read(self, tokens: Tensor) -> Tensor:
+        """Append ``tokens`` (B, n), the prompts first; returns the logits float32 (B, vocabulary) after the last."""
+        self._ids = torch.cat([self._ids, tokens], dim=1)
+        grown = self._ids.shape[1] - self._text_time.shape[1]
+        if grown > 0:
+            # What is appended still looks at the last medium of its prompt.
+            last = self._text_time[:, -1:].expand(-1, grown)
+            self._text_time = torch.cat([self._text_time, last], dim=1)
+            self._real = torch.cat([self._real, torch.ones_like(last, dtype=torch.bool)], dim=1)
+        new = tokens.shape[1] if self._use_cache else self._ids.shape[1]
+        view = media_mask(self._text_time[:, -new:], media_count=self._media_count, latents=self._latents)
+        state = self._language(
+            self._ids[:, -new:],
+            Conditioning(self._media, view),
+            attention_mask=self._real,
+            position_ids=positions(self._real)[:, -new:],
+            cache=self._cache,
+            use_cache=self._use_cache,
+        )
+        self._cache = state.cache
+        return self._language.logits(state.hidden[:, -1]).float()

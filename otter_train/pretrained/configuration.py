@@ -1,19 +1,66 @@
-"""`OtterConfig`: a `ModelConfig`, its vocabulary and its special tokens, as transformers stores them."""
+"""`OtterConfig`: a `ModelConfig`, its vocabulary and its special tokens, as transformers stores them.
+
+`Portable` makes a folder or a repository load with ``trust_remote_code``: one file that imports this package. The model
+itself is not copied into the folder: it would be a second implementation, which no test ever sees. The file needs the
+package, and says so where it is not installed.
+"""
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any, ClassVar
+from os import PathLike
+from pathlib import Path
+from typing import Any, ClassVar, Final
 
 from transformers import AutoConfig, PreTrainedConfig
 
 from mimicit.errors import TrainError
+from mimicit.shards.files import write_atomically
 from otter_train.model.build import architecture_of, config_of, language_config
 from otter_train.model.config import LanguageConfig, ModelConfig, PerceiverConfig, VisionConfig
 from otter_train.model.otter import TokenIds
-from otter_train.pretrained.remote_code import AUTO_MAP, Portable
 
-__all__ = ["OtterConfig"]
+__all__ = ["PROCESSOR_MAP", "OtterConfig", "Portable"]
+
+_MODULE: Final = "otter_mimicit"
+_AUTO_MAP: Final = {
+    "AutoConfig": f"{_MODULE}.OtterConfig",
+    "AutoModelForImageTextToText": f"{_MODULE}.OtterForConditionalGeneration",
+    "AutoProcessor": f"{_MODULE}.OtterProcessor",
+}
+"""The ``auto_map`` of a ``config.json``."""
+
+PROCESSOR_MAP: Final = {"AutoProcessor": _AUTO_MAP["AutoProcessor"]}
+"""The ``auto_map`` of a ``processor_config.json``."""
+
+# transformers looks for packages that an import outside of ``try`` needs, and would advise to install "otter_train".
+_CODE: Final = '''"""Otter, for transformers' ``trust_remote_code``: the model is the one of the package mimicit."""
+
+try:
+    from otter_train.pretrained import OtterConfig, OtterForConditionalGeneration, OtterProcessor
+except ImportError as error:
+    raise ImportError(
+        f"this model needs the package mimicit ({error}); install it: pip install 'mimicit[train]'"
+    ) from None
+
+__all__ = ["OtterConfig", "OtterForConditionalGeneration", "OtterProcessor"]
+'''
+
+
+class Portable:
+    """A base that comes before that of transformers: whatever folder is saved can be loaded by those who trust it."""
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: Any = None) -> None:
+        """Nothing: transformers would copy the source of this class alone into every folder that it saves."""
+
+    def save_pretrained(self, save_directory: str | PathLike[str], *args: Any, **kwargs: Any) -> Any:
+        """As in transformers, with the file that `AUTO_MAP` names."""
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / f"{_MODULE}.py", [_CODE.encode()])
+        saved: Any = super()
+        return saved.save_pretrained(save_directory, *args, **kwargs)
 
 
 class OtterConfig(Portable, PreTrainedConfig):  # type: ignore[misc]
@@ -46,7 +93,7 @@ class OtterConfig(Portable, PreTrainedConfig):  # type: ignore[misc]
         self.image_token_id: Any = image_token_id
         self.endofchunk_token_id: Any = endofchunk_token_id
         self.answer_token_id: Any = answer_token_id
-        kwargs.setdefault("auto_map", dict(AUTO_MAP))
+        kwargs.setdefault("auto_map", dict(_AUTO_MAP))
         kwargs.setdefault("tie_word_embeddings", getattr(self.text_config, "tie_word_embeddings", False))
         super().__init__(**kwargs)
         self.pad_token_id: Any = pad_token_id

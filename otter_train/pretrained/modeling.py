@@ -22,8 +22,7 @@ from otter_train.model.families import decoder_in
 from otter_train.model.language import Conditioning
 from otter_train.model.otter import Otter
 from otter_train.model.packing import positions
-from otter_train.pretrained.configuration import OtterConfig
-from otter_train.pretrained.remote_code import Portable
+from otter_train.pretrained.configuration import OtterConfig, Portable
 
 __all__ = ["OtterForConditionalGeneration", "ProjectedMedia"]
 

@@ -23,7 +23,7 @@ from mimicit.records import MediaKind, Triplet
 from otter_train.data.batches import fit, normalise
 from otter_train.data.tokenizer import PromptTokenizer, special_ids
 from otter_train.model.vision import CLIP_MEAN, CLIP_STD
-from otter_train.pretrained.remote_code import PROCESSOR_MAP, Portable
+from otter_train.pretrained.configuration import PROCESSOR_MAP, Portable
 
 __all__ = ["OtterProcessor", "Prompt", "PromptText"]
 

@@ -17,7 +17,7 @@ import orjson
 from mimicit.records import Media, Sample
 from mimicit.shards.files import write_atomically
 from otter_train.checkpoint.lineage import read_lineage
-from otter_train.config.config_file import CONFIG_NAME, EVAL_NAME, GATES_NAME, GUARD_NAME, METRICS_NAME, SOURCES_NAME
+from otter_train.config.command_line import CONFIG_NAME, EVAL_NAME, GATES_NAME, GUARD_NAME, METRICS_NAME, SOURCES_NAME
 from otter_train.reporting.metrics import EvalRow, GateRow, Row, SourceRow, duration, read_table
 
 __all__ = ["REPORT_NAME", "Shown", "write_report"]

@@ -15,8 +15,7 @@ from typing import Final, Generic, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
-from otter_train.serving.fields import ApiError
-from otter_train.serving.limits import Limits
+from otter_train.serving.fields import ApiError, Limits
 
 __all__ = ["Bodies", "Turns"]
 

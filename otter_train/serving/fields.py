@@ -1,14 +1,40 @@
-"""Typed access to the fields of a request, and the errors of the endpoint in the JSON form that OpenAI's clients read.
+"""The fields of a request: their limits, typed access to them, and errors in the JSON form that OpenAI's clients read.
 
-`ApiError` (400) names the field that is not as it must be.
+Everything a stranger can send is bounded by one of `Limits`. `ApiError` (400) names the field that is not as it must
+be.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["ApiError", "as_object", "flag", "number"]
+__all__ = ["ApiError", "Limits", "as_object", "flag", "number"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """``body_bytes`` of a request, which must arrive within ``body_seconds``; ``pictures`` in it, ``pixels`` in each.
+
+    ``messages`` in a conversation, with ``characters`` in all. Reading a request may take ``cpu_seconds`` and, with
+    the time it waits for its turn, ``wait_seconds``. ``tokens`` of an answer (also the number where the request names
+    none), ``context`` of prompt and answer together. ``queue`` requests wait or are answered at the same time, at
+    most ``batch`` of them in one forward pass.
+    """
+
+    body_bytes: int = 20 * 1024**2
+    body_seconds: float = 30.0
+    pictures: int = 16
+    pixels: int = 25_000_000
+    messages: int = 256
+    characters: int = 65_536
+    cpu_seconds: float = 5.0
+    wait_seconds: float = 30.0
+    tokens: int = 256
+    context: int = 2048
+    queue: int = 256
+    batch: int = 8
 
 
 class ApiError(Exception):
@@ -31,10 +57,6 @@ class ApiError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _api_error, (self.status, self.code, self.message, self.param)  # crosses process borders whole
-
-
-def _api_error(status: int, code: str, message: str, param: str | None) -> ApiError:
-    return ApiError(status, code, message, param=param)
 
 
 def as_object(value: Any, place: str) -> Mapping[str, Any]:
@@ -62,3 +84,7 @@ def flag(value: Mapping[str, Any], name: str) -> bool:
     if found is not None and not isinstance(found, bool):
         raise ApiError(400, "invalid_type", f"{name}: true or false is expected", param=name)
     return bool(found)
+
+
+def _api_error(status: int, code: str, message: str, param: str | None) -> ApiError:
+    return ApiError(status, code, message, param=param)

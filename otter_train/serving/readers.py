@@ -26,10 +26,8 @@ from mimicit.media import MediaOptions
 from mimicit.media.bounds import TIMER_SIGNALS, bounded
 from mimicit.worker import end_with_parent
 from otter_train.serving.bodies import Turns
-from otter_train.serving.fields import ApiError
-from otter_train.serving.limits import Limits
-from otter_train.serving.messages import CostlyError
-from otter_train.serving.protocol import Question, parse_question
+from otter_train.serving.fields import ApiError, Limits
+from otter_train.serving.protocol import CostlyError, Question, parse_question
 
 __all__ = ["Readers"]
 

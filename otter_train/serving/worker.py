@@ -22,11 +22,10 @@ from typing import Final
 
 from mimicit.records import Sample
 from otter_train.data.encoding import Encoded, PromptEncoder
-from otter_train.inference.answer_options import AnswerOptions
+from otter_train.inference import AnswerOptions
 from otter_train.inference.answering import Piece, TrainedModel, stream_answers
 from otter_train.serving.bodies import Turns
-from otter_train.serving.fields import ApiError
-from otter_train.serving.limits import Limits
+from otter_train.serving.fields import ApiError, Limits
 from otter_train.serving.protocol import Question
 from otter_train.serving.readers import Readers
 

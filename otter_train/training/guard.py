@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mimicit.errors import TrainError
 from otter_train.config.run_config import GuardMode
-from otter_train.reporting.sinks import GrowingFile
+from otter_train.reporting.metrics import GrowingFile
 
 __all__ = ["BadSample", "BadStep", "Guard"]
 

@@ -11,9 +11,19 @@ from pathlib import Path
 from typing import Final
 
 from mimicit.errors import TrainError
-from otter_train.config.config_file import EVAL_NAME, GATES_NAME, GUARD_NAME, LEFT_OUT_NAME, METRICS_NAME, SOURCES_NAME
-from otter_train.reporting.metrics import Console, EvalRow, GateRow, Row, SourceRow, Table, draw_loss, progress_line
-from otter_train.reporting.sinks import GrowingFile, open_sinks
+from otter_train.config.command_line import EVAL_NAME, GATES_NAME, GUARD_NAME, LEFT_OUT_NAME, METRICS_NAME, SOURCES_NAME
+from otter_train.reporting.metrics import (
+    Console,
+    EvalRow,
+    GateRow,
+    GrowingFile,
+    Row,
+    SourceRow,
+    Table,
+    draw_loss,
+    open_sinks,
+    progress_line,
+)
 from otter_train.training.flops import Work
 from otter_train.training.guard import BadStep
 from otter_train.training.measurements import SourceLoss, Window, gates, peak_memory_bytes

@@ -25,13 +25,17 @@ from torch.profiler import profile, schedule, supported_activities
 from mimicit.errors import LostWorkerError, TrainError, UsageError
 from mimicit.loading.order.steps import Ordered
 from mimicit.records import Sample
-from otter_train.checkpoint.files import Checkpoint, checkpoint_name, remove_unfinished, save_checkpoint
+from otter_train.checkpoint.files import (
+    BackgroundSaver,
+    Checkpoint,
+    checkpoint_name,
+    remove_unfinished,
+    save_checkpoint,
+)
 from otter_train.checkpoint.lineage import descend
 from otter_train.checkpoint.pretrained_parts import PARTS, places_of
 from otter_train.checkpoint.provenance import describe, generator_states
-from otter_train.checkpoint.writer import BackgroundSaver
-from otter_train.config.command_line import absolute_path
-from otter_train.config.config_file import CONFIG_NAME, LEFT_OUT_NAME, write_options
+from otter_train.config.command_line import CONFIG_NAME, LEFT_OUT_NAME, absolute_path, write_options
 from otter_train.config.run_config import RunConfig, RunOptions
 from otter_train.data.encoding import Cut
 from otter_train.data.micro_batches import Group, each_group

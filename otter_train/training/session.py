@@ -43,8 +43,7 @@ from otter_train.data.tokenizer import load_tokenizer, train_tokenizer
 from otter_train.data.vision_cache import FeatureCache
 from otter_train.distributed import World, join_world, pick_device, shard
 from otter_train.model import ModelConfig, Otter, trainable_count
-from otter_train.model.quantised import quantised_count
-from otter_train.model.speed import compile_blocks, recompute_activations
+from otter_train.model.speed import compile_blocks, quantised_count, recompute_activations
 from otter_train.reporting.metrics import Console
 from otter_train.training.flops import Flops, count_flops, matmul_flops_per_s
 from otter_train.training.guard import Guard

@@ -29,7 +29,7 @@ from otter_train.config.run_config import RunOptions, resolve
 from otter_train.conversion import convert
 from otter_train.conversion.weight_files import read_weights
 from otter_train.data.batches import collate, normalise
-from otter_train.inference.answer_options import AnswerOptions
+from otter_train.inference import AnswerOptions
 from otter_train.inference.answering import answer_each, load_trained_model
 from otter_train.model import Otter
 from otter_train.model.convert import same_bits

@@ -15,8 +15,7 @@ import pytest
 pytest.importorskip("torch", reason="comes with the extra 'train'")
 
 from mimicit.errors import TrainError
-from otter_train.checkpoint.files import latest_checkpoint, load_weights
-from otter_train.checkpoint.writer import BackgroundSaver
+from otter_train.checkpoint.files import BackgroundSaver, latest_checkpoint, load_weights
 from otter_train.config.run_config import RunOptions, resolve
 from otter_train.model import PRESETS
 from otter_train.reporting.metrics import Console, Row, Table, read_table

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from mimicit.errors import UsageError
 from otter_train.__main__ import main
-from otter_train.config.config_file import config_option, read_options, write_options
+from otter_train.config.command_line import config_option, read_options, write_options
 from otter_train.config.run_config import RunConfig, RunOptions, resolve
 
 KNOWN = {parameter.name for parameter in main.params if parameter.name} - {"config"}

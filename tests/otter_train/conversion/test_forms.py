@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from mimicit.errors import UsageError
 from otter_train.conversion import convert
-from otter_train.conversion.frozen import empty_model
+from otter_train.conversion.completeness import empty_model
 from otter_train.conversion.source import open_origin
 from otter_train.conversion.token_rows import named_rows, published_rows
 from otter_train.conversion.weight_files import read_notes, read_weights
@@ -170,8 +170,8 @@ def test_the_paper_model_is_no_larger_than_its_parts() -> None:
 
 def test_frozen_parts_are_read_one_tensor_at_a_time(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     """No model is built, and no tensor is read before it is asked for."""
-    monkeypatch.setattr("otter_train.conversion.frozen.load_language", lambda *given: pytest.fail("was built"))
-    monkeypatch.setattr("otter_train.conversion.frozen.load_vision", lambda *given: pytest.fail("was built"))
+    monkeypatch.setattr("otter_train.conversion.completeness.load_language", lambda *given: pytest.fail("was built"))
+    monkeypatch.setattr("otter_train.conversion.completeness.load_vision", lambda *given: pytest.fail("was built"))
     reads = []
     buffer = bytearray
     monkeypatch.setattr("otter_train.conversion.weight_files._fill", lambda *given: reads.append(given))

@@ -17,7 +17,7 @@ from mimicit.errors import ShardError, UsageError
 from mimicit.loading import Mixture, Where, load
 from otter_train.__main__ import main
 from otter_train.checkpoint.files import latest_checkpoint
-from otter_train.config.config_file import SOURCES_NAME
+from otter_train.config.command_line import SOURCES_NAME
 from otter_train.data.shards import absolute_shards, open_shards, parse_shards, parse_where
 from otter_train.model import PRESETS
 from otter_train.reporting.metrics import SourceRow, read_table

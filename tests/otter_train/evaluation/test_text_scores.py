@@ -15,8 +15,7 @@ pytest.importorskip("torch", reason="comes with the extra 'train'")
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otter_train.evaluation.cider import caption_words, cider
-from otter_train.evaluation.metrics import anls
+from otter_train.evaluation.metrics import anls, caption_words, cider
 from otter_train.evaluation.report import ALL, lines, measure, summarise
 from otter_train.evaluation.scores import Attempt, evaluate
 from tests.factories.train import Colours

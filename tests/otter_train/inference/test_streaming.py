@@ -16,7 +16,7 @@ import torch
 from otter_train.data.batches import Batch, collate, normalise
 from otter_train.data.encoding import PromptEncoder
 from otter_train.data.tokenizer import special_ids
-from otter_train.inference.answer_options import AnswerOptions
+from otter_train.inference import AnswerOptions
 from otter_train.inference.beam_search import search_beams
 from otter_train.inference.streaming import stream_tokens
 from otter_train.model import Otter, TokenIds, build_model

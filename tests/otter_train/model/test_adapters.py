@@ -22,7 +22,7 @@ from otter_train.checkpoint.files import latest_checkpoint, load_optimizer_state
 from otter_train.config.run_config import RunOptions, resolve
 from otter_train.convert import main as convert
 from otter_train.data.tokenizer import load_tokenizer
-from otter_train.inference.answer_options import AnswerOptions
+from otter_train.inference import AnswerOptions
 from otter_train.inference.answering import answer_each, load_trained_model
 from otter_train.model import Otter
 from otter_train.model.adapters import is_adapter

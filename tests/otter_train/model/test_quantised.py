@@ -25,7 +25,7 @@ from otter_train.data.tokenizer import load_tokenizer
 from otter_train.inference.answering import load_trained_model
 from otter_train.model import Otter
 from otter_train.model.adapters import is_adapter
-from otter_train.model.quantised import QuantisedLinear, quantised_count
+from otter_train.model.speed import QuantisedLinear, quantised_count
 from otter_train.model.trainable import trainable_parameters
 from otter_train.reporting.metrics import Console
 from otter_train.training.loop import train

@@ -27,7 +27,7 @@ from mimicit.loading.order.steps import Ordered
 from mimicit.records import Sample
 from otter_train.assembly import models as assembly
 from otter_train.checkpoint.files import latest_checkpoint, load_weights, open_checkpoint
-from otter_train.config.config_file import EVAL_NAME, LEFT_OUT_NAME
+from otter_train.config.command_line import EVAL_NAME, LEFT_OUT_NAME
 from otter_train.config.run_config import RunOptions, resolve
 from otter_train.inference.answering import load_trained_model
 from otter_train.model import PRESETS, Otter

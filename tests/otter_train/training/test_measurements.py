@@ -17,8 +17,7 @@ pytest.importorskip("torch", reason="comes with the extra 'train'")
 from mimicit.errors import UsageError
 from otter_train.config.run_config import RunOptions, resolve
 from otter_train.model import PRESETS
-from otter_train.reporting.metrics import Console, GateRow, Row, SourceRow, read_table
-from otter_train.reporting.sinks import open_sinks
+from otter_train.reporting.metrics import Console, GateRow, Row, SourceRow, open_sinks, read_table
 from otter_train.training.loop import train
 from tests.factories.train import MINUTE_MODEL, Colours
 

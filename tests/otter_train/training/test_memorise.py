@@ -17,7 +17,7 @@ from PIL import Image
 from mimicit.loading.order.steps import PARTS
 from mimicit.records import Media, Sample
 from otter_train.config.run_config import RunOptions, resolve
-from otter_train.inference.answer_options import AnswerOptions
+from otter_train.inference import AnswerOptions
 from otter_train.inference.answering import answer_each, load_trained_model
 from otter_train.reporting.metrics import Console
 from otter_train.training.loop import train
