@@ -6,6 +6,7 @@ import base64
 import platform
 import random
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -39,7 +40,7 @@ def describe(config: RunConfig, model: ModelConfig, tokenizer: PreTrainedTokeniz
         },
         "special_tokens": special_ids(tokenizer).by_name(),
         "tokenizer": {"class": type(tokenizer).__name__, "vocab_size": len(tokenizer)},
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}},
+        "versions": {"python": platform.python_version(), **_versions()},
     }
 
 
@@ -88,3 +89,8 @@ def _to_text(state: torch.Tensor) -> str:
 
 def _from_text(text: str) -> torch.Tensor:
     return torch.from_numpy(np.frombuffer(base64.b64decode(text), dtype=np.uint8).copy())
+
+
+@cache
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in _LIBRARIES}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
+from functools import cache
 from typing import Final, cast
 
 import torch
@@ -26,8 +27,7 @@ from otter_train.model.perceiver import PerceiverLayer
 
 __all__ = ["Flops", "Work", "count_flops", "matmul_flops_per_s"]
 
-_SIDE: Final = {"cuda": 8192, "cpu": 512}
-_REPEATS: Final = 8
+_SIDE_AND_REPEATS: Final = {"cuda": (8192, 8), "cpu": (512, 3)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +79,17 @@ def count_flops(model: Otter, *, with_tower: bool = True) -> Flops:
     return Flops(token=token, label=_cost(lm.get_output_embeddings()), picture=_picture(model, with_tower=with_tower))
 
 
+@cache
 def matmul_flops_per_s(device: torch.device, dtype: torch.dtype) -> float:
     """Operations per second of a large matrix product on ``device``: the denominator of the utilisation.
 
-    Measured, so that it holds for this machine as it is now; a few milliseconds of work.
+    Measured once in a process, so that it holds for this machine as it is now; a few milliseconds of work, or a few
+    tenths of a second for a processor that has no arithmetic for ``dtype``.
     """
-    side = _SIDE.get(device.type, 512)
+    side, repeats = _SIDE_AND_REPEATS["cuda" if device.type == "cuda" else "cpu"]
     left, right = (torch.ones(side, side, device=device, dtype=dtype) for _ in range(2))
     best = float("inf")
-    for _ in range(_REPEATS):
+    for _ in range(repeats):
         started = time.perf_counter()
         product = left @ right
         product[0, 0].item()  # waits for the device
