@@ -5,10 +5,16 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from otter_train.model import Otter
+    from otter_train.training.flops import Flops
 
 # No deadlines, for timing decides no test; the same examples on every run. `make test-all` takes the thorough profile.
 settings.register_profile(
@@ -39,4 +45,39 @@ def no_waiting_for_the_disk() -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", os.fstat)  # which takes open descriptors alone, too
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_repeated_drawing_and_counting() -> Iterator[None]:
+    """Loss curves after the first are copies of it, and models of equal shapes are counted once.
+
+    Either takes longer than the steps of a short run. Tests of `draw_loss` and `count_flops` call them where they are
+    defined, and programs that tests start draw and count. Where no collected test trains, torch is not imported here.
+    """
+    if "otter_train.training.loop" not in sys.modules:
+        yield
+        return
+    from otter_train.reporting.metrics import draw_loss
+    from otter_train.training.flops import count_flops
+
+    drawn: list[bytes] = []
+    counted: dict[Any, Flops] = {}
+
+    def draw_once(rows: Sequence[Any], path: Path, held_out: Sequence[Any] = ()) -> None:
+        if not drawn:
+            draw_loss(rows, path, held_out)
+            drawn.append(path.read_bytes())
+        path.write_bytes(drawn[0])
+
+    def count_once(model: Otter, *, with_tower: bool = True) -> Flops:
+        weights = tuple((name, one.shape, one.requires_grad) for name, one in model.named_parameters())
+        key = (weights, model.vision.image_size, with_tower)
+        if key not in counted:
+            counted[key] = count_flops(model, with_tower=with_tower)
+        return counted[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("otter_train.training.log.draw_loss", draw_once)
+        patch.setattr("otter_train.training.session.count_flops", count_once)
         yield
