@@ -28,6 +28,10 @@ _LLAMA: Final = {
 }
 
 
+SMALL_PERCEIVER: Final = {"latents": 4, "perceiver_depth": 1}
+"""Options that let a run beside pretrained models cost less than half, where the perceiver is not what is tested."""
+
+
 def pretrained_folders(place: Path, architecture: Mapping[str, Any] | None = None) -> dict[str, str]:
     """A LLaMA, or another ``architecture``, and a CLIP tower, by the options that name them.
 

@@ -31,18 +31,18 @@ from otter_train.reporting.metrics import Console
 from otter_train.training.loop import Outcome, train
 from otter_train.training.optimizer import make_optimizer, set_rates
 from tests.factories.answering import logits
-from tests.factories.pretrained import pretrained_folders
+from tests.factories.pretrained import SMALL_PERCEIVER, pretrained_folders
 from tests.factories.ranks import on_ranks
 from tests.factories.train import Colours
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return pretrained_folders(tmp_path_factory.mktemp("pretrained"))
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return {**pretrained_folders(tmp_path_factory.mktemp("pretrained")), **SMALL_PERCEIVER}
 
 
 @pytest.fixture(scope="module")
-def adapted(tmp_path_factory: pytest.TempPathFactory, folders: dict[str, str]) -> Path:
+def adapted(tmp_path_factory: pytest.TempPathFactory, folders: dict[str, Any]) -> Path:
     """A run of four steps with adapters on both models beside what is trained always."""
     place = tmp_path_factory.mktemp("adapted") / "run"
     run(place, **folders, lora_rank=4, lora_on="both", lr_language=3e-2)
@@ -60,7 +60,7 @@ def run(folder: Path, *, options: RunOptions | None = None, **given: Any) -> Out
     )
 
 
-def built(folders: dict[str, str], **given: Any) -> Otter:
+def built(folders: dict[str, Any], **given: Any) -> Otter:
     config = resolve(None, **folders, **{"embeddings": "none", **given})
     torch.manual_seed(3)
     tokenizer = load_tokenizer(folders["language_model"])
@@ -68,7 +68,7 @@ def built(folders: dict[str, str], **given: Any) -> Otter:
 
 
 @pytest.mark.parametrize("place", ["language", "vision", "both"])
-def test_before_the_first_step_they_change_nothing(folders: dict[str, str], adapted: Path, place: str) -> None:
+def test_before_the_first_step_they_change_nothing(folders: dict[str, Any], adapted: Path, place: str) -> None:
     trained = load_trained_model(adapted, device="cpu")
     plain, with_adapters = built(folders), built(folders, lora_rank=4, lora_on=place)
     with_adapters.perceiver.load_state_dict(plain.perceiver.state_dict())
@@ -76,7 +76,7 @@ def test_before_the_first_step_they_change_nothing(folders: dict[str, str], adap
     assert torch.equal(logits(plain, trained), logits(with_adapters, trained))
 
 
-def test_they_alone_are_trained_beside_what_always_is(folders: dict[str, str]) -> None:
+def test_they_alone_are_trained_beside_what_always_is(folders: dict[str, Any]) -> None:
     names = {name for name, _ in trainable_parameters(built(folders, lora_rank=2))}
     always = {name for name, _ in trainable_parameters(built(folders))}
     adapters = {name for name in names if is_adapter(name)}
@@ -99,7 +99,7 @@ def test_a_checkpoint_holds_them_and_not_what_they_adapt(adapted: Path) -> None:
     assert all(weights[name].any() for name in weights if ".lora_B." in name)
 
 
-def test_a_run_that_was_stopped_goes_on_exactly(adapted: Path, folders: dict[str, str], tmp_path: Path) -> None:
+def test_a_run_that_was_stopped_goes_on_exactly(adapted: Path, folders: dict[str, Any], tmp_path: Path) -> None:
     shutil.copytree(adapted, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoint-00000004")
     run(tmp_path / "run", **folders, lora_rank=4, lora_on="both", lr_language=3e-2)
@@ -111,7 +111,7 @@ def test_a_run_that_was_stopped_goes_on_exactly(adapted: Path, folders: dict[str
 
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch has no gloo")
 def test_two_processes_that_share_the_frozen_weights_are_one(
-    adapted: Path, folders: dict[str, str], tmp_path: Path
+    adapted: Path, folders: dict[str, Any], tmp_path: Path
 ) -> None:
     """Also where one goes on with what two have begun."""
     usual = {**folders, "lora_rank": 4, "lora_on": "both", "lr_language": 3e-2}
@@ -144,7 +144,7 @@ def test_merged_weights_give_the_same_answers(adapted: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft asks transformers so
-def test_peft_loads_those_of_the_language_model(adapted: Path, folders: dict[str, str], tmp_path: Path) -> None:
+def test_peft_loads_those_of_the_language_model(adapted: Path, folders: dict[str, Any], tmp_path: Path) -> None:
     result = CliRunner().invoke(convert, [str(adapted), str(tmp_path / "adapter"), "--to", "peft"])
     assert result.exit_code == 0, result.output
     ours = load_trained_model(adapted, device="cpu").model.language.lm
@@ -176,7 +176,7 @@ def test_a_run_that_moved_with_its_models_is_converted(tmp_path: Path) -> None:
         assert (tmp_path / target).exists()
 
 
-def test_parts_have_rates_of_their_own(folders: dict[str, str]) -> None:
+def test_parts_have_rates_of_their_own(folders: dict[str, Any]) -> None:
     model = built(folders, train_vision=True, lora_rank=2)
     rates = {"perceiver.": 1e-2, "language.cross_attention.": None, "language.": 3e-3, "vision.": 1e-5}
     optimizer = make_optimizer(model, lr=1e-4, weight_decay=0.1, rates=rates)
@@ -189,7 +189,7 @@ def test_parts_have_rates_of_their_own(folders: dict[str, str]) -> None:
     assert len(found) == len(trainable_parameters(model))
 
 
-def test_the_pretrained_tower_is_trained_and_kept(folders: dict[str, str], tmp_path: Path) -> None:
+def test_the_pretrained_tower_is_trained_and_kept(folders: dict[str, Any], tmp_path: Path) -> None:
     run(tmp_path, **folders, train_vision=True, cross_attention_gate=1.0)
     start = built(folders).vision.state_dict()
     trained = load_trained_model(tmp_path, device="cpu").model.vision.state_dict()
@@ -208,13 +208,13 @@ def test_the_pretrained_tower_is_trained_and_kept(folders: dict[str, str], tmp_p
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(
-    folders: dict[str, str], given: dict[str, Any], message: str
+    folders: dict[str, Any], given: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
         resolve(None, **folders, **given)
 
 
-def test_what_there_is_nothing_to_adapt_for_is_named(folders: dict[str, str], tmp_path: Path, adapted: Path) -> None:
+def test_what_there_is_nothing_to_adapt_for_is_named(folders: dict[str, Any], tmp_path: Path, adapted: Path) -> None:
     with pytest.raises(UsageError, match="adapters need a pretrained model"):
         resolve("tiny", lora_rank=4)
     with pytest.raises(UsageError, match="--train-vision thaws a pretrained model"):

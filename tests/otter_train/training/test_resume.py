@@ -35,7 +35,7 @@ from otter_train.reporting.metrics import Console, Row, read_table
 from otter_train.training.loop import Outcome, train
 from otter_train.training.replay import replay
 from tests.factories.loading import small_shards
-from tests.factories.pretrained import pretrained_folders
+from tests.factories.pretrained import SMALL_PERCEIVER, pretrained_folders
 from tests.factories.runs import meta
 from tests.factories.train import MINUTE_MODEL, TOKENIZER
 
@@ -52,8 +52,8 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pretrained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return pretrained_folders(tmp_path_factory.mktemp("pretrained"))
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return {**pretrained_folders(tmp_path_factory.mktemp("pretrained")), **SMALL_PERCEIVER}
 
 
 @pytest.fixture(autouse=True)
@@ -143,7 +143,7 @@ def test_twenty_steps_are_ten_and_a_kill_and_the_rest(shards: Path, tmp_path: Pa
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # torch's own
 @pytest.mark.parametrize("way", ["rows", "vision-cache", pytest.param("compile", marks=pytest.mark.slow)])
 def test_a_killed_run_goes_on_in_every_way_of_training(
-    shards: Path, pretrained: dict[str, str], tmp_path: Path, way: str
+    shards: Path, pretrained: dict[str, Any], tmp_path: Path, way: str
 ) -> None:
     samples = load(shards, shuffle="full", seed=1)
     recipe: dict[str, Any] = {"rows": {"batch_size": 2, "batch_tokens": 600}, "vision-cache": pretrained}.get(way, {})
@@ -168,7 +168,7 @@ def test_a_killed_run_goes_on_in_every_way_of_training(
     assert (rows[0][-1].samples > 2 * STEPS) if way == "rows" else (rows[0][-1].samples == 4 * STEPS)
 
 
-def test_a_step_is_replayed_from_kept_tokens(shards: Path, pretrained: dict[str, str], tmp_path: Path) -> None:
+def test_a_step_is_replayed_from_kept_tokens(shards: Path, pretrained: dict[str, Any], tmp_path: Path) -> None:
     samples = load(shards, shuffle="full", seed=1)
     recipe: dict[str, Any] = {"batch_size": 4, "epochs": 100, "max_steps": 6, **pretrained}
     options: dict[str, Any] = {"vision_cache": tmp_path / "cache"}

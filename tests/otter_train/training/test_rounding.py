@@ -24,14 +24,14 @@ from otter_train.model import PRESETS
 from otter_train.reporting.metrics import Console
 from otter_train.training.loop import Outcome, train
 from otter_train.training.optimizer import RoundingAdamW, round_by_chance
-from tests.factories.pretrained import pretrained_folders
+from tests.factories.pretrained import SMALL_PERCEIVER, pretrained_folders
 from tests.factories.ranks import on_ranks
 from tests.factories.train import MINUTE_MODEL, Colours
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return pretrained_folders(tmp_path_factory.mktemp("pretrained"))
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return {**pretrained_folders(tmp_path_factory.mktemp("pretrained")), **SMALL_PERCEIVER}
 
 
 @given(st.floats(width=32), st.integers(0, 99))
@@ -116,7 +116,7 @@ def run(folder: Path, *, stop_after: int | None = None, **recipe: Any) -> Outcom
     )
 
 
-def test_a_run_learns_as_with_float32_weights_and_is_resumed_exactly(tmp_path: Path, folders: dict[str, str]) -> None:
+def test_a_run_learns_as_with_float32_weights_and_is_resumed_exactly(tmp_path: Path, folders: dict[str, Any]) -> None:
     whole = run(tmp_path / "whole", **folders, stochastic_rounding=True)
     assert [row.loss for row in whole.rows] == pytest.approx(
         [row.loss for row in run(tmp_path / "f", **folders).rows], rel=0.1
@@ -138,11 +138,11 @@ def test_a_run_learns_as_with_float32_weights_and_is_resumed_exactly(tmp_path: P
 
 
 @pytest.mark.parametrize("embeddings", ["input_only", "new_rows"])
-def test_every_kind_of_embeddings_can_be_rounded(tmp_path: Path, folders: dict[str, str], embeddings: str) -> None:
+def test_every_kind_of_embeddings_can_be_rounded(tmp_path: Path, folders: dict[str, Any], embeddings: str) -> None:
     assert run(tmp_path, max_steps=2, **folders, stochastic_rounding=True, embeddings=embeddings).finished
 
 
-def _one_of_two(rank: int, folders: dict[str, str], folder: Path, steps: int) -> None:
+def _one_of_two(rank: int, folders: dict[str, Any], folder: Path, steps: int) -> None:
     run(folder, max_steps=6, **folders, stochastic_rounding=True, stop_after=steps)
 
 
@@ -151,7 +151,7 @@ def weights_of(run: Path) -> Tensor:
     return torch.cat([value.flatten().double() for _, value in sorted(load_weights(open_checkpoint(run)).items())])
 
 
-def test_processes_share_it_and_one_goes_on(tmp_path: Path, folders: dict[str, str]) -> None:
+def test_processes_share_it_and_one_goes_on(tmp_path: Path, folders: dict[str, Any]) -> None:
     on_ranks(2, _one_of_two, folders, tmp_path / "two", 3)
     together = run(tmp_path / "two", max_steps=6, **folders, stochastic_rounding=True)
     alone = run(tmp_path / "one", max_steps=6, **folders, stochastic_rounding=True)
@@ -171,6 +171,6 @@ def test_a_model_from_scratch_learns_in_bfloat16(
     assert outcome.rows[-1].loss < 0.8 * outcome.rows[0].loss
 
 
-def test_without_bfloat16_it_is_refused(tmp_path: Path, folders: dict[str, str]) -> None:
+def test_without_bfloat16_it_is_refused(tmp_path: Path, folders: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="--precision bfloat16"):
         run(tmp_path, **folders, stochastic_rounding=True, precision="float32")
