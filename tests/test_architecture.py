@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import re
 import subprocess
@@ -68,13 +69,20 @@ def modules(package: str) -> dict[str, Path]:
     return found
 
 
+@functools.cache  # to parse all files takes a second, and half of the tests ask for their imports
+def import_statements(path: Path) -> tuple[ast.Import | ast.ImportFrom, ...]:
+    """The statements, also those inside functions."""
+    nodes = ast.walk(ast.parse(path.read_text()))
+    return tuple(node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom))
+
+
 def imports(path: Path) -> set[str]:
     """Every module that ``path`` imports by absolute name, also inside functions."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in import_statements(path):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
+        else:
             assert node.level == 0, f"{path}: relative import"
             found.add(node.module or "")
     return found
@@ -115,10 +123,10 @@ def test_no_module_imports_one_that_imports_it() -> None:
 def _modules_imported(path: Path, known: dict[str, Path]) -> set[str]:
     """Every one of the ``known`` modules that ``path`` imports: ``from a import b`` is of ``a.b`` where that is one."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in import_statements(path):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif node.module:
             names = {f"{node.module}.{alias.name}" for alias in node.names}
             found |= names & known.keys() or {node.module}
     return found & known.keys()
@@ -176,7 +184,7 @@ def test_no_file_of_the_build_takes_private_names_of_another() -> None:
     private = [
         f"{module}: {alias.name} of {node.module}"
         for module, path in modules("mimicit/pipeline").items()
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in import_statements(path)
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
         if alias.name.startswith("_")
