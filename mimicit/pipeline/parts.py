@@ -214,11 +214,15 @@ class ColumnFile:
     def text_reader(self, name: str) -> Callable[[int], str]:
         """A function from a row to its text, as `reader`."""
         chunks, starts = self._bytes(name), self._starts
+        first, end, (offsets, data) = 0, 0, (memoryview(b""), memoryview(b""))
 
         def text(row: int) -> str:
-            batch = bisect_right(starts, row) - 1
-            offsets, data = chunks[batch]
-            place = row - starts[batch]
+            nonlocal first, end, offsets, data
+            if not first <= row < end:
+                batch = bisect_right(starts, row) - 1
+                first, (offsets, data) = starts[batch], chunks[batch]
+                end = first + len(offsets) - 1
+            place = row - first
             return str(data[offsets[place] : offsets[place + 1]], "utf-8")
 
         return text

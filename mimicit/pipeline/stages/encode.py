@@ -186,6 +186,7 @@ def _encode_numbers(task: _Task) -> list[_Row]:
     references = ColumnFile(task.work / MEDIA_REFERENCES_NAME)
     reused = _Reused(task.work)
     rows: list[_Row] = []
+    file = str(task.blob.relative_to(task.work))
     with (
         kept_reader(task.root, task.blob.parent) as reader,
         writing_blob(task.blob) as blob,
@@ -208,7 +209,6 @@ def _encode_numbers(task: _Task) -> list[_Row]:
             offsets = list(itertools.accumulate(sizes, initial=blob.size))[:-1]
             for data in encoded.files:
                 blob.write(data)
-            file = str(task.blob.relative_to(task.work))
             original = (encoded.original_width, encoded.original_height, size)
             rows.append((number, *_described(ref, encoded), file, offsets, sizes, *original, look, None, None))
     return rows

@@ -131,7 +131,8 @@ def parsed(raw: bytes | None) -> Any:
     """
     if raw is None:
         raise RejectedError("too_long", f"the record takes more than {MAX_RECORD_BYTES} bytes")
-    if sum(map(raw.count, (b",", b"[", b"{"))) > MAX_RECORD_VALUES:  # each value takes 60 bytes or more once it is read
+    # Each value takes 60 bytes or more once it is read.
+    if len(raw) > MAX_RECORD_VALUES and sum(map(raw.count, (b",", b"[", b"{"))) > MAX_RECORD_VALUES:
         raise RejectedError("too_long", f"the record holds more than {MAX_RECORD_VALUES:,} commas and brackets")
     try:
         value = json.loads(raw) if _holds_nan(raw) else _quickly_parsed(raw)
@@ -276,7 +277,7 @@ def json_lines(file: BinaryIO, path: str, piece: Piece | None = None) -> Iterato
         number += 1
         start, end = end, end + len(line)
         place = f"{path}:{number}"
-        if len(line.rstrip(b"\r\n")) > MAX_RECORD_BYTES:
+        if len(line) > MAX_RECORD_BYTES and len(line.rstrip(b"\r\n")) > MAX_RECORD_BYTES:
             while line and not line.endswith(b"\n"):
                 line = file.readline(1 << 20)
                 end += len(line)

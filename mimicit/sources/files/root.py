@@ -342,6 +342,8 @@ class Root:
     def _walk(self, start: str, skip: OnSkip, links: list[str]) -> Iterator[tuple[str, int]]:
         """The files beneath the folder at ``start`` (empty, or with a slash at its end), and the ``links`` there."""
         folders = [start]
+        inside = (beneath(self.folder, str(place)) for place in self._exclude)
+        excluded = {text_of_path(path) for path in inside if path is not None}
         while folders:
             prefix = folders.pop()
             inner: list[str] = []
@@ -349,7 +351,7 @@ class Root:
             names = {entry.name for entry in listed}
             for entry in listed:
                 path = prefix + entry.name
-                if self.folder / native_path(path) in self._exclude:
+                if path in excluded:
                     continue
                 if self.follow_links and entry.why == LINK_NOT_FOLLOWED:
                     links.append(path)

@@ -28,6 +28,7 @@ CREATE TABLE file(
     is_whole INTEGER NOT NULL
 )
 """
+_OF_FILE: Final = "SELECT size, modified_ns, changed_ns, inode, sha256, is_whole FROM file WHERE path = ?"
 
 
 class FileState(NamedTuple):
@@ -52,6 +53,7 @@ class ScannedFiles:
         self.table = table.absolute()
         self._token = secrets.token_hex(8)  # a later scan may write a table of the same name
         self._open: sqlite3.Connection | None = None
+        self._last: tuple[str, tuple[Any, ...] | None] | None = None  # a file is asked about several times in a row
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ScannedFiles) and self._token == other._token
@@ -128,12 +130,10 @@ class ScannedFiles:
         return self._open
 
     def _row(self, path: str) -> tuple[Any, ...] | None:
-        row: tuple[Any, ...] | None = (
-            self._table()
-            .execute("SELECT size, modified_ns, changed_ns, inode, sha256, is_whole FROM file WHERE path = ?", (path,))
-            .fetchone()
-        )
-        return row
+        last = self._last  # another thread may replace it
+        if last is None or last[0] != path:
+            last = self._last = path, self._table().execute(_OF_FILE, (path,)).fetchone()
+        return last[1]
 
 
 class _CheckedFile(io.FileIO):

@@ -98,7 +98,7 @@ class MediaFinder:
         if isinstance(value, str) and _is_base64(value):
             try:
                 if not value.startswith("data:") and len(value) <= _MAX_PATH_CHARACTERS:
-                    return media_refs(self.root, [value], beside=self.beside, kind=kind)[0]
+                    return media_ref(self.root, value, beside=self.beside, kind=kind)
             except RejectedError:
                 pass  # no file is called so
             if row.locate is None:
@@ -107,6 +107,8 @@ class MediaFinder:
                 )
             origin = f"{row.place}#{'.'.join(map(str, steps))}"[:_MAX_ORIGIN]
             return MediaRef(kind=kind or _data_kind(value), parts=(row.locate(steps),), origin=origin)
+        if isinstance(value, str):
+            return media_ref(self.root, value, beside=self.beside, kind=kind)
         return media_refs(self.root, [value], beside=self.beside, kind=kind)[0]
 
 

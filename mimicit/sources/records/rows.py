@@ -185,10 +185,12 @@ class RowReader:
             return
         columns = columns_of(fields)
         said = _said(fields, columns)
-        ids = [id] if len(said.answers) == 1 else [f"{id}_{number}" for number in range(len(said.answers))]
-        for answer_id, answer in zip(ids, said.answers, strict=True):
+        is_one = len(said.answers) == 1
+        for number, answer in enumerate(said.answers):
+            answer_id = id if is_one else f"{id}_{number}"
             try:
-                yield self._triplet(row, fields, columns, said, answer, id=checked_id(answer_id))
+                own_id = id if is_one else checked_id(answer_id)
+                yield self._triplet(row, fields, columns, said, answer, id=own_id)
             except RejectedError as error:
                 yield self.spec.reject(error.reason, place=row.place, id=answer_id, detail=error.detail)
 
@@ -215,7 +217,7 @@ class RowReader:
             answer=checked_answer(with_words(answer, kinds)),
             related=checked_ids(fields.get("related"), "related"),
             is_query=fields.get("query") is not False,
-            meta=checked_meta(free_fields(fields, used) | meta),
+            meta=checked_meta(free_fields(fields, used) | meta) if meta else free_fields(fields, used),
         )
 
 
@@ -264,9 +266,12 @@ def _said(fields: Mapping[str, Any], columns: Columns) -> _Said:
 
 def _with_history(fields: Mapping[str, Any]) -> tuple[str, Conversation] | None:
     """The conversation of a record whose earlier rounds stand in ``history``, as pairs; None where it has none."""
-    rounds, columns = fields.get(_HISTORY), columns_of(fields)
+    rounds = fields.get(_HISTORY)
+    if not (isinstance(rounds, list) and rounds):
+        return None
+    columns = columns_of(fields)
     asking, answering = _first(fields, columns.instructions), _first(fields, columns.answers)
-    if not (isinstance(rounds, list) and rounds and asking and answering):
+    if not (asking and answering):
         return None
     if not all(isinstance(pair, list) and len(pair) == 2 for pair in rounds):
         raise RejectedError("malformed", f"{_HISTORY} must be a list of pairs of a question and an answer")
@@ -310,7 +315,7 @@ def _choices(fields: Mapping[str, Any], columns: Columns) -> tuple[Choice, ...]:
     for name in columns.choices:
         if choices := offered(fields[name]):
             return choices
-    return offered({letter: fields[name] for letter, name in columns.lettered})
+    return offered({letter: fields[name] for letter, name in columns.lettered}) if columns.lettered else ()
 
 
 def _first(fields: Mapping[str, Any], names: Iterable[str]) -> str | None:
