@@ -249,8 +249,9 @@ class Piece:
     """A part of a source that is read by itself: the files ``paths``, in their order.
 
     Of a single JSON file it may be the bytes ``start`` to ``end`` alone, before which there are ``first`` records of an
-    array (``is_array``) or a list, or else ``first`` lines. With ``is_entries``, it is read for what others look up
-    (see `mimicit.sources.format.Join`).
+    array (``is_array``) or a list, or else ``first`` lines; of a parquet file, the row groups ``start`` to ``end``,
+    before which there are ``first`` rows. With ``is_entries``, it is read for what others look up (see
+    `mimicit.sources.format.Join`).
     """
 
     paths: tuple[str, ...]

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from mimicit.errors import SourceError
@@ -40,7 +42,6 @@ from tests.factories.formats import (
     tar_of,
     vqa_annotation,
     vqa_question,
-    write_table,
     zip_of,
 )
 from tests.factories.sources import base64_jpeg, put
@@ -106,9 +107,9 @@ def put_obelics(root: Path) -> None:
     urls = [f"https://example.org/{number}.jpg" for number in range(4)]
     for part in range(3):
         rows = [[urls[n % 4], f"one {part} {n}", urls[(n + part) % 4], "two"] for n in range(4)]
-        write_table(root, f"obelics/data/train-{part:05d}-of-00003.parquet", obelics_table(rows))
-    write_table(root, "obelics/images/00000.parquet", img2dataset_table([*urls[:3], urls[0], None], {2: "failed"}))
-    write_table(root, "obelics/images/00001.parquet", img2dataset_table([urls[1], urls[2]]))
+        put_groups(root, f"obelics/data/train-{part:05d}-of-00003.parquet", obelics_table(rows))
+    put_groups(root, "obelics/images/00000.parquet", img2dataset_table([*urls[:3], urls[0], None], {2: "failed"}))
+    put_groups(root, "obelics/images/00001.parquet", img2dataset_table([urls[1], urls[2]]))
     put(root, "obelics/images/00000/000000000.jpg", make.picture(20))
     put(root, "obelics/images/00000.tar", tar_of({"000000001.jpg": make.picture(21), "x/000000001.jpg": b"again"}))
     put(root, "obelics/images/00001.tar", tar_of({"000000001.jpg": make.picture(22)}))
@@ -136,8 +137,27 @@ def put_mimicit(root: Path) -> None:
     put(root, "cc_sbu_align/filter_cap.json", {"annotations": [*captions, 7]})
 
 
+def put_tables(root: Path) -> None:
+    shown = [{"bytes": make.picture(n), "path": None} for n in range(4)]
+    rows: list[dict[str, Any]] = [{"image": shown[n % 4], "text": f"Text {n}." if n % 5 else None} for n in range(11)]
+    put_groups(root, "hub/train-00000-of-00001.parquet", pa.Table.from_pylist(rows))
+    put(root, "own/a.jpg", make.picture(5))
+    told = [{"media": "a.jpg" if n % 4 else "b.jpg", "instruction": f"{n}?", "answer": f"{n}"} for n in range(11)]
+    put_groups(root, "own/manifest.parquet", pa.Table.from_pylist(told))
+    pictures = [{"base64": base64_jpeg(n), "index": f"LA_IMG_{n % 9:012d}"} for n in range(11)]
+    put_groups(root, "la/LA.parquet", pa.Table.from_pylist(pictures))
+    asked = {f"LA_INS_{n}": {"instruction": "?", "answer": f"{n}", "image_ids": f"LA_IMG_{n:012d}"} for n in range(11)}
+    put(root, "la/LA_instructions.json", {"meta": {}, "data": asked})
+
+
+def put_groups(root: Path, path: str, table: pa.Table) -> None:
+    """A parquet file of row groups of two rows."""
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, root / path, row_group_size=2)
+
+
 def put_all(root: Path) -> None:
-    for put_one in (put_vqav2, put_coco, put_mmc4, put_obelics, put_mimicit):
+    for put_one in (put_vqav2, put_coco, put_mmc4, put_obelics, put_mimicit, put_tables):
         put_one(root)
 
 

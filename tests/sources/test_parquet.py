@@ -36,7 +36,7 @@ def test_columns_and_rows(folder: Path) -> None:
     root = Root(folder)
     assert parquet_columns(root, "t.parquet") == {"id": "string", "data": "binary"}
     found = list(parquet_rows(root, "t.parquet", ["id"]))
-    assert found == [(row // 40, row % 40, {"id": f"id{row}"}) for row in range(ROWS)]
+    assert found == [(row, row // 40, row % 40, {"id": f"id{row}"}) for row in range(ROWS)]
 
 
 @pytest.mark.parametrize("order", ["forwards", "backwards", "shuffled"])

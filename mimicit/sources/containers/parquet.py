@@ -13,7 +13,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar
 
 from mimicit.errors import RejectedError, SourceError
 from mimicit.media.bounds import memory_limit, want_of_memory
@@ -28,13 +28,23 @@ from mimicit.sources.containers.table_process import (
     value_apart,
 )
 from mimicit.sources.files.root import Root
-from mimicit.sources.items import InParquet
+from mimicit.sources.items import InParquet, Piece
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-__all__ = ["ParquetCells", "parquet_batches", "parquet_columns", "parquet_columns_of", "parquet_rows"]
+__all__ = [
+    "ParquetCells",
+    "parquet_batches",
+    "parquet_columns",
+    "parquet_columns_of",
+    "parquet_groups_of",
+    "parquet_rows",
+    "parquet_rows_by",
+]
+
+_T = TypeVar("_T")
 
 _BUFFER_BYTES: Final = 1 << 20
 _BUFFERS_BYTES: Final = 64 << 20  # of all columns together
@@ -53,23 +63,55 @@ def parquet_columns(root: Root, path: str) -> dict[str, str]:
 
 
 def parquet_rows(
-    root: Root, path: str, columns: Sequence[str]
-) -> Iterator[tuple[int, int, dict[str, Any] | RejectedError]]:
-    """(row group, row in it, values of ``columns``, or why there are none) of every row, in order.
+    root: Root, path: str, columns: Sequence[str], piece: Piece | None = None
+) -> Iterator[tuple[int, int, int, dict[str, Any] | RejectedError]]:
+    """(number in the table, row group, row in it, values of ``columns``, or why there are none) of every row, in order.
 
-    `SourceError` where the file is damaged.
+    With a ``piece`` of some row groups, only theirs. `SourceError` where the file is damaged.
     """
-    return rows_apart(root, path, _rows, tuple(columns))
+    return parquet_rows_by(root, path, piece, _rows, tuple(columns))
+
+
+def parquet_rows_by(
+    root: Root, path: str, piece: Piece | None, read: Callable[..., Iterator[tuple[int, int, _T]]], *arguments: object
+) -> Iterator[tuple[int, int, int, _T | RejectedError]]:
+    """As `parquet_rows`, of what ``read(file, path, *arguments, end, at_once, start)`` makes of them.
+
+    It is to read up to the row group ``end``; None: to the last one. For the rest see `rows_apart`.
+    """
+    begin, end, number = (0, None, 0) if piece is None else (piece.start, piece.end, piece.first)
+    has_gap = False
+    for group, row, value in rows_apart(root, path, read, *arguments, end, start=(begin, 0)):
+        if has_gap:  # what was too much is left out, with all that follows in its row group
+            number = sum(rows for rows, _ in value_apart(root, path, parquet_groups_of)[:group]) + row
+        yield number, group, row, value
+        number += 1
+        has_gap = isinstance(value, RejectedError)
+
+
+def parquet_groups_of(file: BinaryIO, path: str) -> list[tuple[int, int]]:
+    """(rows, bytes in the file) of each row group."""
+    with _opened(file, path) as parquet, _damage(path):
+        groups = [parquet.metadata.row_group(number) for number in range(parquet.num_row_groups)]
+        return [
+            (group.num_rows, sum(group.column(number).total_compressed_size for number in range(group.num_columns)))
+            for group in groups
+        ]
 
 
 def parquet_batches(
-    file: BinaryIO, path: str, wanted: Callable[[str, int | None], bool], at_once: int, start: Place
+    file: BinaryIO,
+    path: str,
+    wanted: Callable[[str, int | None], bool],
+    at_once: int,
+    start: Place,
+    end: int | None = None,
 ) -> Iterator[tuple[int, int, pa.RecordBatch]]:
     """(row group, its first row, rows) of small batches of the leaf columns that are ``wanted``.
 
     That is asked for the dotted name of a leaf, and how many nulls it has (None: the file does not say). A leaf of a
     nested column, such as ``image.path``, is read without its neighbours. For a process of its own: see
-    `rows_apart`, also for ``at_once`` and ``start``.
+    `parquet_rows_by`, also for ``at_once``, ``start`` and ``end``.
     """
     with _opened(file, path) as parquet:
         groups = [parquet.metadata.row_group(number) for number in range(parquet.num_row_groups)]
@@ -83,7 +125,7 @@ def parquet_batches(
                 leaves.append(parquet.schema.column(number).path)
                 size += sum(chunk.total_uncompressed_size for chunk in chunks)
         most = _BATCH_BYTES * parquet.metadata.num_rows // max(1, size)
-        yield from _batches_from(file, parquet, path, leaves, max(1, min(at_once, most)), start)
+        yield from _batches_from(file, parquet, path, leaves, max(1, min(at_once, most)), start, end)
 
 
 def parquet_columns_of(file: BinaryIO, path: str) -> dict[str, str]:
@@ -93,11 +135,11 @@ def parquet_columns_of(file: BinaryIO, path: str) -> dict[str, str]:
 
 
 def _rows(
-    file: BinaryIO, path: str, columns: Sequence[str], at_once: int, start: Place
+    file: BinaryIO, path: str, columns: Sequence[str], end: int | None, at_once: int, start: Place
 ) -> Iterator[tuple[int, int, dict[str, Any]]]:
     check_columns(len(columns))
     with _opened(file, path) as parquet:
-        for group, first, batch in _batches_from(file, parquet, path, columns, at_once, start):
+        for group, first, batch in _batches_from(file, parquet, path, columns, at_once, start, end):
             with _damage(path):
                 rows = batch.to_pylist()  # here text turns out not to be UTF-8
             for row, values in enumerate(rows, first):
@@ -105,15 +147,24 @@ def _rows(
 
 
 def _batches_from(
-    file: BinaryIO, parquet: pq.ParquetFile, path: str, columns: Sequence[str], at_once: int, start: Place
+    file: BinaryIO,
+    parquet: pq.ParquetFile,
+    path: str,
+    columns: Sequence[str],
+    at_once: int,
+    start: Place,
+    end: int | None,
 ) -> Iterator[tuple[int, int, pa.RecordBatch]]:
-    """(row group, first row, rows) from ``start`` on; what lies before it in its row group is read and dropped."""
+    """(row group, first row, rows) from ``start`` to the row group ``end``.
+
+    What lies before ``start`` in its row group is read and dropped.
+    """
     size = os.fstat(file.fileno()).st_size
     if parquet.metadata.num_rows > MAX_ROWS_PER_BYTE * size:
         detail = f"the table says that it has {parquet.metadata.num_rows:,} rows in {size:,} bytes"
         raise RejectedError("too_much_memory", detail)
     at_once = min(at_once, max(1, _VALUES_AT_ONCE // max(1, len(columns))))
-    for group in range(start[0], parquet.num_row_groups):
+    for group in range(start[0], parquet.num_row_groups if end is None else end):
         row, skipped = 0, start[1] if group == start[0] else 0
         for batch in _batches(parquet, path, group, columns, at_once):
             if row + len(batch) > skipped:

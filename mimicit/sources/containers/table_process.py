@@ -80,16 +80,17 @@ def rows_apart(
     read: Callable[..., Iterator[tuple[int, int, _T]]],
     *arguments: object,
     can_skip: bool = True,
+    start: Place = (0, 0),
 ) -> Iterator[tuple[int, int, _T | RejectedError]]:
-    """The rows that ``read(file, path, *arguments, at_once, start)`` makes of the table at ``path``, in its order.
+    """The rows that ``read(file, path, *arguments, at_once, start)`` makes of the table at ``path``, from ``start`` on.
 
-    ``read`` is a function of a module. It yields (block, row in the block, values) from the `Place` ``start`` on,
+    ``read`` is a function of a module. It yields (block, row in the block, values) from the `Place` it is given on,
     ``at_once`` rows unpacked together. A row that cannot be had is a `RejectedError`: ``too_long``, or
     ``too_much_memory``, which stands for the rest of its block or of the table, too. `SourceError` as ``read``, and
     where the file cannot be opened. Without ``can_skip``, no block can be passed over unread: nothing follows one that
     is too much.
     """
-    at, at_once, failures = (0, 0), _ROWS_AT_ONCE[0], 0
+    at, at_once, failures = start, _ROWS_AT_ONCE[0], 0
     while True:
         try:
             frame = _FRAME_BYTES if at_once > 1 else 0  # what was not sent is lost with the process

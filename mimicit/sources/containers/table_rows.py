@@ -19,12 +19,12 @@ import orjson
 
 from mimicit.errors import RejectedError
 from mimicit.sources.containers.arrow import arrow_batches, arrow_columns_of, arrow_damage
-from mimicit.sources.containers.parquet import parquet_batches, parquet_columns_of
+from mimicit.sources.containers.parquet import parquet_batches, parquet_columns_of, parquet_rows_by
 from mimicit.sources.containers.table_process import MAX_VALUES, Place, check_columns, rows_apart, too_many_values
 from mimicit.sources.files.finding import media_refs
 from mimicit.sources.files.media_names import folder_of, named_kind
 from mimicit.sources.files.root import Root
-from mimicit.sources.items import MAX_MEDIA, InArrow, InParquet, MediaRef, Row
+from mimicit.sources.items import MAX_MEDIA, InArrow, InParquet, MediaRef, Piece, Row
 from mimicit.sources.records.column_names import in_order
 
 if TYPE_CHECKING:
@@ -72,20 +72,30 @@ def picture_columns(kinds: Mapping[str, str]) -> list[str]:
     )
 
 
-def table_rows(root: Root, path: str, *, is_arrow: bool) -> Iterator[Row]:
-    """The rows of the table at ``path`` in order, or why one cannot be had; `SourceError` where it is damaged.
+def table_rows(root: Root, path: str, *, is_arrow: bool, piece: Piece | None = None) -> Iterator[tuple[int, Row]]:
+    """The rows of the table at ``path`` in order, or why one cannot be had, each with its number, from 0.
 
-    Columns of other bytes than pictures are left out. A picture that is null counts where it is an entry of a list.
+    Of a parquet file, those of the row groups of the ``piece``. Columns of other bytes than pictures are left out. A
+    picture that is null counts where it is an entry of a list. `SourceError` where the table is damaged.
     """
-    read = _arrow_rows if is_arrow else _parquet_rows
-    for number, (block, row, found) in enumerate(rows_apart(root, path, read, can_skip=not is_arrow)):
+    for number, block, row, found in _found(root, path, piece, is_arrow=is_arrow):
         place = f"{path}[{number}]"
         if isinstance(found, RejectedError):
-            yield Row(place, found)
+            yield number, Row(place, found)
         else:
             values, media, named = found
             shown = tuple(_looked_for(root, path, ref) if n in named else ref for n, ref in enumerate(media))
-            yield Row(place, values, partial(_located, is_arrow, path, block, row), shown)
+            yield number, Row(place, values, partial(_located, is_arrow, path, block, row), shown)
+
+
+def _found(
+    root: Root, path: str, piece: Piece | None, *, is_arrow: bool
+) -> Iterator[tuple[int, int, int, _TableRow | RejectedError]]:
+    if not is_arrow:
+        yield from parquet_rows_by(root, path, piece, _parquet_rows)
+        return
+    for number, (block, row, found) in enumerate(rows_apart(root, path, _arrow_rows, can_skip=False)):
+        yield number, block, row, found
 
 
 def _looked_for(root: Root, table: str, ref: MediaRef) -> MediaRef:
@@ -124,7 +134,7 @@ def _in_arrow(path: str, batch: int, first: int, row: int, column: str, item: _I
 
 
 def _parquet_rows(
-    file: BinaryIO, path: str, at_once: int, start: Place
+    file: BinaryIO, path: str, end: int | None, at_once: int, start: Place
 ) -> Iterator[tuple[int, int, _TableRow | RejectedError]]:
     kinds = parquet_columns_of(file, path)
     check_columns(len(kinds))
@@ -140,7 +150,7 @@ def _parquet_rows(
             return leaf.endswith(".path")
         return nulls != 0 or "list" in kinds[column]  # plain bytes: read to see where there are none
 
-    for group, first, batch in parquet_batches(file, path, is_needed, at_once, start):
+    for group, first, batch in parquet_batches(file, path, is_needed, at_once, start, end):
         rows = _rows(path, batch, partial(_in_parquet, path, group, first), pictures, at_once)
         for row, values in enumerate(rows, first):
             yield group, row, values

@@ -26,10 +26,10 @@ from mimicit.sources.files.media_names import folder_of
 from mimicit.sources.files.root import Root
 from mimicit.sources.format import PICTURES, Needs, SourceFormat, SourceSpec
 from mimicit.sources.formats.mimicit_ids import clip_of, conversation_of, names_clip
-from mimicit.sources.items import Item, RawTriplet, Row
+from mimicit.sources.items import Item, Piece, RawTriplet, Row
 from mimicit.sources.records.column_names import ANSWERS, CAPTIONS, columns_of
 from mimicit.sources.records.conversations import CONVERSATION_FIELDS, is_conversation
-from mimicit.sources.records.pieces import split_files
+from mimicit.sources.records.pieces import cut_rows, grouped, whole
 from mimicit.sources.records.row_media import MediaFinder
 from mimicit.sources.records.rows import PlaceholderOptions, RowReader
 from mimicit.sources.sniff import Head, sniff
@@ -110,7 +110,7 @@ def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
         )
         stem = path.rpartition("/")[2].rpartition(".")[0]
         unread = _unread_pictures(head)
-        for number, row in enumerate(table_rows(root, path, is_arrow=head.kind == "arrow")):
+        for number, row in table_rows(root, path, is_arrow=head.kind == "arrow", piece=spec.piece):
             if unread:
                 yield spec.reject("unsupported_media", place=row.place, id=f"{stem}-{number}", detail=unread)
                 continue
@@ -119,10 +119,15 @@ def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
                 yield _in_conversation(item) if is_hub_row and isinstance(item, RawTriplet) else item
 
 
+def _split(spec: SourceSpec, root: Root) -> list[Piece]:
+    # Arrow tables stay whole: where the batches of a stream begin is only known once it is read.
+    return grouped(root, (piece for path in spec.files for piece in (cut_rows(root, path) or [whole(path)])))
+
+
 DATASETS: Final = SourceFormat(
     claim=_claim,
     read=_read,
-    split=split_files,
+    split=_split,
     options=PlaceholderOptions,
     needs=(Needs(("parquet", "arrow"), ((PICTURES,), (*ANSWERS, *CAPTIONS, *CONVERSATION_FIELDS))),),
 )

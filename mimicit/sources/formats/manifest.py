@@ -38,7 +38,7 @@ from mimicit.sources.files.root import Root
 from mimicit.sources.format import Needs, SourceFormat, SourceSpec
 from mimicit.sources.items import Item, Locate, Locator, Piece, Row
 from mimicit.sources.records.column_names import MEDIA_FIELDS, columns_of, field_names
-from mimicit.sources.records.pieces import split_json
+from mimicit.sources.records.pieces import cut_records, cut_rows
 from mimicit.sources.records.row_media import MediaFinder
 from mimicit.sources.records.rows import PlaceholderOptions, RowReader
 from mimicit.sources.sniff import Fields, Head, HeadKind, sniff
@@ -76,10 +76,15 @@ def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
         yield from reader.items(_rows(root, path, spec.piece))
 
 
+def _pieces(spec: SourceSpec, root: Root) -> list[Piece]:
+    # CSV stays whole: only whoever has read all before it knows whether a line end is inside a cell.
+    return [piece for path in spec.files for piece in (cut_rows(root, path) or cut_records(root, path))]
+
+
 MANIFEST: Final = SourceFormat(
     claim=_claim,
     read=_read,
-    split=split_json,
+    split=_pieces,
     by_record=True,
     options=PlaceholderOptions,
     needs=(Needs(("array", "lines", "csv", "parquet"), (("instruction",), ("answer",))),),
@@ -90,7 +95,9 @@ def _rows(root: Root, path: str, piece: Piece | None) -> Iterator[Row]:
     kind = sniff(root, path).kind
     if kind == "csv":
         return _csv_rows(root, path)
-    return table_rows(root, path, is_arrow=False) if kind == "parquet" else json_rows(root, path, piece)
+    if kind == "parquet":
+        return (row for _, row in table_rows(root, path, is_arrow=False, piece=piece))
+    return json_rows(root, path, piece)
 
 
 def _fits(path: str, head: Head) -> bool:

@@ -44,7 +44,7 @@ from mimicit.sources.formats.mimicit_list import is_list, listed_sets
 from mimicit.sources.items import Entry, InParquet, Item, MediaRef, Picture, Piece, RawTriplet, Reject, Row, TrainEntry
 from mimicit.sources.records.captions import instruction_or_caption
 from mimicit.sources.records.joined import read_joined
-from mimicit.sources.records.pieces import cut_members, grouped, joined_pieces, whole
+from mimicit.sources.records.pieces import cut_members, cut_rows, grouped, joined_pieces, whole
 from mimicit.sources.records.text import answer_of, checked_id, checked_ids, checked_meta, shown
 from mimicit.sources.sniff import Head, sniff
 
@@ -170,7 +170,7 @@ def _split(spec: SourceSpec, root: Root) -> list[Piece]:
             case "train" | "json pictures":
                 pieces.append(cut_members()(root, path))
             case _:
-                pieces.append([whole(path)])
+                pieces.append(cut_rows(root, path) or [whole(path)])
     return joined_pieces(pieces[0], grouped(root, chain.from_iterable(pieces)))
 
 
@@ -320,7 +320,7 @@ def _train_entries(spec: SourceSpec, root: Root, path: str, known: Lookup) -> It
 
 def _parquet_pictures(spec: SourceSpec, root: Root, path: str) -> Iterator[Picture | Reject]:
     column = next(name for name in _ID_COLUMNS if name in parquet_columns(root, path))
-    for number, (group, row, values) in enumerate(parquet_rows(root, path, [column])):
+    for number, group, row, values in parquet_rows(root, path, [column], spec.piece):
         place = f"{path}[{number}]"
         try:
             if isinstance(values, RejectedError):

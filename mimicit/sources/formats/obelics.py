@@ -31,7 +31,7 @@ from mimicit.sources.format import Join, Lookup, Needs, SourceFormat, SourceSpec
 from mimicit.sources.formats.web_documents import Slot, document_items
 from mimicit.sources.items import Entry, Item, MediaRef, Piece, RawTriplet, Reject, Row
 from mimicit.sources.records.joined import read_joined
-from mimicit.sources.records.pieces import grouped, joined_pieces, whole
+from mimicit.sources.records.pieces import cut_records, cut_rows, grouped, joined_pieces
 from mimicit.sources.records.text import checked_id, checked_meta, checked_text, derived_id, is_unicode, shown
 from mimicit.sources.sniff import Head, sniff
 
@@ -92,7 +92,7 @@ def _read_documents(spec: SourceSpec, root: Root, downloads: Lookup) -> Iterator
         if not _holds_documents(root, path):
             continue
         columns = [name for name in (*_LISTS, "general_metadata") if name in parquet_columns(root, path)]
-        for number, (_, _, row) in enumerate(parquet_rows(root, path, columns)):
+        for number, _, _, row in parquet_rows(root, path, columns, spec.piece):
             yield from _document(spec, root, row, f"{path}[{number}]", downloads)
 
 
@@ -118,11 +118,10 @@ def _repeated(spec: SourceSpec, entry: Entry) -> Reject | None:
 
 
 def _split(spec: SourceSpec, root: Root) -> list[Piece]:
-    documents = {path for path in spec.files if _holds_documents(root, path)}
-    downloads = [whole(path) for path in spec.files if path not in documents]
-    return joined_pieces(
-        grouped(root, downloads), grouped(root, (whole(path) for path in spec.files if path in documents))
-    )
+    pieces: tuple[list[Piece], list[Piece]] = [], []  # of downloads and of documents
+    for path in spec.files:
+        pieces[_holds_documents(root, path)].extend(cut_rows(root, path) or cut_records(root, path))
+    return joined_pieces(*(grouped(root, of_kind) for of_kind in pieces))
 
 
 _JOIN: Final = Join(entries=_read_downloads, records=_read_documents, repeated=_repeated)
@@ -137,7 +136,7 @@ OBELICS: Final = SourceFormat(
 
 def _read_map(spec: SourceSpec, root: Root, path: str) -> Iterator[Entry | Reject]:
     """Every download that succeeded, by its URL; its place is resolved when a document shows it."""
-    for place, row, *_ in _map_rows(root, path):
+    for place, row, *_ in _map_rows(root, path, spec.piece):
         try:
             if isinstance(row, RejectedError):
                 raise row
@@ -152,15 +151,15 @@ def _read_map(spec: SourceSpec, root: Root, path: str) -> Iterator[Entry | Rejec
             yield spec.reject(error.reason, place=place, detail=error.detail, scope="reference")
 
 
-def _map_rows(root: Root, path: str) -> Iterator[Row]:
+def _map_rows(root: Root, path: str, piece: Piece | None) -> Iterator[Row]:
     head = sniff(root, path)
     if head.kind == "csv":
         yield from csv_rows(root, path)
     elif head.kind != "parquet":
-        yield from json_rows(root, path)
+        yield from json_rows(root, path, piece)
     else:
         names = ("url", "key", "status") if {"key", "status"} <= head.fields.keys() else ("url", "path")
-        for number, (_, _, row) in enumerate(parquet_rows(root, path, names)):
+        for number, _, _, row in parquet_rows(root, path, names, piece):
             yield Row(f"{path}[{number}]", row)
 
 

@@ -93,7 +93,7 @@ def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
     answers = _sources_in(root, [path for path, _ in tables], tables[0][1])[0] == spec.part if tables else True
     with ShardTriplets() as triplets:
         for path, kind in tables:
-            for row in table_rows(root, path, is_arrow=kind == "arrow"):
+            for _, row in table_rows(root, path, is_arrow=kind == "arrow"):
                 fields = {} if isinstance(row.fields, RejectedError) else row.fields
                 is_mine = spec.part == fields["source"] if isinstance(fields.get("source"), str) else answers
                 if not is_mine and spec.part:

@@ -229,7 +229,7 @@ def indexed_samples(root: Root, path: str, source: str, manifest: Mapping[str, A
     folder = folder_of(path)
     found: Counter[str] = Counter()
     known = {shard["name"]: shard["samples"] for shard in manifest["shards"]}
-    for _, number, row in parquet_rows(root, path, _COLUMNS):
+    for number, _, _, row in parquet_rows(root, path, _COLUMNS):
         if isinstance(row, RejectedError):
             raise _fault(path, f"row {number} cannot be read: {row.detail}")
         if row["shard"] not in known:

@@ -16,6 +16,8 @@ from typing import BinaryIO, Final
 from mimicit.errors import RejectedError
 from mimicit.sources.containers.json_cursor import JsonCursor
 from mimicit.sources.containers.json_rows import is_array, pass_elements, pass_members
+from mimicit.sources.containers.parquet import parquet_groups_of
+from mimicit.sources.containers.table_process import value_apart
 from mimicit.sources.containers.unpacked import open_text, open_unzipped, zipped_size
 from mimicit.sources.files.root import Root
 from mimicit.sources.format import SourceSpec
@@ -27,6 +29,8 @@ __all__ = [
     "cut_lines",
     "cut_list",
     "cut_members",
+    "cut_records",
+    "cut_rows",
     "grouped",
     "joined_pieces",
     "split_files",
@@ -37,6 +41,7 @@ __all__ = [
 _PIECE_BYTES: Final = 8 << 20
 _GROUP_BYTES: Final = 16 << 20
 _ZIPPED_BYTES: Final = 64 << 20
+_PARQUET_MARK: Final = b"PAR1"
 
 Cut = Callable[[Root, str], list[Piece]]
 """The pieces of one file; a single one is the file as a whole."""
@@ -52,10 +57,10 @@ def split_files(spec: SourceSpec, root: Root) -> list[Piece]:
 
 def split_json(spec: SourceSpec, root: Root) -> list[Piece]:
     """Cut the JSON files of ``spec``, arrays and JSON Lines, into pieces of some `_PIECE_BYTES`; others stay whole."""
-    return [piece for path in spec.files for piece in _cut_records(root, path)]
+    return [piece for path in spec.files for piece in cut_records(root, path)]
 
 
-def _cut_records(root: Root, path: str) -> list[Piece]:
+def cut_records(root: Root, path: str) -> list[Piece]:
     """The `Cut` of an array or JSON Lines."""
     if sniff(root, path).kind not in ("array", "lines"):
         return [whole(path)]
@@ -87,6 +92,24 @@ def joined_pieces(entries: Sequence[Piece], records: Sequence[Piece]) -> list[Pi
     if max(len(entries), len(records)) < 2:
         return []
     return [*(replace(piece, is_entries=True) for piece in entries), *records]
+
+
+def cut_rows(root: Root, path: str) -> list[Piece]:
+    """The pieces of a parquet file, each of some row groups; none where it is small, or another kind of file."""
+    with root.open_input(path) as file:
+        size = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        if size < 2 * _PIECE_BYTES or file.read(len(_PARQUET_MARK)) != _PARQUET_MARK:
+            return []
+    pieces: list[Piece] = []
+    first = held = 0
+    for number, (rows, packed) in enumerate(value_apart(root, path, parquet_groups_of)):
+        if not pieces or held >= _PIECE_BYTES:
+            pieces.append(replace(whole(path), start=number, first=first))
+            held = 0
+        pieces[-1] = replace(pieces[-1], end=number + 1)
+        first, held = first + rows, held + packed
+    return pieces
 
 
 def whole(path: str) -> Piece:
