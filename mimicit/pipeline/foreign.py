@@ -15,7 +15,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -27,6 +26,7 @@ from mimicit.errors import RejectedError, SchemaError, ShardError, SourceError, 
 from mimicit.media import MediaOptions
 from mimicit.media.image_file import probe_image
 from mimicit.pipeline.batches import batched
+from mimicit.pipeline.stages.media_table import own_version
 from mimicit.pipeline.stages.publish import REJECTS_NAME, REJECTS_SCHEMA
 from mimicit.records import FORMAT, Media, Sample, Triplet, sample_to_json
 from mimicit.schema import canonical_json, validate
@@ -263,7 +263,7 @@ def _manifest(folder: Path, shards: list[dict[str, Any]], report: IndexReport) -
     manifest: dict[str, Any] = {
         "format": FORMAT,
         "layout": LAYOUT,
-        "mimicit_version": version("mimicit"),
+        "mimicit_version": own_version(),
         "config": {},
         "input": {"fingerprint": names.hexdigest(), "files": len(shards), "bytes": size},
         "libraries": {},

@@ -21,9 +21,9 @@ _MEMORY_LIMIT: Final = "256MB"
 _THREADS: Final = 2
 _BATCH_ROWS: Final = 1 << 14  # held in memory while they are read
 _TABLES: Final = """
-SELECT table_name, CASE table_type WHEN 'VIEW' THEN 'VIEW' ELSE 'TABLE' END FROM information_schema.tables
-ORDER BY table_type = 'BASE TABLE'
-"""  # views first: they rest on tables
+SELECT view_name, 'VIEW' FROM duckdb_views() WHERE NOT internal
+UNION ALL SELECT table_name, 'TABLE' FROM duckdb_tables() ORDER BY 2 DESC
+"""  # views first: they rest on tables; information_schema takes more than twice the time
 
 _instances: Final[dict[Path, duckdb.DuckDBPyConnection]] = {}
 """Of this process, by work folder."""

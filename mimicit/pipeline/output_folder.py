@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +21,7 @@ from mimicit.pipeline.mixture import MIXTURE_NAME
 from mimicit.pipeline.previous import PREVIOUS_NAME, set_aside
 from mimicit.pipeline.progress import Progress
 from mimicit.pipeline.retry import GIVEN_UP, has_reason
+from mimicit.pipeline.stages.media_table import own_version
 from mimicit.pipeline.stages.publish import BESIDE_SHARDS, REJECTS_NAME
 from mimicit.shards.files import read_regular, sync_folder, write_atomically
 from mimicit.shards.folders import empty_folder, make_folder, refuse_links, remove_folder
@@ -202,7 +202,7 @@ def damage_named(work: Path, *, is_continued: bool) -> Iterator[None]:
 def check_options(work: Path, config: BuildConfig) -> None:
     """`ChangedInputError` where the build in ``work`` was begun with another version or other options."""
     then = _read_state(work / _STATE_NAME)
-    now = {**then, "config": config.to_json(), "mimicit_version": version("mimicit")}
+    now = {**then, "config": config.to_json(), "mimicit_version": own_version()}
     if not _same(then, now):
         raise _changed(work.parent, then, now)
 

@@ -12,7 +12,6 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,7 +28,7 @@ from mimicit.pipeline.joins import insert, joins, ordered
 from mimicit.pipeline.parts import ColumnFile, batches_of_rows, numbered, write_columns
 from mimicit.pipeline.progress import Progress
 from mimicit.pipeline.similarity.options import compares_pictures
-from mimicit.pipeline.stages.media_table import MEDIA_NAME, input_digest, library_versions
+from mimicit.pipeline.stages.media_table import MEDIA_NAME, input_digest, library_versions, own_version
 from mimicit.pipeline.tables import ENCODED, MEDIA_REFERENCES_NAME
 from mimicit.schema import canonical_json
 from mimicit.shards.files import sha256_of, sync_folder
@@ -179,7 +178,7 @@ def _manifest(folder: Path) -> dict[str, Any] | None:
         manifest = read_manifest(folder)
     except ShardError:
         return None
-    return manifest if manifest["mimicit_version"] == version("mimicit") else None
+    return manifest if manifest["mimicit_version"] == own_version() else None
 
 
 def _encodes_alike(manifest: Mapping[str, Any], config: BuildConfig) -> bool:

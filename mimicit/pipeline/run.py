@@ -11,7 +11,6 @@ import os
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +47,7 @@ from mimicit.pipeline.stages.encode import encode_media, forget_damaged, join_me
 from mimicit.pipeline.stages.filtering import filter_triplets
 from mimicit.pipeline.stages.importing import import_sources, part_rejects
 from mimicit.pipeline.stages.links import link_triplets
+from mimicit.pipeline.stages.media_table import own_version
 from mimicit.pipeline.stages.pack import pack_shards, unpacked_shards
 from mimicit.pipeline.stages.plan import make_plan
 from mimicit.pipeline.stages.publish import publish_folder
@@ -155,7 +155,7 @@ def _build(
     selection = _selected(root, config, progress, strict=execution.strict)
     sources = {path for spec in selection.specs for path in (*spec.files, *spec.beside)}
     scan = scan_input(root, out / SCAN_NAME, sources, engine, progress, keep_going=execution.keep_going)
-    state = {"config": config.to_json(), "input": scan.fingerprint, "mimicit_version": version("mimicit")}
+    state = {"config": config.to_json(), "input": scan.fingerprint, "mimicit_version": own_version()}
     previous = previous_rejects(out, state) if execution.retry_rejects else None
     finished = finished_manifest(out, state, overwrite=execution.overwrite or previous is not None)
     if finished is not None:

@@ -21,7 +21,7 @@ from mimicit.pipeline.tables import MEDIA_REFERENCES_NAME
 from mimicit.shards.files import publish
 from mimicit.sources.files.scanned import ScannedFiles
 
-__all__ = ["MEDIA_NAME", "input_digest", "library_versions", "write_media_table"]
+__all__ = ["MEDIA_NAME", "input_digest", "library_versions", "own_version", "write_media_table"]
 
 MEDIA_NAME: Final = "media.parquet"
 _LIBRARIES: Final = ("av", "cykooz-resizer", "decord", "decord2", "numpy", "orjson", "pillow", "pillow-heif", "pyarrow")
@@ -46,6 +46,12 @@ def library_versions() -> dict[str, str]:
     """The versions of the libraries that can change a byte of a shard, without those that are not installed."""
     versions = {name: _version(name) for name in _LIBRARIES}
     return {name: version for name, version in versions.items() if version is not None}
+
+
+@functools.cache  # to read it takes as long as a stage of a small build
+def own_version() -> str:
+    """The version of this package."""
+    return version("mimicit")
 
 
 @functools.cache  # each takes 2 ms, and does not change while a process runs

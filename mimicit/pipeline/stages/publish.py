@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +20,7 @@ from mimicit.pipeline.parts import ColumnFile
 from mimicit.pipeline.rejects import OF_INPUT, Rejects
 from mimicit.pipeline.stages.card import CARD_NAME, SHEET_NAME, write_card, write_contact_sheet
 from mimicit.pipeline.stages.importing import import_parts, part_rejects
-from mimicit.pipeline.stages.media_table import MEDIA_NAME, library_versions, write_media_table
+from mimicit.pipeline.stages.media_table import MEDIA_NAME, library_versions, own_version, write_media_table
 from mimicit.pipeline.stages.pack import index_piece
 from mimicit.pipeline.stages.scan import InputScan
 from mimicit.pipeline.stages.unused import unused_part
@@ -74,7 +73,7 @@ def publish_folder(
     manifest: dict[str, Any] = {
         "format": FORMAT,
         "layout": "dedupe" if config.dedupe else "inline",
-        "mimicit_version": version("mimicit"),
+        "mimicit_version": own_version(),
         "config": config.to_json(),
         "input": {"fingerprint": scan.fingerprint, "files": scan.files, "bytes": scan.bytes, **unused, **came},
         "libraries": library_versions(),
