@@ -31,10 +31,14 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
 
+gc.disable()  # while modules are imported, which leave next to no garbage
+
+
 def pytest_collection_finish() -> None:
     """What is imported and collected by now stays: no collection of garbage has to look at it again."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)
