@@ -29,7 +29,7 @@ from otter_train.training.session import Session, begin
 from otter_train.training.step import StepResult, take_step
 from tests.factories.loading import small_shards
 from tests.factories.otter import LANGUAGES
-from tests.factories.pretrained import pretrained_folders
+from tests.factories.pretrained import SMALL_PERCEIVER, pretrained_folders
 from tests.factories.ranks import on_ranks
 from tests.factories.steps import CPU, SAMPLES, batch, model
 from tests.factories.train import MINUTE_MODEL, Colours
@@ -43,7 +43,7 @@ def minute_model(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(rank: int, folder: Path, stop_after: int | None = None, options: dict[str, Any] | None = None) -> None:
-    """Three epochs of 13 samples in batches of 4, of two micro-batches; the last step leaves one rank with nothing."""
+    """Three epochs of 7 samples in batches of 4, of two micro-batches; the last step leaves one rank with nothing."""
     usual = {"accumulate": 2, "save_every": 0, "log_every": 1, "device": "cpu", "eval_every": 4}
     steps = iter(range(1, 1000))
     kept = otter_train.training.loop.run_step
@@ -57,7 +57,7 @@ def run(rank: int, folder: Path, stop_after: int | None = None, options: dict[st
     try:
         train(
             resolve("tiny", batch_size=4, epochs=3, lr=3e-3, warmup=0.1),
-            Colours(count=13),
+            Colours(count=7),
             folder,
             options=RunOptions(**{**usual, **(options or {})}),
             console=Console(io.StringIO()),
@@ -85,7 +85,7 @@ def numbers(folder: Path) -> list[tuple[int, float, float]]:
 def assert_equal(folder: Path, truth: Path) -> None:
     assert seen(folder) == seen(truth)
     ours, theirs = numbers(folder), numbers(truth)
-    assert len(ours) == len(theirs) == 10
+    assert len(ours) == len(theirs) == 6
     for mine, other in zip(ours, theirs, strict=True):
         assert mine == pytest.approx(other, abs=1e-5)
     held_out = [[row.loss for row in read_table(EvalRow, one / "eval.csv")] for one in (folder, truth)]
@@ -111,7 +111,7 @@ def test_two_processes_are_one(tmp_path: Path, alone: Path, options: dict[str, A
     on_ranks(2, run, folder, None, {"eval_shards": Path("named"), **options})
     assert_equal(folder, alone)
     shown = Counter(id for ids in seen(folder).values() for id in ids)
-    assert shown == {f"sample-{row}": 3 for row in range(13)}  # each once per epoch
+    assert shown == {f"sample-{row}": 3 for row in range(7)}  # each once per epoch
     first, second = latest_checkpoint(folder), latest_checkpoint(alone)
     assert first is not None and second is not None and len(first.meta["rng"]) == 2
     ours, theirs = load_weights(first), load_weights(second)
@@ -123,9 +123,9 @@ def test_two_processes_are_one(tmp_path: Path, alone: Path, options: dict[str, A
 
 def test_two_then_one_then_two_go_on_as_if_nothing_had_been(tmp_path: Path, alone: Path) -> None:
     folder, options = tmp_path / "changing", {"eval_shards": Path("named")}
-    on_ranks(2, run, folder, 3, options)
-    run(0, folder, 4, options)
-    assert len(numbers(folder)) == 7
+    on_ranks(2, run, folder, 2, options)
+    run(0, folder, 2, options)
+    assert len(numbers(folder)) == 4
     on_ranks(2, run, folder, None, options)
     assert_equal(folder, alone)
 
@@ -213,8 +213,8 @@ def _begun(rank: int, given: dict[str, dict[str, Any]], place: Path, found: dict
 
 
 def test_a_model_that_no_process_builds_whole_is_the_same(tmp_path: Path) -> None:
-    folders = pretrained_folders(tmp_path)
-    tied = pretrained_folders(tmp_path / "tied", {**LANGUAGES["llama"], "tie_word_embeddings": True})
+    folders = {**pretrained_folders(tmp_path), **SMALL_PERCEIVER}
+    tied = {**folders, **pretrained_folders(tmp_path / "tied", {**LANGUAGES["llama"], "tie_word_embeddings": True})}
     config = resolve(None, batch_size=2, max_steps=1, **folders)
     train(config, Colours(), tmp_path / "before", options=SHARDED, console=Console(io.StringIO()))
     given = {name: {**(tied if name == "tied" else folders), **options} for name, options in BEGINNINGS.items()}

@@ -31,7 +31,7 @@ from otter_train.config.command_line import EVAL_NAME, LEFT_OUT_NAME
 from otter_train.config.run_config import RunOptions, resolve
 from otter_train.inference.answering import load_trained_model
 from otter_train.model import PRESETS, Otter
-from otter_train.reporting.metrics import Console, EvalRow, Row, read_table
+from otter_train.reporting.metrics import Console, EvalRow, read_table
 from otter_train.training.loop import Outcome, train
 from otter_train.training.session import total_steps
 from tests.factories.train import COLOURS, MINUTE_MODEL, Colours
@@ -210,26 +210,6 @@ def test_a_damaged_picture_names_its_sample(tmp_path: Path) -> None:
 def test_no_sample_at_all_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no sample"):
         run(tmp_path, samples=Colours(count=0))
-
-
-def _one_of_two(rank: int, folder: str, port: int) -> None:
-    os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
-    )
-    run(Path(folder), max_steps=3)
-
-
-def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    port = 20_000 + os.getpid() % 20_000
-    torch.multiprocessing.start_processes(  # type: ignore[no-untyped-call]
-        _one_of_two, (str(tmp_path / "two"), port), nprocs=2, start_method="fork"
-    )
-    alone = run(tmp_path / "one", max_steps=3)
-    rows = read_table(Row, tmp_path / "two" / "metrics.csv")
-    assert [row.loss for row in rows] == pytest.approx(losses(alone), abs=1e-5)
-    together, single = weights(tmp_path / "two"), weights(tmp_path / "one")
-    for name, value in single.items():
-        torch.testing.assert_close(together[name], value, rtol=1e-3, atol=1e-4)
 
 
 class _Crowded(Colours):
