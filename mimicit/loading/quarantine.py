@@ -16,9 +16,8 @@ import orjson
 
 from mimicit.errors import ChangedShardError, CorruptShardError, UsageError
 from mimicit.records import Sample
-from mimicit.shards.files import read_regular
 
-__all__ = ["OnError", "Quarantine", "guarded_read", "read_quarantine"]
+__all__ = ["OnError", "Quarantine"]
 
 T = TypeVar("T")
 
@@ -106,27 +105,6 @@ class Quarantine:
             f"{self.masked} of {self.reads} samples are bad, {self._in_a_row} in a row (allowed: a fraction of "
             f"{self.most_fraction} and {self.most_in_a_row - 1} in a row); {listed}; run mimicit verify. First: {shown}"
         )
-
-
-def guarded_read(store: _Store, row: int, policy: Quarantine) -> Sample | None:
-    """The sample at ``row`` of ``store``, or None where it is bad and ``policy`` masks; see `Quarantine`."""
-    return policy.attempt(store, row, _same)
-
-
-def read_quarantine(path: str | Path) -> list[dict[str, str]]:
-    """The entries of a quarantine file, each (shard, key) once, in the order of their discovery."""
-    entries: dict[tuple[str, str], dict[str, str]] = {}
-    for number, line in enumerate(read_regular(path).splitlines(), 1):
-        try:
-            entry = orjson.loads(line)
-            entries.setdefault((entry["shard"], entry["key"]), entry)
-        except (orjson.JSONDecodeError, KeyError, TypeError):
-            raise UsageError(f"{path}: line {number} is no entry of a quarantine file") from None
-    return list(entries.values())
-
-
-def _same(sample: Sample) -> Sample:
-    return sample
 
 
 def _append(path: Path, entry: dict[str, Any]) -> None:

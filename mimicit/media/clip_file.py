@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.stream import VideoStream
 
-__all__ = ["Clip", "VideoHeader", "check_pyav", "open_clip", "probe_video"]
+__all__ = ["Clip", "VideoHeader", "check_pyav", "open_clip"]
 
 _DEMUXERS: Final = {
     "asf": "asf",
@@ -67,17 +67,6 @@ class Clip:
     header: VideoHeader
 
 
-def probe_video(path: Path, options: MediaOptions) -> VideoHeader:
-    """The header of the clip at ``path``; no frame is decoded for it (ffmpeg may look at the first few by itself).
-
-    `RejectedError` with reason ``missing_file``, ``empty_media``, ``unsupported_media`` (not a known container),
-    ``undecodable_video`` (damaged, without a video stream, no decoder), ``too_many_pixels``, ``too_many_frames``,
-    ``too_long`` or ``too_much_memory``.
-    """
-    with open_clip(path, options) as clip:
-        return clip.header
-
-
 def check_pyav() -> None:
     """Do nothing where PyAV is installed, else raise `UsageError`."""
     try:
@@ -92,7 +81,11 @@ def open_clip(path: Path, options: MediaOptions) -> Iterator[Clip]:
 
     Where data are damaged the decoder raises. (What it would else make up, as players do, depends on where decoding
     began, and on what its buffers held.) What ffmpeg raises inside the ``with`` block becomes `RejectedError`
-    (``undecodable_video``), too. `UsageError` where PyAV is not installed.
+    (``undecodable_video``), too.
+
+    `RejectedError` also with reason ``missing_file``, ``empty_media``, ``unsupported_media`` (not a known container),
+    ``undecodable_video`` (damaged, without a video stream, no decoder), ``too_many_pixels``, ``too_many_frames``,
+    ``too_long`` or ``too_much_memory``. `UsageError` where PyAV is not installed.
     """
     check_pyav()
     import av  # 0.1 s, and only needed where there are clips

@@ -87,7 +87,7 @@ class PacketTable:
 def scan_packets(path: Path, options: MediaOptions) -> PacketTable:
     """The packet table of the clip at ``path``; no more than the first shown frame is decoded.
 
-    `RejectedError` as `mimicit.media.clip_file.probe_video`, and: ``too_many_frames`` and ``too_long`` by what is
+    `RejectedError` as `mimicit.media.clip_file.open_clip`, and: ``too_many_frames`` and ``too_long`` by what is
     really there, ``undecodable_video`` where the file ends before the frames that its index lists or the bytes that
     its container declares, or shows no frame.
     """

@@ -21,7 +21,7 @@ import pytest
 
 from mimicit.errors import RejectedError, UsageError
 from mimicit.media import MediaOptions, packets, read_av, video
-from mimicit.media.clip_file import probe_video
+from mimicit.media.clip_file import VideoHeader, open_clip
 from mimicit.media.frames import evenly_spaced
 from mimicit.media.video import encode_video
 from mimicit.pipeline import BuildConfig, build_shards
@@ -133,6 +133,11 @@ OTHER: dict[str, Maker] = {
     "every frame called a key frame": lying_keys,
 }
 CLIPS = PLAIN | OTHER
+
+
+def probe_video(path: Path, options: MediaOptions) -> VideoHeader:
+    with open_clip(path, options) as clip:
+        return clip.header
 
 
 def assert_true(path: Path, options: MediaOptions = EXACT) -> None:

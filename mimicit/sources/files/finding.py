@@ -23,7 +23,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Final, Literal, get_args
+from typing import Final, Literal
 from urllib.parse import unquote, urlsplit
 
 from mimicit.errors import RejectedError
@@ -35,10 +35,9 @@ from mimicit.sources.files.root import UNREADABLE, Root
 from mimicit.sources.items import InFile, MediaRef
 from mimicit.sources.records.text import shown
 
-__all__ = ["CLIP_EXTENSIONS", "PICTURE_EXTENSIONS", "WAYS", "Way", "find_file", "media_ref", "media_refs"]
+__all__ = ["CLIP_EXTENSIONS", "PICTURE_EXTENSIONS", "Way", "find_file", "media_ref", "media_refs"]
 
 Way = Literal["media_root", "beside", "src", "absolute", "usual_folder", "suffix", "name", "extension"]
-WAYS: Final[tuple[Way, ...]] = get_args(Way)
 """The ways in which a file is found, in the order of the steps; ``name`` is a suffix of no more than the name."""
 
 CLIP_EXTENSIONS: Final = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv", ".ts")
