@@ -171,7 +171,7 @@ OWNERS_OF_SQL = {
     "joins", "rejects", "retry", "previous",  # DuckDB, as those below
     "stages.encode", "stages.entries", "stages.filtering", "stages.links", "stages.plan", "stages.resolve",
     "stages.unused", "remote", "stages.look_alikes", "stages.scan",  # SQLite files of their own
-    "similarity.items", "similarity.pool", "similarity.search", "similarity.tables",
+    "similarity.pool", "similarity.search", "similarity.tables",
 }  # fmt: skip
 
 

@@ -29,7 +29,7 @@ from mimicit.hub import needed
 from mimicit.hub.card import DATA_FILES, Layout, Written, card_text, is_of_export
 from mimicit.loading.samples import Samples, load
 from mimicit.loading.storage.store import Store
-from mimicit.pipeline.remote_hub import hub_place
+from mimicit.pipeline.remote_files import hub_place
 from mimicit.sample_table import embedded_pictures, row_of_sample, table_schema
 from mimicit.schema import canonical_json
 from mimicit.shards.manifest import MANIFEST_NAME

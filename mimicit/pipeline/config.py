@@ -11,7 +11,7 @@ from mimicit.context.choose import parse_strategies
 from mimicit.errors import UsageError
 from mimicit.media import MediaOptions
 from mimicit.options import about, check, option, same_option
-from mimicit.pipeline.similarity.options import SimilarOptions
+from mimicit.pipeline.similarity import SimilarOptions
 from mimicit.pipeline.stages.filters import FilterConfig
 
 __all__ = ["BuildConfig", "DuplicateTriplets", "SourceOptions", "SourceRules"]

@@ -3,27 +3,37 @@
 What a bucket holds is as untrusted as any input: an object's name becomes a path on this machine only if it stays
 beneath the folder that it is fetched to. Credentials and endpoints come from where the back end takes them (the
 environment, its files); nothing of them is handled here.
+
+``hf://datasets/ORG/NAME[@REVISION][/FOLDER]`` is a data set of the Hugging Face Hub, at a commit.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote, unquote
 
 from mimicit.errors import BuildError, MimicitError, SourceError, UsageError
 from mimicit.shards.files import publish
 
-__all__ = ["RemoteFiles", "RemoteObject", "is_remote", "local_path"]
+__all__ = ["HubPlace", "RemoteFiles", "RemoteObject", "hub_place", "is_on_hub", "is_remote", "local_path", "pinned"]
 
 _CHUNK_BYTES: Final = 8 * 1024**2
 _MAX_NAME_BYTES: Final = 255  # of one component, on the usual file systems
 _LOCAL: Final = "file://"
 # What tells one content of an object from another, best first; the names that back ends give it.
 _TOKENS: Final = ("ETag", "etag", "md5Hash", "content_md5", "blob_id", "LastModified", "updated", "mtime", "created")
+
+_SCHEME: Final = "hf://"
+_PLACE: Final = re.compile(
+    r"hf://datasets/(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>refs/(?:pr|convert)/[^/]+|[^/]+))?(?:/(?P<path>.*))?",
+    re.ASCII,
+)
 
 
 def is_remote(location: str) -> bool:
@@ -163,3 +173,57 @@ class RemoteFiles:
         except Exception as error:  # every back end has errors of its own; all mean that it did not do it
             what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             raise BuildError(f"{place}: {what}; fix this and run the same command again to go on") from error
+
+
+@dataclass(frozen=True, slots=True)
+class HubPlace:
+    """A data set ``repo`` (``ORG/NAME``), a branch, tag or commit where one is named, and a folder in it or ``""``."""
+
+    repo: str
+    revision: str | None
+    path: str
+
+    def at(self, commit: str) -> str:
+        """The URL of the same place at ``commit``."""
+        return f"{_SCHEME}datasets/{self.repo}@{quote(commit, safe='')}{f'/{self.path}' if self.path else ''}"
+
+
+def is_on_hub(location: str) -> bool:
+    """Whether ``location`` is a URL of the Hub."""
+    return location.startswith(_SCHEME)
+
+
+def hub_place(location: str) -> HubPlace:
+    """What ``location`` names; `UsageError` where it is no data set."""
+    found = _PLACE.fullmatch(location)
+    if found is None:
+        raise UsageError(f"{location}: is no data set of the Hub; hf://datasets/ORG/NAME[@REVISION] is one")
+    revision = found["revision"]
+    return HubPlace(found["repo"], unquote(revision) if revision else None, (found["path"] or "").strip("/"))
+
+
+def pinned(location: str) -> tuple[str, str]:
+    """(the same URL at a commit, that commit): a branch may move while it is read.
+
+    `UsageError` where the extra is missing or there is no such place; `BuildError` where the Hub does not answer.
+    """
+    place = hub_place(location)
+    try:
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+    except ModuleNotFoundError:
+        raise UsageError(f"{location}: needs huggingface_hub: pip install 'mimicit[hub]'") from None
+    try:
+        commit = HfApi().dataset_info(place.repo, revision=place.revision).sha
+    except RevisionNotFoundError:
+        raise UsageError(f"{location}: {place.repo} has no revision {place.revision!r}") from None
+    except RepositoryNotFoundError:
+        raise UsageError(
+            f"{location}: no such data set, or a private one; log in with hf auth login, or set HF_TOKEN"
+        ) from None
+    except Exception as error:  # the libraries beneath have errors of their own; all mean that it did not answer
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise BuildError(f"{location}: {said}; fix this and run the same command again") from error
+    if commit is None:
+        raise BuildError(f"{location}: the Hub does not say at which commit it is")
+    return place.at(commit), commit

@@ -40,7 +40,7 @@ from mimicit.pipeline.progress import Progress, Silent
 from mimicit.pipeline.rejects import Rejects
 from mimicit.pipeline.retry import Retried, count_retried, keep_previous_rejects
 from mimicit.pipeline.selection import Selection, select_sources
-from mimicit.pipeline.similarity.options import compares_pictures
+from mimicit.pipeline.similarity import compares_pictures
 from mimicit.pipeline.similarity.search import find_similar
 from mimicit.pipeline.stages.choosing import choose_contexts
 from mimicit.pipeline.stages.encode import encode_media, forget_damaged, join_media, unfinished_units

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from mimicit.cli import main
 from mimicit.inspecting.summary import iterate_samples
 from mimicit.pipeline import BuildConfig, build_shards
-from mimicit.pipeline.remote_hub import HubPlace, hub_place
+from mimicit.pipeline.remote_files import HubPlace, hub_place
 from mimicit.shards.verify import verify_folder
 from tests.factories import pages
 from tests.factories import raw as make

@@ -15,8 +15,7 @@ from mimicit.errors import UsageError
 from mimicit.media.image import distance, fingerprint
 from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.pipeline.progress import Progress
-from mimicit.pipeline.similarity import search
-from mimicit.pipeline.similarity.options import SimilarOptions
+from mimicit.pipeline.similarity import SimilarOptions, search
 from mimicit.pipeline.similarity.tables import plain_text
 from mimicit.records import Sample
 from tests.factories import raw as make

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicit.errors import SourceError
-from mimicit.sources.containers.json_pictures import json_pictures
+from mimicit.sources.containers.json_members import json_pictures
 from mimicit.sources.files.reading import Reader
 from mimicit.sources.files.root import Root
 from mimicit.sources.format import SourceSpec

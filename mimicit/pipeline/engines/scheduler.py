@@ -17,7 +17,7 @@ import orjson
 from mimicit.errors import BuildError, UsageError
 from mimicit.media import MediaOptions
 from mimicit.pipeline.config import BuildConfig, SourceOptions
-from mimicit.pipeline.similarity.options import SimilarOptions
+from mimicit.pipeline.similarity import SimilarOptions
 from mimicit.pipeline.stages.filters import FilterConfig
 from mimicit.shards.files import write_atomically
 

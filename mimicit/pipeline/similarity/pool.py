@@ -17,8 +17,7 @@ import numpy.typing as npt
 
 from mimicit.context.candidates import By
 from mimicit.embedding.vectors import NOTHING, cosines
-from mimicit.pipeline.similarity.blocks import mapped
-from mimicit.pipeline.similarity.tables import Kind, lent_row, open_tables
+from mimicit.pipeline.similarity.tables import Kind, lent_row, mapped, open_tables
 
 __all__ = ["TABLES_NAME", "Marks", "SimilarPool", "neighbours_path", "similar_folder", "vectors_path"]
 

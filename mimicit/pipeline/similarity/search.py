@@ -11,13 +11,16 @@ Between TRIPLETS and the plan, in a folder of the work folder:
 
 All is done by blocks whose cut depends on the input alone, and all arithmetic after the embedder is exact; so workers,
 threads and kills never change a byte. (A model's vectors may differ in the last bit between kinds of hardware.)
+
+`_embed_items` goes from the numbers of texts and pictures to their vectors: what is read, and how it becomes one vector
+each.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,16 +33,15 @@ from mimicit.context.candidates import SIMILAR
 from mimicit.context.choose import parse_strategies
 from mimicit.embedding.cells import PROBES, cell_count, nearest_in_cells, open_cells, probe, train_centres, write_cells
 from mimicit.embedding.registry import Embedder, image_embedder, is_light, text_embedder
-from mimicit.embedding.vectors import NOTHING, nearest
+from mimicit.embedding.vectors import NOTHING, Int8, VectorCache, nearest, quantise
 from mimicit.pipeline.config import SourceRules
 from mimicit.pipeline.engines.local import Engine
 from mimicit.pipeline.parts import ColumnFile
 from mimicit.pipeline.progress import Progress
-from mimicit.pipeline.similarity.blocks import fill, mapped, ranges
-from mimicit.pipeline.similarity.items import EmbedTask, embed_items, sample_texts
-from mimicit.pipeline.similarity.options import SimilarOptions
+from mimicit.pipeline.similarity import ComparedText, SimilarOptions
 from mimicit.pipeline.similarity.pool import TABLES_NAME, neighbours_path, similar_folder, vectors_path
-from mimicit.pipeline.similarity.tables import Kind, Span, open_tables, spans, write_tables
+from mimicit.pipeline.similarity.tables import Kind, Span, fill, mapped, open_tables, ranges, spans, write_tables
+from mimicit.pipeline.stages.stored_media import StoredMedia
 from mimicit.pipeline.tables import TRIPLETS_NAME
 from mimicit.shards.files import publish
 from mimicit.shards.folders import remove_folder
@@ -55,18 +57,7 @@ _QUERIES_PER_TASK: Final = 1_024
 _SAMPLE_TEXTS: Final = 50_000
 _KINDS_OF: Final[dict[str, tuple[Kind, ...]]] = {"both": ("text", "picture"), "image": ("picture",), "text": ("text",)}
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Search:
-    """The queries of one task: rows ``first`` to ``end`` of ``span``, or, with ``cells``, places in their order."""
-
-    folder: Path
-    kind: Kind
-    span: Span
-    first: int
-    end: int
-    count: int
-    cells: Path | None
+_FILES: Final = 8  # pictures or frames of one triplet that are looked at
 
 
 def find_similar(
@@ -109,6 +100,19 @@ def lenders(rules: Mapping[str, SourceRules]) -> dict[int, int]:
     return {number: numbers[other] for number, other in found if other is not None}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Search:
+    """The queries of one task: rows ``first`` to ``end`` of ``span``, or, with ``cells``, places in their order."""
+
+    folder: Path
+    kind: Kind
+    span: Span
+    first: int
+    end: int
+    count: int
+    cells: Path | None
+
+
 def _kinds(rule: SourceRules) -> frozenset[Kind]:
     names = parse_strategies(rule.context) if rule.shots else ()
     return frozenset(kind for name in names if name in SIMILAR for kind in _KINDS_OF[SIMILAR[name][1]])
@@ -131,11 +135,11 @@ def _embed(
     name = options.text_embedder if kind == "text" else options.image_embedder
     embedder: Embedder[Any]
     if kind == "text":
-        embedder = text_embedder(name, sample_texts(work, tables, options.similar_text, _SAMPLE_TEXTS))
+        embedder = text_embedder(name, _sample_texts(work, tables, options.similar_text, _SAMPLE_TEXTS))
     else:
         embedder = image_embedder(name)
     tasks = [
-        EmbedTask(
+        _EmbedTask(
             work=work,
             tables=tables,
             kind=kind,
@@ -149,9 +153,11 @@ def _embed(
     ]
     model = hashlib.sha256(embedder.fingerprint.encode()).hexdigest()[:16]
     unfinished = path.with_name(f"{path.stem}-{model}.npy")  # vectors of two models must not meet in one file
-    _, one = embed_items(replace(tasks[0], end=1))
+    _, one = _embed_items(replace(tasks[0], end=1))
     shape = (rows, one.shape[1])
-    fill(unfinished, shape, np.int8, tasks, embed_items, engine if is_light(name) else None, progress, f"embed {kind}s")
+    fill(
+        unfinished, shape, np.int8, tasks, _embed_items, engine if is_light(name) else None, progress, f"embed {kind}s"
+    )
     os.replace(unfinished, path)
 
 
@@ -230,3 +236,77 @@ def _wanted(task: _Search, rows: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
         wanted = [db.execute(sql, (int(row) + task.span.first,)).fetchone()[0] for row in rows]
     chosen: npt.NDArray[np.uint32] = rows[np.array(wanted, bool)].astype(np.uint32)
     return chosen
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _EmbedTask:
+    """The numbers ``first`` to ``end`` (not included) of ``kind``; ``cache`` is the folder of known vectors."""
+
+    work: Path
+    tables: Path
+    kind: Kind
+    text: ComparedText
+    first: int
+    end: int
+    embedder: Embedder[Any]
+    cache: Path | None
+
+
+def _embed_items(task: _EmbedTask) -> tuple[npt.NDArray[np.int64], Int8]:
+    """The numbers of ``task``, and their vectors int8[n, d]."""
+    with closing(open_tables(task.tables)) as tables:
+        found = tables.execute(
+            f"SELECT row FROM {task.kind} WHERE number >= ? AND number < ? ORDER BY number", (task.first, task.end)
+        ).fetchall()
+    triplets = ColumnFile(task.work / TRIPLETS_NAME)
+    rows = [row % triplets.rows for (row,) in found]  # also of those that are lent
+    if task.kind == "text":
+        texts = [_text(triplets, row, task.text) for row in rows]
+        vectors = _embed_missing(task, texts, [hashlib.sha256(text.encode()).digest() for text in texts])
+    else:
+        vectors = _embed_pictures(task, triplets, rows)
+    return np.arange(task.first, task.end), vectors
+
+
+def _sample_texts(work: Path, tables: Path, text: ComparedText, most: int) -> list[str]:
+    """Up to ``most`` of the distinct texts, evenly spaced."""
+    with closing(open_tables(tables)) as db:
+        (count,) = db.execute("SELECT count(*) FROM text").fetchone()
+        step = -(-count // most) or 1
+        rows = db.execute("SELECT row FROM text WHERE number % ? = 0 ORDER BY number", (step,)).fetchall()
+    triplets = ColumnFile(work / TRIPLETS_NAME)
+    return [_text(triplets, row % triplets.rows, text) for (row,) in rows]
+
+
+def _text(triplets: ColumnFile, row: int, text: ComparedText) -> str:
+    instruction = triplets.text("instruction", row)
+    return instruction if text == "instruction" else f"{instruction}\n{triplets.text('answer', row)}"
+
+
+def _embed_pictures(task: _EmbedTask, triplets: ColumnFile, rows: Sequence[int]) -> Int8:
+    """One vector for all that each triplet shows: the sum of those of its pictures and frames, evenly spaced."""
+    stored: list[bytes] = []
+    digests: list[bytes] = []
+    starts: list[int] = []
+    with closing(StoredMedia(task.work)) as media:
+        for row in rows:
+            files = [file for number in triplets.integers("media", row) for file in media.files(number)]
+            few = min(len(files), _FILES)
+            starts.append(len(stored))
+            for place in ((2 * place + 1) * len(files) // (2 * few) for place in range(few)):
+                stored.append(media.read(files[place]))
+                digests.append(bytes.fromhex(files[place].sha256))
+    vectors = _embed_missing(task, stored, digests)
+    return quantise(np.add.reduceat(vectors.astype(np.int64), starts, axis=0))
+
+
+def _embed_missing(task: _EmbedTask, items: Sequence[str | bytes], digests: Sequence[bytes]) -> Int8:
+    """int8[n, d] of ``items``, from the cache where it has them."""
+
+    def compute(places: list[int]) -> Int8:
+        return quantise(task.embedder.embed([items[place] for place in places]))
+
+    if task.cache is None:
+        return compute(list(range(len(items))))
+    with closing(VectorCache(task.cache, task.embedder.fingerprint)) as cache:
+        return cache.vectors(digests, compute)

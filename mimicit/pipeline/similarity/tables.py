@@ -6,6 +6,8 @@ triplet shows, by content. Each source's are numbered in a row, in the order of 
 A source whose context comes from another one has that one's triplets in place of its own, beside its queries. They
 stand in the tables once more, in rows beyond those of TRIPLETS (see `lent_row`), and their texts and pictures have the
 first of its numbers: only these are searched.
+
+Beside it lie arrays that are filled block by block, in any order, and go on where a killed build stopped.
 """
 
 from __future__ import annotations
@@ -15,14 +17,34 @@ import os
 import re
 import sqlite3
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
 
+import numpy as np
+import numpy.typing as npt
+
+from mimicit.pipeline.engines.local import Engine
 from mimicit.pipeline.parts import ColumnFile, numbered
-from mimicit.pipeline.similarity.options import ComparedText
+from mimicit.pipeline.progress import Progress
+from mimicit.pipeline.similarity import ComparedText
 
-__all__ = ["Kind", "Says", "Span", "lent_row", "open_tables", "plain_text", "says", "spans", "write_tables"]
+__all__ = [
+    "Filled",
+    "Kind",
+    "Says",
+    "Span",
+    "fill",
+    "lent_row",
+    "mapped",
+    "open_tables",
+    "plain_text",
+    "ranges",
+    "says",
+    "spans",
+    "write_tables",
+]
 
 Kind = Literal["text", "picture"]
 _KINDS: Final[tuple[Kind, ...]] = ("text", "picture")
@@ -47,12 +69,14 @@ CREATE TABLE picture(
 );
 CREATE TABLE closed(source INTEGER NOT NULL, question INTEGER NOT NULL, PRIMARY KEY(source, question)) WITHOUT ROWID;
 """
+
 _INDEXES: Final = """
 CREATE UNIQUE INDEX text_hash ON text(source, hash);
 CREATE UNIQUE INDEX picture_hash ON picture(source, hash);
 CREATE INDEX triplet_text ON triplet(source, text, row) WHERE text IS NOT NULL;
 CREATE INDEX triplet_picture ON triplet(source, picture, row) WHERE picture IS NOT NULL;
 """
+
 # A question is closed where at least half of those who ask it give an answer that another gives, too.
 _CLOSED: Final = """
 INSERT INTO closed
@@ -60,6 +84,12 @@ SELECT source, question FROM (
     SELECT source, question, count(*) AS times FROM triplet GROUP BY source, question, answer
 ) GROUP BY source, question HAVING 2 * sum(CASE WHEN times > 1 THEN times ELSE 0 END) >= sum(times) AND sum(times) > 1
 """
+
+Task = TypeVar("Task")
+Filled: TypeAlias = tuple[npt.NDArray[Any], npt.NDArray[Any]]
+"""Numbers of rows, and the values of these rows."""
+
+_DONE_SUFFIX: Final = ".done"
 
 
 class Span(NamedTuple):
@@ -118,6 +148,72 @@ def write_tables(
     os.replace(temporary, path)
 
 
+class Says(NamedTuple):
+    """What a triplet says: hashes of question and answer, and whether the answer is a sentence."""
+
+    question: int
+    answer: int
+    sentence: bool
+
+
+def says(instruction: str, answer: str) -> Says:
+    """See `Says`."""
+    plain = plain_text(answer)
+    question = _hash(plain_text(instruction))
+    return Says(question, _hash(plain), plain.count(" ") >= _SENTENCE_WORDS - 1)
+
+
+def open_tables(path: Path) -> sqlite3.Connection:
+    """A connection for reading what `write_tables` wrote; any number of processes may have one."""
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True, isolation_level=None)
+
+
+def spans(tables: sqlite3.Connection, kind: Kind) -> list[Span]:
+    """The numbers of each source that has any, in order."""
+    rows = tables.execute(
+        f"SELECT source, min(number), max(number) + 1, sum(known) FROM {kind} GROUP BY source ORDER BY source"
+    )
+    return [Span(*row) for row in rows]
+
+
+def ranges(rows: int, size: int) -> list[tuple[int, int]]:
+    """(first, end) of consecutive blocks of ``size`` rows; the last may be shorter."""
+    return [(start, min(start + size, rows)) for start in range(0, rows, size)]
+
+
+def mapped(path: Path) -> npt.NDArray[Any]:
+    """The array at ``path`` for reading, mapped into memory."""
+    array: npt.NDArray[Any] = np.load(path, mmap_mode="r")
+    return array
+
+
+def fill(
+    path: Path,
+    shape: tuple[int, int],
+    dtype: npt.DTypeLike,
+    tasks: Sequence[Task],
+    function: Callable[[Task], Filled],
+    engine: Engine | None,
+    progress: Progress,
+    label: str,
+) -> None:
+    """Make the array [rows, columns] at ``path`` of what ``function`` gives for each task.
+
+    Tasks that were finished before are not run again. ``engine`` runs them, or, with ``None``, this process does.
+    """
+    array = _opened(path, dtype, shape)
+    done = _opened(path.with_name(path.name + _DONE_SUFFIX), np.uint8, (len(tasks),))
+    todo = [(number, tasks[number]) for number in np.flatnonzero(done == 0).tolist()]
+    run = partial(_run_numbered, function)
+    results = _here(run, todo) if engine is None else engine.run(run, todo, label=label, progress=progress)
+    for count, ((number, _), (rows, values)) in enumerate(results, 1):
+        array[rows] = values
+        array.flush()  # the values are on disk before the note that says so
+        done[number] = 1
+        done.flush()
+        progress.update(label, count, len(todo))
+
+
 def _rows(
     triplets: ColumnFile, compared: Mapping[int, frozenset[Kind]], lenders: Mapping[int, int], text: ComparedText
 ) -> Iterator[tuple[Any, ...]]:
@@ -144,35 +240,29 @@ def _rows(
                 )
 
 
-class Says(NamedTuple):
-    """What a triplet says: hashes of question and answer, and whether the answer is a sentence."""
-
-    question: int
-    answer: int
-    sentence: bool
-
-
-def says(instruction: str, answer: str) -> Says:
-    """See `Says`."""
-    plain = plain_text(answer)
-    question = _hash(plain_text(instruction))
-    return Says(question, _hash(plain), plain.count(" ") >= _SENTENCE_WORDS - 1)
-
-
 def _hash(text: str) -> int:
     """64 bits, signed as SQLite has them."""
     digest = hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
 
 
-def open_tables(path: Path) -> sqlite3.Connection:
-    """A connection for reading what `write_tables` wrote; any number of processes may have one."""
-    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True, isolation_level=None)
+def _run_numbered(function: Callable[[Task], Filled], task: tuple[int, Task]) -> Filled:
+    return function(task[1])
 
 
-def spans(tables: sqlite3.Connection, kind: Kind) -> list[Span]:
-    """The numbers of each source that has any, in order."""
-    rows = tables.execute(
-        f"SELECT source, min(number), max(number) + 1, sum(known) FROM {kind} GROUP BY source ORDER BY source"
-    )
-    return [Span(*row) for row in rows]
+def _here(
+    run: Callable[[tuple[int, Task]], Filled], tasks: Iterable[tuple[int, Task]]
+) -> Iterator[tuple[tuple[int, Task], Filled]]:
+    for task in tasks:
+        yield task, run(task)
+
+
+def _opened(path: Path, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> Any:
+    """A new array of zeros, or the one that was begun; it appears whole, so a kill leaves no half of a header."""
+    if not path.exists():
+        temporary = path.with_name(path.name + ".tmp")
+        np.lib.format.open_memmap(temporary, "w+", dtype, shape)
+        with open(temporary, "rb+") as file:
+            os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)  # a full disk must not show in the map
+        os.replace(temporary, path)
+    return np.load(path, mmap_mode="r+")

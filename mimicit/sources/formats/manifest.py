@@ -29,7 +29,6 @@ from typing import Any, Final
 import orjson
 
 from mimicit.errors import RejectedError
-from mimicit.sources.annotated import around_annotated
 from mimicit.sources.containers.csv_rows import csv_rows
 from mimicit.sources.containers.json_rows import json_rows
 from mimicit.sources.containers.table_rows import picture_columns, table_rows
@@ -37,6 +36,7 @@ from mimicit.sources.files.media_names import folder_of
 from mimicit.sources.files.root import Root
 from mimicit.sources.format import Needs, SourceFormat, SourceSpec
 from mimicit.sources.items import Item, Locate, Locator, Piece, Row
+from mimicit.sources.records.claiming import around_annotated
 from mimicit.sources.records.column_names import MEDIA_FIELDS, columns_of, field_names
 from mimicit.sources.records.pieces import cut_records, cut_rows
 from mimicit.sources.records.row_media import MediaFinder

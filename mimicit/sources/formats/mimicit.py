@@ -25,7 +25,7 @@ from typing import Any, BinaryIO, Final, Literal
 from mimicit.errors import RejectedError, SourceError
 from mimicit.placeholders import question_about
 from mimicit.sources.containers.json_cursor import JsonCursor
-from mimicit.sources.containers.json_pictures import decoded_key, json_pictures, members_in
+from mimicit.sources.containers.json_members import decoded_key, json_pictures, members_in
 from mimicit.sources.containers.json_rows import MAX_RECORD_BYTES, parsed, parsed_run
 from mimicit.sources.containers.parquet import parquet_columns, parquet_rows
 from mimicit.sources.containers.unpacked import open_text

@@ -1,16 +1,24 @@
-"""The claim of formats whose sources are single JSON files that are known by the fields of their first record."""
+"""The claim of formats whose sources are single JSON files that are known by the fields of their first record.
+
+What ``mimicit annotate`` leaves around the manifest that it writes is not data, and not unused either.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
+from typing import Final
 
-from mimicit.sources.annotated import around_annotated
+from mimicit.sources.files.media_names import folder_of
 from mimicit.sources.files.root import Root
 from mimicit.sources.format import Claim, SourceSpec
 from mimicit.sources.sniff import Fields, Head, HeadKind
 
-__all__ = ["claim_files"]
+__all__ = ["around_annotated", "claim_files", "is_annotated"]
+
+_BESIDE: Final = ("rejects.jsonl", "report.html")
+_ORIGINAL: Final = "media"
+_STAMPS: Final = ("recipe_sha256", "request")
 
 
 def claim_files(
@@ -37,3 +45,20 @@ def claim_files(
         return specs
 
     return claim
+
+
+def is_annotated(fields: Fields) -> bool:
+    """Whether a record says by which recipe and request it was written."""
+    return any(all(f"{where}{stamp}" in fields for stamp in _STAMPS) for where in ("", "meta."))
+
+
+def around_annotated(heads: Mapping[str, Head], path: str) -> tuple[tuple[str, ...], str]:
+    """For the file at ``path``: the files that only describe its run, and the folder that it was written from.
+
+    Both are empty where the file was not written by ``mimicit annotate``.
+    """
+    if path.rpartition("/")[2] != "manifest.jsonl" or not heads[path].any(is_annotated):
+        return (), ""
+    folder = folder_of(path)
+    beside = tuple(name for name in (f"{folder}/{known}".lstrip("/") for known in _BESIDE) if name in heads)
+    return beside, f"{folder}/{_ORIGINAL}/".lstrip("/")
