@@ -45,8 +45,7 @@ from otter_train.training.measurements import Window
 from otter_train.training.optimizer import rate_factor, set_rates
 from otter_train.training.session import Session, begin, changes_since, checkpoint_to_resume
 from otter_train.training.snapshot import take_snapshot
-from otter_train.training.step import StepResult, take_step
-from otter_train.training.validation import validate
+from otter_train.training.step import StepResult, take_step, validate
 
 __all__ = ["Outcome", "run_step", "traced", "train"]
 

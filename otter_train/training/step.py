@@ -1,7 +1,11 @@
-"""One optimiser step: forward and backward passes, one global mean, clipping, AdamW."""
+"""One optimiser step: forward and backward passes, one global mean, clipping, AdamW.
+
+`validate` gives the loss on held-out samples while a model is trained: the same prompts and labels, nothing updated.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,16 +15,21 @@ from torch.distributed.fsdp import FSDPModule
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
+from mimicit.loading.order.steps import Ordered
+from mimicit.records import Sample
 from otter_train.assembly.models import autocast
 from otter_train.config.run_config import Precision
 from otter_train.data.batches import Batch, blank_batch, normalise
+from otter_train.data.encoding import PromptEncoder
+from otter_train.data.micro_batches import GroupCollator, each_group, evaluation_loader
 from otter_train.data.packed import PackedBatch
 from otter_train.data.vision_cache import FeatureCache
 from otter_train.distributed import World, whole
 from otter_train.model import Otter
+from otter_train.reporting.metrics import EvalRow
 from otter_train.training.guard import Guard
 
-__all__ = ["BatchLoss", "StepResult", "batch_loss", "take_step"]
+__all__ = ["BatchLoss", "StepResult", "batch_loss", "take_step", "validate"]
 
 
 class BatchLoss(NamedTuple):
@@ -116,3 +125,43 @@ def batch_loss(
                 keep_logits=False,
             )
     return BatchLoss(output.loss, output.row_nats)
+
+
+def validate(
+    model: Otter,
+    samples: Ordered[Sample],
+    encoder: PromptEncoder,
+    *,
+    step: int,
+    limit: int,
+    batch_size: int,
+    device: torch.device,
+    world: World,
+    precision: Precision,
+) -> EvalRow:
+    """The mean loss over the labelled tokens of the first ``limit`` samples after ``step`` steps, on every rank.
+
+    Each rank reads its share of them, ``batch_size`` at a time; all take equally many steps, the last of which may be
+    padding. Samples too long to be shown are left out. The model is in training mode again when this returns.
+    """
+    collator = GroupCollator(encoder=encoder, image_size=model.vision.image_size)
+    loader = evaluation_loader(samples, collator, limit=limit, batch_size=batch_size, world=world)
+    total = torch.zeros((), dtype=torch.float64)
+    labelled = count = 0
+    model.eval()
+    with torch.no_grad():
+        for (batch,) in each_group(loader):
+            if batch is None and isinstance(model, FSDPModule):
+                # The others put the weights together in this step, which takes all of them.
+                batch_loss(model, blank_batch(encoder.special.pad, model.vision.image_size).to(device), precision)
+            elif batch is not None:
+                total += batch_loss(model, batch.to(device), precision).row_nats.double().sum().cpu()
+                labelled += batch.labelled
+                count += len(batch.ids)
+    model.train()
+    if isinstance(model, FSDPModule):
+        model.reshard()  # what a backward pass would have done
+    world.sum_(total)
+    labelled, count = world.sum_numbers(labelled, count)
+    loss = total.item() / max(1, labelled)
+    return EvalRow(step=step, samples=count, labelled=labelled, loss=loss, perplexity=math.exp(min(loss, 700.0)))

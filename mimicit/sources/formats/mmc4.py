@@ -25,20 +25,20 @@ from typing import Any, Final
 from mimicit.errors import RejectedError, UsageError
 from mimicit.sources.containers.json_cursor import JsonCursor, Span
 from mimicit.sources.containers.json_rows import MAX_RECORD_BYTES, Line, json_lines, record_of
-from mimicit.sources.containers.picture_tars import (
-    TAR,
-    picture_tars,
-    repeated_picture,
-    tarred_entries,
-    tarred_picture,
-)
 from mimicit.sources.containers.tar_samples import read_member, tar_samples
 from mimicit.sources.containers.unpacked import open_text, open_unzipped, open_zipped
 from mimicit.sources.files.finding import find_file
 from mimicit.sources.files.media_names import folder_of
 from mimicit.sources.files.root import Root
 from mimicit.sources.format import Join, Lookup, Needs, SourceFormat, SourceSpec
-from mimicit.sources.formats.web_documents import document_items
+from mimicit.sources.formats.web_documents import (
+    TAR,
+    document_items,
+    picture_tars,
+    repeated_picture,
+    tarred_entries,
+    tarred_picture,
+)
 from mimicit.sources.items import Entry, InFile, InJson, InTar, Item, Locator, MediaRef, Piece, RawTriplet, Reject
 from mimicit.sources.records.joined import read_joined
 from mimicit.sources.records.pieces import cut_lines, grouped, joined_pieces, whole

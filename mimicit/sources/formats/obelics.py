@@ -23,12 +23,18 @@ from mimicit.errors import RejectedError
 from mimicit.sources.containers.csv_rows import csv_rows
 from mimicit.sources.containers.json_rows import json_rows, parsed
 from mimicit.sources.containers.parquet import parquet_columns, parquet_rows
-from mimicit.sources.containers.picture_tars import TAR, repeated_picture, tarred_entries, tarred_picture
 from mimicit.sources.files.finding import PICTURE_EXTENSIONS, media_ref
 from mimicit.sources.files.media_names import folder_of
 from mimicit.sources.files.root import Root
 from mimicit.sources.format import Join, Lookup, Needs, SourceFormat, SourceSpec
-from mimicit.sources.formats.web_documents import Slot, document_items
+from mimicit.sources.formats.web_documents import (
+    TAR,
+    Slot,
+    document_items,
+    repeated_picture,
+    tarred_entries,
+    tarred_picture,
+)
 from mimicit.sources.items import Entry, Item, MediaRef, Piece, RawTriplet, Reject, Row
 from mimicit.sources.records.joined import read_joined
 from mimicit.sources.records.pieces import cut_records, cut_rows, grouped, joined_pieces
