@@ -2,15 +2,16 @@
 
 Tokens of all documents lie side by side, without padding between them, so that everything but attention is computed
 for real tokens only. Attention is cut at the boundaries: on a GPU by the varlen kernel of flash attention, elsewhere
-document by document. No mask over the whole row is ever made; it would be quadratic in the budget of a batch.
+documents of about the same length are brought together, padded, and attended to at once. No mask over the whole row is
+ever made; it would be quadratic in the budget of a batch.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from itertools import accumulate
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -23,11 +24,11 @@ from otter_train.model.families import UNPACKABLE
 varlen_attn: Any
 try:
     from torch.nn.attention.varlen import varlen_attn
-except ImportError:  # before torch 2.10 a GPU too goes document by document
+except ImportError:  # before torch 2.10 a GPU too does as others do
     varlen_attn = None
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from transformers import PreTrainedModel
 
@@ -37,33 +38,100 @@ KEYWORD: Final = "otter_documents"
 """Names the attention among those of transformers, and the keyword argument that tells it the documents."""
 
 
+_ALIKE: Final = 64
+"""Documents are padded to another's length only where theirs, divided by this, rounds up to the same number."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Documents:
     """Where the documents of a row begin.
 
     ``lengths`` counts their tokens; ``boundaries`` int32 (D + 1,) are its running sums from 0, on the device;
     ``positions`` long (1, N) count the tokens of each document from 0.
+
+    Padded, documents of about the same length form a rectangle: ``shapes`` are the documents and the tokens of each.
+    The rectangles follow each other, P places in all: ``sources`` long (P,) says which token stands in each, ``places``
+    long (N,) where each token stands, and ``unused`` long (P - N,) are the places that are padding.
     """
 
     lengths: tuple[int, ...]
     boundaries: Tensor
     positions: Tensor
+    shapes: tuple[tuple[int, int], ...]
+    sources: Tensor
+    places: Tensor
+    unused: Tensor
 
     def to(self, device: torch.device) -> Documents:
         """The same on ``device``."""
-        boundaries = self.boundaries.to(device, non_blocking=True)
-        return Documents(self.lengths, boundaries, self.positions.to(device, non_blocking=True))
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Documents:
         """The same in pinned memory."""
-        return Documents(self.lengths, self.boundaries.pin_memory(), self.positions.pin_memory())
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Documents:
+        names = ("boundaries", "positions", "sources", "places", "unused")
+        tensors: dict[str, Any] = {name: change(getattr(self, name)) for name in names}
+        return replace(self, **tensors)
 
 
 def documents_of(lengths: Sequence[int]) -> Documents:
     """The `Documents` of ``lengths`` tokens each, on the CPU."""
-    boundaries = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
-    positions = torch.cat([torch.arange(length) for length in lengths])
-    return Documents(tuple(lengths), boundaries, positions[None])
+    counts = np.array(lengths, dtype=np.int64)
+    boundaries = np.concatenate([[0], counts.cumsum()])
+    groups = -(-counts // _ALIKE)
+    shapes, sources, filled = [], [], []
+    for group in np.unique(groups):
+        members = np.flatnonzero(groups == group)
+        own = counts[members, None]
+        offsets = np.arange(own.max())
+        shapes.append((len(members), len(offsets)))
+        sources.append((boundaries[members, None] + np.minimum(offsets, own - 1)).ravel())
+        filled.append((offsets < own).ravel())
+    source, real = np.concatenate(sources), np.concatenate(filled)
+    places = np.empty(boundaries[-1], dtype=np.int64)
+    places[source[real]] = np.flatnonzero(real)
+    return Documents(
+        lengths=tuple(lengths),
+        boundaries=torch.from_numpy(boundaries.astype(np.int32)),
+        positions=torch.from_numpy(np.arange(boundaries[-1]) - np.repeat(boundaries[:-1], counts))[None],
+        shapes=tuple(shapes),
+        sources=torch.from_numpy(source),
+        places=torch.from_numpy(places),
+        unused=torch.from_numpy(np.flatnonzero(~real)),
+    )
+
+
+class _Padded(torch.autograd.Function):
+    """The tokens (N, ...) of a row at the places (P, ...) of its `Documents`; padding repeats a document's last token.
+
+    Padding must be of no consequence: then every token has a gradient in one place, and nothing need be summed.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, documents: Documents) -> Tensor:
+        ctx.documents = documents
+        return tokens.index_select(0, documents.sources)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = gradients
+        return gradient.index_select(0, ctx.documents.places), None
+
+
+class _Unpadded(torch.autograd.Function):
+    """The inverse of `_Padded`; the gradient of padding is 0."""
+
+    @staticmethod
+    def forward(ctx: Any, places: Tensor, documents: Documents) -> Tensor:
+        ctx.documents = documents
+        return places.index_select(0, documents.places)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = gradients
+        return gradient.index_select(0, ctx.documents.sources).index_fill_(0, ctx.documents.unused, 0.0), None
 
 
 def attend_within(
@@ -84,9 +152,21 @@ def attend_within(
         )
         return found[None]
     options: dict[str, Any] = {"is_causal": True, "scale": scale, "enable_gqa": grouped}
-    pieces = zip(*(torch.split(part, list(documents.lengths), dim=2) for part in (queries, keys, values)), strict=True)
-    whole = torch.cat([F.scaled_dot_product_attention(*piece, **options) for piece in pieces], dim=2)
-    return whole.transpose(1, 2).contiguous()  # as all attention of transformers is: some families view it
+    sizes = [count * width for count, width in documents.shapes]
+    parts = (torch.split(_padded(part, documents), sizes) for part in (queries, keys, values))
+    found_in = []
+    for shape, *rectangles in zip(documents.shapes, *parts, strict=True):
+        # No token looks at the padding behind its document, for none looks ahead.
+        given = [rectangle.unflatten(0, shape).transpose(1, 2) for rectangle in rectangles]
+        found_in.append(F.scaled_dot_product_attention(*given, **options).transpose(1, 2).flatten(0, 1))
+    whole: Tensor = _Unpadded.apply(torch.cat(found_in), documents)
+    return whole[None]
+
+
+def _padded(part: Tensor, documents: Documents) -> Tensor:
+    """(1, heads, N, dim_head) to (P, heads, dim_head)."""
+    padded: Tensor = _Padded.apply(part[0].transpose(0, 1), documents)
+    return padded
 
 
 def look_within_documents(lm: PreTrainedModel) -> None:
