@@ -47,22 +47,25 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def publish(path: Path, temporary: Path) -> Iterator[BinaryIO]:
+def publish(path: Path, temporary: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """A file to write that appears as ``path``, whole and synced, when the block ends without an error.
 
-    It is written as ``temporary`` (same file system), which is removed when the block fails.
+    It is written as ``temporary`` (same file system), which is removed when the block fails. One that need not be
+    ``durable`` is not synced, which takes many times as long as writing it: the machine's crash may cut it short.
     """
     temporary.unlink(missing_ok=True)
     try:
         with open(temporary, "xb", buffering=1 << 20) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    if durable:
+        sync_folder(path.parent)
 
 
 def write_atomically(path: Path, chunks: Iterable[bytes]) -> None:

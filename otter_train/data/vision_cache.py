@@ -2,8 +2,9 @@
 
 One safetensors file per picture, named by the SHA-256 of its stored bytes, in a folder named by what the tokens depend
 on besides: the weights of the tower, its precision and the size of its pictures. Files appear whole or not at all, so
-any number of processes and runs may share a folder. The workers that make batches read it, and do not decode what is
-there. It pays for clips and for slow towers: a picture of ViT-L/14 costs 162 GFLOP to encode and 0.5 MB to read.
+any number of processes and runs may share a folder; none is synced, for one that a crash has cut is seen to be damaged,
+and made anew. The workers that make batches read it, and do not decode what is there. It pays for clips and for slow
+towers: a picture of ViT-L/14 costs 162 GFLOP to encode and 0.5 MB to read.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ class FeatureCache:
             return
         path = self.kept.path(key)
         path.parent.mkdir(exist_ok=True)
-        with publish(path, path.with_name(f".{key}.{os.getpid()}.tmp")) as file:
+        with publish(path, path.with_name(f".{key}.{os.getpid()}.tmp"), durable=False) as file:
             file.write(data)
         self._room -= len(data)
 

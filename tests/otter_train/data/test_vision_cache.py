@@ -171,6 +171,13 @@ def test_a_damaged_file_is_made_anew(tmp_path: Path, damage: bytes | None) -> No
     assert path.read_bytes() == whole
 
 
+def test_training_does_not_wait_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    features = cache_in(tmp_path, model())
+    monkeypatch.setattr("os.fsync", None)
+    features.tokens(torch.ones(1, 3, 16, 16, dtype=torch.uint8), ["a"])
+    assert features.kept.read("a") is not None
+
+
 def test_a_tower_that_is_trained_has_no_cache(tmp_path: Path) -> None:
     built = model()
     built.vision.set_trainable(True)
