@@ -8,15 +8,13 @@ import sys
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from mimicit.commands.groups import EXIT_FAILED, ExistingPath, print_json
 from mimicit.errors import UsageError
-
-if TYPE_CHECKING:
-    from mimicit.records import Sample
+from mimicit.records import Sample
 
 __all__ = ["compare", "inspect", "rejects", "view"]
 

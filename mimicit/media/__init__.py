@@ -6,12 +6,10 @@ Here: the options with their limits, and the result of encoding one medium.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from mimicit.options import option
-
-if TYPE_CHECKING:
-    from mimicit.records import MediaKind
+from mimicit.records import MediaKind
 
 __all__ = ["EncodedMedia", "ImageFormat", "MediaOptions", "VideoReader"]
 

@@ -13,20 +13,18 @@ from collections.abc import Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
+from typing import Any, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from transformers import Cache, PreTrainedModel
 
 from mimicit.errors import TrainError
 from otter_train.model.cross_attention import GatedCrossAttentionBlock, MediaKV, MediaMask, MediaRuns
 from otter_train.model.documents import KEYWORD as DOCUMENTS
 from otter_train.model.documents import Documents, can_pack, look_within_documents
 from otter_train.model.families import check_family, decoder_in, family_logits
-
-if TYPE_CHECKING:
-    from transformers import Cache, PreTrainedModel
 
 __all__ = ["ConditionedLanguage", "Conditioning", "LanguageState", "decoder_layers"]
 

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel
+from transformers import Cache, PreTrainedModel
 
 from mimicit.errors import TrainError
 from otter_train.model.cross_attention import MediaKV, media_mask
@@ -30,9 +30,6 @@ from otter_train.model.new_rows import NewRows
 from otter_train.model.packing import IGNORED, Packing, padding_arguments, positions
 from otter_train.model.perceiver import PerceiverResampler
 from otter_train.model.vision import VisionTower
-
-if TYPE_CHECKING:
-    from transformers import Cache
 
 __all__ = ["CHUNK", "Otter", "OtterOutput", "TokenIds", "token_nats"]
 
