@@ -38,13 +38,13 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def run(folder: Path, **given: Any) -> Outcome:
-    config = resolve(None, **{"batch_size": 4, "max_steps": 3, "lr": 1e-2, **given})
+    config = resolve(None, **{"batch_size": 4, "max_steps": 3, "lr": 1e-2, "perceiver_depth": 1, **given})
     return train(config, Colours(), folder, options=OPTIONS, console=Console(io.StringIO()))
 
 
 def begun(folder: Path, **given: Any) -> Otter:
     """The model before its first step."""
-    config = resolve(None, **{"batch_size": 4, "max_steps": 3, "seed": 7, **given})
+    config = resolve(None, **{"batch_size": 4, "max_steps": 3, "seed": 7, "perceiver_depth": 1, **given})
     model = begin(config, Colours(), folder, OPTIONS, Console(io.StringIO()), None).model
     freeze(model, "none")  # writes rows that are trained apart into their matrices
     return model
@@ -97,7 +97,7 @@ def test_it_goes_on_without_what_it_began_with(tmp_path: Path, folders: dict[str
     given: dict[str, Any] = {**folders, "init_from": str(tmp_path / "first"), "max_steps": 4}
     whole = run(tmp_path / "whole", **given)
     stop = iter([False, True])
-    config = resolve(None, **{"batch_size": 4, "lr": 1e-2, **given})
+    config = resolve(None, **{"batch_size": 4, "lr": 1e-2, "perceiver_depth": 1, **given})
     halted = train(
         config,
         Colours(),

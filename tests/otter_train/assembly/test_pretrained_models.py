@@ -48,7 +48,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def run(folder: Path, **given: Any) -> Outcome:
     return train(
-        resolve(None, **{"batch_size": 4, "max_steps": 3, "lr": 1e-3, **given}),
+        resolve(None, **{"batch_size": 4, "max_steps": 3, "lr": 1e-3, "perceiver_depth": 1, **given}),
         Colours(),
         folder,
         options=RunOptions(workers=0, log_every=1, device="cpu"),

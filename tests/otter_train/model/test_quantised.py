@@ -30,7 +30,7 @@ from otter_train.model.trainable import trainable_parameters
 from otter_train.reporting.metrics import Console
 from otter_train.training.loop import train
 from tests.factories.answering import logits
-from tests.factories.pretrained import pretrained_folders
+from tests.factories.pretrained import SMALL_PERCEIVER, pretrained_folders
 from tests.factories.ranks import on_ranks
 from tests.factories.train import Colours
 
@@ -40,12 +40,12 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return pretrained_folders(tmp_path_factory.mktemp("pretrained"))
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return {**pretrained_folders(tmp_path_factory.mktemp("pretrained")), **SMALL_PERCEIVER}
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, folders: dict[str, str]) -> Path:
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, folders: dict[str, Any]) -> Path:
     """A run of four steps with adapters over a quantised language model beside what is trained always."""
     place = tmp_path_factory.mktemp("trained") / request.param
     run(place, **folders, quantize_language=request.param)
@@ -65,7 +65,7 @@ def run(folder: Path, device: str = "cpu", **given: Any) -> str:
     return said.getvalue()
 
 
-def built(folders: dict[str, str], **given: Any) -> Otter:
+def built(folders: dict[str, Any], **given: Any) -> Otter:
     config = resolve(None, **folders, **{"embeddings": "none", **given})
     torch.manual_seed(3)
     tokenizer = load_tokenizer(folders["language_model"])
@@ -132,7 +132,7 @@ def test_autocast_has_its_precision(kind: Quantised) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_layers_are_quantised_and_nothing_else(folders: dict[str, str], kind: Quantised) -> None:
+def test_the_layers_are_quantised_and_nothing_else(folders: dict[str, Any], kind: Quantised) -> None:
     plain, few = built(folders), built(folders, quantize_language=kind, lora_rank=2)
     names = [name for name, one in few.named_modules() if isinstance(one, QuantisedLinear)]
     assert names and all(".layers." in name and name.endswith(".base_layer") for name in names)
@@ -153,7 +153,7 @@ def test_a_checkpoint_holds_none_of_it(trained: Path) -> None:
     assert [name for name in weights if name.startswith("language.lm.") and not is_adapter(name)] == []
 
 
-def test_a_run_that_was_stopped_goes_on_exactly(trained: Path, folders: dict[str, str], tmp_path: Path) -> None:
+def test_a_run_that_was_stopped_goes_on_exactly(trained: Path, folders: dict[str, Any], tmp_path: Path) -> None:
     again = shutil.copytree(trained, tmp_path / "run")
     shutil.rmtree(again / "checkpoint-00000004")
     assert "stored in few bits" in run(again, **folders, quantize_language=trained.name)
@@ -163,7 +163,7 @@ def test_a_run_that_was_stopped_goes_on_exactly(trained: Path, folders: dict[str
         assert torch.equal(load_weights(ours)[name], tensor), name
 
 
-def test_it_is_asked_and_converted_like_any_run(trained: Path, folders: dict[str, str], tmp_path: Path) -> None:
+def test_it_is_asked_and_converted_like_any_run(trained: Path, folders: dict[str, Any], tmp_path: Path) -> None:
     asked = load_trained_model(trained, device="cpu")
     assert quantised_count(asked.model) > 0
     result = CliRunner().invoke(convert, [str(trained), str(tmp_path / "merged"), "--to", "ours", "--with-frozen"])
@@ -180,7 +180,7 @@ def test_it_is_asked_and_converted_like_any_run(trained: Path, folders: dict[str
 
 @pytest.mark.parametrize("trained", ["nf4"], indirect=True)
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch has no gloo")
-def test_two_processes_are_one(trained: Path, folders: dict[str, str], tmp_path: Path) -> None:
+def test_two_processes_are_one(trained: Path, folders: dict[str, Any], tmp_path: Path) -> None:
     on_ranks(2, lambda rank: run(tmp_path / "two", **folders, quantize_language=trained.name) and None)
     alone, two = latest_checkpoint(trained), latest_checkpoint(tmp_path / "two")
     assert alone is not None and two is not None
@@ -196,7 +196,7 @@ def test_two_processes_are_one(trained: Path, folders: dict[str, str], tmp_path:
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(
-    folders: dict[str, str], given: dict[str, Any], message: str
+    folders: dict[str, Any], given: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
         resolve(None, **folders, **given)
@@ -210,7 +210,7 @@ def test_a_model_without_linear_layers_is_named(tmp_path: Path) -> None:
         built(pretrained_folders(tmp_path, shape), quantize_language="int8", cross_attention_every=1)
 
 
-def test_without_torchao_the_extra_is_named(folders: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_torchao_the_extra_is_named(folders: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     kept = builtins.__import__
 
     def importing(name: str, *rest: Any) -> Any:
