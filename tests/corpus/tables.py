@@ -328,6 +328,7 @@ def called_by_ids(root: Path) -> None:
     ]
     for number, record in enumerate(records):
         put(root, f"{number}.json", [record])
+    put(root, "t.csv", "image_id,question,answer\n7.0,Q?,float\n")
     put(root, "t.tsv", "gif_name\tquestion\tanswer\nx\tQ?\ttsv\n")
 
 
@@ -341,12 +342,53 @@ def named_in_vain(root: Path) -> None:
     put(root, "d.json", [{"id": "b", "image_caption": "a dog", "source": "x.json", "conversations": talk}])
 
 
+def around_records(root: Path) -> None:
+    """Objects around lists of records, and others that look like them."""
+    put_pictures(root)
+
+    def record(image: str, answer: str) -> dict[str, Any]:
+        return {"image": image, "question": "Q?", "answer": answer}
+
+    put(root, "a.json", {"version": 1, "info": [{"year": 2020}], "data": [record(ONE, "a"), record(TWO, "b")]})
+    put(root, "b.json", json.dumps({"train": [record(ONE, "c")], "val": [record(THREE, "d")]}, indent=1))
+    talk = [{"from": "human", "value": "<image>\nQ?"}, {"from": "gpt", "value": "e"}]
+    put(root, "c.json", {"samples": [{"id": 1, "image": TWO, "conversations": talk}]})
+    put(root, "manifest.jsonl", {"id": "page", "document": [{"text": "f"}, {"media": ONE}, {"text": "f"}]})
+    put(root, "one-picture.json", {"image": ONE, "qa": [{"instruction": "Q?", "answer": "a"}]})
+    put(root, "no-questions.json", {"annotations": [{"image_id": 1, "question_id": 1, "answer": "net"}]})
+
+
 CASES = [
+    Case(
+        name="records-inside-an-object",
+        write=around_records,
+        says=(
+            *[Says(name, (RED,), "Q?") for name in "ac"],
+            *[Says(name, (GREEN,), "Q?") for name in "be"],
+            Says("d", (BLUE,), "Q?"),
+            Says("f", (RED,), ""),
+        ),
+        unused=("one-picture.json", "no-questions.json"),
+    ),
+    Case(
+        name="lists-as-pandas-writes-them",
+        write=csv(f"images,question,answer\n\"['{ONE}', '{TWO}']\",Q?,two\n['{THREE}'],Q?,one\n"),
+        says=(Says("two", (RED, GREEN), "Q?"), Says("one", (BLUE,), "Q?")),
+    ),
+    Case(
+        name="inputs-and-outputs",
+        write=rows(
+            {"instruction": "Answer.", "inputs": "Q?", "outputs": "a", "image_base64_str": [base64_of(RED)]},
+            {"instruction": "Describe.", "inputs": "", "outputs": "b", "image_base64_str": [base64_of(GREEN)]},
+        ),
+        says=(Says("a", (RED,), "Answer.\nQ?"), Says("b", (GREEN,), "Describe.")),
+    ),
     Case(
         name="media-by-ids",
         write=called_by_ids,
         says=(
             Says("coco", (RED,), "Q?"),
+            Says("float", (RED,), "Q?"),
             Says("text", (GREEN,), "Q?"),
             *[Says(name, (BLUE,), "Q?") for name in ("name", "path", "tsv")],
             Says("activity", (RED,), "Q?"),

@@ -1,6 +1,7 @@
 """The manifest: a table of triplets, as a user with their own data writes it.
 
-``manifest.jsonl`` (or a JSON array), ``manifest.csv``, ``manifest.parquet``, or any other name with these columns:
+``manifest.jsonl`` (or a JSON array, or one object around lists: ``{"data": [...]}``), ``manifest.csv``,
+``manifest.parquet``, or any other name with these columns:
 
 - ``instruction`` and ``answer``: text. Without an instruction, the answer is taken for a caption.
 - ``media``: a path or a list of paths; ``image``, ``images`` and ``video`` are accepted in its place. Paths are
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import PurePosixPath
 from typing import Any, Final
 
@@ -30,6 +32,7 @@ import orjson
 
 from mimicit.errors import RejectedError
 from mimicit.sources.containers.csv_rows import csv_rows
+from mimicit.sources.containers.json_members import member_rows
 from mimicit.sources.containers.json_rows import json_rows
 from mimicit.sources.containers.table_rows import picture_columns, table_rows
 from mimicit.sources.files.media_names import folder_of
@@ -37,8 +40,10 @@ from mimicit.sources.files.root import Root
 from mimicit.sources.format import Needs, SourceFormat, SourceSpec
 from mimicit.sources.items import Item, Locate, Locator, Piece, Row
 from mimicit.sources.records.claiming import around_annotated
+from mimicit.sources.records.choices import listed_texts
 from mimicit.sources.records.column_names import MEDIA_FIELDS, columns_of, field_names
-from mimicit.sources.records.pieces import cut_records, cut_rows
+from mimicit.sources.records.conversations import CONVERSATION_FIELDS
+from mimicit.sources.records.pieces import cut_list, cut_records, cut_rows, whole
 from mimicit.sources.records.row_media import MediaFinder
 from mimicit.sources.records.rows import PlaceholderOptions, RowReader
 from mimicit.sources.sniff import Fields, Head, HeadKind, sniff
@@ -53,7 +58,7 @@ _TABLES: Final = frozenset({"array", "lines", "csv", "parquet"})
 def _claim(root: Root, heads: Mapping[str, Head], *, force: bool = False) -> list[SourceSpec]:
     specs = []
     for path, head in sorted(heads.items()):
-        if head.kind in _TABLES and (force or _fits(path, head)):
+        if (head.kind in _TABLES and (force or _fits(path, head))) or _lists(head):
             beside, made_from = around_annotated(heads, path)
             specs.append(
                 SourceSpec(
@@ -78,7 +83,7 @@ def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
 
 def _pieces(spec: SourceSpec, root: Root) -> list[Piece]:
     # CSV stays whole: only whoever has read all before it knows whether a line end is inside a cell.
-    return [piece for path in spec.files for piece in (cut_rows(root, path) or cut_records(root, path))]
+    return [piece for path in spec.files for piece in (cut_rows(root, path) or _cut_json(root, path))]
 
 
 MANIFEST: Final = SourceFormat(
@@ -91,17 +96,51 @@ MANIFEST: Final = SourceFormat(
 )
 
 
+def _cut_json(root: Root, path: str) -> list[Piece]:
+    """The pieces of a JSON file; one that is an object around several lists stays whole."""
+    match _lists(sniff(root, path)):
+        case []:
+            return cut_records(root, path)
+        case [name]:
+            return cut_list(name)(root, path)
+        case _:
+            return [whole(path)]
+
+
 def _rows(root: Root, path: str, piece: Piece | None) -> Iterator[Row]:
-    kind = sniff(root, path).kind
+    head = sniff(root, path)
+    kind = head.kind
     if kind == "csv":
         return _csv_rows(root, path)
     if kind == "parquet":
         return (row for _, row in table_rows(root, path, is_arrow=False, piece=piece))
+    if lists := _lists(head):
+        return chain.from_iterable(member_rows(root, path, name, piece) for name in lists)
     return json_rows(root, path, piece)
 
 
 def _fits(path: str, head: Head) -> bool:
     return head.any(lambda fields: _is_row(head.kind, fields)) or PurePosixPath(path).name.lower() in _NAMES
+
+
+def _lists(head: Head) -> list[str]:
+    """The lists of records in the file, where it is one JSON object around them (``{"version": 1, "data": [...]}``).
+
+    None where the object is a record itself.
+    """
+    names = _names(head.kind, head.fields)
+    columns = columns_of(names)
+    is_record = bool(columns.media or columns.instructions or columns.captions or {"id", "document"} & set(names))
+    if head.kind not in ("object", "lines") or sum(head.counts) != 1 or is_record:
+        return []
+    found = []
+    for name in names:
+        start = f"{name}[]."
+        fields = {path.removeprefix(start): kind for path, kind in head.fields.items() if path.startswith(start)}
+        # Who speaks in a conversation lies too deep to be seen.
+        if _is_row("array", fields) or any(fields.get(key) == "array" for key in CONVERSATION_FIELDS[:2]):
+            found.append(name)
+    return found
 
 
 def _is_row(kind: HeadKind, fields: Fields) -> bool:
@@ -114,6 +153,8 @@ def _is_row(kind: HeadKind, fields: Fields) -> bool:
     if any("binary" in fields[column] for column, _ in columns.media) or picture_columns(fields):
         return False  # pictures inside the table: another format
     answers = columns.answers or columns.chosen or columns.places
+    if columns.by_id and not columns.instructions:  # an answer that another file asks for, or a class, is no caption
+        return not {"caption", "captions", "sentences", "description"}.isdisjoint(map(str.lower, columns.captions))
     if columns.media and (columns.captions or (columns.instructions and answers)):
         return True
     return {"instruction", "answer"} <= fields.keys() or bool(kind == "csv" and columns.instructions and answers)
@@ -127,6 +168,9 @@ def _names(kind: HeadKind, fields: Fields) -> list[str]:
 def _shown_columns(head: Head) -> str:
     """The columns that tell what a row is, by name; beside those with other names, the field that they stand for."""
     names = _names(head.kind, head.fields)
+    for name in _lists(head)[:1]:
+        inner = [path.removeprefix(f"{name}[].") for path in head.fields if path.startswith(f"{name}[].")]
+        names = _names("array", dict.fromkeys(inner, ""))
     known = {"id", "instruction", "answer", "related", *MEDIA_FIELDS}
     fields = sorted((column, field) for column, field in field_names(names).items() if field in known)
     return ", ".join(column if field == column.casefold() else f"{column} ({field})" for column, field in fields)
@@ -181,6 +225,9 @@ def _uncelled(row: Mapping[str, Any]) -> dict[str, Any]:
 def _split(cell: str, column: str) -> list[str]:
     if cell.lstrip()[:5].lower() == "data:":  # a picture as text, which has a semicolon of its own
         return [cell.strip()]
+    listed = listed_texts(cell)
+    if isinstance(listed, list):  # also as pandas prints it
+        return listed
     is_json = cell.lstrip().startswith("[")
     entries = _json_cell(cell, column) if is_json else cell.split(";" if ";" in cell else "|")
     return [entry.strip() if isinstance(entry, str) else entry for entry in entries if entry != ""]

@@ -30,7 +30,7 @@ MEDIA_FIELDS: Final[Mapping[str, MediaKind | None]] = {
 _FIELDS: Final = ("id", "instruction", "answer", "related", "query", "meta", "document", *MEDIA_FIELDS)
 ANSWERS: Final = (
     *("answer", "multiple_choice_answer", "answers", "response", "output", "completion", "text_output", "target"),
-    *("ground_truth", "solution"),
+    *("ground_truth", "solution", "outputs"),
 )
 CAPTIONS: Final = ("caption", "captions", "text", "txt", "texts", "sentences", "description", "alt_text", "label")
 _CHOICES: Final = ("choices", "options", "answer_choices", "multiple_choices", "candidates")
@@ -50,7 +50,17 @@ _OTHER_NAMES: Final = {
     "instruction": ("question", "prompt", "problem", "text_input", "input"),
     "answer": (*ANSWERS[1:], *CAPTIONS),
     "media": (
-        *("file_name", "filename", "image_path", "image_file", "image_name", "video_path", "video_file", "media_path"),
+        *(
+            "file_name",
+            "file_names",
+            "filename",
+            "image_path",
+            "image_file",
+            "image_name",
+            "video_path",
+            "video_file",
+            "media_path",
+        ),
         *("path", "file", "picture", "photo", "img", "img_path", "filepath", "file_path", "image_filename"),
         *("image_base64", "image_b64", "image_base64_str", "image_str"),
         *("image_paths", "image_files", "image_names", "img_paths", "img_file", "imgs", "pictures", "photos"),

@@ -50,7 +50,9 @@ class MediaFinder:
 
     def _called(self, value: object, kind: MediaKind | None, column: str) -> MediaRef:
         """The medium that is called ``value``, with its extension or without, as COCO and others call theirs by ids."""
-        name = checked_id(int(value) if isinstance(value, float) and value.is_integer() else value, column)
+        name = checked_id(value, column)
+        if re.fullmatch(r"[0-9]{1,18}\.0", name):  # as pandas writes the numbers of a column in which one is missing
+            name = name.removesuffix(".0")
         names = [name]
         if named_kind(name) is None and name.isdecimal() and kind == "image":
             names = [f"{int(name):012d}", *(f"COCO_{split}2014_{int(name):012d}" for split in ("train", "val")), name]

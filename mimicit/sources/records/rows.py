@@ -290,10 +290,12 @@ def _question(fields: Mapping[str, Any], asking: str | None) -> object:
 
 
 def _inputs(fields: Mapping[str, Any], asking: str | None) -> tuple[str, ...]:
-    """The field that goes on with the question, where the record is one of Alpaca's."""
-    is_alpaca = asking == "instruction" and "output" in fields and isinstance(fields[asking], str)
-    given = fields.get("input")
-    return ("input",) if is_alpaca and isinstance(given, str) and given.strip() else ()
+    """The field that goes on with the question, where the record is one of Alpaca's or M3IT's."""
+    if asking != "instruction" or not isinstance(fields[asking], str):
+        return ()
+    name = "input" if "output" in fields else "inputs" if "outputs" in fields else ""
+    given = fields.get(name)
+    return (name,) if isinstance(given, str) and given.strip() else ()
 
 
 def _multiple_choice(
