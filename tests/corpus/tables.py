@@ -154,6 +154,7 @@ CHOICES = [
     choice("in-numbered-columns-by-place", {"option_1": "cat", "option_2": "dog", "answer_idx": 1}),
     choice("in-numbered-columns-from-0-or-1", {"option_1": "cat", "option_2": "dog", "answer": "1"}, rejects=1),
     choice("by-number-beside-a-null", {"choices": ["cat", None, "dog"], "answer": 2}, (PETS_AC,)),
+    choice("with-letters-before-colons", {"Choice A": " A:cat ", "Choice B": " B:dog ", "answer": " B:dog "}),
     choice("none", {"options": "[]", "answer": "dog"}, (Says("dog", (RED,), "Q?"),)),
     choice("no-choice", {"choices": ["cat", "dog"], "answer": "fish"}, rejects=1),
     choice("out-of-range", {"choices": ["cat", "dog"], "answer": 2}, rejects=1),
@@ -332,6 +333,14 @@ def called_by_ids(root: Path) -> None:
     put(root, "t.tsv", "gif_name\tquestion\tanswer\nx\tQ?\ttsv\n")
 
 
+def questions_for_evaluation(root: Path) -> None:
+    """The questions of POPE, and some without answers beside captions under the same name."""
+    put_pictures(root)
+    put_lines(root, "pope.json", [{"question_id": 1, "image": ONE, "text": "Is it red?", "label": "yes"}])
+    put_lines(root, "questions.jsonl", [{"question_id": 1, "image": TWO, "text": "What is it?", "category": "conv"}])
+    put_lines(root, "captions.jsonl", [{"image": THREE, "text": "blue"}])
+
+
 def named_in_vain(root: Path) -> None:
     """Questions about media that are named in fields that nobody reads; others have such fields for other things."""
     put_pictures(root)
@@ -382,6 +391,18 @@ CASES = [
             {"instruction": "Describe.", "inputs": "", "outputs": "b", "image_base64_str": [base64_of(GREEN)]},
         ),
         says=(Says("a", (RED,), "Answer.\nQ?"), Says("b", (GREEN,), "Describe.")),
+    ),
+    Case(
+        name="questions-for-evaluation",
+        write=questions_for_evaluation,
+        says=(Says("yes", (RED,), "Is it red?"), Says("blue", (BLUE,))),
+        unused=("questions.jsonl", TWO),
+    ),
+    Case(
+        name="numbers-of-classes",
+        write=csv(f"image,label\n{ONE},red\n{TWO},1\n{THREE},2.0\n"),
+        says=(Says("red", (RED,)),),
+        rejects={"malformed": 2},
     ),
     Case(
         name="media-by-ids",

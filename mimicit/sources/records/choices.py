@@ -25,7 +25,7 @@ from mimicit.sources.records.text import checked_answer, shown
 __all__ = ["Choice", "chosen", "listed_texts", "offered", "with_choices"]
 
 _MAX_LIST_CHARACTERS: Final = 100_000
-_LETTERED: Final = re.compile(r"\(?([A-Za-z])(?:\)|[.:](?=\s)|\.)\s*(.+)", re.DOTALL)
+_LETTERED: Final = re.compile(r"\(?([A-Za-z])[).:]\s*(.+)", re.DOTALL)
 _ONLY_LETTER: Final = re.compile(r"\(?([A-Za-z])\)?[.:]?")
 
 

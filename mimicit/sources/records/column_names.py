@@ -117,11 +117,15 @@ def _columns_of(written: tuple[str, ...]) -> Columns:
     numbered = in_order([column for column in written if _NUMBERED.fullmatch(_plain(column))])
     own += [(column, "video" if _plain(column).startswith("video") else None) for column in numbered]
     answers, captions = named(*ANSWERS), named(*CAPTIONS)
+    instructions = named("instruction", "question", "prompt", "query", *_OTHER_NAMES["instruction"][2:])
+    if not instructions and "question_id" in plain and "text" in plain:  # as in POPE, and what LLaVA is asked
+        instructions = named("text")
+        captions = named(*(name for name in CAPTIONS if name != "text"))
     media = tuple(own) or tuple((column, None) for column in named(*_OTHER_NAMES["media"])[:1])
     by_id = () if media else _by_id(plain)
     lettered, first_number = _of_choices(written)
     return Columns(
-        instructions=named("instruction", "question", "prompt", "query", *_OTHER_NAMES["instruction"][2:]),
+        instructions=instructions,
         answers=answers or captions,
         captions=(*named("answer", "response", "output", "completion", "text_output"), *captions, *answers),
         answers_of_many=answers,

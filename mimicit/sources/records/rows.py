@@ -12,6 +12,7 @@ The fields that are none of these go to ``meta``. The formats differ only in how
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -39,7 +40,15 @@ from mimicit.sources.records.conversations import (
 from mimicit.sources.records.document_rows import document_from_row, is_document_row
 from mimicit.sources.records.plain_conversations import PlainConversations
 from mimicit.sources.records.row_media import MediaFinder
-from mimicit.sources.records.text import checked_answer, checked_id, checked_ids, checked_meta, derived_id, free_fields
+from mimicit.sources.records.text import (
+    checked_answer,
+    checked_id,
+    checked_ids,
+    checked_meta,
+    derived_id,
+    free_fields,
+    shown,
+)
 
 __all__ = ["PlaceholderOptions", "RowReader", "describes_itself"]
 
@@ -251,6 +260,8 @@ def _said(fields: Mapping[str, Any], columns: Columns) -> _Said:
     people = {
         name: list(map(_text_of, fields[name])) for name in columns.answers_of_many if isinstance(fields[name], list)
     }
+    if not asking and column.lower() == "label" and re.fullmatch(r"-?[0-9]{1,3}(\.0)?", str(value)):
+        raise RejectedError("malformed", f"label {shown(value)} is the number of a class; write its name")
     is_text = isinstance(value, str)
     if not asking or column in columns.of_several:
         value = listed_texts(value)
