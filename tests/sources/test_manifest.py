@@ -4,6 +4,7 @@ import csv
 import datetime
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -254,3 +255,12 @@ def test_every_record_is_one_triplet_or_one_reject(folder: Path, values: list[An
 def test_pictures_inside_a_table_are_left_to_other_formats(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": [jpeg()], "instruction": ["What?"], "answer": ["This."]}), tmp_path / "t.parquet")
     assert one_source(tmp_path).format == "datasets"
+
+
+def test_every_list_of_a_large_object_is_read(tmp_path: Path) -> None:
+    rows = [{"instruction": "q" * 4_000, "answer": str(number)} for number in range(2_500)]
+    put(tmp_path, "d.json", {"version": 1, "train": rows, "val": rows[:2]})  # after what a look at the file shows
+    spec = one_source(tmp_path)
+    (piece,) = SOURCES["manifest"].split(spec, Root(tmp_path))
+    found = triplets_of(SOURCES["manifest"].read(replace(spec, piece=piece), Root(tmp_path)))
+    assert [item.answer for item in found] == [row["answer"] for row in [*rows, *rows[:2]]]

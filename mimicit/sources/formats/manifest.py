@@ -32,7 +32,7 @@ import orjson
 
 from mimicit.errors import RejectedError
 from mimicit.sources.containers.csv_rows import csv_rows
-from mimicit.sources.containers.json_members import member_rows
+from mimicit.sources.containers.json_members import first_of_members, member_rows
 from mimicit.sources.containers.json_rows import json_rows
 from mimicit.sources.containers.table_rows import picture_columns, table_rows
 from mimicit.sources.files.media_names import folder_of
@@ -98,13 +98,26 @@ MANIFEST: Final = SourceFormat(
 
 def _cut_json(root: Root, path: str) -> list[Piece]:
     """The pieces of a JSON file; one that is an object around several lists stays whole."""
-    match _lists(sniff(root, path)):
+    match _all_lists(root, path, sniff(root, path)):
         case []:
             return cut_records(root, path)
         case [name]:
             return cut_list(name)(root, path)
         case _:
             return [whole(path)]
+
+
+def _all_lists(root: Root, path: str, head: Head) -> list[str]:
+    """As `_lists`, also those of which the ``head`` saw nothing; costs a pass over the file."""
+    seen = _lists(head)
+    if not seen:
+        return []
+    firsts = {name: record for name, record in first_of_members(root, path).items() if isinstance(record, dict)}
+    return [
+        name
+        for name, record in firsts.items()
+        if name in seen or _is_row("array", dict.fromkeys(record, "")) or CONVERSATION_FIELDS[0] in record
+    ] or seen
 
 
 def _rows(root: Root, path: str, piece: Piece | None) -> Iterator[Row]:
@@ -115,6 +128,8 @@ def _rows(root: Root, path: str, piece: Piece | None) -> Iterator[Row]:
     if kind == "parquet":
         return (row for _, row in table_rows(root, path, is_arrow=False, piece=piece))
     if lists := _lists(head):
+        if piece is None or piece.end is None:
+            lists = _all_lists(root, path, head)
         return chain.from_iterable(member_rows(root, path, name, piece) for name in lists)
     return json_rows(root, path, piece)
 
