@@ -39,8 +39,8 @@ from mimicit.sources.files.media_names import folder_of
 from mimicit.sources.files.root import Root
 from mimicit.sources.format import Needs, SourceFormat, SourceSpec
 from mimicit.sources.items import Item, Locate, Locator, Piece, Row
-from mimicit.sources.records.claiming import around_annotated
 from mimicit.sources.records.choices import listed_texts
+from mimicit.sources.records.claiming import around_annotated
 from mimicit.sources.records.column_names import MEDIA_FIELDS, columns_of, field_names
 from mimicit.sources.records.conversations import CONVERSATION_FIELDS
 from mimicit.sources.records.pieces import cut_list, cut_records, cut_rows, whole
