@@ -7,7 +7,7 @@ that are touched, and about half a microsecond a cell.
 from __future__ import annotations
 
 import mmap
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import cache, partial
@@ -149,6 +149,7 @@ class ColumnFile:
         self.rows = self._starts.pop()
         # Of each batch, by column. They do not refer to this object, so that the file is closed with its last use.
         self._numbers = cache(partial(_number_chunks, self._batches))
+        self._firsts = cache(partial(_first_numbers, self._batches))
         self._bytes = cache(partial(_byte_chunks, self._batches))
         self._lists = cache(partial(_list_chunks, self._batches))
 
@@ -210,6 +211,11 @@ class ColumnFile:
             return chunk[row - first]
 
         return number
+
+    def lower_bound(self, name: str, value: int) -> int:
+        """The first row whose whole number is not less than ``value``, in a column that ascends."""
+        batch = max(0, bisect_left(self._firsts(name), value) - 1)
+        return self._starts[batch] + bisect_left(self._numbers(name)[batch], value) if self.rows else 0
 
     def text_reader(self, name: str) -> Callable[[int], str]:
         """A function from a row to its text, as `reader`."""
@@ -307,6 +313,10 @@ _Bytes: TypeAlias = tuple[memoryview, memoryview]
 
 def _number_chunks(batches: Sequence[pa.RecordBatch], name: str) -> list[memoryview]:
     return [_view(batch.column(name)) for batch in batches]
+
+
+def _first_numbers(batches: Sequence[pa.RecordBatch], name: str) -> list[int]:
+    return [batch.column(name)[0].as_py() for batch in batches]
 
 
 def _byte_chunks(batches: Sequence[pa.RecordBatch], name: str) -> list[_Bytes]:

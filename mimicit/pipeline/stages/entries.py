@@ -8,7 +8,6 @@ of entries that nobody found is told at the end, by joins of their places alone.
 from __future__ import annotations
 
 import hashlib
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ __all__ = ["EntryFinder", "EntryTables", "digest_of", "index_entries", "repeated
 
 _OPEN_PARTS: Final = 64
 _GIVE_BACK: Final = 1 << 12  # after so many look-ups
+_USED_ROWS: Final = 1 << 12
 _INDEX: Final = """
 SELECT digest, part, n AS row FROM entries
 QUALIFY row_number() OVER (PARTITION BY digest, key ORDER BY part, n) = 1 ORDER BY digest, part, n
@@ -85,10 +85,10 @@ class EntryFinder:
 
     def __init__(self, tables: EntryTables, used: Path) -> None:
         self._index = ColumnFile(tables.index)
-        self._digest = self._index.reader("digest")
         self._part = lru_cache(_OPEN_PARTS)(lambda part: ColumnFile(tables.of_part(part)))
         self._used = TableWriter(used, USED_ENTRIES, skip_empty=True)
         self._held = ExitStack()
+        self._rows: list[tuple[int, int]] = []  # used, and not written yet
         self._asked = 0
 
     def __enter__(self) -> Self:
@@ -98,6 +98,8 @@ class EntryFinder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is None:
+            self._write_used()
         self._held.__exit__(kind, error, trace)
 
     def get(self, key: str) -> str | None:
@@ -112,8 +114,15 @@ class EntryFinder:
             if key not in values and (found := self._found(key)):
                 part, row = found
                 values[key] = self._part(part).text("value", row)
-                self._used.add(found)
+                self._rows.append(found)
+        if len(self._rows) >= _USED_ROWS:
+            self._write_used()
         return values
+
+    def _write_used(self) -> None:
+        if self._rows:
+            self._used.add_columns(list(zip(*self._rows, strict=True)))
+            self._rows = []
 
     def _found(self, key: str) -> tuple[int, int] | None:
         """The part and the row of the entry."""
@@ -121,9 +130,9 @@ class EntryFinder:
         if self._asked % _GIVE_BACK == 0:
             self._index.give_back()
             self._part.cache_clear()
-        digest, rows = digest_of(key), range(self._index.rows)
-        for place in rows[bisect_left(rows, digest, key=self._digest) :]:
-            if self._digest(place) != digest:
+        digest = digest_of(key)
+        for place in range(self._index.lower_bound("digest", digest), self._index.rows):
+            if self._index.number("digest", place) != digest:
                 break
             part, row = self._index.number("part", place), self._index.number("row", place)
             if self._part(part).text("key", row) == key:

@@ -76,6 +76,8 @@ class PartWriter:
         self._shown: tuple[list[int], bytes] = ([], b"")  # and their rows and JSON
         self._waiting: list[tuple[RawTriplet, tuple[int, bytes, bytes, list[int], bytes]]] = []
         self._characters = 0
+        self._waiting_entries: list[tuple[int, str, str, str]] = []
+        self._entry_characters = 0
         self._items = 0
         self._held = ExitStack()
         self.records = 0
@@ -96,6 +98,7 @@ class PartWriter:
             return
         with self._held:
             self._write_records()
+            self._write_entries()
 
     def add(self, item: Item | Entry) -> None:
         """Store ``item``, whatever it is."""
@@ -110,12 +113,24 @@ class PartWriter:
             case TrainEntry():
                 self._training.add((self._items, item.id, item.related, item.place))
             case Entry():
-                self._entries.add((self._items, digest_of(item.key), *item))
+                self._add_entry(item)
             case Note():
                 self._note(item.kind, item.place)
             case Reject():
                 self.records += item.scope == "record"
                 self._reject(item)
+
+    def _add_entry(self, entry: Entry) -> None:
+        self._waiting_entries.append((self._items, *entry))
+        self._entry_characters += len(entry.value)
+        if len(self._waiting_entries) == _WAITING_RECORDS or self._entry_characters > _WAITING_CHARACTERS:
+            self._write_entries()
+
+    def _write_entries(self) -> None:
+        if self._waiting_entries:
+            items, keys, values, places = zip(*self._waiting_entries, strict=True)
+            self._entries.add_columns([items, list(map(digest_of, keys)), keys, values, places])
+            self._waiting_entries, self._entry_characters = [], 0
 
     def _note(self, kind: str, place: str) -> None:
         self.notes[kind] += 1
