@@ -57,6 +57,8 @@ _KNOWN_KEYS: Final = frozenset({"instruction", "answer", "image_ids", "rel_ins_i
 _FIELDS_OF_RECORDS: Final = frozenset({"id", "answer", "caption", "text", "conversations", "image", "images"})
 """What a record with a picture inside has, and no map of pictures by their ids."""
 _NO_OBJECT: Final = "an instruction must be an object"
+_ALIASED: Final = (b"SN_", b"\\u")  # how an id with aliases begins (see `instruction_aliases`), or may be written
+_BLOCK_BYTES: Final = 1 << 20
 _INSTRUCTIONS: Final = "_instructions"
 _TRAIN: Final = "_train"
 _MEDIA_OF_GROUP: Final[dict[str, Callable[[Sequence[str]], tuple[MediaRef, ...]]]] = {
@@ -151,6 +153,8 @@ def _ids(spec: SourceSpec, root: Root) -> Iterator[Entry]:
     if path not in spec.paths or is_list(sniff(root, path)):
         return
     with open_text(root, path) as file:
+        if not _may_hold_aliases(file, spec.piece):
+            return
         for cursor, members in _data(file, path, spec.piece):
             for _ in members:
                 key = cursor.key()
@@ -158,6 +162,20 @@ def _ids(spec: SourceSpec, root: Root) -> Iterator[Entry]:
                 with suppress(RejectedError):  # no id: reading the instruction rejects it
                     if len(instruction_aliases(id := decoded_key(key))) > 1:
                         yield Entry(id, "", "")
+
+
+def _may_hold_aliases(file: BinaryIO, piece: Piece | None) -> bool:
+    """Whether the bytes that ``piece`` says may spell an id with aliases, for a look at each id costs far more."""
+    start, end = (0, None) if piece is None else (piece.start, piece.end)
+    file.seek(start)
+    before, left = b"", end - start if end is not None else None
+    while block := file.read(_BLOCK_BYTES if left is None else min(_BLOCK_BYTES, left)):
+        if any(mark in before + block for mark in _ALIASED):
+            file.seek(0)
+            return True
+        before = block[-2:]
+        left = None if left is None else left - len(block)
+    return False
 
 
 def _split(spec: SourceSpec, root: Root) -> list[Piece]:
