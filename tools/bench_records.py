@@ -6,7 +6,8 @@ Three sets of many records over small pictures, so that pictures cost little: LL
 turns, 100 triplets a picture), VQAv2-shaped (five questions a picture) and MIMIC-IT-shaped (base64 pictures, related
 ids). Both sides choose two context triplets by the same rules, encode each picture once, and write the same number of
 members; they run in turns, the build on ``--workers`` processes, the loop on one. CPU seconds of all processes count,
-for the machine may be shared.
+for the machine may be shared. Beneath the build stand its stages, each with what it took of them (detect with the start
+of Python; what little comes after the last is in none).
 """
 
 from __future__ import annotations
@@ -89,6 +90,9 @@ def compare(options: argparse.Namespace, name: str, raw: Path) -> None:
         peak = max(run.peak_rss for run in of_way) / 1e6
         micro = 1e6 * cpu[way] / options.triplets
         print(f"{name:8s} {way:8s} {cpu[way]:5.1f}  {wall:6.1f}  {micro:9.0f}  {peak:10.0f}")
+    for stage in runs["mimicit"][0].stages:
+        seconds = statistics.median(run.stages.get(stage, 0) for run in runs["mimicit"])
+        print(f"{name:8s}   {stage:8s} {seconds:3.1f}          {1e6 * seconds / options.triplets:9.1f}")
     print(f"{name:8s} mimicit takes {cpu['mimicit'] / cpu['loop']:.2f} of the loop's CPU time", flush=True)
 
 

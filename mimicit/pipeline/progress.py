@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
-__all__ = ["Progress", "Silent"]
+__all__ = ["Progress", "Silent", "stage"]
 
 
 class Progress(Protocol):
@@ -25,3 +27,11 @@ class Silent:
 
     def note(self, message: str) -> None:
         """Ignore it."""
+
+
+@contextmanager
+def stage(name: str, progress: Progress) -> Iterator[None]:
+    """Tell ``progress`` of a stage that is done in one go, in the block."""
+    progress.update(name, 0, 1)
+    yield
+    progress.update(name, 1, 1)

@@ -36,7 +36,7 @@ from mimicit.pipeline.output_folder import (
 )
 from mimicit.pipeline.parts import ColumnFile
 from mimicit.pipeline.previous import reuse_media
-from mimicit.pipeline.progress import Progress, Silent
+from mimicit.pipeline.progress import Progress, Silent, stage
 from mimicit.pipeline.rejects import Rejects
 from mimicit.pipeline.retry import Retried, count_retried, keep_previous_rejects
 from mimicit.pipeline.selection import Selection, select_sources
@@ -152,7 +152,8 @@ def _build(
     root: Root, out: Path, config: BuildConfig, engine: Engine, progress: Progress, execution: ExecutionOptions
 ) -> BuildResult | WaitingStage:
     work = out / WORK_NAME
-    selection = _selected(root, config, progress, strict=execution.strict)
+    with stage("detect", progress):
+        selection = _selected(root, config, progress, strict=execution.strict)
     sources = {path for spec in selection.specs for path in (*spec.files, *spec.beside)}
     scan = scan_input(root, out / SCAN_NAME, sources, engine, progress, keep_going=execution.keep_going)
     state = {"config": config.to_json(), "input": scan.fingerprint, "mimicit_version": own_version()}
@@ -174,7 +175,8 @@ def _build(
     with closing(scanned), damage_named(work, is_continued=is_continued), interruptible(), started_once(work):
         write_left_out(work, root, selection)
         import_sources(work, root, specs, rules, engine, progress, keep_going=execution.keep_going)
-        resolve_references(work, specs)
+        with stage("resolve", progress):
+            resolve_references(work, specs)
         forget_damaged(work, engine, progress)
         reuse_media(work, scanned, config, engine, progress)
         if task_count is not None and (missing := unfinished_units(work)):
@@ -182,22 +184,22 @@ def _build(
         compare = compares_pictures(config.to_json())
         encode_media(root, work, config.media, engine, progress, compare=compare)
         join_media(work)
-        filter_triplets(work, rules, config, progress)
+        with stage("filter", progress):
+            filter_triplets(work, rules, config, progress)
         write_unused_media(work, selection, scanned)
         _refuse_nothing(work, root)
-        link_triplets(work)
+        with stage("link", progress):
+            link_triplets(work)
         retried = count_retried(work, specs)
         find_similar(work, rules, config.similar, engine, progress, cache=execution.embedding_cache)
         choose_contexts(work, rules, config.similar.guards, config.seed, engine, progress)
-        progress.update("plan", 0, 1)
-        make_plan(work, config)
-        progress.update("plan", 1, 1)
+        with stage("plan", progress):
+            make_plan(work, config)
         if task_count is not None and (missing := unpacked_shards(work, out)):
             return wait_for_tasks(work, "pack", missing, count=task_count, src=root.folder, config=config)
         shards = pack_shards(work, out, engine, progress, dedupe=config.dedupe)
-        progress.update("publish", 0, 1)
-        manifest = publish_folder(work, out, config, specs, scan, scanned, shards, origin=execution.origin)
-        progress.update("publish", 1, 1)
+        with stage("publish", progress):
+            manifest = publish_folder(work, out, config, specs, scan, scanned, shards, origin=execution.origin)
     (out / SCAN_NAME).unlink()
     remove_work(work)
     return BuildResult(manifest=manifest, was_finished=False, retried=retried)

@@ -93,11 +93,14 @@ class Engine(Protocol):
 def counted(
     results: Iterable[tuple[Task, Result]], label: str, progress: Progress, total: int | None
 ) -> Iterator[tuple[Task, Result]]:
-    """``results`` as they come, each told to ``progress``."""
+    """``results`` as they come, each told to ``progress``; the end is told where it could not be known beforehand."""
     progress.update(label, 0, total)
+    done = 0
     for done, pair in enumerate(results, 1):
         progress.update(label, done, total)
         yield pair
+    if total is None:
+        progress.update(label, done, done)
 
 
 class LocalEngine:
