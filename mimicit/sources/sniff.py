@@ -32,7 +32,7 @@ from mimicit.sources.containers.unpacked import as_utf8, is_packed, open_start, 
 from mimicit.sources.files.media_names import named_kind
 from mimicit.sources.files.root import Root
 
-__all__ = ["Fields", "Head", "HeadKind", "sniff"]
+__all__ = ["Fields", "Head", "HeadKind", "kept_head", "sniff"]
 
 HeadKind = Literal[
     "image", "video", "text", "array", "lines", "object", "csv", "parquet", "arrow", "tar", "yaml", "zip", "other"
@@ -112,6 +112,17 @@ def sniff(root: Root, path: str) -> Head:
     if head.startswith(b"PK\x03\x04"):
         return _zip_head(root, path)
     return Head("other")
+
+
+def kept_head(root: Root, path: str) -> Head:
+    """As `sniff`; once for all pieces of a scanned file that a process reads."""
+    if not root.is_scanned:
+        return sniff(root, path)
+    key = ("head", path)
+    if key not in root.known:
+        root.known[key] = sniff(root, path)
+    head: Head = root.known[key]
+    return head
 
 
 class _Shapes:

@@ -46,7 +46,7 @@ from mimicit.sources.records.captions import instruction_or_caption
 from mimicit.sources.records.joined import read_joined
 from mimicit.sources.records.pieces import cut_members, cut_rows, grouped, joined_pieces, whole
 from mimicit.sources.records.text import answer_of, checked_id, checked_ids, checked_meta, shown
-from mimicit.sources.sniff import Head, sniff
+from mimicit.sources.sniff import Head, kept_head
 
 __all__ = ["MIMICIT"]
 
@@ -129,7 +129,7 @@ def _listed(root: Root, path: str, roles: Mapping[str, _Role | None]) -> Iterato
 
 def _records(spec: SourceSpec, root: Root, ids: Lookup) -> Iterator[Item]:
     for path in spec.paths:
-        head = sniff(root, path)
+        head = kept_head(root, path)
         if is_list(head):
             if len(spec.files) == 1:
                 raise SourceError(spec.why)
@@ -150,7 +150,7 @@ def _records(spec: SourceSpec, root: Root, ids: Lookup) -> Iterator[Item]:
 def _ids(spec: SourceSpec, root: Root) -> Iterator[Entry]:
     """The ids of the instructions that may be named in another way."""
     path = spec.files[0]
-    if path not in spec.paths or is_list(sniff(root, path)):
+    if path not in spec.paths or is_list(kept_head(root, path)):
         return
     with open_text(root, path) as file:
         if not _may_hold_aliases(file, spec.piece):
@@ -181,7 +181,7 @@ def _may_hold_aliases(file: BinaryIO, piece: Piece | None) -> bool:
 def _split(spec: SourceSpec, root: Root) -> list[Piece]:
     pieces: list[list[Piece]] = []
     for path in spec.files:
-        head = sniff(root, path)
+        head = kept_head(root, path)
         match _role(path, head) if not is_list(head) else None:
             case "instructions":
                 pieces.append(cut_members("data")(root, path))

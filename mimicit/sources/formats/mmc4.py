@@ -43,7 +43,7 @@ from mimicit.sources.items import Entry, InFile, InJson, InTar, Item, Locator, M
 from mimicit.sources.records.joined import read_joined
 from mimicit.sources.records.pieces import cut_lines, grouped, joined_pieces, whole
 from mimicit.sources.records.text import checked_meta, checked_text, own_or_derived_id, shown
-from mimicit.sources.sniff import Fields, Head, sniff
+from mimicit.sources.sniff import Fields, Head, kept_head
 
 __all__ = ["MMC4", "Mmc4Options"]
 
@@ -132,7 +132,7 @@ def _stem(path: str) -> str:
 def _documents(spec: SourceSpec, root: Root, tarred: Lookup) -> Iterator[Item]:
     options = Mmc4Options(**spec.options)  # type: ignore[arg-type]
     for path in spec.paths:
-        head = sniff(root, path)
+        head = kept_head(root, path)
         if _holds_pictures(head):
             continue
         folders = (*_SHARD.findall(path.rpartition("/")[2]), "images")
@@ -143,7 +143,7 @@ def _documents(spec: SourceSpec, root: Root, tarred: Lookup) -> Iterator[Item]:
 
 def _tarred(spec: SourceSpec, root: Root) -> Iterator[Entry | Reject]:
     for path in spec.paths:
-        if _holds_pictures(sniff(root, path)):
+        if _holds_pictures(kept_head(root, path)):
             yield from tarred_entries(spec, root, path)
 
 
@@ -156,7 +156,7 @@ def _split(spec: SourceSpec, root: Root) -> list[Piece]:
     tars: list[Piece] = []
     documents: list[Piece] = []
     for path in spec.files:
-        head = sniff(root, path)
+        head = kept_head(root, path)
         if _holds_pictures(head):
             tars.append(whole(path))
         else:  # the samples of a tar may lie anywhere in it

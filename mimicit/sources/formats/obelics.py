@@ -39,7 +39,7 @@ from mimicit.sources.items import Entry, Item, MediaRef, Piece, RawTriplet, Reje
 from mimicit.sources.records.joined import read_joined
 from mimicit.sources.records.pieces import cut_records, cut_rows, grouped, joined_pieces
 from mimicit.sources.records.text import checked_id, checked_meta, checked_text, derived_id, is_unicode, shown
-from mimicit.sources.sniff import Head, sniff
+from mimicit.sources.sniff import Head, kept_head
 
 __all__ = ["OBELICS"]
 
@@ -114,7 +114,7 @@ def _holds_documents(root: Root, path: str) -> bool:
     """Whether the file of a source is neither a map nor a tar of pictures."""
     if path.endswith(TAR):
         return False
-    head = sniff(root, path)
+    head = kept_head(root, path)
     return not _is_map(head) or _is_documents(head.fields)
 
 
@@ -158,7 +158,7 @@ def _read_map(spec: SourceSpec, root: Root, path: str) -> Iterator[Entry | Rejec
 
 
 def _map_rows(root: Root, path: str, piece: Piece | None) -> Iterator[Row]:
-    head = sniff(root, path)
+    head = kept_head(root, path)
     if head.kind == "csv":
         yield from csv_rows(root, path)
     elif head.kind != "parquet":
