@@ -1,1 +1,1 @@
-"""Choosing the context of a query, and putting both together as a sample."""
+"""Choose the context of a query."""

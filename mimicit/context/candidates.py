@@ -1,22 +1,22 @@
-"""The nouns of the choice of context: the pool that context comes from, and what was chosen.
+"""The types of the choice of context: the pool that context comes from, and the choice; and guards against leaks.
 
-A usable triplet is known by its *row*, a number; what there is to know of it, the pool says.
+A usable triplet is identified by its *row*, a number, by which the pool answers questions about it.
 
-Context that is like the query (`similar`) passes guards that keep the answer out of it: a context triplet leaks where
-copying from it answers the query unseen. What is never chosen:
+Context that is like the query (`similar`) passes guards that keep the answer out of it: a context triplet leaks if
+copying from it answers the query unseen. Never chosen are:
 
 - the query itself, and the turns of its conversation;
 - a triplet that shows a picture of the query: one with the same bytes, or whose fingerprint differs in at most 3 of 64
   bits (the same picture resized or recompressed). ``allow_same_media`` lifts this, but then the question and the answer
-  must both be others;
+  must both differ;
 - a triplet with the same question and the same answer, or with the same answer of 5 words or more: a duplicate;
-- any triplet with the same question, where that question is *closed*: where most of those who ask it share their answer
-  with another ("Is there a dog?"). Leaving out only those that agree with the query would show the model the others
-  alone, and give the answer away by elimination. (So an equal short answer to another question is no leak, and is
-  kept: leaving out every "yes" would teach the model that the answer is never in the context.) ``allow_same_answer``
-  lifts this rule and the one before.
+- any triplet with the same question, if that question is *closed*: at least half of the triplets that ask it share
+  their answer with another of them ("Is there a dog?"). If only triplets with the query's answer were left out, the
+  model would see the other answers alone and find the right one by elimination. (So an equal short answer to another
+  question is no leak, and is kept: leaving out every "yes" would teach the model that the answer is never in the
+  context.) ``allow_same_answer`` lifts this rule and the one before.
 
-And no two context triplets show the same picture.
+In addition, no two context triplets show the same picture.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ _SAME_LOOK: Final = 3  # bits of 64; what resizing and recompressing change
 class Likeness:
     """What is compared to find duplicates of a triplet.
 
-    ``question`` and ``answer`` are hashes of instruction and answer without case, punctuation and spacing; two answers
-    that are equal ``sentence`` s are copies. ``closed`` says that most of those who ask the question share their answer
-    with another. ``pictures`` are the contents of what it shows, ``looks`` the fingerprints of those pictures, where
-    they have one.
+    ``question`` and ``answer`` are hashes of instruction and answer without case, punctuation and spacing;
+    ``sentence`` says that the answer has 5 words or more, so that an equal one is a copy. ``closed`` says that at least
+    half of the triplets with the question share their answer with another of them. ``pictures`` are the contents of
+    what it shows, ``looks`` the fingerprints of the pictures that have one.
     """
 
     question: int
@@ -72,7 +72,7 @@ class Pool(Protocol):
         """The name of the source of a triplet."""
 
     def rows_of_source(self, row: int) -> range:
-        """The rows of all triplets of the source that its context comes from: as a rule the same source."""
+        """The rows of all triplets of the source that its context comes from: usually the same source."""
 
     def may_lend(self, row: int, query: int) -> bool:
         """Whether a triplet of another source may be context: it must not show the query's picture or say the same.
@@ -87,10 +87,10 @@ class Pool(Protocol):
         """What it asks."""
 
     def shown(self, row: int) -> int:
-        """A number that two triplets of a source share where they show exactly the same; -1 where it shows nothing."""
+        """A number that triplets of a source share if they show exactly the same media; -1 if it shows nothing."""
 
     def conversation(self, row: int) -> int:
-        """A number that the turns of a conversation share; -1 where it is no turn of one."""
+        """A number that the turns of a conversation share; -1 if it is not part of one."""
 
     def related(self, row: int) -> Sequence[int]:
         """The published related triplets, in published order; dangling ids are left out."""
@@ -99,10 +99,10 @@ class Pool(Protocol):
         """Up to ``limit`` earlier turns of its conversation, latest first."""
 
     def same_media_count(self, row: int) -> int:
-        """How many triplets show exactly what it shows, itself included; 0 where it shows nothing."""
+        """How many triplets show exactly what it shows, itself included; 0 if it shows nothing."""
 
     def same_media_at(self, row: int, place: int) -> int:
-        """One of these, ``0 <= place < count``."""
+        """The row of one of those triplets, ``0 <= place < same_media_count(row)``."""
 
     def pictures(self, row: int) -> frozenset[str]:
         """The contents of what it shows."""
@@ -111,12 +111,12 @@ class Pool(Protocol):
         """Other triplets that are like it, with their scores (cosines), most like it first."""
 
     def likeness(self, row: int) -> Likeness:
-        """By what duplicates of a triplet are told, for a query and its neighbours."""
+        """What is compared to find duplicates of a triplet; only for a query and its neighbours."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guards:
-    """What may be context although it is so much like the query; ``min_score`` is the least cosine, -1 to 1."""
+    """Which triplets may be context although they are like the query; ``min_score`` is the least cosine, -1 to 1."""
 
     allow_same_media: bool = False
     allow_same_answer: bool = False
@@ -158,7 +158,7 @@ def _share_picture(one: Likeness, other: Likeness) -> bool:
 
 
 def _repeats(one: Likeness, other: Likeness) -> bool:
-    """Whether a context of both tells little more than one: the same picture, or the same text without a picture."""
+    """Whether one adds little to the other as context: the same picture, or the same text without a picture."""
     if one.pictures or other.pictures:
         return _share_picture(one, other)
     return (one.question, one.answer) == (other.question, other.answer)

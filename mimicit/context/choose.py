@@ -32,9 +32,9 @@ __all__ = [
 ]
 
 Strategy = Callable[[int, Pool, int, int], Iterator[int]]
-"""(row of the query, pool, shots, seed) to rows, best first; the query itself and repeated rows are passed over."""
+"""(row of the query, pool, shots, seed) to rows, best first; `choose` skips the query itself and repeated rows."""
 
-_SAME_MEDIA_LOOKS: Final = 64  # candidates looked at, however many triplets show the same
+_SAME_MEDIA_LOOKS: Final = 64  # candidates looked at, of however many triplets that show the same
 _RANDOM_DRAWS_PER_SHOT: Final = 8  # a draw can hit the query itself or its picture; small sources run dry
 
 
@@ -65,7 +65,7 @@ def same_media(query: int, pool: Pool, shots: int, seed: int) -> Iterator[int]:
 def random(query: int, pool: Pool, shots: int, seed: int) -> Iterator[int]:
     """Triplets drawn from the query's source that neither show its media nor belong to its conversation.
 
-    Or from the source that lends it context, where those that show its pictures or say the same are passed over.
+    If another source lends it context, they are drawn from that, without those that show its pictures or say the same.
     """
     rows, key = pool.rows_of_source(query), _key(query, pool, "random", seed)
     own, shown = pool.conversation(query), pool.shown(query)
@@ -87,14 +87,14 @@ STRATEGIES: Final[dict[str, tuple[str, Strategy]]] = {
     "same-media": ("same_media", same_media),
 }
 OWN_SOURCE: Final = frozenset({"conversation", "related", "same-media"})
-"""Strategies that find nothing in another source than the query's."""
+"""Strategies that only find triplets of the query's own source."""
 AUTO: Final = ("conversation", "related", "same-media", "random")
 """What ``--context auto`` means. A conversation comes first so that its turns stay right before the query."""
 
 
 @cache
 def added_strategies() -> dict[str, Strategy]:
-    """The strategies of other packages, by name; `UsageError` where one cannot be used."""
+    """The strategies of other packages, by name; `UsageError` if one cannot be used."""
     return plugins.added(plugins.CONTEXT, None, {*STRATEGIES, *SIMILAR, "auto", "none"})
 
 
@@ -130,8 +130,8 @@ def choose(
 ) -> list[Choice]:
     """Up to ``shots`` context triplets for ``query``, nearest to the query first; strategies are tried in order.
 
-    ``guards`` hold for those that compare triplets (see `mimicit.context.candidates`), which also never show a picture
-    that a triplet chosen before shows.
+    ``guards`` apply to the strategies that compare triplets (see `mimicit.context.candidates`); these also never choose
+    a triplet that shows a picture of one chosen before.
     """
     chosen: list[Choice] = []
     taken = {query}
@@ -160,7 +160,7 @@ def choose(
 
 
 def _key(query: int, pool: Pool, purpose: str, seed: int) -> str:
-    """What a draw for ``query`` depends on: its content alone."""
+    """What a draw for ``query`` depends on: the seed, the purpose, and the query's source and id."""
     return f"{seed}\0{purpose}\0{pool.source(query)}\0{pool.id(query)}\0"
 
 
@@ -172,7 +172,7 @@ def _bits(key: str) -> int:
 def _walk(count: int, bits: int) -> Iterator[int]:
     """Every number below ``count`` once, from a start and by a step that 64 random ``bits`` decide.
 
-    A step without a common divisor with ``count`` meets all numbers before it comes round.
+    A step that shares no divisor with ``count`` meets every number before it returns to the start.
     """
     if count == 0:
         return

@@ -1,4 +1,4 @@
-"""How files reach their final names, absent or complete, and how they are opened: as regular files, never waiting.
+"""Publish files under their final names, absent or complete, and open files only if they are regular.
 
 A folder that others made may hold a FIFO, a socket or a device under any name. Opening a FIFO waits for a writer that
 never comes, and reading a device may never end, so everything that reads such a folder opens its files here.
@@ -28,7 +28,7 @@ __all__ = [
 _WITHOUT_WAITING: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _CHUNK_BYTES: Final = 1 << 20
 _HOLE_BYTES: Final = 1 << 30
-_HOLE_RATIO: Final = 100  # no file of ours can be compressed by its file system as far as that
+_HOLE_RATIO: Final = 100  # no file system compresses a file of ours this far
 _KINDS: Final = (
     (stat.S_ISFIFO, "a FIFO"),
     (stat.S_ISSOCK, "a socket"),
@@ -50,8 +50,8 @@ def sync_folder(folder: Path) -> None:
 def publish(path: Path, temporary: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """A file to write that appears as ``path``, whole and synced, when the block ends without an error.
 
-    It is written as ``temporary`` (same file system), which is removed when the block fails. One that need not be
-    ``durable`` is not synced, which takes many times as long as writing it: the machine's crash may cut it short.
+    It is written as ``temporary`` (same file system), which is removed if the block fails. Without ``durable`` it is
+    not synced, as syncing takes many times as long as writing: a crash of the machine may then cut it short.
     """
     temporary.unlink(missing_ok=True)
     try:
@@ -75,9 +75,9 @@ def write_atomically(path: Path, chunks: Iterable[bytes]) -> None:
 
 
 def open_descriptor(path: str | Path) -> int:
-    """A descriptor to read the regular file ``path``, or the one that it links to.
+    """A descriptor to read the regular file ``path``, or the file that it links to.
 
-    `OSError` where there is none, and where it is something else: a folder, FIFO, socket or device.
+    `OSError` if it does not exist or is something else: a folder, FIFO, socket or device.
     """
     _check_regular(os.stat(path).st_mode, path)  # before it is opened: opening alone has effects on some devices
     descriptor = os.open(path, _WITHOUT_WAITING)
@@ -95,7 +95,7 @@ def open_regular(path: str | Path) -> BinaryIO:
 
 
 def read_regular(path: str | Path, *, most: int = 1 << 30) -> bytes:
-    """The content of the regular file ``path``; errors as `open_descriptor`, and where it has above ``most`` bytes."""
+    """The content of the regular file ``path``; errors as `open_descriptor`, and if it has above ``most`` bytes."""
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > most:
@@ -106,7 +106,7 @@ def read_regular(path: str | Path, *, most: int = 1 << 30) -> bytes:
 def sha256_of(path: Path) -> str:
     """The SHA-256 of a file's content, in hexadecimal; errors as `open_descriptor`.
 
-    `OSError` also where it is little but a hole: one of terabytes takes hours to read, and no space.
+    `OSError` also if it is little but a hole: a hole of terabytes takes no space, and hours to read.
     """
     found = hashlib.sha256()
     with open_regular(path) as file:

@@ -1,8 +1,8 @@
-"""Folders of ours, made, emptied and removed without ever following a link.
+"""Make, empty and remove mimicit's own folders without ever following a link.
 
-A work folder, a cache, a checkpoint: all are cleared without asking, for nothing in them is anybody else's. That holds
-for the folder itself, and not for what a link of its name leads to. So each is opened as a folder and no link, and
-what is deleted is named relative to what was opened: a link that is put there in between is not followed either.
+Work folders, caches and checkpoints are cleared without asking, because nothing in them belongs to anybody else. That
+is not true of what a link of that name leads to. So each is opened as a folder, never through a link, and deletions
+are relative to the opened folder: a link that is put there in the meantime is not followed either.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def make_folder(path: Path) -> None:
-    """Make the folder ``path`` where there is none; `LinkError` where it is a link, `OSError` where it is a file."""
+    """Make the folder ``path`` if it is missing; `LinkError` if it is a link, `OSError` if it is a file."""
     path.mkdir(parents=True, exist_ok=True)
     refuse_link(path)
 
 
 def remove_folder(path: Path, *, ignore_errors: bool = False) -> None:
-    """Remove the folder ``path`` with all that is in it, if there is one; `LinkError` where it is a link.
+    """Remove the folder ``path`` with all that is in it, if it exists; `LinkError` if it is a link.
 
-    With ``ignore_errors``, what the system does not let go is left.
+    With ``ignore_errors``, what cannot be removed is left.
     """
     refuse_link(path)
     try:
@@ -49,7 +49,7 @@ def remove_folder(path: Path, *, ignore_errors: bool = False) -> None:
 
 
 def empty_folder(path: Path, *, keep: Collection[str] = ()) -> None:
-    """Remove all that is in the folder ``path`` but the names in ``keep``; `LinkError` where it is a link."""
+    """Remove all that is in the folder ``path`` but the names in ``keep``; `LinkError` if it is a link."""
     refuse_link(path)
     folder = os.open(path, _FOLDER)
     try:
@@ -59,13 +59,13 @@ def empty_folder(path: Path, *, keep: Collection[str] = ()) -> None:
             if is_folder:
                 shutil.rmtree(name, dir_fd=folder)
             else:
-                os.unlink(name, dir_fd=folder)  # a link goes, and not what it leads to
+                os.unlink(name, dir_fd=folder)  # removes a link, not what it leads to
     finally:
         os.close(folder)
 
 
 def refuse_links(path: Path) -> None:
-    """`LinkError` where the folder ``path``, or anything in it, is a link, FIFO or device; it need not be there."""
+    """`LinkError` if the folder ``path``, or anything in it, is a link, FIFO or device; it need not exist."""
     refuse_link(path)
     for folder, folders, files in os.walk(path):
         for name in (*folders, *files):
@@ -76,7 +76,7 @@ def refuse_links(path: Path) -> None:
 
 
 def refuse_link(path: Path) -> None:
-    """`LinkError` where ``path`` is a link; it need not be there."""
+    """`LinkError` if ``path`` is a link; it need not exist."""
     if path.is_symlink():
         raise LinkError(
             f"{path}: is a symbolic link, and what is in this place is deleted without asking; remove the link"
@@ -85,9 +85,9 @@ def refuse_link(path: Path) -> None:
 
 @contextmanager
 def folders_beside(out: Path, suffix: str, names: Sequence[str], *, busy: str) -> Iterator[list[Path]]:
-    """Empty folders of these ``names`` beside ``out``, removed in the end, or by the next call after a kill.
+    """Empty folders of these ``names`` next to ``out``, removed when the block ends, or by the next call after a kill.
 
-    `BuildError`, with what ``busy`` says of it, where another process has them.
+    `BuildError`, with ``busy`` as its message, if another process holds them.
     """
     work = out.absolute().with_name(f".{out.absolute().name}{suffix}")
     make_folder(work)

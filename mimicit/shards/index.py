@@ -1,4 +1,4 @@
-"""``index.parquet``: one row per sample, saying where it lies and what reading it will cost."""
+"""``index.parquet``: one row per sample, with its place in the shards and what reading it costs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ __all__ = [
 INDEX_NAME: Final = "index.parquet"
 
 JSON_COLUMN: Final = "json"
-"""Where others made the shards, the index has one more column: the JSON of each sample, which no tar holds."""
+"""One more column of the index if others made the shards: the JSON of each sample, which their tars do not hold."""
 
 RELATIONS: Final = (
     "related",
@@ -50,7 +50,7 @@ RELATIONS: Final = (
     "both_similar",
     "document",
 )
-"""The relations that mimicit makes, which every index counts; strategies of other packages add theirs."""
+"""The relations that mimicit makes; every index counts these, and those that strategies of other packages add."""
 
 
 def relation_counts(relations: Sequence[str]) -> pa.DataType:
@@ -97,7 +97,7 @@ class IndexRow:
 
 
 def index_schema(relations: pa.DataType) -> pa.Schema:
-    """`INDEX_SCHEMA` with this type of the column ``relations``."""
+    """`INDEX_SCHEMA` with ``relations`` as the type of the column of that name."""
     return INDEX_SCHEMA.set(INDEX_SCHEMA.get_field_index("relations"), pa.field("relations", relations))
 
 
@@ -134,9 +134,9 @@ def rows_to_table(rows: Sequence[IndexRow]) -> pa.Table:
 
 
 def read_index(folder: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """The index of a shard folder (or the ``columns`` of it).
+    """The index of a shard folder, or ``columns`` of it.
 
-    `ShardError` where there is none, `CorruptShardError` where it is unreadable or lacks a column.
+    `ShardError` if there is no index, `CorruptShardError` if it is unreadable or lacks a column.
     """
     with _opened(folder / INDEX_NAME, columns) as file:
         return file.read(columns=list(columns) if columns is not None else None)
@@ -159,8 +159,8 @@ def index_batches(folder: Path, columns: Sequence[str]) -> Iterator[pa.RecordBat
 def checked_batches(path: Path, *, has_json: bool) -> Iterator[pa.RecordBatch]:
     """The columns of the index at ``path``, which others may have written, a few thousand rows at a time.
 
-    Errors as in `read_index`; `CorruptShardError` also where a column is of another type, has empty cells, or unpacks
-    to more memory than an index takes.
+    Errors as in `read_index`; `CorruptShardError` also if a column is of another type, has empty cells, or unpacks to
+    more memory than an index takes.
     """
     columns = [*INDEX_SCHEMA.names, JSON_COLUMN] if has_json else INDEX_SCHEMA.names
     with _opened(path, columns) as file:
@@ -168,7 +168,7 @@ def checked_batches(path: Path, *, has_json: bool) -> Iterator[pa.RecordBatch]:
             raise CorruptShardError(f"{path}: has the column {JSON_COLUMN}, which is for shards that others made")
         for name in columns:
             found, wanted = file.schema_arrow.field(name).type, _TYPES[name]
-            if found != wanted and not (name == "relations" and _counts(found)):  # older ones have fewer of them
+            if found != wanted and not (name == "relations" and _counts(found)):  # older indexes count fewer relations
                 raise CorruptShardError(
                     f"{path}: column {name} is of type {found}, not {wanted}; build the folder again"
                 )
@@ -187,9 +187,9 @@ def checked_batches(path: Path, *, has_json: bool) -> Iterator[pa.RecordBatch]:
 
 
 def repeated_key(path: Path, *, rows: int, within_shards: bool) -> str | None:
-    """A key that several of the ``rows`` of the index at ``path`` have, if there is one.
+    """A key that several rows of the index at ``path`` have, or None; ``rows`` is how many rows it has.
 
-    ``within_shards`` only looks at samples of one shard. Above a million rows the keys go to disk.
+    With ``within_shards``, samples of different shards may share a key. Above a million rows the keys go to disk.
     """
     if rows <= _MAX_KEYS_HELD:
         held: Counter[tuple[str, str]] = Counter()

@@ -24,8 +24,8 @@ WORK_NAME: Final = ".mimicit-work"
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a finished folder, checked against its schema.
 
-    `UnfinishedError` where a build was interrupted, `ShardError` where this is no shard folder at all,
-    `CorruptShardError` where the manifest itself is damaged.
+    `UnfinishedError` if a build was interrupted, `ShardError` if this is not a shard folder at all,
+    `CorruptShardError` if the manifest itself is damaged.
     """
     path = folder / MANIFEST_NAME
     try:

@@ -1,4 +1,4 @@
-"""From shard bytes back to `Sample`s: in order through a whole tar, or one sample at a time by its place."""
+"""Read `Sample`s back from shards: all of a tar in order, or one sample at a time by its place."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MAX_JSON_BYTES: Final = 64 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredSample:
-    """One sample of a shard with its JSON, its key and its place there (bytes), as the index has them."""
+    """One sample of a shard with its key, its JSON and its place in the shard (bytes), as in the index."""
 
     key: str
     json: bytes
@@ -48,7 +48,7 @@ def parse_sample_json(payload: bytes, where: str) -> dict[str, Any]:
 
 
 def decode_sample(payloads: Sequence[bytes], where: str) -> Sample:
-    """The `Sample` of the payloads of its members, JSON first and then the files in media order."""
+    """The `Sample` made of the payloads of its members: its JSON, then the files in media order."""
     value = parse_sample_json(payloads[0], where)
     counts = [len(media["files"]) for media in value["media"]]
     if sum(counts) != len(payloads) - 1:
@@ -62,14 +62,14 @@ def decode_sample(payloads: Sequence[bytes], where: str) -> Sample:
 
 
 def iterate_shard(path: Path) -> Iterator[StoredSample]:
-    """The samples of a shard file in order, without an index; a check of structure, not of checksums.
+    """The samples of a shard file in order, without an index; checks the structure, not the checksums.
 
-    `CorruptShardError` where the archive is damaged or cut, goes on after its end, or its members are not samples of
-    this format.
+    `CorruptShardError` if the archive is damaged or cut, has bytes after its end mark, or its members are not samples
+    of this format.
     """
     try:
         with open_regular(path) as file:
-            places: dict[str, _Member] = {}  # of the files, which later members may link to
+            places: dict[str, _Member] = {}  # of the files that later members may link to
             group: list[_Member] = []
             for member in _members(path, file, places):
                 if group and member.key != group[0].key:
@@ -83,7 +83,10 @@ def iterate_shard(path: Path) -> Iterator[StoredSample]:
 
 
 def iterate_indexed(path: Path, rows: Iterable[Mapping[str, Any]]) -> Iterator[StoredSample]:
-    """The samples of a tar that others made, by its ``rows`` of an index that holds their JSON; errors as above."""
+    """The samples of a tar that others made, by its ``rows`` of the index, which hold their JSON.
+
+    `CorruptShardError` if the tar does not match them, or a sample's JSON breaks the schema.
+    """
     try:
         with open_regular(path) as file:
             end = os.fstat(file.fileno()).st_size
@@ -109,7 +112,7 @@ def iterate_indexed(path: Path, rows: Iterable[Mapping[str, Any]]) -> Iterator[S
 
 
 class _Member(NamedTuple):
-    """A member: where its header stands and the next one follows, and where its payload lies, maybe that of another."""
+    """A member: the bytes from its ``header`` to its ``end``, and its payload, which a link shares with its target."""
 
     name: str
     header: int
@@ -123,7 +126,7 @@ class _Member(NamedTuple):
 
 
 def _members(path: Path, file: BinaryIO, places: dict[str, _Member]) -> Iterator[_Member]:
-    """The members one after the other, up to the end mark, after which nothing follows."""
+    """The members one after the other, up to the end mark; an error if anything follows it."""
     end = os.fstat(file.fileno()).st_size
     position = 0
     names: set[str] = set()  # of one sample

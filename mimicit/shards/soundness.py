@@ -1,7 +1,7 @@
-"""What a sound folder of shards is: one definition, which `mimicit verify` reports by and `mimicit.load` refuses by.
+"""What a sound folder of shards is: one definition, for both `mimicit verify` and `mimicit.load`.
 
-Three parts, each by itself: what the manifest says of itself, what the index says beside the manifest, and what is in
-one sample. `mimicit verify` collects all faults, `mimicit.load` raises the first that it meets.
+Three separate parts: the manifest by itself, the index compared with the manifest, and one sample by itself.
+`mimicit verify` reports all faults, `mimicit.load` raises the first that it meets.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from mimicit.shards.tar import BLOCK, END_OF_ARCHIVE
 __all__ = ["MAX_SAMPLE_BYTES", "checksum_faults", "index_faults", "manifest_faults", "refuse", "sample_faults"]
 
 MAX_SAMPLE_BYTES: Final = 512 << 20
-"""Of all members of a sample; hard links could make it any multiple of its shard."""
+"""The limit of a sample, all members together; hard links could make it many times as large as its shard."""
 
 _FOREIGN: Final = "foreign"
 _SUMMED: Final = ("triplets", "media", "frames", "characters")
@@ -38,7 +38,7 @@ _SHOWN: Final = 100
 
 
 def manifest_faults(manifest: Mapping[str, Any]) -> Iterator[str]:
-    """Where a manifest that matches its schema contradicts itself."""
+    """How a manifest that matches its schema contradicts itself."""
     shards, totals, sources = manifest["shards"], manifest["totals"], manifest["sources"]
     names = [shard["name"] for shard in shards]
     yield from (f"lists {name} twice" for name in _repeated(names))
@@ -71,13 +71,13 @@ def _repeated(values: Sequence[str]) -> list[str]:
     return [value for value, count in Counter(values).items() if count > 1]
 
 
-# The index beside the manifest
+# The index compared with the manifest
 
 
 def index_faults(path: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
-    """Where the index at ``path`` is not that of the shards in ``manifest``; each kind of fault once.
+    """Where the index at ``path`` contradicts ``manifest`` or itself; each kind of fault once.
 
-    `CorruptShardError` where it is unreadable, or not made of the columns of an index. Holds some ten thousand rows.
+    `CorruptShardError` if it is unreadable, or does not have the columns of an index. Holds some ten thousand rows.
     """
     check = _IndexCheck(manifest)
     for batch in checked_batches(path, has_json=manifest["layout"] == _FOREIGN):
@@ -91,7 +91,7 @@ def index_faults(path: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
 
 
 class _IndexCheck:
-    """What has been seen of an index up to some row."""
+    """Checks an index batch by batch; holds what the rows so far add up to."""
 
     def __init__(self, manifest: Mapping[str, Any]) -> None:
         self._manifest = manifest
@@ -106,7 +106,7 @@ class _IndexCheck:
         self._said: set[str] = set()
         self.rows = 0
         self.is_hopeless = False
-        """Whether the rest makes no sense after what was found."""
+        """Whether a fault was found after which the rest cannot be checked."""
 
     def batch(self, batch: pa.RecordBatch) -> Iterator[str]:
         """The faults of the next rows."""
@@ -174,7 +174,7 @@ class _IndexCheck:
         sizes: NDArray[np.int64],
         faulty: Any,
     ) -> Iterator[str]:
-        """Samples follow each other without a gap, as do their members, and the end mark is the last of the shard."""
+        """Faults unless samples and members follow each other without a gap, and the end mark ends the shard."""
         ends = starts + spans
         before = np.concatenate(([self._last_shard], shards[:-1]))
         ends_before = np.concatenate(([self._last_end], ends[:-1]))
@@ -182,7 +182,7 @@ class _IndexCheck:
         yield from faulty(starts != wanted, "does not begin where the sample before it ends")
         for number, end in zip(before[shards != before], ends_before[shards != before], strict=True):
             yield from self._end_mark(int(number), int(end))
-        first = np.cumsum(counts) - counts  # of the members of each row, its JSON
+        first = np.cumsum(counts) - counts  # the first member of each row is its JSON
         misplaced = offsets[first] != starts + BLOCK
         if self._manifest["layout"] == "inline":
             places = BLOCK + sizes + (-sizes % BLOCK)
@@ -202,7 +202,7 @@ class _IndexCheck:
             yield f"{self._names[shard]} ends at byte {wanted:,} with its end mark; the manifest says {says:,} bytes"
 
     def end(self) -> Iterator[str]:
-        """The faults that only all rows together show."""
+        """The faults that show only after the last row."""
         if not self._is_foreign:
             yield from self._end_mark(self._last_shard, self._last_end)
         for shard, count in zip(self._manifest["shards"], self._counts.tolist(), strict=True):
@@ -228,7 +228,7 @@ def _numbers(column: pa.Array) -> NDArray[np.int64]:
 
 
 def _within(starts: NDArray[np.int64], sizes: NDArray[np.int64], room: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which spans lie in ``room`` bytes; written so that no sum overflows."""
+    """Which spans lie within their ``room`` (bytes); written so that no sum overflows."""
     found: NDArray[np.bool_] = (
         (starts >= 0) & (sizes >= 0) & (sizes <= room) & (starts <= room - np.minimum(sizes, room))
     )
@@ -236,7 +236,7 @@ def _within(starts: NDArray[np.int64], sizes: NDArray[np.int64], room: NDArray[n
 
 
 def _sums(values: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The sum of the values of each row, which has ``counts`` of them."""
+    """The sum of ``values`` for each row; ``counts`` says how many values each row has."""
     running = np.concatenate(([0], np.cumsum(values)))
     ends = np.cumsum(counts)
     sums: NDArray[np.int64] = running[ends] - running[ends - counts]
@@ -247,9 +247,9 @@ def _sums(values: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.in
 
 
 def sample_faults(sample: Sample, key: str | None = None) -> Iterator[str]:
-    """What is wrong inside a sample that matches its schema; of its pictures, see `mimicit.media.image`.
+    """What is wrong inside a sample that matches its schema; `mimicit.media.image` checks its pictures.
 
-    ``key`` is what it is stored under, where that is ours to say: not in shards that others made.
+    ``key`` is the key it is stored under; None for shards that others made, whose keys are their own.
     """
     if key is not None and key != sample.key:
         yield f"its key should be {sample.key!r}, by source and id"
@@ -275,7 +275,7 @@ def sample_faults(sample: Sample, key: str | None = None) -> Iterator[str]:
 
 
 def checksum_faults(sample: Sample) -> Iterator[str]:
-    """The files of a sample whose bytes are not those of their checksum."""
+    """The files of a sample whose bytes do not match their checksum."""
     for media in sample.media:
         for name, data, checksum in zip(media.files, media.data, media.sha256, strict=False):
             if hashlib.sha256(data).hexdigest() != checksum:
@@ -283,6 +283,6 @@ def checksum_faults(sample: Sample) -> Iterator[str]:
 
 
 def refuse(faults: Iterator[str], where: str) -> None:
-    """`CorruptShardError` with the first of ``faults``, if there is one."""
+    """Raise `CorruptShardError` for the first of ``faults``, if there is one."""
     for fault in faults:
         raise CorruptShardError(f"{where}: {fault}")

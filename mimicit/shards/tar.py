@@ -1,8 +1,8 @@
 """The bytes of a shard: plain POSIX ustar members with fixed metadata, and one sample as a run of members.
 
-Headers are written directly: `tarfile` spends more time on a header than the disk on the picture. A test compares
-every header with ``tarfile.TarInfo.tobuf``. All metadata are constant (mtime 0, owner 0, mode 0644), so the bytes
-depend on names and contents alone.
+Headers are written directly: `tarfile` takes longer for a header than the disk for the picture. A test compares every
+header with ``tarfile.TarInfo.tobuf``. All metadata are constant (mtime 0, owner 0, mode 0644), so the bytes depend on
+names and contents alone.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _CONSTANT_SUM: Final = sum(_AFTER_NAME) + sum(_AFTER_SIZE) + 8 * ord(" ") + sum(
 def member_header(name: str, size: int, target: str = "") -> bytes:
     """The 512-byte ustar header of a regular file, or of a hard link to the member ``target``.
 
-    `ShardError` where ustar cannot hold a name or the size.
+    `ShardError` if ustar cannot hold a name or the size.
     """
     raw, link = name.encode("ascii", "replace"), target.encode("ascii", "replace")
     if max(len(raw), len(link)) > _MAX_NAME_BYTES or not (name.isascii() and target.isascii()):
@@ -66,7 +66,7 @@ def member_header(name: str, size: int, target: str = "") -> bytes:
 
 
 class Header(NamedTuple):
-    """What a header says: ``target`` is the member that a hard link leads to; a file of ``size`` bytes has none."""
+    """A parsed header: a file of ``size`` bytes, or a hard link to the member ``target`` (empty for a file)."""
 
     name: str
     size: int
@@ -74,9 +74,9 @@ class Header(NamedTuple):
 
 
 def parse_header(block: bytes) -> Header:
-    """The inverse of `member_header`, for ustar headers of others as well.
+    """The inverse of `member_header`; also parses ustar headers that other programs wrote.
 
-    `CorruptShardError` where ``block`` is none, or is of something else than a file or a hard link.
+    `CorruptShardError` if ``block`` is not a ustar header, or not that of a file or a hard link.
     """
     if block[257:262] != b"ustar":
         raise CorruptShardError("is no ustar header")
@@ -125,17 +125,17 @@ class Members:
 
     @property
     def waiting(self) -> int:
-        """How many bytes have not been taken."""
+        """How many bytes `taken` has not returned yet."""
         return self.position - self._taken
 
     def add(self, key: bytes, suffix: bytes, payload: bytes | memoryview) -> None:
-        """Add a file, which is named by the ``key`` of its sample and a ``suffix``; errors as `member_header`."""
+        """Add a file named ``key + suffix``, by the key of its sample; errors as `member_header`."""
         size = len(payload)
         if key is not self._key:
             self._key, self._key_sum = key, sum(key)
         name = key + suffix
         if len(name) > _MAX_NAME_BYTES or size > _MAX_MEMBER_BYTES:
-            member_header(name.decode(), size)  # says why not
+            member_header(name.decode(), size)  # raises the error that says why
         frame, frame_sum = _frame(suffix, size)
         header = (name.ljust(_MAX_NAME_BYTES, b"\0"), frame, _checksum(self._key_sum + frame_sum), _AFTER_CHECKSUM)
         padding = _PADDINGS[size % BLOCK]
@@ -157,13 +157,13 @@ class Members:
         self.position += len(END_OF_ARCHIVE)
 
     def taken(self) -> bytes:
-        """The bytes since these were taken."""
+        """The bytes that were added since the last call."""
         data = b"".join(self._chunks)
         self._chunks, self._taken = [], self.position
         return data
 
     def places(self) -> tuple[list[int], list[int]]:
-        """The offsets (bytes from the start of the tar) and sizes of the payloads since they were asked for."""
+        """The offsets (bytes from the start of the tar) and sizes of the payloads added since the last call."""
         found = self._offsets, self._sizes
         self._offsets, self._sizes = [], []
         return found
@@ -171,7 +171,7 @@ class Members:
 
 @lru_cache(1 << 14)
 def _frame(suffix: bytes, size: int) -> tuple[bytes, int]:
-    """The header of a file between its name and its checksum, and the sum of all of its bytes but those of the key."""
+    """The header of a file between its name and its checksum, and the sum of all of its bytes except the key's."""
     octal = b"%011o\0" % size
     return b"".join((_AFTER_NAME, octal, _AFTER_SIZE)), _CONSTANT_SUM + sum(octal) + sum(_REGULAR) + sum(suffix)
 

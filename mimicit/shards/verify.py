@@ -1,7 +1,7 @@
 """Verify shards: every checksum, member, reference and schema; findings are collected, not raised.
 
-What is sound, `mimicit.shards.soundness` defines. Beside it, this compares every byte with the manifest, and decodes
-every picture, which is most of the time: a JPEG of 336 x 300 pixels takes 0.3 ms.
+`mimicit.shards.soundness` defines what is sound. In addition, this compares every byte with the manifest and decodes
+every picture, which takes most of the time: 0.3 ms for a JPEG of 336 x 300 pixels.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Finding:
 def verify_folder(folder: Path) -> Iterator[Finding]:
     """All findings of a finished folder; a sound folder has none. Holds one sample and some rows of tables at a time.
 
-    Raises `ShardError` where ``folder`` is no shard folder and `UnfinishedError` where its build was interrupted.
+    Raises `ShardError` if ``folder`` is not a shard folder and `UnfinishedError` if its build was interrupted.
     """
     try:
         manifest = read_manifest(folder)
@@ -97,11 +97,11 @@ def _check_shard(
         return  # its samples cannot be trusted; one finding says so
     count = 0
     content = hashlib.sha256()
-    rows, places = tee(rows)  # a shard that others made is read by its rows
+    rows, places = tee(rows)  # a shard that others made is read by its rows of the index
     for stored in _stored(folder / name, places if is_foreign else None):
         if isinstance(stored, Finding):
             yield stored
-            return  # what follows is not seen, and makes neither count nor content
+            return  # the rest cannot be read, so neither count nor content can be compared
         count += 1
         content.update(hashlib.sha256(stored.json).digest())
         if not is_foreign:
@@ -133,7 +133,7 @@ def verify_shard(path: Path) -> Iterator[Finding]:
 def sample_findings(sample: Sample, file: str, key: str | None, *, shown: str = "") -> Iterator[Finding]:
     """What is wrong inside one sample: key, order of media, roles, placeholders, checksums, pictures.
 
-    ``key`` is what it is stored under; without one, as in shards of others, findings name ``shown``.
+    ``key`` is the key it is stored under; if it is None, as in shards that others made, findings name ``shown``.
     """
     for fault in (*sample_faults(sample, key), *checksum_faults(sample), *_picture_faults(sample)):
         yield Finding(file=file, key=key or shown, fault=fault)
@@ -149,7 +149,7 @@ def _picture_faults(sample: Sample) -> Iterator[str]:
 
 
 def _stored(path: Path, rows: Iterator[dict[str, Any]] | None) -> Iterator[StoredSample | Finding]:
-    """The samples of a shard, by ``rows`` where others made it, up to the first that cannot be read: a `Finding`."""
+    """The samples of a shard (by ``rows`` if others made it); a `Finding` ends them at the first unreadable one."""
     try:
         yield from iterate_shard(path) if rows is None else iterate_indexed(path, rows)
     except CorruptShardError as error:
@@ -171,7 +171,7 @@ def _check_file(folder: Path, name: str, checksum: str, *, size: int | None = No
 
 
 def _check_rejects(folder: Path, manifest: dict[str, Any]) -> Iterator[Finding]:
-    """The counts of the manifest are those of the table of rejects."""
+    """Findings if the manifest's counts differ from the table of rejects."""
     if _REJECTS_NAME not in manifest["files"]:
         if manifest["totals"]["rejects"] or any(source["rejected"] for source in manifest["sources"]):
             yield Finding(file=MANIFEST_NAME, key="", fault=f"files: has no checksum of {_REJECTS_NAME}")
