@@ -33,11 +33,11 @@ class SourceSpec:
     """One detected source: a unique ``name`` (``[a-z0-9_-]{1,80}``), its ``format``, and the files it is made of.
 
     ``files`` are the text and table files in a fixed order (of a ``folder`` source: the sidecars and the media);
-    ``why`` says in words what gave the format away. ``part`` is what the format calls this source, where it makes
-    several of the same files. ``limit`` is the number of queries that the publisher would draw at most. ``options``
-    are those of the format that the user has set (see `SourceFormat`). ``beside`` are files that only describe the
-    others, such as the statistics of a download: they are not read, and not unused either; nor is what lies in the
-    folder ``made_from`` (ends with ``/``), of which this source was written. With a ``piece``, only that is to be read.
+    ``why`` says in words how the format was recognised. ``part`` is the format's name for this source, if it makes
+    several of the same files. ``limit`` is the largest number of queries that the publisher would draw. ``options``
+    are the options of the format that the user has set (see `SourceFormat`). ``beside`` are files that only describe
+    the others, such as the statistics of a download: they are neither read nor reported as unused; nor is what lies in
+    the folder ``made_from`` (ends with ``/``), from which this source was written. With a ``piece``, read only that.
     """
 
     name: str
@@ -72,9 +72,9 @@ class SourceSpec:
 class Claim(Protocol):
     """Finds the sources of one format among files that no earlier format has claimed.
 
-    ``heads`` tells what every file is made of (see `sniff`), so that no format opens it again. The ``name`` of a
-    returned spec is the path it should be called after, such as ``easy_vqa/train``; `detect` makes it a unique slug.
-    ``force`` is true where the user has named the format: then every file that could be of it is taken.
+    ``heads`` says what every file is made of (see `sniff`), so that no format opens it again. The ``name`` of a
+    returned spec is the path it should be named after, such as ``easy_vqa/train``; `detect` makes it a unique slug.
+    ``force`` is true if the user has named the format: then every file that could be of that format is taken.
     """
 
     def __call__(self, root: Root, heads: Mapping[str, Head], *, force: bool = False) -> list[SourceSpec]:
@@ -85,12 +85,12 @@ class Claim(Protocol):
 A_MEDIUM: Final = "a picture or clip"
 
 PICTURES: Final = "a column of pictures"
-"""What a format that needs some picture names in `Needs`, whatever the suffix or the column is called."""
+"""Stand for any picture in `Needs`, whatever the suffix or the column is called."""
 
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What a file of one of the ``kinds`` must hold to be of a format, for messages: of each of ``fields``, one name.
+    """What a file of one of the ``kinds`` needs to be of a format, for messages: one name from each of ``fields``.
 
     The names are those of a `Head`, or `A_MEDIUM`, or `PICTURES`.
     """
@@ -107,16 +107,16 @@ class Lookup(Protocol):
         ...
 
     def use_all(self, keys: Sequence[str]) -> dict[str, str]:
-        """The values of those of the ``keys`` that are there, whose entries are then used (see `Join.unused`)."""
+        """The values of the ``keys`` that exist; their entries count as used from then on (see `Join.unused`)."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Join:
-    """How a source is read whose records need what stands elsewhere in it: ``entries`` first, then ``records``.
+    """How to read a source whose records look up entries elsewhere in it: ``entries`` first, then ``records``.
 
-    Neither is held in memory. Both read what `SourceSpec.piece` says. ``repeated`` is what an entry is rejected as
-    whose key came before, and ``unused`` one that nobody has used; None: that is nothing to mention.
+    Neither is held in memory. Both read only `SourceSpec.piece`, if there is one. ``repeated`` makes the reject of an
+    entry whose key came before, ``unused`` that of an entry that no record has used; None: there is no reject.
     """
 
     entries: Callable[[SourceSpec, Root], Iterator[Entry | Reject | Note]]
@@ -129,18 +129,18 @@ class Join:
 class SourceFormat:
     """How one published format is found and read.
 
-    ``read(spec, root)`` streams the items; it raises `SourceError` where a file is unreadable as a whole.
+    ``read(spec, root)`` streams the items; it raises `SourceError` if a file is unreadable as a whole.
     ``split`` cuts a source into pieces whose items, one piece after the other, are those of the whole; None: it is read
-    in one go. With a ``join``, ``read`` reads by that; the build itself does it where ``split`` tells pieces of entries
-    from pieces of records, for then both are read side by side.
+    in one go. With a ``join``, ``read`` follows it; if ``split`` tells pieces of entries from pieces of records, the
+    build follows it instead, and reads several pieces of either kind side by side.
 
     With ``ids_repeat``, published ids name the picture and not the record: equal ids of different records are then told
     apart by a number (``x``, ``x~2``, ...), and only a record that says the same again is a duplicate. With
-    ``by_record``, each file is a source by itself, and claimed for what its single records are.
+    ``by_record``, each file is a source by itself, claimed because of what its single records hold.
 
     ``options`` is a dataclass of numbers and tuples of texts that a user may set, all with defaults; its constructor
-    raises `UsageError` for one that is out of range. ``read`` makes it from ``spec.options``. ``needs`` says of a file
-    that nobody claims how far it is from this format.
+    raises `UsageError` for a value out of range. ``read`` makes it from ``spec.options``. ``needs`` serves to say how
+    far a file that no format claims is from this one.
     """
 
     claim: Claim

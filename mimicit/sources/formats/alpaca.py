@@ -68,6 +68,6 @@ def _history(rounds: object) -> list[Turn]:
 
 
 def _question(row: Mapping[str, Any]) -> object:
-    """``instruction`` and ``input`` as one text; what is no text is handed on as it is, to be refused."""
+    """``instruction`` and ``input`` as one text; a part that is not text is returned as it is, to be rejected later."""
     parts = [row[key] for key in ("instruction", "input") if row.get(key) not in (None, "")]
     return next((part for part in parts if not isinstance(part, str)), "\n".join(map(str, parts)))

@@ -1,4 +1,4 @@
-"""Captions as LAVIS and BLIP list them: ``[{"image": "a.jpg", "caption": "..."}]``; of clips with ``video``.
+"""Captions as LAVIS and BLIP list them: ``[{"image": "a.jpg", "caption": "..."}]``; clips use ``video``.
 
 ``caption`` may be a list: every caption is one triplet, with ``_0``, ``_1``, ... after the id of the record. The id is
 ``id`` or ``instance_id``, else a hash of the record (``image_id`` is the same for all captions of a picture, and goes

@@ -1,9 +1,9 @@
 """COCO captions: one JSON object with ``images`` (id, file name) and ``annotations`` (picture id, caption).
 
 Every caption is one triplet with the id of its annotation; its instruction comes from a fixed pool, picked by a hash of
-that id. Pictures are looked for in a folder called like the split first (``train2017`` of ``captions_train2017.json``),
-and then as by all formats (see `finding`). File names wait on disk. Files of the same shape without captions
-(instances, keypoints) are left alone.
+that id. Pictures are looked for first in a folder named after the split (``train2017`` of ``captions_train2017.json``),
+then where all formats look (see `finding`). File names are kept on disk until captions need them. Files of the same
+shape without captions (instances, keypoints) are left alone.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 One row is one record, read by the names of its columns (see `rows`):
 
 - Pictures: every column of pictures (``{bytes, path}``, or plain bytes in a column called ``image``, ``jpg`` and so on,
-  or lists of them), in the order of the columns, numbered ones in that of their numbers. The bytes win; a picture with
-  a path alone is looked for beside the table, then from ``--src``. None: the row is text only. A table without such a
-  column may name its pictures, or hold them as base64 text.
+  or lists of them), in the order of the columns, numbered columns by their numbers. Bytes win over a path; a picture
+  with only a path is looked for next to the table, then from ``--src``. A row without a picture is text only. A table
+  without a column of pictures may name its pictures, or hold them as base64 text.
 - ``related instructions`` (the MIMIC-IT tables of the Hub): the related ids. Rows there may show a clip by its frames.
 - ``id``, else the name of the file and the row. All other columns of values that JSON can hold go to ``meta``.
 - The numbers of a column of class labels become the names that the features of the table give them.
@@ -56,7 +56,7 @@ def _claim(root: Root, heads: Mapping[str, Head], *, force: bool = False) -> lis
 
 @dataclass(frozen=True, slots=True)
 class TableSplit:
-    """The tables of one split, which come first of ``files``; after them the files that describe them."""
+    """The tables of one split: the first ``tables`` of ``files``; the other files only describe them."""
 
     name: str
     kind: str
@@ -65,7 +65,7 @@ class TableSplit:
 
 
 def table_splits(heads: Mapping[str, Head], is_one: Callable[[str, Head], bool]) -> list[TableSplit]:
-    """The tables for which ``is_one(path, head)``, those of one split together."""
+    """The tables for which ``is_one(path, head)`` is true, grouped by split."""
     splits: dict[tuple[str, str, str], list[str]] = {}
     for path, head in sorted(heads.items()):
         if is_one(path, head):
@@ -81,7 +81,7 @@ def table_splits(heads: Mapping[str, Head], is_one: Callable[[str, Head], bool])
 
 def _is_table(path: str, head: Head, *, force: bool) -> bool:
     if head.kind == "arrow":
-        # No other format is kept in Arrow, so one that cannot be read or used is a fault to be named.
+        # No other format uses Arrow, so a table that cannot be read or used is claimed too, and its fault reported.
         return not path.rpartition("/")[2].startswith(_LEFTOVERS)
     if head.kind != "parquet":
         return False
@@ -101,7 +101,7 @@ def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
     for path in spec.paths:
         head = sniff(root, path)
         if head.kind not in ("arrow", "parquet"):
-            continue  # what else lies in the folder of a saved data set
+            continue  # the other files of a saved data set
         reader = RowReader(
             spec=spec,
             finder=MediaFinder(root, folder_of(path)),
@@ -134,7 +134,7 @@ DATASETS: Final = SourceFormat(
 
 
 def _unread_pictures(head: Head) -> str:
-    """What is wrong with a table that keeps bytes in a column of media in a way that nobody knows; else nothing."""
+    """Why the bytes in a media column of the table cannot be read as pictures; empty if they can."""
     known = picture_columns(head.fields)
     for column, _ in columns_of(head.fields).media:
         kind = head.fields[column]
@@ -144,7 +144,7 @@ def _unread_pictures(head: Head) -> str:
 
 
 def _hub_row(row: Row) -> Row:
-    """A row of the MIMIC-IT tables of the Hub with the names that other rows have."""
+    """A row of the MIMIC-IT tables of the Hub, with its fields named as in other tables and its frames as one clip."""
     if isinstance(row.fields, RejectedError):
         return row
     fields = {"related" if name == _RELATED else name: value for name, value in row.fields.items()}

@@ -1,15 +1,16 @@
 """A folder of pictures or clips, each with a sidecar of the same stem: ``cat.jpg`` with ``cat.txt`` or ``cat.json``.
 
 - ``.txt`` is the caption or answer; its instruction comes from a fixed pool, picked by a hash of the id.
-- ``.json`` is one object or a list of objects with ``answer`` and, if they like, ``id``, ``instruction``,
-  ``related``, ``meta``; other fields go to ``meta``. Beside a ``.txt``, an object without ``answer`` describes the
+- ``.json`` is one object or a list of objects with ``answer`` and optionally ``id``, ``instruction``,
+  ``related``, ``meta``; other fields go to ``meta``. Next to a ``.txt``, an object without ``answer`` describes the
   picture (as img2dataset writes it) and becomes the caption's ``meta``.
 - A folder of frames (see `mimicit.sources.files.frame_folders`) is a clip: ``run/0001.jpg``, ``run/0002.jpg``, ... with
-  ``run.txt``, or with ``run.json``, one object in which ``fps`` may say how many frames a second has (else one).
-- The id of a triplet is the path of its medium relative to ``--src``, with ``#0``, ``#1``, ... for those of a list.
+  ``run.txt``, or with ``run.json``, one object in which ``fps`` may give the frames per second (else one).
+- The id of a triplet is the path of its medium relative to ``--src``, with ``#0``, ``#1``, ... for the entries of a
+  list.
 
-One source for each folder right under ``--src``, and one for the files in ``--src`` itself. Only a folder that holds
-at least one pair is looked at: there, media without a sidecar and sidecars without a medium are rejects.
+One source for each folder right under ``--src``, and one for the files in ``--src`` itself. Only folders that hold
+at least one pair are read: in them, media without a sidecar and sidecars without a medium are rejects.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ def _clip_triplets(
 
 
 def _triplets(spec: SourceSpec, root: Root, medium: MediaRef, sidecars: Iterable[str]) -> Iterator[Item]:
-    """The triplets about ``medium``: each sidecar gives a triplet or reject at least, or the meta of one."""
+    """The triplets about ``medium``: at least one triplet or reject for each sidecar, unless it only gives the meta."""
     reader = RowReader(spec=spec, finder=MediaFinder(root, folder_of(medium.origin)), own_media=True)
     path, media = medium.origin, (medium,)
     caption_path = next((sidecar for sidecar in sidecars if sidecar.lower().endswith(".txt")), None)
@@ -167,7 +168,7 @@ _Stems = dict[str, tuple[list[str], list[str]]]
 
 
 def _by_folder(paths: Iterable[str]) -> dict[str, _Stems]:
-    """The paths that may take part, sorted, by the folder that holds them and their stems."""
+    """The media and the possible sidecars, sorted, by folder and stem."""
     folders: dict[str, _Stems] = {}
     for path in sorted(paths):
         is_medium = named_kind(path) is not None
@@ -179,9 +180,9 @@ def _by_folder(paths: Iterable[str]) -> dict[str, _Stems]:
 
 
 def _frame_folders(folders: Mapping[str, _Stems]) -> dict[str, tuple[list[str], list[str]]]:
-    """The folders that may each be a clip: the paths of their frames, and the sidecars beside them, if there are any.
+    """Each folder that may be a clip: the paths of its frames, and the sidecars of the same name next to it, if any.
 
-    Pictures that have sidecars of their own are none, and where there is a clip of that name, it is that one.
+    A folder is no clip if its pictures have sidecars of their own, or if a medium next to it has its name.
     """
     found = {}
     for folder, stems in folders.items():
@@ -195,9 +196,9 @@ def _frame_folders(folders: Mapping[str, _Stems]) -> dict[str, tuple[list[str], 
 
 
 def _telling(root: Root, sidecars: Sequence[str], heads: Mapping[str, Head], frames: Sequence[str]) -> list[str]:
-    """Those of ``sidecars`` that are about the clip of ``frames``, where one of them says something of it.
+    """The ``sidecars`` about the clip of ``frames``; empty if none of them gives a caption or an answer.
 
-    ``train.txt`` and ``train.json`` beside the pictures ``train/`` are more often lists of these than about a clip.
+    ``train.txt`` and ``train.json`` next to the pictures ``train/`` more often list those than describe a clip.
     """
     texts = [path for path in sidecars if heads[path].kind == "text" and not _lists(root, path, frames)]
     objects = {path: _fields(root, path) for path in sidecars if heads[path].kind in ("object", "lines")}
@@ -206,7 +207,7 @@ def _telling(root: Root, sidecars: Sequence[str], heads: Mapping[str, Head], fra
 
 
 def _fields(root: Root, path: str) -> dict[str, Any]:
-    """The one object in the JSON file at ``path``; empty where it holds something else."""
+    """The one object in the JSON file at ``path``; empty if it holds something else."""
     try:
         value = _json_sidecar(root, path)
     except RejectedError:
@@ -228,7 +229,7 @@ def _sidecars(paths: Iterable[str], heads: Mapping[str, Head]) -> list[str]:
 
 
 def _orphans(paths: Iterable[str], heads: Mapping[str, Head]) -> list[str]:
-    """Sidecars whose medium is absent; a JSON file is one only if it holds a triplet that names no media itself."""
+    """The sidecars whose medium is absent; a JSON file counts only if it holds a triplet that names no media."""
     return [
         path
         for path in paths

@@ -1,7 +1,7 @@
-"""Folders whose names are classes, as `datasets` calls them an image folder: ``train/cat/1.jpg`` shows a cat.
+"""Folders named after classes, the image folders of `datasets`: ``train/cat/1.jpg`` shows a cat.
 
-The answer is the name of the folder, as `datasets` has it for the label; the instruction comes from the pool of
-captions, and the id is the path. Only where it is asked for (``--format imagefolder``): most folders are named for
+The answer is the name of the folder, which `datasets` takes as the label; the instruction comes from the pool of
+captions, and the id is the path. Read only if asked for (``--format imagefolder``), since most folders are named for
 other things. Each folder of such folders (``train``, ``test``) is a source.
 """
 

@@ -1,15 +1,15 @@
 """LLaVA-Instruct and its kin: a JSON array (or JSON Lines) of records with ``conversations`` about a picture or clip.
 
-Every question with its answer is one triplet. The id is that of the record, with ``_0``, ``_1``, ... where a record
+Every question with its answer is one triplet. The id is that of the record, with ``_0``, ``_1``, ... if a record
 holds several. A record's media belong to the turns whose questions hold the placeholders (``<image>``; for a clip also
-``<video>``), and to the turns after them until others are shown. There must be as many placeholders as media, or none:
-then the media are shown first, which is noted.
+``<video>``), and to the turns after them until others are shown. There must be as many placeholders as media; with no
+placeholder at all, the media are shown first, which is noted.
 
-Accepted beside the documented form: whole numbers as ids and no id at all, no picture, a list of pictures (``image``
+Accepted besides the documented form: whole numbers as ids and no id at all, no picture, a list of pictures (``image``
 or ``images``), ``video`` and ``videos``, a placeholder at the end, a first turn that is not a question (skipped), the
 names ``messages``, ``role`` and ``content`` of chat files, their lists of parts, the speakers of ShareGPT (what
-``system`` says goes to ``meta``), and extra keys, which go to ``meta``. A record with sound is rejected: without it,
-its questions would be about nothing. Records without a conversation are read by the names of their fields (see `rows`).
+``system`` says goes to ``meta``), and extra keys, which go to ``meta``. A record with sound is rejected: the sound is
+what its questions are about. Records without a conversation are read by the names of their fields (see `rows`).
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
 
 
 def _pieces(spec: SourceSpec, root: Root) -> list[Piece]:
-    # CSV stays whole: only whoever has read all before it knows whether a line end is inside a cell.
+    # CSV stays whole: whether a line end is inside a cell depends on everything before it.
     return [piece for path in spec.files for piece in (cut_rows(root, path) or _cut_json(root, path))]
 
 
@@ -97,7 +97,7 @@ MANIFEST: Final = SourceFormat(
 
 
 def _cut_json(root: Root, path: str) -> list[Piece]:
-    """The pieces of a JSON file; one that is an object around several lists stays whole."""
+    """The pieces of a JSON file; an object around several lists stays whole."""
     match _all_lists(root, path, sniff(root, path)):
         case []:
             return cut_records(root, path)
@@ -108,7 +108,7 @@ def _cut_json(root: Root, path: str) -> list[Piece]:
 
 
 def _all_lists(root: Root, path: str, head: Head) -> list[str]:
-    """As `_lists`, also those of which the ``head`` saw nothing; costs a pass over the file."""
+    """`_lists`, and the lists that lie beyond the ``head``; costs a pass over the file."""
     seen = _lists(head)
     if not seen:
         return []
@@ -139,9 +139,9 @@ def _fits(path: str, head: Head) -> bool:
 
 
 def _lists(head: Head) -> list[str]:
-    """The lists of records in the file, where it is one JSON object around them (``{"version": 1, "data": [...]}``).
+    """The names of the lists of records, if the file is a JSON object around them (``{"version": 1, "data": [...]}``).
 
-    None where the object is a record itself.
+    Empty if the object is a record itself.
     """
     names = _names(head.kind, head.fields)
     columns = columns_of(names)
@@ -152,23 +152,23 @@ def _lists(head: Head) -> list[str]:
     for name in names:
         start = f"{name}[]."
         fields = {path.removeprefix(start): kind for path, kind in head.fields.items() if path.startswith(start)}
-        # Who speaks in a conversation lies too deep to be seen.
+        # The head does not reach as deep as the speakers of a conversation.
         if _is_row("array", fields) or any(fields.get(key) == "array" for key in CONVERSATION_FIELDS[:2]):
             found.append(name)
     return found
 
 
 def _is_row(kind: HeadKind, fields: Fields) -> bool:
-    """Whether the columns show something and say what, or ask and answer something.
+    """Whether the columns hold media and a text about them, or a question and its answer.
 
-    Only a CSV file may use other names for the latter: in JSON, a question without a picture mostly is one about a
-    picture that another file names.
+    Only a CSV file may use other names for question and answer: in JSON, a question without a picture is mostly about
+    a picture that another file names.
     """
     columns = columns_of(_names(kind, fields))
     if any("binary" in fields[column] for column, _ in columns.media) or picture_columns(fields):
         return False  # pictures inside the table: another format
     answers = columns.answers or columns.chosen or columns.places
-    if columns.by_id and not columns.instructions:  # an answer that another file asks for, or a class, is no caption
+    if columns.by_id and not columns.instructions:  # the answer to a question elsewhere, or a class, is no caption
         return not {"caption", "captions", "sentences", "description"}.isdisjoint(map(str.lower, columns.captions))
     if columns.media and (columns.captions or (columns.instructions and answers)):
         return True
@@ -176,12 +176,12 @@ def _is_row(kind: HeadKind, fields: Fields) -> bool:
 
 
 def _names(kind: HeadKind, fields: Fields) -> list[str]:
-    """The names of the columns; in the shape of JSON, what is inside them has names as well."""
+    """The names of the columns, without the fields that are nested inside JSON columns."""
     return [name for name in fields if kind in ("csv", "parquet") or (name and "." not in name and "[" not in name)]
 
 
 def _shown_columns(head: Head) -> str:
-    """The columns that tell what a row is, by name; beside those with other names, the field that they stand for."""
+    """The known columns, by name; for a column with another name, also the field that it stands for."""
     names = _names(head.kind, head.fields)
     for name in _lists(head)[:1]:
         inner = [path.removeprefix(f"{name}[].") for path in head.fields if path.startswith(f"{name}[].")]
@@ -208,7 +208,7 @@ def _csv_rows(root: Root, path: str) -> Iterator[Row]:
             continue
         if not fields:  # the columns of all rows are the same
             fields = field_names(row.fields)
-            if "instruction" not in fields.values():  # what is no answer to anything may be the number of a class
+            if "instruction" not in fields.values():  # without a question, a label may be the number of a class
                 fields |= {column: "label" for column in fields if column.strip().lower() == "label"}
             columns = {field: column for column, field in fields.items()}
         try:
@@ -225,7 +225,7 @@ def _in_cell(locate: Locate, columns: Mapping[str, str], steps: Sequence[str | i
 
 
 def _uncelled(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The row with the CSV cells that stand for lists and objects taken apart."""
+    """The row with the lists and objects parsed that its CSV cells hold."""
     fields = dict(row)
     for column in ("related", *MEDIA_FIELDS):
         if isinstance(row.get(column), str):

@@ -1,17 +1,17 @@
 """MIMIC-IT as released: ``XX_instructions.json``, the pictures beside it, and the optional ``XX_train.json``.
 
 - ``XX_instructions.json``: ``{"meta": {...}, "data": {id: {"instruction", "answer", "image_ids", "rel_ins_ids"}}}``.
-  One source for each; ``image_ids`` may be absent, empty, or a bare id. Other keys go to ``meta``. What our own export
-  adds to say which pictures are frames of clips is understood (see `mimicit_clips`).
+  One source for each; ``image_ids`` may be absent, empty, or a bare id. Other keys go to ``meta``. The field
+  ``mimicit_clips``, in which our own export says which pictures are frames of clips, is read (see `mimicit_ids`).
 - Pictures: ``XX.json`` (``{id: base64}``), ``XX.parquet``, or a folder of parquet parts (column ``base64``, the id in
-  the pandas index). Found by what they hold; matched by name, as ``XX``, else as the longest beginning of it
+  the pandas index). They are found by content and matched by name: ``XX``, else the longest prefix of it
   (``LA.json`` serves ``LACONV_instructions.json``), in the same folder first.
 - ``XX_train.json``: ``{id: [related ids]}``; selects the queries and overrides ``rel_ins_ids``.
 - A training list in YAML names the files of each set itself (see `mimicit_list`). Sets that it does not name are
-  sources all the same.
+  sources too.
 
-The files reach hundreds of gigabytes and are streamed. A picture is announced by id and place; ids are matched with
-their aliases (see `mimicit_ids`) by the build.
+The files reach hundreds of gigabytes and are streamed. A picture is yielded as an id and a place; the build matches
+ids with their aliases (see `mimicit_ids`).
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ _PICTURE_COLUMN: Final = "base64"
 _ID_COLUMNS: Final = ("__index_level_0__", "index", "__null_dask_index__")
 _KNOWN_KEYS: Final = frozenset({"instruction", "answer", "image_ids", "rel_ins_ids", CLIPS})
 _FIELDS_OF_RECORDS: Final = frozenset({"id", "answer", "caption", "text", "conversations", "image", "images"})
-"""What a record with a picture inside has, and no map of pictures by their ids."""
+"""Fields that only a record with an inline picture has, never a map of pictures by their ids."""
 _NO_OBJECT: Final = "an instruction must be an object"
-_ALIASED: Final = (b"SN_", b"\\u")  # how an id with aliases begins (see `instruction_aliases`), or may be written
+_ALIASED: Final = (b"SN_", b"\\u")  # how an id with aliases begins (see `instruction_aliases`), or an escape in it
 _BLOCK_BYTES: Final = 1 << 20
 _INSTRUCTIONS: Final = "_instructions"
 _TRAIN: Final = "_train"
@@ -67,11 +67,11 @@ _MEDIA_OF_GROUP: Final[dict[str, Callable[[Sequence[str]], tuple[MediaRef, ...]]
     "TEXT_ONLY": lambda ids: (),
     "VIDEO_TEXT": partial(media_of, is_clip=True),
 }
-"""What the groups of a training list make of the pictures of a record; without one, their ids say it."""
+"""How each group of a training list reads the pictures of a record; without a list, their ids decide."""
 
 
 def _role(path: str, head: Head) -> _Role | None:
-    """What the file is to MIMIC-IT, by its content; the name decides only where the content is empty."""
+    """The role of the file in MIMIC-IT, by its content; its name decides if the content is empty."""
     fields = head.fields
     if head.kind == "parquet":
         return "parquet pictures" if _PICTURE_COLUMN in fields and not fields.keys().isdisjoint(_ID_COLUMNS) else None
@@ -104,7 +104,7 @@ def _claim(root: Root, heads: Mapping[str, Head], *, force: bool = False) -> lis
 
 
 def _listed(root: Root, path: str, roles: Mapping[str, _Role | None]) -> Iterator[SourceSpec]:
-    """The sources of a training list; one whose files are not there is the list alone, for reading it to say why."""
+    """The sources of a training list; a set whose files cannot be used has the list as its only file, to report why."""
     try:
         sets = listed_sets(root, path, roles)
     except SourceError as error:
@@ -148,7 +148,7 @@ def _records(spec: SourceSpec, root: Root, ids: Lookup) -> Iterator[Item]:
 
 
 def _ids(spec: SourceSpec, root: Root) -> Iterator[Entry]:
-    """The ids of the instructions that may be named in another way."""
+    """The ids of the instructions that have aliases."""
     path = spec.files[0]
     if path not in spec.paths or is_list(kept_head(root, path)):
         return
@@ -165,7 +165,7 @@ def _ids(spec: SourceSpec, root: Root) -> Iterator[Entry]:
 
 
 def _may_hold_aliases(file: BinaryIO, piece: Piece | None) -> bool:
-    """Whether the bytes that ``piece`` says may spell an id with aliases, for a look at each id costs far more."""
+    """Whether the bytes of ``piece`` may spell an id with aliases; far cheaper than a look at each id."""
     start, end = (0, None) if piece is None else (piece.start, piece.end)
     file.seek(start)
     before, left = b"", end - start if end is not None else None
@@ -205,7 +205,7 @@ MIMICIT: Final = SourceFormat(
 def _picture_sets(roles: Mapping[str, _Role | None]) -> dict[tuple[str, str], tuple[str, ...]]:
     """The files of each set of pictures, by (folder, name); the parts of a parquet folder are one set named after it.
 
-    Where a set was published both as JSON and as parquet, the JSON file is taken.
+    If a set was published both as JSON and as parquet, the JSON file is taken.
     """
     sets: dict[tuple[str, str], tuple[str, ...]] = {}
     for wanted in ("json pictures", "parquet pictures"):
@@ -222,7 +222,7 @@ def _picture_sets(roles: Mapping[str, _Role | None]) -> dict[tuple[str, str], tu
 
 
 def _pictures_of(name: str, sets: Mapping[tuple[str, str], tuple[str, ...]]) -> tuple[str, ...]:
-    """The set of pictures that the instructions ``name`` (folder and all) speak about; empty if there is none."""
+    """The files of the pictures for the instructions ``name`` (with its folder); empty if there are none."""
     folder, stem = folder_of(name), name.rpartition("/")[2]
     fitting = [key for key in sets if key[1] and stem.startswith(key[1])]
     if not fitting:
@@ -243,7 +243,7 @@ def _instructions(spec: SourceSpec, root: Root, path: str, ids: Lookup) -> Itera
 
 
 def _data(file: BinaryIO, path: str, piece: Piece | None) -> Iterator[tuple[JsonCursor, Iterator[None]]]:
-    """A cursor, and its steps from member to member of the ``data`` in ``file``, or in the range ``piece`` of it."""
+    """A cursor, and its steps through the members of ``data`` in ``file``, or through those in the range ``piece``."""
     if piece is not None and piece.end is not None:
         cursor = JsonCursor(file, path, start=piece.start, end=piece.end)
         yield cursor, cursor.entries_left()
@@ -262,7 +262,7 @@ def _data(file: BinaryIO, path: str, piece: Piece | None) -> Iterator[tuple[Json
 
 
 def _rows(cursor: JsonCursor, path: str, members: Iterable[None]) -> Iterator[tuple[str, Row]]:
-    """The ``members`` through which ``cursor`` steps, each with its id, which is empty where it is none."""
+    """The ``members`` through which ``cursor`` steps, each with its id, which is empty if it is not valid."""
     for _ in members:
         run = cursor.run(MAX_RECORD_BYTES)
         values = parsed_run(b"{%b}" % run) if run else None

@@ -4,9 +4,9 @@ The released files do not always agree on ids: zeros, an infix ``00_``, a double
 pictures and of related instructions, are those that users of the data report; they are tried after the id itself, in
 the order given.
 
-A related id whose set is known for that (see `instruction_aliases`) is looked up among the ids of the instructions.
+Related ids of the sets with such differences (see `instruction_aliases`) are looked up among the ids of instructions.
 
-What MIMIC-IT itself cannot say of clips, ``mimicit export --to mimicit`` adds to an instruction::
+``mimicit export --to mimicit`` adds to an instruction what MIMIC-IT itself cannot say about clips::
 
     "image_ids": ["IMG_a", "DC_IMG_b_0000", "DC_IMG_b_0001"],
     "mimicit_clips": [{"first": 1, "frames": 2, "timestamps_s": [0.0, 0.4], "duration_s": 0.8}]
@@ -43,7 +43,7 @@ __all__ = [
 _FRAMES_PER_S: Final = 1.0  # DC, TVC and E4D publish their clips as pictures at one frame a second
 _CLIP_SETS: Final = ("DC_", "E4D_", "TVC_")
 
-_LONGEST_KNOWN: Final = 100  # characters of an id that is remembered with its aliases
+_LONGEST_KNOWN: Final = 100  # characters; a longer id is not cached with its aliases
 
 _LA: Final = re.compile(r"(?:LA_(?:00_)?IMG_)?(\d{1,12})", re.ASCII)
 _CGD: Final = re.compile(r"CGD_IMG_(\d{1,16})", re.ASCII)
@@ -105,7 +105,7 @@ def instruction_aliases(id: str) -> tuple[str, ...]:
 
 
 def _with_and_without_infix(kind: str, match: re.Match[str]) -> list[str]:
-    """The four names of a SN id: with and without ``00_`` in front of its kind, and behind the name of its scene."""
+    """The four names of an SN id: with and without ``00_`` before its kind, and after the name of its scene."""
     scene, rest = match[1], match[2]
     return [f"SN_{outer}{kind}_{scene}_{inner}{rest}" for outer in ("", "00_") for inner in ("", "00_")]
 
@@ -115,7 +115,7 @@ def media_of(ids: Sequence[str], *, is_clip: bool | None = None) -> tuple[MediaR
 
     Several ids of DC, E4D or TVC are the frames of one clip, a second apart; a single one is a picture. All other
     ids are pictures: the left and the right one (SD, CGD), those of a story (VST), the views of a room (SN).
-    ``is_clip`` says it where the publisher does, whatever the ids.
+    ``is_clip``, if the publisher states it, overrides what the ids say.
     """
     pictures = [_picture(id) if len(id) <= _LONGEST_KNOWN else _picture.__wrapped__(id) for id in ids]
     if len(ids) > 1 and (all(map(names_clip, ids)) if is_clip is None else is_clip):
@@ -129,7 +129,7 @@ def _picture(id: str) -> MediaRef:
 
 
 def names_clip(id: str) -> bool:
-    """Whether the id, of a picture or an instruction, is one of the sets that publish clips as pictures."""
+    """Whether the id of a picture or an instruction belongs to a set that publishes clips as pictures."""
     return id.startswith(_CLIP_SETS)
 
 
@@ -147,9 +147,9 @@ def conversation_of(id: str) -> tuple[str, int] | None:
 
 
 def resolved_ids(ids: Sequence[str], known: Lookup) -> tuple[str, ...]:
-    """``ids``, each as the first of its aliases that is the id of an instruction; as it is if none is one.
+    """``ids``, each replaced by its first alias that is the id of an instruction, if there is one.
 
-    ``known`` are the ids of the instructions, of those that have aliases.
+    ``known`` holds the ids of the instructions that have aliases.
     """
     return tuple(id if len(names := instruction_aliases(id)) == 1 else _first_of(names, known) for id in ids)
 
@@ -159,7 +159,7 @@ def _first_of(names: Sequence[str], known: Lookup) -> str:
 
 
 def media_with_clips(ids: Sequence[str], clips: object) -> tuple[MediaRef, ...]:
-    """The media that ``ids`` name, given the field `CLIPS`; `RejectedError` ``malformed`` where it does not fit."""
+    """The media that ``ids`` name, given the field `CLIPS`; `RejectedError` ``malformed`` if it does not fit them."""
     if not isinstance(clips, list):
         raise RejectedError("malformed", f"{CLIPS} must be a list, not {shown(clips)}")
     pictures = media_of(ids, is_clip=False)

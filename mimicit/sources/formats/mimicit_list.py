@@ -11,8 +11,8 @@
         task_description: A talk about a picture.
 
 Each name is one source. The group says what several pictures of a record are: the frames of a clip in VIDEO_TEXT,
-pictures in the other groups, and in TEXT_ONLY none is shown. A path is taken from the folder of the list, else from
-``--src``; the folders at its beginning may be those of another machine. ``num_samples`` limits the queries (-1: all).
+pictures in the other groups; TEXT_ONLY shows no pictures. A path is relative to the folder of the list, else to
+``--src``; its leading folders may be those of another machine. ``num_samples`` limits the queries (-1: all).
 
 The file is read as plain scalars in mappings. Aliases, which could make a few bytes a gigabyte, tags and documents of
 any other shape are refused.
@@ -46,7 +46,7 @@ _NULLS: Final = frozenset({"", "~", "null", "Null", "NULL", "None"})
 class ListedSet:
     """One entry of a list.
 
-    ``files`` are those that it names, the instructions first; ``fault`` says in words why they cannot be used.
+    ``files`` are the files that it names, the instructions first; ``fault`` says in words why they cannot be used.
     ``limit`` is the largest number of queries, None for all.
     """
 
@@ -63,9 +63,9 @@ def is_list(head: Head) -> bool:
 
 
 def listed_sets(root: Root, path: str, files: Collection[str]) -> list[ListedSet]:
-    """The sets of the list at ``path``, in its order; ``files`` are all that exist.
+    """The sets of the list at ``path``, in its order; ``files`` are all files that exist.
 
-    `SourceError` where it is no list.
+    `SourceError` if it is not a list.
     """
     return [
         _listed(name, group, fields, folder_of(path), files)
@@ -100,7 +100,7 @@ def _limit(written: str) -> int | None:
 
 
 def _found(key: str, written: str, folder: str, files: Collection[str]) -> list[str]:
-    """The file that ``written`` names, or the parts in a folder of that name; the longest end of the path wins."""
+    """The file that ``written`` names, or the parts in a folder of that name; its longest suffix that exists wins."""
     steps = [step for step in written.split("/") if step not in ("", ".")]
     if ".." in steps:
         steps = steps[len(steps) - steps[::-1].index("..") :]
@@ -142,7 +142,7 @@ def _groups(root: Root, path: str) -> dict[str, dict[str, dict[str, str]]]:
 
 
 def _refuse_tricks(text: bytes, path: str) -> None:
-    """Look at the events alone, before anything is built of them."""
+    """Raise `SourceError` for anchors and deep nesting, from the events alone, before anything is built of them."""
     import yaml
 
     depth = 0

@@ -1,7 +1,7 @@
 """MiniGPT-4's aligned captions: ``{"annotations": [{"image_id": "2", "caption": "..."}]}``, pictures in ``image/``.
 
-``image_id`` is the name of the picture without its extension, and the id of the triplet; of several captions of one
-picture, the ids are told apart by a number. The instruction comes from a fixed pool, picked by a hash of the id.
+``image_id`` is the name of the picture without its extension, and the id of the triplet; a number tells the ids of
+several captions of one picture apart. The instruction comes from a fixed pool, picked by a hash of the id.
 """
 
 from __future__ import annotations

@@ -4,11 +4,11 @@ In a tar, as OpenFlamingo packs them, each ``{key}.json`` is a document whose pi
 
 The documents of one folder are one source. ``text_list`` are the sentences; each entry of ``image_info`` belongs to the
 sentence ``matched_text_index`` and is shown right before it, several in their published order. Pictures lie in a file
-called ``image_name`` (see `finding`; in a folder called like the shard first), in an uncompressed tar of pictures
-beside the documents, or inline as ``image_base64`` (of a file that is not zipped).
+called ``image_name`` (see `finding`; first in a folder named after the shard), in an uncompressed tar of pictures
+next to the documents, or inline as ``image_base64`` (unless the file is zipped).
 
-The usual policy holds (see `Mmc4Options`): a picture is shown if its ``matched_sim`` is at least 0.24 and its file has
-more than 10 kB, and at most five of a document. Every other picture is counted as a reject of scope ``media``. The
+The usual policy applies (see `Mmc4Options`): a picture is shown if its ``matched_sim`` is at least 0.24 and its file
+has more than 10 kB, at most five per document. Every other picture is counted as a reject of scope ``media``. The
 similarity matrix is not kept; ``url`` and unknown fields go to ``meta``.
 """
 
@@ -74,8 +74,8 @@ class Mmc4Options:
 class _Pictures:
     """Where the pictures of one file of documents are looked for, and which of them are shown.
 
-    ``folders`` are those that are called like the published shard, or as usual. ``is_zipped``: none of them can be
-    inline.
+    ``folders`` are the names of folders to try: that of the published shard, and the usual one. If the documents are
+    zipped (``is_zipped``), no picture can be inline.
     """
 
     root: Root
@@ -103,7 +103,7 @@ def _claim(root: Root, heads: Mapping[str, Head], *, force: bool = False) -> lis
 
 
 def _is_documents(path: str, head: Head) -> bool:
-    if head.kind == "zip" and not head.shapes:  # cannot be looked into; the name is as published, and reading says why
+    if head.kind == "zip" and not head.shapes:  # unreadable: go by the published name, and let reading say why
         name = path.rpartition("/")[2]
         return name.startswith("docs_") and name.endswith(".jsonl.zip")
     return head.kind in ("lines", "zip", "tar") and head.any(_is_document)
@@ -119,7 +119,7 @@ def _is_document(fields: Fields) -> bool:
 
 
 def _tars(root: Root, heads: Mapping[str, Head], folder: str, documents: list[str]) -> list[str]:
-    """The tars called like the documents, then those in their folder, or in its ``images``, that hold pictures."""
+    """The tars named like the documents, then the tars of pictures in their folder or in its ``images``."""
     namesakes = [path for path in (_stem(document) + TAR for document in documents) if path in heads]
     found = picture_tars(root, heads, (folder, f"{folder}/images".lstrip("/")))
     return [path for path in dict.fromkeys((*namesakes, *found)) if path not in documents]
@@ -253,7 +253,7 @@ def _placed(
 
 
 def _place(info: object, sentences: int, min_similarity: float) -> int:
-    """The sentence that the picture belongs to; `RejectedError` where it belongs to none closely enough."""
+    """The sentence that the picture belongs to; `RejectedError` if there is none, or it is not similar enough."""
     if not isinstance(info, dict):
         raise RejectedError("malformed", f"must be an object, not {shown(info)}")
     place, similarity = info.get("matched_text_index"), info.get("matched_sim")
@@ -267,7 +267,7 @@ def _place(info: object, sentences: int, min_similarity: float) -> int:
 
 
 def _located(info: Mapping[str, Any], span: Span | None, line: Line, pictures: _Pictures) -> tuple[Locator, int]:
-    """Where the picture lies, and its size in bytes (about, where it is inline)."""
+    """Where the picture lies, and its size in bytes (an estimate if it is inline)."""
     if info.get(_INLINE):
         if span is None:
             raise RejectedError("malformed", f"{_INLINE} must be text, not {shown(info[_INLINE])}")
@@ -296,7 +296,7 @@ def _origin(locator: Locator, line: Line, number: int, name: object) -> str:
 
 
 def _inline_spans(line: Line) -> dict[int, Span]:
-    """Where the inline pictures of a document stand in its line, by their number in ``image_info``."""
+    """The spans of the inline pictures of a document in its line, by their number in ``image_info``."""
     if line.raw is None or _INLINE.encode() not in line.raw:
         return {}
     spans: dict[int, Span] = {}
@@ -313,7 +313,7 @@ def _inline_spans(line: Line) -> dict[int, Span]:
 
 
 def _inline_span(cursor: JsonCursor) -> Span | None:
-    """Pass one entry of ``image_info``; where its inline picture stands, if it has one."""
+    """Step over one entry of ``image_info`` and return the span of its inline picture, if it has one."""
     found: Span | None = None
     if cursor.peek() != b"{":
         cursor.value(keep_bytes=0)

@@ -1,13 +1,13 @@
 """OBELICS: web documents as parquet rows, whose pictures are URLs; and the files that these were downloaded to.
 
 ``images`` and ``texts`` are lists of equal length with exactly one of the two in each slot, in reading order; an image
-is its URL. ``general_metadata`` is a JSON text; where it is an object, it goes to ``meta``. The parquet files of one
+is its URL. ``general_metadata`` is a JSON text; if it is an object, it goes to ``meta``. The parquet files of one
 folder are one source.
 
 Nothing is fetched. A map says where the picture of a URL lies: the parquet tables that img2dataset writes (``url``,
-``key``, ``status``; of ``00000.parquet`` the pictures are ``00000/{key}.jpg``, members of ``00000.tar``, or
-``{key}.jpg`` beside it), or a table (parquet, CSV, JSON Lines) with the columns ``url`` and ``path``. The maps are
-those beneath the folder of the documents, else beneath the folder above it, and so on. They are joined on disk.
+``key``, ``status``; the pictures of ``00000.parquet`` are ``00000/{key}.jpg``, members of ``00000.tar``, or
+``{key}.jpg`` next to it), or a table (parquet, CSV, JSON Lines) with the columns ``url`` and ``path``. Maps are looked
+for beneath the folder of the documents, else beneath the folder above it, and so on. They are joined on disk.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _is_documents(fields: Mapping[str, str]) -> bool:
 
 
 def _is_map(head: Head) -> bool:
-    """Whether the table is a map; one of img2dataset that has captions is a set of its own (see `webdataset`)."""
+    """Whether the table is a map; an img2dataset table with captions is a set of its own (see `webdataset`)."""
     fields = head.fields.keys()
     if head.kind not in _TABLES or "url" not in fields or "caption" in fields:
         return False
@@ -119,7 +119,7 @@ def _holds_documents(root: Root, path: str) -> bool:
 
 
 def _repeated(spec: SourceSpec, entry: Entry) -> Reject | None:
-    """Of two downloads of a URL nothing is lost; of two pictures of a name in a tar, the second one is."""
+    """The reject of a second picture of one name in a tar; None for a second download of a URL, which loses nothing."""
     return repeated_picture(spec, entry) if "\0" in entry.key else None
 
 
@@ -193,7 +193,7 @@ def _slots(row: Mapping[str, Any]) -> list[tuple[object, object]]:
 
 
 def _checked_slot(number: int, url: object, text: object, root: Root, downloads: Lookup) -> Slot:
-    """The text or the picture of one slot; a picture that there is none of is an error to return, not to raise."""
+    """The text or the picture of one slot; the error of a picture that cannot be used is returned, not raised."""
     if (url is None) == (text is None):
         raise RejectedError("malformed", f"slot {number} must hold either a text or a picture")
     if url is None:
@@ -228,7 +228,7 @@ def _of_img2dataset(key: str, shard: str, root: Root, downloads: Lookup) -> Medi
 
 
 def _general_metadata(value: object) -> dict[str, Any]:
-    """The object that the JSON text ``value`` spells; published rows also have ``"[]"`` there."""
+    """The object in the JSON text ``value``; empty if it is another value: published rows also have ``"[]"``."""
     if value is None:
         return {}
     if not isinstance(value, str):

@@ -1,8 +1,8 @@
 """Tables of samples (see `mimicit.sample_table`): what `to_datasets` and ``mimicit export --to hub`` make of shards.
 
-Read as `shards` are: every triplet is one record, ``related`` are the ids of a query's context, and
-``--context related`` gives the same samples again. Each name in the column ``source`` is a source again. Parquet and
-Arrow; the parts of one split (``train-00000-of-00005.parquet``) belong together.
+They are read as `shards` are: every triplet is one record, ``related`` are the ids of a query's context, and
+``--context related`` gives the same samples again. Each name in the column ``source`` is a source again. Tables are
+parquet or Arrow; the parts of one split (``train-00000-of-00005.parquet``) belong together.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _claim(root: Root, heads: Mapping[str, Head], *, force: bool = False) -> lis
 
 
 def _beside(heads: Mapping[str, Head], split: TableSplit) -> tuple[str, ...]:
-    """What an export puts beside its tables: the card and the contact sheet, in the folder above them."""
+    """The card and the contact sheet that an export writes into the folder above its tables, if they are there."""
     above = folder_of(folder_of(split.files[0]))
     return tuple(path for name in _CARD if (path := f"{above}/{name}".lstrip("/")) in heads)
 
@@ -65,7 +65,7 @@ def _is_one(head: Head) -> bool:
 
 
 def _sources_in(root: Root, paths: Sequence[str], kind: str) -> list[str]:
-    """The names in the column ``source``, sorted; one without a name where a table is damaged."""
+    """The names in the column ``source``, sorted; one empty name if a table is damaged."""
     try:
         names = {name for path in paths for name in value_apart(root, path, _names, kind)}
     except SourceError:
@@ -89,7 +89,7 @@ def _names(file: BinaryIO, path: str, kind: str) -> list[str]:
 
 def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
     tables = [(path, kind) for path in spec.paths if (kind := sniff(root, path).kind) in _TABLES]
-    # A row that cannot be read says nothing of its source, so one of them answers for it.
+    # The source of a row that cannot be read is unknown, so only the first source reports it.
     answers = _sources_in(root, [path for path, _ in tables], tables[0][1])[0] == spec.part if tables else True
     with ShardTriplets() as triplets:
         for path, kind in tables:
@@ -130,7 +130,7 @@ def _sample(row: Row) -> Sample:
 
 
 def _media(sample: Sample, row: Row) -> list[MediaRef]:
-    """The media of ``sample``, each of as many of the row's pictures as it has checksums."""
+    """The media of ``sample``; each takes as many of the row's pictures as it has checksums."""
     parts = [part for ref in row.media for part in ref.parts if getattr(part, "column", PICTURES) == PICTURES]
     if (said := sum(len(medium.files) for medium in sample.media)) != len(parts):
         raise RejectedError("schema", f"media_info tells of {said} pictures and frames, media holds {len(parts)}")

@@ -1,7 +1,7 @@
-"""The triplets behind the samples of shards, each once, gathered on disk while the shards are read.
+"""The triplets in the samples of shards, each once, gathered on disk while the shards are read.
 
-A triplet stands in as many samples as it is context of. Only after the last sample is it known whether it is ever asked
-about and what it shows. SQLite holds them in a file of its own that nobody else sees; memory stays at its page cache.
+A triplet is repeated in every sample that it is context of. Whether it is ever a query, and what it shows, is known
+only after the last sample. SQLite holds the triplets in a private file; memory is limited to its page cache.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _COLUMNS: Final = "id, place, instruction, answer, media, is_query, related, met
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredTriplet:
-    """One triplet as the samples tell it; the fields are those of `RawTriplet`."""
+    """One triplet as the samples describe it; the fields are those of `RawTriplet`."""
 
     id: str
     place: str
@@ -60,7 +60,7 @@ class StoredTriplet:
 
 @dataclass(frozen=True, slots=True)
 class _Shown:
-    """One medium: what it is, by which two are compared, and one of the places where it lies."""
+    """One medium: what it is, which equality compares, and one of the places where it lies, which it ignores."""
 
     kind: MediaKind
     sha256: tuple[str, ...]
@@ -74,7 +74,7 @@ class ShardTriplets:
     """The triplets of all samples added so far; iterating gives them in the order of their samples."""
 
     def __init__(self) -> None:
-        self._db = sqlite3.connect("", isolation_level=None)  # a private file, which ends with the connection
+        self._db = sqlite3.connect("", isolation_level=None)  # a private file, deleted with the connection
         self._db.executescript(_TABLE)
         self._db.execute("BEGIN")
         self._number = 0
@@ -90,7 +90,7 @@ class ShardTriplets:
     def add(self, sample: Sample, media: Sequence[MediaRef], place: str) -> None:
         """Note the triplets of ``sample``, whose media lie at ``media``.
 
-        `RejectedError` ``duplicate_id`` where its query was the query of another sample; its context is noted.
+        `RejectedError` ``duplicate_id`` if its query was the query of an earlier sample; its context is still noted.
         """
         self._number += 1
         shown = [_shown(ref, stored.sha256) for ref, stored in zip(media, sample.media, strict=True)]
@@ -203,13 +203,13 @@ def _part_from_json(value: dict[str, Any]) -> InTar | InParquet | InArrow:
 
 
 def check_shown(sample: Sample, name: str) -> None:
-    """`RejectedError` where the triplets of ``sample``, called ``name``, do not show each medium once, in order."""
+    """Raise `RejectedError` if the triplets of ``sample``, called ``name``, do not show each medium once, in order."""
     if [index for triplet in sample.triplets for index in triplet.media] != list(range(len(sample.media))):
         raise RejectedError("schema", f"{name}: its triplets do not show each of its media once, in order")
 
 
 def record_of(triplet: StoredTriplet) -> RawTriplet:
-    """The record of ``triplet``, whose texts and fields are as little to be trusted as those of any other file."""
+    """The record of ``triplet``, whose texts and fields are checked like those of any other file."""
     parts = tuple((count, checked_answer(text)) for count, text in triplet.parts)
     return RawTriplet(
         id=checked_id(triplet.id),

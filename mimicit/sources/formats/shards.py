@@ -1,15 +1,15 @@
 """Shards of our own: a folder that a build has finished, or single shard files, to be built again with other options.
 
-Every triplet of the samples is one record, however many samples it stands in; the first that shows it tells what it
-is, and its own sample tells more where it is a query. ``related`` are the ids of a query's context, nearest first, so
+Every triplet of the samples is one record, however many samples hold it. It is read from the first sample that shows
+it and, if it is a query, from its own sample. ``related`` are the ids of a query's context, nearest first, so
 ``--context related`` gives the same samples again. A triplet that is never a query is context only (``is_query``
 false). A clip is its stored frames with their times and its duration; a document is a record with parts.
 
-Each source of a finished folder is a source again, by the same name; its samples are found by the index, where there is
+Each source of a finished folder is a source again, by the same name; its samples are found by the index, if there is
 one. Shard files without a manifest are one source.
 
-The index is as little to be trusted as any other input. It must list as many samples of each shard as the manifest
-says, so that none is missed; that it tells the truth of a sample is checked when the sample is read.
+The index is not trusted, as no input is. It must list as many samples of each shard as the manifest says, so that none
+is missed; what it says of a sample is checked when the sample is read.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _fits(fields: Fields) -> bool:
 
 
 def _sources_in(root: Root, path: str) -> list[str]:
-    """The sources that the samples of a finished folder came from; one without a name where its manifest is damaged."""
+    """The sources that the samples of a finished folder came from; one empty name if its manifest is damaged."""
     try:
         return [source["name"] for source in _manifest(root, path)["sources"] if source["out"]] or [""]
     except SourceError:
@@ -90,7 +90,7 @@ def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
     manifest, index = (_beside(spec, name) for name in (_MANIFEST, _INDEX))
     if manifest is not None:
         _check_complete(spec, root, manifest)
-    # What cannot be read says nothing of its source, so one of them answers for it.
+    # The source of what cannot be read is unknown, so only the first source reports it.
     answers = manifest is None or _sources_in(root, manifest)[0] == spec.part
     with ShardTriplets() as triplets:
         if manifest is not None and index is not None:
@@ -121,7 +121,7 @@ def _beside(spec: SourceSpec, name: str) -> str | None:
 def _gather_indexed(
     spec: SourceSpec, root: Root, samples: Iterable[IndexedSample], triplets: ShardTriplets
 ) -> Iterator[Reject]:
-    """Add the ``samples``, all of which belong to ``spec``; what cannot be added is a reject."""
+    """Add the ``samples``, all of which belong to ``spec``; yield a reject for each that cannot be added."""
     for sample in samples:
         place = f"{sample.path}#{sample.key}"
         try:
@@ -136,9 +136,9 @@ def _gather_indexed(
 
 
 def _gather(spec: SourceSpec, root: Root, path: str, triplets: ShardTriplets, *, answers: bool) -> Iterator[Reject]:
-    """Add the samples of one shard that belong to ``spec``; what cannot be added is a reject.
+    """Add the samples of one shard that belong to ``spec``; yield a reject for each that cannot be added.
 
-    ``answers`` says whether this includes what cannot be read so far as to tell its source.
+    With ``answers``, this includes samples that are too damaged to tell their source.
     """
     for sample in tar_samples(root, path):
         if isinstance(sample, RejectedError):
@@ -222,7 +222,7 @@ class IndexedSample:
 def indexed_samples(root: Root, path: str, source: str, manifest: Mapping[str, Any]) -> Iterator[IndexedSample]:
     """The samples of ``source`` in the index at ``path``, in its order.
 
-    `SourceError` where it is damaged, is none of ours, or does not list what the ``manifest`` of its folder does.
+    `SourceError` if it is damaged, is not one of ours, or does not list what the ``manifest`` of its folder lists.
     """
     if not set(_COLUMNS) <= parquet_columns(root, path).keys():
         raise _fault(path, f"lacks one of the columns {', '.join(_COLUMNS)}")

@@ -1,7 +1,7 @@
 """Video-ChatGPT: ``[{"q": "...", "a": "...", "video_id": "v_k_ZXmr8pmrs"}]``; one record is one triplet.
 
-``video_id`` is the name of the clip, with its extension or without (see `finding`). The id of a record is a hash of it,
-for many ask about one clip.
+``video_id`` is the name of the clip, with its extension or without (see `finding`). The id of a record is a hash of the
+record, because many records ask about one clip.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""VideoChat2: ``[{"video": "a.mp4", "QA": [{"i": "...", "q": "...", "a": "..."}]}]``; of pictures with ``image``.
+"""VideoChat2: ``[{"video": "a.mp4", "QA": [{"i": "...", "q": "...", "a": "..."}]}]``; pictures use ``image``.
 
 ``QA`` is one conversation about the clip. The instruction of a turn is ``i`` and ``q``, each on a line of its own;
 either may be empty or absent. A record that is about a part of its clip (``start``, ``end``) is rejected: shown whole,
@@ -60,7 +60,7 @@ def _turns(row: Mapping[str, Any]) -> list[Turn]:
 
 
 def _question(turn: Mapping[str, Any]) -> object:
-    """``i`` and ``q`` as one text; what is no text is handed on as it is, to be refused."""
+    """``i`` and ``q`` as one text; a part that is not text is returned as it is, to be rejected later."""
     parts = [turn[key] for key in ("i", "q") if turn.get(key) not in (None, "")]
     return next((part for part in parts if not isinstance(part, str)), "\n".join(map(str, parts)))
 

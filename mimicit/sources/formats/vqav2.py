@@ -1,12 +1,13 @@
 """VQAv2: a file of questions, and a file with their answers, joined by ``question_id``.
 
-The answers are those of the same ``data_subtype``, in the folder of the questions first, then the file with the most
-similar name; a test split has none, and each of its questions is a reject. The answer of a triplet is
-``multiple_choice_answer``, or the most frequent of ``answers`` where there is none, as in OK-VQA; ``answers`` (those of
+The file of answers has the same ``data_subtype``; one in the folder of the questions is preferred, then the one with
+the most similar name. A test split has none, and each of its questions is a reject. The answer of a triplet is
+``multiple_choice_answer`` or, if that is absent as in OK-VQA, the most frequent of ``answers``; ``answers`` (those of
 all ten people), ``question_type`` and ``answer_type`` go to ``meta``.
 
-Pictures are ``COCO_{data_subtype}_{image_id:012d}.jpg``, or without the prefix as COCO 2017 has it, in a folder called
-``{data_subtype}`` first, and then as by all formats (see `finding`). The answers wait on disk for their questions.
+Pictures are ``COCO_{data_subtype}_{image_id:012d}.jpg``, or without the prefix as in COCO 2017, looked for first in a
+folder ``{data_subtype}``, then where all formats look (see `finding`). The answers are kept on disk until their
+questions are read.
 """
 
 from __future__ import annotations
@@ -147,7 +148,7 @@ VQAV2: Final = SourceFormat(
 
 
 def _ids(rows: Iterable[Row]) -> Iterator[str]:
-    """The ids of those questions that have one."""
+    """The ids of the questions, skipping those without a valid one."""
     for row in rows:
         if isinstance(row.fields, dict):
             with suppress(RejectedError):
@@ -159,7 +160,7 @@ def _question_id(row: Mapping[str, Any]) -> str:
 
 
 def _answer_json(row: Mapping[str, Any]) -> tuple[str, bool]:
-    """What is kept of an annotation, and whether null stands there for NaN."""
+    """The JSON kept of an annotation, and whether it has null in place of NaN."""
     people = row.get("answers", [])
     if not isinstance(people, list) or not all(isinstance(person, dict) for person in people):
         raise RejectedError("malformed", f"answers must be a list of objects, not {shown(people)}")

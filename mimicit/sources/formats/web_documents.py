@@ -1,11 +1,11 @@
 """From the pictures and texts of a web page, in reading order, to one interleaved document.
 
 A chunk of a document is a run of pictures with all the text up to the next picture. Pictures that cannot be used are
-left out, each with a reject of scope ``media``; the document is kept as long as one is left.
+left out, each with a reject of scope ``media``; the document is kept as long as one picture is left.
 
-Pictures that a record names may lie in a tar: which archives hold them, and where in there each one is. They wait on
-disk for those that name them (`mimicit.sources.format.Join`), and `tar_members` limits how many an archive has, so
-memory does not grow with it.
+Pictures that a record names may lie in a tar. Their places in the archives are found first and kept on disk for the
+records (`mimicit.sources.format.Join`), and `tar_members` limits the members of an archive, so memory does not grow
+with it.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _MEMBERS_LOOKED_AT: Final = 64
 def document_items(
     spec: SourceSpec, pieces: Sequence[Slot], *, id: str, place: str, between: str, meta: Mapping[str, Any]
 ) -> Iterator[RawTriplet | Reject]:
-    """The document of ``pieces`` and a reject for each picture it loses; or the reject of the record, last.
+    """A reject for each picture that the document of ``pieces`` loses, then the document, or its own reject.
 
     ``between`` joins the texts of one chunk. Pictures that no text follows are lost: a model has nothing to learn from
-    them. A document without a usable picture is rejected as ``no_media``, one without text as ``empty_answer``.
+    them. A document without a usable picture is rejected as ``no_media``, a document without text as ``empty_answer``.
     """
     media = [piece for piece in pieces if isinstance(piece, MediaRef)]
     lost = [piece for piece in pieces if isinstance(piece, RejectedError)]
@@ -73,13 +73,13 @@ def document_items(
 
 
 def picture_tars(root: Root, heads: Mapping[str, Head], folders: Collection[str]) -> list[str]:
-    """The archives right in ``folders`` that hold pictures and, as far as a look goes, nothing else; sorted."""
+    """The archives directly in ``folders`` whose first members are all pictures, sorted."""
     found = [path for path in heads if path.lower().endswith(TAR) and folder_of(path) in folders]
     return sorted(path for path in found if _holds_pictures(root, path))
 
 
 def tarred_entries(spec: SourceSpec, root: Root, path: str, *, prefix: str = "") -> Iterator[Entry | Reject]:
-    """The pictures of the tar at ``path``, to be looked up by ``prefix`` and their names without folders.
+    """The pictures of the tar at ``path``; the key of each is ``prefix`` and its name without folders.
 
     Yields a reject of scope ``media`` for every member that is refused.
     """
@@ -92,14 +92,14 @@ def tarred_entries(spec: SourceSpec, root: Root, path: str, *, prefix: str = "")
 
 
 def repeated_picture(spec: SourceSpec, entry: Entry) -> Reject:
-    """The reject of one of the `tarred_entries` whose name came before."""
+    """The reject of an entry of `tarred_entries` whose name came before."""
     name = entry.place[len(f"{orjson.loads(entry.value)[0]}#") :]
     detail = f"a picture called {name!r} was there before; the first one keeps the name"
     return spec.reject("duplicate_id", place=entry.place, detail=detail, scope="media")
 
 
 def tarred_picture(table: Lookup, name: str) -> InTar | None:
-    """Where the picture lies that is one of the `tarred_entries` as ``name`` (with its prefix)."""
+    """Where the picture lies that `tarred_entries` lists as ``name`` (with its prefix); None if it lists none."""
     where = table.get(name)
     return None if where is None else InTar(*orjson.loads(where))
 

@@ -3,17 +3,17 @@
 A sample is the members whose names are the same up to the first dot (see `tar_samples`): ``00001.jpg``, ``00001.txt``,
 ``00001.json``.
 
-- Pictures: every member with the extension of one, shown in the order of the tar; or those that the option
-  ``pictures`` names.
+- Pictures: every member with the extension of a picture or clip, shown in the order of the tar; or only those that the
+  option ``pictures`` names.
 - ``.json`` with a conversation, an ``answer``, or a question that it answers, is a record as anywhere (see `rows`).
 - Otherwise ``.txt`` is the caption, or else ``.text``, ``.caption``, the ``caption`` of the ``.json``, or the class in
   ``.cls``. Its instruction comes from a fixed pool, picked by a hash of the id. The fields of the ``.json`` go to
-  ``meta``, and those of other members are passed over.
-- The id is the name of the tar and the common name, folder and all: ``00000.tar/00001``. So tars may use the same
-  names, and no id changes when another tar comes into the folder. ``related`` names samples of the same tar.
+  ``meta``; other members are ignored.
+- The id is the name of the tar and the common name with its folder: ``00000.tar/00001``. So tars may use the same
+  names, and no id changes when another tar is added to the folder. ``related`` names samples of the same tar.
 
-The tars of one folder are one source; beside them may lie what img2dataset writes of its downloads. A sample without a
-picture or clip, or without a text, is a reject.
+The tars of one folder are one source; what img2dataset writes about its downloads may lie next to them. A sample
+without a picture or clip, or without a text, is a reject.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _MOST_SUFFIXES: Final = 6
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebdatasetOptions(PlaceholderOptions):
     """``pictures`` are the suffixes of the members that are shown, such as ``jpg``, or patterns of them, such as
-    ``*.jpg``; none: all pictures and clips. ``classes`` are the names of the classes that ``.cls`` counts, from 0.
+    ``*.jpg``; none: all pictures and clips. ``classes`` are the names of the classes that ``.cls`` numbers from 0.
     """
 
     pictures: tuple[str, ...] = ()
@@ -78,13 +78,13 @@ def _claim(root: Root, heads: Mapping[str, Head], *, force: bool = False) -> lis
 
 
 def _fits(fields: Fields) -> bool:
-    """Whether the sample shows something and says something about it."""
+    """Whether the sample has a picture or clip, and something that may hold its text."""
     suffixes = {name.rpartition(".")[2] for name in fields if not name.startswith("json.")}
     return not {"image", "video"}.isdisjoint(fields.values()) and not suffixes.isdisjoint((*_TEXTS, _CLASS, "json"))
 
 
 def _why(heads: list[Head]) -> str:
-    """What the tars hold, as far as a first look goes: which members are taken for pictures, above all."""
+    """The number of tars, and the suffixes in their heads that are taken for pictures or clips."""
     shapes = [fields for head in heads for fields in head.shapes]
     media = dict.fromkeys(name for fields in shapes for name, kind in fields.items() if kind in ("image", "video"))
     shown = ", ".join(f".{suffix}" for suffix in list(media)[:_MOST_SUFFIXES]) + ", ..." * (len(media) > _MOST_SUFFIXES)
@@ -92,7 +92,7 @@ def _why(heads: list[Head]) -> str:
 
 
 def _of_downloads(tars: list[str], heads: Mapping[str, Head]) -> Iterator[str]:
-    """What img2dataset writes beside the tars: the statistics of each, and the table of its downloads."""
+    """What img2dataset writes next to each of the tars: its statistics, and the table of its downloads."""
     for path in tars:
         stem = path.rpartition(".")[0]
         if f"{stem}_stats.json" in heads:
@@ -156,13 +156,13 @@ def _media(path: str, sample: TarSample, options: WebdatasetOptions) -> tuple[Me
 
 
 def _of_tar(triplet: RawTriplet, prefix: str, names: tuple[str, ...]) -> RawTriplet:
-    """``triplet`` with the ids of samples of its own tar, unless they begin with one of the ``names`` of the others."""
+    """``triplet`` with its related ids taken as samples of its own tar, unless they begin with one of ``names``."""
     related = (name if name.startswith(names) else prefix + name for name in triplet.related)
     return triplet._replace(related=tuple(related))
 
 
 def _json(root: Root, path: str, sample: TarSample) -> tuple[dict[str, Any], Locate | None]:
-    """What the ``.json`` of the sample says, but for its ids, and where texts lie in it."""
+    """The fields of the ``.json`` of the sample, without its ids, and how to locate its texts, if that is possible."""
     member = sample.file("json")
     if member is None:
         return {}, None
@@ -183,7 +183,7 @@ def _json(root: Root, path: str, sample: TarSample) -> tuple[dict[str, Any], Loc
 def _captioned(
     root: Root, path: str, sample: TarSample, fields: dict[str, Any], options: WebdatasetOptions
 ) -> dict[str, Any]:
-    """The fields of a record whose answer is the caption; those of the ``.json`` describe the picture."""
+    """The fields of a record whose answer is the caption, with the fields of the ``.json`` as its meta."""
     member = next(filter(None, map(sample.file, _TEXTS)), None)
     number = sample.file(_CLASS)
     named = next((name for name in columns_of(fields).captions if name != "label"), None)
@@ -196,7 +196,7 @@ def _captioned(
         caption = _class_name(_text(root, path, number).strip(), number, options)
     else:
         raise RejectedError("missing_sidecar", f"the sample {sample.key!r} has no text: no .txt, no caption in a .json")
-    # None of the others is a field of ours, whatever its name.
+    # The other fields are not ours, whatever their names.
     return {"caption": caption, "meta": fields or None}
 
 
@@ -209,7 +209,7 @@ def _text(root: Root, path: str, member: TarMember) -> str:
 
 
 def _class_name(text: str, member: TarMember, options: WebdatasetOptions) -> str:
-    """The name of the class that ``text`` says; what is no number is a name itself."""
+    """The name of the class with the number ``text``; a text that is not a number is the name itself."""
     if not (text.isascii() and text.isdigit()):
         return text
     number = int(text) if len(text) < 10 else len(options.classes)
