@@ -1,7 +1,7 @@
-"""The files of the work folder that hold encoded media until these are packed; each ends with its own SHA-256.
+"""Blobs: files of the work folder that hold encoded media until these are packed; each ends with its own SHA-256.
 
-A build that was killed goes on with the files that it finds, days later or after the machine went down. So they are
-checked then, and the media of one that was cut, removed or damaged are encoded again.
+A build that was killed resumes with the blobs that it finds, perhaps days later or after the machine went down. So
+they are checked then, and the media of a blob that was cut, removed or damaged are encoded again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _READ_BYTES: Final = 1 << 20
 
 
 class BlobWriter:
-    """Takes the files of media one after the other, and says where each of them lies."""
+    """Writes the files of media one after the other; ``size`` is the offset of the next."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -39,7 +39,7 @@ class BlobWriter:
         self.size += len(data)
 
     def close(self) -> None:
-        """Write the checksum, after which nothing may follow."""
+        """Write the checksum; nothing may follow it."""
         self._file.write(self._digest.digest())
 
 
@@ -53,7 +53,7 @@ def writing_blob(path: Path) -> Iterator[BlobWriter]:
 
 
 def damaged_blobs(paths: Iterable[Path], engine: Engine, progress: Progress) -> list[Path]:
-    """Those of the blobs that are absent or not what was written."""
+    """The blobs among ``paths`` that are absent or not what was written."""
     results = engine.run(_is_sound, paths, label="check media", progress=progress)
     return [path for path, is_sound in results if not is_sound]
 

@@ -1,6 +1,6 @@
 """Choose the context of every query, and write each sample's JSON: the bytes that packing copies into a shard.
 
-Every task takes a range of TRIPLETS and writes one part of SAMPLES; a part that is there is done.
+Every task takes a range of TRIPLETS and writes one part of SAMPLES; a part that exists is done.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["choose_contexts", "sample_parts"]
 
 _FOLDER: Final = "samples"
 _TASK_QUERIES: Final = 8_192
-_MAPPED_QUERIES: Final = 1_024  # what random draws map of TRIPLETS is given back after so many
+_MAPPED_QUERIES: Final = 1_024  # queries between two releases of the memory that random draws map of TRIPLETS
 _BATCH_BYTES: Final = 16 << 20  # of texts
 _SAID: Final = ("id", "instruction", "answer", "media")
 _SAID_SCHEMA: Final = pa.schema([TRIPLETS.field(name) for name in _SAID])
@@ -64,8 +64,8 @@ def choose_contexts(
 ) -> None:
     """Write all parts of SAMPLES; resumable.
 
-    ``rules`` say for every source, by its name and in the order of their numbers, how many triplets of context it gets
-    and by which strategies.
+    ``rules`` maps each source's name, in the order of the numbers, to how many triplets of context its queries get, and
+    by which strategies.
     """
     (work / _FOLDER).mkdir(exist_ok=True)
     tasks = [
@@ -101,7 +101,7 @@ def _choose_task(task: _Task) -> None:
 
 
 def _samples(task: _Task, pool: TripletPool, writer: SampleWriter) -> Iterator[pa.RecordBatch]:
-    """SAMPLES of the task, in order."""
+    """The rows of SAMPLES of the task, in order."""
     is_query = pool.triplets.table(["is_query"]).slice(task.first, task.end - task.first).column(0).to_numpy()
     queries = np.flatnonzero(is_query) + task.first
     is_document = pool.triplets.bytes_of(["parts"], queries) > 0
@@ -134,7 +134,8 @@ def _contexts(
 ) -> tuple[Numbers, Numbers, Numbers]:
     """(rows of all triplets of the samples, the places of their reasons in ``why``, how many each sample has).
 
-    A document counts as its query alone. Triplets of another source have rows beyond those of TRIPLETS, for `_said`.
+    A document counts as its query alone. Triplets that another source lends get their row plus the rows of TRIPLETS,
+    so that `_said` tells them apart.
     """
     rules = {source: (parse_strategies(rule.context), rule.shots) for source, rule in task.rules.items()}
     rows: list[int] = []
@@ -177,7 +178,7 @@ def _by_source(pool: TripletPool, queries: Numbers) -> Iterator[tuple[str, slice
 def _turns_alone(
     pool: TripletPool, queries: Numbers, strategies: Sequence[str], shots: int
 ) -> Sequence[list[int] | None]:
-    """For each query all its context, if it is nothing but the turns before it: what `choose` gives, at once."""
+    """For each query what `choose` returns, computed for all in one go, if that is only turns before it; else None."""
     if not shots or strategies[:1] != ("conversation",):
         return [None] * len(queries)
     turns, are_all = pool.turns_before(queries, shots)
@@ -190,7 +191,7 @@ def _sources(pool: TripletPool, queries: Numbers) -> list[str]:
 
 
 def _said(pool: TripletPool, rows: Numbers) -> pa.RecordBatch:
-    """What the triplets in ``rows`` say and show; one that was lent is called ``SOURCE/ID``."""
+    """The columns `_SAID` of the triplets in ``rows``; the id of a lent one becomes ``SOURCE/ID``."""
     own, lent = _own_and_lent(pool, rows)
     if not len(lent):
         return pool.triplets.take(_SAID, own)
@@ -202,7 +203,7 @@ def _said(pool: TripletPool, rows: Numbers) -> pa.RecordBatch:
 
 
 def _own_and_lent(pool: TripletPool, rows: Numbers) -> tuple[Numbers, Numbers]:
-    """Those of ``rows``, which ascend, that lie in TRIPLETS, and where the others lie there."""
+    """The ``rows`` (ascending) of triplets that are not lent, and the rows in TRIPLETS of those that are."""
     count = int(np.searchsorted(rows, pool.triplets.rows))
     return rows[:count], rows[count:] - pool.triplets.rows
 
@@ -214,7 +215,7 @@ def _bytes_said(pool: TripletPool, rows: Numbers) -> Numbers:
 
 
 def _documents(pool: TripletPool, queries: Numbers) -> Chosen:
-    """Interleaved documents: the media of each in order, every run of them before its text."""
+    """Interleaved documents: the media of each in order, every run of media before its text."""
     rows = pool.triplets.take(["id", "parts", "media", "source", "meta"], queries)
     said: list[tuple[str, str, str, list[int]]] = []
     counts: list[int] = []

@@ -1,9 +1,8 @@
 """Encode every distinct medium once, before any context is chosen.
 
-So a picture that stands in many samples is decoded once, and a record whose picture is broken is known to be a reject
-before it could become somebody's context. The media are cut into units; a unit is one task, whose bytes go to a blob
-in the work folder, and a part of ENCODED that says where they lie. A unit with a part is done. All parts together are
-joined to MEDIA.
+So a picture that many samples show is decoded once, and a record whose picture is broken is rejected before it could
+become context. The media are cut into units. A unit is one task: it writes their bytes to a blob in the work folder,
+and a part of ENCODED that says where in the blob they are. A unit with a part is done. All parts are joined to MEDIA.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ _Row: TypeAlias = tuple[Any, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Task:
-    """The media ``numbers`` of a unit, or a piece of it; ``name`` is that of their files."""
+    """The media ``numbers`` of a unit, or of a piece of it; ``name`` is the name of its files, without suffix."""
 
     root: Root
     work: Path
@@ -84,14 +83,14 @@ class _Task:
 def encode_media(
     root: Root, work: Path, options: MediaOptions, engine: Engine, progress: Progress, *, compare: bool = False
 ) -> None:
-    """Encode the media of all units that are not done; ``compare`` also notes how pictures look."""
+    """Encode the media of all units that are not done; ``compare`` also stores fingerprints of pictures."""
     _run(list(_tasks(root, work, options, compare)), engine, progress)
 
 
 def encode_share(
     root: Root, work: Path, options: MediaOptions, engine: Engine, progress: Progress, share: Share, *, compare: bool
 ) -> None:
-    """As `encode_media`, the units of one share."""
+    """As `encode_media`, for the units of one share."""
     _run([task for task in _tasks(root, work, options, compare) if share.takes(task.unit)], engine, progress)
 
 
@@ -101,7 +100,7 @@ def unfinished_units(work: Path) -> list[int]:
 
 
 def forget_damaged(work: Path, engine: Engine, progress: Progress) -> None:
-    """Let the units be encoded again whose stored files a killed build has left absent, cut or changed."""
+    """Have units encoded again if a killed build left their stored files absent, cut or changed."""
     parts_of: dict[str, list[Path]] = {}
     for part in sorted((work / _FOLDER).glob("*.arrow")):
         files = ColumnFile(part).table(["file"]).column(0).unique().to_pylist()
@@ -114,7 +113,7 @@ def forget_damaged(work: Path, engine: Engine, progress: Progress) -> None:
     own = [work / name for name in parts_of if name not in previous]
     damaged += damaged_blobs(own, engine, progress) if own else []
     if damaged:
-        (work / MEDIA_NAME).unlink(missing_ok=True)  # says where they lie
+        (work / MEDIA_NAME).unlink(missing_ok=True)  # it refers to the damaged files
     for path in sorted(damaged):
         progress.note(f"{path}: damaged or gone since it was written; its media are encoded again")
         for part in parts_of[str(path.relative_to(work))]:
@@ -122,7 +121,7 @@ def forget_damaged(work: Path, engine: Engine, progress: Progress) -> None:
 
 
 def join_media(work: Path) -> None:
-    """Write MEDIA of the parts of all units, once."""
+    """Write MEDIA from the parts of all units, once."""
     if (work / MEDIA_NAME).exists():
         return
     with joins(work) as db:
@@ -140,7 +139,7 @@ def _run(tasks: Sequence[_Task], engine: Engine, progress: Progress) -> None:
 
 
 def _units(work: Path) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """(number, the numbers of its media) of every unit, in order."""
+    """(number of the unit, numbers of its media) of every unit, in order."""
     units = ColumnFile(work / UNITS_NAME)
     rows = (
         row
@@ -172,7 +171,7 @@ def _part(work: Path, unit: int) -> Path:
 
 
 def _encode_unit(task: _Task) -> list[int]:
-    """Encode a unit and write its part of ENCODED; returns the numbers of the media that it read. Runs in a worker."""
+    """Encode a unit and write its part of ENCODED; returns the numbers of the media not reused. Runs in a worker."""
     return _write_part(task, _encode_numbers(task))
 
 
@@ -182,7 +181,7 @@ def _write_part(task: _Task, rows: Sequence[_Row]) -> list[int]:
 
 
 def _encode_numbers(task: _Task) -> list[_Row]:
-    """Encode the media of ``task`` into its blob, but for those that are stored already; runs in a worker."""
+    """Encode the media of ``task`` into its blob, except those stored by an earlier build; runs in a worker."""
     references = ColumnFile(task.work / MEDIA_REFERENCES_NAME)
     reused = _Reused(task.work)
     rows: list[_Row] = []
@@ -215,13 +214,13 @@ def _encode_numbers(task: _Task) -> list[_Row]:
 
 
 class _Reused:
-    """The media that `mimicit.pipeline.previous` has found stored, if any."""
+    """The media of earlier builds that `mimicit.pipeline.previous` has found, if any."""
 
     def __init__(self, work: Path) -> None:
         self._table = ColumnFile(work / REUSED_NAME) if (work / REUSED_NAME).exists() else None
 
     def row(self, number: int) -> _Row | None:
-        """The row of ENCODED of a medium, or None where it must be encoded."""
+        """The row of ENCODED of a medium, or None if it must be encoded."""
         if self._table is None:
             return None
         table = self._table
@@ -236,10 +235,10 @@ def _rejected(number: int, reason: str, detail: str) -> _Row:
 
 
 def _judging(engine: Engine) -> OnDeath[_Task, list[int]]:
-    """For a unit that ended its own process: each medium that could have done it is looked at alone.
+    """What to do with a unit whose process died: encode the medium that it was at in a process of its own.
 
-    A worker may be killed for any reason, at any medium. So the unit is cut at the medium that it was at, and only one
-    that ends a process of its own, again and again, becomes a reject.
+    A worker may be killed for any reason, at any medium. So the unit is cut at the medium that it was at, and a medium
+    is rejected only if the process that encodes it alone dies, too, again and again.
     """
 
     def rows_of_pieces(task: _Task, died: WorkerDiedError, deaths: int) -> list[_Row] | None:
@@ -259,7 +258,7 @@ def _judging(engine: Engine) -> OnDeath[_Task, list[int]]:
 
 
 def _cut(task: _Task, culprit: int | None) -> list[_Task]:
-    """``task`` in three: what comes before a medium, that medium, and what comes after it."""
+    """``task`` in up to three: the media before ``culprit``, itself, and those after it; empty if it is not in it."""
     if culprit not in task.numbers:
         return []
     place = task.numbers.index(culprit)
@@ -268,7 +267,7 @@ def _cut(task: _Task, culprit: int | None) -> list[_Task]:
 
 
 def _fault(task: _Task, died: WorkerDiedError) -> _Row:
-    """The reject of the only medium of ``task``."""
+    """The row that rejects the only medium of ``task``."""
     (number,) = task.numbers
     if died.signal in TIMER_SIGNALS:
         limit = f"{task.options.max_seconds} s of CPU time and what its size explains"
@@ -277,14 +276,14 @@ def _fault(task: _Task, died: WorkerDiedError) -> _Row:
 
 
 class _Marker:
-    """A small file that says which medium a worker is at, for the case that it does not come back."""
+    """A small file that says which medium a worker is at, in case its process dies."""
 
     def __init__(self, task: _Task) -> None:
         self._path = task.blob.with_suffix(".at")
 
     @contextmanager
     def writing(self) -> Iterator[Callable[[int], object]]:
-        """A function that notes a medium; the file goes away when the block ends without an error."""
+        """A function that notes a medium; the file is removed when the block ends without an error."""
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC)
         try:
             yield lambda medium: os.pwrite(descriptor, b"%020d" % medium, 0)
@@ -298,7 +297,7 @@ class _Marker:
 
 
 def _encode(ref: MediaRef, reader: Reader, options: MediaOptions) -> tuple[EncodedMedia, int]:
-    """The medium as it is stored, and the bytes of its original."""
+    """The medium as it is stored, and the size of its original in bytes."""
     if ref.timestamps_s is not None:
         sizes: list[int] = []
         pictures = (_counted(reader.read(part), sizes) for part in ref.parts)
@@ -324,7 +323,7 @@ def _look(encoded: EncodedMedia) -> bytes | None:
 
 
 def _described(ref: MediaRef, encoded: EncodedMedia) -> tuple[str, bytes]:
-    """What identifies the medium, and the medium as JSON."""
+    """The text that identifies the medium by content, and the medium as JSON."""
     hashes = [hashlib.sha256(data).hexdigest() for data in encoded.files]
     value: dict[str, Any] = {
         "kind": encoded.kind,
@@ -336,8 +335,8 @@ def _described(ref: MediaRef, encoded: EncodedMedia) -> tuple[str, bytes]:
         "timestamps_s": encoded.timestamps_s,
         "duration_s": encoded.duration_s,
     }
-    if encoded.kind == "image":  # which has no number that JSON could not hold
+    if encoded.kind == "image":  # which has no floats, so no NaN
         return hashes[0], orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
-    # Two clips of equal frames at other times are two clips, and a clip of one frame is no picture.
+    # Clips of equal frames at different times are different clips, and a clip of one frame is not a picture.
     times = [hashes, encoded.timestamps_s, encoded.duration_s]
     return hashlib.sha256(canonical_json(times)).hexdigest(), canonical_json(value)

@@ -1,8 +1,8 @@
-"""What the records of a source look up when they are imported side by side (see `mimicit.sources.format.Join`).
+"""Entries: what the records of a source look up while parts are imported in parallel (`mimicit.sources.format.Join`).
 
-The entries of each part are a table. Of those of one source a join makes an index, sorted by the digests of their keys,
-through which the records find them; memory stays at the pages that are touched, and these are given back. What becomes
-of entries that nobody found is told at the end, by joins of their places alone.
+The entries of each part are a table. A join indexes the entries of a source, sorted by the digests of their keys, and
+records find them by this index; only the pages that are touched take memory, and these are given back. Entries that no
+record has used are found at the end, by joins of their places alone.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from mimicit.sources.items import Entry
 __all__ = ["EntryFinder", "EntryTables", "digest_of", "index_entries", "repeated_entries", "unused_entries"]
 
 _OPEN_PARTS: Final = 64
-_GIVE_BACK: Final = 1 << 12  # after so many look-ups
+_GIVE_BACK: Final = 1 << 12  # look-ups between two releases of memory
 _USED_ROWS: Final = 1 << 12
 _INDEX: Final = """
 SELECT digest, part, n AS row FROM entries
@@ -39,7 +39,7 @@ _KEYS: Final = pa.schema([("part", pa.int64()), ("row", pa.int64()), ("key", pa.
 
 @dataclass(frozen=True, slots=True)
 class EntryTables:
-    """The tables of one source in ``folder``: ``parts`` are the numbers of those that may hold entries."""
+    """The tables of one source in ``folder``; ``parts`` are the numbers of the parts that may hold entries."""
 
     folder: Path
     source: int
@@ -47,22 +47,22 @@ class EntryTables:
 
     @property
     def index(self) -> Path:
-        """ENTRY_INDEX."""
+        """The path of ENTRY_INDEX."""
         return self.folder / f"source-{self.source:08d}.entries.arrow"
 
     def entries(self) -> Iterator[tuple[int, Path]]:
-        """ENTRIES of the parts that have any."""
+        """(number, path of ENTRIES) of the parts that have any."""
         for part in self.parts:
             if (path := self.of_part(part)).exists():
                 yield part, path
 
     def of_part(self, part: int) -> Path:
-        """ENTRIES of a part."""
+        """The path of ENTRIES of a part."""
         return self.folder / f"{part:08d}.entries.arrow"
 
 
 def digest_of(key: str) -> int:
-    """A number of 64 bits; that of another key may be equal."""
+    """A hash of 64 bits; other keys may have the same."""
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
 
 
@@ -78,9 +78,9 @@ def index_entries(work: Path, tables: EntryTables) -> None:
 
 
 class EntryFinder:
-    """Finds the entries of one source; a `mimicit.sources.format.Lookup`, for the length of a block.
+    """Finds the entries of one source, inside a ``with`` block; a `mimicit.sources.format.Lookup`.
 
-    At its end, which entries were used is written to the table ``used``.
+    When the block ends, the table ``used`` lists the entries that were used.
     """
 
     def __init__(self, tables: EntryTables, used: Path) -> None:
@@ -108,7 +108,7 @@ class EntryFinder:
         return None if found is None else self._part(found[0]).text("value", found[1])
 
     def use_all(self, keys: Sequence[str]) -> dict[str, str]:
-        """The values of those of the ``keys`` that are there, which are then used."""
+        """The values of the ``keys`` that exist; their entries then count as used."""
         values: dict[str, str] = {}
         for key in keys:
             if key not in values and (found := self._found(key)):
@@ -141,7 +141,7 @@ class EntryFinder:
 
 
 def repeated_entries(work: Path, tables: EntryTables) -> Iterator[tuple[int, int, Entry]]:
-    """(part, item, entry) of the entries whose key came before, in their order."""
+    """(part, item, entry) of the entries whose key an earlier one has, in their order."""
     with joins(work) as db:
         _create(db, "entries", "first")
         for part, path in tables.entries():
@@ -153,7 +153,7 @@ def repeated_entries(work: Path, tables: EntryTables) -> Iterator[tuple[int, int
 
 
 def unused_entries(work: Path, tables: EntryTables, used: Iterable[Path]) -> Iterator[Entry]:
-    """The first entries of keys that no record has used, by the tables ``used`` of all parts; sorted by key."""
+    """The entries that no record has used (``used``: the tables of all parts), sorted by key, without repeated ones."""
     with joins(work) as db:
         _create(db, "first", "used")
         insert(db, "first", _places(tables.index))

@@ -1,9 +1,9 @@
-"""Filter, deduplicate and draw: which records are usable, which are merged, and which are asked about.
+"""Filter, deduplicate and draw: which records are usable, which are merged, and which are queries.
 
-Records are looked at in the order of the input, so the first of several equals is the one that stays, whatever the
-workers did. Each passes, in this order: its media are sound and pass the filters of its source; none looks like a
-picture of a record that was kept before; it does not say and show the same as one that was kept. Then the queries of
-each source are drawn.
+Records are checked in the order of the input, so of several equal records the first stays, whatever the workers did. A
+record passes if, in this order: its media are sound and pass the filters of its source; none looks like a picture of a
+record that was kept before; it does not say and show the same as one that was kept. Then the queries of each source are
+drawn.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _FATES: Final = pa.schema(
     [
         # One for each row of PASSED.
         ("keeper", pa.int64()),  # the row of PASSED that stands for it: itself, unless it is merged
-        ("into", pa.int64()),  # the row of that in TRIPLETS
+        ("into", pa.int64()),  # the row of the keeper in TRIPLETS
         ("is_query", pa.bool_()),
     ]
 )
@@ -43,8 +43,7 @@ _AFTER_MEDIA: Final = 1 << 20  # the place of a merged record among the rejects 
 _OF_RECORDS: Final = [
     name for name in TRIPLETS.names if name in RECORDS.names and name not in ("id", "is_query", "related")
 ]
-# A merged record is no query; the one that stands for it is, if either was. A source that is not in ``draws`` keeps
-# all its queries.
+# A merged record is no query; its keeper is one if either was. A source that is not in ``draws`` keeps all its queries.
 _DECIDE: Final = """
 WITH merged AS (
     SELECT n, source, sampling_key, min(n) OVER equal AS keeper, bool_or(is_query) OVER equal AS is_query
@@ -67,7 +66,7 @@ FROM merged JOIN drawn ON drawn.n = merged.keeper ORDER BY merged.n
 
 
 def filter_triplets(work: Path, rules: Mapping[str, SourceRules], config: BuildConfig, progress: Progress) -> None:
-    """Write TRIPLETS and MERGED, once; ``rules`` are those of each source by name, in the order of their numbers."""
+    """Write TRIPLETS and MERGED, once; ``rules`` maps each source's name to its rules, in the order of the numbers."""
     if (work / TRIPLETS_NAME).exists():
         return
     sources = [FilteredSource(name=name, rules=rule) for name, rule in rules.items()]
@@ -79,7 +78,7 @@ def filter_triplets(work: Path, rules: Mapping[str, SourceRules], config: BuildC
 def _triplets(
     work: Path, sources: Sequence[FilteredSource], config: BuildConfig, progress: Progress
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of TRIPLETS; before the last of them is asked for, the rejects and MERGED are not there."""
+    """The rows of TRIPLETS; the rejects and MERGED exist only once all rows have been taken."""
     with RejectWriter(rejects_path(work, "filter")) as rejects, TableWriter(work / MERGED_NAME, MERGED) as merged:
         passed = Judge(work, sources, config, rejects).passed(progress)
         if config.duplicate_triplets != "keep" or any(source.draws for source in sources):
@@ -95,7 +94,7 @@ def _triplets(
 
 
 def _joined(passed: pa.RecordBatch, texts: pa.RecordBatch) -> pa.RecordBatch:
-    """Rows of TRIPLETS of the same rows of PASSED and RECORDS."""
+    """Rows of TRIPLETS, from rows of PASSED and RECORDS of the same records."""
     columns = {name: texts.column(name) for name in texts.schema.names}
     columns |= {name: passed.column(name) for name in TRIPLETS.names if name in passed.schema.names}
     columns["parts"] = pc.coalesce(passed.column("parts"), texts.column("parts"))
@@ -116,7 +115,7 @@ def _decide(work: Path, sources: Sequence[FilteredSource]) -> None:
 
 
 def _write_merged(work: Path, sources: Sequence[FilteredSource], merged: TableWriter, rejects: RejectWriter) -> None:
-    """Write MERGED, and a reject that says what stands for each of its records."""
+    """Write MERGED, and for each of its records a reject that names its keeper."""
     passed = ColumnFile(work / _PASSED_NAME)
     records = lru_cache(1)(lambda part: open_records(work, part))
     for batch in numbered(work / _FATES_NAME, ["keeper", "into"]):

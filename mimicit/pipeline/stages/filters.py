@@ -1,7 +1,7 @@
-"""Filters: pure predicates that say why a text or a medium is not wanted, or ``None``.
+"""Filters: pure functions that return why a text or a medium is left out, or ``None``.
 
 They know no language: a rule counts characters, pixels and bytes. A limit of 0 is off, as is a share of 1; so the only
-filter that works unasked is the one against control characters, which no honest text holds (they come from damaged
+filter that is on by default is that against control characters, which no proper text holds (they come from damaged
 files and from terminals, and no tokenizer was trained on them).
 """
 
@@ -18,7 +18,7 @@ __all__ = ["Fault", "FilterConfig", "MediaFacts", "media_fault", "repetition", "
 
 # C0 controls except tab and the two characters that end lines. (A NUL is malformed anyway.)
 _CONTROL: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")
-_PIECE: Final = 16  # characters; shorter pieces come back in honest text, too
+_PIECE: Final = 16  # characters; shorter pieces are repeated in normal text, too
 _EXAMINED: Final = 100_000  # characters; bounds the memory that one record takes
 
 
@@ -40,17 +40,17 @@ class FilterConfig:
 
     @property
     def limits_media(self) -> bool:
-        """Whether there is a picture or clip that would not pass."""
+        """Whether any limit on pictures and clips is set."""
         return any((self.min_side, self.max_side, self.max_aspect, self.min_bytes, self.max_bytes))
 
     @property
     def examines_texts(self) -> bool:
-        """Whether more is wanted of texts than that they hold no control characters."""
+        """Whether any filter of texts is set, other than that against control characters."""
         return bool(self.min_characters or self.max_characters or self.max_repetition < 1)
 
 
 class MediaFacts(NamedTuple):
-    """The original of a medium: pixels before it was shrunk, and bytes as read."""
+    """The original of a medium: pixels before it was scaled down, and bytes as read."""
 
     width: int
     height: int
@@ -108,7 +108,7 @@ def text_fault(texts: Sequence[str], filters: FilterConfig) -> Fault | None:
 
 
 def repetition(text: str) -> float:
-    """The share of characters, 0 to 1, that lie in a piece of 16 characters which stands earlier in ``text``, too.
+    """The share of characters, 0 to 1, that lie in a piece of 16 characters that also occurs earlier in ``text``.
 
     The share of the *most frequent* piece, the usual measure, misses a loop that is longer than the piece; this one
     tends to 1 for a loop of any length. Only the first 100,000 characters are looked at.

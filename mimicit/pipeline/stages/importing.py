@@ -2,7 +2,7 @@
 
 A part is one task: a worker reads it, checks the texts, and writes its tables. The summary of a part is written last,
 so a part with a summary is done. What needs the records of other parts (equal ids, pictures by name) is left to
-`mimicit.pipeline.stages.resolve`. Where records look up what stands elsewhere in their source, the parts that hold that
+`mimicit.pipeline.stages.resolve`. If records look up entries elsewhere in their source, the parts that hold the entries
 are read first (see `mimicit.pipeline.stages.entries`).
 """
 
@@ -45,9 +45,9 @@ _USED: Final = "used"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """What was in a part: ``records``, kept or not, how their files were found, and what is worth saying of them.
+    """What was in a part: how many ``records`` (rejects included), how their files were found, and notes on them.
 
-    ``notes`` have the count and the place of the first by kind. ``unreadable`` says why nothing could be read.
+    ``notes`` maps each kind to its count and the place of the first. ``unreadable`` says why nothing could be read.
     """
 
     records: int = 0
@@ -80,7 +80,7 @@ class _Task:
 
     @property
     def is_of_entries(self) -> bool:
-        """Whether what others look up is read."""
+        """Whether the part holds entries, which records of other parts look up."""
         return self.spec.piece is not None and self.spec.piece.is_entries
 
 
@@ -98,7 +98,7 @@ def import_sources(
 
     A record whose texts do not pass the filters in ``rules`` (by name of the source) is marked.
 
-    `SourceError` where a source is unreadable as a whole; with ``keep_going``, its summary says so.
+    `SourceError` if a source is unreadable as a whole; with ``keep_going``, its summary says so instead.
     """
     (work / _FOLDER).mkdir(exist_ok=True)
     pieces = _pieces(work, root, specs, engine, progress)
@@ -132,7 +132,7 @@ def _run(engine: Engine, tasks: Sequence[_Task], label: str, progress: Progress)
 
 
 def _entry_tables(work: Path, pieces: Sequence[tuple[int, Piece | None]]) -> dict[int, EntryTables]:
-    """Of the sources whose entries are pieces of their own."""
+    """The tables, by number of the source, of the sources whose entries are pieces of their own."""
     parts: dict[int, list[int]] = {}
     for number, (source, piece) in enumerate(pieces):
         if piece is not None and piece.is_entries:
@@ -141,7 +141,7 @@ def _entry_tables(work: Path, pieces: Sequence[tuple[int, Piece | None]]) -> dic
 
 
 def _reject_entries(work: Path, specs: Sequence[SourceSpec], tables: Mapping[int, EntryTables]) -> None:
-    """Tell of repeated and unused entries what their formats have to say, in the order of reading in one go."""
+    """Write the rejects of repeated and unused entries, in the order in which reading in one go would."""
     path = rejects_path(work, "entries")
     if path.exists():
         return
@@ -165,7 +165,7 @@ def _reject_entries(work: Path, specs: Sequence[SourceSpec], tables: Mapping[int
 def _pieces(
     work: Path, root: Root, specs: Sequence[SourceSpec], engine: Engine, progress: Progress
 ) -> list[tuple[int, Piece | None]]:
-    """The parts of all sources in order: the number of the source, and its piece, or None for all of it."""
+    """The parts of all sources in order: the number of the source, and the piece of it (None: all of it)."""
     path = work / _FOLDER / _PIECES_NAME
     if not path.exists():
         tasks = [(number, spec, root) for number, spec in enumerate(specs) if SOURCES[spec.format].split is not None]
@@ -178,7 +178,7 @@ def _pieces(
 
 
 def _split(task: tuple[int, SourceSpec, Root]) -> list[Piece]:
-    """The pieces of a source; none where it cannot be read, which importing it will report. Runs in a worker."""
+    """The pieces of a source; empty if it cannot be read, which importing it will report. Runs in a worker."""
     _, spec, root = task
     split = SOURCES[spec.format].split
     assert split is not None
@@ -189,17 +189,14 @@ def _split(task: tuple[int, SourceSpec, Root]) -> list[Piece]:
 
 
 def import_parts(work: Path) -> list[Part]:
-    """All parts in the order of the input, but for those of sources of which any part was unreadable.
-
-    Of such a source only that part is given.
-    """
+    """All parts in the order of the input; of a source with unreadable parts only the first of those."""
     parts = [_part(path) for path in sorted((work / _FOLDER).glob("*.json"))]
     unreadable = {part.source: part.number for part in reversed(parts) if part.summary.unreadable is not None}
     return [part for part in parts if unreadable.get(part.source, part.number) == part.number]
 
 
 def part_table(work: Path, part: int, name: str) -> Path:
-    """The table ``name`` of a part; ``records`` is always there, the others only where they have a row."""
+    """The path of the table ``name`` of a part; ``records`` always exists, the others only if they have a row."""
     return work / _FOLDER / f"{part:08d}.{name}.arrow"
 
 
@@ -220,12 +217,12 @@ def _part(path: Path) -> Part:
 
 @functools.lru_cache(maxsize=1)
 def _kept(root: Root) -> Root:
-    """The first of equal roots that this process was given, with what it knows of their files."""
+    """The first of equal roots that this process was given, with what that root knows of its files."""
     return root
 
 
 def _items(task: _Task, root: Root) -> Iterator[Item | Entry]:
-    """What is read of one part."""
+    """The items of one part, or its entries."""
     format = SOURCES[task.spec.format]
     if format.join is not None and task.looks_up is not None:
         with EntryFinder(task.looks_up, part_table(task.work, task.number, _USED)) as entries:

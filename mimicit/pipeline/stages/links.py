@@ -1,4 +1,4 @@
-"""Link: what lies where among the usable triplets (turns before, those that show the same, related ids), by joins."""
+"""Link: find for each usable triplet the turn before it, those that show the same, and related ones, by joins."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Finding pictures that look like an earlier one: multi-index hashing of their fingerprints, on disk.
+"""Find pictures that look like an earlier one: multi-index hashing of their fingerprints, on disk.
 
-A fingerprint of 64 bits is cut into 4 bands of 16. Of two that differ in at most *d* bits, one band differs in at most
-*d* / 4; so it is enough to look up each band and its neighbours, 4 rows of an index for *d* up to 3, 68 up to 7 and
-548 up to 11, and to count the bits of what is found there.
+A fingerprint of 64 bits is cut into 4 bands of 16. If two fingerprints differ in at most *d* bits, at least one of
+their bands differs in at most *d* / 4. So it is enough to look up each band and the values near it (4 look-ups for *d*
+up to 3, 68 up to 7 and 548 up to 11), and to count the differing bits of what is found there.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class LookAlikes:
     """The pictures that were kept so far, in a private file; ``most`` is the largest distance in bits."""
 
     def __init__(self, most: int) -> None:
-        self._db = sqlite3.connect("", isolation_level=None)  # the file ends with the connection
+        self._db = sqlite3.connect("", isolation_level=None)  # closing the connection removes the file
         self._most = most
         flips = range(most // _BANDS_PER_FINGERPRINT + 1)
         self._masks = [sum(1 << bit for bit in bits) for n in flips for bits in combinations(range(_BAND_BITS), n)]

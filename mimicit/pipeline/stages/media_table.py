@@ -37,7 +37,7 @@ _SCHEMA: Final = pa.schema(
         ("width", pa.int32()),  # of the original, in pixels
         ("height", pa.int32()),
         ("bytes", pa.int64()),  # of the original
-        ("fingerprint", pa.binary()),  # of how the picture looks, where the build compared pictures
+        ("fingerprint", pa.binary()),  # of how the picture looks, if the build compared pictures
     ]
 )
 
@@ -48,13 +48,13 @@ def library_versions() -> dict[str, str]:
     return {name: version for name, version in versions.items() if version is not None}
 
 
-@functools.cache  # to read it takes as long as a stage of a small build
+@functools.cache  # reading it takes as long as a stage of a small build
 def own_version() -> str:
     """The version of this package."""
     return version("mimicit")
 
 
-@functools.cache  # each takes 2 ms, and does not change while a process runs
+@functools.cache  # each takes 2 ms to read, and does not change while a process runs
 def _version(name: str) -> str | None:
     try:
         return version(name)
@@ -65,7 +65,7 @@ def _version(name: str) -> str | None:
 def input_digest(ref: str, scanned: ScannedFiles) -> str | None:
     """One SHA-256 over the contents of the files that the reference ``ref`` (JSON) points into.
 
-    A part is a list of its kind and the path of its file, and more. ``None`` where a file was not found.
+    A part is a list that starts with its kind and the path of its file. ``None`` if a file was not found.
     """
     paths = dict.fromkeys(part[1] for part in orjson.loads(ref)["parts"])
     return scanned.digest(list(paths))

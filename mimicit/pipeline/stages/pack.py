@@ -38,7 +38,7 @@ __all__ = ["index_piece", "pack_shards", "pack_share", "shard_name", "unpacked_s
 _SHARD_INFO: Final = b"mimicit.shard"
 _OF_SAMPLES: Final = ("key", "id", "source", "media", "relations", "triplets", "videos", "frames", "characters")
 _INDEX_BATCH: Final = 2_000  # rows held before they are written
-_WRITE_BYTES: Final = 256 << 10  # that small, memory is used again rather than asked for
+_WRITE_BYTES: Final = 256 << 10  # small enough that the allocator uses the same memory again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,7 @@ class _Task:
     shard: ShardPlan
     name: str
     dedupe: bool
-    previous: PreviousShard | None  # of the same content
+    previous: PreviousShard | None  # a shard of an earlier build with the same content
 
 
 def shard_name(number: int, count: int) -> str:
@@ -64,7 +64,7 @@ def index_piece(work: Path, number: int) -> Path:
 def pack_shards(work: Path, out: Path, engine: Engine, progress: Progress, *, dedupe: bool) -> list[dict[str, Any]]:
     """Pack all shards that are not packed yet; returns the manifest's entry of every shard, in order.
 
-    With ``dedupe``, a file that a shard holds already becomes a hard link to its first member.
+    With ``dedupe``, a file that the shard already holds becomes a hard link to the member that holds it.
     """
     shards = planned_shards(work)
     _pack_all(_unpacked(work, out, shards), len(shards), work, out, engine, progress, dedupe=dedupe)
@@ -72,7 +72,7 @@ def pack_shards(work: Path, out: Path, engine: Engine, progress: Progress, *, de
 
 
 def pack_share(work: Path, out: Path, engine: Engine, progress: Progress, share: Share, *, dedupe: bool) -> None:
-    """Pack those shards of one share that are not packed yet."""
+    """Pack the shards of one share that are not packed yet."""
     shards = planned_shards(work)
     todo = [shard for shard in _unpacked(work, out, shards) if share.takes(shard.number)]
     _pack_all(todo, len(shards), work, out, engine, progress, dedupe=dedupe)
@@ -98,7 +98,7 @@ def _pack_all(
     *,
     dedupe: bool,
 ) -> None:
-    """Pack ``shards``, which are of a plan of ``count``."""
+    """Pack ``shards``, of the ``count`` shards of the plan."""
     (work / "index").mkdir(exist_ok=True)
     previous = previous_shards(work, dedupe=dedupe)
     tasks = [
@@ -129,7 +129,7 @@ def _shard_info(piece: Path) -> dict[str, Any]:
 
 
 def _pack_task(task: _Task) -> bool:
-    """Make one shard, and its piece of the index; whether it was there before; runs in a worker."""
+    """Make one shard and its piece of the index; returns whether an earlier build had it. Runs in a worker."""
     if task.previous is not None and _keep(task, task.previous):
         return True
     _write(task)
@@ -137,7 +137,7 @@ def _pack_task(task: _Task) -> bool:
 
 
 def _keep(task: _Task, previous: PreviousShard) -> bool:
-    """Take over a shard of the same content, if it is still sound."""
+    """Adopt an earlier build's shard of the same content; returns False if it is no longer sound."""
     if not adopt_shard(previous, task.out / task.name, scratch(task.work / task.name)):
         return False
     rows = previous_index(task.work, previous)
@@ -156,7 +156,7 @@ def _keep(task: _Task, previous: PreviousShard) -> bool:
 
 
 def _counting(counts: pa.StructArray, schema: pa.Schema) -> pa.StructArray:
-    """``counts`` of relations as ``schema`` has them: 0 of those that were not counted."""
+    """``counts`` of relations in the columns of ``schema``: 0 for relations that were not counted."""
     names = [field.name for field in schema.field("relations").type]
     known = {field.name for field in counts.type}
     none = pa.repeat(pa.scalar(0, pa.int32()), len(counts))
@@ -164,7 +164,7 @@ def _counting(counts: pa.StructArray, schema: pa.Schema) -> pa.StructArray:
 
 
 def _write(task: _Task) -> None:
-    """Write one shard; its piece of the index gets its name after the shard has."""
+    """Write one shard; its piece of the index appears after it."""
     samples = PlannedSamples(task.work)
     piece = index_piece(task.work, task.shard.number)
     temporary = scratch(task.work / task.name)
@@ -196,7 +196,7 @@ def _write(task: _Task) -> None:
 
 
 class _Shard:
-    """A shard that is written to ``file``; with ``dedupe`` a file that it holds already becomes a link."""
+    """A shard that is written to ``file``, and read back from ``written``; ``dedupe`` as in `pack_shards`."""
 
     def __init__(self, file: BinaryIO, written: BinaryIO, media: StoredMedia, *, dedupe: bool) -> None:
         self.sha256 = hashlib.sha256()
@@ -208,11 +208,11 @@ class _Shard:
 
     @property
     def position(self) -> int:
-        """Bytes so far."""
+        """The size so far, in bytes."""
         return self._members.position
 
     def add(self, key: bytes, text: memoryview, media: Sequence[int]) -> int:
-        """Add a sample with this JSON and the files of its ``media``; where it begins."""
+        """Add a sample with the JSON ``text`` and the files of its ``media``; returns its offset in bytes."""
         members, held = self._members, self._held
         begin = members.position
         members.add(key, b".json", text)
@@ -233,7 +233,7 @@ class _Shard:
         return begin
 
     def places(self) -> tuple[list[int], list[int]]:
-        """The offsets and sizes of the members that were added since they were asked for."""
+        """The offsets and sizes of the members that were added since the last call."""
         return self._members.places()
 
     def end(self) -> None:
@@ -242,7 +242,7 @@ class _Shard:
         self._write()
 
     def _write(self) -> None:
-        """Write what waits, and read it back."""
+        """Write what was added, and read it back."""
         chunk = self._members.taken()
         self.sha256.update(chunk)
         self._file.write(chunk)
@@ -268,7 +268,7 @@ def _to_add(rows: pa.RecordBatch, texts: Iterable[memoryview]) -> Iterator[tuple
 def _index_rows(
     shard: str, rows: pa.RecordBatch, bounds: Numbers, offsets: Sequence[int], sizes: Sequence[int]
 ) -> pa.Table:
-    """The rows of the index for samples between ``bounds``, with the ``offsets`` and ``sizes`` of their members."""
+    """The rows of the index for samples cut at ``bounds``, with the ``offsets`` and ``sizes`` of their members."""
     counts = 1 + rows.column("frames").to_numpy()
     schema = index_schema(rows.column("relations").type)
     made = {

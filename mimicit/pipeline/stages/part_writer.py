@@ -1,6 +1,6 @@
-"""Writes the tables of one part of a source from its items: what is true of a record by itself is checked here.
+"""Write the tables of one part of a source from its items, with all checks that need no other record.
 
-Records wait for each other, so that what is done to all of them is done to whole columns.
+Records are collected and written many at a time, so that the work is done on whole columns.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ __all__ = ["PartWriter"]
 
 _MAX_ID_CHARACTERS: Final = 4096  # as in schemas/sample.json
 _KNOWN_REFERENCES: Final = 1 << 16  # some 50 MB; beyond, a reference may have several rows
-_WAITING_RECORDS: Final = 1 << 9  # what was read of them stays in the cache of a processor
+_WAITING_RECORDS: Final = 1 << 9  # few enough to stay in the cache of a processor
 _WAITING_CHARACTERS: Final = 8 << 20
 
 
 class PartWriter:
-    """Takes the items of the part of this number of the source number ``source``, in their order.
+    """Takes the items of part number ``part``, of source number ``source``, in their order.
 
-    ``table`` says where the table of a name is written; all appear when the block ends without an error. A record whose
+    ``table`` maps the name of a table to its path; all appear when the block ends without an error. A record whose
     texts do not pass the ``filters`` is marked.
     """
 
@@ -188,7 +188,7 @@ class PartWriter:
             self._note("tokens_as_words", triplet.place)
 
     def _meta_json(self, free: Mapping[str, Any], place: str) -> bytes:
-        """The free fields as JSON, with null in place of NaN, which is noted. `SchemaError` for the rest."""
+        """The free fields as JSON, NaN as null (with a note); `SchemaError` for anything else that JSON cannot hold."""
         try:
             return canonical_json(dict(free))
         except SchemaError:
@@ -197,7 +197,7 @@ class PartWriter:
             return meta
 
     def _add_references(self, media: Sequence[MediaRef]) -> tuple[list[int], bytes]:
-        """The rows of REFERENCES of ``media``, and their JSON, each behind a NUL."""
+        """The rows of REFERENCES of ``media``, and their JSON, each after a NUL."""
         known = [self._known.get(ref) or self._add_reference(ref) for ref in media]
         return [row for row, _ in known], b"".join(b"\0" + text for _, text in known)
 
@@ -223,7 +223,7 @@ def _texts(triplet: RawTriplet) -> tuple[str, ...]:
 
 
 def _size_fault(id: str, media: Sequence[MediaRef], related: Sequence[str]) -> Fault | None:
-    """What a record has more of than it may, in whatever format it was written."""
+    """Why a record exceeds a limit that holds for every format, or None."""
     if not 0 < len(id) <= _MAX_ID_CHARACTERS:
         detail = f"ids have 1 to {_MAX_ID_CHARACTERS} characters; this one has {len(id)}"
         return Fault("malformed", detail)
@@ -235,5 +235,5 @@ def _size_fault(id: str, media: Sequence[MediaRef], related: Sequence[str]) -> F
 
 
 def _says(instruction: str, answer: str, shown: bytes) -> bytes:
-    """Equal for records that say and show the same."""
+    """A digest that is equal for records that say and show the same."""
     return hashlib.blake2b(f"{instruction}\0{answer}".encode() + shown, digest_size=16).digest()  # none holds a NUL

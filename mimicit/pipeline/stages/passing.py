@@ -1,11 +1,11 @@
-"""Which records pass: their media are sound, pass the filters of their source, and look like none that was kept before.
+"""Which records pass: their media are sound, pass their source's filters, and look like none that was kept before.
 
-Most records lose nothing, and are looked at by columns. The others go one by one: a document is left with the rest of
-its media, any other record is rejected for one that it lacks.
+Most records lose no media, and are checked by columns. The others are checked one by one: a document keeps the rest of
+its media, any other record is rejected if one medium is lost.
 
-Each query has a sampling key, a hash of the seed and its id. A share of a source takes the keys below it, a limit takes
-the smallest; so a larger share or limit only adds queries, and a query's key depends neither on other records nor on
-other sources. Records that are not drawn stay usable as context.
+Each query has a sampling key, a hash of the seed and its id. A weight keeps the keys below that share of all keys, a
+limit keeps the smallest keys; so a larger weight or limit only adds queries, and a query's key depends neither on other
+records nor on other sources. Records that are not drawn stay usable as context.
 """
 
 from __future__ import annotations
@@ -39,25 +39,25 @@ from mimicit.sources.items import Reject
 __all__ = ["PASSED", "SAMPLING_KEYS", "FilteredSource", "Judge", "of_records", "sampling_key"]
 
 _OUTCOMES_KEPT: Final = 1 << 14
-_MAX_MEDIA_BYTES: Final = MAX_SAMPLE_BYTES - (64 << 20)  # of a sample, beside its text
+_MAX_MEDIA_BYTES: Final = MAX_SAMPLE_BYTES - (64 << 20)  # of a sample, which leaves room for its text
 PASSED: Final = pa.schema(
     [
         # RESOLVED without the records that are rejected for their media.
         *(field for field in RESOLVED if field.name != "media"),
-        ("media", pa.list_(pa.int64())),  # those that are shown; of equal ones the first
+        ("media", pa.list_(pa.int64())),  # those that are shown; for equal media, the first
         ("shown", pa.large_string()),
         ("parts", pa.large_binary()),  # of a document that has lost media, else null
-        ("says", pa.binary(16)),  # equal for records that say and show the same, where these are merged
-        ("sampling_key", pa.int64()),  # where queries are drawn
+        ("says", pa.binary(16)),  # equal for records that say and show the same; null if these are not merged
+        ("sampling_key", pa.int64()),  # null if the source keeps all its queries
     ]
 )
 """The intermediate table of the filter stage."""
 SAMPLING_KEYS: Final = 1 << 63
-"""How many keys there are, from 0 on."""
+"""Keys are below this, from 0 on."""
 
 
 class _Lost(NamedTuple):
-    """A medium that cannot or shall not be shown, and why."""
+    """Why a medium cannot or must not be shown."""
 
     stage: Literal["media", "filter"]
     reason: str
@@ -85,7 +85,7 @@ class FilteredSource:
 
     @property
     def draws(self) -> bool:
-        """Whether not all of its queries are drawn."""
+        """Whether only some of its queries may be kept."""
         return self.rules.limit is not None or self.rules.weight < 1
 
     @property
@@ -95,7 +95,7 @@ class FilteredSource:
 
 
 class Judge:
-    """Says of every record whether its media can be shown, one after the other in the order of the input."""
+    """Decides for every record, in the order of the input, whether its media can be shown."""
 
     def __init__(
         self, work: Path, sources: Sequence[FilteredSource], config: BuildConfig, rejects: RejectWriter
@@ -113,7 +113,7 @@ class Judge:
         self._size = lru_cache(_OUTCOMES_KEPT)(lambda number: sum(self._media.integers("sizes", number)))
 
     def passed(self, progress: Progress) -> Iterator[pa.RecordBatch]:
-        """The rows of PASSED; those that are rejected are written."""
+        """The rows of PASSED; writes the rejects of the records that do not pass."""
         for first, batch in ColumnFile(self._work / RESOLVED_NAME).batches():
             progress.update("filter", first, None)
             numbers = batch.column("source").to_numpy()
@@ -121,7 +121,7 @@ class Judge:
                 yield self._passed(batch.slice(start, end - start), self._sources[int(numbers[start])])
 
     def _passed(self, batch: pa.RecordBatch, source: FilteredSource) -> pa.RecordBatch:
-        """What passes of records of one source."""
+        """The rows of PASSED for ``batch``, which are records of one source."""
         media, counts = flat(batch.column("media"), np.arange(batch.num_rows))
         numbers, places = np.unique(media, return_inverse=True)
         same_as, sizes, is_lost = self._facts(numbers, source)
@@ -145,7 +145,7 @@ class Judge:
         return pa.record_batch([columns[name] for name in PASSED.names], schema=PASSED)
 
     def _facts(self, numbers: Numbers, source: FilteredSource) -> tuple[Numbers, Numbers, Numbers]:
-        """Of each medium: the first of the same content, the bytes of its stored files, 1 where it is not shown."""
+        """(the first medium of the same content, the bytes of its stored files, 1 if it is lost) of each medium."""
         if not len(numbers):
             return numbers, numbers, numbers
         found = self._media.take(["same_as", "sizes"], numbers)
@@ -191,7 +191,7 @@ class Judge:
         return pc.binary_join(list_array(contents, counts), ",").cast(pa.large_string())
 
     def _says(self, batch: pa.RecordBatch, shown: pa.Array, parts: pa.Array) -> list[bytes | None]:
-        """Equal for records to be merged; the turns of a conversation never are."""
+        """Digests that are equal for records to be merged; None for turns of a conversation, which never are."""
         merging = self._config.duplicate_triplets
         if merging == "keep":
             return [None] * batch.num_rows
@@ -210,7 +210,7 @@ class Judge:
         return said
 
     def _outcome(self, row: _Resolved) -> tuple[list[int], bytes | None] | None:
-        """The media that the record shows, and its parts where it lost some; None where it is rejected."""
+        """The media that the record shows, and its parts if it lost some; None if it is rejected."""
         outcomes = [self._medium(row.source, number) for number in row.media]
         if self._look_alikes is not None:
             outcomes = [self._compared(self._look_alikes, *pair) for pair in zip(row.media, outcomes, strict=True)]
@@ -222,7 +222,7 @@ class Judge:
             if not (parts and usable):
                 self._reject(row, 0, lost[0], "record")
                 return None
-            for place, fault in enumerate(lost):  # a document goes on without them, as one picture is left
+            for place, fault in enumerate(lost):  # a document does without them if it has another
                 self._reject(row, place, fault, "media")
             parts = orjson.dumps(_parts_without(orjson.loads(parts), outcomes))
         most = self._sources[row.source].most_bytes
@@ -239,7 +239,7 @@ class Judge:
         return usable, parts
 
     def _verdict(self, source: int, number: int) -> int | _Lost:
-        """The first medium of the same content as ``number``, which stands for it; or why it is not shown."""
+        """The first medium of the same content as ``number``, to show in its place; or why it is not shown."""
         media = self._media
         same_as = media.number("same_as", number)
         if same_as < 0:
@@ -279,7 +279,7 @@ class Judge:
 
 
 def _parts_without(parts: Sequence[tuple[int, str]], outcomes: Sequence[int | _Lost]) -> list[tuple[int, str]]:
-    """The parts of a document, with only the usable media counted."""
+    """The parts of a document, each with the count of its usable media."""
     left: list[tuple[int, str]] = []
     start = 0
     for count, text in parts:
@@ -292,7 +292,7 @@ def _parts_without(parts: Sequence[tuple[int, str]], outcomes: Sequence[int | _L
 def of_records(
     records: Callable[[int], ColumnFile], names: Sequence[str], rows: pa.RecordBatch
 ) -> Iterator[pa.RecordBatch]:
-    """The columns ``names`` of RECORDS for ``rows`` that have part and row, in order; ``records`` opens a part."""
+    """The columns ``names`` of RECORDS for ``rows`` (with columns part and row), in order; ``records`` opens a part."""
     parts, places = (rows.column(name).to_numpy() for name in ("part", "row"))
     for start, end in pairwise([0, *(np.flatnonzero(np.diff(parts)) + 1).tolist(), len(parts)]):
         if start < end:

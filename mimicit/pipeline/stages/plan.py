@@ -1,7 +1,7 @@
 """Fix which sample goes to which shard, before anything is packed.
 
-Samples keep the order of the input, or, where a shard holds each file once, stand beside those that show the same. A
-shard is closed before it would exceed its limits, so the cut depends on the samples alone.
+Samples keep the order of the input; if a shard holds each file once (``dedupe``), samples that show the same files are
+put together instead. A shard is closed before it would exceed its limits, so the cut depends on the samples alone.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ SELECT shown.sample, unnest(media.sha256) AS sha256
 FROM (SELECT sample, unnest(media) AS number FROM samples) AS shown
 JOIN media ON media.number = shown.number
 """
-# Each sample goes with the file of its own that most samples show, and among those with its next most shown file;
-# samples whose contexts overlap so come together, whatever their number, by nothing but sorting.
+# Samples are sorted by the file of theirs that most samples show, then by their next most shown file, and the third.
+# So samples whose contexts overlap come together, however many there are, by sorting alone.
 _TOGETHER: Final = """
 WITH shown AS (SELECT sha256, count(*) AS samples FROM files GROUP BY sha256),
 ranked AS (
@@ -85,14 +85,14 @@ class PlannedSamples:
         self._paths = sample_parts(work)
         order = work / _ORDER_NAME
         self._order = np.load(order, mmap_mode="r") if order.exists() else None
-        most = 2 if self._order is None else None  # parts held open
+        most = 2 if self._order is None else None  # parts held open; None: all
         self._part = lru_cache(most)(lambda number: ColumnFile(self._paths[number]))
         self._rows = self._part(0).rows if self._paths else 1  # of every part but the last
         self.count = (len(self._paths) - 1) * self._rows + self._part(len(self._paths) - 1).rows if self._paths else 0
 
     @property
     def relations(self) -> pa.DataType:
-        """The type of their column ``relations``."""
+        """The type of the samples' column ``relations``."""
         return self._part(0).type_of("relations")
 
     def batches(self, names: Sequence[str], first: int, end: int, most: int) -> Iterator[pa.RecordBatch]:
@@ -111,11 +111,11 @@ class PlannedSamples:
             yield self._part(part).view("json", row)
 
     def _numbers(self, first: int, end: int) -> Numbers:
-        """The numbers in the order of the input."""
+        """The samples in the places ``first`` to ``end``, as numbers in the order of the input."""
         return np.arange(first, end) if self._order is None else np.asarray(self._order[first:end])
 
     def _by_part(self, numbers: Numbers) -> Iterator[tuple[int, Numbers]]:
-        """(a part, rows of it) for ``numbers`` that ascend."""
+        """(part, rows of that part) for ``numbers``, which ascend."""
         parts = numbers // self._rows
         for run in np.split(numbers, np.flatnonzero(np.diff(parts)) + 1):
             part = int(run[0]) // self._rows
@@ -123,7 +123,7 @@ class PlannedSamples:
 
 
 def make_plan(work: Path, config: BuildConfig) -> None:
-    """Cut the chosen samples into shards, once; `BuildError` where two samples have one key."""
+    """Cut the chosen samples into shards, once; `BuildError` if two samples have one key."""
     if (work / _PLAN_NAME).exists():
         return
     with joins(work) as db:
@@ -144,7 +144,7 @@ def planned_shards(work: Path) -> list[ShardPlan]:
 
 
 def _register_samples(db: duckdb.DuckDBPyConnection, work: Path) -> None:
-    """The table ``samples(sample, key, media)``: a number in the order of the input, the key, and what it shows."""
+    """Make the table ``samples(sample, key, media)``; ``sample`` is its number in the order of the input."""
     db.execute("CREATE TABLE samples(sample BIGINT, key VARCHAR, media BIGINT[])")
     start = 0
     for path in sample_parts(work):
@@ -156,7 +156,7 @@ def _register_samples(db: duckdb.DuckDBPyConnection, work: Path) -> None:
 
 
 def _check_keys(db: duckdb.DuckDBPyConnection) -> None:
-    """Keys hold 64 bits of a hash, so two samples with one key are all but impossible; still, never write it."""
+    """`BuildError` if two samples have one key, which is all but impossible: keys hold 64 bits of a hash."""
     row = db.execute(
         "SELECT key, count(*) FROM samples GROUP BY key HAVING count(*) > 1 ORDER BY key LIMIT 1"
     ).fetchone()
@@ -165,7 +165,7 @@ def _check_keys(db: duckdb.DuckDBPyConnection) -> None:
 
 
 def _register_media(db: duckdb.DuckDBPyConnection, work: Path) -> None:
-    """The table ``media(number, sha256)``: the checksums of the files of each medium."""
+    """Make the table ``media(number, sha256)``: the checksums of the files of each medium."""
     db.execute("CREATE TABLE media(number BIGINT, sha256 BLOB[])")
     media = ColumnFile(work / MEDIA_NAME)
     schema = pa.schema([("number", pa.int64()), ("sha256", pa.list_(pa.binary()))])
@@ -180,14 +180,14 @@ def _checksums(media: ColumnFile, number: int) -> list[str]:
 
 
 def _beside_alike(db: duckdb.DuckDBPyConnection) -> Any:
-    """int64[samples]: the samples in an order in which those that show the same files stand together."""
+    """int64[samples]: the samples, ordered so that those that show the same files come together."""
     db.execute(_FILES_OF_SAMPLES)
     return db.sql(_TOGETHER).to_arrow_table().column(0).to_numpy()
 
 
 @dataclass(slots=True)
 class _OpenShard:
-    """A shard that takes samples: the number of its first is ``first``."""
+    """A shard that still takes samples; ``first`` is the place of its first sample."""
 
     number: int = 0
     first: int = 0
@@ -201,7 +201,7 @@ class _OpenShard:
         self.content.update(digests)
 
     def close(self) -> tuple[ShardPlan, _OpenShard]:
-        """Its plan, and the next one."""
+        """The plan of this shard, and the next shard."""
         end = self.first + self.samples
         plan = ShardPlan(
             number=self.number,
@@ -215,7 +215,7 @@ class _OpenShard:
 
 
 def _cut(samples: PlannedSamples, config: BuildConfig) -> Iterator[ShardPlan]:
-    """The shards where each sample holds all its files itself."""
+    """The shards if each sample holds all its files itself."""
     shard = _OpenShard()
     for batch in samples.batches(["size", "digest"], 0, samples.count, _BATCH):
         ends, digests = np.cumsum(batch.column("size").to_numpy()), memoryview(batch.column("digest").buffers()[1])
@@ -236,7 +236,7 @@ def _cut(samples: PlannedSamples, config: BuildConfig) -> Iterator[ShardPlan]:
 
 
 def _cut_deduped(work: Path, samples: PlannedSamples, config: BuildConfig) -> Iterator[ShardPlan]:
-    """The shards where each holds a file once."""
+    """The shards if each holds every file only once."""
     media = ColumnFile(work / MEDIA_NAME)
 
     @lru_cache(_MEDIA_KEPT)
@@ -263,6 +263,6 @@ def _cut_deduped(work: Path, samples: PlannedSamples, config: BuildConfig) -> It
 
 
 def _deduped_size(files: Sequence[tuple[str, int]], seen: Mapping[str, int]) -> int:
-    """Bytes of the members of ``files`` in a shard that holds those in ``seen``: a link is a header alone."""
+    """Bytes of the members of ``files`` in a shard that already holds those in ``seen``, whose links are headers."""
     new = {sha256: member_span(size) - BLOCK for sha256, size in files if sha256 not in seen}
     return BLOCK * len(files) + sum(new.values())

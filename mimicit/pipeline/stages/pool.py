@@ -1,4 +1,4 @@
-"""The pool of `mimicit.context.choose` over the tables of a build: cells are read as they are asked for."""
+"""The pool of `mimicit.context.choose` over the tables of a build; cells are read when they are needed."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _MOST_ALIKE: Final = 1024
 
 
 class TripletPool:
-    """The usable triplets of one work folder, by row of TRIPLETS; ``names`` are those of the sources by number.
+    """The usable triplets of one work folder, by row of TRIPLETS; ``names`` are the sources' names by number.
 
-    ``lenders`` is the source that context comes from, where it is another. See `mimicit.context.candidates.Pool`.
+    ``lenders`` maps a source to the other source that its context comes from. See `mimicit.context.candidates.Pool`.
     """
 
     def __init__(self, work: Path, names: Sequence[str], lenders: Mapping[int, int] = MappingProxyType({})) -> None:
@@ -52,12 +52,12 @@ class TripletPool:
         self._own_rows = spans
         self._rows = [spans[lenders.get(number, number)] for number in range(len(names))]
         self._lent = {number: spans[lender] for number, lender in lenders.items()}
-        self._alike: dict[int, Likeness] = {}  # no cache of a method: its cycle would keep all that is mapped here
+        self._alike: dict[int, Likeness] = {}  # not a cache on a method: that cycle would keep all files mapped
         self._work = work
-        self._similar: SimilarPool | None = None  # opened by the first query that asks for it
+        self._similar: SimilarPool | None = None  # opened by the first query that needs it
 
     def give_back(self) -> None:
-        """Let go of the memory that random rows have taken so far."""
+        """Release the memory that reading random rows has mapped so far."""
         for file in self._files:
             file.give_back()
 
@@ -100,9 +100,9 @@ class TripletPool:
         return found
 
     def turns_before(self, rows: Numbers, count: int) -> tuple[Numbers, NDArray[np.bool_]]:
-        """(int64[rows, count], the latest turn first; whether these are all of `earlier_turns` up to ``count``).
+        """(int64[rows, count] of turns, latest first; bool[rows], whether they equal `earlier_turns` up to ``count``).
 
-        Where they are not, the turns are to be asked for one by one.
+        For rows that do not, call `earlier_turns`.
         """
         turn = self.triplets.numbers("turn", rows)
         found = np.zeros((len(rows), count), np.int64)
@@ -134,7 +134,7 @@ class TripletPool:
         return Likeness(**marks._asdict(), pictures=self.pictures(row), looks=self._looks(row))
 
     def _told_apart_by(self, row: int) -> Likeness:
-        """As `likeness`, where nothing was compared."""
+        """As `likeness`, but without the tables of a comparison, so never ``closed``."""
         found = self._alike.get(row)
         if found is None:
             marks = says(self.instruction(row), self.triplets.text("answer", row))

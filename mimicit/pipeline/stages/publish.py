@@ -47,7 +47,7 @@ _CARD_NAME: Final = "README.md"
 _SHEET_NAME: Final = "contact-sheet.jpg"
 
 BESIDE_SHARDS: Final = (INDEX_NAME, MEDIA_NAME, REJECTS_NAME, _CARD_NAME, _SHEET_NAME)
-"""The files of a finished folder, without the shards and the manifest."""
+"""The files of a finished folder other than the shards and the manifest."""
 
 REJECTS_SCHEMA: Final = pa.schema(
     [(name, pa.string()) for name in ("scope", "stage", "reason", "source", "locator", "id", "detail")]
@@ -71,9 +71,9 @@ def publish_folder(
     *,
     origin: Mapping[str, str] | None,
 ) -> dict[str, Any]:
-    """Write everything beside the shards, the manifest last; returns the manifest.
+    """Write all files other than the shards, the manifest last; returns the manifest.
 
-    ``specs`` are the sources in the order of their numbers; ``origin`` is noted as where the input came from.
+    ``specs`` are the sources in the order of their numbers; ``origin`` is where the input came from, for the manifest.
     """
     with joins(work) as db:
         rejected = Rejects(db, work, part_rejects(work))
@@ -106,7 +106,7 @@ def publish_folder(
 
 
 def _source_table(rejects: Rejects, work: Path, specs: Sequence[SourceSpec]) -> Iterator[dict[str, Any]]:
-    """Per source: what came in and what became of it; raises if a single record is unaccounted for."""
+    """Per source: what came in and what became of it; `BuildError` if a single record is unaccounted for."""
     parts = import_parts(work)
     queries, others = _counts(work, len(specs))
     rejected: list[dict[str, int]] = [{} for _ in specs]
@@ -134,7 +134,7 @@ def _source_table(rejects: Rejects, work: Path, specs: Sequence[SourceSpec]) -> 
 
 
 def _counts(work: Path, sources: int) -> tuple[list[int], list[int]]:
-    """How many queries each source has, and how many records that are usable and no queries."""
+    """How many queries each source has, and how many other usable records."""
     queries, others = np.zeros(sources, int), np.zeros(sources, int)
     for _, batch in ColumnFile(work / TRIPLETS_NAME).batches():
         numbers, is_query = batch.column("source").to_numpy(), np.asarray(batch.column("is_query"))

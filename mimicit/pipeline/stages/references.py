@@ -1,4 +1,4 @@
-"""References to media as JSON: how the tables of a build write where a picture or clip lies."""
+"""References to media as JSON: how the tables of a build store the place of a picture or clip."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ def ref_to_json(ref: MediaRef) -> dict[str, Any]:
 
 
 def ref_text(value: dict[str, Any]) -> bytes:
-    """The reference ``value`` as canonical JSON; `SchemaError` where it is none."""
+    """The reference ``value`` as canonical JSON; `SchemaError` if JSON cannot hold it."""
     if value["timestamps_s"] is None and value["duration_s"] is None:
         try:
-            return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)  # there is no number that JSON could not hold
+            return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)  # no floats, so no NaN
         except orjson.JSONEncodeError:
             pass
     return canonical_json(value)
@@ -85,7 +85,7 @@ def ref_from_json(value: dict[str, Any]) -> MediaRef:
 
 
 def place_in_table(first: list[Any]) -> str:
-    """A text by which media in cells of tables sort by file, row group or batch, column, row and entry; else empty.
+    """A sort key for media in cells of tables: file, row group or batch, column, row and entry; empty for others.
 
     ``first`` is the first part of the reference.
     """

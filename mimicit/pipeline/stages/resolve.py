@@ -1,7 +1,7 @@
-"""Resolve: what the records of all parts refer to, by joins.
+"""Resolve: find what the records of all parts refer to, by joins.
 
 Equal ids are told apart or rejected, pictures that are named are found, the publisher's list says which records are
-queries, related ids that nobody has are reported, and every distinct medium gets a number. Only ids and numbers go
+queries, related ids that no record has are reported, and every distinct medium gets a number. Only ids and numbers go
 through the joins; texts stay where the import has put them.
 """
 
@@ -32,7 +32,7 @@ __all__ = ["open_records", "resolve_references"]
 _OPEN_PARTS: Final = 64
 _LEAST_IN_UNIT: Final = 128
 _MOST_IN_UNIT: Final = 1024
-_LEAST_UNITS: Final = 128  # of which each has more than the least
+_LEAST_UNITS: Final = 128  # units grow beyond the least size only if there are more than this many
 # Records and references are numbered through all parts: n and r. A record shows at most 1,000 media, so n * 1024 and
 # the place of a medium order all mentions.
 _TABLES: Final = """
@@ -45,7 +45,7 @@ CREATE TABLE training(source INTEGER, part INTEGER, item BIGINT, id VARCHAR, rel
 CREATE TABLE decided(n BIGINT, id VARCHAR);
 CREATE TABLE located(r BIGINT, text VARCHAR, in_table VARCHAR, is_video BOOLEAN, missing VARCHAR);
 """
-# How each table of a part goes into its table above.
+# The columns of each table of a part, as they are inserted into its table above.
 _COLUMNS: Final = {
     "records": """{n} + n, {part}, n, {source}, item, id,
         CASE WHEN says IS NOT NULL AND contains(id, '~') THEN regexp_replace(id, '(~[0-9]+)+$', '') ELSE id END,
@@ -57,7 +57,7 @@ _COLUMNS: Final = {
 }
 _TEXTS: Final = ("instruction", "answer", "meta", "parts", "conversation", "fault_detail")
 _TABLE_OF: Final = {"references": "refs"}
-# Records whose ids are equal, or differ in an ending like ~2, which tells apart those that were equal.
+# Records whose ids are equal, or differ only in an ending like ~2, as is added to tell equal ids apart.
 _REPEATED: Final = """
 SELECT source, family, n, part, row, item, id, says FROM records
 SEMI JOIN (SELECT source, family FROM records GROUP BY ALL HAVING count(*) > 1) AS repeated USING (source, family)
@@ -85,10 +85,10 @@ WHERE refs.is_named GROUP BY refs.r ORDER BY refs.r
 _LOCATED: Final = pa.schema(
     [
         ("r", pa.int64()),
-        ("text", pa.large_string()),  # null where a picture is not there,
+        ("text", pa.large_string()),  # null if a picture is missing,
         ("in_table", pa.large_string()),
         ("is_video", pa.bool_()),
-        ("missing", pa.large_string()),  # which is this one
+        ("missing", pa.large_string()),  # with this id
     ]
 )
 _STEPS: Final = (
@@ -107,7 +107,7 @@ _STEPS: Final = (
     SELECT n, min(place) AS place, arg_min(missing, place) AS missing
     FROM mentions JOIN located USING (r) WHERE text IS NULL GROUP BY n
     """,
-    # A medium is numbered by where it is shown first, even if a picture that comes after it there is missing.
+    # Media are numbered by their first mention. In a record that lacks a picture, only mentions before that one count.
     """
     CREATE TABLE media AS
     SELECT row_number() OVER (ORDER BY first) - 1 AS number, text, in_table, is_video FROM (
@@ -125,7 +125,7 @@ _STEPS: Final = (
     FROM mentions JOIN (SELECT r, number FROM places JOIN media USING (text)) AS numbered USING (r)
     GROUP BY n
     """,
-    # Where the publisher lists the queries, only those are queries, and with the context listed there.
+    # If the publisher lists the queries, only those are queries, with the context listed there.
     """
     CREATE TABLE asked AS
     SELECT keys.n, keys.source, keys.id, records.part, records.row, records.fault,
@@ -152,7 +152,7 @@ SELECT source, part, row, id, missing FROM asked LEFT JOIN dangling USING (n)
 WHERE fault IS NOT NULL OR missing IS NOT NULL ORDER BY n
 """
 _MEDIA: Final = "SELECT text AS ref FROM media ORDER BY number"
-# A unit is so many pictures, or 16 clips. Tables are only read forwards, so their media go by their places.
+# A unit is {size} pictures, or 16 clips. Tables are only read forwards, so media in tables are sorted by their places.
 _UNITS: Final = """
 SELECT CAST((sum(cost) OVER before - cost) // {size} AS BIGINT) AS unit, number
 FROM (SELECT number, in_table, CASE WHEN is_video THEN {size} // 16 ELSE 1 END AS cost FROM media)
@@ -192,7 +192,7 @@ def resolve_references(work: Path, specs: Sequence[SourceSpec]) -> None:
 
 
 def _unit_size(db: duckdb.DuckDBPyConnection) -> int:
-    """How many pictures are a unit: the more there are, the more, so that no disk is asked to sync all the time."""
+    """How many pictures are a unit: more if there are more pictures, so that the disk need not sync all the time."""
     media = int(db.execute("SELECT count(*) FROM media").fetchall()[0][0])
     return min(_MOST_IN_UNIT, max(_LEAST_IN_UNIT, media // _LEAST_UNITS))
 
@@ -203,7 +203,7 @@ def open_records(work: Path, part: int) -> ColumnFile:
 
 
 def _load(db: duckdb.DuckDBPyConnection, work: Path, parts: Sequence[Part]) -> None:
-    """Fill the tables of the connection with those of all ``parts``."""
+    """Fill the tables of the connection from the tables of all ``parts``."""
     db.execute(_TABLES)
     n = r = 0
     for part in parts:
@@ -222,9 +222,10 @@ def _load(db: duckdb.DuckDBPyConnection, work: Path, parts: Sequence[Part]) -> N
 
 
 def _decided(rows: Iterable[tuple[Any, ...]], reporter: _Reporter) -> Iterator[tuple[int, str | None]]:
-    """(n, new id) of the records whose id an earlier one has; no id where one that has it says the same.
+    """(n, new id) of each record whose id an earlier record has; the new id is None if it is a duplicate.
 
-    Where a format's ids do not repeat, ``says`` is None, and an equal id is a duplicate.
+    It is one if it says the same as an earlier record of that id, or if ids of its format do not repeat (``says`` is
+    None).
     """
     for _, family in groupby(rows, key=lambda row: row[:2]):
         taken: dict[str, bytes | None] = {}
@@ -244,9 +245,9 @@ def _decided(rows: Iterable[tuple[Any, ...]], reporter: _Reporter) -> Iterator[t
 def _new_id(
     id: str, says: bytes, taken: dict[str, bytes | None], runs: dict[str, tuple[int, set[bytes | None]]]
 ) -> str | None:
-    """The first of id~2, id~3, ... that is free; None where one before it, or ``id``, says the same.
+    """The first of id~2, id~3, ... that is free; None if one before it, or ``id``, says the same.
 
-    ``runs`` has for an id the number to try next, and what all those before it say.
+    ``runs`` maps an id to the number to try next, and to what the records of all earlier numbers say.
     """
     number, said = runs.get(id, (2, {taken[id]}))
     while says not in said and (name := f"{id}~{number}") in taken:
@@ -275,7 +276,7 @@ def _located(rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
 
 
 class _Reporter:
-    """Writes why records, pictures and references were left out."""
+    """Writes the rejects of records, pictures and references."""
 
     def __init__(self, work: Path, specs: Sequence[SourceSpec], rejects: RejectWriter) -> None:
         self._specs = specs
@@ -283,7 +284,7 @@ class _Reporter:
         self._records = lru_cache(_OPEN_PARTS)(lambda part: open_records(work, part))
 
     def unreadable(self, parts: Iterable[Part]) -> None:
-        """Sources that could not be read."""
+        """Reject the sources that could not be read."""
         for part in parts:
             if part.summary.unreadable is not None:
                 spec = self._specs[part.source]
@@ -292,13 +293,13 @@ class _Reporter:
                 self._rejects.reject(part.source, Phase.IMPORT, part.number, 0, reject)
 
     def duplicate(self, source: int, part: int, row: int, item: int, id: str) -> None:
-        """A record that has the id of an earlier one."""
+        """Reject a record that has the id of an earlier one."""
         detail = "this id was used before in the source; the first record keeps it"
         reject = self._specs[source].reject("duplicate_id", place=self._place(part, row), id=id, detail=detail)
         self._rejects.reject(source, Phase.IMPORT, part, item, reject)
 
     def repeated(self, db: duckdb.DuckDBPyConnection) -> None:
-        """Pictures and entries of the training list whose id came before."""
+        """Reject pictures and entries of the training list whose id came before."""
         pictures = "this picture id was used before in the source; the first picture keeps it"
         entries = "this id stands in the training list before; the first entry counts"
         for table, scope, detail in (("pictures", "media", pictures), ("training", "reference", entries)):
@@ -314,7 +315,7 @@ class _Reporter:
                 self._rejects.reject(source, Phase.IMPORT, part, item, reject)
 
     def unknown_queries(self, db: duckdb.DuckDBPyConnection) -> None:
-        """Ids of the training list that no record has."""
+        """Reject ids of the training list that no record has."""
         detail = "the training list names this id, but no instruction has it"
         for row, (source, id) in enumerate(rows_of(db, _UNKNOWN_QUERIES)):
             spec = self._specs[source]
@@ -324,7 +325,7 @@ class _Reporter:
             self._rejects.reject(source, Phase.TRAINING, 0, row, reject)
 
     def faulty(self, db: duckdb.DuckDBPyConnection) -> None:
-        """Records that name a picture that is not there, or whose texts the filters leave out."""
+        """Reject records that name a missing picture, or whose texts the filters leave out."""
         for source, part, row, id, missing in rows_of(db, _FAULTY):
             spec, records = self._specs[source], self._records(part)
             fault = records.text("fault", row)
@@ -344,7 +345,7 @@ class _Reporter:
             self._rejects.reject(source, Phase.RESOLVE, part, row, reject)
 
     def unknown_related(self, db: duckdb.DuckDBPyConnection) -> None:
-        """Related ids that no record has: each drops that one reference."""
+        """Reject related ids that no record has; the records lose only these references."""
         for source, part, row, id, place, name in rows_of(db, _UNKNOWN_RELATED):
             detail = f"related[{place}] names {name!r}, which no record of this source has; it is left out"
             reject = self._specs[source].reject(

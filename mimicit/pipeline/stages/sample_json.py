@@ -1,4 +1,4 @@
-"""Write samples as their JSON, many at a time, and what the index says of them: the rows of SAMPLES.
+"""Write many samples at a time as the rows of SAMPLES: their JSON, and their columns of the index.
 
 The JSON is byte for byte what `mimicit.schema.canonical_json` makes of each sample; a test compares both.
 """
@@ -36,7 +36,7 @@ _FIXED: Final = (
     b'","instruction":"',
 )
 _BEGIN, _MEDIA, _META, _ANSWER, _ID, _INSTRUCTION = range(len(_FIXED))
-_PER_SAMPLE: Final = 6  # pieces, beside those of its media and triplets
+_PER_SAMPLE: Final = 6  # pieces, without those of its media and triplets
 _PER_MEDIUM: Final = 2
 _PER_TRIPLET: Final = 7
 
@@ -45,8 +45,9 @@ _PER_TRIPLET: Final = 7
 class Chosen:
     """Samples before they are written.
 
-    ``said`` has the columns id, instruction, answer and media (rows of MEDIA) of triplets. Each sample is ``counts`` of
-    these, by their rows in ``triplets``, its query last. ``reasons`` of these are places in ``why``: (relation, score).
+    ``said`` has the columns id, instruction, answer and media (rows of MEDIA) of triplets. ``triplets`` are rows of
+    ``said``, sample by sample: ``counts`` for each sample, its query last. ``reasons`` gives each of them its place in
+    ``why``: (relation, score).
     """
 
     said: pa.RecordBatch
@@ -59,7 +60,7 @@ class Chosen:
 
 
 class _Medium(NamedTuple):
-    """What the index says of a medium, and its JSON around the names of its files; ``span`` are bytes in a shard."""
+    """A medium's counts for the index, and its JSON around the names of its files; ``span`` is its bytes in a shard."""
 
     files: int
     span: int
@@ -116,7 +117,7 @@ class SampleWriter:
 
 
 def _json(chosen: Chosen, new: Numbers, media_counts: Numbers, known: Sequence[_Medium], media: Numbers) -> pa.Array:
-    """The JSON of each sample; its triplets show so many ``new`` ones of ``media``, which are places in ``known``."""
+    """The JSON of each sample; ``new`` is how many of ``media`` (places in ``known``) each triplet shows."""
     said, triplets, counts = chosen.said, chosen.triplets, chosen.counts
     first = before(new, counts)
     first[new == 0] = 0
@@ -168,8 +169,8 @@ def _json(chosen: Chosen, new: Numbers, media_counts: Numbers, known: Sequence[_
 def _shown_anew(media: pa.ListArray, triplets: Numbers, samples: Numbers) -> Numbers:
     """The places of the triplets that show their media right before their text.
 
-    Each does unless exactly these were shown last: then text goes on about them (text attends to the picture right
-    before it, so an earlier picture must be shown again).
+    A triplet does not if exactly its media were the last that the sample showed: its text is then about those. (Text
+    attends to the picture right before it, so an earlier picture must be shown again.)
     """
     offsets, values = media.offsets.to_numpy(), media.values.to_numpy()
     if np.diff(offsets).max() <= 1:
@@ -188,7 +189,7 @@ def _shown_anew(media: pa.ListArray, triplets: Numbers, samples: Numbers) -> Num
 
 
 def _distinct(make: Callable[..., bytes], *keys: Numbers) -> tuple[list[bytes], Numbers]:
-    """(what ``make`` gives for each distinct row of ``keys``, for every row the place of that)."""
+    """(results of ``make`` for the distinct rows of ``keys``, the place of its result for every row)."""
     codes = np.zeros(len(keys[0]), np.int64)
     for key in keys:
         codes = codes * (int(key.max(initial=0)) + 1) + key
@@ -197,7 +198,7 @@ def _distinct(make: Callable[..., bytes], *keys: Numbers) -> tuple[list[bytes], 
 
 
 def _tail(why: tuple[str | None, float | None], first: int, count: int, *, is_query: bool) -> bytes:
-    """What follows the instruction of a triplet that shows ``count`` media of its sample, from the ``first`` on."""
+    """The JSON after the instruction of a triplet that shows ``count`` media of its sample, from ``first`` on."""
     (relation, score), role = why, "query" if is_query else "context"
     value = {"media": list(range(first, first + count)), "relation": relation, "role": role, "score": score}
     json = canonical_json({name: part for name, part in value.items() if part is not None})
@@ -205,7 +206,7 @@ def _tail(why: tuple[str | None, float | None], first: int, count: int, *, is_qu
 
 
 def _relation_counts(chosen: Chosen, relations: list[str]) -> pa.StructArray:
-    """How many triplets of each of the ``relations`` each sample has."""
+    """How many triplets each sample has of each of the ``relations``."""
     places = np.array([-1 if name is None else relations.index(name) for name, _ in chosen.why])[chosen.reasons]
     samples, size = owners(chosen.counts), len(chosen.counts) * len(relations)
     found = np.bincount((samples * len(relations) + places)[places >= 0], minlength=size).reshape(-1, len(relations))
@@ -213,7 +214,7 @@ def _relation_counts(chosen: Chosen, relations: list[str]) -> pa.StructArray:
 
 
 def _digests(texts: pa.Array) -> list[bytes]:
-    """The SHA-256 of each."""
+    """The SHA-256 of each text."""
     _, offsets, data = texts.buffers()
     whole, ends = memoryview(data), np.frombuffer(offsets, np.int64).tolist()
     return [hashlib.sha256(whole[first:end]).digest() for first, end in pairwise(ends)]
@@ -229,7 +230,7 @@ def _medium(media: ColumnFile, number: int) -> _Medium:
 
 
 def _before_and_names(kinds: Sequence[tuple[bytes, str]], kind: int, files_before: int, files: int) -> bytes:
-    """The JSON of a medium up to the names of its ``files``, in a sample with so many ``files_before`` it."""
+    """The JSON of a medium up to the names of its ``files``; its sample has ``files_before`` files before it."""
     begin, extension = kinds[kind]
     names = ",".join(f'"{place:03d}.{extension}"' for place in range(files_before, files_before + files))
     return (b"," if files_before else b"") + begin + names.encode()

@@ -1,9 +1,9 @@
 """The fingerprint of the input: names and sizes of all files under ``--src``, and the contents of what can be used.
 
-Used are the files that sources are made of, whole, and pictures and clips, which tell by their first bytes and have a
-limit in size. Of any other file only the first MiB is read: it takes no part, whatever else it holds.
+Two kinds of files can be used and are read whole: those that sources are made of, and pictures and clips up to a size
+limit, recognized by their first bytes. Of any other file only the first MiB is read: the rest cannot affect the build.
 
-What was found stays in a SQLite file in the output folder, so memory does not grow with the number of files; each file
+The result is kept in a SQLite file in the output folder, so memory does not grow with the number of files; each file
 is compared with it when it is read (see `mimicit.sources.files.scanned`), and a later build can tell which inputs are
 still the same (see `mimicit.pipeline.previous`).
 """
@@ -31,7 +31,7 @@ _BATCH_BYTES: Final = 64 * 1024**2
 _BATCH_FILES: Final = 4096
 _READ_BYTES: Final = 1 << 20
 _HEAD_BYTES: Final = 1 << 20
-"""Read of a file that nothing uses: far more than tells what it is, and all of a small one."""
+"""What is read of a file that nothing uses: far more than it takes to recognize it, and all of a small one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,7 @@ class InputScan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Batch:
-    """Files to hash, each with whether a source is made of it; ``first`` is its place in the order of the walk."""
+    """Files to hash: (path, whether a source is made of it); ``first`` is the place of the first in the walk."""
 
     root: Root
     first: int
@@ -65,13 +65,13 @@ def scan_input(
     """Hash what can be used of the input, in parallel, into the new file ``table``, which `ScannedFiles` reads.
 
     ``sources`` are the paths of the files that sources are made of. The result does not depend on dates, links or the
-    order of folders. `BuildError` where a file cannot be read, or is written to meanwhile. With ``keep_going``, what
-    cannot be read is as if it were not there: the records that need it are rejects.
+    order of folders. `BuildError` if a file cannot be read, or is written to meanwhile. With ``keep_going``, unreadable
+    files are treated as missing: the records that need them become rejects.
     """
     table.unlink(missing_ok=True)
     db = sqlite3.connect(table, isolation_level=None)
     try:
-        db.execute("PRAGMA journal_mode = OFF")  # made anew by every build
+        db.execute("PRAGMA journal_mode = OFF")  # every build makes it anew
         db.execute("PRAGMA synchronous = OFF")
         db.execute(SCANNED_TABLE)
         db.execute("BEGIN")

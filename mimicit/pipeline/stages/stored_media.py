@@ -1,4 +1,4 @@
-"""The encoded files of the media of a build: which there are, and their bytes, out of the blobs of the work folder."""
+"""The encoded files of the media of a build: the list, and their bytes in the blobs of the work folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mimicit.pipeline.tables import MEDIA_NAME
 __all__ = ["StoredFile", "StoredMedia"]
 
 _OPEN_BLOBS: Final = 64
-_SMALL_BYTES: Final = 64 << 10  # of a file that is kept when it was read, for other samples show it mostly
+_SMALL_BYTES: Final = 64 << 10  # a file up to this size is kept once read, as other samples usually show it
 _BYTES_KEPT: Final = 48 << 20
 _MEDIA_KEPT: Final = 1 << 14
 
@@ -47,7 +47,7 @@ class StoredMedia:
         self._blobs.close()
 
     def read(self, file: StoredFile) -> bytes:
-        """The bytes of one file; `BuildError` where they are not what was encoded."""
+        """The bytes of one file; `BuildError` if they are not what was encoded."""
         data = self._kept.get(file)
         if data is None:
             data = self._blobs.read(file)

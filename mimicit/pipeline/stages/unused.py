@@ -1,4 +1,4 @@
-"""What of the input nobody uses: every file that no source is made of, and every picture and clip that no record shows.
+"""Report the unused input: every file that no source is made of, and every picture and clip that no record shows.
 
 Each is a row of ``rejects.parquet`` of scope ``source``; the manifest counts them and names the first ones.
 """
@@ -49,7 +49,7 @@ _NOT_SHOWN: Final = "SELECT path FROM files ANTI JOIN shown USING (path) ORDER B
 
 
 def refuse_unused(root: Root, selection: Selection) -> None:
-    """`SourceError` where a file that may hold data is used by no source."""
+    """`SourceError` if a file that may hold data is used by no source."""
     data = list(filter(is_data, selection.unused))
     if data:
         more = f" and {len(data) - 1} more" if len(data) > 1 else ""
@@ -58,7 +58,7 @@ def refuse_unused(root: Root, selection: Selection) -> None:
 
 
 def say_unused(root: Root, selection: Selection, progress: Progress) -> None:
-    """A line for each of the first files that may hold data and that no source is made of."""
+    """Note the first of the files that may hold data and that no source is made of, a line each."""
     data = list(filter(is_data, selection.unused))
     for path in data[:_SAID]:
         progress.note(f"{path}: not used: {_why(root, selection, path)}")
@@ -67,7 +67,7 @@ def say_unused(root: Root, selection: Selection, progress: Progress) -> None:
 
 
 def write_left_out(work: Path, root: Root, selection: Selection) -> None:
-    """Write rejects of the files that cannot be read by their names or kinds, and of those no source is made of."""
+    """Write rejects of files that cannot be read for their names or kinds, and of files that no source is made of."""
     with RejectWriter(rejects_path(work, "scan")) as rejects:
         left_out = [("unusable_file", path, why) for path, why in selection.skipped]
         left_out += [(UNUSED_FILE, path, _why(root, selection, path)) for path in selection.unused]
@@ -88,7 +88,7 @@ def write_unused_media(work: Path, selection: Selection, scanned: ScannedFiles) 
 
 
 def unused_part(rejects: Rejects) -> dict[str, Any]:
-    """What the manifest says of the input: the numbers of unused files and media, and the first of the files."""
+    """The fields of the manifest's input on unused files and media: their counts, and the first of the files."""
     count, first = rejects.of_input(UNUSED_FILE, _IN_MANIFEST)
     return {
         "unused": count,
@@ -98,7 +98,7 @@ def unused_part(rejects: Rejects) -> dict[str, Any]:
 
 
 def _shown(work: Path, selection: Selection) -> Iterator[tuple[str]]:
-    """The files of the sources and of all media."""
+    """The paths of the files of the sources and of all media."""
     for spec in selection.specs:
         yield from ((path,) for path in (*spec.files, *spec.beside))
     for ref in _references(work):
