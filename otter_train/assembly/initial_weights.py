@@ -76,7 +76,7 @@ def inherited(path: Path, *, language_model: str | None = None, vision_model: st
 def initial_weights(path: Path, config: RunConfig) -> Initial:
     """The weights of ``path``: a run, a checkpoint, or what `otter_train.convert` reads.
 
-    `UsageError` where nothing is there, or no tokenizer says which rows are whose; `TrainError` where it cannot be
+    `UsageError` if nothing is there, or no tokenizer says which rows are whose; `TrainError` if it cannot be
     read. ``fill`` raises `TrainError` with every weight that does not fit the model.
     """
     if is_checkpointed(path):

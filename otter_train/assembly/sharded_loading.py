@@ -39,7 +39,7 @@ def fill_rows(
     """Fill what of ``model`` was built empty, as `build_model` would have; every process must call it.
 
     ``dtype`` is that in which the weights of the decoder are read. ``fill`` may give the model other weights then.
-    `TrainError` where they cannot be read.
+    `TrainError` if they cannot be read.
     """
     own = dict(model.named_parameters())
     stored = _stored_language(config, model, vocab_size, dtype)

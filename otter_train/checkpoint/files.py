@@ -103,7 +103,7 @@ def save_checkpoint(
     """Write ``run/checkpoint-{step}`` and remove all but the last ``keep``; the path of the new one.
 
     ``meta`` holds everything of ``schemas/checkpoint.json`` but ``format`` and ``files``. Interrupted at any
-    point it leaves the earlier checkpoints as they were; `OSError` where the disk is full.
+    point it leaves the earlier checkpoints as they were; `OSError` if the disk is full.
     """
     run.mkdir(parents=True, exist_ok=True)
     final = run / checkpoint_name(meta["step"])
@@ -124,7 +124,7 @@ def save_checkpoint(
 
 
 def latest_checkpoint(run: Path) -> Checkpoint | None:
-    """The last undamaged checkpoint of a run folder, or None where there has never been one.
+    """The last undamaged checkpoint of a run folder, or None if there has never been one.
 
     A damaged one is passed over with a warning that names it; `TrainError` if all of them are.
     """
@@ -145,7 +145,7 @@ def is_checkpointed(path: Path) -> bool:
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """The checkpoint ``path``, or the last one of the run folder ``path``; `TrainError` where there is none."""
+    """The checkpoint ``path``, or the last one of the run folder ``path``; `TrainError` if there is none."""
     if _NAME.fullmatch(path.name) or (path / _META).is_file():
         return _verified(path, None)
     checkpoint = latest_checkpoint(path)
@@ -192,7 +192,7 @@ class BackgroundSaver:
         self._job = self._pool.submit(job)
 
     def finish(self) -> None:
-        """Wait for the last job; `TrainError` where it could not write its files."""
+        """Wait for the last job; `TrainError` if it could not write its files."""
         if (error := self._ended()) is not None:
             raise TrainError(
                 f"{self._complaint(error)}; make room and give the same command again: it goes on from the last "

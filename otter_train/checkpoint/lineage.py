@@ -45,7 +45,7 @@ class Lineage:
 
 
 def read_lineage(run: Path) -> Lineage:
-    """Where ``run`` comes from; `TrainError` where its file is damaged."""
+    """Where ``run`` comes from; `TrainError` if its file is damaged."""
     path = run / LINEAGE_NAME
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -69,7 +69,7 @@ def descend(parent: Path, run: Path, step: int, changes: Sequence[str]) -> None:
 def shards_to_open(run: Path, parent: Path | None, given: Sequence[str]) -> tuple[list[str], list[float] | None]:
     """The folders as the first of the runs had them, and the weights that they get from now on; None: no others.
 
-    The order of a mixture depends on its first weights; later ones are a part of the state. `UsageError` where ``run``
+    The order of a mixture depends on its first weights; later ones are a part of the state. `UsageError` if ``run``
     goes on, and was given other weights, or goes on from a run that is not named.
     """
     given = absolute_shards(given)

@@ -64,7 +64,7 @@ def find_parts(
 def find_part(name: str, source: str, place: Mapping[str, str], *, holder: Path, folder: Path) -> str:
     """Where the part ``name``, which was called ``source`` and lay in ``place`` as seen from ``folder``, lies now.
 
-    `UsageError` where it is gone: ``holder`` was trained with it.
+    `UsageError` if it is gone: ``holder`` was trained with it.
     """
     candidates = [place["absolute"], os.path.normpath(folder / place["relative"])]
     for path in candidates:

@@ -45,7 +45,7 @@ def describe(config: RunConfig, model: ModelConfig, tokenizer: PreTrainedTokeniz
 
 
 def check_tokens(meta: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> None:
-    """`TrainError` where ``tokenizer`` gives a special token another id than the checkpoint was trained with."""
+    """`TrainError` if ``tokenizer`` gives a special token another id than the checkpoint was trained with."""
     trained: Mapping[str, int | None] = meta["special_tokens"]
     for name, id in special_ids(tokenizer).by_name().items():
         if trained[name] != id:

@@ -167,7 +167,7 @@ class RunConfig:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> RunConfig:
-        """Inverse of `to_json`; `UsageError` where a value breaks a rule, or a field is unknown here."""
+        """Inverse of `to_json`; `UsageError` if a value breaks a rule, or a field is unknown here."""
         unknown = value.keys() - {field.name for field in fields(cls)}
         if unknown:
             raise UsageError(f"the run was configured by another version, with {', '.join(sorted(unknown))}")
@@ -207,7 +207,7 @@ def resolve(preset: str | None, *, recipe: str | None = None, **given: Any) -> R
     """The configuration of ``preset`` with the options that were ``given`` (those that are not None).
 
     Without a preset, naming a language or a vision model means ``otter-9b`` and naming none means ``tiny``.
-    ``batch_size`` counts samples, ``batch_tokens`` alone means one row. `UsageError` where an option contradicts what
+    ``batch_size`` counts samples, ``batch_tokens`` alone means one row. `UsageError` if an option contradicts what
     ``recipe``, one of `RECIPES`, fixes, or where there is no such model.
     """
     overrides = {name: value for name, value in given.items() if value is not None}
@@ -287,7 +287,7 @@ def _check_models(config: RunConfig) -> None:
 
 
 def _check_folders(config: RunConfig) -> None:
-    """`UsageError` where a model that a new run is to train with is neither a path here nor can be a name."""
+    """`UsageError` if a model that a new run is to train with is neither a path here nor can be a name."""
     for name in ("language_model", "vision_model"):
         folder = getattr(config, name)
         if not folder or Path(folder).exists():

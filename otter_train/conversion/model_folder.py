@@ -94,7 +94,7 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
 def write_adapter(source: Path, target: Path, *, dtype: torch.dtype | None = None) -> int:
     """Write the adapters of the run or checkpoint ``source`` into the new folder ``target``; how many there are.
 
-    `UsageError` where ``source`` trained none on its language model, or ``target`` is there.
+    `UsageError` if ``source`` trained none on its language model, or ``target`` is there.
     """
     if not is_checkpointed(source):
         raise UsageError(f"{source}: no training run; --to peft writes the adapters that a run has trained")

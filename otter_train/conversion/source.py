@@ -90,7 +90,7 @@ class Origin:
     def named_rows(self, tokenizer: str | Path | None = None, added: Sequence[str] = ()) -> dict[str, int]:
         """Which rows are those of the added tokens; ``tokenizer`` and ``added`` as in `token_rows.named_rows`.
 
-        `UsageError` where nothing says it.
+        `UsageError` if nothing says it.
         """
         return named_rows(
             self.rows(), self.layout, noted=self.tokens, tokenizer=tokenizer or self.tokenizer, added=added
@@ -108,7 +108,7 @@ def open_origin(
     """The weights of ``path``; no tensor of a file is read yet.
 
     The checkpoint of a run holds what was trained; ``with_frozen`` adds the rest from the models it names, or from
-    ``language_model`` and ``vision_model``, where they lie now. `TrainError` where nothing fitting can be read.
+    ``language_model`` and ``vision_model``, where they lie now. `TrainError` if nothing fitting can be read.
     """
     if not path.exists():
         raise UsageError(f"{path}: no such file or folder")
@@ -259,7 +259,7 @@ def _json(path: Path) -> dict[str, Any]:
 def read_resaved(
     folder: Path, tensors: Mapping[str, LazyTensor], architecture: ModelConfig
 ) -> dict[str, LazyTensor] | None:
-    """The weights of ``folder`` by our names, where its ``tensors`` have some of other names; None where they have not.
+    """The weights of ``folder`` by our names, where its ``tensors`` have some of other names; None if they have not.
 
     Each keeps the dtype it was stored in; what was stored by another name, that of most of these. None, too, where
     transformers cannot read them either.

@@ -70,7 +70,7 @@ def named_rows(
     """Which of ``rows`` rows of weights in ``layout`` belong to which added token.
 
     Asked in this order: ``added`` (the names in order; their rows follow those of the ``tokenizer``, or are the last
-    ones), what the file ``noted``, the vocabulary of the ``tokenizer``. `UsageError` where none of them says it.
+    ones), what the file ``noted``, the vocabulary of the ``tokenizer``. `UsageError` if none of them says it.
     """
     stored = None if tokenizer is None else _stored(tokenizer)
     if added:

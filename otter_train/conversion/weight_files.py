@@ -51,7 +51,7 @@ _ALIGNMENT: Final = 8
 
 
 def find_weights(path: Path) -> Path:
-    """The file of weights, or the index of its shards, that ``path`` is or holds; `TrainError` where there is none."""
+    """The file of weights, or the index of its shards, that ``path`` is or holds; `TrainError` if there is none."""
     if path.is_file():
         return path
     for name in _NAMES:
@@ -64,7 +64,7 @@ def find_weights(path: Path) -> Path:
 def read_weights(path: Path) -> dict[str, LazyTensor]:
     """The tensors of a file, or of all shards of an index (``*.index.json``), in the order they are stored.
 
-    `TrainError` where a file is broken, is no file of weights, or an index and its shards disagree.
+    `TrainError` if a file is broken, is no file of weights, or an index and its shards disagree.
     """
     path = find_weights(path)
     if path.name.endswith(_INDEX):

@@ -1,4 +1,4 @@
-"""From prompts to the `Batch` the model eats: decoded, padded, and still on the CPU.
+"""From prompts to the `Batch` that the model takes: decoded, padded, and still on the CPU.
 
 CLIP resizes the shortest side to the tower's size (bicubic, antialiased) and crops the centre; a picture that already
 is such a square passes unchanged. Values stay uint8 until they are on the device (`normalise`), which moves a quarter
@@ -28,7 +28,7 @@ __all__ = ["Batch", "blank_batch", "collate", "decode_media", "fit", "normalise"
 def decode_media(sample: Sample, media: Media, size: int) -> Tensor:
     """The picture or the frames of ``media`` as uint8[F, 3, size, size].
 
-    `TrainError` names the sample and the file where the bytes are no such picture.
+    `TrainError` names the sample and the file if the bytes cannot be decoded.
     """
     try:
         pixels = decode.decode_media(media, size, where=f"sample {sample.id!r} of {sample.source}")
@@ -58,10 +58,10 @@ class Batch:
 
     ``vision_x``: uint8[B, T_img, F, 3, H, W]; in-context pictures lie along T_img, the frames of one clip along F.
     ``vision_mask``: bool[B, T_img, F], True where there is a picture. ``firsts``: int64[B, T_img, F], for each picture
-    the place, counted through B, T_img and F, of the first that has the same stored bytes: only those are encoded.
+    the flat index over B, T_img and F of the first with the same stored bytes: only those are encoded.
     ``lang_x``: int64[B, T] token ids; ``attention_mask``: bool[B, T]; ``labels``: int64[B, T], -100 where nothing is
-    learned, of which ``labelled`` are not. ``ids`` and ``sources`` name the samples; ``cut`` counts what did not fit.
-    ``left_out`` says why samples are missing that belong here: they cannot be shown in ``--max-tokens``.
+    learned; ``labelled`` of them are not -100. ``ids`` and ``sources`` name the samples; ``cut`` counts what did not
+    fit. ``left_out`` says why samples that belong here are missing: they cannot be shown in ``--max-tokens``.
     """
 
     vision_x: Tensor
@@ -93,7 +93,7 @@ class Batch:
         return counts
 
     def to(self, device: torch.device) -> Batch:
-        """The batch on ``device``; copies from pinned memory run beside the computation."""
+        """The batch on ``device``; copies from pinned memory overlap with the computation."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
@@ -158,7 +158,7 @@ def collate(
 
 
 def blank_batch(pad: int, image_size: int, left_out: tuple[str, ...] = ()) -> Batch:
-    """One token, no picture, nothing to learn: what a process without samples computes where others wait for it."""
+    """One token, no picture, nothing to learn: what a process without samples computes when others wait for it."""
     return Batch(
         vision_x=torch.zeros(1, 0, 0, 3, image_size, image_size, dtype=torch.uint8),
         vision_mask=torch.zeros(1, 0, 0, dtype=torch.bool),

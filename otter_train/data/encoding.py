@@ -49,8 +49,8 @@ class TooLongError(UnshowableError):
 class Cut(NamedTuple):
     """How much did not fit into ``--max-tokens``.
 
-    Dropped context triplets, shortened instructions, and answers that are too long by themselves: nothing is learned
-    from these, for half an answer would teach the model to stop there. The last text of a document loses its end.
+    Counts dropped context triplets, shortened instructions, and answers that are too long by themselves. Nothing is
+    learned from those: half an answer would teach the model to stop there. The last text of a document loses its end.
     """
 
     context_triplets: int = 0
@@ -125,8 +125,8 @@ class PromptEncoder:
     def encode(self, sample: Sample, *, with_answer: bool = True) -> Encoded:
         """The prompt of ``sample``; without the answer it ends at the query's ``<answer>``, ready to be answered.
 
-        `TooLongError` names the sample where its pictures alone are too many, `TrainError` where they are not those
-        that its triplets show.
+        `TooLongError` names the sample if its pictures alone are too many, `TrainError` if their number is not what
+        its triplets show.
         """
         if self.context_order == "shuffled":
             sample = shuffle_context(sample, self.seed)
@@ -137,9 +137,9 @@ class PromptEncoder:
         return self._fitted(sample, with_answer)  # a tokenizer that makes one token of any number of spaces, say
 
     def _without_what_cannot_fit(self, sample: Sample) -> Sample:
-        """``sample``, or one whose texts lost of their end (instructions: of their beginning) what would be cut anyway.
+        """``sample``, its texts without the end (instructions: the beginning) that would be cut anyway.
 
-        Else the tokenizer would be given all of a text of a megabyte, several times, to keep some hundred tokens.
+        Otherwise a whole text of a megabyte would be tokenised, several times, to keep some hundred tokens.
         """
         most = self.most_characters
         if all(len(triplet.instruction) <= most >= len(triplet.answer) for triplet in sample.triplets):
@@ -172,7 +172,7 @@ class PromptEncoder:
         return self._encoded(shorter, ids, cut)
 
     def why_not(self, sample: Sample) -> str:
-        """Why no prompt can be made of ``sample``, which is to be left out (`UnshowableError`); empty where one can."""
+        """Why ``sample`` must be left out (`UnshowableError`); empty if a prompt can be made of it."""
         try:
             self.encode(sample)
         except UnshowableError as error:
@@ -243,7 +243,7 @@ class PromptEncoder:
 def label_ids(ids: Sequence[int], special: SpecialIds, mode: LabelMode) -> list[int]:
     """``ids`` where they are to be learned, `IGNORED` elsewhere.
 
-    ``span``: in each chunk what follows ``<answer>`` up to and with ``<|endofchunk|>``, and the end of text; of a
+    ``span``: in each chunk what follows ``<answer>`` up to and with ``<|endofchunk|>``, and the end of text; in a
     chunk without ``<answer>`` (an interleaved document) everything but its pictures. ``paper``: everything after
     the first ``<answer>`` except ``<answer>``, ``<image>`` and padding, so also the later instructions.
     """

@@ -2,9 +2,9 @@
 
 The index knows characters, triplets and media of every sample. Special tokens are counted exactly; for the words, some
 samples of each source are read to learn how many tokens a character makes, for that depends on tokenizer and language.
-A prompt is so estimated within a few percent, and a row of many within less, for the errors of its prompts average out.
-Rows are filled up to three standard errors below the budget: few have more, and those a percent or two. Cost: reading
-64 samples of each source, once, whatever the size of the folder.
+This estimates a prompt within a few percent, and a row of many more closely, as the errors of its prompts average out.
+Rows are filled up to three standard errors below the budget: few exceed it, by a percent or two. Cost: reading 64
+samples of each source, once, whatever the size of the folder.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from otter_train.data.encoding import PromptEncoder
 
 __all__ = ["Lengths", "estimate_lengths", "showable", "within_budget"]
 
-_READ: Final = 64  # of each source: the error of a mean of so many is an eighth of that of one sample
+_READ: Final = 64  # samples of each source; their mean has an eighth of the error of one
 _MARGIN: Final = 3.0  # standard errors
 
 
@@ -47,17 +47,17 @@ class Lengths:
     def costs(self, budget: int) -> NDArray[np.int64]:
         """What each prompt counts in rows of ``budget`` tokens: its estimate, and its share of the row's margin.
 
-        A row of n like it has n to the power of 1/2 times the error of one.
+        The error of a row of n such prompts is n ** 0.5 times that of one.
         """
         margin = _MARGIN * self.error * np.sqrt(self.tokens / budget)
         return np.clip(np.ceil(self.tokens * (1 + margin)), 1, self.longest).astype(np.int64)
 
 
 def showable(samples: Ordered[Sample], encoder: PromptEncoder) -> tuple[Ordered[Sample], list[str]]:
-    """``samples`` without those of which the index says that their query cannot be shown, and why, sample by sample.
+    """``samples`` without those whose query cannot be shown, by their index, and why, one line for each.
 
-    A sample of one triplet needs a token for each of its media. Where there is context, and in samples without an
-    index, only the prompt tells (`TooLongError`). `UsageError` where none can be shown.
+    A sample of one triplet needs a token for each of its media. If it has context, or ``samples`` no index, only the
+    prompt can tell (`TooLongError`). `UsageError` if none can be shown.
     """
     if isinstance(samples, Mixture) and not samples.changes:
         shown = [showable(part, encoder) for part in samples.parts]
@@ -88,11 +88,11 @@ def within_budget(samples: Ordered[Sample], encoder: PromptEncoder, budget: int,
     """Rows of ``samples`` whose prompts have about ``budget`` tokens together, and hardly ever more.
 
     A mixture stays one: the shares of its parts are shares of samples. ``cache`` keeps which samples share a row.
-    `UsageError` where the samples have no index, as those that do not come from a folder.
+    `UsageError` if the samples have no index, because they do not come from a folder.
     """
     if isinstance(samples, Mixture) and not samples.changes:
         rows = [within_budget(part, encoder, budget, cache) for part in samples.parts]
-        # A part whose rows hold more samples is asked for fewer rows.
+        # A part whose rows hold more samples gives fewer rows.
         weights = [
             weight * len(packed) / len(part)
             for weight, packed, part in zip(samples.weights, rows, samples.parts, strict=True)
@@ -116,7 +116,7 @@ def estimate_lengths(samples: Samples, encoder: PromptEncoder) -> Lengths:
     estimated = special.astype(np.float64)
     error = np.zeros(len(samples))
     for members in _sources(samples):
-        # What is longer costs time to encode, and will be cut whatever it is.
+        # Longer samples cost time to encode, and will be cut anyway.
         short = members[characters[members] <= encoder.most_characters]
         if not len(short):
             continue

@@ -36,10 +36,10 @@ Group = tuple[Batch | PackedBatch | None, ...]
 class GroupCollator:
     """Makes the `Group` of a step from what the loader has read; it runs in the workers.
 
-    The samples are shared out over ``accumulate`` micro-batches as evenly as can be. Left out are damaged ones that
-    the loader masks, padding, positions at or after ``end``, where the last epoch is over, and samples too long to be
-    shown (see `Batch.left_out`). ``packed`` makes one row of each micro-batch, without padding, for which pictures are
-    not decoded whose patch tokens are ``cached``.
+    The samples are divided among ``accumulate`` micro-batches as evenly as possible. It leaves out damaged ones that
+    the loader masks, padding, positions at or after ``end`` (where the last epoch ends), and samples too long to be
+    shown (see `Batch.left_out`). ``packed`` makes one row of each micro-batch, without padding; pictures whose patch
+    tokens are ``cached`` are then not decoded.
     """
 
     encoder: PromptEncoder
@@ -104,7 +104,7 @@ def training_loader(
 def evaluation_loader(
     samples: Ordered[Sample], collator: GroupCollator, *, limit: int, batch_size: int, world: World
 ) -> Loader[Sample]:
-    """A `Loader` of one pass over the first ``limit`` of ``samples``, with as many steps on every process.
+    """A `Loader` of one pass over the first ``limit`` of ``samples``, with the same number of steps on every process.
 
     ``batch_size`` counts the samples of one process.
     """
@@ -121,8 +121,8 @@ def evaluation_loader(
 def each_group(loader: Loader[Sample]) -> Iterator[Group]:
     """The groups of ``loader``; torch's generator is left as it was.
 
-    `DataLoader` draws seeds for its workers from it, once per session: a resumed run would go on with other numbers
-    than one that was not interrupted.
+    `DataLoader` draws seeds for its workers from it, once per session: a resumed run would continue with other
+    numbers than one that was not interrupted.
     """
     groups = iter(loader)
     on_death = signal.getsignal(signal.SIGCHLD)
@@ -131,8 +131,8 @@ def each_group(loader: Loader[Sample]) -> Iterator[Group]:
     while True:
         with torch.random.fork_rng(devices=[]):
             group = next(groups, None)
-        # DataLoader raises at once, whatever is being done, when a worker dies: an update of weights must not end in
-        # the middle. Without its handler, it raises when it is asked for a batch.
+        # When a worker dies, DataLoader's signal handler raises wherever the process is, but an update of weights must
+        # not end in the middle. Without the handler, DataLoader raises when the next batch is taken from it.
         if signal.getsignal(signal.SIGCHLD) is not on_death and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGCHLD, on_death)
         if group is None:
@@ -163,9 +163,9 @@ class _First:
 
 
 def _leave_signals_to_the_trainer(worker: int) -> None:
-    """Ctrl-C and batch systems signal all processes at once; without its workers the trainer could not end in order.
+    """Ignore what Ctrl-C and batch systems send to all processes: the trainer needs its workers to end in order.
 
-    They end when it does, however that was.
+    They end when it does, however it ends.
     """
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)

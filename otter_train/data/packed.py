@@ -25,7 +25,7 @@ from otter_train.model.packing import Document, Packing, lay_out
 __all__ = ["MULTIPLE", "PackedBatch", "collate_packed"]
 
 MULTIPLE = 64
-"""Rows have a multiple of so many tokens: matrix products like it, and compiled blocks meet fewer shapes."""
+"""The length of a row is a multiple of this: matrix products are faster, and compiled blocks meet fewer shapes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,10 +33,10 @@ class PackedBatch:
     """The samples of one row of N tokens.
 
     ``vision_x``: uint8[n, 3, H, W], the distinct pictures and frames; ``lang_x``: int64[1, N] token ids; ``packing``
-    says which is whose, and what is learned. ``ids``, ``sources``, ``labelled``, ``cut`` and ``left_out`` are those of
-    `Batch`.
+    holds what belongs to which sample, and what is learned. ``ids``, ``sources``, ``labelled``, ``cut`` and
+    ``left_out`` are those of `Batch`.
 
-    With a cache of patch tokens ``vision_x`` holds only the pictures that it had not: ``picture_keys`` are the SHA-256
+    With a cache of patch tokens ``vision_x`` holds only the pictures that it lacks: ``picture_keys`` are the SHA-256
     of their stored bytes, ``kept``: float[k, v, dim] the tokens of the others, and ``order``: int64[k + n] the
     index of each picture in ``kept`` followed by the new ones.
     """
@@ -70,7 +70,7 @@ class PackedBatch:
         return counts
 
     def to(self, device: torch.device) -> PackedBatch:
-        """The batch on ``device``; copies from pinned memory run beside the computation."""
+        """The batch on ``device``; copies from pinned memory overlap with the computation."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=True), self.packing.to(device))
 
     def pin_memory(self) -> PackedBatch:
@@ -99,7 +99,7 @@ def collate_packed(
 ) -> PackedBatch:
     """One row of all ``prompts``, their distinct media decoded to ``image_size``, or their patch tokens ``cached``.
 
-    Media are the same where their stored bytes are; what a file says of itself is not believed.
+    Media are the same if their stored bytes are; hashes that the shards state are not trusted.
     """
     numbers: dict[tuple[bytes, ...], int] = {}
     distinct: list[tuple[Sample, Media]] = []
@@ -134,7 +134,7 @@ def _pictures(
 ) -> tuple[Tensor, tuple[str, ...], Tensor | None, Tensor | None]:
     """``vision_x``, ``picture_keys``, ``kept`` and ``order`` of the distinct ``media``; without any, a blank picture.
 
-    A clip of which a frame is missing is decoded.
+    A clip is decoded if the cache lacks any of its frames.
     """
     if not media:
         return torch.zeros(1, 3, size, size, dtype=torch.uint8), ("blank",) if cached else (), None, None

@@ -33,7 +33,7 @@ class Turn:
 def asking_sample(turns: Sequence[Turn], *, relation: str, origin: str, system: str = "") -> Sample:
     """A sample whose query is the last of ``turns``; the others are its context, related to it by ``relation``.
 
-    ``origin`` names who asks. What ``system`` says stands before the first question. Placeholders in questions become
+    ``origin`` names who asks. ``system`` is put before the first question. Placeholders in questions become
     what they become in training (see `questions_as_asked`).
     """
     asked = questions_as_asked(
@@ -59,7 +59,7 @@ def asking_sample(turns: Sequence[Turn], *, relation: str, origin: str, system: 
 
 
 def pair_examples(images: Sequence[Path], prompts: Sequence[str], answers: Sequence[str]) -> list[Example]:
-    """The in-context examples whose parts were given one by one; `UsageError` where one lacks a part."""
+    """The in-context examples whose parts were given one by one; `UsageError` if one lacks a part."""
     if not len(images) == len(prompts) == len(answers):
         raise UsageError(
             f"{len(images)} --context-image, {len(prompts)} --context-prompt and {len(answers)} --context-answer; "
@@ -73,7 +73,7 @@ def question_sample(
 ) -> Sample:
     """A sample whose query is ``prompt`` about pictures or a clip (or about nothing), after ``examples``.
 
-    `UsageError` where a file cannot be used.
+    `UsageError` if a file cannot be used.
     """
     if images and video is not None:
         raise UsageError("give --image or --video, not both")
@@ -93,7 +93,7 @@ _ADDRESS: Final = re.compile(r"[a-z][a-z0-9+]+:/", re.IGNORECASE)
 
 def media_from_file(path: Path, kind: MediaKind, options: MediaOptions) -> Media:
     """The picture or the clip in the file ``path``; `UsageError` names it and says why it cannot be used."""
-    if _ADDRESS.match(str(path)):  # in which a path has one slash less
+    if _ADDRESS.match(str(path)):  # `Path` keeps one slash of ``://``
         raise UsageError(f"{path.name}: {kind}s are read from files, not from addresses; download it first")
     try:
         encoded = encode_video(path, options) if kind == "video" else encode_image(path.read_bytes(), options)
@@ -105,7 +105,7 @@ def media_from_file(path: Path, kind: MediaKind, options: MediaOptions) -> Media
 
 
 def media_from_bytes(data: bytes, options: MediaOptions, *, origin: str) -> Media:
-    """The picture ``data``; `RejectedError` where it is none, or larger than ``options`` allow."""
+    """The picture ``data``; `RejectedError` if it is not a picture, or larger than ``options`` allow."""
     return _media(encode_image(data, options), origin)
 
 

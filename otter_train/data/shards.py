@@ -35,10 +35,9 @@ def open_shards(
     """The samples of the folders or URLs ``shards``, shuffled by ``seed``.
 
     Several are mixed by their weights, or else by their sizes, so that an epoch shows each sample once (about once
-    where there are more than a million). ``where``
-    are conditions, as in `parse_where`; ``limit`` leaves so many of each folder, drawn by ``seed``. With ``on_error``
-    "mask", bad samples are left out and written down in ``quarantine``. `UsageError` where nothing is left of a folder,
-    and the errors of `load`.
+    if there are more than a million). ``where`` are conditions, as in `parse_where`; ``limit`` is the most samples to
+    keep of each folder, drawn by ``seed``. With ``on_error`` "mask", bad samples are left out and recorded in
+    ``quarantine``. `UsageError` if nothing is left of a folder, and the errors of `load`.
     """
     places = parse_shards(shards)
     condition = parse_where(where)
@@ -89,7 +88,7 @@ def absolute_shards(given: Sequence[str]) -> list[str]:
 def parse_where(conditions: Sequence[str]) -> Where | None:
     """The fields of `Where` as ``NAME=VALUE``; names that are given several times are alternatives.
 
-    None where there are no conditions; `UsageError` for a name that is none, with the one most like it.
+    None if there are no conditions; `UsageError` for an unknown name, with the most similar one.
     """
     known = [field.name for field in dataclasses.fields(Where)]
     found: dict[str, Any] = {}

@@ -28,13 +28,13 @@ __all__ = ["PAD", "PromptTokenizer", "SpecialIds", "added_ids", "load_tokenizer"
 PAD: Final = "<PAD>"
 _BOS: Final = "<s>"
 _EOS: Final = "</s>"
-# The trainer takes time with the square of a word's length; what is longer than this, it learns in pieces.
+# The trainer's time grows with the square of a word's length, so it is given longer words in pieces.
 _UNBROKEN: Final = re.compile(r"\S{1000}|\s{1000}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpecialIds:
-    """The ids of the tokens that steer the model; ``bos`` is None where the language model has none."""
+    """The ids of the tokens that steer the model; ``bos`` is None if the language model has none."""
 
     bos: int | None
     eos: int
@@ -84,7 +84,7 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int = 2000) -> PreTrain
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer in the folder ``source``, with the special tokens appended where it lacks them.
 
-    Where there is no such folder, ``source`` is a name on the Hub. Runs no code that comes with it. Errors are those of
+    If there is no such folder, ``source`` is a name on the Hub. Runs no code that comes with it. Errors are those of
     `read_pretrained`: a path that does not exist is never taken for a name.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -125,9 +125,9 @@ def added_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
 class PromptTokenizer:
     """Encodes prompts so that special tokens come from the template alone, never out of a person's words.
 
-    A tokenizer finds its special tokens in any text. So a prompt with the name of one in its words is given to a copy
-    of the tokenizer whose special tokens have names that nobody can write; all other prompts are given to the tokenizer
-    itself. The copy is made when the first such prompt comes, and costs reading a ``tokenizer.json``.
+    A tokenizer finds its special tokens in any text. So a prompt whose words contain the name of a special token is
+    encoded by a copy of the tokenizer whose special tokens have names that nobody can guess; all other prompts are
+    encoded by the tokenizer itself. The first such prompt makes the copy, which costs reading a ``tokenizer.json``.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -137,12 +137,12 @@ class PromptTokenizer:
         vocabulary = tokenizer.get_vocab()
         self._ids: dict[str, int] = {name: vocabulary[name] for name in sorted(names | set(SPECIAL_TOKENS))}
         self._names = re.compile("|".join(map(re.escape, sorted(self._ids, key=len, reverse=True))))
-        # What is unknown to the tokenizer becomes this token, wherever it stands.
+        # The unknown token does not steer the model: any words may become it.
         self._steering = set(self._ids.values()) - {tokenizer.unk_token_id}
         self._steering |= {id for id in (tokenizer.bos_token_id, tokenizer.eos_token_id) if id is not None}
 
     def encode(self, pieces: Iterable[Piece]) -> list[int] | None:
-        """The ids of a prompt, without any at its ends; None where the tokenizer cannot read these words as words."""
+        """The ids of a prompt, without bos and eos; None if the tokenizer finds special tokens in its words."""
         prompt = list(pieces)
         template = "".join(piece.text for piece in prompt if not piece.is_words)
         expected = [id for id in map(self._ids.__getitem__, self._names.findall(template)) if id in self._steering]
@@ -211,7 +211,7 @@ class PromptTokenizer:
 
 
 def _broken(text: str) -> Iterator[str]:
-    """``text`` itself, or in parts where it goes on for long without a word's end."""
+    """``text`` in parts, cut only inside of words or gaps that are too long (`_UNBROKEN`)."""
     start = 0
     for run in _UNBROKEN.finditer(text):
         yield text[start : run.end()]

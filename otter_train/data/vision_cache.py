@@ -1,10 +1,10 @@
 """Patch tokens of pictures, kept on disk: a frozen tower gives the same picture the same tokens, epoch after epoch.
 
 One safetensors file per picture, named by the SHA-256 of its stored bytes, in a folder named by what the tokens depend
-on besides: the weights of the tower, its precision and the size of its pictures. Files appear whole or not at all, so
-any number of processes and runs may share a folder; none is synced, for one that a crash has cut is seen to be damaged,
-and made anew. The workers that make batches read it, and do not decode what is there. It pays for clips and for slow
-towers: a picture of ViT-L/14 costs 162 GFLOP to encode and 0.5 MB to read.
+on: the weights of the tower, its precision and the size of its pictures. Files appear whole or not at all, so any
+number of processes and runs may share a folder; they are not synced, because a file that a crash cuts short is
+recognised as damaged and made again. The workers that make batches read the cache, and do not decode what it holds. It
+pays off for clips and for slow towers: a picture of ViT-L/14 costs 162 GFLOP to encode and 0.5 MB to read.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ class KeptTokens:
         return self.folder / key[:2] / f"{key}{_SUFFIX}"
 
     def read(self, key: str) -> Tensor | None:
-        """The patch tokens (v, dim) of a picture; None where they are not kept, or damaged."""
+        """The patch tokens (v, dim) of a picture; None if they are not kept, or damaged."""
         try:
             return load(read_regular(self.path(key)))["tokens"]
         except (OSError, KeyError, SafetensorError):
             return None
 
     def read_all(self, keys: Sequence[str]) -> list[Tensor] | None:
-        """Those of all ``keys``, or None."""
+        """The patch tokens of all ``keys``; None if those of any are not kept, or damaged."""
         found = []
         for key in keys:
             tokens = self.read(key)
@@ -60,9 +60,9 @@ class KeptTokens:
 
 
 class FeatureCache:
-    """The patch tokens of a frozen ``tower`` under ``folder``, at most ``limit_bytes`` of them (what is there counts).
+    """The patch tokens of a frozen ``tower`` under ``folder``, at most ``limit_bytes`` with those there already.
 
-    A full cache is read and no longer written. A damaged file is encoded and written again. `UsageError` where the
+    A full cache is read and no longer written. A damaged file is encoded and written again. `UsageError` if the
     tower is trained: its tokens change.
     """
 
@@ -81,9 +81,9 @@ class FeatureCache:
     ) -> Tensor:
         """The tokens (n, v, dim) of ``pictures`` uint8 (n, 3, H, W) whose stored bytes have the SHA-256 ``keys``.
 
-        What is not kept goes through the tower and is kept from then on; that waits for the device, once per picture.
-        Only that is normalised: where all is kept, it would cost more than a small model does. With tokens (k, v, dim)
-        that were ``read`` before, those of k + n pictures, in the ``order`` of their places in ``read`` and then
+        A picture that is not kept goes through the tower and is kept from then on, which waits for the device. Only
+        these are normalised: to normalise all would cost more than a small model does. If tokens (k, v, dim) were
+        ``read`` before, returns those of k + n pictures, ``order`` being the index of each in ``read`` followed by
         ``pictures``.
         """
         if read is None or order is None:
@@ -116,7 +116,7 @@ class FeatureCache:
 
 
 def tower_fingerprint(tower: VisionTower) -> str:
-    """Another one for other weights, another normalisation or pictures of another size."""
+    """A hash of the weights, the normalisation and the picture size of ``tower``."""
     result = hashlib.sha256(repr((type(tower).__name__, tower.image_size, tower.mean, tower.std)).encode())
     for name, value in sorted(tower.state_dict().items()):
         result.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())

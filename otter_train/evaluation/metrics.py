@@ -217,7 +217,7 @@ def cider(captions: Sequence[str], references: Sequence[Iterable[str]]) -> list[
     """The score of each caption, 0 to 10, against the ``references`` for the same picture.
 
     All references together tell how rare an n-gram is: scores depend on the whole set, and are 0 in a set of one
-    picture. `ValueError` where there are not as many ``references`` as ``captions``.
+    picture. `ValueError` if there are not as many ``references`` as ``captions``.
     """
     written = [[_ngrams(reference) for reference in group] for group in references]
     pictures = Counter(

@@ -150,7 +150,7 @@ def summarise(report: Report, *, seed: int) -> dict[str, Summary]:
 def gained_by_looking(report: Report, *, seed: int) -> Estimate | None:
     """How much the loss of the true answers (nats per token) rises with another sample's pictures.
 
-    None where that was not measured.
+    None if that was not measured.
     """
     if not report.swapped:
         return None

@@ -38,7 +38,7 @@ _LETTER: Final = re.compile(r"\(?([A-Za-z])(?:[).:]+(?:\s+(.+))?)?", re.DOTALL)
 class Attempt(NamedTuple):
     """What a model made of a sample's query: its own answer, and the loss (nats) of the ``tokens`` of the true one.
 
-    ``chosen`` is the one of the sample's `choices` that it finds likeliest; None where there are none. Where they are
+    ``chosen`` is the one of the sample's `choices` that it finds likeliest; None if there are none. Where they are
     yes and no, ``yes`` is how likely it finds the one, of both: 0 to 1.
     """
 
@@ -96,7 +96,7 @@ class Answered:
 class Report:
     """The answers with at most ``shots`` context triplets, and baselines between 0 and 1.
 
-    A baseline is None where it was not asked for or cannot be computed. ``majority``: always the most frequent
+    A baseline is None if it was not asked for or cannot be computed. ``majority``: always the most frequent
     answer. ``question_only``: for each question text its most frequent answer. ``swapped``: what the same model makes
     of the queries with the pictures of another sample; ``swapped_pictures`` is the share that is right even so.
     ``skipped`` counts interleaved documents, which ask nothing; ``left_out`` says of the samples that no prompt can be
@@ -153,7 +153,7 @@ def evaluate(
     """Ask the queries of the first ``limit`` samples with at most ``shots`` context triplets.
 
     These are the sample's own nearest, unless ``with_context`` gives it others. ``why_not`` says why a sample cannot be
-    shown, or nothing; ``progress`` hears how many are answered. `TrainError` where there are queries, and none can be
+    shown, or nothing; ``progress`` hears how many are answered. `TrainError` if there are queries, and none can be
     shown.
     """
     shown = with_context or with_shots

@@ -121,7 +121,7 @@ class Support:
                 yield group.start + place, None if scores is None else float(scores[place])
 
     def _scores(self, bare: Sample, group: slice) -> Float32 | None:
-        """float32[group]: the cosine of the query with each of ``group``; None where nothing can be compared."""
+        """float32[group]: the cosine of the query with each of ``group``; None if nothing can be compared."""
         if self._embedder is None or self._vectors is None or (self._by == "image-similar" and not bare.media):
             return None
         item = _picture(bare.media) if self._by == "image-similar" else bare.query.instruction

@@ -65,7 +65,7 @@ def load_trained_model(
     """The model of a run folder's last checkpoint, of a checkpoint folder, or of weights that `open_origin` reads.
 
     ``language_model`` and ``vision_model`` say where the frozen weights lie now, if not where they lay in training.
-    `TrainError` where the weights are damaged or do not fit, `UsageError` where something about them is not known.
+    `TrainError` if the weights are damaged or do not fit, `UsageError` if something about them is not known.
     """
     if not path.exists():
         raise UsageError(f"{path}: no such file or folder; models on the Hub are downloaded first: hf download NAME")

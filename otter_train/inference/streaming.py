@@ -31,7 +31,7 @@ def stream_tokens(
     precision: Precision = "float32",
     is_closed: Callable[[int], bool] = lambda row: False,
 ) -> Iterator[list[int | None]]:
-    """Step by step the new token of each row of ``prompts``, or None where the row has ended.
+    """Step by step the new token of each row of ``prompts``, or None if the row has ended.
 
     ``prompts`` are padded on the left and lie on the model's device. A row ends with a token in ``stop``, which is
     yielded, with its ``max_new_tokens``, or when ``is_closed`` says so before a step. ``<image>`` is never chosen.

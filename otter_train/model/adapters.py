@@ -1,8 +1,8 @@
 """LoRA adapters (Hu et al., arXiv 2106.09685) on the pretrained models, by `peft`.
 
-They begin as nothing: before the first step the model computes what it computed without them, bit for bit. A checkpoint
-holds them under the names that `peft` gives their parameters. ``python -m otter_train.convert`` adds them to the
-weights that they belong to, or with ``--to peft`` writes those of the language model as a folder that `peft` loads.
+Before the first step the model computes what it computed without them, bit for bit. A checkpoint holds them under the
+names that `peft` gives their parameters. ``python -m otter_train.convert`` adds them to the weights that they belong
+to, or with ``--to peft`` writes the adapters of the language model as a folder that `peft` loads.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _KEY: Final = re.compile(rf"(.+)\.lora_(A|B)\.{_NAME}\.weight")
 
 
 class Adapter(NamedTuple):
-    """What is added to one matrix: ``scale * up @ down``, of (rank, in) and (out, rank)."""
+    """What is added to one matrix: ``scale * up @ down``, with ``down`` (rank, in) and ``up`` (out, rank)."""
 
     down: LazyTensor
     up: LazyTensor
@@ -55,9 +55,9 @@ def lora_config(config: RunConfig, targets: Iterable[str]) -> LoraConfig:
 
 
 def add_adapters(model: Otter, config: RunConfig, *, dtype: torch.dtype) -> None:
-    """Put the adapters of ``config`` into ``model``, trained in ``dtype``; what else is trained stays so.
+    """Put the adapters of ``config`` into ``model``, trained in ``dtype``; what is trained already stays so.
 
-    With ``config.lora_only``, nothing but them is trained. `UsageError` where no layer has a name that was asked for.
+    With ``config.lora_only``, only they are trained. `UsageError` if no layer has a name in ``config.lora_targets``.
     """
     if not config.lora_rank:
         return
@@ -98,7 +98,7 @@ def _linear_in_tower(model: Otter) -> list[str]:
     return [
         name
         for name, module in model.vision.named_modules()
-        # Attention of torch reads the weights of its output itself, and would pass an adapter by.
+        # torch's own attention reads the weights of its output projection directly, and would ignore an adapter.
         if type(module) is nn.Linear and id(module.weight) not in unused
     ]
 
@@ -115,7 +115,7 @@ def adapters_of(weights: Mapping[str, LazyTensor], config: Mapping[str, Any]) ->
         if match := _KEY.fullmatch(name):
             halves.setdefault(match[1], {})[match[2]] = tensor
     alpha, rank = config.get("lora_alpha"), config.get("lora_rank")
-    scale = 2.0 if alpha is None or not rank else alpha / rank  # `RunConfig.lora_scale`, wherever its models lie now
+    scale = 2.0 if alpha is None or not rank else alpha / rank  # `RunConfig.lora_scale`, even if its models have moved
     return {f"{name}.weight": Adapter(pair["A"], pair["B"], scale) for name, pair in halves.items()}
 
 

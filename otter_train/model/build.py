@@ -89,7 +89,7 @@ def build_model(
     no pretrained weights are read; on the meta device they never are. Random weights are drawn on the CPU from torch's
     global generator, so that a seed gives the same model on every device. With ``empty``, the parameters of all but the
     vision tower are on the meta device, to be filled later (`otter_train.assembly.sharded_loading`). Embeddings grow to
-    ``vocab_size`` but never shrink: some models have more rows than tokens. `TrainError` where weights can't be read or
+    ``vocab_size`` but never shrink: some models have more rows than tokens. `TrainError` if weights can't be read or
     do not fit.
     """
     place = torch.device(device)
@@ -151,7 +151,7 @@ def architecture_of(config: PreTrainedConfig) -> dict[str, Any]:
 
 
 def config_of(architecture: Mapping[str, Any]) -> PreTrainedConfig:
-    """Inverse of `architecture_of`; `TrainError` where nobody here knows the ``model_type``."""
+    """Inverse of `architecture_of`; `TrainError` if no installed package knows the ``model_type``."""
     register_added_models()
     model_type = architecture["model_type"]
     if model_type not in CONFIG_MAPPING:
@@ -160,7 +160,7 @@ def config_of(architecture: Mapping[str, Any]) -> PreTrainedConfig:
             " the package that knows it"
         )
     kind = CONFIG_MAPPING[model_type]
-    # Some configurations also write what follows from the rest, and cannot be given it.
+    # Some configurations also write values that follow from the rest, and do not accept them.
     known = {name: value for name, value in architecture.items() if not _follows(getattr(kind, name, None))}
     return AutoConfig.for_model(**PreTrainedConfig._decode_special_floats(known))
 
@@ -209,7 +209,7 @@ def new_language(
 
 
 def load_language(config: LanguageConfig, vocab_size: int, dtype: torch.dtype | Literal["auto"]) -> PreTrainedModel:
-    """The pretrained language model of ``config`` with at least ``vocab_size`` rows; ``auto``: as it was stored."""
+    """The pretrained language model of ``config`` with at least ``vocab_size`` rows; ``auto``: as stored."""
     assert config.pretrained is not None
     stored = _without_dropout(read_pretrained(AutoConfig, config.pretrained, "configuration"))
     if stored.model_type == config.architecture["model_type"]:
@@ -223,9 +223,9 @@ def load_language(config: LanguageConfig, vocab_size: int, dtype: torch.dtype | 
 
 
 def text_config(config: PreTrainedConfig, source: str) -> PreTrainedConfig:
-    """``config``, or that of its text part where it reads more than text.
+    """``config``, or that of its text part if the model reads more than text.
 
-    `TrainError` where transformers has no language model for it.
+    `TrainError` if transformers has no language model for it.
     """
     check_family(config.model_type)
     text: PreTrainedConfig = config.get_text_config(decoder=True)
@@ -258,9 +258,9 @@ def _text_part(source: str, config: PreTrainedConfig, dtype: torch.dtype | Liter
 
 
 def _grow_vocabulary(lm: PreTrainedModel, vocab_size: int) -> None:
-    """Add rows as far from the mean row as the others are.
+    """Add rows that are as far from the mean row as the others.
 
-    They are the same each time: a checkpoint does not repeat frozen embeddings, so it could not bring them back.
+    They are the same each time: checkpoints do not store frozen embeddings, so they could not restore random ones.
     """
     matrices = {id(part.weight): part for part in (lm.get_input_embeddings(), lm.get_output_embeddings())}
     before = lm.get_input_embeddings().num_embeddings
@@ -294,8 +294,7 @@ def grown_rows(matrix: Tensor, count: int, number: int) -> Tensor:
 def _without_dropout(config: PreTrainedConfig) -> PreTrainedConfig:
     """``config`` with every rate of what is dropped or jittered at 0.
 
-    Nothing is, for decoders stay in evaluation mode; but layers whose activations are computed again believe that they
-    are trained.
+    Decoders stay in evaluation mode anyway, except for layers whose activations are recomputed.
     """
     for part in (config, getattr(config, "attn_config", None)):
         for name, rate in list(vars(part).items()) if part is not None else ():
@@ -350,7 +349,7 @@ def _transformers_vision(
 
 
 def _random_clip(config: VisionConfig) -> CLIPVisionModel:
-    """A CLIP tower of random weights whose position vectors are about as long as what it makes of a patch.
+    """A CLIP tower of random weights whose position vectors are about as long as its patch embeddings.
 
     transformers draws the weights of both with one standard deviation, which leaves positions so faint that a small
     model needs many times the steps to learn where things are.
@@ -391,6 +390,6 @@ def _open_clip_visual(config: VisionConfig, source: str | None) -> VisionTransfo
 
 def _weights_from(kind: Any, source: str, dtype: torch.dtype | Literal["auto"], **options: Any) -> Any:
     model, report = read_pretrained(kind, source, "weights", dtype=dtype, output_loading_info=True, **options)
-    if report["missing_keys"]:  # transformers would go on with random numbers
+    if report["missing_keys"]:  # transformers would continue with random numbers
         raise TrainError(f"{source}: weights are missing: {', '.join(sorted(report['missing_keys']))}")
     return model

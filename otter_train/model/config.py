@@ -26,7 +26,7 @@ class VisionConfig:
     convolutions, with which a tower that is trained from scratch sees shapes after thousands of pictures instead of
     millions (Xiao et al., arXiv 2106.14881). Only a random ``transformers`` tower can have the latter.
     ``architecture``, as in `LanguageConfig`, is for towers that are not CLIP (SigLIP, DINOv2, a convolutional
-    network); of the other fields these heed ``pretrained``, ``image_size`` and ``width`` alone.
+    network); of the other fields only ``pretrained``, ``image_size`` and ``width`` then count.
     """
 
     layout: VisionLayout = "transformers"
@@ -87,7 +87,7 @@ class ModelConfig:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> ModelConfig:
-        """Inverse of `to_json`; `UsageError` where a field is unknown here, or one is absent."""
+        """Inverse of `to_json`; `UsageError` if a field is unknown or missing."""
         parts = {"language": LanguageConfig, "vision": VisionConfig, "perceiver": PerceiverConfig}
         try:
             return cls(**{name: parts[name](**part) if name in parts else part for name, part in value.items()})

@@ -1,8 +1,8 @@
-"""Weights of OpenFlamingo and of Otter into a model, and out of it; strictly.
+"""Load the weights of OpenFlamingo and of Otter into a model, and export them; strictly.
 
 Every weight that is missing, unexpected or of another shape is named, by the name it has in the file. For files that
 are only to be rewritten, without a model, see `otter_train.convert`. What files hold besides one copy of each weight is
-taken off and counted first: wrappers, prefixes of training wrappers, tables that follow from the configuration (rotary
+removed and counted first: wrappers, prefixes of training wrappers, tables that follow from the configuration (rotary
 frequencies, position ids, causal masks), and copies of layers under a second name.
 """
 
@@ -46,9 +46,9 @@ def from_layout(
 ) -> list[str]:
     """Load the weights of a file into ``model``; all of them, or none and `TrainError`.
 
-    ``layout`` is that of the file (None: look at its names). Published files often lack the frozen parts:
-    ``may_lack`` are the beginnings of our names that need not be there (``"vision."``, ``"language.lm."``). Returns
-    the names that were lacking.
+    ``layout`` is that of the file (None: detect it). Published files often lack the frozen parts: names of ours that
+    begin with one of ``may_lack`` (``"vision."``, ``"language.lm."``) need not be there. Returns the names that are
+    missing.
     """
     stored = {key: LazyTensor.of(tensor) for key, tensor in unwrapped(state_dict).items()}
     found = neutral_weights(stored, layout)
@@ -58,7 +58,7 @@ def from_layout(
 def load_neutral(
     model: Otter, tensors: Mapping[str, LazyTensor], layout: Layout, *, may_lack: Collection[str] = ()
 ) -> list[str]:
-    """`from_layout` of ``tensors`` that have our names already; faults are named as in ``layout``."""
+    """`from_layout` of ``tensors`` that have our names already; errors use the names of ``layout``."""
     faults, lacking = misfits(tensors, model, layout, may_lack)
     if faults:
         raise TrainError(f"the weights do not fit the model: {'; '.join(faults)}")
@@ -79,7 +79,7 @@ def to_layout(model: Otter, layout: Layout) -> dict[str, Tensor]:
 
 
 def neutral_state(model: Otter) -> dict[str, LazyTensor]:
-    """The weights of ``model`` by our names, with those of transformers for its vision tower."""
+    """The weights of ``model`` under our names, with transformers' names for its vision tower."""
     state = {name: LazyTensor.of(tensor) for name, tensor in model.state_dict().items()}
     return {name: copies[0] for name, copies in neutral(state, "ours").items()}
 
@@ -87,9 +87,9 @@ def neutral_state(model: Otter) -> dict[str, LazyTensor]:
 def misfits(
     tensors: Mapping[str, LazyTensor], model: Otter, layout: Layout, may_lack: Iterable[str] = ()
 ) -> tuple[list[str], list[str]]:
-    """What keeps ``tensors``, by our names, from being the weights of ``model``, and which weights they lack.
+    """Why ``tensors``, under our names, cannot be the weights of ``model``, and the names of weights that they lack.
 
-    The faults use the names of ``layout``. Of tied embeddings one is enough. ``model`` may be on the meta device.
+    The faults use the names of ``layout``. One of two tied embeddings is enough. ``model`` may be on the meta device.
     """
     expected = neutral_state(model)
     decoder = decoder_of(expected, "ours") or DEFAULT_DECODER
@@ -125,8 +125,8 @@ def _names_of_one_weight(model: Otter) -> dict[str, list[str]]:
 class NeutralWeights(NamedTuple):
     """Weights under our names, whose vision tower has the names of transformers.
 
-    ``layout`` is the one they came in, ``decoder`` where the language model has its layers (None: no name said so),
-    ``removed`` counts what was taken off.
+    ``layout`` is the one they were stored in, ``decoder`` the path of the language model's layers (None: no name
+    reveals it), ``removed`` counts what was removed.
     """
 
     tensors: dict[str, LazyTensor]
@@ -136,7 +136,7 @@ class NeutralWeights(NamedTuple):
 
 
 def unwrapped(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The weights inside of a training program's wrapper; `TrainError` where something else than tensors is left."""
+    """The weights inside of a training program's wrapper; `TrainError` if anything but tensors is left."""
     for wrapper in _WRAPPERS:
         if isinstance(state_dict.get(wrapper), Mapping):
             return unwrapped(state_dict[wrapper])
@@ -147,7 +147,7 @@ def unwrapped(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def neutral_weights(tensors: Mapping[str, LazyTensor], layout: Layout | None = None) -> NeutralWeights:
-    """``tensors`` as they were stored, in ``layout`` (None: look at their names), each weight once.
+    """``tensors``, stored in ``layout`` (None: detect it), under our names, each weight once.
 
     `TrainError` lists every name without a place, and every weight whose copies differ in any bit.
     """

@@ -26,7 +26,7 @@ __all__ = ["GatedCrossAttentionBlock", "MediaKV", "MediaMask", "MediaRuns", "med
 class MediaKV(NamedTuple):
     """The keys and values of all media for one block, each (B, heads, T_img·n, dim_head).
 
-    Seen by `MediaRuns`, each medium is a row of its own: (media, heads, n, dim_head).
+    With `MediaRuns`, each medium is a row of its own: (media, heads, n, dim_head).
     """
 
     keys: Tensor
@@ -37,7 +37,7 @@ class MediaMask(NamedTuple):
     """What each text token may look at.
 
     ``keys`` bool (B, 1, T, T_img·n) has no empty row: a token that sees nothing attends to everything there,
-    and ``seeing`` bool (B, T, 1) then takes its result away.
+    and its result is then set to zero where ``seeing`` bool (B, T, 1) is False.
     """
 
     keys: Tensor
@@ -57,8 +57,8 @@ def media_mask(text_time: Tensor, *, media_count: int, latents: int) -> MediaMas
 class MediaRuns:
     """The tokens of a packed row that see a medium, in runs that see the same one.
 
-    ``tokens`` long (S,) are their places in the row, and ``media`` long (R,) the medium of each run. A run fills the
-    first of ``width`` places of its own; ``places`` long (S,) is the one of each token, from 0 to R·width.
+    ``tokens`` long (S,) are their places in the row, and ``media`` long (R,) the medium of each run. Each run has
+    ``width`` places and fills the first of them; ``places`` long (S,) is the place of each token, below R·width.
     """
 
     tokens: Tensor
@@ -134,7 +134,7 @@ class GatedCrossAttentionBlock(nn.Module):
     def forward(self, x: Tensor, media: Tensor | MediaKV, view: MediaMask | MediaRuns) -> Tensor:
         """``x`` (B, T, dim) to (B, T, dim), in the dtype of ``x``, which need not be that of the block.
 
-        ``media`` are tokens (B, T_img·n, vis_dim), for `MediaRuns` (media, n, vis_dim), or their keys and values where
+        ``media`` are tokens (B, T_img·n, vis_dim), for `MediaRuns` (media, n, vis_dim), or their keys and values if
         those were computed before. The feed-forward also works on tokens that see no medium, as in OpenFlamingo.
         """
         media_kv = media if isinstance(media, MediaKV) else self.attn.project(media)

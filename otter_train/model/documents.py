@@ -1,9 +1,9 @@
-"""Self-attention of documents that share one row: each looks at itself alone, as if it were the only one.
+"""Self-attention of documents that share one row: each attends to itself alone, as if it were the only one.
 
 Tokens of all documents lie side by side, without padding between them, so that everything but attention is computed
 for real tokens only. Attention is cut at the boundaries: on a GPU by the varlen kernel of flash attention, elsewhere
-documents of about the same length are brought together, padded, and attended to at once. No mask over the whole row is
-ever made; it would be quadratic in the budget of a batch.
+documents of about the same length are padded and computed as one batch. No mask over the whole row is ever made; it
+would be quadratic in the budget of a batch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from otter_train.model.families import UNPACKABLE
 varlen_attn: Any
 try:
     from torch.nn.attention.varlen import varlen_attn
-except ImportError:  # before torch 2.10 a GPU too does as others do
+except ImportError:  # before torch 2.10, GPUs pad as other devices do
     varlen_attn = None
 
 if TYPE_CHECKING:
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 __all__ = ["KEYWORD", "Documents", "attend_within", "can_pack", "documents_of", "look_within_documents"]
 
 KEYWORD: Final = "otter_documents"
-"""Names the attention among those of transformers, and the keyword argument that tells it the documents."""
+"""The name of this attention in transformers, and of the keyword argument that passes it the documents."""
 
 
 _ALIKE: Final = 64
-"""Documents are padded to another's length only where theirs, divided by this, rounds up to the same number."""
+"""Documents are padded to a common length if their lengths, divided by this and rounded up, are equal."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,9 +49,9 @@ class Documents:
     ``lengths`` counts their tokens; ``boundaries`` int32 (D + 1,) are its running sums from 0, on the device;
     ``positions`` long (1, N) count the tokens of each document from 0.
 
-    Padded, documents of about the same length form a rectangle: ``shapes`` are the documents and the tokens of each.
-    The rectangles follow each other, P places in all: ``sources`` long (P,) says which token stands in each, ``places``
-    long (N,) where each token stands, and ``unused`` long (P - N,) are the places that are padding.
+    Padded, documents of about the same length form a rectangle; ``shapes`` are (number of documents, tokens of each).
+    The rectangles follow each other, P places in all: ``sources`` long (P,) is the token in each place, ``places`` long
+    (N,) the place of each token, and ``unused`` long (P - N,) are the places that are padding.
     """
 
     lengths: tuple[int, ...]
@@ -106,7 +106,7 @@ def documents_of(lengths: Sequence[int]) -> Documents:
 class _Padded(torch.autograd.Function):
     """The tokens (N, ...) of a row at the places (P, ...) of its `Documents`; padding repeats a document's last token.
 
-    Padding must be of no consequence: then every token has a gradient in one place, and nothing need be summed.
+    No result may depend on padding: the gradient of each token is then in one place, and needs no sum.
     """
 
     @staticmethod
@@ -156,7 +156,7 @@ def attend_within(
     parts = (torch.split(_padded(part, documents), sizes) for part in (queries, keys, values))
     found_in = []
     for shape, *rectangles in zip(documents.shapes, *parts, strict=True):
-        # No token looks at the padding behind its document, for none looks ahead.
+        # Attention is causal, so no token sees the padding after its document.
         given = [rectangle.unflatten(0, shape).transpose(1, 2) for rectangle in rectangles]
         found_in.append(F.scaled_dot_product_attention(*given, **options).transpose(1, 2).flatten(0, 1))
     whole: Tensor = _Unpadded.apply(torch.cat(found_in), documents)
@@ -170,7 +170,7 @@ def _padded(part: Tensor, documents: Documents) -> Tensor:
 
 
 def look_within_documents(lm: PreTrainedModel) -> None:
-    """Teach ``lm`` to read packed rows, where it can; all else it computes as before."""
+    """Make ``lm`` able to read packed rows, if its attention allows it; all else it computes as before."""
     if lm._supports_attention_backend and lm.config._attn_implementation == "sdpa" and not _looks_otherwise(lm):
         lm.set_attn_implementation(KEYWORD)
 
@@ -210,7 +210,7 @@ def _attention(
     return _attend(query, key, value, documents, scaling), None
 
 
-# The lengths of documents are another number each time: a compiled layer leaves this one call to eager execution.
+# The lengths of documents differ from batch to batch, so a compiled layer runs this one call eagerly.
 _attend = torch.compiler.disable(attend_within)  # type: ignore[no-untyped-call]
 
 AttentionInterface.register(KEYWORD, _attention)

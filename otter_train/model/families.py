@@ -1,4 +1,4 @@
-"""What the families of decoders in transformers do differently: their logits, and those that cannot be an Otter's.
+"""How the families of decoders in transformers differ: their logits, and which of them an Otter cannot use.
 
 ``docs/models.md`` has the whole table, which ``python -m tools.model_families`` makes by trying every family.
 """
@@ -50,11 +50,11 @@ REFUSED: Final[dict[str, str]] = {
 """Why a decoder of this ``model_type`` cannot be used."""
 
 UNPACKABLE: Final = frozenset(("doge", "nemotron"))
-"""Those that mask attention themselves, so that documents cannot share a row."""
+"""The ``model_type`` of decoders that mask attention themselves, so that documents cannot share a row."""
 
 
 def check_family(model_type: str) -> None:
-    """`TrainError` where decoders of this ``model_type`` would give wrong numbers."""
+    """`TrainError` if decoders of this ``model_type`` would give wrong numbers."""
     if reason := REFUSED.get(model_type):
         raise TrainError(f"a model of type {model_type} cannot be the language model: {reason}")
 
@@ -62,7 +62,7 @@ def check_family(model_type: str) -> None:
 def decoder_in(lm: Any) -> Any:
     """The decoder of ``lm`` without its output matrix.
 
-    Of Llama 4, transformers itself finds none, and of ModernBERT the output matrix, which is called decoder there.
+    For Llama 4, transformers itself finds none; for ModernBERT, it finds the output matrix, which is called decoder.
     """
     found = lm.get_decoder()
     return found if found is not lm and hasattr(found, "config") else getattr(lm, "model", found)
@@ -81,7 +81,7 @@ def family_logits(lm: Any, hidden: Tensor) -> Tensor:
         hidden = lm.lm_head(hidden)
     logits: Tensor = lm.get_output_embeddings()(hidden)
     scale = getattr(config, "logit_scale", None)
-    if scale is not None and config.model_type.startswith("cohere"):  # MPT has one, which transformers passes over
+    if scale is not None and config.model_type.startswith("cohere"):  # MPT has one, which transformers ignores
         logits = logits * scale
     if (scale := getattr(config, "logits_scaling", None)) is not None:
         logits = logits * scale if config.model_type == "hyperclovax" else logits / scale

@@ -3,8 +3,8 @@
 A forward pre-hook on every ``every``-th decoder layer runs a `GatedCrossAttentionBlock` before it, so the decoder's
 own state-dict keys stay native. What the blocks look at travels as a keyword argument through transformers to the
 layers: nothing is stored between calls, so there is nothing to clear after an exception, and a layer that is
-recomputed during the backward pass sees what it saw in the forward pass. Decoders that keep unknown keywords to
-themselves (MPT, Falcon, GPT-J, BLOOM) find it in a context variable instead, which is set for the one call only.
+recomputed during the backward pass sees what it saw in the forward pass. The layers of decoders that do not pass on
+unknown keywords (MPT, Falcon, GPT-J, BLOOM) find it in a context variable instead, which is set for one call only.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _CURRENT: ContextVar[Conditioning] = ContextVar(_KEYWORD)
 
 
 class LanguageState(NamedTuple):
-    """The last hidden state (B, T, d), after the decoder's final norm, and the cache where one was asked for."""
+    """The last hidden state (B, T, d), after the decoder's final norm, and the cache if it is used."""
 
     hidden: Tensor
     cache: Cache | None
@@ -99,10 +99,10 @@ class ConditionedLanguage(nn.Module):
         look_within_documents(lm)
 
     def train(self, mode: bool = True) -> Self:
-        """Say whether the model is trained; the decoder inside stays in evaluation mode.
+        """Set the training mode of all but the decoder, which stays in evaluation mode.
 
         So it applies no dropout or noise, however its family implements them: what is frozen must not be noisy, and two
-        runs must agree. Only layers whose activations are computed again know that they are trained.
+        runs must agree. Only layers whose activations are recomputed are in training mode.
         """
         super().train(mode)
         self.lm.eval()
@@ -112,7 +112,7 @@ class ConditionedLanguage(nn.Module):
 
     @property
     def can_pack(self) -> bool:
-        """Whether documents may share a row: with a decoder whose attention is no more than causal softmax."""
+        """Whether documents may share a row: they may if the decoder's attention is plain causal softmax."""
         return can_pack(self.lm)
 
     @property
@@ -154,7 +154,7 @@ class ConditionedLanguage(nn.Module):
     def read_packed(self, input_ids: Tensor, conditioning: Conditioning, documents: Documents) -> Tensor:
         """The last hidden states (1, N, d) of the ``documents`` that share the row ``input_ids`` (1, N).
 
-        `TrainError` where `can_pack` is false.
+        `TrainError` if `can_pack` is false.
         """
         if not self.can_pack:
             raise TrainError(f"{type(self.lm).__name__} cannot read packed rows; train with padded batches")
@@ -179,12 +179,12 @@ class ConditionedLanguage(nn.Module):
         return family_logits(self.lm, hidden)
 
     def project_media(self, media: Tensor) -> tuple[MediaKV, ...]:
-        """Keys and values of ``media`` (B, T_img·n, vis_dim) for every block: what generation computes only once."""
+        """Keys and values of ``media`` (B, T_img·n, vis_dim) for every block; generation computes them only once."""
         return tuple(block.attn.project(media) for block in self.blocks)
 
 
 def decoder_layers(lm: PreTrainedModel) -> nn.ModuleList:
-    """The decoder layers of ``lm``, in order; `TrainError` where no list of decoder layers is found."""
+    """The decoder layers of ``lm``, in order; `TrainError` if no list of decoder layers is found."""
     decoder = decoder_in(lm)
     for name in _LAYER_LISTS:
         if isinstance(layers := getattr(decoder, name, None), nn.ModuleList):

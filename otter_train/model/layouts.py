@@ -1,7 +1,7 @@
-"""The names of weights: ours, OpenFlamingo's and Otter's (in the style of transformers), and the way between them.
+"""The names of weights: ours, OpenFlamingo's and Otter's (in the style of transformers), and how to translate them.
 
-Our own names, with the vision tower as transformers writes it, stand in the middle; `neutral` leads there and
-`arranged` leads away. Each correspondence is written once, as two templates, and read in both directions. Values
+Our own names, with those of transformers for the vision tower, are the intermediate form: `neutral` translates into
+it and `arranged` out of it. Each correspondence is written once, as two templates, and read in both directions. Values
 are never touched: a layout that fuses the projections of queries, keys and values holds them one below the other.
 """
 
@@ -20,7 +20,7 @@ __all__ = ["DEFAULT_DECODER", "Layout", "Place", "arranged", "decoder_of", "dete
 Layout = Literal["ours", "openflamingo", "otter"]
 
 DEFAULT_DECODER: Final = "model.layers"
-"""Where the decoder layers of a LLaMA, and of most other language models, lie."""
+"""The path of the decoder layers in a LLaMA and most other language models."""
 
 _PATTERNS: Final = {"i": r"\d+", "rest": r".+", "layers": r"[a-z_]+(?:\.[a-z_]+)*?", "qkv": r"[qkv]", "n": r"[12]"}
 
@@ -55,7 +55,7 @@ _TABLES: Final[dict[Layout, tuple[tuple[str, str], ...]]] = {
         ("language.lm.{layers}.{i}.{rest}", "lang_encoder.{layers}.{i}.decoder_layer.{rest}"),
         ("language.lm.{layers}.{i}.{rest}", "lang_encoder.old_decoder_blocks.{i}.{rest}"),
         ("language.lm.{rest}", "lang_encoder.{rest}"),
-        ("vision.model.{rest}", "vision_encoder.{rest}"),  # those that are not CLIP keep their own names
+        ("vision.model.{rest}", "vision_encoder.{rest}"),  # towers that are not CLIP keep their own names
     ),
     "otter": (
         ("perceiver.{rest}", "perceiver.{rest}"),
@@ -70,7 +70,7 @@ _TABLES: Final[dict[Layout, tuple[tuple[str, str], ...]]] = {
 }
 _OWN: Final = re.compile(r"(vision\.model|perceiver|language\.(lm|cross_attention))\.")
 
-# How the embedding of a language model is called says where its layers are, if only that was stored.
+# The name of a language model's embedding gives the path of its layers, for files that hold no layers.
 _DECODER_OF_EMBEDDING: Final = {
     "gpt_neox.embed_in": "gpt_neox.layers",
     "model.decoder.embed_tokens": "model.decoder.layers",
@@ -85,7 +85,7 @@ _MARKS: Final[dict[Layout, str]] = {
     "openflamingo": r"perceiver\.layers\.\d+\.[01]\.|.*\.gated_cross_attn_layers?\.(\d+\.)?ff\.",
     "otter": r"perceiver\.layers\.\d+\.[a-z]|.*\.gated_cross_attn_layer\.",
 }
-"""What some name of each layout begins with, and none of those above it; asked in this order."""
+"""A pattern for the beginning of a name in each layout; tried in order, as later ones match earlier layouts too."""
 
 
 class Place(NamedTuple):
@@ -96,7 +96,7 @@ class Place(NamedTuple):
 
 
 def detect_layout(keys: Iterable[str]) -> Layout:
-    """The layout that ``keys`` are in; `TrainError` where they are those of no Otter."""
+    """The layout of ``keys``; `TrainError` if they are not the names of an Otter's weights."""
     names = list(keys)
     for layout, mark in _MARKS.items():
         if any(re.match(mark, name) for name in names):
@@ -106,7 +106,7 @@ def detect_layout(keys: Iterable[str]) -> Layout:
 
 
 def decoder_of(keys: Iterable[str], layout: Layout) -> str | None:
-    """Where the decoder layers lie inside of the language model, such as ``model.layers``; None if no key says so."""
+    """The path of the decoder layers in the language model, such as ``model.layers``; None if no key reveals it."""
     language = "language.lm." if layout == "ours" else "lang_encoder."
     numbered = re.compile(rf"{re.escape(language)}({_PATTERNS['layers']})\.\d+\.")
     found = None
@@ -123,9 +123,9 @@ def decoder_of(keys: Iterable[str], layout: Layout) -> str | None:
 def neutral(
     tensors: Mapping[str, LazyTensor], layout: Layout, *, decoder: str = DEFAULT_DECODER
 ) -> dict[str, list[LazyTensor]]:
-    """``tensors`` of ``layout`` under our names; a list where the layout holds a weight more than once.
+    """``tensors`` of ``layout`` under our names; lists, since a file may hold a weight more than once.
 
-    ``decoder`` is where the layers are for names that do not say so. `TrainError` lists every name without a place.
+    ``decoder`` is the path of the layers, for names without it. `TrainError` lists every name without a place.
     """
     found: dict[str, list[LazyTensor]] = {}
     unknown = []
@@ -147,7 +147,7 @@ def place_in(
 ) -> Place | None:
     """Where the weight of our ``name`` lies in ``layout``; None if it has no place there.
 
-    ``vision`` is the layout of the tower in ours; OpenFlamingo's is always that of open_clip.
+    ``vision`` is the layout of our tower; OpenFlamingo's is always that of open_clip.
     """
     if name == _PROJECTION:
         projections = {"ours": name if vision == "open_clip" else None, "openflamingo": "vision_encoder.proj"}
@@ -175,7 +175,7 @@ def arranged(
 ) -> dict[str, LazyTensor]:
     """Inverse of `neutral`: ``weights`` under the names of ``layout``, without those that have no place there.
 
-    `TrainError` where only some of the thirds of a fused weight are there.
+    `TrainError` if only some of the thirds of a fused weight are there.
     """
     thirds: dict[str, dict[int, LazyTensor]] = {}
     placed: dict[str, LazyTensor] = {}
@@ -196,7 +196,7 @@ def arranged(
 
 
 def _origin(key: str, layout: Layout, decoder: str) -> list[Place]:
-    """The names of ours that ``key`` of ``layout`` stands for, three for a fused weight."""
+    """Our names for ``key`` of ``layout``; three for a fused weight."""
     prefix = {"ours": "vision.visual.", "openflamingo": "vision_encoder."}.get(layout)
     if prefix and key.startswith(prefix):
         inner = key.removeprefix(prefix)

@@ -1,8 +1,8 @@
-"""A tensor that is somewhere else: its shape and dtype now, its numbers when they are asked for.
+"""Lazy tensors: shape and dtype are known, the numbers are read on demand.
 
-Conversions are written as functions from such tensors to such tensors, so that a file of any size passes through memory
+Conversions are written as functions from lazy tensors to lazy tensors, so that a file of any size passes through memory
 one tensor at a time. Models are built of parameters that have a shape and no numbers yet, so that each process fills in
-its own share; buffers, which no file holds, are computed as ever.
+its own share; buffers, which no file holds, are computed as usual.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class LazyTensor:
-    """``read()`` gives a tensor of ``shape`` and ``dtype`` on the CPU, each time anew.
+    """``read()`` returns a tensor of ``shape`` and ``dtype`` on the CPU, read again at each call.
 
-    ``read_rows(start, stop)`` gives some of its rows and reads no others; None where it has to be read as a whole.
+    ``read_rows(start, stop)`` returns some of its rows and reads no others; None if only the whole can be read.
     """
 
     shape: tuple[int, ...]
@@ -51,7 +51,7 @@ class LazyTensor:
         return self.read()[start:stop] if self.read_rows is None else self.read_rows(start, stop)
 
     def cast(self, dtype: torch.dtype) -> LazyTensor:
-        """The same in ``dtype``, where it holds floating-point numbers."""
+        """The same in ``dtype``; unchanged unless it holds floating-point numbers."""
         if not self.dtype.is_floating_point or self.dtype == dtype:
             return self
         return LazyTensor(
@@ -77,7 +77,7 @@ def concatenated(parts: Sequence[LazyTensor]) -> LazyTensor:
 
 
 def with_rows(whole: LazyTensor, order: Sequence[int | None]) -> LazyTensor:
-    """Row *i* of the result is row ``order[i]`` of ``whole``, or the mean of all its rows where that is None."""
+    """Row *i* of the result is row ``order[i]`` of ``whole``, or the mean of all its rows if that is None."""
 
     def read() -> Tensor:
         tensor = whole.read()
@@ -108,7 +108,7 @@ def replaced_rows(whole: LazyTensor, places: Sequence[int], rows: LazyTensor) ->
 
 @contextmanager
 def parameters_on_meta() -> Iterator[None]:
-    """Every parameter that is made in the block goes to the meta device at once; nothing is drawn by chance.
+    """Move every parameter to the meta device as soon as the block makes it; torch's CPU generator stays as it was.
 
     Not for threads: torch's own registration of parameters is replaced for the length of the block.
     """

@@ -1,7 +1,7 @@
 """The embedding rows of added tokens as parameters of their own, so that the matrices they belong to stay frozen.
 
-A frozen matrix needs no gradient and no optimiser state: with LLaMA-7B that spares 262 million of each, where four
-tokens need 32,768. Training these rows is training the whole matrices with the gradient of every other row set to 0.
+A frozen matrix needs no gradient and no optimiser state: four tokens of LLaMA-7B need 32,768 of each instead of 262
+million. Training these rows is training the whole matrices with the gradient of every other row set to 0.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ __all__ = ["NewRows"]
 class NewRows(nn.Module):
     """Stands in for the rows ``ids`` of an embedding and of an output matrix.
 
-    ``input`` and ``output`` are (n, d), row *k* for the *k*-th smallest of ``ids``; ``output`` is None where
-    both matrices are one. They start as copies of the rows they stand for. Hooks put them to use, so the names of
-    all other weights stay the same; `detach` takes the hooks away and `fold` writes the rows into the matrices.
+    ``input`` and ``output`` are (n, d), row *k* for the *k*-th smallest of ``ids``; ``output`` is None if
+    both matrices are one. They start as copies of the rows they stand for. Hooks apply them, so the names of all
+    other weights stay the same; `detach` removes the hooks and `fold` writes the rows into the matrices.
     """
 
     ids: Tensor
@@ -41,7 +41,7 @@ class NewRows(nn.Module):
         ]
 
     def detach(self) -> None:
-        """Leave the matrices as they were before."""
+        """Remove the hooks, so that the matrices work as they did before."""
         for handle in self._handles:
             handle.remove()
 
@@ -53,7 +53,7 @@ class NewRows(nn.Module):
                 head.weight[self.ids] = self.output.to(head.weight.dtype)
 
     def _embed(self, module: nn.Module, args: tuple[Tensor, ...], embedded: Tensor) -> Tensor:
-        """``embedded`` (..., d) of the ids ``args[0]`` (...), with the new rows where they were asked for."""
+        """``embedded`` (..., d) of the ids ``args[0]`` (...), with the new rows for those in ``ids``."""
         matches = args[0][..., None] == self.ids
         chosen = F.embedding(matches.byte().argmax(dim=-1), self.input).to(embedded.dtype)
         chosen = chosen * getattr(module, "embed_scale", 1.0)  # Gemma 3 scales inside of its embedding

@@ -5,10 +5,10 @@
 Training also takes packed rows (`Packing`), in which documents lie side by side and each picture is held once.
 
 Logits are by far the largest activations of a language model: 16,384 tokens of a vocabulary of 32,004 in float32 are
-2.1 GB, and as much again for their gradient. Only labelled tokens get any; where those are many, the logits of each
-chunk are made, used and forgotten, and made again in the backward pass.
+2.1 GB, and as much again for their gradient. Only labelled tokens get any; above `CHUNK` of them, the logits of each
+chunk are freed after use and computed again in the backward pass.
 
-To answer, a prompt and what follows it are read token by token, with a key-value cache or without.
+To answer, the model reads the prompt and then one token at a time, with a key-value cache or without.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from otter_train.model.vision import VisionTower
 __all__ = ["CHUNK", "Otter", "OtterOutput", "TokenIds", "token_nats"]
 
 CHUNK: Final = 8192
-"""Tokens whose logits are held at once. Fewer are never computed twice."""
+"""The most tokens whose logits are held at a time. Logits of no more than these are computed only once."""
 
 
 def token_nats(hidden: Tensor, targets: Tensor, head: Callable[[Tensor], Tensor], *, chunk: int = CHUNK) -> Tensor:
     """The cross-entropy of each token in nats, float32 (N,).
 
     ``hidden`` (N, d) are the states that predict ``targets`` long (N,); ``head`` makes logits (n, vocabulary) of them.
-    Without any token the result is empty, and still tied to the weights, so its sum is 0 and has gradients of 0.
+    Without any token the result is empty but still depends on the weights: its sum is 0, with gradients of 0.
     """
     if len(targets) <= chunk:
         return _nats(hidden, targets, head)
@@ -60,7 +60,7 @@ class TokenIds:
 
 
 class OtterOutput(NamedTuple):
-    """``loss`` float32 () where labels were given; ``logits`` float32 (B, T, vocabulary) where they were kept.
+    """``loss`` float32 () if labels were given; ``logits`` float32 (B, T, vocabulary) if they were kept.
 
     ``row_nats`` float32 (B,), without gradient: the loss of each row, summed over its labelled tokens.
     A tuple, because sharded training finds the tensors of an output only inside of containers that it knows.
@@ -123,16 +123,16 @@ class Otter(nn.Module):
         """Logits of every position, and the mean cross-entropy of the labelled tokens.
 
         ``vision_x`` float (B, T_img, F, 3, H, W), T_img may be 0; ``vision_mask`` bool (B, T_img, F) is True for the
-        frames that are there (None: all are), ``firsts`` long (B, T_img, F) the place of the first frame like each (see
-        `encode_vision`). ``lang_x`` and ``labels`` are long (B, T), aligned with each other (the shift to the next
-        token happens here); ``attention_mask`` is (B, T), true for tokens that are not
-        padding. A batch without any label has loss 0, with gradients of 0. ``keep_logits=False`` computes logits
-        only where there are labels, and returns none.
+        frames that exist (None: all do), ``firsts`` long (B, T_img, F) the place of the first frame identical to each
+        (see `encode_vision`). ``lang_x`` and ``labels`` are long (B, T), aligned with each other (the shift to the next
+        token happens here); ``attention_mask`` is (B, T), true for tokens that are not padding. A batch without any
+        label has loss 0, with gradients of 0. ``keep_logits=False`` computes logits only where there are labels, and
+        returns none.
 
         With a ``packing``, ``lang_x`` is its row (1, N), and ``vision_x`` the pictures (n, 3, H, W) that it numbers, or
-        their patch tokens (n, v, dim) where those were computed before; labels come from the packing, rows are its
+        their patch tokens (n, v, dim) if those were computed before; labels come from the packing, rows are its
         documents, and no logits are kept.
-        `TrainError` where a row's ``<image>`` tokens are not as many as its media.
+        `TrainError` if a row does not have one ``<image>`` token per medium.
         """
         if packing is not None:
             return self._read_packed(vision_x, lang_x, packing)
@@ -154,7 +154,7 @@ class Otter(nn.Module):
             nats = F.cross_entropy(logits[labelled], targets[labelled], reduction="none")
         rows = labelled.nonzero()[:, 0]
         row_nats = nats.new_zeros(len(labels)).index_add(0, rows, nats.detach())
-        # Where nothing is labelled the sum is 0, and still tied to the weights.
+        # If nothing is labelled the sum is 0, and still depends on the weights.
         return OtterOutput(nats.sum() / labelled.sum().clamp(min=1), logits, row_nats)
 
     def _read_packed(self, vision_x: Tensor, lang_x: Tensor, packing: Packing) -> OtterOutput:
@@ -174,10 +174,9 @@ class Otter(nn.Module):
     ) -> Tensor:
         """``vision_x`` (B, T_img, F, 3, H, W) to media tokens (B, max(T_img, 1), num_latents, dim).
 
-        Only frames that are there go through the tower, and of those that are alike the first: ``firsts`` long
-        (B, T_img, F) says where that is, counted through the three dimensions (None: all differ). Where there are none
-        at all, one blank picture does, unseen: so every parameter takes part in every step, which data-parallel
-        training waits for.
+        Only frames that exist go through the tower, and only the first of identical ones: ``firsts`` long (B, T_img, F)
+        is its flat index over the three dimensions (None: all differ). If there are no frames at all, a blank picture
+        that no token sees does: data-parallel training needs every parameter to take part in every step.
         """
         if vision_mask is None:
             vision_mask = vision_x.new_ones(vision_x.shape[:3], dtype=torch.bool)
@@ -196,7 +195,7 @@ class Otter(nn.Module):
         return media
 
     def _patch_tokens(self, vision_x: Tensor, shown: Tensor, firsts: Tensor | None) -> Tensor:
-        """The patch tokens (n, v, dim) of the n frames that are ``shown``; those that are alike are encoded once."""
+        """The patch tokens (n, v, dim) of the n frames that are ``shown``; identical ones are encoded once."""
         if firsts is None:
             tokens: Tensor = self.vision(vision_x[shown])
             return tokens
@@ -214,10 +213,10 @@ class Otter(nn.Module):
         firsts: Tensor | None = None,
         use_cache: bool = True,
     ) -> _PromptReader:
-        """What reads ``lang_x``, and then new tokens one after the other, with the media at hand.
+        """A reader of ``lang_x``, and then of new tokens one after the other, that encodes the media only once.
 
-        The inputs are those of `forward`; padding must be on the left. New tokens go on looking at the last medium of
-        the prompt.
+        The inputs are those of `forward`; padding must be on the left. New tokens look at the last medium of the
+        prompt.
         """
         media = self.encode_vision(vision_x, vision_mask, firsts)
         return _PromptReader(
@@ -234,7 +233,7 @@ class Otter(nn.Module):
         return (lang_x == self.token_ids.image).cumsum(dim=-1)
 
     def check(self, vision_x: Tensor, lang_x: Tensor, vision_mask: Tensor | None) -> None:
-        """`TrainError` where the arguments of `forward` have wrong shapes, or a row not one ``<image>`` per medium."""
+        """`TrainError` if arguments of `forward` have wrong shapes, or rows do not have one ``<image>`` per medium."""
         side = self.vision.image_size
         if vision_x.ndim != 6 or (vision_x.numel() and vision_x.shape[3:] != (3, side, side)):
             raise TrainError(
@@ -266,9 +265,9 @@ def _nats(hidden: Tensor, targets: Tensor, head: Callable[[Tensor], Tensor]) -> 
 
 
 class _PromptReader:
-    """Reads a batch of prompts and what is appended to them, and says what comes next.
+    """Reads a batch of prompts and what is appended to them, and predicts the next token.
 
-    Without a cache it reads everything again each time: slow, and the measure of what the cache must give.
+    Without a cache it reads everything again each time: slow, and the reference for the results of the cache.
     """
 
     def __init__(

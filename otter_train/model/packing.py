@@ -1,7 +1,7 @@
-"""How the tokens, pictures and labels of several documents lie in one packed row; all of it decided on the CPU.
+"""The layout of the tokens, pictures and labels of several documents in one packed row, computed on the CPU.
 
 Every index that a forward pass needs is made here, before the batch goes to the device, so that nothing in the step
-has to ask the device what it holds. Rows are packed for training only: a row of N tokens costs what its documents cost.
+waits for values from the device. Rows are packed for training only: a row of N tokens costs what its documents cost.
 Padded batches have a mask and positions instead (`padding_arguments`).
 """
 
@@ -59,7 +59,7 @@ class Packing:
         return len(self.targets)
 
     def to(self, device: torch.device) -> Packing:
-        """The same on ``device``; copies from pinned memory run beside the computation."""
+        """The same on ``device``; copies from pinned memory overlap with the computation."""
         tensors = {name: part.to(device, non_blocking=True) for name, part in self._tensors().items()}
         return replace(self, documents=self.documents.to(device), runs=self.runs.to(device), **tensors)
 
@@ -78,9 +78,9 @@ def lay_out(
 ) -> tuple[Tensor, Packing]:
     """The row ``lang_x`` long (1, N) of ``documents`` and its `Packing`.
 
-    ``frame_counts`` are the frames of each medium; the pictures of all of them follow each other. Without any medium
-    there must be one blank picture, which nobody sees. N is brought to a ``multiple`` by one more document of ``pad``
-    that nothing is learned from. `TrainError` where a document has not one ``image`` token per medium.
+    ``frame_counts`` are the numbers of frames of each medium; the pictures of all of them follow each other. Without
+    any medium there must be one blank picture, which no token sees. One more document of ``pad``, without labels, pads
+    N to a multiple of ``multiple``. `TrainError` if a document does not have one ``image`` token per medium.
     """
     ids = [np.asarray(document.ids, dtype=np.int64) for document in documents]
     lengths = [len(row) for row in ids]
@@ -104,7 +104,7 @@ def lay_out(
 
 
 def _without_first(labels: Sequence[int]) -> NDArray[np.int64]:
-    """The labels of one document; nothing comes before its first token that could predict it."""
+    """The labels of one document; its first token is not learned, as nothing before it could predict it."""
     row = np.array(labels, dtype=np.int64)
     row[:1] = IGNORED
     return row

@@ -46,7 +46,7 @@ def feed_forward(dim: int, mult: int) -> nn.Sequential:
 def in_dtype_of(weight: Tensor, x: Tensor) -> Tensor:
     """``x`` in the dtype of ``weight``: layers take one dtype only, and the parts of a model may differ.
 
-    Autocast brings them together itself, and keeps more digits where it can.
+    Under autocast ``x`` stays as it is: autocast converts by itself, and keeps more digits where it can.
     """
     return x if torch.is_autocast_enabled(x.device.type) else x.to(weight.dtype)
 
@@ -85,8 +85,8 @@ class PerceiverResampler(nn.Module):
     """Resamples the patch tokens of each medium to ``num_latents`` tokens of width ``dim``.
 
     ``max_num_frames`` adds a learned embedding per frame; only checkpoints trained on video have one. The latents start
-    with standard deviation ``latent_std``: with the published 1.0, nine tenths of what leaves is at first the same for
-    every picture; smaller latents let the pictures through, for trainings that must be short. Media tokens of another
+    with standard deviation ``latent_std``: with the published 1.0, nine tenths of the output are at first the same for
+    every picture; smaller latents let more of the picture through, for short trainings. Media tokens of another
     width, ``media_dim``, are projected first; the published perceivers are as wide as their towers.
     """
 
@@ -119,7 +119,7 @@ class PerceiverResampler(nn.Module):
         """``features`` (B, T_img, F, v, media_dim) to (B, T_img, num_latents, dim).
 
         ``frame_mask`` bool (B, T_img, F) is True for frames that are there; the others are never looked at. A medium
-        without any frame gives finite tokens that depend on nothing but the latents. `TrainError` where there are
+        without any frame gives finite tokens that depend on nothing but the latents. `TrainError` if there are
         more frames than frame embeddings.
         """
         batch, media_count, frames, patches, _ = features.shape

@@ -18,8 +18,8 @@ from otter_train.model.vision import NORMALISATION, transformers_tower
 
 __all__ = ["PRESETS", "preset", "with_pretrained"]
 
-# What makes a vision tower of transformers; all of it must be said by `VisionConfig`, or be the default.
 _WITH_TEXT: Final = ("aimv2", "clip", "siglip", "siglip2")
+# What defines a CLIP tower of transformers; each must be a field of `VisionConfig`, or have its default value.
 _CLIP_FIELDS: Final = (
     "hidden_act",
     "hidden_size",
@@ -85,7 +85,7 @@ def with_pretrained(config: ModelConfig, *, language: str | None = None, vision:
 
     ``language`` is a decoder-only language model, ``vision`` a vision tower (or a whole CLIP or SigLIP), each as
     transformers saves it: a local folder, or a name on the Hub. ``vision`` may also name weights of open_clip, as
-    ``"ARCHITECTURE:TAG_OR_FILE"``. `TrainError` where there is no such model.
+    ``"ARCHITECTURE:TAG_OR_FILE"``. `TrainError` if there is no such model.
     """
     if language is not None:
         architecture = architecture_of(text_config(_config_in(language), language))
@@ -116,7 +116,7 @@ def _vision_in(source: str) -> VisionConfig:
 
 
 def _image_size(config: PreTrainedConfig) -> int:
-    if config.model_type == "siglip2_vision_model":  # pictures of any shape, of so many patches in all
+    if config.model_type == "siglip2_vision_model":  # pictures of any shape, with at most ``num_patches``
         return math.isqrt(config.num_patches) * int(config.patch_size)
     if config.model_type == "timm_wrapper":
         *_, height, width = (getattr(config, "pretrained_cfg", None) or {}).get(

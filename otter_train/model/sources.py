@@ -1,4 +1,4 @@
-"""Pretrained parts from where they lie: a local folder, or a name on the Hub, which are never taken for each other.
+"""Read pretrained parts from a local folder, or by a name on the Hub; neither is ever taken for the other.
 
 Kinds of models that other installed packages add are registered before anything is read or built.
 """
@@ -24,7 +24,7 @@ _REASON: Final = 300  # characters; transformers lists every class that it knows
 
 
 def is_path(source: str) -> bool:
-    """Whether ``source`` is a path, there or not: it lies here, or no name on the Hub is written like it."""
+    """Whether ``source`` is a path, even of nothing: it exists here, or cannot be a name on the Hub."""
     return os.path.exists(source) or _NAME.fullmatch(source) is None
 
 
@@ -32,7 +32,7 @@ def is_path(source: str) -> bool:
 def register_added_models() -> None:
     """Let installed packages register their kinds of models with transformers and `otter_train.model.vision`, once.
 
-    `UsageError` names the one that cannot.
+    `UsageError` names a package that cannot.
     """
     for name, register in plugins.added(plugins.MODELS, None, ()).items():
         try:
@@ -44,7 +44,7 @@ def register_added_models() -> None:
 
 @contextmanager
 def quiet_downloads() -> Iterator[None]:
-    """Without what the library of the Hub logs whenever it tries again: the error says in the end what was wrong."""
+    """Silence the Hub library's log of its retries: the final error says what was wrong."""
     logger = logging.getLogger("huggingface_hub")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -56,7 +56,7 @@ def quiet_downloads() -> Iterator[None]:
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """Without the bars that transformers draws while it reads or writes weights."""
+    """Hide the progress bars of transformers for reading and writing weights."""
     from transformers.utils import logging as their_logging  # a second to import
 
     was_on = their_logging.is_progress_bar_enabled()
@@ -69,10 +69,10 @@ def without_bars() -> Iterator[None]:
 
 
 def read_pretrained(kind: Any, source: str | Path, what: str, **options: Any) -> Any:
-    """``kind.from_pretrained(source)``, which is ``what`` (such as "configuration"); no code that comes with it runs.
+    """``kind.from_pretrained(source)``, called ``what`` (say "configuration") in errors; runs no code from there.
 
-    `UsageError` where ``source`` is a path and nothing is there, `TrainError` where ``what`` cannot be read from it, or
-    not be downloaded; both are one line. Only a download shows bars.
+    `UsageError` if ``source`` is a path and nothing is there, `TrainError` if ``what`` cannot be read from it
+    or downloaded; both messages are one line. Only a download shows bars.
     """
     register_added_models()
     place = str(source)

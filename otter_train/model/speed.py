@@ -1,11 +1,10 @@
-"""Trades for the decoder of a model that is trained: memory against arithmetic, or bits, and a slow start against
-speed.
+"""Trade-offs in training a decoder: memory for arithmetic or precision, and a slow start for speed.
 
-`quantise` keeps a frozen decoder in 8 or 4 bits, by torchao: what is only read need not be kept in full. The matrices
-of the decoder layers are stored as ``int8`` (a scale for each row) or ``nf4`` (Dettmers et al., arXiv 2305.14314: 4
-bits, blocks of 64 with scales that are quantised themselves). Each is made whole again where it is used, in the forward
-pass and once more for the gradient of its input, so that no step keeps more than one of them. Embeddings, norms and the
-output matrix stay as they are. A checkpoint holds nothing of it: the same matrices give the same bits each time.
+`quantise` keeps a frozen decoder in 8 or 4 bits, by torchao: what is never updated needs no full precision. The
+matrices of the decoder layers are stored as ``int8`` (a scale for each row) or ``nf4`` (Dettmers et al., arXiv
+2305.14314: 4 bits, blocks of 64 with scales that are quantised themselves). Each is dequantised where it is used, in
+the forward pass and again for the gradient of its input, so that no step keeps more than one in full. Embeddings, norms
+and the output matrix stay as they are. Checkpoints do not store the result: the same matrices give the same bits.
 """
 
 from __future__ import annotations
@@ -43,8 +42,8 @@ _BLOCKS_PER_SCALE: Final = 256
 def recompute_activations(model: Otter, every: int) -> None:
     """Keep no activations of every ``every``-th decoder layer and of the block before it (0: keep all of them).
 
-    They are computed again in the backward pass. 1 costs a third more arithmetic for a small part of the memory; 2
-    costs half of that. `UsageError` below 0, `TrainError` where the decoder of transformers cannot do it.
+    They are computed again in the backward pass. 1 costs a third more arithmetic and needs a small part of the memory;
+    2 costs a sixth more. `UsageError` below 0, `TrainError` if the decoder of transformers cannot recompute.
     """
     if every < 0:
         raise UsageError(f"activations of every {every} layers: give 0 for none, or at least 1")
@@ -60,7 +59,7 @@ def compile_blocks(model: Otter) -> None:
     """Compile each decoder layer and each feed-forward of the cross-attention by itself, for fixed shapes.
 
     All layers are alike, so one is compiled for all, in about a minute on a GPU. Attention within documents stays
-    eager: it is one kernel, and its boundaries are other numbers each time. The names of the weights do not change.
+    eager: it is one kernel, and its boundaries differ from batch to batch. The names of the weights do not change.
     """
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _SHAPES)
     for layer in decoder_layers(model.language.lm):
@@ -71,7 +70,7 @@ def compile_blocks(model: Otter) -> None:
 
 
 class QuantisedLinear(nn.Linear):
-    """A frozen `nn.Linear` whose weight is stored in few bits; made of another one."""
+    """A frozen `nn.Linear` whose weight is stored in few bits, made from an ordinary one."""
 
     def __init__(self, linear: nn.Linear, kind: Quantised, device: torch.device) -> None:
         nn.Module.__init__(self)
@@ -81,7 +80,7 @@ class QuantisedLinear(nn.Linear):
         self.bias = linear.bias
 
     def forward(self, input: Tensor) -> Tensor:
-        """As that of `nn.Linear`, and of its precision under autocast too."""
+        """Like that of `nn.Linear`, and in the same precision under autocast."""
         place = input.device.type
         if torch.is_autocast_enabled(place):
             input = input.to(torch.get_autocast_dtype(place))
@@ -90,7 +89,7 @@ class QuantisedLinear(nn.Linear):
 
 
 def check_quantiser(kind: Quantised | None) -> None:
-    """`UsageError` where ``kind`` is asked for and torchao is not here."""
+    """`UsageError` if ``kind`` is given and torchao is not installed."""
     if kind is None:
         return
     try:
@@ -102,7 +101,7 @@ def check_quantiser(kind: Quantised | None) -> None:
 def quantise(lm: PreTrainedModel, kind: Quantised, device: torch.device) -> None:
     """Store the frozen matrices in the layers of ``lm`` as ``kind``, on ``device``, one after the other.
 
-    `TrainError` where no layer has a matrix that can be.
+    `TrainError` if no layer has a matrix that can be quantised.
     """
     inside = {id(module) for layer in decoder_layers(lm) for module in layer.modules()}
     found = [(name, one) for name, one in lm.named_modules() if type(one) is nn.Linear and id(one) in inside]
@@ -122,7 +121,7 @@ def quantised_count(model: nn.Module) -> int:
 
 
 class _Product(torch.autograd.Function):
-    """``input @ weight.T`` that keeps the stored weight for the way back, and not the whole one."""
+    """``input @ weight.T``, which saves the quantised weight for the backward pass, not the full one."""
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, weight: Tensor) -> Tensor:
@@ -153,6 +152,6 @@ def _nf4(weight: Tensor) -> Tensor:
 
 
 def _whole(weight: Any, dtype: torch.dtype) -> Tensor:
-    """The matrix in ``dtype`` that ``weight`` stands for."""
+    """The quantised ``weight`` as a full matrix in ``dtype``."""
     whole: Tensor = weight.get_original_weight() if hasattr(weight, "get_original_weight") else weight.dequantize(dtype)
     return whole.to(dtype)

@@ -32,9 +32,9 @@ def freeze(
     train_language: bool = False,
     added_ids: Iterable[int] | None = None,
 ) -> None:
-    """Train the perceiver and the cross-attention, and besides them what is asked for.
+    """Train the perceiver and the cross-attention, and also what the arguments name.
 
-    ``embeddings`` decides about the two embedding matrices whatever ``train_language`` says; where they are tied,
+    ``embeddings`` alone decides about the two embedding matrices, not ``train_language``; if they are tied,
     ``input_only`` and ``full`` mean the same. ``new_rows`` trains the rows of ``added_ids`` in both (None: of the
     special tokens), as ``model.new_rows``; a later change of the mode keeps what they have learned.
     """

@@ -1,8 +1,8 @@
 """Vision towers: pictures in, patch tokens of the last block out, **before** the final LayerNorm.
 
-Class and register tokens are dropped and nothing is projected. Before the LayerNorm matters: open_clip from 2.24 on
-normalises the tokens it returns unless told otherwise, and every feature shifts without a word. open_clip is imported
-only when a tower of its layout is built.
+Class and register tokens are dropped and nothing is projected. The LayerNorm matters: open_clip from 2.24 on applies
+it by default to the tokens it returns, which silently shifts every feature. open_clip is imported only when a tower of
+its layout is built.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ _IMAGENET: Final = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HALF: Final = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 _AT_ONCE: Final = 64
-_PIXELS_AT_ONCE: Final = 4 * 224 * 224  # on a CPU; what more of them leave between the layers falls out of its caches
+_PIXELS_AT_ONCE: Final = 4 * 224 * 224  # on a CPU, whose caches cannot hold the activations of more
 _PLAIN: Final = {
     "aimv2_vision_model": ("rms_norm", ("head",)),
     "dinov3_vit": ("norm", ()),
     "vit": ("layernorm", ("pooler",)),
 }
-"""Vision transformers that end in one LayerNorm: what it is called, and what comes after it."""
+"""Vision transformers that end in one LayerNorm: the name of its attribute, and of those that come after it."""
 
 NORMALISATION: Final[dict[str, tuple[Channels, Channels]]] = {
     "aimv2_vision_model": _CLIP,
@@ -76,7 +76,7 @@ NORMALISATION: Final[dict[str, tuple[Channels, Channels]]] = {
 }
 """Mean and standard deviation that each kind of tower from transformers was trained with.
 
-The networks of timm are of one kind; each may name its own.
+All networks of timm share one entry; each may name its own values.
 """
 
 _ADDED: Final[dict[str, Callable[[Any], TransformersTower]]] = {}
@@ -110,7 +110,7 @@ class VisionTower(nn.Module):
     def forward(self, pictures: Tensor) -> Tensor:
         """``pictures`` (N, 3, H, W), normalised, to patch tokens (N, v, dim); without gradients while frozen.
 
-        Where no gradient is asked for, so many pictures at a time that what is between the layers stays small.
+        Without gradients, a limited number of pictures goes through at a time, which keeps the activations small.
         """
         trained = any(parameter.requires_grad for parameter in self.parameters())
         if trained and torch.is_grad_enabled():
@@ -122,10 +122,10 @@ class VisionTower(nn.Module):
             return torch.cat([self.patch_tokens(some) for some in torch.split(pictures, at_once)])
 
     def train(self, mode: bool = True) -> Self:
-        """Say whether the tower is trained; the network inside stays in evaluation mode.
+        """Set the training mode of the tower alone; the network inside stays in evaluation mode.
 
-        There it drops nothing at random, and batch normalisation uses its stored statistics, so that no picture
-        changes the tokens of another.
+        So nothing is dropped at random, and batch normalisation uses its stored statistics: no picture changes the
+        tokens of another.
         """
         super().train(mode)
         for part in self.children():
@@ -178,7 +178,7 @@ class ConvStem(nn.Module):
 
 
 class TransformersTower(VisionTower):
-    """Base of the towers from transformers: ``model`` under its native keys; a subclass knows one kind of it."""
+    """Base of the towers from transformers: ``model`` under its native keys; a subclass handles one kind."""
 
     layout = "transformers"
 
@@ -219,7 +219,7 @@ class SiglipTower(TransformersTower):
         super().__init__(model, dim=model.config.hidden_size, image_size=_side(model.config.image_size))
 
     def patch_tokens(self, pictures: Tensor) -> Tensor:
-        """What leaves the encoder: transformers normalises its last hidden state."""
+        """The output of the encoder; the last hidden state that transformers returns is normalised."""
         dtype = self.model.embeddings.patch_embedding.weight.dtype
         tokens: Tensor = self.model.encoder(self.model.embeddings(pictures.to(dtype))).last_hidden_state
         return tokens
@@ -238,12 +238,12 @@ class Dinov2Tower(TransformersTower):
         self.first_patch = 1 + getattr(model.config, "num_register_tokens", 0)
 
     def patch_tokens(self, pictures: Tensor) -> Tensor:
-        """What leaves the encoder, without the class token and the registers."""
+        """The output of the encoder, without the class token and the registers."""
         tokens: Tensor = self.model.encoder(self.model.embeddings(pictures)).last_hidden_state
         return tokens[:, self.first_patch :]
 
     def pooling_head(self) -> list[nn.Parameter]:
-        """The final LayerNorm, and the token that hides a patch in pretraining."""
+        """The final LayerNorm, and the mask token of pretraining."""
         return [*self.model.layernorm.parameters(), self.model.embeddings.mask_token]
 
 
@@ -266,15 +266,15 @@ class GridTower(TransformersTower):
         return grid.flatten(2).transpose(1, 2)
 
     def pooling_head(self) -> list[nn.Parameter]:
-        """The LayerNorm after pooling, where there is one (ConvNeXt)."""
+        """The LayerNorm after pooling, if there is one (ConvNeXt)."""
         norm = getattr(self.model, "layernorm", None)
         return [] if norm is None else list(norm.parameters())
 
 
 class PlainTower(TransformersTower):
-    """A vision transformer that ends in one LayerNorm over all tokens; what goes into that is kept.
+    """A vision transformer that ends in one LayerNorm over all tokens; patch tokens are the input of that.
 
-    ``prefix`` tokens that stand for no patch come first, ``norm`` is the LayerNorm, and ``after`` what follows it.
+    The first ``prefix`` tokens stand for no patch, ``norm`` is the LayerNorm, and ``after`` what follows it.
     """
 
     def __init__(
@@ -293,7 +293,7 @@ class PlainTower(TransformersTower):
         self.set_trainable(True)
 
     def patch_tokens(self, pictures: Tensor) -> Tensor:
-        """What goes into the final LayerNorm, without the tokens that stand for no patch."""
+        """The input of the final LayerNorm, without the tokens that stand for no patch."""
         found: list[Tensor] = []
         handle = self._norm[0].register_forward_pre_hook(lambda module, args: found.append(args[0]))
         try:
@@ -306,12 +306,12 @@ class PlainTower(TransformersTower):
         self.model(pictures)
 
     def pooling_head(self) -> list[nn.Parameter]:
-        """The final LayerNorm, what comes after it, and tokens of pretraining."""
+        """The final LayerNorm, what comes after it, and mask tokens of pretraining."""
         return getattr(self, "_unused", [])
 
 
 class Siglip2Tower(PlainTower):
-    """SigLIP 2 for pictures of any shape (NaFlex), given square ones; those of a fixed size are SigLIP towers."""
+    """SigLIP 2 for pictures of any shape (NaFlex), given square ones; models for a fixed size are SigLIP towers."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         inner = getattr(model, "vision_model", model)
@@ -386,8 +386,8 @@ class OpenClipTower(VisionTower):
         self.set_trainable(True)
 
     def patch_tokens(self, pictures: Tensor) -> Tensor:
-        """The tokens that open_clip returns beside the pooled one."""
-        # open_clip convolves in the dtype of its input; autocast takes care of it where it is on.
+        """The tokens that open_clip returns in addition to the pooled one."""
+        # open_clip convolves in the dtype of its input; under autocast, the cast makes no difference.
         tokens: Tensor = self.visual(pictures.to(self.visual.conv1.weight.dtype))[1]
         return tokens
 

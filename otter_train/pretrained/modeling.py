@@ -149,7 +149,7 @@ class OtterForConditionalGeneration(Portable, PreTrainedModel, GenerationMixin):
 
         ``attention_mask`` covers what is in the cache, too. ``media`` and ``text_time`` (B, T) are what `generate`
         prepares: the media, and how many of them each token has behind it. ``logits_to_keep`` n computes logits of
-        the last n positions only (0: of all). `TrainError` where a row's ``<image>`` tokens are not as many as its
+        the last n positions only (0: of all). `TrainError` if a row's ``<image>`` tokens are not as many as its
         media.
         """
         if media is None:

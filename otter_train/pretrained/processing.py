@@ -98,7 +98,7 @@ class OtterProcessor(Portable, ProcessorMixin):  # type: ignore[misc]
         ``images`` holds one list per prompt (for one prompt: that list, or one picture), or the pictures of all
         prompts one after the other. What is in a list stands for one ``<image>`` each: a picture (PIL, a path or an
         address, uint8 (H, W, 3) or (3, H, W)), or a list of pictures, the frames of one clip. Rows are always padded:
-        on the left to generate, on the right to train. `TrainError` where ``<image>`` tokens and media are not
+        on the left to generate, on the right to train. `TrainError` if ``<image>`` tokens and media are not
         equally many.
         """
         kwargs.pop("padding", None)
@@ -125,7 +125,7 @@ class OtterProcessor(Portable, ProcessorMixin):  # type: ignore[misc]
 
         Each turn has a ``role`` (system first, then user and assistant) and a ``content``: text, or parts of ``type``
         text, image (with ``image``, ``url``, ``path`` or ``base64``) or video (with ``video``, a list of pictures).
-        `UsageError` where they do not alternate, or the user is not last.
+        `UsageError` if they do not alternate, or the user is not last.
         """
         made = self._conversation(turns)
         if made.spoken is not None:

@@ -225,7 +225,7 @@ def open_sinks(
 
     A session with the ``run_id`` of an earlier one goes on in the same curves.
 
-    `UsageError` where a library for it is not installed.
+    `UsageError` if a library for it is not installed.
     """
     sinks: list[Sink] = []
     if tensorboard:

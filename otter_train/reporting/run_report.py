@@ -53,7 +53,7 @@ class Shown(NamedTuple):
 def write_report(run: Path, shown: Sequence[Shown] = ()) -> Path:
     """Write ``run/report.html`` from the tables of the run folder, with the answers ``shown``; its path.
 
-    `TrainError` where a table is damaged.
+    `TrainError` if a table is damaged.
     """
     path = run / REPORT_NAME
     write_atomically(path, (part.encode("utf-8", "replace") for part in _page(run, shown)))

@@ -44,7 +44,7 @@ class Bodies:
     async def body(self, request: Request) -> AsyncIterator[list[bytes]]:
         """The body of ``request``, in the pieces in which it came, which counts until the block ends.
 
-        `ApiError` where it is too large (413), too slow (408), ends early (400), or there is no room for it (429).
+        `ApiError` if it is too large (413), too slow (408), ends early (400), or there is no room for it (429).
         """
         body = await self._read(request)
         held = _counted(sum(map(len, body)))

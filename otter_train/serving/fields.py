@@ -67,7 +67,7 @@ def as_object(value: Any, place: str) -> Mapping[str, Any]:
 
 
 def number(request: Mapping[str, Any], name: str, *, least: float, most: float, whole: bool = False) -> float | None:
-    """The number called ``name``, None where it is absent or null; an int where it must be ``whole``."""
+    """The number called ``name``, None if it is absent or null; an int where it must be ``whole``."""
     value = request.get(name)
     if value is None:
         return None
@@ -79,7 +79,7 @@ def number(request: Mapping[str, Any], name: str, *, least: float, most: float, 
 
 
 def flag(value: Mapping[str, Any], name: str) -> bool:
-    """The truth value called ``name``, False where it is absent or null."""
+    """The truth value called ``name``, False if it is absent or null."""
     found = value.get(name)
     if found is not None and not isinstance(found, bool):
         raise ApiError(400, "invalid_type", f"{name}: true or false is expected", param=name)

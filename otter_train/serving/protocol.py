@@ -54,7 +54,7 @@ class Question:
     """A request that can be answered: ``sample`` asks, ``stops`` end the answer.
 
     ``usage`` says that a stream is to end with the numbers of tokens. ``asked_tokens`` is the length of the answer that
-    was asked for, which may be more than ``options`` grant; None where none was named.
+    was asked for, which may be more than ``options`` grant; None if none was named.
     """
 
     sample: Sample
@@ -68,7 +68,7 @@ class Question:
 def parse_question(body: bytes, *, model: str, limits: Limits, most_pixels: int | None = None) -> Question:
     """The `Question` of a request for ``model``; `ApiError` (4xx) names the field that cannot be used.
 
-    Decodes the pictures, so it costs some milliseconds for each; `CostlyError` where that would be more than
+    Decodes the pictures, so it costs some milliseconds for each; `CostlyError` if that would be more than
     ``most_pixels``.
     """
     request = as_object(_json(body), "the body")

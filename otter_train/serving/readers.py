@@ -136,7 +136,7 @@ class _Reader:
         theirs.close()
 
     def ask(self, body: Sequence[bytes], model: str) -> Question:
-        """See `Readers.read`; `_EndedError` where the process ended, `CostlyError` where the lane is the wrong one."""
+        """See `Readers.read`; `_EndedError` if the process ended, `CostlyError` if the lane is the wrong one."""
         if self._killed or not self._process.is_alive():  # after its last answer
             self._restart()
         if self._killed:

@@ -29,7 +29,7 @@ _NAMED: Final = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BadSample:
-    """A sample of a bad step; ``loss`` is the mean over its labelled tokens in nats, None where it is no number."""
+    """A sample of a bad step; ``loss`` is the mean over its labelled tokens in nats, None if it is no number."""
 
     id: str
     source: str
@@ -92,7 +92,7 @@ class Guard:
         return ~good if self.mode != "off" else torch.zeros_like(good)
 
     def report(self, bad: Sequence[BadStep], file: GrowingFile | None) -> None:
-        """Append ``bad`` to ``file``, one JSON object a line; `TrainError` where the run must not go on."""
+        """Append ``bad`` to ``file``, one JSON object a line; `TrainError` if the run must not go on."""
         if file is not None and bad:
             file.append(b"".join(orjson.dumps(asdict(step)) + b"\n" for step in bad))
         if bad and self.mode == "stop":

@@ -74,7 +74,7 @@ class Logbook:
     def write(self, step: int, window: Window) -> None:
         """The line after ``step``; every process must call it.
 
-        `TrainError` where the guard stops the run, or the loss is no number and nobody guards.
+        `TrainError` if the guard stops the run, or the loss is no number and nobody guards.
         """
         session, world = self._session, self._session.world
         elapsed_s = time.perf_counter() - window.started

@@ -63,7 +63,7 @@ class Outcome:
 
     @property
     def finished(self) -> bool:
-        """False where it was asked to stop before the end."""
+        """False if it was asked to stop before the end."""
         return self.step >= self.total
 
 
@@ -87,8 +87,8 @@ def train(
     on from the run ``parent``, where the parts of a mixture may get other ``weights`` (see
     `otter_train.checkpoint.lineage`).
 
-    `UsageError` where a checkpoint belongs to another configuration or other shards, where ``options.resume`` is off
-    and there is one, and where another training writes into ``run``; `TrainError` where the guard stops the run, or its
+    `UsageError` if a checkpoint belongs to another configuration or other shards, where ``options.resume`` is off
+    and there is one, and where another training writes into ``run``; `TrainError` if the guard stops the run, or its
     last checkpoint cannot be written. Where a process that prepares data is killed, `TrainError` says so, and a
     checkpoint is left.
     """
@@ -135,7 +135,7 @@ def _trained(
 def _held(run: Path) -> Iterator[None]:
     """Hold ``run`` against another training for the length of the block; one process of several does so for all.
 
-    `UsageError` where another training holds it.
+    `UsageError` if another training holds it.
     """
     if os.environ.get("RANK", "0") != "0":
         yield

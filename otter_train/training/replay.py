@@ -47,7 +47,7 @@ def replay(
 ) -> list[ReplayedSample]:
     """The samples of ``step`` (from 1, as in the log) with their losses before it, in the order of the batch.
 
-    `UsageError` where the run has no such step, or goes with other options; `TrainError` where a checkpoint that is
+    `UsageError` if the run has no such step, or goes with other options; `TrainError` if a checkpoint that is
     needed is damaged. It works in one process.
     """
     if join_world(pick_device(options.device)).size > 1:
@@ -79,7 +79,7 @@ def lines(replayed: Sequence[ReplayedSample]) -> Iterator[str]:
 
 
 def _checkpoint_before(run: Path, step: int) -> Checkpoint | None:
-    """The last checkpoint of which ``step`` is still to come; None where the run has to begin anew."""
+    """The last checkpoint of which ``step`` is still to come; None if the run has to begin anew."""
     steps = sorted(int(match[1]) for path in run.glob("checkpoint-*") if (match := re.search(r"-(\d+)$", path.name)))
     before = [one for one in steps if one < step]
     return open_checkpoint(run / checkpoint_name(before[-1])) if before else None

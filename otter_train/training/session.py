@@ -99,7 +99,7 @@ def begin(
     """A `Session` that starts anew, or continues from ``checkpoint``, of this run or of its parent.
 
     ``weights`` are those that the parts of a mixture get from then on, where they had others.
-    `UsageError` where there are no samples, or not those of the checkpoint; `TrainError` where it does not fit the
+    `UsageError` if there are no samples, or not those of the checkpoint; `TrainError` if it does not fit the
     model.
     """
     if not len(samples):
@@ -257,9 +257,9 @@ def total_steps(config: RunConfig, sample_count: int) -> int:
 def checkpoint_to_resume(
     config: RunConfig, run: Path, options: RunOptions, parent: Path | None = None
 ) -> Checkpoint | None:
-    """The last undamaged checkpoint of ``run``, the same on all processes; None where there has never been one.
+    """The last undamaged checkpoint of ``run``, the same on all processes; None if there has never been one.
 
-    Before its first, a run that goes on from ``parent`` has that one's. `UsageError` where it belongs to another
+    Before its first, a run that goes on from ``parent`` has that one's. `UsageError` if it belongs to another
     configuration, or is not to be resumed, or ``parent`` has none.
     """
     world = join_world(pick_device(options.device))

@@ -46,7 +46,7 @@ def take_snapshot(model: Otter, optimizer: Optimizer, config: RunConfig, world: 
 def restore_optimizer(model: Otter, optimizer: Optimizer, state: Mapping[str, Mapping[str, Tensor]]) -> None:
     """Give ``optimizer`` the ``state`` of a snapshot, sharded as its parameters are.
 
-    `TrainError` where the two are not of the same parameters.
+    `TrainError` if the two are not of the same parameters.
     """
     names = [name for name, _ in _optimised(model, optimizer)]
     if state and set(state) != set(names):
