@@ -1,7 +1,7 @@
-"""Which sources a folder holds. Each format in turn claims what it recognises by content; the order is `SOURCES`.
+"""Which sources a folder holds. Each format in turn claims what it recognises by content, in the order of `SOURCES`.
 
 Costs one look at the beginning of every file that is no picture, clip or caption, and a few hundred bytes of memory
-per file. The result depends on the files alone, not on where the folder lies or in which order it is listed.
+per file. The result depends on the files alone, not on where the folder lies or in what order it is listed.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ class Detection:
     """What was found beneath the root; all sorted.
 
     ``unused`` are the files that no source is made of. Pictures and clips are not among them: whether a record uses
-    them is known only once the records have been read; ``loose_media`` is the number of those that no ``folder``
-    source holds. ``skipped`` are (path, why) of links, special files and files that cannot be opened or named.
+    them is known only once the records have been read; ``loose_media`` is the number of pictures and clips that no
+    ``folder`` source holds. ``skipped`` are (path, why) of links, special files and files that cannot be opened or
+    named.
     """
 
     sources: tuple[SourceSpec, ...]
@@ -53,8 +54,8 @@ def detect(root: Root, *, format: str | None = None) -> Detection:
     by_record = [(name, taken, False) for name, taken in SOURCES.items() if taken.by_record]
     for name, source_format, of_most in [(name, taken, taken.by_record) for name, taken in SOURCES.items()] + by_record:
         if format in (None, name):
-            # A format that goes by single records first takes files most of whose records are its own, and in a
-            # second round those in which any is: a stray record of one format does not decide what the others are.
+            # A format with ``by_record`` first claims files most of whose records are its own, and in a second round
+            # files in which any record is: so a stray record of one format does not decide what a file is.
             seen = {path: head.of_most() for path, head in heads.items()} if of_most else heads
             found = source_format.claim(root, seen, force=format is not None)
             for spec in found:
@@ -89,8 +90,8 @@ def _heads(root: Root, skipped: list[tuple[str, str]]) -> dict[str, Head]:
 def _named(specs: Sequence[SourceSpec]) -> list[SourceSpec]:
     """The specs with unique slugs.
 
-    A slug is the last step of the path that a spec is called after, with as many of the folders above it as it takes
-    to tell it from the others, and with a hash where even the whole path is not enough.
+    A slug is the last step of the path that a spec is named after, with as many of the folders above it as are needed
+    to make it unique, and with a hash if even the whole path is not unique.
     """
     steps = [1] * len(specs)
     names = [_slug(spec.name, 1) for spec in specs]

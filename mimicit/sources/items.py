@@ -40,10 +40,10 @@ __all__ = [
 
 
 MAX_MEDIA: Final = 1_000
-"""Pictures and clips of one record; a sample holds all of them, and those of its context."""
+"""The most pictures and clips of one record; a sample holds all of them, and those of its context."""
 
 MAX_RELATED: Final = 10_000
-"""Ids that one record may name as its context."""
+"""The most ids that one record may name as its context."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +66,8 @@ class InJson:
 class InParquet:
     """One cell of the parquet file ``path``: bytes, base64 text, or a picture of `datasets` (``{bytes, path}``).
 
-    ``item`` counts within a cell that holds a list, or leads deeper into it by names and numbers; ``None`` is the cell
-    itself, or the only entry of its list.
+    ``item`` is an index into a cell that holds a list, or the names and indices that lead deeper into the cell;
+    ``None`` is the cell itself, or the only entry of its list.
     """
 
     path: str
@@ -99,7 +99,7 @@ class InText:
 
 @dataclass(frozen=True, slots=True)
 class InTar:
-    """A member of the tar file ``path``: its ``size`` bytes at ``offset``, right behind its header."""
+    """A member of the tar file ``path``: its ``size`` bytes at ``offset``, right after its header."""
 
     path: str
     offset: int
@@ -121,7 +121,7 @@ class MediaRef:
     """One picture or clip before it is decoded.
 
     ``parts`` has one locator for a picture or a clip file, and one per frame for a video that is published as
-    pictures; only the latter has ``timestamps_s`` (seconds, one per part) and, where its publisher says how long it is,
+    pictures; only such a video has ``timestamps_s`` (seconds, one per part) and, if its publisher states its length,
     ``duration_s``.
     """
 
@@ -148,14 +148,14 @@ class RawTriplet(NamedTuple):
     source, in published order. ``conversation`` and ``turn`` (from 0) tie the turns of one talk together.
     ``is_query`` is false for a record that the publisher lists only as context for others.
 
-    Every turn names the media it is about, those that were shown last in its talk; a sample shows them once. So
-    each turn can stand alone, and is rejected by itself when its picture is broken.
+    Every turn names the media it is about, which are those shown last in its conversation; a sample shows them once.
+    So each turn can stand alone, and is rejected by itself if its picture is broken.
 
-    An interleaved web document is one record with ``parts``: pairs of how many of the ``media`` are shown and the text
-    that follows them, in order. Its ``instruction`` and ``answer`` are empty, and it has no context: it becomes a
-    sample by itself, with a triplet of relation ``document`` for each part.
+    An interleaved web document is one record with ``parts``: pairs of a number of ``media`` to show and the text that
+    follows them, in order. Its ``instruction`` and ``answer`` are empty, and it has no context: it becomes a sample by
+    itself, with a triplet of relation ``document`` for each part.
 
-    ``meta`` may hold NaN and infinities where the record does; the build makes them null and notes it.
+    ``meta`` may hold the NaN and infinities of its record; the build makes them null and notes it.
     """
 
     id: str
@@ -173,9 +173,9 @@ class RawTriplet(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TrainEntry:
-    """The publisher's choice for one query: ``id`` is asked about, and ``related`` are its context, in this order.
+    """The publisher's choice for one query: the triplet ``id``, with ``related`` as its context, in this order.
 
-    Comes after all triplets of its source. Where a source has any entries, they override `RawTriplet.related`, and
+    Comes after all triplets of its source. If a source has any entries, they override `RawTriplet.related`, and
     triplets without an entry are context only (``is_query`` false). Either id may name no triplet.
     """
 
@@ -198,7 +198,7 @@ class Reject:
 
 
 NoteKind = Literal["nan_as_null", "shown_first", "shown_once", "tokens_as_words"]
-"""What is worth saying though no record is lost by it.
+"""What is reported although no record is lost.
 
 ``nan_as_null``: NaN or an infinity in a free field became null. ``shown_first``: media for which no text holds a
 placeholder are shown before the first turn. ``shown_once``: every turn holds the placeholders of the same media.
@@ -217,7 +217,7 @@ class Note:
 class Entry(NamedTuple):
     """What records of the same source look up by ``key``: the answer to a question, the file of a picture, ...
 
-    ``place`` says where it stands, for messages. Of entries of equal keys, the first counts.
+    ``place`` says where it stands, for messages. Of entries with equal keys, the first counts.
     """
 
     key: str
@@ -228,14 +228,14 @@ class Entry(NamedTuple):
 Item = Picture | RawTriplet | TrainEntry | Reject | Note
 
 Locate = Callable[[Sequence[str | int]], Locator]
-"""Where the text lies to which these names and numbers lead inside a record; raises `RejectedError`."""
+"""Locates the text that these names and indices lead to inside a record; raises `RejectedError`."""
 
 
 class Row(NamedTuple):
     """One record of a text or table file, before its format is looked at.
 
-    ``fields`` are what it says, or why it says nothing. A picture may be written inside it as text, which ``locate``
-    finds in the file. ``media`` are those that the file itself keeps with the record.
+    ``fields`` are its values, or why it cannot be read. A picture may be written inside it as text, which ``locate``
+    finds in the file. ``media`` are the media that the file itself keeps with the record.
     """
 
     place: str
@@ -248,9 +248,9 @@ class Row(NamedTuple):
 class Piece:
     """A part of a source that is read by itself: the files ``paths``, in their order.
 
-    Of a single JSON file it may be the bytes ``start`` to ``end`` alone, before which there are ``first`` records of an
-    array (``is_array``) or a list, or else ``first`` lines; of a parquet file, the row groups ``start`` to ``end``,
-    before which there are ``first`` rows. With ``is_entries``, it is read for what others look up (see
+    A piece of a single JSON file may be only its bytes ``start`` to ``end``, after ``first`` records of an array
+    (``is_array``) or a list, or else after ``first`` lines; a piece of a parquet file, its row groups ``start`` to
+    ``end``, after ``first`` rows. With ``is_entries``, it is read for the entries that records look up (see
     `mimicit.sources.format.Join`).
     """
 

@@ -1,7 +1,7 @@
 """Options of a single format, such as the thresholds of MMC4: numbers and lists of texts that a user may set.
 
 A format declares them as a dataclass of numbers and tuples of texts with defaults, whose constructor checks their
-limits (see `SourceFormat.options`). What the user has set stands in the `SourceSpec` that is read.
+limits (see `SourceFormat.options`). What the user has set is in the `SourceSpec` that is read.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["checked_options", "parsed_option"]
 def checked_options(format: str, values: Mapping[str, object]) -> dict[str, OptionValue]:
     """``values`` as options of ``format``, sorted by name, each of the type of its default.
 
-    `UsageError` where there is no such format or option, or a value is not what the option takes.
+    `UsageError` if there is no such format or option, or the option does not take the value.
     """
     if format not in SOURCES:
         raise UsageError(f"options: no format {format!r}; there are: {', '.join(sorted(SOURCES))}")
@@ -39,7 +39,7 @@ def checked_options(format: str, values: Mapping[str, object]) -> dict[str, Opti
 
 
 def parsed_option(text: str) -> tuple[str, str, OptionValue]:
-    """(format, name, value) of ``FORMAT.NAME=VALUE``, as the command line takes it; `UsageError` where it is not.
+    """(format, name, value) of ``FORMAT.NAME=VALUE``, as the command line takes it; `UsageError` for another form.
 
     A list of texts is written with commas between them, or as a JSON list.
     """

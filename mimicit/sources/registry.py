@@ -39,7 +39,7 @@ _OURS: Final[dict[str, SourceFormat]] = {
     "samples": SAMPLES,
     "datasets": DATASETS,
     "llava": LLAVA,
-    # Before the manifest: a list of triplets named like the picture beside it is that picture's sidecar.
+    # Before the manifest: a list of triplets named like the picture next to it is that picture's sidecar.
     "folder": FOLDER,
     # Of the files with annotations, those that also list the pictures are COCO's.
     "vqav2": VQAV2,
@@ -54,7 +54,7 @@ _OURS: Final[dict[str, SourceFormat]] = {
 }
 
 SOURCES: Final[dict[str, SourceFormat]] = {**plugins.added(plugins.SOURCES, SourceFormat, _OURS), **_OURS}
-"""The formats by name, in the order in which they are asked for the files of ``--src``; the most telling first.
+"""The formats by name, in the order in which they may claim the files of ``--src``, the most specific first.
 
-Those of other packages come before ours: they know their own files best.
+Formats of other packages come before ours: they know their own files best.
 """

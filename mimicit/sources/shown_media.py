@@ -1,7 +1,7 @@
-"""Which media a triplet is about, told from the samples that show it.
+"""Which media a triplet is about, inferred from the samples that show it.
 
-A sample does not show a picture again right after it was shown, so a triplet with no media of its own either goes on
-about the last ones or is text alone. One sample often cannot tell; what all samples say together is kept.
+A sample does not show a picture again right after it was shown, so a triplet with no media of its own is either about
+the last ones or text alone. One sample often cannot decide this, so what all samples say is combined.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class About(Generic[T]):
-    """What a triplet shows. Where it is not ``certain``, it shows ``media`` or nothing at all."""
+    """What a triplet shows. If it is not ``certain``, it shows ``media`` or nothing at all."""
 
     media: tuple[T, ...]
     certain: bool
 
 
 def media_of_triplets(sample: Sample) -> Iterator[About[int]]:
-    """What ``sample`` tells of each of its triplets, in order; media are its indices.
+    """What ``sample`` says about each of its triplets, in order; media are indices into those of the sample.
 
-    How the context was chosen tells more: a random one never shows what the query is about, and one chosen for the
-    same media always does.
+    How the context was chosen says more: a random context never shows what the query is about, and a context chosen
+    for the same media always does.
     """
     last: tuple[int, ...] = ()
     shown_by: str | None = None
@@ -46,9 +46,9 @@ def media_of_triplets(sample: Sample) -> Iterator[About[int]]:
 
 
 def agree(before: About[T], now: About[T]) -> About[T]:
-    """What two samples together tell of one triplet; `CorruptShardError` where they contradict each other.
+    """What two samples together say about one triplet; `CorruptShardError` if they contradict each other.
 
-    Where no sample was ever certain, the triplet goes on about the last media: that builds the same samples again.
+    If no sample is ever certain, the triplet is taken to be about the last media: that builds the same samples again.
     """
     if not before.certain and not now.certain:
         return before if before.media == now.media else About((), certain=True)

@@ -1,7 +1,7 @@
 """What a file is made of, from its beginning alone: the kind of file, and the shapes of its first records.
 
 Formats claim files by these heads. Pictures and clips are known by their names, and ``.txt`` is a caption by its
-name; neither is opened. Of everything else the first 1,000 records are looked at, as far as they lie in the first
+name; neither is opened. Of every other file, the first 1,000 records are looked at, as far as they lie in its first
 4 MiB: one odd record, first or not, must not decide what a file is. A small file costs no more than its own bytes.
 """
 
@@ -40,29 +40,29 @@ HeadKind = Literal[
 """``array``, ``lines`` and ``object`` are JSON: an array of records, a record per line, and one big object."""
 
 Fields = Mapping[str, str]
-"""One record: from path, such as ``conversations[].from``, to what is there (see `Head`)."""
+"""The shape of a record: from path, such as ``conversations[].from``, to the kind of value there (see `Head`)."""
 
 _MAX_RECORDS: Final = 1_000
 _MAX_BYTES: Final = 4 << 20
-_KIND_BYTES: Final = 256 << 10  # tell the kind of file, and often hold as many records
+_KIND_BYTES: Final = 256 << 10  # enough to tell the kind of file, and often for as many records
 _MAX_DEPTH: Final = 4
 _MAX_MEMBERS: Final = 32
 _MAX_SHAPES: Final = 32
 _MAX_FIELDS: Final = 512
 _MAX_KEY_CHARACTERS: Final = 200
-_TEXT_BYTES: Final = 1024  # by which base64 is known
+_TEXT_BYTES: Final = 1024  # of a text, looked at to recognise base64
 _LINES: Final = (".jsonl", ".ndjson")
 _PACKED: Final = frozenset({".bz2", ".gz", ".xz", ".zst"})
 _YAML_KEY: Final = re.compile(rb"^[ -]*([A-Za-z0-9_]{1,64})[ ]*:", re.MULTILINE)
-_TELLING: Final = ("other", "text", "array", "object", "base64")  # of two kinds at one place, the later one counts
+_TELLING: Final = ("other", "text", "array", "object", "base64")  # of two kinds at one path, the later one counts
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
     """The beginning of one file.
 
-    ``shapes`` are the distinct records among the first, in order, and ``counts`` how many there are of each. A shape
-    describes a record (of an ``object``: the object itself), as far as it was seen: from path, such as
+    ``shapes`` are the distinct shapes of the first records, in order, and ``counts`` the number of records of each. A
+    shape describes a record (of an ``object``: the object itself), as far as it was read: from path, such as
     ``conversations[].from``, to ``object``, ``array``, ``text``, ``base64`` (long text of that alphabet) or ``other``.
     The elements of a list inside a record are described together. Tables have one shape, their columns with Arrow's
     type names; a ``tar`` has the suffixes of its samples, and the fields of their ``json``.
@@ -90,7 +90,7 @@ class Head:
 
 
 def sniff(root: Root, path: str) -> Head:
-    """The head of the file at ``path``; `RejectedError` where it cannot be opened."""
+    """The head of the file at ``path``; `RejectedError` if it cannot be opened."""
     medium = named_kind(path)
     if medium is not None:
         return Head(medium)
@@ -115,7 +115,7 @@ def sniff(root: Root, path: str) -> Head:
 
 
 def kept_head(root: Root, path: str) -> Head:
-    """As `sniff`; once for all pieces of a scanned file that a process reads."""
+    """As `sniff`, but only once in a process for all pieces of a scanned file."""
     if not root.is_scanned:
         return sniff(root, path)
     key = ("head", path)
@@ -126,7 +126,7 @@ def kept_head(root: Root, path: str) -> Head:
 
 
 class _Shapes:
-    """Gathers the shapes of records; those beyond the most that are kept apart are one shape together."""
+    """Gathers the shapes of records; once there are `_MAX_SHAPES`, others are merged into the last one."""
 
     def __init__(self) -> None:
         self._shapes: list[dict[str, str]] = []
@@ -162,11 +162,11 @@ def _table_head(
     try:
         return _one_shape(kind, columns(root, path))
     except SourceError:
-        return Head(kind)  # a name may still give it away, and then reading it says what is wrong
+        return Head(kind)  # its name may still identify it; reading it then reports what is wrong
 
 
 def _text_head(head: bytes, file: BinaryIO, suffix: str) -> Head | None:
-    """The head of the text that begins with ``head`` and goes on as ``file``; None where it is none that is read."""
+    """The head of the text that begins with ``head`` and continues in ``file``; None if no format reads such text."""
     if _begins_json(head) or (suffix in _LINES and head.strip()):
         return _json_head(head, file, has_lines_suffix=suffix in _LINES)
     if suffix in (".yaml", ".yml"):
@@ -187,7 +187,7 @@ def _packed_head(root: Root, path: str) -> Head:
 
 
 def _tar_head(root: Root, path: str) -> Head:
-    """The shapes of the samples up to the first that both shows something and has another file beside it."""
+    """The shapes of the samples up to the first one that has a picture or clip and a file of another kind."""
     shapes = _Shapes()
     left = _MAX_BYTES
     with open_start(root, path) as file:
@@ -211,7 +211,7 @@ def _tar_head(root: Root, path: str) -> Head:
 
 
 def _zip_head(root: Root, path: str) -> Head:
-    """The shapes are those of the records, where the archive holds JSON Lines and nothing else."""
+    """The head of a zip archive, with the shapes of its records if it holds JSON Lines and nothing else."""
     try:
         with open_zipped(root, path) as file:
             head = _json_head(file.read(_KIND_BYTES), file, has_lines_suffix=True)
@@ -225,7 +225,7 @@ def _begins_json(head: bytes) -> bool:
 
 
 def _json_head(head: bytes, file: BinaryIO, *, has_lines_suffix: bool) -> Head:
-    """The head of the JSON file that begins with ``head`` and goes on as ``file``, which is read if that is needed."""
+    """The head of the JSON file that begins with ``head`` and continues in ``file``, which is read if needed."""
     found = _records_of(head, has_lines_suffix=has_lines_suffix)
     if sum(found.counts) < _MAX_RECORDS and (more := file.read(_MAX_BYTES - len(head))):
         return _records_of(head + more, has_lines_suffix=has_lines_suffix)
@@ -257,7 +257,7 @@ def _records_of(head: bytes, *, has_lines_suffix: bool) -> Head:
 
 
 def _elements(array: bytes) -> Iterator[bytes]:
-    """The first elements of the array that begins as ``array``, the first one also where it is cut."""
+    """The first elements of the JSON array that begins with ``array``; the very first even if it is cut off."""
     cursor = JsonCursor(io.BytesIO(array), "")
     start, number = 0, 0
     try:
@@ -284,12 +284,12 @@ def _is_object(line: bytes) -> bool:
 
 
 def _shape_of(raw: bytes) -> dict[str, str]:
-    """The shape of the value written as ``raw``, as far as it goes."""
+    """The shape of the JSON value ``raw``, up to where it is cut off or damaged."""
     fields: dict[str, str] = {}
     try:
         _describe(orjson.loads(raw), "", fields, 0)
     except orjson.JSONDecodeError:
-        # A fault is the end of what was read, or one that reading the file will name.
+        # Either the value is cut off here, or reading the file will report the fault.
         with contextlib.suppress(SourceError):
             _survey(JsonCursor(io.BytesIO(raw), ""), "", fields, 0)
     return fields
@@ -318,7 +318,7 @@ def _describe(value: Any, path: str, fields: dict[str, str], depth: int) -> None
 
 
 def _survey(cursor: JsonCursor, path: str, fields: dict[str, str], depth: int) -> None:
-    """As `_describe` for the value at ``cursor``, also where a fault or the end of what was read comes in between."""
+    """As `_describe` for the value at ``cursor``, up to a fault or the end of what was read."""
     first = cursor.peek()
     if first == b"{" and depth < _MAX_DEPTH:
         _note(fields, path, "object")
@@ -341,7 +341,7 @@ def _survey(cursor: JsonCursor, path: str, fields: dict[str, str], depth: int) -
             else:
                 cursor.value(keep_bytes=0)
     elif first == b'"':
-        kind = "base64"  # true of the one text that may be longer than what was read
+        kind = "base64"  # assumed of a text that does not end in what was read
         try:
             text = cursor.value(keep_bytes=_MAX_BYTES).raw or b""
             kind = _kind_of_text(text)
@@ -353,7 +353,7 @@ def _survey(cursor: JsonCursor, path: str, fields: dict[str, str], depth: int) -
 
 
 def _tells(inner: dict[str, str], number: int, seen: set[tuple[tuple[str, str], ...]]) -> bool:
-    """Whether the member ``number`` of an object is one of the first, or looks like none of those before it."""
+    """Whether the member ``number`` of an object is one of the first, or has another shape than those before it."""
     shape = tuple(inner.items())
     is_new = shape not in seen
     seen.add(shape)

@@ -1,6 +1,6 @@
-"""Why no source is made of a file: what was seen in it, the nearest format, and what is missing for that one.
+"""Why no source is made of a file: what was seen in it, the nearest format, and what is missing for that format.
 
-Costs one look at the beginning of the file (see `sniff`). What a format needs stands beside it (`SourceFormat.needs`).
+Costs one look at the beginning of the file (see `sniff`). Each format declares what it needs (`SourceFormat.needs`).
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ _MOST_CHARACTERS: Final = 40
 
 
 def is_data(path: str) -> bool:
-    """Whether the name of a file lets it hold data, and is not that of a text for people or of a program."""
+    """Whether a file may hold data by its name, which is neither that of a text for people nor of a program."""
     name = PurePosixPath(path.lower())
     return name.suffix not in _PAPER_SUFFIXES and name.name.partition(".")[0] not in _PAPERS
 
 
 def why_unused(root: Root, path: str) -> str:
-    """What was seen in the file at ``path``, which no format has claimed, and what the nearest one misses there."""
+    """What was seen in the file at ``path``, which no format has claimed, and what it lacks for the nearest format."""
     if PurePosixPath(path).suffix.lower() in _SPREADSHEETS:
         return "a spreadsheet; save the sheet as CSV (UTF-8)"
     try:
@@ -53,7 +53,7 @@ def why_unused(root: Root, path: str) -> str:
         return error.detail
     if head.kind in ("text", "yaml", "other"):
         return _of_no_records(root, path, head.kind)
-    if not head.any(any):  # in no record is there a name
+    if not head.any(any):  # no record has a named field
         return _without_records(head.kind)
     fields = head.of_most().fields
     if not any(fields):
@@ -92,7 +92,7 @@ def _without_records(kind: HeadKind) -> str:
 
 
 def _half_of_a_set(path: str, head: Head) -> str:
-    """What the file is good for in a set of MIMIC-IT, of which the instructions are missing."""
+    """What the file is in a set of MIMIC-IT whose instructions are missing; empty if it is no part of one."""
     if head.kind not in ("object", "lines") or "base64" not in head.fields.values():
         return ""
     name = path.rpartition("/")[2].rpartition(".")[0]
@@ -100,7 +100,7 @@ def _half_of_a_set(path: str, head: Head) -> str:
 
 
 def _nearest(head: Head) -> tuple[str, list[str]]:
-    """The format that a record of the file has most fields of, and the fields that are missing for it."""
+    """The format of whose fields a record of the file has the most, and the fields that it lacks for that format."""
     rank: tuple[int, int] | None = None
     found = "manifest", ["instruction and answer"]
     for name, format in SOURCES.items():

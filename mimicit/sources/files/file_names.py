@@ -1,8 +1,8 @@
-"""The names of all files of the input, by how their paths end: which files may a record mean by a path of elsewhere?
+"""The names of all files of the input, searched by the ends of their paths: a record may hold a path from elsewhere.
 
-A temporary table on disk, sorted by name and then by the folders from the innermost to the outermost one; memory stays
-at SQLite's page cache. It costs a walk and some 5 microseconds a file, and is only made where a path is not found as it
-is written. The answers depend on the names alone, not on their order.
+A temporary table on disk, sorted by name and then by the folders from the innermost to the outermost one; memory is
+limited to SQLite's page cache. It costs a walk and some 5 microseconds a file, and is made only if a path is not found
+as written. The answers depend on the names alone, not on their order.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ class FileNames:
     """The relative POSIX ``paths``, each once."""
 
     def __init__(self, paths: Iterable[str]) -> None:
-        self._db = sqlite3.connect("", isolation_level=None)  # a file that goes away with the connection
+        self._db = sqlite3.connect("", isolation_level=None)  # a file that is deleted with the connection
         self._db.execute("PRAGMA journal_mode = OFF")
         self._db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-        # Ignoring capitals first, so that names in other capitals are neighbours.
+        # Case-folded names first, so that names that differ only in case are neighbours.
         self._db.execute(
             "CREATE TABLE file(folded TEXT, name TEXT, folders TEXT, PRIMARY KEY(folded, name, folders)) WITHOUT ROWID"
         )
@@ -54,7 +54,7 @@ class FileNames:
         return [_path(*row) for row in rows]
 
     def media_folder(self, steps: Sequence[str], *, is_whole: bool = False) -> str | None:
-        """A folder that itself holds a picture or clip and whose path ends with the ``steps``, or consists of them."""
+        """A folder that itself holds a picture or clip, and whose path ends with (``is_whole``: is) the ``steps``."""
         if not self._has_folders:
             self._db.execute("CREATE TABLE folder(folders TEXT PRIMARY KEY) WITHOUT ROWID")
             rows = self._db.execute("SELECT folders, name FROM file")
@@ -69,7 +69,7 @@ class FileNames:
         return None if row is None else _path(row[0], "").rstrip("/")
 
     def nearest(self, path: str) -> str | None:
-        """The path most like ``path``: of the same name in other capitals, else of a similar name, else None."""
+        """The path most like ``path``: with the same name in another case, else with a similar name, else None."""
         folded, _, folders = _row(path)
         row = self._db.execute(
             "SELECT folders, name FROM file WHERE folded = ? ORDER BY folders <> ?, name, folders LIMIT 1",
@@ -95,7 +95,7 @@ class FileNames:
 
 
 def _row(path: str) -> tuple[str, str, str]:
-    """The name without regard to capitals, the name, and the folders, each with a slash, the innermost first."""
+    """The case-folded name, the name, and the folders, each with a slash, the innermost first."""
     *folders, name = path.split("/")
     return name.casefold(), name, "".join(f"{folder}/" for folder in reversed(folders))
 

@@ -1,18 +1,18 @@
 """How a path in a record becomes a file under ``--src``: one way for all formats, in steps that are tried in order.
 
-1. a beginning that ``--media-root`` maps, in the place that it names;
-2. as it is written, from the folder of the file that holds the record;
-3. as it is written, from ``--src``;
+1. with a beginning that ``--media-root`` maps, in the folder that it is mapped to;
+2. as written, from the folder of the file that holds the record;
+3. as written, from ``--src``;
 4. an absolute path that lies in ``--src``;
-5. the usual folders (``images``, ``videos``, ...) beside that file, in the folder above it, and in ``--src``;
-6. the longest end of the path that is the end of the path of exactly one file: whole steps, and the whole name at
-   least. So absolute paths of other machines, prefixes of published sets and pictures in another folder are found; but
-   not where a folder of media is there that is more like the written one: the picture is missing in that;
+5. the usual folders (``images``, ``videos``, ...) next to that file, in the folder above it, and in ``--src``;
+6. the longest end of the path with which the path of exactly one file ends: whole steps, at least the whole name. So
+   absolute paths of other machines, prefixes of published sets and pictures in another folder are found. If there is a
+   folder of media that fits the written path better, however, the picture is missing from that folder;
 7. a clip under another extension, by the same steps.
 
-Where several files fit a step equally well, the record is rejected and two of them are named: no picture is ever
-guessed. Paths may be those of Windows, or ``file://`` addresses, and may be percent-encoded. What a URL names is never
-fetched; the end of its path counts where it has at least one folder in common with a file.
+If several files fit a step equally well, the record is rejected and two of them are named: no picture is ever guessed.
+Paths may be those of Windows, or ``file://`` addresses, and may be percent-encoded. What a URL names is never fetched;
+the end of its path counts if it has at least one folder in common with a file.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from mimicit.sources.records.text import shown
 __all__ = ["CLIP_EXTENSIONS", "PICTURE_EXTENSIONS", "Way", "find_file", "media_ref", "media_refs"]
 
 Way = Literal["media_root", "beside", "src", "absolute", "usual_folder", "suffix", "name", "extension"]
-"""The ways in which a file is found, in the order of the steps; ``name`` is a suffix of no more than the name."""
+"""The ways in which a file is found, in the order of the steps; ``name`` is a suffix that is the name alone."""
 
 CLIP_EXTENSIONS: Final = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv", ".ts")
 PICTURE_EXTENSIONS: Final = (".jpg", ".png", ".webp", ".jpeg")
 _MOST_KNOWN: Final = 1 << 16
 _LONGEST_PLAIN: Final = 1024
 _USUAL: Final = ("images", "image", "videos", "video")
-_MATCHES: Final = 2  # that are named where several fit
+_MATCHES: Final = 2  # that are named if several fit
 _DRIVE: Final = re.compile(r"[A-Za-z]:")
 _PLAIN: Final = re.compile(r"(?:[A-Za-z0-9_-][A-Za-z0-9_.-]*+/)*+[A-Za-z0-9_-][A-Za-z0-9_.-]*+")
 """A relative path that is spelled in one way only."""
@@ -55,8 +55,8 @@ _PLAIN: Final = re.compile(r"(?:[A-Za-z0-9_-][A-Za-z0-9_.-]*+/)*+[A-Za-z0-9_-][A
 class _Written:
     """A path as a record ``says`` it.
 
-    ``relative`` are the spellings that can be tried from a folder, ``absolute`` those that name a place of this
-    machine, and ``paths`` all, without what is in front of the first folder.
+    ``relative`` are the spellings to try from a folder, ``absolute`` those that are absolute on this machine, and
+    ``paths`` all spellings, without a drive or host.
     """
 
     says: str
@@ -68,7 +68,7 @@ class _Written:
 
     @property
     def ends(self) -> tuple[tuple[str, ...], ...]:
-        """The steps of each path, with ``..`` worked out; each once, and none of a path without a name."""
+        """The steps of each path, with ``..`` resolved; without duplicates and empty paths."""
         steps = (tuple(step for step in posixpath.normpath(f"/{path}").split("/") if step) for path in self.paths)
         return tuple(dict.fromkeys(one for one in steps if one))
 
@@ -82,18 +82,18 @@ def find_file(
     extensions: Sequence[str] = (),
     kind: MediaKind | None = None,
 ) -> str:
-    """The file that a record means, as a relative POSIX path under ``root``, and `Root.found` counts in which way.
+    """The file that a record means, as a relative POSIX path under ``root``; `Root.found` counts the way.
 
-    ``names`` is the path as it is written, or several by which it may be called, the most likely first. ``beside`` is
+    ``names`` is the path as written, or several names that the file may have, the most likely first. ``beside`` is
     the folder of the file that holds the record; ``hints`` are folders that the picture probably lies in, wherever they
     are. With ``extensions``, the path may lack its own. A clip is also found under another extension.
 
     `RejectedError`: ``missing_file`` (says where it was looked for, and the nearest name that there is),
     ``ambiguous_path`` (several files fit), ``outside_root`` (``..`` past ``--src``, a link that is not followed, an
-    absolute path that nothing in ``--src`` ends like) or ``malformed`` (a name that no file can have).
+    absolute path whose end fits no file in ``--src``) or ``malformed`` (a name that no file can have).
     """
     found = _found(root, names, beside, tuple(hints), tuple(extensions), kind or "image", None)
-    assert isinstance(found, str)  # media are asked for with a frame rate
+    assert isinstance(found, str)  # a medium is returned only for a frame rate
     return found
 
 
@@ -108,7 +108,7 @@ def _found(
 ) -> str | MediaRef:
     """As `media_ref`; without ``frames_per_second``, as `find_file`.
 
-    What was found in a scanned root is remembered, for records mostly name the same files again.
+    What was found in a scanned root is cached, because records mostly name the same files again.
     """
     called = names if isinstance(names, str) else tuple(names)
     key = (called, beside, hints, extensions, kind, frames_per_second)
@@ -158,7 +158,7 @@ def _looked_up(
 
 
 def _first_of_places(root: Root, name: str, beside: str, hints: Sequence[str]) -> str | None:
-    """The file in the first of all places, where a look at the scan alone tells that: as most files are found."""
+    """The file in the very first place, if the scan alone shows that it is there; most files are found like this."""
     path = f"{hints[0]}/{name}" if hints else name
     if root.media_roots or len(path) > _LONGEST_PLAIN or not (_PLAIN.fullmatch(path) and _PLAIN.match(name)):
         return None
@@ -180,10 +180,10 @@ def media_ref(
     extensions: Sequence[str] = (),
     frames_per_second: float = DEFAULT_RATE,
 ) -> MediaRef:
-    """The medium that lies where `find_file` finds it; without a ``kind``, what its name says, else a picture.
+    """The medium that lies where `find_file` finds it; without a ``kind``, its name decides, else it is a picture.
 
-    What is not said to be a picture may also be a folder of frames (see `frame_folders`): in the same places, before
-    the ends of paths are compared.
+    Unless ``kind`` is ``image``, it may also be a folder of frames (see `frame_folders`), which is looked for in the
+    same places, before the ends of paths are compared.
     """
     found = _found(root, names, beside, tuple(hints), tuple(extensions), kind, frames_per_second)
     assert isinstance(found, MediaRef)
@@ -196,7 +196,7 @@ def media_refs(
     """The media that a record names by ``paths``; see `media_ref`.
 
     A clip may also be given by its frames, as ``{"frames": [paths], "timestamps_s": [seconds], "duration_s":
-    seconds}``, the last of which may be absent. `RejectedError` as `find_file`, or ``malformed`` for what is no text.
+    seconds}``; the duration may be absent. `RejectedError` as `find_file`, or ``malformed`` for what is no text.
     """
     refs = []
     for path in paths:
@@ -226,7 +226,7 @@ def _frames_ref(root: Root, clip: Mapping[str, object], beside: str) -> MediaRef
 
 
 class _Search:
-    """One search: ``extensions`` stand behind the names that lack one, or with ``replaced`` in place of theirs."""
+    """One search: ``extensions`` are added to names that lack one, or with ``replaced`` replace that of each name."""
 
     def __init__(self, root: Root, beside: str, extensions: tuple[str, ...], *, replaced: bool = False) -> None:
         self._root = root
@@ -236,7 +236,7 @@ class _Search:
         self._looked_at: dict[str, None] = {}
 
     def find_in_places(self, written: Sequence[_Written]) -> tuple[Way, str] | None:
-        """The file by the first of the steps that look in a place, and that step."""
+        """The way and the file by the first of the steps that look in given places; None if none finds it."""
         for way, places in self._places(written):
             for folder, path in places:
                 found = self._at(folder, path)
@@ -245,7 +245,7 @@ class _Search:
         return None
 
     def find_frames(self, written: Sequence[_Written], frames_per_second: float) -> tuple[Way, MediaRef] | None:
-        """The folder of frames by the same steps."""
+        """The way and the clip by the same steps, for a folder of frames."""
         for way, places in self._places(written):
             for folder, path in places:
                 clip = (
@@ -290,7 +290,7 @@ class _Search:
         )
 
     def _places(self, written: Sequence[_Written]) -> Iterator[tuple[Way, Iterator[tuple[str, str]]]]:
-        """The steps before the last, each with the (folder, path) that it tries."""
+        """The steps that look in given places, each with the (folder, path) pairs that it tries."""
         relative = [path for one in written for path in one.relative]
         yield "media_root", (("", path) for one in written for path in _mapped(self._root, one.says))
         yield "beside", ((self._beside, path) for path in relative)
@@ -302,7 +302,7 @@ class _Search:
         yield "usual_folder", ((folder, path) for folder in folders for path in relative if ".." not in path)
 
     def _at(self, folder: str, path: str) -> str | None:
-        """The file at ``path`` in ``folder``, with any of the extensions."""
+        """The file at ``path`` in ``folder``, with any of the extensions; None if there is none."""
         found = []
         for candidate in self._candidates(path):
             try:
@@ -314,7 +314,7 @@ class _Search:
                 self._root.check_there(clean)
             except RejectedError as fault:
                 if fault.reason == "outside_root" or fault.detail.endswith(UNREADABLE):
-                    raise  # it is there, and another file is not meant
+                    raise  # it is there, so no other file is meant
                 continue
             if candidate == path:
                 return clean
@@ -334,9 +334,9 @@ class _Search:
         return None
 
     def _check_folder(self, found: str, written: _Written) -> None:
-        """`RejectedError` where a folder of media is there that is more like the written one than that of ``found``.
+        """Raise `RejectedError` if some folder of media fits the ``written`` path better than the folder of ``found``.
 
-        For then the picture is missing there, and ``found`` is another one that is called the same.
+        Then the picture is missing from that folder, and ``found`` is another picture of the same name.
         """
         for steps, is_whole in self._folders(found, written):
             folder = self._root.names.media_folder(steps, is_whole=is_whole)
@@ -351,11 +351,11 @@ class _Search:
                 )
 
     def _folders(self, found: str, written: _Written) -> Iterator[tuple[list[str], bool]]:
-        """The steps of the folders that would be more like the ``written`` one, and whether these are all steps.
+        """(steps, whether these are the whole path) of the folders that would fit ``written`` better.
 
-        Beside the record, the folder that the path names, or for a bare name the usual ones, if ``found`` lies in the
-        folder of another set; anywhere, one that has a step more in common with the path than that of ``found``, if it
-        is not called as all are (``images``).
+        Next to the record: the folder that the path names, or for a bare name the usual ones, if ``found`` lies in the
+        folder of another set. Anywhere: a folder with one more step in common with the path than the folder of
+        ``found``, unless that step is a usual name (``images``).
         """
         is_elsewhere = not found.startswith(f"{self._beside}/" if self._beside else "")
         for path in written.relative:
@@ -390,7 +390,7 @@ class _Search:
         return [*([path] if named_kind(path) else []), *(path + extension for extension in self._extensions)]
 
     def _only(self, found: list[str], says: str) -> str:
-        """The one file that all of ``found`` are; `RejectedError` ``ambiguous_path`` where they are several."""
+        """The file that all of ``found`` are; `RejectedError` ``ambiguous_path`` if they are different files."""
         first, *others = sorted(found)
         for other in others:
             if not self._root.is_same_file(first, other):
@@ -429,10 +429,7 @@ def _parsed_url(url: str) -> _Written:
 
 
 def _spelled(path: str) -> Iterator[str]:
-    """``path`` as it is written, in the other forms of Unicode, then with ``%20`` and the like taken for what they say.
-
-    White space around it goes last.
-    """
+    """``path`` as written, in the other forms of Unicode, then percent-decoded, then without white space around it."""
     yield from spellings(path)
     if "%" in path:
         plain = unquote(path)
@@ -443,7 +440,7 @@ def _spelled(path: str) -> Iterator[str]:
 
 
 def _mapped(root: Root, says: str) -> Iterator[str]:
-    """``says`` with its beginning as `Root.media_roots` maps it, by the longest beginning first."""
+    """``says`` with its beginning replaced as `Root.media_roots` maps it, the longest beginning first."""
     plain = says.replace("\\", "/")
     for old, new in sorted(root.media_roots.items(), key=lambda pair: (-len(pair[0]), pair)):
         start = old.replace("\\", "/").rstrip("/")

@@ -1,7 +1,7 @@
 """Clips that are published as folders of their frames: ``clips/a/frame_0001.jpg``, ``frame_0002.jpg``, ...
 
-What makes a folder one is its pictures: at least two, all of whose names differ in one number alone, and these numbers
-follow each other (by one, or by another step) with few left out. A frame that is missing leaves its gap in time.
+A folder is a clip if it holds at least two pictures whose names differ only in one number, and these numbers follow
+each other (by one, or by another step) with few left out. A missing frame leaves a gap in time.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from mimicit.sources.items import InFile, MediaRef
 __all__ = ["MAX_FRAMES", "frames_in", "frames_of_folder", "frames_ref"]
 
 MAX_FRAMES: Final = 20_000
-"""Of one clip, which is an hour of 5 frames a second; a list of all their paths stands in its record."""
+"""The most frames of one clip, about an hour at 5 frames a second; its record holds a list of all their paths."""
 
 _NUMBERED: Final = re.compile(r"(.*?)([0-9]{1,15})(\.[A-Za-z]+)")
-_LEAST_SHARE: Final = 0.5  # of the numbers between the first frame and the last that are there
+_LEAST_SHARE: Final = 0.5  # of the numbers from the first frame to the last that must exist
 
 
 def frames_in(names: Iterable[str]) -> list[str]:
-    """The pictures among ``names``, the files of one folder, in the order of their numbers; empty: they are no clip."""
+    """The pictures among ``names``, the files of a folder, in the order of their numbers; empty if they are no clip."""
     numbers: dict[int, str] = {}
     around: set[tuple[str, str]] = set()
     for name in names:
@@ -53,7 +53,7 @@ def frames_of_folder(
 ) -> MediaRef | None:
     """The clip whose frames lie in the folder ``path``, relative to the first folder of ``beside`` that has it.
 
-    None where there is no such folder, or its pictures are no clip; `RejectedError` as `frames_ref`.
+    None if there is no such folder, or its pictures are no clip; `RejectedError` as `frames_ref`.
     """
     if path.startswith("/"):
         return None
@@ -70,7 +70,7 @@ def frames_of_folder(
 def frames_ref(folder: str, names: Sequence[str], frames_per_second: float = DEFAULT_RATE) -> MediaRef:
     """The clip of the frames ``names`` (as `frames_in` gives them) in ``folder``.
 
-    `RejectedError` ``too_many_frames`` where they are above `MAX_FRAMES`.
+    `RejectedError` ``too_many_frames`` if there are more than `MAX_FRAMES`.
     """
     if len(names) > MAX_FRAMES:
         detail = f"{folder} holds {len(names):,} frames; the limit is {MAX_FRAMES:,}; make a clip file of them"
@@ -81,7 +81,7 @@ def frames_ref(folder: str, names: Sequence[str], frames_per_second: float = DEF
 
 
 def _places(names: Sequence[str]) -> Sequence[int]:
-    """Which frame of the clip each of the frames is, counted in steps from the first."""
+    """The position of each of the frames in the clip, in steps from the first."""
     numbers = [int(found[2]) for name in names if (found := _NUMBERED.fullmatch(name))]
     step = _step(numbers)
     if any((later - earlier) % step for earlier, later in pairwise(numbers)):

@@ -20,14 +20,14 @@ _PICTURES: Final = IMAGE_EXTENSIONS | {".jp2", ".jxl", ".pgm", ".ppm", ".svg"}
 
 
 DEFAULT_RATE: Final = 1.0
-"""Frames per second of a clip in frames, where nobody says: that of MIMIC-IT's own clips."""
+"""Frames per second of a clip in frames, if its record does not say: the rate of MIMIC-IT's own clips."""
 
 _MAX_RATE: Final = 1000.0
 
 
 @lru_cache(1 << 12)
 def named_kind(path: str) -> MediaKind | None:
-    """The kind of medium that the name of the file says, or None if it says none."""
+    """The kind of medium by the extension of the file, or None if that is of no medium."""
     name = path.rpartition("/")[2]
     if name in ("", "."):
         name = PurePosixPath(path).name
@@ -44,7 +44,7 @@ def folder_of(path: str) -> str:
 
 
 def frame_rate(fields: Mapping[str, object]) -> float:
-    """What the field ``fps`` says of the frames of a clip, per second; `RejectedError` where it is no such number."""
+    """The frames per second in the field ``fps``, or the default; `RejectedError` if it is no number in range."""
     rate = fields.get("fps")
     if rate is None:
         return DEFAULT_RATE
@@ -54,9 +54,9 @@ def frame_rate(fields: Mapping[str, object]) -> float:
 
 
 def clip_times(clip: Mapping[str, object], frames: int) -> tuple[tuple[float, ...], float | None]:
-    """What the fields ``timestamps_s``, or else ``fps``, and ``duration_s`` say of a clip of so many ``frames``.
+    """(times of the ``frames``, duration) in seconds, from ``timestamps_s``, or else ``fps``, and ``duration_s``.
 
-    `RejectedError` ``malformed`` where there is not a time for each frame, or the clip ends before its last frame.
+    `RejectedError` ``malformed`` if there is not a time for each frame, or the clip ends before its last frame.
     """
     times, duration = clip.get("timestamps_s"), clip.get("duration_s")
     if times is None and clip.get("fps") is not None:

@@ -1,7 +1,7 @@
 """Paths as records write them, and the files and folders that they lead to.
 
-Which are names at all and how they are spelled is told before any file is looked for. Files are opened step by step
-from a folder, so that no link on the way is ever followed.
+Names are checked, and their spellings listed, before any file is looked for. Files are opened step by step from a
+folder, so that no link on the way is ever followed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 LINK_NOT_FOLLOWED: Final = "symbolic links are not followed"
-"""Why an `Entry` is skipped that is a link."""
+"""Why an `Entry` that is a link is skipped."""
 _MAX_PATH_CHARACTERS: Final = 4096
 
 
@@ -43,7 +43,7 @@ class Entry(NamedTuple):
 
 
 def list_folder(descriptor: int) -> list[Entry]:
-    """What lies in the open folder, by name; it is closed. OSError where it cannot be listed."""
+    """List the open folder, sorted by name, and close it; OSError if it cannot be listed."""
     try:
         with os.scandir(descriptor) as entries:
             return sorted(map(_entry, entries))
@@ -67,9 +67,9 @@ def _entry(entry: os.DirEntry[str]) -> Entry:
 
 
 def native_path(path: str) -> str:
-    """``path`` as functions of the system take it; another one only where the encoding of names is not UTF-8.
+    """``path`` as functions of the system take it; it differs only if Python's encoding of file names is not UTF-8.
 
-    Names of files are UTF-8 to us, whatever the locale says: with ``LC_ALL=C`` Python may read them as ASCII.
+    Here, file names are UTF-8 whatever the locale says: with ``LC_ALL=C`` Python may read them as ASCII.
     """
     return path if path.isascii() else os.fsdecode(path.encode("utf-8", "surrogateescape"))
 
@@ -97,7 +97,7 @@ def open_beneath(folder: Path, path: str, flags: int = 0) -> int:
 
 
 def beneath(base: Path, real: str) -> str | None:
-    """The path of ``real`` relative to ``base``, empty where they are equal; None where it lies elsewhere."""
+    """The path of ``real`` relative to ``base``, empty if they are equal; None if it lies elsewhere."""
     start = f"{str(base).rstrip('/')}/"
     if real == str(base):
         return ""
@@ -105,14 +105,14 @@ def beneath(base: Path, real: str) -> str | None:
 
 
 def spellings(path: str) -> tuple[str, ...]:
-    """``path`` as it is written, then with its accented letters whole, then with them taken apart."""
+    """``path`` as written, then with its accented letters composed (NFC), then decomposed (NFD), each once."""
     if path.isascii():
         return (path,)
     return tuple(dict.fromkeys((path, unicodedata.normalize("NFC", path), unicodedata.normalize("NFD", path))))
 
 
 def is_utf8(name: str) -> bool:
-    """Whether JSON, which is UTF-8, can write the name; it cannot write half a surrogate, or an odd byte of a file."""
+    """Whether JSON, which is UTF-8, can write the name; it cannot write lone surrogates or bytes that are not UTF-8."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -126,13 +126,13 @@ def is_absolute(path: str) -> bool:
 
 
 def check_name(path: str) -> None:
-    """`RejectedError` ``malformed`` where no file can have this name or path."""
+    """Raise `RejectedError` ``malformed`` if no file can have this name or path."""
     if not path or len(path) > _MAX_PATH_CHARACTERS or "\0" in path or not is_utf8(path):
         raise RejectedError("malformed", f"{path[:80]!r} is no file name")
 
 
 def check_relative(path: str) -> None:
-    """As `check_name`; also ``missing_file`` for a URL, and ``outside_root`` for an absolute path."""
+    """As `check_name`, and raise ``missing_file`` for a URL, and ``outside_root`` for an absolute path."""
     check_name(path)
     if "://" in path[:16]:
         raise RejectedError("missing_file", f"{path[:200]!r} is a URL; nothing is fetched, download it beforehand")
@@ -141,7 +141,7 @@ def check_relative(path: str) -> None:
 
 
 def joined(folder: str, path: str) -> str:
-    """``path`` from ``folder`` on, in POSIX form; `RejectedError` ``outside_root`` where ``..`` leads out of it all."""
+    """``path`` from ``folder`` on, in POSIX form; `RejectedError` ``outside_root`` if ``..`` leads out of the root."""
     steps = folder.split("/") if folder else []
     for step in path.replace("\\", "/").split("/"):
         if step == "..":

@@ -1,4 +1,4 @@
-"""From a `Locator` to the bytes it stands for. Reading checks sizes before it allocates, and decodes no picture."""
+"""Read the bytes that a `Locator` stands for. Sizes are checked before memory is allocated; no picture is decoded."""
 
 from __future__ import annotations
 
@@ -31,15 +31,16 @@ __all__ = ["MAX_BASE64_BYTES", "MAX_FILE_BYTES", "Reader", "kept_reader"]
 MAX_FILE_BYTES: Final = 1 << 30
 MAX_BASE64_BYTES: Final = 256 << 20
 _OPEN_FILES: Final = 16
-_COPIED_BYTES: Final = 1 << 20  # at once
+_COPIED_BYTES: Final = 1 << 20  # per read
 _OPEN_DESCRIPTORS: Final = Path("/proc/self/fd")  # opening one of these opens the very file, whatever its name is now
 
 
 class Reader:
     """Reads media beneath ``root``, and keeps a few big files open between reads. One per process; not thread-safe.
 
-    ``max_file_bytes`` limits a medium that is a file of its own or in a tar, ``max_base64_bytes`` the text of one
-    inside a file. ``scratch`` is the folder for the copies that `as_file` makes, one at a time; None: the system's.
+    ``max_file_bytes`` limits a medium that is a file of its own or in a tar, ``max_base64_bytes`` the base64 text of a
+    medium inside a file. ``scratch`` is the folder for the copies that `as_file` makes, one at a time; None: the
+    system's.
     """
 
     def __init__(
@@ -90,10 +91,10 @@ class Reader:
 
     @contextmanager
     def as_file(self, locator: Locator) -> Iterator[Path]:
-        """The medium as a file of its own, for decoders that open it themselves; the path is good within the block.
+        """The medium as a file of its own, for decoders that open it themselves; the path is valid within the block.
 
-        What is one is never opened by its name again, which may lead elsewhere by then: the path is that of the open
-        descriptor. What lies inside another file is copied. `RejectedError` as in `read`.
+        A medium that is a file is never opened again by its name, which may lead elsewhere by then: the path is that of
+        the open descriptor. A medium inside another file is copied. `RejectedError` as in `read`.
         """
         if isinstance(locator, InFile):
             with self._root.open(locator.path) as file:
@@ -116,14 +117,14 @@ class Reader:
 
     @contextmanager
     def _scratch_file(self) -> Iterator[Path]:
-        """The path of a file to be written, which goes away with the block."""
+        """The path of a file to be written, which is deleted after the block."""
         with tempfile.TemporaryDirectory(prefix="clip-", dir=self._scratch) as folder:
             yield Path(folder) / "clip"
 
     def rest(self) -> None:
-        """Close all files but the columns of tables, which are read on from where they are.
+        """Close all files but the columns of tables, which can be read on from where they are.
 
-        `BuildError` where one has changed since it was scanned.
+        `BuildError` if a table has changed since it was scanned.
         """
         while self._files:
             self._files.popitem()[1].close()
@@ -150,7 +151,7 @@ class Reader:
 
     def _in_file(self, locator: InFile) -> bytes:
         with self._root.open(locator.path) as file:
-            # No more than was checked, even if the file grows meanwhile; and `read` allocates all that it is asked for.
+            # Read only what was checked, even if the file grows meanwhile; `read` allocates all that it is asked for.
             data = file.read(self._check_file(locator.path, file))
         self._root.check_content(locator.path, data)
         return data
@@ -250,8 +251,8 @@ _kept: list[Reader] = []  # at most one: that of this process
 def kept_reader(root: Root, scratch: Path) -> Iterator[Reader]:
     """The reader of this process for ``root``, which outlives the block.
 
-    A row group of a table may hold gigabytes, and can only be read forwards. A worker that goes from task to task does
-    not begin it again with each of them.
+    A row group of a table may hold gigabytes, and can only be read forwards. With the kept reader, a worker does not
+    start again at its beginning in every task.
     """
     if not (_kept and _kept[0].serves(root, scratch)):
         while _kept:
@@ -271,7 +272,7 @@ def _changed(locator: InTar) -> RejectedError:
 
 
 def _unescaped(quoted: bytes) -> bytes:
-    """The text that the JSON string ``quoted`` spells; bytes that stand for themselves are not copied twice."""
+    """The text of the JSON string ``quoted``; without escapes, its bytes are not copied twice."""
     if b"\\" not in quoted:
         return quoted[1:-1]
     try:

@@ -1,9 +1,8 @@
-"""The folder ``--src``, and the promise that nothing is ever opened that lies neither in it nor where a user allows.
+"""The folder ``--src``, and the promise that nothing outside of it and of the folders that a user allows is opened.
 
 Every file of the input is opened here, folder by folder and without following links, so neither ``..`` nor a symbolic
-link (also one that is swapped in later) leads outside. With ``follow_links``, a path that passes links is first taken
-to where they lead; that place must lie beneath ``--src`` or one of the folders that are allowed, and is then opened in
-the same way from there.
+link (even if it is swapped in later) leads outside. With ``follow_links``, the links in a path are resolved first; the
+resulting place must lie beneath ``--src`` or one of the allowed folders, and is then opened in the same way from there.
 """
 
 from __future__ import annotations
@@ -38,12 +37,12 @@ from mimicit.sources.files.scanned import ScannedFiles
 __all__ = ["UNREADABLE", "Root"]
 
 UNREADABLE: Final = "cannot be read: permission denied"
-"""How the detail of a `RejectedError` ends, where a file is there."""
+"""How the detail of a `RejectedError` ends if the file is there, but not readable."""
 
 _LINK_OUTSIDE: Final = "leads outside --src and every --allow-root, to "
 _MOST_FOLDER_LINKS: Final = 10_000
 _FOLDERS_NAMED: Final = 3  # in a hint
-_MOST_FOLDERS: Final = 256  # one in the other; each is opened from the root on
+_MOST_FOLDERS: Final = 256  # nested; each is opened step by step from the root
 _BLOBS, _SNAPSHOTS = "blobs", "snapshots"  # of a cache of the Hugging Face Hub
 
 OnSkip = Callable[[str, str], None]
@@ -52,11 +51,10 @@ OnSkip = Callable[[str, str], None]
 class Root:
     """The regular files beneath ``folder``; hidden files, special files and symbolic links are not among them.
 
-    With ``follow_links``, links are followed to what lies beneath ``folder`` or the folders ``allow``. Each of these
-    that is a snapshot in a cache of the Hub allows the ``blobs`` of that cache. ``media_roots`` are how paths in
-    records begin, and what stands for that beneath ``folder``: pairs of any beginning and a path relative to
-    ``folder``. ``found`` counts in which way records have found their files, and ``known`` are those found last (see
-    `mimicit.sources.files.finding`).
+    With ``follow_links``, links are followed to what lies beneath ``folder`` or the folders ``allow``. A folder of
+    these that is a snapshot in a cache of the Hub also allows the ``blobs`` of that cache. ``media_roots`` maps the
+    beginnings of paths in records to paths relative to ``folder``. ``found`` counts the ways in which the files of
+    records were found, and ``known`` holds those found last (see `mimicit.sources.files.finding`).
     ``scratch`` is a folder, made when it is needed, for the unpacked copies of compressed files; None: one of the
     process.
 
@@ -106,9 +104,9 @@ class Root:
         return self.folder, self._exclude, self.follow_links, self._allowed, self.media_roots, self._scanned
 
     def compared(self, scanned: ScannedFiles) -> Root:
-        """The same files, but only those that a scan has found, each of them compared with it when it is opened.
+        """The same root, but only with the files that a scan has found, each compared with the scan when it is opened.
 
-        `BuildError` then names a file that has changed since.
+        A file that has changed since the scan is a `BuildError` that names it.
         """
         root = copy.copy(self)
         root._scanned, root._inputs, root.known = scanned, set(), {}
@@ -116,17 +114,17 @@ class Root:
 
     @property
     def is_scanned(self) -> bool:
-        """Whether its files are those of a scan (see `compared`), so that what is found once is found again."""
+        """Whether its files are those of a scan (see `compared`), so that what was found once stays found."""
         return self._scanned is not None
 
     @property
     def allowed(self) -> tuple[Path, ...]:
-        """The folders outside that links may lead to, as they really are."""
+        """The folders outside that links may lead to, with their own links resolved."""
         return self._allowed
 
     @property
     def names(self) -> FileNames:
-        """The names of all files that `walk` lists, to be looked through; made when it is asked for first."""
+        """The names of all files that `walk` lists, for searches; made on first use."""
         if self._names is None:
             self._names = FileNames(path for path, _ in self.walk())
         return self._names
@@ -134,11 +132,11 @@ class Root:
     def walk(self, on_skip: OnSkip | None = None) -> Iterator[tuple[str, int]]:
         """All regular files as (relative POSIX path, bytes), in an order that depends on the names alone.
 
-        ``on_skip(path, why)`` is told of links, special files, hidden files and folders, and names that are not UTF-8
-        (which no JSON file can write, with the odd bytes escaped). The excluded folders are passed over without a word.
+        ``on_skip(path, why)`` is called for links, special files, hidden files and folders, and names that are not
+        UTF-8 (which no JSON file can write; their odd bytes are escaped). Excluded folders are skipped silently.
 
-        Links come last. Pictures, clips and captions are listed under all their names, any other file under one, lest
-        its records count twice: under that which needs no link, else under the first.
+        Links come last. Pictures, clips and captions are listed under all their names, any other file under one, so
+        that its records do not count twice: the name that needs no link, else the first name.
         """
         links: list[str] = []
         skip = on_skip or (lambda path, why: None)
@@ -150,9 +148,9 @@ class Root:
         """``path``, as written in an input file, as a relative POSIX path of a regular file under the root.
 
         It is taken relative to each folder of ``beside`` in turn (folders under the root; ``""`` is the root); the
-        first that holds such a file wins, and if none does, the fault found beside the first is reported. Where no
-        file has the name as it is written, one that spells its accents in the other form of Unicode will do (macOS
-        and its archives take letters apart, what people type does not).
+        first folder that holds such a file wins, and if none does, the fault in the first folder is raised. If no
+        file has the name as written, a name with its accents in the other form of Unicode is accepted (macOS and its
+        archives decompose letters, what people type does not).
 
         `RejectedError` with reason ``outside_root`` (absolute, ``..`` past the root, a symbolic link that is not
         followed), ``missing_file`` (absent, a folder, a device, a URL) or ``malformed`` (a name no file can have).
@@ -190,7 +188,7 @@ class Root:
         return file
 
     def check_there(self, path: str) -> None:
-        """Raises what `open` would; a file that the scan has found is there, until it is opened to be read."""
+        """Raise what `open` would; a file that the scan has found counts as there, and is not opened."""
         if not self.has_scanned(path):
             self.open(path).close()
 
@@ -209,17 +207,17 @@ class Root:
         return file
 
     def check(self, paths: Iterable[str]) -> None:
-        """`BuildError` where one of the files at ``paths`` is not the one that was scanned."""
+        """Raise `BuildError` if one of the files at ``paths`` is not as it was scanned."""
         for path in paths if self._scanned is not None else ():
             self.open(path).close()
 
     def check_inputs(self) -> None:
-        """As `check`, of all files that `open_input` has opened since the last call."""
+        """As `check`, for all files that `open_input` has opened since the last call."""
         paths, self._inputs = self._inputs, set()
         self.check(sorted(paths))
 
     def check_content(self, path: str, content: bytes | BinaryIO) -> None:
-        """`BuildError` where what was read, or is open, is not what was hashed when the file was scanned."""
+        """Raise `BuildError` if ``content``, read or still open, is not what was hashed when the file was scanned."""
         if self._scanned is None:
             return
         if isinstance(content, bytes):
@@ -233,7 +231,7 @@ class Root:
             return os.fstat(file.fileno()).st_size
 
     def names_in(self, folder: str) -> list[str]:
-        """The names of the regular files in ``folder`` (relative POSIX path) itself; none where it is no folder."""
+        """The names of the regular files right in ``folder`` (relative POSIX path); empty if it is no folder."""
         try:
             entries = self._listed(f"{folder}/" if folder else "")
         except (SourceError, ValueError):
@@ -246,7 +244,7 @@ class Root:
             return os.path.samestat(os.fstat(one.fileno()), os.fstat(two.fileno()))
 
     def has_folder(self, path: str) -> bool:
-        """Whether a folder lies at the relative POSIX ``path``; asked of the disk once."""
+        """Whether a folder lies at the relative POSIX ``path``; the answer is cached."""
         if path not in self._folders:
             try:
                 os.close(self._opened(path, os.O_DIRECTORY))
@@ -257,16 +255,16 @@ class Root:
         return self._folders[path]
 
     def relative(self, path: str) -> str | None:
-        """The absolute ``path`` relative to the root, where it begins with its folder, as given or without links."""
+        """The absolute ``path`` relative to the root, if it begins with its folder, as given or without links."""
         for folder in map(text_of_path, (str(self.folder), self.given)):
             if path.startswith(f"{folder}/"):
                 return path[len(folder) + 1 :]
         return None
 
     def links_advice(self, skipped: Iterable[tuple[str, str]]) -> str:
-        """One line about the links among what `walk` has ``skipped``: how many there are, and the options to read them.
+        """One line about the links among what `walk` has ``skipped``: their number, and the options to read them.
 
-        Empty where there are none.
+        Empty if there are none.
         """
         links = [path for path, why in skipped if why == LINK_NOT_FOLLOWED or why.startswith(_LINK_OUTSIDE)]
         if not links:
@@ -297,7 +295,7 @@ class Root:
         return posixpath.normpath(inside).strip("/") if inside else ""
 
     def _opened(self, path: str, flags: int = 0) -> int:
-        """The descriptor of what lies at ``path``; OSError or ValueError where that cannot be."""
+        """The descriptor of what lies at ``path``; OSError or ValueError if it cannot be opened."""
         try:
             return open_beneath(self.folder, path, flags)
         except OSError:
@@ -402,7 +400,7 @@ class Root:
                 todo.extend((path, (*chain, real)) for path in sorted(inner))
 
     def _is_first_name(self, path: str, real: str, found: os.stat_result | None, known: set[tuple[int, int]]) -> bool:
-        """Whether the file at ``real`` is to be listed as ``path``, which leads there through a link; notes it."""
+        """Whether to list the file at ``real`` as ``path``, which leads there through a link; adds it to ``known``."""
         if named_kind(path) or path.lower().endswith(".txt"):
             return True
         own = beneath(self.folder, real)
@@ -445,7 +443,7 @@ def _leads_back(real: str, chain: Iterable[str]) -> bool:
 
 
 def _hub_blobs(folder: Path) -> Path | None:
-    """The blobs that the links in ``folder`` lead to, where it is a snapshot in a cache of the Hub, or lies in one."""
+    """The blobs that the links in ``folder`` lead to, if it is a snapshot in a cache of the Hub, or lies in one."""
     for place in (folder, *folder.parents):
         if place.name == _SNAPSHOTS:
             blobs = place.parent / _BLOBS

@@ -1,8 +1,8 @@
 """What a scan has found of the input, and the promise that what is read later is what was hashed then.
 
-The table has size, times, inode and SHA-256 of every file. Whoever reads the input through a `Root` that was given it
-gets files that are compared when they are opened and again when they are closed, so a file that is cut, replaced or
-restored in between stops the build by name and never reaches a shard. Cost: 20 microseconds a file.
+The table has size, times, inode and SHA-256 of every file. A `Root` that is given it compares each file when the file
+is opened and again when it is closed, so a file that is cut, replaced or restored in between stops the build with an
+error that names it, and never reaches a shard. Cost: 20 microseconds a file.
 """
 
 from __future__ import annotations
@@ -79,9 +79,9 @@ class ScannedFiles:
         return (path for (path,) in self._table().execute("SELECT path FROM file ORDER BY id"))
 
     def opened(self, path: str, descriptor: int) -> BinaryIO | None:
-        """The open file for reading; None where the scan has not found it, and then it stays the caller's.
+        """The open file for reading; None if the scan has not found it: then the caller keeps the descriptor.
 
-        `BuildError` where it is not as it was scanned, here or when it is closed.
+        `BuildError` if it differs from the scan, here or when it is closed.
         """
         row = self._row(path)
         if row is None:
@@ -95,11 +95,11 @@ class ScannedFiles:
         return cast(BinaryIO, io.BufferedReader(_CheckedFile(descriptor, path, then)))
 
     def check_content(self, path: str, data: bytes) -> None:
-        """`BuildError` where ``data`` is not the whole content of the file when it was hashed."""
+        """Raise `BuildError` if ``data`` is not the whole content that the file had when it was hashed."""
         self._check_sha256(path, lambda: hashlib.sha256(data).hexdigest())
 
     def check_file(self, path: str, file: BinaryIO) -> None:
-        """As `check_content`, of an open file, which is left at its start."""
+        """As `check_content`, for an open file, which is left at its start."""
         self._check_sha256(path, lambda: hashlib.file_digest(file, "sha256").hexdigest())  # type: ignore[arg-type]
         file.seek(0)
 
@@ -108,7 +108,7 @@ class ScannedFiles:
         return _changed(path, "it is not there any more")
 
     def digest(self, paths: Sequence[str]) -> str | None:
-        """One SHA-256 over the contents of ``paths``; ``None`` where one was not found."""
+        """One SHA-256 over the contents of ``paths``; ``None`` if one was not found."""
         total = hashlib.sha256()
         for path in paths:
             row = self._row(path)
