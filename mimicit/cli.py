@@ -1,4 +1,4 @@
-"""The command line: all commands as one program, which ends with one line and an exit code whatever goes wrong."""
+"""The command line: all commands as one program, in which every expected error ends as one line and an exit code."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _TASKS: Final = {
 
 
 class _Group(TaskGroup):
-    """Commands that end with one line and an exit code whatever goes wrong on purpose."""
+    """Commands that turn every expected error into one line and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -1,4 +1,4 @@
-"""Every error that mimicit raises on purpose, and the hint that one gives about a name that does not exist.
+"""Every error that mimicit raises on purpose, and the hint about a name that does not exist.
 
 ::
 
@@ -7,15 +7,15 @@
     ├── SourceError              an input file that cannot be read as a whole
     ├── RejectedError            one record, picture or clip that is left out; carries the reason code
     ├── SchemaError              a JSON value that does not match its schema
-    ├── BuildError               a build that cannot start or go on
+    ├── BuildError               a build that cannot start or continue
     │   └── ChangedInputError    the output folder belongs to another input or configuration
-    ├── AnnotateError            asking a model for pairs cannot start or go on
-    │   └── DamagedStoreError    bytes of the kept answers are not what their checksum says
-    ├── LinkError                a symbolic link where a folder of ours is to be cleared
+    ├── AnnotateError            asking a model for pairs cannot start or continue
+    │   └── DamagedStoreError    bytes of the kept answers do not match their checksum
+    ├── LinkError                a symbolic link in place of a folder that is to be cleared
     ├── ShardError               a shard folder that cannot be read
     │   ├── UnfinishedError      no manifest.json: the build was interrupted
-    │   └── CorruptShardError    bytes that are not what the index or the checksum says
-    │       └── ChangedShardError  a whole shard that is missing, cut or another than the manifest's
+    │   └── CorruptShardError    bytes that do not match the index or the checksum
+    │       └── ChangedShardError  a whole shard that is missing, cut or not the one in the manifest
     └── TrainError               raised by otter_train: data, model and checkpoint disagree
 """
 
@@ -49,7 +49,7 @@ class MimicitError(Exception):
     """Base of all errors raised on purpose; ``str(error)`` is one line fit for a terminal."""
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(" ".join(message.splitlines()))  # what libraries say may have several
+        super().__init__(" ".join(message.splitlines()))  # a library's message may have several lines
 
 
 class UsageError(MimicitError):
@@ -81,7 +81,7 @@ class SchemaError(MimicitError):
 
 
 class BuildError(MimicitError):
-    """A build cannot start or go on (output folder in use, disk full, no usable input, ...)."""
+    """A build cannot start or continue (output folder in use, disk full, no usable input, ...)."""
 
 
 class ChangedInputError(BuildError):
@@ -89,11 +89,11 @@ class ChangedInputError(BuildError):
 
 
 class AnnotateError(MimicitError):
-    """Asking a model for pairs cannot start or go on (store in use, disk full, a server that refuses everything)."""
+    """Asking a model for pairs cannot start or continue (store in use, disk full, the server refuses everything)."""
 
 
 class DamagedStoreError(AnnotateError):
-    """What was kept of a model's answers is not what its checksum says; the message names the line."""
+    """A kept answer of a model does not match its checksum; the message names the line."""
 
 
 class LinkError(MimicitError):
@@ -109,11 +109,11 @@ class UnfinishedError(ShardError):
 
 
 class CorruptShardError(ShardError):
-    """The bytes of a shard are not what the index or a checksum says."""
+    """The bytes of a shard do not match the index or a checksum."""
 
 
 class ChangedShardError(CorruptShardError):
-    """A whole shard is missing, cut, or another than the one that the manifest lists."""
+    """A whole shard is missing, cut, or not the one that the manifest lists."""
 
 
 class LostWorkerError(MimicitError):
@@ -125,15 +125,15 @@ class TrainError(MimicitError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The one of ``known`` that ``name`` most likely is a slip of, if any is like it."""
-    import difflib  # a slip is rare, and these errors are everywhere
+    """The name in ``known`` that ``name`` most likely misspells; None if none is close."""
+    import difflib  # rarely needed, and every module imports this one
 
     close = difflib.get_close_matches(name, list(known), n=1)
     return close[0] if close else None
 
 
 def hint(name: str, known: Iterable[str]) -> str:
-    """What to say of a ``name`` that is not among ``known``: the one that may be meant, or else all there are."""
+    """The hint for a ``name`` that is not in ``known``: the closest known name, or all of them if none is close."""
     known = list(known)
     close = nearest(name, known)
     return f"did you mean {close}?" if close else f"there are: {', '.join(known)}"

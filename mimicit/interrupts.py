@@ -1,7 +1,7 @@
-"""Ctrl-C: what it means inside libraries that turn every exception into one of their own, and when it comes twice.
+"""Ctrl-C inside libraries that turn every exception into one of their own, and Ctrl-C pressed twice.
 
-A signal is raised in whatever Python code runs, and some of that is called by DuckDB or pyarrow, which say
-`InvalidInputException` then: a fault in the data, for all that anybody can see. Only the handler knows better.
+`KeyboardInterrupt` is raised in whatever Python code is running. If DuckDB or pyarrow called that code, they raise
+`InvalidInputException` instead, which looks like a fault in the data. Only the signal handler knows the difference.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def ending_at_the_second() -> Iterator[None]:
-    """Let the system end the process at a second Ctrl-C: what the first one began to put in order may hang."""
+    """Let a second Ctrl-C kill the process: the cleanup that the first one began may hang."""
     usual = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or usual is not signal.default_int_handler:
         yield

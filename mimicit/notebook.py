@@ -1,4 +1,4 @@
-"""What a notebook shows of a medium, a triplet and a sample: plain HTML in which no text of the data can act.
+"""What a notebook shows of a medium, a triplet and a sample: plain HTML with all text of the data escaped.
 
 The functions take values, not records: `mimicit.records` calls them for ``_repr_html_``.
 
@@ -29,7 +29,7 @@ _THUMBNAIL: Final = 128  # pixels
 _MOST_FRAMES: Final = 8
 _MOST_CHARACTERS: Final = 2000
 _BOX: Final = "display:inline-block;vertical-align:top;margin:2px 8px 2px 0"
-_AS_IT_IS: Final = 'class="tex2jax_ignore"'  # notebooks would take what stands between two dollars for a formula
+_AS_IT_IS: Final = 'class="tex2jax_ignore"'  # else notebooks read text between two dollar signs as a formula
 _WORDS: Final = "white-space:pre-wrap;overflow-wrap:anywhere;unicode-bidi:isolate"
 
 _FORMATS: Final = ("JPEG", "PNG", "WEBP")
@@ -67,12 +67,12 @@ def sample_html(id: str, source: str, triplets: Sequence[str]) -> str:
 
 
 def decode_stored(data: bytes, width: int, height: int) -> Image.Image:
-    """The picture ``data``, which must be ``width`` x ``height`` pixels; `CorruptShardError` where it is not."""
+    """Decode the picture ``data``; `CorruptShardError` if it is damaged or not ``width`` x ``height`` pixels."""
     from PIL import Image
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of what is refused here
+            warnings.simplefilter("ignore")  # about pictures that are refused below
             opened = Image.open(io.BytesIO(data), formats=_FORMATS)
         with opened as picture:
             found = picture.size

@@ -8,11 +8,11 @@
         image_format: Literal["jpg", "png"] = option("jpg", "Format of stored pictures.")
 
 `click_options` gives a command ``--frames`` and ``--image-format``, `check` refuses values that are out of range,
-`json_schema` describes the same keys of a file, and `configured` makes the dataclass of such keys. A field that is
-itself such a dataclass brings its options along: in a file they stand beside the others, or, where the field is
-declared as an option too, in a table of its name. Fields that declare nothing are no options.
+`json_schema` describes the same keys of a file, and `configured` makes the dataclass from such keys. A field whose type
+is such a dataclass adds its options: in a file they stand next to the others, or in a table named after the field if
+the field is declared as an option too. Fields that declare nothing are not options.
 
-`parse_toml` reads a file of such keys that others wrote, in bounded time: the parser of the standard library takes time
+`parse_toml` reads an untrusted file of such keys in bounded time: the parser of the standard library takes time
 quadratic in the steps of a dotted key.
 """
 
@@ -67,13 +67,13 @@ _BETWEEN_KEYS: Final = re.compile(r"[=,#{}\[\]\n]")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """What is declared of one option.
+    """The declaration of one option.
 
     A number must be finite, at least ``least``, more than ``above``, at most ``most`` and less than ``below``; a text
     must be one of ``choices`` (those of a `Literal`, unless others are given), or match ``pattern`` as a whole.
-    ``key`` is the name in a file, where it is not the field's, and ``flag`` the one on the command line: True makes it
-    of the key, False leaves the option to files. Both take multiples of ``unit`` for what the field holds.
-    ``unset`` says what holds without the option where its default does not.
+    ``key`` is its name in a file if that is not the field's, and ``flag`` its name on the command line: True derives it
+    from the key, False leaves the option to files. Users write the value in multiples of ``unit``. ``unset`` is what
+    the help shows instead of the default.
     """
 
     help: str
@@ -93,12 +93,12 @@ class Option:
 
     @property
     def label(self) -> str:
-        """How messages name it: as on the command line, if it stands there."""
+        """Its name in messages: the flag if it has one, else the key."""
         return self.flag if isinstance(self.flag, str) else self.key
 
     @property
     def range(self) -> str:
-        """The values that it takes, in words; empty where any will do."""
+        """The values that it takes, in words; empty if any will do."""
         if self.choices:
             return ", ".join(self.choices)
         if self.least is not None and self.most is not None:
@@ -111,11 +111,11 @@ class Option:
         return [limit for limit in limits if limit[1] is not None]
 
     def in_units(self, limit: float) -> float:
-        """``limit`` of the field as one of what the user writes."""
+        """``limit``, which is that of the field, in the units that the user writes, rounded up."""
         return limit if self.unit == 1 else math.ceil(limit / self.unit)
 
     def refuse(self, value: Any, label: str) -> None:
-        """`UsageError` naming ``label`` where ``value`` is out of range, or not among the choices."""
+        """`UsageError` naming ``label`` if ``value`` is out of range, or not among the choices."""
         if self.choices and value not in self.choices:
             raise UsageError(f"{label} {value}: no such choice; {hint(str(value), self.choices)}")
         if self.pattern and not re.fullmatch(self.pattern, value):
@@ -130,24 +130,24 @@ class Option:
 
 
 def option(default: T, help: str, **declared: Any) -> T:
-    """A field with a default that is an option; ``declared`` are the fields of `Option`."""
+    """A dataclass field that is an option with a default; ``declared`` are the fields of `Option`."""
     how: dict[str, Any] = {"default_factory": default.copy} if isinstance(default, dict) else {"default": default}
     made: T = field(**how, metadata=about(help, **declared))
     return made
 
 
 def about(help: str, **declared: Any) -> dict[str, Option]:
-    """The metadata by which `dataclasses.field` makes an option; for those without a default."""
+    """The metadata that makes a `dataclasses.field` an option; for options without a default."""
     return {"option": Option(help=help, **declared)}
 
 
 def same_option(kind: type[Any], name: str) -> Any:
-    """A field that is declared as the field ``name`` of ``kind`` is, but None by default."""
+    """A field with the declaration of the field ``name`` of ``kind``, but None by default."""
     return field(default=None, metadata=kind.__dataclass_fields__[name].metadata)
 
 
 def options_of(kind: Any) -> list[tuple[str, Option]]:
-    """All options of the dataclass ``kind`` and those in it, in order, each with its place in a file: ``filters.``."""
+    """All options of the dataclass ``kind`` and of those in it, in order, with their tables in a file: ``filters.``."""
     found: list[tuple[str, Option]] = []
     for _, inner, declared in _fields(kind):
         if is_dataclass(inner):
@@ -159,7 +159,7 @@ def options_of(kind: Any) -> list[tuple[str, Option]]:
 
 
 def check(config: Any, place: str = "") -> None:
-    """`UsageError` where a value in the dataclass ``config`` is out of range; ``place`` is named instead of flags."""
+    """`UsageError` if a value in the dataclass ``config`` is out of range; it names ``place``, if given, not flags."""
     for one, _, declared in _fields(config.__class__):
         value = getattr(config, one.name)
         if is_dataclass(value):
@@ -169,9 +169,9 @@ def check(config: Any, place: str = "") -> None:
 
 
 def configured(kind: Any, values: Mapping[str, Any]) -> Any:
-    """The dataclass ``kind`` of options by their keys in a file; what is absent takes its default.
+    """The dataclass ``kind`` with the ``values`` of options by their keys in a file, and defaults for absent ones.
 
-    An option in a table may also stand beside it, and then wins, as on the command line.
+    An option of a table may also stand outside it, and then wins, as on the command line.
     """
     given = {}
     for one, inner, declared in _fields(kind):
@@ -204,7 +204,7 @@ def json_schema(kind: Any) -> dict[str, Any]:
 def click_options(kind: type[Any], *, only: Sequence[str] = (), defaults: bool = True) -> Callable[[Command], Command]:
     """A decorator that gives a click command the options of ``kind``, each a parameter called by its key in a file.
 
-    With ``only``, those of these keys. Without ``defaults``, options that are not given are None, and flags False.
+    ``only`` limits them to these keys. Without ``defaults``, options that are not given are None, but for flags.
     """
     import click  # not needed by those who only read shards
 
@@ -220,8 +220,8 @@ def click_options(kind: type[Any], *, only: Sequence[str] = (), defaults: bool =
 
 
 def refuse_repeats(command: click.Command, ctx: click.Context, args: Sequence[str]) -> None:
-    """`click.UsageError` where ``args`` give an option twice that takes one value: click would keep the last."""
-    import click  # which workers, who share these declarations, do without
+    """`click.UsageError` if ``args`` repeat an option that takes one value: click would keep the last."""
+    import click  # not needed by workers, which share these declarations
 
     _, _, given = command.make_parser(ctx).parse_args(args=list(args))
     seen: set[click.Parameter] = set()
@@ -233,7 +233,7 @@ def refuse_repeats(command: click.Command, ctx: click.Context, args: Sequence[st
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """The value of a TOML text; `ValueError` says what is wrong with it, too much of it or of one key included."""
+    """The value of a TOML text; `ValueError` if it is invalid or too long, or a key has too many steps."""
     if len(text) > _MAX_CHARACTERS:
         raise ValueError(f"{len(text):,} characters, more than {_MAX_CHARACTERS:,}")
     if text.count(".") > _MAX_STEPS:
@@ -248,7 +248,7 @@ def parse_toml(text: str) -> dict[str, Any]:
 
 @functools.cache
 def _fields(kind: Any) -> tuple[tuple[Field[Any], Any, Option | None], ...]:
-    """Every field with its type (less None) and, if it is an option, what is declared of it."""
+    """Every field with its type (less None) and, if it is an option, its declaration."""
     hints = get_type_hints(kind)
     return tuple((one, inner := _less_none(hints[one.name]), _declared(one, inner)) for one in fields(kind))
 

@@ -1,9 +1,9 @@
 """Where the texts of a record show its media: placeholders, and the words that take their place inside a sentence.
 
 Data sets spell a placeholder in many ways: ``<image>`` and ``<video>``, ``<image 1>``, ``<|image_1|>``,
-``<ImageHere>``, ``<image/>``. Which of these a record means is told from what its questions hold (see `place_media`);
-the others are words. In the prompt, media stand before the text of their turn. So a placeholder before or after the
-words only says that something is shown, and goes; one inside a sentence becomes words, such as "image 1".
+``<ImageHere>``, ``<image/>``. What the questions of a record hold decides which of these are placeholders there (see
+`place_media`); the others are words. In the prompt, media stand before the text of their turn. So a placeholder before
+or after the words only says that something is shown, and is removed; one inside a sentence becomes words ("image 1").
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ANY: Final = re.compile(
     r"(?:<\|vision_end\|>)?",
     re.IGNORECASE | re.ASCII,
 )
-# These are words of HTML and the like: they show something only where they are as many as the media, and stand apart.
+# Tags of HTML and the like: they are placeholders only if there is one for each medium and all of them stand apart.
 _WORD: Final = re.compile(r"<[ ]?(?:image|img|video)[ ]?/?>", re.IGNORECASE | re.ASCII)
 _UNFINISHED: Final = re.compile(r"[\w,'\"(]\Z")
 _JOINED: Final = re.compile(r"[ ]*(?:[,;&]|(?:and|or|vs|versus)\b)", re.IGNORECASE)
@@ -38,9 +38,9 @@ _JOINED: Final = re.compile(r"[ ]*(?:[,;&]|(?:and|or|vs|versus)\b)", re.IGNORECA
 
 @dataclass(frozen=True, slots=True)
 class _Mark:
-    """A placeholder in a text: from ``start`` to ``end``, of the medium of this index, which it shows if ``is_new``.
+    """A placeholder in a text, from ``start`` to ``end``, for the medium with the index ``medium``.
 
-    Others only mention it; ``is_numbered`` are those that name it.
+    It shows the medium if ``is_new``, else it only mentions it. ``is_numbered``: it names the medium by number.
     """
 
     start: int
@@ -54,8 +54,8 @@ class _Mark:
 class Placed:
     """``texts`` without placeholders, and for each the indices of the media that it shows anew.
 
-    What is no text is handed on as it is. ``is_marked`` is false where no text holds a placeholder, and all media are
-    shown before the first; ``is_repeated`` is true where all questions hold those of the same media.
+    Values that are not text are passed on as they are. ``is_marked`` is false if no text holds a placeholder, so that
+    all media are shown before the first; ``is_repeated`` is true if every question holds placeholders of all media.
     """
 
     texts: tuple[object, ...]
@@ -65,11 +65,11 @@ class Placed:
 
 
 def place_media(questions: Sequence[object], kinds: Sequence[MediaKind]) -> Placed:
-    """Which of the media of a record, which are of these ``kinds``, each of its ``questions`` shows.
+    """Which media of a record each of its ``questions`` shows; ``kinds`` are the kinds of all its media.
 
-    ``<image>`` counts, and ``<video>`` where there is a clip: there must be as many as media, or so many in each of
-    several questions, which are then all about these media. Where there is none of them, numbers count (``<image 2>``),
-    and else the other spellings. `RejectedError` ``placeholder_mismatch`` where placeholders and media do not match.
+    ``<image>`` counts, and ``<video>`` if there is a clip: there must be one for each medium, either in all questions
+    together or in each of several, which are then all about the same media. Without any of them, numbers count
+    (``<image 2>``), else the other spellings. `RejectedError` ``placeholder_mismatch`` if they do not match the media.
     """
     texts = [text if isinstance(text, str) else "" for text in questions]
     everything = tuple(range(len(kinds)))
@@ -93,7 +93,7 @@ def place_media(questions: Sequence[object], kinds: Sequence[MediaKind]) -> Plac
 
 
 def question_about(question: object, kinds: Sequence[MediaKind]) -> object:
-    """The one ``question`` of a record about media of these ``kinds``: `place_media` of it alone."""
+    """The only ``question`` of a record about media of these ``kinds``, as `place_media` changes it."""
     if not isinstance(question, str) or "<" not in question:
         return question
     (text,) = place_media([question], kinds).texts
@@ -101,10 +101,10 @@ def question_about(question: object, kinds: Sequence[MediaKind]) -> object:
 
 
 def questions_as_asked(questions: Sequence[str], shown: Sequence[Sequence[MediaKind]]) -> list[str]:
-    """What someone asks a model, with placeholders made what a build makes of them, so that it reads what it learned.
+    """``questions`` for a model, with placeholders treated as a build treats them, so that it reads what it learned.
 
-    With each of the ``questions`` media of the kinds ``shown`` are shown. Where its placeholders are others than these,
-    nothing is wrong with what is asked: they are words.
+    ``shown`` are the kinds of the media shown with each question. If the placeholders do not match them, that is no
+    error: they are words, and the questions stay as they are.
     """
     ends = [*accumulate(map(len, shown))]
     own = tuple(tuple(range(end - len(kinds), end)) for kinds, end in zip(shown, ends, strict=True))
@@ -116,7 +116,7 @@ def questions_as_asked(questions: Sequence[str], shown: Sequence[Sequence[MediaK
 
 
 def with_words(text: object, kinds: Sequence[MediaKind]) -> object:
-    """``text`` with the media that it names by number (``<image 2>``) in words; an answer may do so."""
+    """``text``, such as an answer, with numbered placeholders (``<image 2>``) in words."""
     if not isinstance(text, str) or not kinds or "<" not in text:
         return text
     (marks,) = _mentions([list(_ANY.finditer(text))], kinds)
@@ -142,7 +142,7 @@ def _stands_apart(match: re.Match[str]) -> bool:
 
 
 def _in_order(found: Sequence[Sequence[re.Match[str]]], kinds: Sequence[MediaKind]) -> list[list[_Mark]]:
-    """Each placeholder with the next of the media; where clips and pictures have their own, the next of its kind."""
+    """Each placeholder with the next medium, or the next of its kind if clips have placeholders of their own."""
     tokens = [_kind_of(match) for matches in found for match in matches]
     if _is_repeated(found, kinds):
         lines = [_in_order([matches], kinds)[0] for matches in found]
@@ -179,7 +179,7 @@ def _by_number(found: Sequence[Sequence[re.Match[str]]], kinds: Sequence[MediaKi
 
 
 def _mentions(found: Sequence[Sequence[re.Match[str]]], kinds: Sequence[MediaKind]) -> list[list[_Mark | None]]:
-    """For each match the medium that it names by its number; None where it names none."""
+    """For each match the mark of the medium that it names by number; None if it names none."""
     first = 0 if any(int(match["number"] or 1) == 0 for matches in found for match in matches) else 1
     of_kind: dict[MediaKind, list[int]] = {
         kind: [index for index, other in enumerate(kinds) if other == kind or kind not in kinds]
@@ -189,7 +189,7 @@ def _mentions(found: Sequence[Sequence[re.Match[str]]], kinds: Sequence[MediaKin
 
 
 def _mention(match: re.Match[str], of_kind: Sequence[int], first: int) -> _Mark | None:
-    """The mark of a placeholder with a number, which are counted from ``first``."""
+    """The mark of a numbered placeholder, if it names a medium; numbers count from ``first``."""
     index = int(match["number"]) - first if match["number"] else -1
     if not 0 <= index < len(of_kind):
         return None
@@ -211,7 +211,7 @@ def _placed(
         shown = tuple(tuple(mark.medium for mark in line if mark.is_new) for line in marks)
         is_repeated = any(not mark.is_new and not mark.is_numbered for line in marks for mark in line)
         return Placed(texts, shown, is_marked=True, is_repeated=is_repeated)
-    # Media keep their order, so that their numbers are right: who names one shows all that come before it as well.
+    # Media keep their order, so that their numbers are right: a text that names one also shows all that come before it.
     last = list(accumulate((max((mark.medium + 1 for mark in line), default=0) for line in marks), max))
     if len(questions) == 1:
         last = [len(kinds)]
@@ -246,7 +246,7 @@ def _goes_on(before: str, mark: _Mark, *, has_words: bool) -> bool:
 
 
 def _worded(text: str, marks: Sequence[_Mark], kinds: Sequence[MediaKind]) -> str:
-    """``text`` with words for ``marks``, apart from the words beside them."""
+    """``text`` with words for ``marks``, separated from the words next to them."""
     pieces: list[str] = []
     end = 0
     for mark in marks:

@@ -42,15 +42,15 @@ _NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,39}")
 
 
 def added_names(group: str) -> list[str]:
-    """The names that installed packages register in ``group``, sorted; nothing of theirs is imported."""
+    """The names that installed packages register in ``group``, sorted; the packages are not imported."""
     return sorted(_found(group))
 
 
 def added(group: str, kind: type[Any] | None, taken: Collection[str]) -> dict[str, Any]:
     """What installed packages register in ``group``, by name, in the order of names.
 
-    `UsageError` names the package where a name is not of lower-case letters, digits and hyphens or among those
-    ``taken``, or where what it registers cannot be imported or is no ``kind`` (None: nothing that can be called).
+    `UsageError` names the package if a name is ``taken`` or is not of lower-case letters, digits and hyphens, or if
+    the registered object cannot be imported or is not a ``kind`` (None: not callable).
     """
     found = {}
     for name, entry in sorted(_found(group).items()):

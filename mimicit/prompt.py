@@ -40,7 +40,7 @@ IMAGE: Final = "<image>"
 ANSWER: Final = "<answer>"
 ENDOFCHUNK: Final = "<|endofchunk|>"
 SPECIAL_TOKENS: Final = (ENDOFCHUNK, IMAGE, ANSWER)
-"""The tokens a model must know. Where a person's words hold the name of one, it is words: see `Piece` and `render`."""
+"""The tokens a model must know. Inside a person's words, their names are plain text: see `Piece` and `render`."""
 
 _NAMED: Final = re.compile("|".join(f"(?<=<){re.escape(token[1:])}" for token in SPECIAL_TOKENS))
 
@@ -59,7 +59,7 @@ class Template:
 
 
 class Piece(NamedTuple):
-    """A part of a prompt: a person's own words, in which nothing is a special token, or what a template puts there."""
+    """A part of a prompt: a person's own words, in which nothing is a special token, or text that a template adds."""
 
     text: str
     is_words: bool = False
@@ -70,7 +70,7 @@ TEMPLATES: Final[dict[str, Template]] = {
     "otter": Template(name="otter", version=1, before="User:", between=" GPT:"),
     # The prompt of Otter's published demos: one more space.
     "otter-demo": Template(name="otter-demo", version=1, before="User: ", between=" GPT:"),
-    # ChatML, which Qwen, SmolLM and MPT-chat were tuned with; `<|endofchunk|>` ends the answer in their stead.
+    # ChatML, which Qwen, SmolLM and MPT-chat were tuned with; `<|endofchunk|>` ends the answer instead of `<|im_end|>`.
     "chat": Template(
         name="chat", version=1, before="<|im_start|>user\n", between="<|im_end|>\n<|im_start|>assistant\n"
     ),
@@ -102,11 +102,11 @@ CLIP_CAPTIONS: Final = (
     "How would you caption this video?",
     "Tell me what you see in the video.",
 )
-"""What a picture or a clip with nothing but a caption is asked; one of these is picked by a hash of the record's id."""
+"""Instructions for a picture or a clip that has only a caption; a hash of the record's id picks one of them."""
 
 
 def is_caption_instruction(text: str) -> bool:
-    """Whether ``text`` is one of these, which all ask the same."""
+    """Whether ``text`` is one of `PICTURE_CAPTIONS` or `CLIP_CAPTIONS`, which all ask the same."""
     return text in PICTURE_CAPTIONS or text in CLIP_CAPTIONS
 
 
@@ -121,7 +121,7 @@ def template_named(name: str) -> Template:
 def chunk(triplet: Triplet, template: Template, *, with_answer: bool = True) -> Iterator[Piece]:
     """The pieces of one triplet: its ``<image>`` tokens, its words, and ``<|endofchunk|>``.
 
-    Without the answer it ends at ``<answer>``, ready for a model to go on.
+    Without the answer it ends at ``<answer>``, for a model to continue.
     """
     yield Piece(IMAGE * len(triplet.media))
     if triplet.relation != "document":
@@ -156,15 +156,15 @@ def joined(prompt: Iterable[Piece]) -> str:
 
 
 def without_tokens(words: str) -> str:
-    """``words`` for a text that a program parses: the name of a special token gets a space, ``< image>``."""
+    """``words`` for a text that a program parses: each name of a special token gets a space, ``< image>``."""
     return _NAMED.sub(lambda name: f" {name[0]}", words)
 
 
 def drop_context(sample: Sample, count: int) -> Sample:
     """``sample`` without its ``count`` farthest context triplets and the media that only they need.
 
-    Where the first triplet that stays shows nothing itself, it is about the media shown last before it; so these
-    move to it.
+    If the first triplet that stays shows nothing itself, it is about the media last shown before it, which then move
+    to it.
     """
     kept = sample.triplets[count:]
     if not kept[0].media:

@@ -1,7 +1,7 @@
-"""The three nouns of the shard format: `Media`, `Triplet`, `Sample`.
+"""The three records of the shard format: `Media`, `Triplet`, `Sample`.
 
-They mirror ``schemas/sample.json`` field by field (a test compares them) and cross the disk through
-`sample_to_json` and `sample_from_json`, which are inverse to each other.
+They mirror ``schemas/sample.json`` field by field (a test compares them); `sample_to_json` and `sample_from_json`
+convert them, and are inverse to each other.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Media:
     ``files`` are the member suffixes inside the shard (``"000.jpg"``), one for a picture, one per frame for
     a video; ``sha256`` are the hashes of the stored bytes, in the same order. ``width`` and ``height`` are in
     pixels. ``timestamps_s`` (seconds from the start of the clip, one per frame) and ``duration_s`` exist for
-    videos only. ``data`` holds the stored bytes of each file where they have been read, else it is empty; it
-    is not part of the JSON.
+    videos only. ``data`` holds the stored bytes of each file if they have been read, else it is empty; it is not
+    part of the JSON.
     """
 
     kind: MediaKind
@@ -58,7 +58,7 @@ class Media:
     data: tuple[bytes, ...] = field(default=(), repr=False)
 
     def to_pil(self) -> Image.Image | list[Image.Image]:
-        """The picture, or the list of the frames of a video; `CorruptShardError` where the bytes are not there."""
+        """The picture, or the frames of a video; `CorruptShardError` if the bytes were not read or are damaged."""
         if len(self.data) != len(self.files):
             raise CorruptShardError(f"{self.origin}: the bytes of {len(self.files)} file(s) have not been read")
         frames = [decode_stored(data, self.width, self.height) for data in self.data]
@@ -75,7 +75,7 @@ class Triplet:
     ``media`` are indices into `Sample.media`: what is shown right before this triplet's text, in order. A
     later turn about the picture that was just shown has none. ``relation`` says why a context triplet was
     chosen (``related``, ``conversation``, ``same_media``, ``random``, ...), or is ``document`` on every
-    triplet of an interleaved web document; ``score`` is the similarity where the relation has one.
+    triplet of an interleaved web document; ``score`` is the similarity if the relation has one.
     """
 
     id: str
@@ -158,7 +158,7 @@ def sample_to_json(sample: Sample) -> dict[str, Any]:
 def sample_from_json(value: Mapping[str, Any], data: Sequence[Sequence[bytes]] | None = None) -> Sample:
     """The `Sample` of a JSON value that matches ``schemas/sample.json``.
 
-    ``data[i]`` are the stored bytes of the files of medium *i*, where they have been read.
+    ``data[i]`` are the stored bytes of the files of medium *i*, if they have been read.
     """
     return Sample(
         id=value["id"],

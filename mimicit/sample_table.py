@@ -6,10 +6,10 @@ column         holds
 ``id``         `Sample.id`
 ``source``     `Sample.source`
 ``media``      the stored pictures, and the frames of clips one after the other: ``Image`` to `datasets`
-``triplets``   `Sample.triplets`; their ``media`` are places in the column ``media``, so a clip takes as many as frames
-``media_info`` what `Media` says of each picture or clip, without its bytes; as many ``sha256`` as it takes of ``media``
+``triplets``   `Sample.triplets`; their ``media`` are places in the column ``media``: for a clip, one for each frame
+``media_info`` the fields of `Media` for each picture or clip, without its bytes; one ``sha256`` for each file
 ``meta``       `Sample.meta` as JSON text: its fields differ from sample to sample
-``videos``     where asked for, each clip as a file: ``Video`` to `datasets`
+``videos``     if asked for, each clip as a file: ``Video`` to `datasets`
 =============  =========================================================================================================
 """
 
@@ -39,18 +39,18 @@ __all__ = [
 ]
 
 Picture = Mapping[str, bytes | str | None]
-"""One of the column ``media``, as `datasets` keeps pictures: ``{"bytes": ..., "path": ...}``, either may be None."""
+"""A picture of the column ``media``, as `datasets` keeps it: ``{"bytes": ..., "path": ...}``, either may be None."""
 
 PICTURES: Final = "media"
 VIDEOS: Final = "videos"
 COLUMNS: Final = ("id", "source", PICTURES, "triplets", "media_info", "meta")
-"""Those of every such table; there may also be `VIDEOS`, which repeat the frames of clips as files."""
+"""The columns of every such table; it may also have `VIDEOS`, which repeats the frames of clips as files."""
 
 
 @functools.cache
 def table_schema(*, videos: bool = False) -> pa.Schema:
     """The columns, with the features of `datasets` in the metadata."""
-    import pyarrow as pa  # a quarter of a second, which who reads rows alone does not need
+    import pyarrow as pa  # takes a quarter of a second, and reading rows does not need it
 
     picture = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     triplet = pa.struct(
@@ -145,13 +145,13 @@ def embedded_pictures(sample: Sample) -> list[Picture]:
 
 
 def sample_of_row(row: Mapping[str, Any]) -> Sample:
-    """The sample of a row, the inverse of `row_of_sample`; its media have bytes where the row has them undecoded.
+    """The sample of a row, the inverse of `row_of_sample`; its media have bytes if all pictures of the row do.
 
-    Raises `SchemaError`, `ValueError` (``meta`` is no JSON), `LookupError` or `TypeError` where it is no such row.
+    Raises `SchemaError`, `ValueError` (``meta`` is not JSON), `LookupError` or `TypeError` if it is not such a row.
     """
     pictures: Sequence[Any] = row.get(PICTURES) or ()
     media: list[dict[str, Any]] = []
-    number_of: list[int] = []  # of each picture, that of the medium that it belongs to
+    number_of: list[int] = []  # for each picture, the number of its medium
     for number, info in enumerate(row["media_info"]):
         start = len(number_of)
         number_of += [number] * len(info["sha256"])
@@ -180,7 +180,7 @@ def sample_of_row(row: Mapping[str, Any]) -> Sample:
 
 
 def _extension(pictures: Sequence[Any], place: int) -> str:
-    """The extension of a stored file by its path, else by its first bytes; ``jpg`` where neither is known."""
+    """The extension of a stored file by its path, else by its first bytes; ``jpg`` if neither is known."""
     picture = pictures[place] if place < len(pictures) else None
     data, path = (picture.get("bytes"), picture.get("path")) if isinstance(picture, Mapping) else (None, None)
     ending = (path or "").rpartition(".")[2]

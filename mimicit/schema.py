@@ -48,7 +48,7 @@ def canonical_json(value: Any) -> bytes:
         data = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
     except (TypeError, orjson.JSONEncodeError) as error:
         raise SchemaError(f"not a JSON value: {error}") from None
-    if b"null" in data and _has_nan(value):  # orjson writes null for them, so only then it is worth a look
+    if b"null" in data and _has_nan(value):  # orjson writes null for NaN, so only then can there be one
         raise SchemaError("not a JSON value: NaN or infinity")
     return data
 
@@ -77,7 +77,7 @@ def _folder() -> Any:
     packaged = resources.files("mimicit") / "schemas"
     if packaged.is_dir():
         return packaged
-    return Path(__file__).parents[1] / "schemas"  # a source checkout: schemas/ lies beside the package
+    return Path(__file__).parents[1] / "schemas"  # a source checkout: schemas/ lies next to the package
 
 
 @functools.cache
@@ -86,7 +86,7 @@ def _validator(name: str) -> Callable[[Any], None]:
 
 
 def refuse_unknown_keys(name: str, value: Any) -> None:
-    """`SchemaError` for a key that the schema ``name`` does not know, with the one that may be meant."""
+    """`SchemaError` for a key that the schema ``name`` does not know, with a hint at the known ones."""
     whole = schema(name)
 
     def refuse(part: Any, definition: Mapping[str, Any], place: str) -> None:

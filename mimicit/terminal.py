@@ -1,4 +1,4 @@
-"""Progress on a terminal as one bar with rate and time left; plain lines where the output is piped."""
+"""Progress on a terminal as one bar with rate and time left; plain lines if the output is piped."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class _Display(Protocol):
 
 @contextmanager
 def progress_display() -> Iterator[_Display]:
-    """A display on standard error that suits where it goes."""
+    """A display on standard error: a bar if that is a terminal, else plain lines."""
     if not sys.stderr.isatty():
         yield _Lines(sys.stderr)
         return

@@ -1,4 +1,4 @@
-"""What a process arranges first that works beside others, on one picture or record after another.
+"""What a worker process sets up before it handles one picture or record after another.
 
 Memory: pixels are large, so glibc hands their memory back to the system after each picture and asks for it again for
 the next one. The system then clears it page by page: 1,000 page faults for a picture of 1500 x 1000 pixels, a quarter
@@ -7,7 +7,7 @@ of the time that decoding it, shrinking it and encoding it takes.
 Garbage: what is made for a record is freed with it, so the collector, which looks for cycles, finds nothing; at its
 usual pace it costs a tenth of the time.
 
-Threads: there are as many workers as cores, so the threads that BLAS would start in each only wait for each other.
+Threads: there are as many workers as cores, so the threads that BLAS starts in each would only wait for each other.
 """
 
 from __future__ import annotations
@@ -39,14 +39,15 @@ _LEAST_ADDRESSES: Final = 2 << 30
 _LONGEST_TEMPORARY: Final = 70  # bytes; "/pymp-xxxxxxxx/listener-xxxxxxxx" follows
 _SHORT: Final = ("/tmp", "/var/tmp", "/dev/shm")
 _OBJECTS_PER_COLLECTION: Final = 100_000
-_KEPT_BYTES: Final = 32 * 1024**2  # the most that glibc takes for the second
+_KEPT_BYTES: Final = 32 * 1024**2  # the most that glibc accepts for _MMAP_THRESHOLD
 
 
 def check_processes() -> None:
-    """Make sure that processes can be started from this one; to be called before the first.
+    """Make sure that this process can start others; call it before the first.
 
-    They are reached by sockets in the folder for temporary files, and a socket's path has 107 bytes at most; where that
-    folder's is too long, theirs lie elsewhere. `UsageError` where a limit of addresses (``ulimit -v``) leaves no room.
+    They are reached by sockets in the folder for temporary files, and a socket's path has 107 bytes at most; if that
+    folder's path is too long, the sockets lie elsewhere. `UsageError` if a limit of addresses (``ulimit -v``) leaves no
+    room.
     """
     addresses, _ = resource.getrlimit(resource.RLIMIT_AS)
     if addresses != resource.RLIM_INFINITY and addresses < _LEAST_ADDRESSES:
@@ -67,7 +68,7 @@ def begin_worker() -> None:
     """Keep up to 32 MiB of freed memory (glibc only), look for cycles seldom, and let BLAS have one thread."""
     import numpy  # noqa: F401  # brings BLAS, whose threads are limited below only where it is there
 
-    if not gc.get_freeze_count():  # what a later call finds may be garbage, which must not be kept
+    if not gc.get_freeze_count():  # a later call would also freeze garbage, and so keep it
         gc.freeze()
     gc.set_threshold(_OBJECTS_PER_COLLECTION, *gc.get_threshold()[1:])
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
@@ -78,7 +79,7 @@ def begin_worker() -> None:
 
 
 def end_with_parent() -> None:
-    """Let this process be killed when the one that started it ends, whatever it does then (Linux only)."""
+    """Have this process killed when the process that started it ends, whatever it is doing (Linux only)."""
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is not None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -86,14 +87,14 @@ def end_with_parent() -> None:
 
 @contextmanager
 def apart_from_main() -> Iterator[None]:
-    """Start processes that do not run the user's script again, as they would where it has no ``__main__`` guard.
+    """Start processes that do not run the user's script again, as they would if it has no ``__main__`` guard.
 
-    No worker needs what the script defines. Nor does one see Ctrl-C, not even while it begins: who started it ends it.
+    No worker needs what the script defines. Nor does a worker see Ctrl-C, even while it starts: its parent ends it.
     """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
-    multiprocessing.resource_tracker.ensure_running()  # which would let the signal through again
-    usual = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))  # handed on to what is started
+    multiprocessing.resource_tracker.ensure_running()  # before the signal is blocked: its start unblocks it
+    usual = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))  # inherited by the processes
     try:
         yield
     finally:

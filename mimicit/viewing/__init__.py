@@ -20,8 +20,8 @@ __all__ = ["serve"]
 def serve(path: Path, *, host: str, port: int, announce: Callable[[str], object]) -> None:
     """Show the finished folder ``path`` at ``host`` and ``port`` (0: a free one); ``announce`` gets the address.
 
-    Where other machines can reach ``host``, the address has a token without which nothing is shown. `UsageError` where
-    the extra ``view`` is not installed or the address cannot be had, `ShardError` where there is no shard folder.
+    If other machines can reach ``host``, the address has a token without which nothing is shown. `UsageError` if the
+    extra ``view`` is not installed or the address is not available, `ShardError` if there is no shard folder.
     """
     try:
         from mimicit.viewing.app import create_app
@@ -36,11 +36,11 @@ def serve(path: Path, *, host: str, port: int, announce: Callable[[str], object]
     with listen(host, port) as listener:
         announce(f"{path}: {url(host, listener)}/{f'?token={token}' if token else ''}")
         if run_server(app, listener) == signal.SIGINT:
-            announce("")  # how one ends it; the next prompt of the shell gets its own line
+            announce("")  # Ctrl-C is the usual end; the shell's next prompt gets its own line
 
 
 def _names(host: str) -> tuple[str, ...] | None:
-    """What requests may call us: any name where we listen at all addresses, which the token then guards."""
+    """The host names that requests may use; None (any) if we listen at all addresses, which the token then guards."""
     if is_local(host):
         return (*LOCAL_NAMES, host.lower())
     return None if _is_unspecified(host) else (host.lower(),)

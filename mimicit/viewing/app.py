@@ -4,8 +4,8 @@
 ``/``                        samples that meet the filter, a dozen a page
 ``/sample/{row}``            one sample in full; ``prompt=otter&mask=span`` adds the prompt and what is learned
 ``/media/{row}/{number}``    one stored file of a sample
-``/find?id=``                to the sample with an id, a key or ``#row``, else to those that hold such a triplet
-``/search?text=``            also ``picture=`` (SHA-256) and ``triplet=`` (id); ``start=`` goes on
+``/find?id=``                to the sample with an id, a key or ``#row``, else to samples with a triplet of that id
+``/search?text=``            also ``picture=`` (SHA-256) and ``triplet=`` (id); ``start=`` continues
 ``/context``                 what context is like: scores by relation, pairs most and least alike, answers given away
 ``/rejects``                 what was left out, and why; with ``reason=`` or ``source=`` all of it, page by page
 ===========================  =================================================================================
@@ -54,8 +54,8 @@ __all__ = ["create_app"]
 
 _PER_PAGE: Final = 12
 _SEARCH_SECONDS: Final = 2.0
-_SLOW_AT_ONCE: Final = 2  # what reads a whole index, or many samples
-_SLOW_WAIT_SECONDS: Final = 0.1  # more would let those who wait take the threads of all other pages
+_SLOW_AT_ONCE: Final = 2  # requests that read a whole index, or many samples
+_SLOW_WAIT_SECONDS: Final = 0.1  # with more, waiting requests would take the threads of all other pages
 _LONGEST_NEEDLE: Final = 4096
 _TYPES: Final = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 _REJECTS_OF_GROUP: Final = 5
@@ -146,7 +146,7 @@ class _Pages:
         return Response(data, media_type=_TYPES[name.rpartition(".")[2]], headers=headers)
 
     def find(self, request: Request) -> Response:
-        """To the sample that is meant; the filter does not matter here."""
+        """Redirect to the sample with this id, key or number; the filter does not apply."""
         wanted = request.query_params.get("id", "").strip()[:_LONGEST_NEEDLE]
         source = request.query_params.get("source", "")
         if not wanted:
@@ -163,7 +163,7 @@ class _Pages:
         return self._search(request, "triplet", wanted, needle_for_triplet(wanted), Criteria())
 
     def search(self, request: Request) -> Response:
-        """What is found in two seconds, and how far that came."""
+        """What a search finds in two seconds, and how far it came."""
         criteria = parse_criteria(request.query_params)
         for name, needle in (
             ("text", needle_for_text),
@@ -214,18 +214,18 @@ class _Pages:
         )
 
     def http_error(self, request: Request, error: Exception) -> Response:
-        """No such page, no such sample."""
+        """The page of an `HTTPException`: no such page or sample, or too many slow requests."""
         assert isinstance(error, HTTPException)
         return self._page("error.html", Criteria(), status=error.status_code, message=error.detail)
 
     def data_error(self, request: Request, error: Exception) -> Response:
-        """A filter that makes no sense, or a sample that is damaged."""
+        """The page of a `MimicitError`: a wrong filter (400) or damaged data (500)."""
         status = 400 if isinstance(error, UsageError) else 500
         return self._page("error.html", Criteria(), status=status, message=str(error))
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        """Holds one of the few places for what is slow; a page that says so (503) where all are taken."""
+        """Hold one of the few places for slow requests; if all are taken, raise an `HTTPException` (503)."""
         if not self._slow.acquire(timeout=_SLOW_WAIT_SECONDS):
             raise HTTPException(503, f"{_SLOW_AT_ONCE} searches or filters are running; try again in a moment")
         try:

@@ -1,9 +1,9 @@
 """The samples of a folder as the viewer asks for them: by filter, by id, by text, by picture.
 
-The filter is that of its form (`Criteria`), as it stands in the address of a page. Filters and ids stream the columns
-of the index that they need (10^6 rows in some tenths of a second); the rows that a filter leaves are kept for the last
+A filter is a `Criteria`, as the form puts it into the address of a page. To filter or to find an id streams the columns
+of the index that this needs (10^6 rows in some tenths of a second); the rows that a filter leaves are kept for the last
 few filters, 8 bytes a row. Text and pictures are not indexed: `search` reads the JSON of one sample after another until
-its time is up, and says how far it came.
+its time is up, and reports how far it came.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _COLUMNS: Final = ("source", "relations", "media", "videos", "characters")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Criteria:
-    """A source, a relation, a kind of media, and limits of the characters; the empty ones are no condition."""
+    """A source, a relation, a kind of media, and limits of the characters; an empty field sets no condition."""
 
     source: str = ""
     relation: str = ""
@@ -65,7 +65,7 @@ class Criteria:
         return urlencode({name: value for name, value in asdict(self).items() if value not in ("", None)})
 
     def expression(self, relations: Collection[str] = RELATIONS) -> Any | None:
-        """The criteria as a `pyarrow.compute.Expression`, None where there are none; `UsageError` at unknown names.
+        """The criteria as a `pyarrow.compute.Expression`, None if there are none; `UsageError` for unknown names.
 
         ``relations`` are those of the folder.
         """
@@ -79,7 +79,7 @@ class Criteria:
 
 
 def parse_criteria(parameters: Mapping[str, str]) -> Criteria:
-    """The criteria in the parameters of an address; `UsageError` where a limit is no number."""
+    """The criteria in the parameters of an address; `UsageError` if a limit is not a number."""
     return Criteria(
         source=parameters.get("source", ""),
         relation=parameters.get("relation", ""),
@@ -90,7 +90,7 @@ def parse_criteria(parameters: Mapping[str, str]) -> Criteria:
 
 
 def parse_number(parameters: Mapping[str, str], name: str) -> int | None:
-    """The number from 0 that the parameter ``name`` has; None where it is absent or empty, `UsageError` at others."""
+    """The parameter ``name`` as a whole number from 0; None if absent or empty, `UsageError` for anything else."""
     text = parameters.get(name, "").strip()
     if not text:
         return None
@@ -101,7 +101,7 @@ def parse_number(parameters: Mapping[str, str], name: str) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Needle:
-    """What is searched for: ``in_json`` is a quick test of the stored JSON in lower case, ``fits`` the true one."""
+    """A search: ``in_json`` must occur in the stored JSON in lower case (a quick test); ``fits`` then decides."""
 
     in_json: str
     fits: Callable[[Sample], bool]
@@ -109,7 +109,7 @@ class Needle:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """The rows found, how many samples were read up to now, and of how many; ``unreadable`` of them were damaged."""
+    """The rows found, up to the ``read``-th of ``total`` samples; ``unreadable`` samples were damaged."""
 
     rows: list[int]
     read: int
@@ -126,7 +126,7 @@ class Gallery:
     """The finished folder at ``path``; may be shared by threads."""
 
     def __init__(self, path: Path) -> None:
-        read_manifest(path)  # a better message than that of a missing index
+        read_manifest(path)  # its error is clearer than that of a missing index
         self.stored: StoredSamples = open_samples(path)
         assert self.stored.manifest is not None
         self.manifest = self.stored.manifest
@@ -137,7 +137,7 @@ class Gallery:
 
     @property
     def relations(self) -> list[str]:
-        """The relations that context may have here: ours, and those of strategies of other packages."""
+        """The relations that context may have here: the built-in ones, and those of other packages' strategies."""
         return [*RELATIONS, *sorted(self.manifest["totals"]["relations"].keys() - set(RELATIONS))]
 
     def rows(self, criteria: Criteria) -> Sequence[int] | NDArray[np.int64]:
@@ -160,7 +160,7 @@ class Gallery:
         with self._lock:
             found = self._qualities.pop(criteria, None)
         if found is None:
-            found = context_quality(self.stored.peek, rows)  # a second; other pages need not wait for it
+            found = context_quality(self.stored.peek, rows)  # takes a second, so without the lock
         with self._lock:
             self._qualities[criteria] = found
             if len(self._qualities) > _KEPT_FILTERS:
@@ -178,7 +178,7 @@ class Gallery:
         return np.concatenate(parts)
 
     def locate(self, wanted: str, source: str = "") -> int | None:
-        """The row of the sample whose id or key is ``wanted``, of ``source`` where several have the id."""
+        """The row of the sample whose id or key is ``wanted``, if possible one of ``source``; None if there is none."""
         first = None
         start = 0
         for batch in index_batches(self.path, ["id", "key", "source"]):
@@ -191,7 +191,7 @@ class Gallery:
         return first
 
     def search(self, needle: Needle, criteria: Criteria, *, start: int, most: int, seconds: float) -> Found:
-        """The samples among those of ``criteria`` that the needle fits, from the ``start``-th on.
+        """The samples that meet ``criteria`` and fit ``needle``, from the ``start``-th that meets ``criteria`` on.
 
         Ends after ``most`` of them, after ``seconds``, or with the last sample.
         """

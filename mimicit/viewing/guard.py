@@ -1,8 +1,8 @@
-"""What stands before every page of the viewer: who may ask, how, and what a browser may do with the answer.
+"""The checks before every page of the viewer: who may ask, how, and what a browser may do with the answer.
 
 The viewer changes nothing, so only GET and HEAD pass. On this machine a page of the web could still try to read it by
-pointing a name of its own here (DNS rebinding): the host that is asked for must be a local one. Beyond this machine a
-token is needed, once in the address, then as a cookie that no script and no other site can use.
+pointing a name of its own here (DNS rebinding): the host that a request names must be a local one. Beyond this machine
+a token is needed, once in the address, then as a cookie that no script and no other site can use.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Guard:
         return self._without_token(request) if self._token is not None else None
 
     def _without_token(self, request: Request) -> Response | None:
-        """None where the request bears the token; one with the token in its address is sent on without it."""
+        """None if the request has the token in a cookie; a request with it in the address is redirected without it."""
         parameters = parse_qsl(request.url.query)
         for name, value in parameters:
             if name == "token" and self._is_token(value):
@@ -87,5 +87,5 @@ class Guard:
 
 
 def _is_foreign(headers: Headers) -> bool:
-    """Whether a page of another site asks for a part of ours; to follow a link from there is fine."""
+    """Whether a page of another site asks for a part of ours; following a link from there is fine."""
     return headers.get("sec-fetch-site") in ("cross-site", "same-site") and headers.get("sec-fetch-mode") != "navigate"

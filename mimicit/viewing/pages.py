@@ -1,4 +1,4 @@
-"""From samples to HTML: what the templates are given. They escape every text; no text is ever marked as safe.
+"""From samples to HTML: the values for the templates, which escape every text; no text is ever marked as safe.
 
 `masked_prompt` shows which characters of a prompt a model learns: the label mask of training, drawn over the text
 instead of tokens. The rules are those of ``otter_train.data.encoding.label_ids`` (a test compares them); this needs
@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 LONG_TEXT: Final = 4000
-"""Characters of a text that are shown at once; the rest is folded."""
+"""Characters of a text that are shown before the rest is folded."""
 
 LONGEST_TEXT: Final = 1_000_000
 _FRAMES_IN_STRIP: Final = 64
@@ -62,7 +62,7 @@ class Figure:
 
     @property
     def strip(self) -> range:
-        """The numbers of the files that are shown side by side, at most some dozen."""
+        """The numbers of the files that are shown side by side, at most 64."""
         return range(self.first, self.first + min(len(self.media.files), _FRAMES_IN_STRIP))
 
 
@@ -78,7 +78,7 @@ class Turn:
 class Card:
     """One sample in a list; ``fault`` says why there is no ``sample``.
 
-    ``seen`` are the figures that the query is about; they are ``earlier`` where the query does not show them again.
+    ``seen`` are the figures that the query is about; ``earlier`` is true if the query does not show them itself.
     """
 
     row: int
@@ -91,7 +91,7 @@ class Card:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A context triplet beside the query that it was chosen for, each with the figures that it is about."""
+    """A context triplet next to the query that it was chosen for, each with the figures that it is about."""
 
     pair: Pair
     sample: Sample
@@ -117,7 +117,7 @@ def comparison_at(stored: StoredSamples, pair: Pair) -> Comparison:
 
 
 def turns_of(sample: Sample) -> tuple[Turn, ...]:
-    """The triplets of ``sample`` with their figures; `CorruptShardError` where one shows a medium that is not there."""
+    """The triplets of ``sample`` with their figures; `CorruptShardError` if one shows a medium that is not there."""
     firsts = [0]
     for media in sample.media:
         firsts.append(firsts[-1] + len(media.files))
@@ -145,10 +145,10 @@ class Span:
 def masked_prompt(sample: Sample, template: str = "otter", mode: LabelMode = "span") -> list[Span]:
     """The prompt of ``sample`` in runs; their texts joined are `render`'s.
 
-    ``span``: in each chunk what follows ``<answer>`` up to and with ``<|endofchunk|>``; of a chunk without ``<answer>``
-    (an interleaved document) all but its pictures. ``paper``: all after the first ``<answer>`` but ``<answer>`` and
-    ``<image>``, so also later instructions; a prompt without ``<answer>`` as ``span``. `UsageError` at an unknown
-    template.
+    Learned with ``span``: in each chunk what follows ``<answer>`` up to and including ``<|endofchunk|>``; in a chunk
+    without ``<answer>`` (an interleaved document) all but its ``<image>``. Learned with ``paper``: all after the first
+    ``<answer>`` but ``<answer>`` and ``<image>``, so later instructions too; without any ``<answer>``, as with
+    ``span``. `UsageError` for an unknown template.
     """
     pieces = list(_pieces(render(sample, template)))
     marked = _paper(pieces) if mode == "paper" and ANSWER in pieces else _span(pieces)
@@ -159,13 +159,13 @@ def masked_prompt(sample: Sample, template: str = "otter", mode: LabelMode = "sp
 
 
 def _seen(sample: Sample, turns: tuple[Turn, ...]) -> list[tuple[Figure, ...]]:
-    """The figures that each triplet is about, which an earlier one may show."""
+    """For each triplet the figures that it is about; an earlier triplet may be the one that shows them."""
     figures = {index: figure for t in turns for index, figure in zip(t.triplet.media, t.figures, strict=True)}
     return [tuple(figures[index] for index in about.media) for about in media_of_triplets(sample)]
 
 
 def _address(path: str, criteria: Criteria | None, **parameters: Any) -> str:
-    """A path of ours with the filter and further parameters; those that are empty are left out."""
+    """``path`` with the filter and the ``parameters``; empty ones are left out."""
     parts = [
         criteria.query if criteria else "",
         urlencode({name: value for name, value in parameters.items() if value not in ("", None)}),

@@ -1,6 +1,6 @@
 """What the two small web servers of this project (the viewer, the endpoint of a model) need before their first page.
 
-Here: where a server listens, and by which names it may be called there. `mimicit.web.server` limits every connection.
+Here: where a server listens, and which names requests may use for it. `mimicit.web.server` limits every connection.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from mimicit.errors import UsageError
 __all__ = ["LOCAL_NAMES", "host_name", "is_local", "listen", "url"]
 
 LOCAL_NAMES: Final = ("localhost", "127.0.0.1", "::1")
-"""What this machine calls itself; a page of the web that points a name of its own here is told by its name."""
+"""What this machine calls itself; a web page that points a name of its own here is recognized by that name."""
 
 
 def is_local(host: str) -> bool:
@@ -26,7 +26,7 @@ def is_local(host: str) -> bool:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens at ``host`` and ``port`` (0: a free one); `UsageError` where that cannot be had."""
+    """A socket that listens at ``host`` and ``port`` (0: a free one); `UsageError` if that is not available."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)

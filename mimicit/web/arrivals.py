@@ -1,7 +1,7 @@
-"""Where a connection waits until its first request is there: nothing is built for those that never send one.
+"""Keep each connection waiting until its first request is there: nothing is built for those that never send one.
 
 A protocol of uvicorn and the task of an application cost a hundred times what a few bytes in a buffer do. Hundreds of
-strangers who send half a request each, byte by byte, and come again when they are given up, would keep the event
+strangers who send half a request each, byte by byte, and connect again when they are dropped, would keep the event
 loop busy with nothing else.
 """
 
@@ -15,7 +15,7 @@ from typing import Any, Final, cast
 __all__ = ["Arrival", "is_in_crumbs"]
 
 _BODY_BYTES: Final = 64 * 1024
-"""As much of a body is gathered here; what is larger is for the application to count."""
+"""At most this much of a body is gathered here; the application limits larger ones."""
 
 _HEAD_BYTES: Final = 16 * 1024
 _BODY_S: Final = 3.0  # for a small body; then the application sets its own deadline
@@ -35,8 +35,8 @@ class Arrival(asyncio.Protocol):
     """A connection whose first request is not all here yet.
 
     ``make`` makes the protocol that takes over; ``guests`` are all connections of the server, ``slow`` those that keep
-    it waiting, the first for the longest: with more than ``most`` guests that one is given up. The head of the request
-    has ``head_seconds``.
+    it waiting, longest first: with more than ``most`` guests the first of these is dropped. The head of the request
+    must come within ``head_seconds``.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Arrival(asyncio.Protocol):
         self._most = most
         self._head_seconds = head_seconds
         self._data = bytearray()
-        self._seen = 0  # bytes without the end of the head
+        self._seen = 0  # bytes known not to hold the end of the head
         self._needed: int | None = None  # bytes of head and body, once the head is here
         self._is_chunked = False
 
@@ -78,11 +78,11 @@ class Arrival(asyncio.Protocol):
         self._leave()
 
     def shutdown(self) -> None:
-        """The server ends."""
+        """Drop the connection: the server ends."""
         self.give_up()
 
     def give_up(self) -> None:
-        """Wait no longer."""
+        """Drop the connection."""
         self._leave()
         self._transport.abort()
 
@@ -92,7 +92,7 @@ class Arrival(asyncio.Protocol):
         self._guests.discard(self)
 
     def _is_whole(self) -> bool:
-        """Whether there is as much as is gathered here, or something that needs no waiting to be refused."""
+        """Whether all that is gathered here has come, or something that can be refused without waiting for the rest."""
         if self._needed is None:
             end = _END_OF_HEAD.search(self._data, max(0, self._seen - 3))
             if end is None:
@@ -106,7 +106,7 @@ class Arrival(asyncio.Protocol):
         return len(self._data) >= self._needed
 
     def _body_bytes(self, head: bytes) -> int:
-        if _EXPECTS.search(head):  # it waits for us
+        if _EXPECTS.search(head):  # the client sends its body only after an answer
             return 0
         self._is_chunked = _CHUNKED.search(head) is not None
         length = _LENGTH.search(head)
@@ -127,14 +127,14 @@ class Arrival(asyncio.Protocol):
 
 
 def is_in_crumbs(data: bytes | bytearray) -> bool:
-    """Whether a message in chunks has more of them than its size allows: each costs as much as one of 64 kB."""
+    """Whether a message has too many chunks for its size: a chunk of one byte costs as much as one of 64 kB."""
     end = _END_OF_HEAD.search(data)
     place, count = end.end() if end else len(data), 0
     while (line := data.find(b"\r\n", place, place + 20)) > 0:
         try:
             place = line + 2 + int(data[place:line].partition(b";")[0], 16) + 2
         except ValueError:
-            return False  # it is no message at all, which is for others to say
+            return False  # not a valid message, which the parser reports
         count += 1
         if count > _CHUNKS_AT_LEAST + len(data) // _BYTES_PER_CHUNK:
             return True

@@ -1,9 +1,10 @@
-"""uvicorn with what it lacks against clients that are slow, many, or gone.
+"""uvicorn, with the limits that it lacks for clients that are slow, many, or gone.
 
 By itself uvicorn waits forever for the rest of a half-sent request, keeps a connection whose client never reads, does
 not see a client leave that has sent a second request ahead, and takes any number of connections until the process has
-no file descriptor left. Here each of these ends: by a deadline, or, where there are more connections than allowed, by
-giving up the one that has kept us waiting for the longest. So whoever sends a request at once is always heard.
+no file descriptor left. Here each of these ends: by a deadline, or, if there are more connections than allowed, by
+dropping the connection that has kept us waiting longest. So a client that sends its request immediately is always
+served.
 """
 
 from __future__ import annotations
@@ -31,15 +32,15 @@ __all__ = ["ConnectionLimits", "run_server", "server_config"]
 _EVENTS_AT_LEAST: Final = 256
 _BYTES_PER_EVENT: Final = 512
 _BACKLOG: Final = 1024  # connections that wait in the kernel
-_ACCEPTED_AT_ONCE: Final = 32  # before those that have been accepted are read
+_ACCEPTED_AT_ONCE: Final = 32  # accepted in one go, before any of them is read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionLimits:
-    """``connections`` at the same time (at most half of the process's file descriptors).
+    """At most ``connections`` at the same time, and at most half of the process's file descriptors.
 
     Within ``head_seconds`` of connecting, or of the last answer, the head of a request must have come; a client that
-    stops reading its answer is given up after ``write_seconds``. After SIGTERM or Ctrl-C, answers under way have
+    stops reading its answer is dropped after ``write_seconds``. After SIGTERM or Ctrl-C, answers under way have
     ``grace_seconds`` to end, and the process has ``exit_seconds`` more.
     """
 
@@ -68,10 +69,10 @@ def server_config(app: ASGIApp, limits: ConnectionLimits | None = None, **option
 
 
 def run_server(app: ASGIApp, listener: socket.socket, limits: ConnectionLimits | None = None) -> int:
-    """Answer with ``app`` at ``listener`` until SIGINT or SIGTERM; returns which of them it was.
+    """Answer with ``app`` at ``listener`` until SIGINT or SIGTERM; return the number of that signal.
 
-    To be called in the main thread. A second signal ends the process at once, and so do the limits' seconds: a thread
-    inside a model or a decoder may never end by itself.
+    Call it in the main thread. A second signal ends the process immediately, and so does the end of ``grace_seconds``
+    and ``exit_seconds``: a thread inside a model or a decoder may never end by itself.
     """
     server = _Server(server_config(app, limits := limits or ConnectionLimits()), limits)
     server.run(sockets=[listener])
@@ -79,7 +80,7 @@ def run_server(app: ASGIApp, listener: socket.socket, limits: ConnectionLimits |
 
 
 def _is_no_cancelling(record: logging.LogRecord) -> bool:
-    """Whether a record of uvicorn's says more than that shutting down ended what was under way."""
+    """Whether a log record of uvicorn reports more than the requests that its shutdown cancelled."""
     error = record.exc_info[1] if record.exc_info else None
     return not isinstance(error, asyncio.CancelledError) and not record.getMessage().startswith("Cancel ")
 
@@ -151,7 +152,7 @@ class _LimitedProtocol(H11Protocol):
         self._await_request()
 
     def data_received(self, data: bytes) -> None:
-        if self._is_answering():  # a second request before the answer to the first: clients must bear to lose it
+        if self._is_answering():  # a second request before the answer to the first: clients must cope with its loss
             self.cycle.keep_alive = False
             return
         super().data_received(data)
@@ -192,7 +193,7 @@ class _LimitedProtocol(H11Protocol):
                 timer.cancel()
 
     def _is_answering(self) -> bool:
-        """Whether a request is here as a whole, and its answer is not through."""
+        """Whether a whole request has come and its answer is not complete."""
         return self.cycle is not None and not self.cycle.more_body and not self.cycle.response_complete
 
     def _await_request(self) -> None:
@@ -203,20 +204,20 @@ class _LimitedProtocol(H11Protocol):
         self._head_timer = self.loop.call_later(self.limits.head_seconds, self.give_up)
 
     def give_up(self) -> None:
-        """Wait no longer."""
+        """Drop the connection."""
         self.slow.pop(self, None)
         self.transport.abort()
 
 
 class _CountingConnection(h11.Connection):
-    """Refuses a message in crumbs: parsing a chunk of one byte costs as much as one of 64 kB."""
+    """A connection that refuses messages in tiny chunks: parsing a chunk of one byte costs as much as one of 64 kB."""
 
     def __init__(self) -> None:
         super().__init__(h11.SERVER)
         self.begin_message()
 
     def begin_message(self) -> None:
-        """Count anew."""
+        """Start counting from zero."""
         self._events = self._bytes = 0
 
     def receive_data(self, data: bytes) -> None:
