@@ -1,6 +1,6 @@
 """The build: raw files in, a folder of shards out.
 
-`build_shards` and what it needs is loaded when it is first used: `BuildConfig` alone declares the command line.
+`build_shards` and what it needs are loaded on first use: the command line is declared by `BuildConfig` alone.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Lists of bounded length out of a stream (Python 3.12 has `itertools.batched`)."""
+"""Cut a stream into lists of bounded length (Python 3.12 has `itertools.batched`)."""
 
 from __future__ import annotations
 

@@ -20,12 +20,12 @@ DuplicateTriplets = Literal["keep", "merge", "merge-all"]
 FormatOptions = Mapping[str, float | tuple[str, ...]]
 
 _MIB: Final = 1024**2
-_MAX_DISTANCE: Final = 11  # bits; a search for more would look at a large part of all pictures
+_MAX_DISTANCE: Final = 11  # bits; with more, a search would compare a large part of all pictures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceRules:
-    """The options that hold for one source: those of its entry in the mixture, or else those of the build.
+    """The options that apply to one source: those of its entry in the mixture, or else those of the build.
 
     At most ``limit`` of its queries and about the share ``weight`` of them are drawn; the others are context only.
     ``context_from`` names another source that its context comes from.
@@ -94,7 +94,7 @@ class BuildConfig:
                 checked_options(format, values)
 
     def rules(self, entry: SourceOptions | None = None) -> SourceRules:
-        """What holds for a source of the mixture's ``entry``, or for a source of a build without a mixture."""
+        """The rules of a source of the mixture's ``entry``; None: of a source of a build without a mixture."""
         entry = entry or SourceOptions(path="")
         return SourceRules(
             shots=self.shots if entry.shots is None else entry.shots,
@@ -109,7 +109,7 @@ class BuildConfig:
         """The options as a JSON object, as the manifest stores them."""
         value = asdict(self)
         for source in value["sources"]:
-            if source["context_from"] is None:  # which folders built before do not know
+            if source["context_from"] is None:  # older folders lack this field
                 del source["context_from"]
         return value
 
@@ -142,7 +142,7 @@ class SourceOptions:
 
 
 MEDIA_LIMITS: Final = ("max_memory_bytes", "max_seconds")
-"""The media options that only say when decoding is given up: higher ones leave every sound medium as it was."""
+"""The media options that only limit decoding: if they are raised, every medium that passed stays as it was."""
 
 
 def without_limits(config: Mapping[str, Any]) -> dict[str, Any]:

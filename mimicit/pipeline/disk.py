@@ -1,4 +1,4 @@
-"""What a build says when the disk refuses: one line that names the file, and that the same command goes on."""
+"""Report disk errors of a build in one line that names the file and says that the same command resumes the build."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ _PRIMARY_CODE: Final = 0xFF  # the higher bits say more about what SQLite was do
 
 
 def scratch(path: Path) -> Path:
-    """A new name beside ``path`` to write it under, before it gets its own.
+    """A new name next to ``path``, for writing the file before it is renamed to ``path``.
 
-    No two are the same: on a cluster, a worker that was given up for dead may still write when another one does its
-    task again.
+    No two are the same: on a cluster, a worker that is taken for dead may still write while another one does its task
+    again.
     """
     return path.with_name(f"{path.name}.{secrets.token_hex(8)}{_SCRATCH_SUFFIX}")
 
 
 def remove_scratch(*folders: Path) -> None:
-    """Remove what killed processes have left under names by `scratch`; a living one fails then, which is right."""
+    """Remove what killed processes have left under names by `scratch`; one that still runs fails then, rightly."""
     for folder in folders:
         for path in folder.glob(f"*{_SCRATCH_SUFFIX}"):
             path.unlink(missing_ok=True)
@@ -44,7 +44,7 @@ def remove_scratch(*folders: Path) -> None:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Let an `OSError` of the block name ``path``, where it names no file (a write does not know its file's name)."""
+    """Make an `OSError` of the block name ``path`` if it names no file (a write does not know its file's name)."""
     try:
         yield
     except OSError as error:
@@ -55,9 +55,9 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def reported(out: Path, work: Path) -> Iterator[None]:
-    """Turn what the system refuses within the block into a `BuildError`.
+    """Turn errors of the disk within the block into a `BuildError`.
 
-    It names the file; ``out`` where that is unknown, and the folder ``work`` for the tables of the build.
+    It names the file; ``out`` if that is unknown, and the folder ``work`` for the tables of the build.
     """
     try:
         yield
@@ -76,7 +76,7 @@ def _go_on(place: str | Path, why: str) -> BuildError:
 
 
 def _refusal(error: BaseException | None) -> str:
-    """What the system refused, in words, or else nothing; undoing a transaction may have failed on top of it."""
+    """The error of the disk in words, or ""; it may be the context of another, from undoing a transaction."""
     while error is not None:
         if isinstance(error, sqlite3.Error):
             code = getattr(error, "sqlite_errorcode", 0) & _PRIMARY_CODE

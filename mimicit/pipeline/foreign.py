@@ -1,11 +1,11 @@
-"""An index for shards that others made, so that `mimicit.load` reads them where they lie: ``mimicit index FOLDER``.
+"""Index shards that others made, so that `mimicit.load` reads them in place: ``mimicit index FOLDER``.
 
-Nothing in a tar is changed or copied. What a member says becomes a sample by the rules of the format ``webdataset``
-(see `mimicit.sources.formats.webdataset`): the samples of img2dataset and its kin are one query triplet, with the
-caption for an answer and an instruction from the fixed pool, or with the ``instruction`` and ``answer`` of the
-``.json``; a talk is one sample, with its earlier turns for context. Their JSON is kept in the column ``json`` of the
-index; the pictures are read from the tars. What has no place in a shard of ours (clips, formats other than JPEG, PNG
-and WebP) is listed in ``rejects.parquet``; build such a folder instead.
+Nothing in a tar is changed or copied. Members become samples by the rules of the format ``webdataset`` (see
+`mimicit.sources.formats.webdataset`): a sample of img2dataset or similar tools is one query triplet, with the caption
+as answer and an instruction from the fixed pool, or with the ``instruction`` and ``answer`` of the ``.json``; a
+conversation is one sample, with its earlier turns as context. Their JSON is kept in the column ``json`` of the index;
+the pictures are read from the tars. What mimicit's shards cannot hold (clips, formats other than JPEG, PNG and WebP) is
+listed in ``rejects.parquet``; build such a folder instead.
 """
 
 from __future__ import annotations
@@ -69,10 +69,10 @@ class _Entry:
 
 
 def index_folder(folder: Path) -> IndexReport:
-    """Write ``index.parquet``, ``rejects.parquet`` and ``manifest.json`` beside the tars of ``folder``.
+    """Write ``index.parquet``, ``rejects.parquet`` and ``manifest.json`` next to the tars of ``folder``.
 
-    Run again after a tar has changed. `UsageError` where `mimicit build` has written the folder, `ShardError` where
-    it holds no tar, or none with a sample, and `SourceError` where a tar is damaged.
+    Run again after a tar has changed. `UsageError` if `mimicit build` has written the folder, `ShardError` if it holds
+    no tar, or none with a sample, and `SourceError` if a tar is damaged.
     """
     if not folder.is_dir():
         raise ShardError(f"{folder}: no such folder; give one that holds .tar files")
@@ -135,7 +135,7 @@ def _index_shard(
 
 
 def _entries(root: Root, name: str, file: BinaryIO) -> Iterator[_Entry | Reject]:
-    """The samples of one tar, and what was left out of it."""
+    """The samples and the rejects of one tar."""
     spec = SourceSpec(name=_SOURCE, format="webdataset", files=(name,), why="")
     keys: set[str] = set()  # of this tar
     for place, group in groupby(WEBDATASET.read(spec, root), key=_place):
@@ -168,13 +168,13 @@ def _place(item: Item) -> str:
 
 
 def _entry(name: str, key: str, turns: list[RawTriplet], file: BinaryIO) -> _Entry:
-    """One sample of the turns that stand at one place."""
+    """One sample of the turns of one place: a caption, or a conversation."""
     media: list[Media] = []
     offsets: list[int] = []
     triplets: list[Triplet] = []
     last: tuple[MediaRef, ...] = ()
     for number, turn in enumerate(turns):
-        shown = () if turn.media == last else turn.media  # a later turn about the same pictures shows them no more
+        shown = () if turn.media == last else turn.media  # a later turn about the same pictures shows none
         last = turn.media
         places = tuple(range(len(media), len(media) + len(shown)))
         for ref in shown:
@@ -215,7 +215,7 @@ def _entry(name: str, key: str, turns: list[RawTriplet], file: BinaryIO) -> _Ent
 
 
 def _read_medium(ref: MediaRef, number: int, file: BinaryIO) -> tuple[Media, int]:
-    """The picture that ``ref`` names, with its bytes, and where it lies in the tar."""
+    """The picture that ``ref`` names, with its bytes, and its offset in the tar."""
     part = ref.parts[0]
     if ref.kind != "image" or not isinstance(part, InTar):
         raise RejectedError("unsupported_media", f"{ref.origin!r} is no picture; build the folder instead")

@@ -1,6 +1,6 @@
 """Joins, sorts and windows over the tables of a build: DuckDB, with bounded memory, spilling into the work folder.
 
-Whoever asks for rows orders them by a key, so threads never change a result.
+Every query orders its rows by a key, so threads never change a result.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ UNION ALL SELECT table_name, 'TABLE' FROM duckdb_tables() ORDER BY 2 DESC
 """  # views first: they rest on tables; information_schema takes more than twice the time
 
 _instances: Final[dict[Path, duckdb.DuckDBPyConnection]] = {}
-"""Of this process, by work folder."""
+"""The shared instances of this process, by work folder."""
 
 
 @contextmanager
 def started_once(work: Path) -> Iterator[None]:
     """While the block runs, all `joins` of ``work`` share one instance of DuckDB, whose start takes 10 ms of CPU time.
 
-    They follow each other: tables of two at once would have the same names.
+    They must not overlap, as their tables would have the same names.
     """
     with _instance(work) as instance:
         _instances[work] = instance
@@ -45,7 +45,7 @@ def started_once(work: Path) -> Iterator[None]:
 
 @contextmanager
 def joins(work: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection whose tables live as long as the block; `BuildError` where disk or memory run out."""
+    """A connection whose tables live as long as the block; `BuildError` if disk or memory run out."""
     shared = _instances.get(work)
     if shared is None:
         with _instance(work) as db:

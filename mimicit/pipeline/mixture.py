@@ -52,7 +52,7 @@ def read_mixture(path: Path) -> dict[str, Any]:
         value = parse_toml(read_regular(path, most=_MAX_BYTES).decode())
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:  # also of text that is no UTF-8
+    except ValueError as error:  # also if the text is not UTF-8
         raise UsageError(f"{path}: not valid TOML: {error}") from None
     try:
         plain = orjson.loads(orjson.dumps(value))  # dates become text, and infinities null: both fail the schema
@@ -65,13 +65,13 @@ def read_mixture(path: Path) -> dict[str, Any]:
 
 
 def build_config(options: Mapping[str, Any]) -> BuildConfig:
-    """The `BuildConfig` of options as `read_mixture` returns them; what is absent takes its default.
+    """The `BuildConfig` of options as `read_mixture` returns them; missing options take their defaults.
 
-    Filters may also be given directly, by the name that they have in ``filters``, and then win.
+    Filters may also be given directly, by the name that they have in ``filters``, and then take precedence.
     """
     chosen = dict(options)
     filters = {**options.get("filters", {}), **{key: options[key] for key in _FILTERS & options.keys()}}
-    if "allow_root" in options:  # absolute, for tasks on other machines work in other folders
+    if "allow_root" in options:  # absolute, as tasks on other machines have other working folders
         chosen["allow_root"] = [os.path.abspath(folder) for folder in options["allow_root"]]
     chosen["options"] = {name: checked_options(name, values) for name, values in options.get("options", {}).items()}
     chosen["source"] = [_source_options(entry, filters) for entry in options.get("source", ())]
@@ -82,7 +82,7 @@ def build_config(options: Mapping[str, Any]) -> BuildConfig:
 def merged_options(
     options: Mapping[str, Mapping[str, OptionValue]], given: Iterable[str]
 ) -> dict[str, dict[str, OptionValue]]:
-    """The ``options`` of formats in a file with those ``given`` as ``FORMAT.NAME=VALUE``, which win."""
+    """The ``options`` of formats in a file, overridden by those ``given`` as ``FORMAT.NAME=VALUE``."""
     merged = {format: dict(values) for format, values in options.items()}
     for text in given:
         format, name, value = parsed_option(text)
@@ -91,7 +91,7 @@ def merged_options(
 
 
 def merged_media_roots(roots: Mapping[str, str], given: Iterable[str]) -> dict[str, str]:
-    """The ``media_root`` of a file with those ``given`` as ``OLD=NEW``, which win."""
+    """The ``media_root`` of a file, overridden by those ``given`` as ``OLD=NEW``."""
     merged = dict(roots)
     for text in given:
         old, equals, new = text.rpartition("=")
@@ -102,10 +102,10 @@ def merged_media_roots(roots: Mapping[str, str], given: Iterable[str]) -> dict[s
 
 
 def refuse_outside(options: Mapping[str, Any], path: Path) -> None:
-    """`UsageError` where ``options``, which came with the data as ``path``, lead out of its folder or to the network.
+    """`UsageError` if ``options``, which came with the data as ``path``, lead out of its folder or to the network.
 
-    Whoever made the data may not choose what else of this machine is read. It takes an option on the command line, or
-    the file itself as ``--config``.
+    The authors of the data may not choose what else of this machine is read. Only the user may, by an option on the
+    command line, or with the file itself as ``--config``.
     """
     src = os.path.realpath(path.parent)
 
@@ -137,7 +137,7 @@ def _source_options(entry: Mapping[str, Any], filters: Mapping[str, Any]) -> Sou
 
 
 def _whole_numbers(value: Any) -> Any:
-    """``value`` with 5.0 as 5: JSON Schema takes both for an integer."""
+    """``value`` with 5.0 as 5: JSON Schema accepts both as an integer."""
     match value:
         case dict():
             return {key: _whole_numbers(part) for key, part in value.items()}

@@ -1,4 +1,4 @@
-"""The output folder of a build: whose it is, what it holds already, and how a build begins, goes on, or begins anew."""
+"""The output folder of a build: lock it, see what it holds, and begin a build, continue one, or begin anew."""
 
 from __future__ import annotations
 
@@ -41,11 +41,12 @@ __all__ = [
 ]
 
 SCAN_NAME: Final = ".scan.tmp"
-_UNPACKED_NAME: Final = "unpacked"
 """The table of the input's files, which is made before it is known whether there is anything to build."""
 
+_UNPACKED_NAME: Final = "unpacked"
+
 _EARLIER_NAME: Final = "catalog.sqlite"
-"""What only a build of an earlier version has in its work folder, whose other files mean something else."""
+"""A file that only earlier versions leave in the work folder, whose other files then have another format."""
 
 _STATE_NAME: Final = "build.json"
 _OF_DAMAGE: Final = (pa.ArrowException, duckdb.Error, ValueError, LookupError, TypeError, EOFError)
@@ -53,9 +54,9 @@ _OF_DAMAGE: Final = (pa.ArrowException, duckdb.Error, ValueError, LookupError, T
 
 @contextmanager
 def held(out: Path, *, shared: bool = False) -> Iterator[None]:
-    """Make the output folder and hold it against another build for the length of the block.
+    """Make the output folder and lock it against other builds for the length of the block.
 
-    ``shared`` holds it together with others that do so, as the tasks of one build.
+    With ``shared``, others that lock it as shared may hold it at the same time, such as the tasks of one build.
     """
     try:
         str(out).encode()
@@ -88,11 +89,11 @@ def _unwritable(path: bytes) -> str:
 
 
 def _refuse_strangers(out: Path) -> None:
-    """Never mix shards into a folder that holds something else."""
+    """`BuildError` if the folder holds anything that no build wrote."""
     ours = {WORK_NAME, MANIFEST_NAME, *BESIDE_SHARDS}
     names = sorted(path.name for path in out.iterdir())
     strangers = [name for name in names if name not in ours and not _is_ours(name)]
-    known = [name for name in names if name != SCAN_NAME]  # all that a build leaves that ended before it began
+    known = [name for name in names if name != SCAN_NAME]  # the only file left by a build that ended while it scanned
     if strangers or (known and WORK_NAME not in names and MANIFEST_NAME not in names):
         raise BuildError(f"{out}: holds {(strangers or known)[0]!r}, which no build wrote; give --out an empty folder")
 
@@ -102,9 +103,9 @@ def _is_ours(name: str) -> bool:
 
 
 def finished_manifest(out: Path, state: dict[str, Any], *, overwrite: bool) -> dict[str, Any] | None:
-    """The manifest if the folder is finished and is what this build would make; sets it aside on ``overwrite``.
+    """The manifest if the folder is finished and is what this build would make, else None.
 
-    `ChangedInputError` where it is another and ``overwrite`` was not given.
+    If it is finished and differs, ``overwrite`` sets it aside; without that, `ChangedInputError`.
     """
     if not (out / MANIFEST_NAME).exists():
         return None
@@ -129,10 +130,10 @@ def finished_manifest(out: Path, state: dict[str, Any], *, overwrite: bool) -> d
 
 
 def previous_rejects(out: Path, state: dict[str, Any]) -> bytes | None:
-    """The table of rejects of a finished folder of this configuration, if a build may find less to reject now.
+    """The table of rejects of a finished folder of this configuration, if a build may reject less now, else ``None``.
 
-    That is so where the input is another, and where a medium was given up for the time or memory that it took, or
-    because its decoder crashed: another machine, or higher limits, may do better. Else ``None``.
+    It may if the input has changed, or if a medium was rejected for the time or memory that it took, or because its
+    decoder crashed: another machine, or higher limits, may do better.
     """
     if not (out / MANIFEST_NAME).exists():
         return None
@@ -145,9 +146,9 @@ def previous_rejects(out: Path, state: dict[str, Any]) -> bytes | None:
 
 
 def input_root(src: Path, out: Path, config: BuildConfig) -> Root:
-    """The input of a build as ``config`` has it, whose unpacked copies lie in the work folder of ``out``.
+    """The input of a build of ``config``; its unpacked copies lie in the work folder of ``out``.
 
-    What the mixture says is part of the options, so its file is not part of the input.
+    The mixture's content is part of the options, so its file is not part of the input.
     """
     return Root(
         src,
@@ -160,7 +161,10 @@ def input_root(src: Path, out: Path, config: BuildConfig) -> Root:
 
 
 def begin_or_continue(work: Path, state: dict[str, Any], progress: Progress, *, overwrite: bool) -> bool:
-    """Go on with the build in ``work`` if it is the same (then true), or begin one; `ChangedInputError` as above."""
+    """Continue the build in ``work`` if it is the same (returns True), or begin one (False).
+
+    `ChangedInputError` if it differs and ``overwrite`` was not given.
+    """
     path = work / _STATE_NAME
     if path.exists():
         then = _read_state(path) if not overwrite or _is_state(path) else None
@@ -174,7 +178,7 @@ def begin_or_continue(work: Path, state: dict[str, Any], progress: Progress, *, 
             return True
         elif not overwrite:
             raise _changed(work.parent, then, state)
-    _clear(work.parent)  # what a changed build, or one that was killed while clearing, left behind
+    _clear(work.parent)  # what is left of a changed build, or of one that was killed while clearing
     write_atomically(path, [orjson.dumps(state)])
     sync_folder(work.parent)
     return False
@@ -182,10 +186,10 @@ def begin_or_continue(work: Path, state: dict[str, Any], progress: Progress, *, 
 
 @contextmanager
 def damage_named(work: Path, *, is_continued: bool) -> Iterator[None]:
-    """`BuildError` where a build that goes on finds what is in ``work`` damaged; the next one begins anew.
+    """Raise `BuildError` if a continued build finds the files in ``work`` damaged; the next build then begins anew.
 
-    A build only reads there what a build wrote. So whatever a library cannot make sense of was damaged since, unless
-    this very build has written it.
+    A build only reads there what a build wrote. So what a library cannot parse was damaged since, unless this very
+    build has written it.
     """
     try:
         yield
@@ -200,7 +204,7 @@ def damage_named(work: Path, *, is_continued: bool) -> Iterator[None]:
 
 
 def check_options(work: Path, config: BuildConfig) -> None:
-    """`ChangedInputError` where the build in ``work`` was begun with another version or other options."""
+    """`ChangedInputError` if the build in ``work`` was begun with another version or other options."""
     then = _read_state(work / _STATE_NAME)
     now = {**then, "config": config.to_json(), "mimicit_version": own_version()}
     if not _same(then, now):
@@ -208,7 +212,7 @@ def check_options(work: Path, config: BuildConfig) -> None:
 
 
 def _read_state(path: Path) -> dict[str, Any]:
-    """What the unfinished build is made from; `BuildError` where the file is damaged."""
+    """The input, options and version of the unfinished build; `BuildError` if the file is damaged."""
     try:
         state = orjson.loads(read_regular(path))
     except (OSError, orjson.JSONDecodeError) as error:
@@ -252,7 +256,7 @@ def _changed(out: Path, then: dict[str, Any], now: dict[str, Any]) -> ChangedInp
 
 
 def _clear(out: Path) -> None:
-    """Set a finished build aside, and remove what an unfinished one wrote; killed on the way, it can be called again.
+    """Set a finished build aside, and remove what an unfinished one wrote; may be killed and called again.
 
     The manifest goes first, so from then on the folder is an unfinished build.
     """

@@ -1,7 +1,7 @@
 """Tables on disk: an Arrow IPC file that appears whole under its name, and random access to its cells by memory map.
 
-A table under its final name is done: that is all that a resumed build looks at. Reading costs no memory but the pages
-that are touched, and about half a microsecond a cell.
+A table under its final name is done: a resumed build checks nothing else. Reading takes no memory but the pages that
+are touched, and about half a microsecond per cell.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def write_columns(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatc
 
 
 def batches_of_rows(rows: Iterable[Sequence[Any]], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """``rows``, each a value per column of ``schema``, as batches of bounded rows and bytes."""
+    """``rows``, each with a value per column of ``schema``, as batches of bounded rows and bytes."""
     waiting: list[Sequence[Any]] = []
     size = 0
     sized = _sized_columns(schema)
@@ -59,7 +59,7 @@ def batches_of_rows(rows: Iterable[Sequence[Any]], schema: pa.Schema) -> Iterato
 class TableWriter:
     """Takes the rows of a table one by one; the table ``path`` appears whole when the block ends without an error.
 
-    With ``skip_empty``, a table without a row is no file.
+    With ``skip_empty``, no file is written for a table without rows.
     """
 
     def __init__(self, path: Path, schema: pa.Schema, *, skip_empty: bool = False) -> None:
@@ -147,7 +147,7 @@ class ColumnFile:
         self._batches = [self._file.get_batch(number) for number in range(self._file.num_record_batches)]
         self._starts = list(accumulate((batch.num_rows for batch in self._batches), initial=0))
         self.rows = self._starts.pop()
-        # Of each batch, by column. They do not refer to this object, so that the file is closed with its last use.
+        # The chunks of a column, one per batch. They do not refer to this object, so its last use closes the file.
         self._numbers = cache(partial(_number_chunks, self._batches))
         self._firsts = cache(partial(_first_numbers, self._batches))
         self._bytes = cache(partial(_byte_chunks, self._batches))
@@ -169,13 +169,13 @@ class ColumnFile:
         return table if columns is None else table.select(list(columns))
 
     def batches(self) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """(its first row, the batch) of each batch, mapped into memory until the next is asked for."""
+        """(number of its first row, the batch) for each batch, mapped into memory until the next is taken."""
         for start, batch in zip(self._starts, self._batches, strict=True):
             yield start, batch
             self.give_back()
 
     def give_back(self) -> None:
-        """Let go of the pages that were touched: they count as memory of this process, and are mapped again at need."""
+        """Release the pages that were touched, which count as memory of this process; they are mapped again at need."""
         give_back(self._mapped)
 
     def column(self, name: str) -> npt.NDArray[Any]:
@@ -183,7 +183,7 @@ class ColumnFile:
         return np.concatenate([np.asarray(chunk) for chunk in self._numbers(name)] or [np.zeros(0, np.int64)])
 
     def numbers(self, name: str, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """The whole numbers of ``rows``, in whatever order."""
+        """int64[rows]: the whole numbers of ``rows``, which may be in any order."""
         batches = np.searchsorted(self._starts, rows, "right") - 1
         found = np.zeros(len(rows), np.int64)
         for batch in np.unique(batches).tolist():
@@ -198,7 +198,7 @@ class ColumnFile:
         return value
 
     def reader(self, name: str) -> Callable[[int], int]:
-        """A function from a row to its whole number: the fastest where many are read, mostly near each other."""
+        """A function from a row to its whole number: the fastest way to read many that are mostly near each other."""
         chunks, starts = self._numbers(name), self._starts
         first, end, chunk = 0, 0, memoryview(b"")
 
@@ -238,7 +238,7 @@ class ColumnFile:
         return pa.concat_batches(list(self.taken(names, rows)))
 
     def taken(self, names: Sequence[str], rows: npt.NDArray[np.int64]) -> Iterator[pa.RecordBatch]:
-        """As `take`, in batches that are each a part of one of the table's."""
+        """As `take`, in batches, each from one batch of the table."""
         for batch, places in self._by_batch(rows):
             yield self._batches[batch].select(names).take(pa.array(places))
 
@@ -254,25 +254,25 @@ class ColumnFile:
         return found
 
     def _by_batch(self, rows: npt.NDArray[np.int64]) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
-        """(a batch, places in it) for all ``rows``, which ascend."""
+        """(number of a batch, places in it) for all ``rows``, which ascend."""
         cuts = np.searchsorted(rows, [*self._starts, self.rows]).tolist()
         for batch, (first, end) in enumerate(pairwise(cuts)):
             if first < end:
                 yield batch, rows[first:end] - self._starts[batch]
 
     def view(self, name: str, row: int) -> memoryview:
-        """Bytes, or a text as UTF-8, where they lie in the file."""
+        """Bytes, or a text as UTF-8, in the mapped file, not copied."""
         batch = bisect_right(self._starts, row) - 1
         offsets, data = self._bytes(name)[batch]
         place = row - self._starts[batch]
         return data[offsets[place] : offsets[place + 1]]
 
     def data(self, name: str, row: int) -> bytes:
-        """Bytes, or a text as UTF-8; empty where there is none."""
+        """Bytes, or a text as UTF-8; empty for null."""
         return bytes(self.view(name, row))
 
     def text(self, name: str, row: int) -> str:
-        """A text; empty where there is none."""
+        """A text; empty for null."""
         return str(self.view(name, row), "utf-8")
 
     def integers(self, name: str, row: int) -> list[int]:
@@ -285,13 +285,13 @@ class ColumnFile:
         return found
 
     def value(self, name: str, row: int) -> Any:
-        """Any cell as Python has it; slower than the others, and ``None`` where there is none."""
+        """Any cell as a Python value, ``None`` for null; slower than the other methods."""
         batch = bisect_right(self._starts, row) - 1
         return self._batches[batch].column(name)[row - self._starts[batch]].as_py()
 
 
 def numbered(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """``columns`` of the batches of the table ``path``, with the numbers of the rows as a column ``n`` before them.
+    """``columns`` of the batches of the table ``path``, after a column ``n`` with the numbers of the rows.
 
     Holds one batch at a time and maps nothing, since mapped pages count as memory of the process.
     """
@@ -308,7 +308,7 @@ def numbered(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
 
 
 _Bytes: TypeAlias = tuple[memoryview, memoryview]
-"""Where each cell of a batch begins, and all their bytes."""
+"""The offsets of the cells of a batch, and all their bytes."""
 
 
 def _number_chunks(batches: Sequence[pa.RecordBatch], name: str) -> list[memoryview]:
@@ -329,7 +329,7 @@ def _list_chunks(batches: Sequence[pa.RecordBatch], name: str) -> list[tuple[mem
 
 
 def _view(column: pa.Array) -> memoryview:
-    """The numbers of ``column``: a view gives Python's own numbers, in half the time that an array takes."""
+    """The numbers of ``column``: indexing a view gives Python numbers, in half the time that an array takes."""
     return memoryview(column.to_numpy(zero_copy_only=False))
 
 

@@ -1,9 +1,9 @@
-"""What a finished folder is good for when it is built anew: media that need no decoding, shards that need no packing.
+"""Reuse a finished folder when it is built anew: media that need not be encoded, shards that need not be packed.
 
 A build that replaces a finished folder first sets it aside, inside the work folder. An encoded medium is taken from
-there when its input files hold the same bytes and the options are the same, and a shard when it would hold the same
-samples. Both are found by checksums, and only shards that still have theirs are used; so the new folder has the bytes
-of one that was built from nothing.
+there if its input files hold the same bytes and the options are the same, and a shard if it would hold the same
+samples. Both are found by checksums, and only shards that still match theirs are used; so the new folder has the bytes
+of one that was built from scratch.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class PreviousShard:
 
 
 def set_aside(out: Path, work: Path) -> None:
-    """Move the finished folder ``out``, if it is one, into the work folder; may be killed and called again."""
+    """Move the contents of ``out`` into the work folder if it is finished; may be killed and called again."""
     previous = work / PREVIOUS_NAME
     if (out / MANIFEST_NAME).exists():
         remove_folder(previous)
@@ -115,7 +115,7 @@ def set_aside(out: Path, work: Path) -> None:
 
 
 def previous_shards(work: Path, *, dedupe: bool) -> dict[str, PreviousShard]:
-    """The shards that were set aside and can stand in this version's folders of that layout, by what they hold."""
+    """The shards that were set aside and that this version can use in that layout, by their content checksum."""
     folder = work / PREVIOUS_NAME
     manifest = _manifest(folder)
     if manifest is None or manifest["config"]["dedupe"] != dedupe:
@@ -124,7 +124,7 @@ def previous_shards(work: Path, *, dedupe: bool) -> dict[str, PreviousShard]:
 
 
 def adopt_shard(shard: PreviousShard, path: Path, temporary: Path) -> bool:
-    """Give a previous shard the name ``path`` as well, if it still has its checksum; where links fail, copy it."""
+    """Link a previous shard to ``path``, or copy it if links fail; returns False if its checksum does not match."""
     if not _is_sound((shard.path, shard.info["sha256"])):
         return False
     temporary.unlink(missing_ok=True)
@@ -144,12 +144,12 @@ def previous_index(work: Path, shard: PreviousShard) -> pa.Table:
 
 
 def reuse_media(work: Path, scanned: ScannedFiles, config: BuildConfig, engine: Engine, progress: Progress) -> None:
-    """Write down, once, which media lie encoded in the previous shards; the others stay to be encoded."""
+    """Write the table of media that the previous shards hold encoded, once; the others have yet to be encoded."""
     folder = work / PREVIOUS_NAME
     manifest = _manifest(folder)
     if (work / REUSED_NAME).exists() or manifest is None or not _encodes_alike(manifest, config):
         return
-    for name in (INDEX_NAME, MEDIA_NAME):  # they say what the media are
+    for name in (INDEX_NAME, MEDIA_NAME):  # they describe the media
         if not _is_sound((folder / name, manifest["files"].get(name, ""))):
             progress.note(f"{name} of the folder that was there is not the one of its manifest; nothing of it is used")
             return
@@ -165,7 +165,7 @@ def reuse_media(work: Path, scanned: ScannedFiles, config: BuildConfig, engine: 
 
 
 def damaged_previous_shards(work: Path, names: Iterable[str], engine: Engine, progress: Progress) -> list[Path]:
-    """Those of the previous shards ``names``, relative to the work folder, that have lost their checksum."""
+    """The previous shards among ``names`` (relative to the work folder) that no longer match their checksum."""
     folder = work / PREVIOUS_NAME
     manifest = _manifest(folder)
     sound = frozenset() if manifest is None else _sound_shards(folder, manifest, engine, progress)
@@ -182,7 +182,7 @@ def _manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def _encodes_alike(manifest: Mapping[str, Any], config: BuildConfig) -> bool:
-    """Whether the same input would be encoded to the same bytes, and as much would be known about it."""
+    """Whether the same input would be encoded to the same bytes, and has fingerprints if this build needs them."""
     now = orjson.loads(orjson.dumps(config.to_json()))
     then = manifest["config"]
     looks = not compares_pictures(now) or compares_pictures(then)
@@ -192,7 +192,7 @@ def _encodes_alike(manifest: Mapping[str, Any], config: BuildConfig) -> bool:
 
 
 def _sound_shards(folder: Path, manifest: Mapping[str, Any], engine: Engine, progress: Progress) -> frozenset[str]:
-    """The names of the shards that still have their checksum."""
+    """The names of the shards that still match their checksum."""
     tasks = [(folder / shard["name"], shard["sha256"]) for shard in manifest["shards"]]
     results = engine.run(_is_sound, tasks, label="check previous shards", progress=progress, total=len(tasks))
     return frozenset(path.name for (path, _), sound in results if sound)
@@ -202,7 +202,7 @@ def _is_sound(task: tuple[Path, str]) -> bool:
     path, checksum = task
     try:
         return sha256_of(path) == checksum
-    except OSError:  # it is not there, or is no file
+    except OSError:  # it is missing, or not a file
         return False
 
 
@@ -227,7 +227,7 @@ def _stored_media(folder: Path, sound: frozenset[str]) -> Iterator[tuple[Any, ..
 
 
 def _described(path: Path, scanned: ScannedFiles) -> Iterator[tuple[Any, ...]]:
-    """What the previous table says of the media whose input is unchanged; and the checksums of their files."""
+    """Rows of `_DESCRIBED` from the previous table, for the media whose input is unchanged."""
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=_BATCH):
             for row in batch.to_pylist():

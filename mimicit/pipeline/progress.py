@@ -1,4 +1,4 @@
-"""How a build tells what it is doing, without knowing who listens."""
+"""How a build reports its progress, without knowing who listens."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Progress(Protocol):
         """``done`` of ``total`` units of ``stage`` are finished (``None``: the total is not known yet)."""
 
     def note(self, message: str) -> None:
-        """One line worth telling."""
+        """Report a message of one line."""
 
 
 class Silent:
-    """Listens to nothing."""
+    """Ignores all reports."""
 
     def update(self, stage: str, done: int, total: int | None) -> None:
         """Ignore it."""
@@ -31,7 +31,7 @@ class Silent:
 
 @contextmanager
 def stage(name: str, progress: Progress) -> Iterator[None]:
-    """Tell ``progress`` of a stage that is done in one go, in the block."""
+    """Report the block as a stage of one unit."""
     progress.update(name, 0, 1)
     yield
     progress.update(name, 1, 1)

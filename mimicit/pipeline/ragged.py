@@ -1,7 +1,7 @@
 """Lists of different lengths as flat arrays: ``counts`` say how many values each list has.
 
-All functions take and give int64 arrays, and look at every value once. `Pieces` puts many JSON texts together at once,
-from pieces that several of them share: Arrow copies the bytes.
+All functions take and return int64 arrays, and look at every value once. `Pieces` builds many JSON texts in one go from
+pieces that several of them share: Arrow copies the bytes.
 """
 
 from __future__ import annotations
@@ -59,29 +59,29 @@ def list_array(values: pa.Array, counts: Numbers) -> pa.ListArray:
 
 
 class Pieces:
-    """The pieces at hand; each is known by its number."""
+    """Pieces of texts, each with a number, by which `joined` puts texts together."""
 
     def __init__(self) -> None:
         self._arrays: list[pa.Array] = []
         self._count = 0
 
     def add(self, pieces: Sequence[bytes] | pa.Array) -> int:
-        """Take more pieces; the number of the first."""
+        """Add pieces; returns the number of the first, which the others follow."""
         array = pieces if isinstance(pieces, pa.Array) else pa.array(pieces, pa.large_binary())
         self._arrays.append(array)
         self._count += len(array)
         return self._count - len(array)
 
     def add_texts(self, texts: pa.Array) -> int:
-        """Take texts (large strings) as they stand between the quotation marks of JSON; the number of the first."""
+        """Add texts (large strings), as between the quotation marks of JSON; returns the number of the first."""
         data = texts.buffers()[2]
         if data is None or not _IS_ESCAPED[np.frombuffer(data, np.uint8)].any():
             return self.add(texts.cast(pa.large_binary()))
-        # A quotation mark within a text has a backslash before it, so what stands between two texts is in none.
+        # A quotation mark within a text has a backslash before it, so the separator of two texts is in no text.
         return self.add(orjson.dumps(texts.to_numpy(zero_copy_only=False).tolist())[2:-2].split(b'","'))
 
     def joined(self, order: Numbers, begins: Numbers) -> pa.Array:
-        """The pieces ``order``, one after the other, cut into texts (large binary) where each of these begins."""
+        """Texts (large binary) from the pieces ``order``; ``begins`` are the places in it where each text begins."""
         whole = pa.concat_arrays(self._arrays).take(pa.array(order))
         offsets = np.frombuffer(whole.buffers()[1], np.int64)[np.append(begins, len(order))]
         return pa.Array.from_buffers(pa.large_binary(), len(begins), [None, pa.py_buffer(offsets), whole.buffers()[2]])

@@ -1,6 +1,6 @@
-"""What was left out, stage by stage: each stage writes a table of its own, and all together give ``rejects.parquet``.
+"""Rejects: what was left out. Each stage writes a table of its own; all of them together make ``rejects.parquet``.
 
-Rejects of a source come in the order of the stages, and of its records within a stage, whatever the workers did.
+The rejects of a source are ordered by stage, and within a stage by record, whatever the workers did.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mimicit.sources.items import Reject
 __all__ = ["OF_INPUT", "Lost", "Phase", "RejectWriter", "Rejects", "rejects_path"]
 
 OF_INPUT: Final = -1
-"""The number of the source of rejects that are of the input as a whole."""
+"""The source number of rejects that concern the input as a whole, not a source."""
 
 _FOLDER: Final = "rejects"
 _COLUMNS: Final = ", ".join(
@@ -36,7 +36,7 @@ SELECT source, reason, count(*) FROM rejects WHERE scope = 'record' GROUP BY sou
 """
 _OF_INPUT: Final = f"FROM rejects WHERE source = {OF_INPUT} AND reason = '{{}}'"
 _LOST: Final = "FROM rejects WHERE scope IN ('record', 'source') AND reason NOT IN ({})"
-# How many pictures and clips of the records fell to which rule or look-up, with an example of each.
+# How many pictures and clips of the records were lost for each reason, with an example of each.
 _LOST_MEDIA: Final = """
 SELECT count(*) AS count, reason, first(detail ORDER BY phase, source, part, row, place) FROM rejects
 WHERE scope = 'media' GROUP BY reason ORDER BY count DESC, reason
@@ -56,7 +56,7 @@ class Phase(IntEnum):
 
 
 class Lost(NamedTuple):
-    """How many records were rejected, for which reasons in words, the first of them, and examples of lost media."""
+    """How many records were rejected; counts by reason, the first reject, and examples of lost media, in words."""
 
     records: int
     counts: str
@@ -73,7 +73,7 @@ class RejectWriter(TableWriter):
         super().__init__(path, REJECTS, skip_empty=True)
 
     def reject(self, source: int, phase: Phase, part: int, row: int, reject: Reject, *, place: int = 0) -> None:
-        """Add one; ``part``, ``row`` and ``place`` give its order within the phase."""
+        """Add ``reject``; ``part``, ``row`` and ``place`` give its order within the phase."""
         said = (reject.scope, reject.stage, reject.reason, reject.locator, reject.id, reject.detail)
         self.add((source, int(phase), part, row, place, *said))
 
@@ -84,7 +84,7 @@ def rejects_path(work: Path, stage: str) -> Path:
 
 
 class Rejects:
-    """The rejects of all stages of one work folder, for reading; ``parts`` are those of the parts of the import."""
+    """The rejects of all stages of one work folder, for reading; ``parts`` are the tables of the import's parts."""
 
     def __init__(self, db: duckdb.DuckDBPyConnection, work: Path, parts: Iterable[Path]) -> None:
         self._db = db
@@ -93,11 +93,11 @@ class Rejects:
             insert(db, "rejects", ColumnFile(path).table().to_batches())
 
     def in_order(self) -> Iterator[tuple[Any, ...]]:
-        """The number of the source, scope, stage, reason, locator, id and detail of each."""
+        """(number of the source, scope, stage, reason, locator, id, detail) of each, in order."""
         yield from rows_of(self._db, _IN_ORDER)
 
     def records(self) -> Iterator[tuple[int, str, int]]:
-        """(source, reason, how many records) of every reason, in order."""
+        """(number of the source, reason, how many records) of every source and reason, in order."""
         yield from rows_of(self._db, _RECORDS)
 
     def of_input(self, reason: str, most: int) -> tuple[int, list[tuple[str, str]]]:
@@ -107,7 +107,7 @@ class Rejects:
         return count, list(first)
 
     def lost(self, besides: Sequence[str]) -> Lost | None:
-        """The records and sources that were lost, but for the reasons ``besides``; None where there are none."""
+        """The records and sources that were rejected for reasons other than ``besides``; None if there are none."""
         lost = _LOST.format(", ".join(f"'{reason}'" for reason in besides))
         reasons = list(rows_of(self._db, f"SELECT reason, count(*) {lost} GROUP BY reason ORDER BY reason"))
         if not reasons:

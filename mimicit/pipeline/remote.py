@@ -1,9 +1,10 @@
-"""Build from and to URLs: the input is brought to a folder of this machine, built there, and the result is sent off.
+"""Build from and to URLs: fetch the input to a folder of this machine, build there, and upload the result.
 
-Both ways can be interrupted and go on: a file that came whole is not fetched again while its size and ETag stay the
-same, and one that arrived whole (it is read back) is not sent again. The manifest is removed before anything else of
-a finished folder changes and sent after all else, so what is there is always finished or has no manifest. The cost is
-one copy of the input and of the output on this machine, in the work folder, until somebody removes it.
+Both transfers resume after an interruption: a file that was fetched whole is not fetched again while its size and ETag
+stay the same, and a file that was uploaded whole (it is read back) is not sent again. The manifest is removed before
+anything else of a finished folder changes and sent after all else, so a remote folder is always finished or has no
+manifest. The cost is one copy of the input and of the output on this machine, in the work folder, until a user removes
+it.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ __all__ = ["build_at"]
 
 T = TypeVar("T")
 
-_FETCHES: Final = 16  # at once: most inputs are small files, and waiting is most of the work
+_FETCHES: Final = 16  # in parallel: most inputs are small files, and waiting is most of the work
 _STORES: Final = 4
-_ASKED: Final = (INDEX_NAME, MEDIA_NAME, REJECTS_NAME)  # what a build asks a finished folder for, beside its shards
+_ASKED: Final = (INDEX_NAME, MEDIA_NAME, REJECTS_NAME)  # what a build reads of a finished folder besides its shards
 _FETCHED_TABLE: Final = (
     "CREATE TABLE IF NOT EXISTS fetched(name TEXT PRIMARY KEY, size INTEGER, token TEXT) WITHOUT ROWID"
 )
@@ -53,11 +54,11 @@ def build_at(
     overwrite: bool,
     progress: Progress,
 ) -> T:
-    """What ``build(src, out)`` returns, called with folders of this machine in place of URLs.
+    """Call ``build(src, out)`` with folders of this machine in place of URLs, and return its result.
 
     Either, both or neither may be a URL. ``work`` holds the copies; by default, a folder of the cache that belongs to
-    ``src`` and ``out``. A ``src`` on the Hub is read at the commit that it is at now, which ``build(..., origin=...)``
-    is told. Raises what ``build`` does, and `BuildError` or `SourceError` for what happens on the way.
+    ``src`` and ``out``. A ``src`` on the Hub is read at its current commit, which is passed to ``build`` as ``origin``.
+    Raises what ``build`` does, and `BuildError` or `SourceError` if a transfer fails.
     """
     if is_on_hub(out):
         raise UsageError(f"--out {out}: build to a folder, and put that there with mimicit export --to hub")
@@ -94,7 +95,7 @@ def _default_work(src: str, out: str) -> Path:
 
 @contextmanager
 def _held(work: Path) -> Iterator[None]:
-    """Make the work folder and hold it against another build."""
+    """Make the work folder and lock it against other builds."""
     work.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(work, os.O_RDONLY)
     try:
@@ -108,7 +109,7 @@ def _held(work: Path) -> Iterator[None]:
 
 
 def _fetch_input(source: RemoteFiles, target: RemoteFiles | None, work: Path, progress: Progress) -> None:
-    """Make ``work/input`` a copy of the files of ``source``, without hidden ones and those of ``target``."""
+    """Make ``work/input`` a copy of the files of ``source``, except hidden files and those of ``target``."""
     inside = target and source.holds(target)
     wanted = {
         name: found
@@ -149,8 +150,8 @@ def _is_here(db: sqlite3.Connection, path: Path, name: str, found: RemoteObject)
 
 
 def _remove_gone(folder: Path, wanted: Mapping[str, RemoteObject]) -> None:
-    """Remove what is no longer there, so that a folder may take the place of a file and the other way round."""
-    for path in sorted(folder.rglob("*"), reverse=True):  # what is in a folder before the folder
+    """Remove files that are no longer wanted, and empty folders, so that a folder can replace a file and vice versa."""
+    for path in sorted(folder.rglob("*"), reverse=True):  # the contents of a folder before the folder
         if path.is_dir() and not path.is_symlink():
             if not any(path.iterdir()):
                 path.rmdir()
@@ -169,9 +170,9 @@ def _is_shard(name: str) -> bool:
 
 
 def _recall(target: RemoteFiles, out: Path) -> None:
-    """Where this machine holds nothing of the folder, bring what tells from which input and options it was built.
+    """If this machine has no copy of the folder, fetch the files that tell from which input and options it was built.
 
-    The build then treats it as it would the folder itself; such a shell of it is cleared by the next call.
+    The build then treats these as it would the folder itself; the next call removes a folder with only these files.
     """
     refuse_link(out)
     if (out / MANIFEST_NAME).exists() and not all((out / name).exists() for name in _contents(out)):
@@ -189,13 +190,13 @@ def _recall(target: RemoteFiles, out: Path) -> None:
 
 
 def _contents(folder: Path) -> dict[str, str]:
-    """All files of a finished folder but the manifest, and their SHA-256."""
+    """All files of a finished folder except the manifest, with their SHA-256."""
     manifest: dict[str, Any] = read_manifest(folder)
     return {**{shard["name"]: shard["sha256"] for shard in manifest["shards"]}, **manifest["files"]}
 
 
 def _upload(folder: Path, target: RemoteFiles, *, overwrite: bool, progress: Progress) -> None:
-    """Make ``target`` a copy of the finished ``folder``; what is there already is read, and kept if it is the same."""
+    """Make ``target`` a copy of the finished ``folder``; files that are there already are read, and kept if equal."""
     manifest, there = folder / MANIFEST_NAME, target.read(MANIFEST_NAME)
     if there == manifest.read_bytes():
         return

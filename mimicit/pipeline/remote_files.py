@@ -1,8 +1,8 @@
 """The files beneath a URL such as ``s3://bucket/folder``, through `fsspec`: list, fetch, store, compare, remove.
 
 What a bucket holds is as untrusted as any input: an object's name becomes a path on this machine only if it stays
-beneath the folder that it is fetched to. Credentials and endpoints come from where the back end takes them (the
-environment, its files); nothing of them is handled here.
+beneath the folder that it is fetched to. The back end finds credentials and endpoints itself (in the environment, in
+its files); they are not handled here.
 
 ``hf://datasets/ORG/NAME[@REVISION][/FOLDER]`` is a data set of the Hugging Face Hub, at a commit.
 """
@@ -26,7 +26,7 @@ __all__ = ["HubPlace", "RemoteFiles", "RemoteObject", "hub_place", "is_on_hub", 
 _CHUNK_BYTES: Final = 8 * 1024**2
 _MAX_NAME_BYTES: Final = 255  # of one component, on the usual file systems
 _LOCAL: Final = "file://"
-# What tells one content of an object from another, best first; the names that back ends give it.
+# What tells one content of an object from another, best first, by the names that back ends use.
 _TOKENS: Final = ("ETag", "etag", "md5Hash", "content_md5", "blob_id", "LastModified", "updated", "mtime", "created")
 
 _SCHEME: Final = "hf://"
@@ -37,12 +37,12 @@ _PLACE: Final = re.compile(
 
 
 def is_remote(location: str) -> bool:
-    """Whether ``location`` is a URL of files that are not on this machine."""
+    """Whether ``location`` is a URL, other than a ``file://`` URL."""
     return "://" in location and not location.startswith(_LOCAL)
 
 
 def local_path(location: str) -> Path:
-    """The path that ``location`` gives, plainly or as a ``file://`` URL."""
+    """The path of ``location``, which is a path or a ``file://`` URL."""
     return Path(location.removeprefix(_LOCAL))
 
 
@@ -55,7 +55,7 @@ class RemoteObject:
 
 
 class RemoteFiles:
-    """The files beneath ``url``; names are relative to it. `BuildError` where the back end fails."""
+    """The files beneath ``url``; names are relative to it. `BuildError` if the back end fails."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
@@ -65,18 +65,18 @@ class RemoteFiles:
             raise UsageError(f"{url}: needs fsspec; pip install 'mimicit[s3]', or fsspec and its back end") from None
         try:
             self._system, root = fsspec.core.url_to_fs(self.url)
-        except (ImportError, ValueError) as error:  # a back end that is not installed, or a scheme that none serves
+        except (ImportError, ValueError) as error:  # a back end that is not installed, or an unknown scheme
             raise UsageError(f"{url}: {error}") from None
         self._root: str = root.rstrip("/")
 
     def holds(self, other: RemoteFiles) -> str | None:
-        """The name of the folder ``other`` in this one, if it lies there."""
+        """The name of the folder ``other`` relative to this one, or None if it is not inside it."""
         if type(self._system) is not type(other._system) or not other._root.startswith(f"{self._root}/"):
             return None
         return other._root[len(self._root) + 1 :]
 
     def list(self) -> dict[str, RemoteObject]:
-        """All files, by name; `SourceError` where a name can be no path beneath a folder."""
+        """All files, by name; `SourceError` if a name cannot be a path beneath a folder."""
         with self._failures(""):
             self._system.invalidate_cache()
             found: Mapping[str, dict[str, Any]] = self._system.find(self._root, detail=True)
@@ -94,7 +94,7 @@ class RemoteFiles:
         return objects
 
     def read(self, name: str) -> bytes | None:
-        """The whole of a small file; ``None`` where there is none."""
+        """The content of a small file; ``None`` if it does not exist."""
         with self._failures(name):
             self._system.invalidate_cache()
             try:
@@ -116,7 +116,7 @@ class RemoteFiles:
                 )
 
     def store(self, path: Path, name: str, sha256: str) -> None:
-        """Copy the file ``path`` there, and read it back to see that it is what it should be."""
+        """Upload the file ``path`` as ``name``, and read it back to check its ``sha256``; else `BuildError`."""
         with self._failures(name):
             self._system.put_file(str(path), self._path(name))
             self._system.invalidate_cache()
@@ -156,7 +156,7 @@ class RemoteFiles:
             )
 
     def _check_folders(self, objects: Mapping[str, RemoteObject]) -> None:
-        """In a bucket ``a`` and ``a/b`` may both be files; on a disk they may not."""
+        """`SourceError` if ``a`` and ``a/b`` are both files, which a bucket allows and a disk does not."""
         for name in objects:
             folder = name
             while folder := folder.rpartition("/")[0]:
@@ -170,14 +170,14 @@ class RemoteFiles:
             yield
         except MimicitError:
             raise
-        except Exception as error:  # every back end has errors of its own; all mean that it did not do it
+        except Exception as error:  # every back end has errors of its own; all mean that it failed
             what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             raise BuildError(f"{place}: {what}; fix this and run the same command again to go on") from error
 
 
 @dataclass(frozen=True, slots=True)
 class HubPlace:
-    """A data set ``repo`` (``ORG/NAME``), a branch, tag or commit where one is named, and a folder in it or ``""``."""
+    """A data set ``repo`` (``ORG/NAME``), its branch, tag or commit if one is named, and a folder in it or ``""``."""
 
     repo: str
     revision: str | None
@@ -194,7 +194,7 @@ def is_on_hub(location: str) -> bool:
 
 
 def hub_place(location: str) -> HubPlace:
-    """What ``location`` names; `UsageError` where it is no data set."""
+    """The data set that ``location`` names; `UsageError` if it is not the URL of one."""
     found = _PLACE.fullmatch(location)
     if found is None:
         raise UsageError(f"{location}: is no data set of the Hub; hf://datasets/ORG/NAME[@REVISION] is one")
@@ -203,9 +203,9 @@ def hub_place(location: str) -> HubPlace:
 
 
 def pinned(location: str) -> tuple[str, str]:
-    """(the same URL at a commit, that commit): a branch may move while it is read.
+    """(the same URL at a commit, that commit), as a branch may move while it is read.
 
-    `UsageError` where the extra is missing or there is no such place; `BuildError` where the Hub does not answer.
+    `UsageError` if the extra is missing or there is no such place; `BuildError` if the Hub does not answer.
     """
     place = hub_place(location)
     try:
@@ -221,7 +221,7 @@ def pinned(location: str) -> tuple[str, str]:
         raise UsageError(
             f"{location}: no such data set, or a private one; log in with hf auth login, or set HF_TOKEN"
         ) from None
-    except Exception as error:  # the libraries beneath have errors of their own; all mean that it did not answer
+    except Exception as error:  # the libraries below have errors of their own; all mean that the Hub did not answer
         said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise BuildError(f"{location}: {said}; fix this and run the same command again") from error
     if commit is None:

@@ -1,4 +1,4 @@
-"""What a finished build says on the terminal: one row per source, where the records went, what to do next."""
+"""The report of a finished build: one row per source, what became of the records, what to do next."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""``--retry-rejects``: how many of the records that an earlier build rejected are in now.
+"""``--retry-rejects``: count how many of the records that an earlier build rejected are in now.
 
-They may be since the input was fixed, or since a decoder that had crashed or taken too long was tried again.
+They may be because the input was fixed, or because a decoder that had crashed or taken too long was tried again.
 
-The folder itself is built anew, so it ends with the bytes of a fresh build; only this count needs the past. The rejects
-that were there wait in the work folder until the records have been read again.
+The folder itself is built anew, so it ends with the bytes of a fresh build; only this count needs the earlier rejects,
+which are kept in the work folder until the records have been read again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from mimicit.sources.format import SourceSpec
 __all__ = ["GIVEN_UP", "Retried", "count_retried", "has_reason", "keep_previous_rejects"]
 
 GIVEN_UP: Final = frozenset(("decoder_died", "timeout", "too_much_memory"))
-"""The reasons of rejects that another attempt may do without, though the input is the same."""
+"""The reasons of rejects that another attempt at the same input may not repeat."""
 
 _PREVIOUS_NAME: Final = "previous-rejects.parquet"
 _PREVIOUS: Final = pa.schema([("source", pa.int32()), ("id", pa.large_string()), ("place", pa.large_string())])
@@ -36,7 +36,7 @@ _TABLES: Final = """
 CREATE TABLE previous(source INTEGER, id VARCHAR, place VARCHAR);
 CREATE TABLE kept(source INTEGER, id VARCHAR, place VARCHAR);
 """
-# A record without an id (a line that was no JSON) is known again by its place.
+# A record without an id (a line that was not JSON) is recognized by its place.
 _COUNT_MENDED: Final = """
 SELECT count(*) FROM previous
 ANTI JOIN (SELECT source, id, locator AS place FROM rejects WHERE scope = 'record') AS rejected
@@ -55,7 +55,7 @@ class Retried:
 
 
 def has_reason(table: bytes, reasons: Collection[str]) -> bool:
-    """Whether a ``rejects.parquet`` has a row with one of the ``reasons``; false where it is unreadable."""
+    """Whether a ``rejects.parquet`` has a row with one of the ``reasons``; False if it is unreadable."""
     try:
         with pq.ParquetFile(io.BytesIO(table)) as file:
             batches = file.iter_batches(columns=["reason"])
@@ -78,7 +78,7 @@ def count_retried(work: Path, specs: Sequence[SourceSpec]) -> Retried | None:
     rejected = 0
     with joins(work) as db, pq.ParquetFile(path) as file:
         db.execute(_TABLES)
-        Rejects(db, work, part_rejects(work))  # the table that is asked below
+        Rejects(db, work, part_rejects(work))  # makes the table ``rejects`` of the query below
         for batch in file.iter_batches(columns=["scope", "source", "id", "locator"]):
             rows = [row for row in batch.to_pylist() if row["scope"] == "record"]
             rejected += len(rows)

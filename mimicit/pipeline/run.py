@@ -1,7 +1,7 @@
 """Build shards: scan, import, resolve, encode, filter, link, choose, plan, pack, publish.
 
-All state of an unfinished build lies in one work folder inside the output folder. Each stage notes there what it has
-finished, so the same command run again goes on where a killed one stopped, and ends with the same bytes.
+All state of an unfinished build lies in one work folder inside the output folder. Each stage records there what it has
+finished, so the same command run again resumes where a killed one stopped, and ends with the same bytes.
 """
 
 from __future__ import annotations
@@ -72,9 +72,9 @@ __all__ = ["BuildResult", "ExecutionOptions", "build_shards", "run_build"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildResult:
-    """What a build did: its manifest, and whether the folder was finished before it began.
+    """The result of a build: its manifest, and whether the folder was finished before it began.
 
-    ``retried`` says, where ``retry_rejects`` began the folder anew, what became of the records that were rejected.
+    ``retried`` says what became of the records that were rejected before, if ``retry_rejects`` began the folder anew.
     """
 
     manifest: dict[str, Any]
@@ -84,9 +84,9 @@ class BuildResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutionOptions:
-    """How a build goes about its work; nothing of it shapes a shard. The first six are those of `build_shards`.
+    """Options that never change a byte of a shard. The first six are those of `build_shards`.
 
-    With ``task_count``, the build ends before the next stage that waits for so many tasks.
+    With ``task_count``, the build ends before the next stage that is shared out to that number of tasks.
     """
 
     overwrite: bool = False
@@ -114,12 +114,12 @@ def build_shards(
 ) -> BuildResult:
     """Turn everything usable under ``src`` into a folder of shards at ``out``.
 
-    A finished folder of the same input and configuration is left as it is; an interrupted build goes on.
-    ``overwrite`` begins anew where input or configuration changed, ``retry_rejects`` where the input alone did (it
-    was fixed) and counts the earlier rejects that are in now; both use again what is still the same. ``keep_going``
-    leaves out unreadable sources, and ``strict`` refuses input with data that no source uses. ``embedding_cache`` is a
-    folder where the vectors of models are kept for other builds. ``origin`` (``url`` and ``commit``) is noted in the
-    manifest as where ``src`` was fetched from.
+    A finished folder of the same input and configuration is left as it is; an interrupted build is resumed.
+    ``overwrite`` begins anew if input or configuration changed, ``retry_rejects`` if the input alone did (it was fixed)
+    or another attempt may reject less, and counts the earlier rejects that are in now; both reuse what is still the
+    same. ``keep_going`` leaves out unreadable sources, and ``strict`` refuses input with data that no source uses.
+    ``embedding_cache`` is a folder where the vectors of models are kept for other builds. ``origin`` (``url`` and
+    ``commit``) is where ``src`` was fetched from, for the manifest.
     Raises `SourceError` (input), `ChangedInputError` and `BuildError` (output folder, disk).
     """
     execution = ExecutionOptions(
@@ -131,14 +131,14 @@ def build_shards(
         origin=origin,
     )
     result = run_build(src, out, config, engine or LocalEngine(os.cpu_count() or 1), progress or Silent(), execution)
-    assert isinstance(result, BuildResult)  # only a build in tasks hands over
+    assert isinstance(result, BuildResult)  # only a build with a task count returns a WaitingStage
     return result
 
 
 def run_build(
     src: Path, out: Path, config: BuildConfig, engine: Engine, progress: Progress, execution: ExecutionOptions
 ) -> BuildResult | WaitingStage:
-    """As `build_shards`, with the given options of ``execution``."""
+    """As `build_shards`, with the options of ``execution``; returns the `WaitingStage` if one waits for tasks."""
     root = input_root(src, out, config)
     out = out.absolute()  # workers may have another working folder
     try:
@@ -169,7 +169,7 @@ def _build(
     if previous is not None:
         keep_previous_rejects(work, previous)
     scanned = ScannedFiles(out / SCAN_NAME)
-    root = root.compared(scanned)  # what is read from here on is what was hashed
+    root = root.compared(scanned)  # from here on, what is read is compared with what was hashed
     specs, rules = selection.specs, selection.rules
     task_count = execution.task_count
     with closing(scanned), damage_named(work, is_continued=is_continued), interruptible(), started_once(work):
@@ -228,7 +228,7 @@ def _selected(root: Root, config: BuildConfig, progress: Progress, *, strict: bo
 
 
 def _refuse_nothing(work: Path, root: Root) -> None:
-    """An empty folder of shards helps nobody; say what became of the records instead."""
+    """`SourceError` if there is no query; it says what became of the records."""
     if any(pc.any(batch.column("is_query")).as_py() for _, batch in ColumnFile(work / TRIPLETS_NAME).batches()):
         return
     with joins(work) as db:

@@ -1,4 +1,4 @@
-"""Which of the detected sources are built, and by which rules: all of them, or those that a mixture lists."""
+"""Select which detected sources are built, and by which rules: all of them, or those that a mixture lists."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ __all__ = ["Selection", "select_sources"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """The sources of a build in order, and the rules of each by its name; ``left_out`` are those nobody listed.
+    """The sources of a build in order, and the rules of each by its name; the mixture does not list ``left_out``.
 
-    ``unused`` and ``skipped`` are as in `Detection`; files of sources that are left out count as unused,
-    unless a source of the build was made from them.
+    ``unused`` and ``skipped`` are as in `Detection`; files of sources that are left out count as unused, unless a
+    source of the build was made from them.
     """
 
     specs: tuple[SourceSpec, ...]
@@ -32,10 +32,10 @@ class Selection:
 
 
 def select_sources(config: BuildConfig, detected: Callable[[str | None], Detection]) -> Selection:
-    """The sources that ``config`` asks for; ``detected(format)`` finds what there is, read as that format if any.
+    """The sources that ``config`` selects; ``detected(format)`` detects sources, of that format if it is not None.
 
-    A source belongs to the first entry that one of its files matches. `UsageError` for a name that two sources have or
-    that is given to several, `SourceError` for an entry without a source.
+    A source belongs to the first entry that one of its files matches. `UsageError` if two sources have one name, or an
+    entry gives its name to several; `SourceError` for an entry without a source.
     """
     detection = detected(config.format)
     if not config.sources:
@@ -71,13 +71,13 @@ def select_sources(config: BuildConfig, detected: Callable[[str | None], Detecti
 
 
 def _rules(config: BuildConfig, spec: SourceSpec, entry: SourceOptions | None = None) -> SourceRules:
-    """What holds for ``spec``; where nobody sets a limit, the publisher's holds."""
+    """The rules of ``spec``; the publisher's limit applies if no other is set."""
     rules = config.rules(entry)
     return rules if rules.limit is not None else replace(rules, limit=spec.limit)
 
 
 def _lent(name: str, rule: SourceRules, rules: Mapping[str, SourceRules]) -> SourceRules:
-    """``rule`` of the source ``name``, with the strategies that find something in the source its context comes from."""
+    """``rule`` of the source ``name``, with strategies that work on the other source that its context comes from."""
     other = rule.context_from
     if other is None:
         return rule
@@ -95,7 +95,7 @@ def _lent(name: str, rule: SourceRules, rules: Mapping[str, SourceRules]) -> Sou
 
 
 def _with_options(config: BuildConfig, spec: SourceSpec, entry: SourceOptions | None = None) -> SourceSpec:
-    """``spec`` with the options of its format; `UsageError` where ``entry`` has one that the format does not know."""
+    """``spec`` with the options of its format; `UsageError` if ``entry`` has one that the format does not know."""
     given = entry.options if entry else {}
     try:
         own = checked_options(spec.format, given)

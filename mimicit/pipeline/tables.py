@@ -1,7 +1,7 @@
 """The tables between the stages of a build: what each column means. Every table is written once and never changed.
 
-A row number of one table (its *row*) is what the others refer to it by. Tables are Arrow IPC files, so any row is read
-without the others (see `mimicit.pipeline.parts`). In the order of the stages::
+Tables refer to each other by row number (*row*). They are Arrow IPC files, so any row can be read without the others
+(see `mimicit.pipeline.parts`). In the order of the stages::
 
     import   RECORDS, REFERENCES, NAMES, PICTURES, TRAINING, ENTRIES, USED_ENTRIES  (one file of each per part),
              ENTRY_INDEX  (one per source)
@@ -68,20 +68,20 @@ _NUMBERS: Final = pa.list_(pa.int64())
 
 RECORDS: Final = pa.schema(
     [
-        # The records of one part of a source as they were read, in their order.
+        # The records of one part of a source, as they were read and in their order.
         ("item", pa.int64()),  # place among all that was read in this part, rejects included
         ("id", pa.large_string()),  # as published
-        ("place", pa.large_string()),  # where it stands, for messages
+        ("place", pa.large_string()),  # where in the input it is, for messages
         ("instruction", pa.large_string()),
         ("answer", pa.large_string()),
         ("meta", pa.large_binary()),  # canonical JSON
-        ("conversation", pa.large_string()),  # empty where it is no turn of one
+        ("conversation", pa.large_string()),  # empty if it is not part of one
         ("turn", pa.int32()),
         ("is_query", pa.bool_()),
         ("related", _IDS),  # in published order
         ("references", _NUMBERS),  # rows of REFERENCES of this part
         ("parts", pa.large_binary()),  # of an interleaved document: [media shown, text] of each as JSON; else empty
-        ("says", pa.binary(16)),  # tells records of one id apart; null where ids do not repeat
+        ("says", pa.binary(16)),  # tells records of one id apart; null if ids of its format do not repeat
         ("fault", pa.large_string()),  # the reason why the text filters leave it out, or null
         ("fault_detail", pa.large_string()),
     ]
@@ -99,7 +99,7 @@ REFERENCES: Final = pa.schema(
 
 NAMES: Final = pa.schema(
     [
-        # The ids by which a part of a reference may be announced in PICTURES, the likeliest first.
+        # The ids under which PICTURES may list a part of a reference, the likeliest first.
         ("reference", pa.int64()),
         ("place", pa.int32()),  # of the part in the reference
         ("rank", pa.int32()),
@@ -119,7 +119,7 @@ PICTURES: Final = pa.schema(
 
 TRAINING: Final = pa.schema(
     [
-        # The publisher's list of queries, where there is one.
+        # The publisher's list of queries, if there is one.
         ("item", pa.int64()),
         ("id", pa.large_string()),
         ("related", _IDS),
@@ -129,7 +129,7 @@ TRAINING: Final = pa.schema(
 
 ENTRIES: Final = pa.schema(
     [
-        # What records of the same source look up, where both are read side by side (see `mimicit.sources.format.Join`).
+        # What records of the same source look up, if its parts are read in parallel (`mimicit.sources.format.Join`).
         ("item", pa.int64()),
         ("digest", pa.uint64()),  # of the key
         ("key", pa.large_string()),
@@ -148,18 +148,18 @@ ENTRY_INDEX: Final = pa.schema(
 )
 
 USED_ENTRIES: Final = pa.schema([("part", pa.int64()), ("row", pa.int64())])
-"""Which of ENTRIES the records of one part have used."""
+"""The rows of ENTRIES that the records of one part have used."""
 
 MEDIA_REFERENCES: Final = pa.schema(
     [
         # The distinct references of all sources, in the order of their first record; a row is the medium's number.
-        ("ref", pa.large_string()),  # as canonical JSON; every part says where it lies
+        ("ref", pa.large_string()),  # as canonical JSON, with the place of every part
     ]
 )
 
 UNITS: Final = pa.schema(
     [
-        # Which media are encoded together, in the order in which they are: those in tables by their places there.
+        # Which media are encoded together, in the order of encoding: media in tables are sorted by their places there.
         ("unit", pa.int64()),
         ("number", pa.int64()),  # row of MEDIA_REFERENCES
     ]
@@ -167,7 +167,7 @@ UNITS: Final = pa.schema(
 
 RESOLVED: Final = pa.schema(
     [
-        # The records whose references are known, in the order of the input.
+        # The records whose references were all found, in the order of the input.
         ("part", pa.int32()),  # of RECORDS,
         ("row", pa.int64()),  # in this row
         ("source", pa.int32()),
@@ -180,17 +180,17 @@ RESOLVED: Final = pa.schema(
 
 ENCODED: Final = pa.schema(
     [
-        # What became of the media of one unit.
+        # The results for the media of one unit.
         ("number", pa.int64()),  # row of MEDIA_REFERENCES
         ("content", pa.large_string()),  # identifies the stored bytes; null: rejected
         ("media", pa.large_binary()),  # kind, extension, width, height, sha256, origin, times as JSON
-        ("file", pa.large_string()),  # where the stored files lie, relative to the work folder,
+        ("file", pa.large_string()),  # that holds the stored files, relative to the work folder,
         ("offsets", _NUMBERS),  # at these bytes,
         ("sizes", _NUMBERS),  # of these sizes
         ("width", pa.int64()),  # of the original, in pixels
         ("height", pa.int64()),
         ("bytes", pa.int64()),  # of the original
-        ("fingerprint", pa.large_binary()),  # of how a picture looks, where pictures are compared
+        ("fingerprint", pa.large_binary()),  # of how a picture looks, if pictures are compared
         ("reason", pa.large_string()),  # why it was rejected
         ("detail", pa.large_string()),
     ]
@@ -200,13 +200,13 @@ MEDIA: Final = pa.schema(
     [
         # ENCODED of all units, in the order of MEDIA_REFERENCES.
         *(field for field in ENCODED if field.name != "number"),
-        ("same_as", pa.int64()),  # the first row of equal content; -1 where the medium was rejected
+        ("same_as", pa.int64()),  # the first row of equal content; -1 if the medium was rejected
     ]
 )
 
 TRIPLETS: Final = pa.schema(
     [
-        # The usable triplets, in the order of the input: those of a source lie side by side.
+        # The usable triplets, in the order of the input: the triplets of a source have consecutive rows.
         ("source", pa.int32()),
         ("id", pa.large_string()),
         ("place", pa.large_string()),
@@ -225,7 +225,7 @@ TRIPLETS: Final = pa.schema(
 
 MERGED: Final = pa.schema(
     [
-        # Triplets that another one stands for, as it shows and says the same.
+        # Triplets that were merged into another, which shows and says the same.
         ("source", pa.int32()),
         ("id", pa.large_string()),
         ("place", pa.large_string()),
@@ -236,11 +236,11 @@ MERGED: Final = pa.schema(
 LINKS: Final = pa.schema(
     [
         # One row for each row of TRIPLETS: where its context may be found.
-        ("conversation", pa.int64()),  # the first row of its conversation; -1 where it is no turn of one
+        ("conversation", pa.int64()),  # the first row of its conversation; -1 if it is not part of one
         ("turn_before", pa.int64()),  # the row of the turn right before in its conversation; -1 for none
-        ("same_media", pa.int64()),  # the first place in SAME_MEDIA of those that show the same; -1 for none
-        ("same_media_count", pa.int64()),  # how many show the same, this one included
-        ("related", _NUMBERS),  # rows, in published order, without what is not there
+        ("same_media", pa.int64()),  # the first place in SAME_MEDIA of the triplets that show the same; -1 for none
+        ("same_media_count", pa.int64()),  # how many triplets show the same, this one included
+        ("related", _NUMBERS),  # rows, in published order, without ids that no record has
     ]
 )
 
@@ -249,7 +249,7 @@ SAME_MEDIA: Final = pa.schema([("row", pa.int64())])
 
 SAMPLES: Final = pa.schema(
     [
-        # The samples as they will stand in the shards, in parts, in the order of TRIPLETS.
+        # The samples as they will be in the shards, in parts, in the order of TRIPLETS.
         ("key", pa.large_string()),
         ("id", pa.large_string()),
         ("source", pa.large_string()),
@@ -267,7 +267,7 @@ SAMPLES: Final = pa.schema(
 
 
 def samples_schema(relations: Sequence[str]) -> pa.Schema:
-    """`SAMPLES` of a build whose strategies make these ``relations``: ours, and those of other packages."""
+    """`SAMPLES` of a build whose strategies make these ``relations``: mimicit's, and those of other packages."""
     place = SAMPLES.get_field_index("relations")
     return SAMPLES.set(place, pa.field("relations", relation_counts(relations)))
 
@@ -275,7 +275,7 @@ def samples_schema(relations: Sequence[str]) -> pa.Schema:
 REJECTS: Final = pa.schema(
     [
         # What a stage has left out. The first five columns give their order (see `mimicit.pipeline.rejects`).
-        ("source", pa.int32()),  # -1: of the input as a whole
+        ("source", pa.int32()),  # -1: the input as a whole
         ("phase", pa.int32()),
         ("part", pa.int32()),
         ("row", pa.int64()),

@@ -1,1 +1,1 @@
-"""Where the tasks of a stage run: processes of this machine, Ray, or the tasks of a batch scheduler."""
+"""Engines run the tasks of a stage: on processes of this machine, on Ray, or as tasks of a batch scheduler."""

@@ -1,12 +1,12 @@
 """Run the tasks of a stage on local processes; results do not depend on how many.
 
 A task is a picklable value for a module-level function, and running it twice must do no harm. Tasks are drawn when
-there is room for them, so a stage may have any number. A worker that dies (a decoder crashed, the system took its
-memory, somebody killed it) does not end the build: its task is run again in a process of its own, when nothing else
-runs. Only a task that ends its own process there, again and again, is given up, by name.
+a worker is free, so a stage may have any number. A worker that dies (a decoder crashed, the system killed it for its
+memory, a user killed it) does not end the build: its task is run again in a process of its own, while no other task
+runs. A task is given up, by name, only if its process dies there, too, again and again.
 
-Each worker has a pipe of its own and one task at a time, so its death is seen at once, whatever it was writing, and
-concerns nobody else.
+Each worker has a pipe of its own and one task at a time, so its death is seen immediately, whatever it was writing, and
+affects no other worker.
 """
 
 from __future__ import annotations
@@ -44,21 +44,21 @@ __all__ = [
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-_CRASHES: Final = 2  # of a process of its own, after which a task is given up
-_KILLS: Final = 6  # the same, where others send the signal: what kills workers may go on for a while
+_CRASHES: Final = 2  # deaths of its own process, after which a task is given up
+_KILLS: Final = 6  # the same if others sent the signal: the reason for such kills may last for a while
 _SENT_BY_OTHERS: Final = frozenset((signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT))
 _PAUSE_S: Final = 0.1  # before the second attempt; twice as long before each further one
 
 
 class WorkerDiedError(MimicitError):
-    """The process that ran a task ended without a result; ``signal`` is what ended it, where one did."""
+    """The process that ran a task ended without a result; ``signal`` is what killed it, if a signal did."""
 
     def __init__(self, message: str, signal: int | None) -> None:
         super().__init__(message)
         self.signal = signal
 
     def __reduce__(self) -> tuple[type[WorkerDiedError], tuple[str, int | None]]:
-        return type(self), (str(self), self.signal)  # two arguments: crosses process borders whole
+        return type(self), (str(self), self.signal)  # both arguments, so that it can be pickled
 
 
 OnDeath: TypeAlias = Callable[[Task, WorkerDiedError, int], Result | None]
@@ -79,21 +79,21 @@ class Engine(Protocol):
         on_death: OnDeath[Task, Result] | None = None,
         alone: bool = False,
     ) -> Iterator[tuple[Task, Result]]:
-        """Yield (task, its result) in any order; ``total`` is the number of tasks, where it is known beforehand.
+        """Yield (task, its result) in any order; ``total`` is the number of tasks, if it is known beforehand.
 
-        An error of ``function`` is raised here. ``on_death`` may give the result of a task that ended a process of
-        its own; a task that is given up without one is a `BuildError`. With ``alone``, every task has such a process
-        from the start.
+        An error of ``function`` is raised here. If a task's own process dies, ``on_death`` may return a result in its
+        place; a task that is given up without one is a `BuildError`. With ``alone``, every task has a process of its
+        own from the start.
         """
 
     def close(self) -> None:
-        """Give back what the engine holds."""
+        """Release what the engine holds."""
 
 
 def counted(
     results: Iterable[tuple[Task, Result]], label: str, progress: Progress, total: int | None
 ) -> Iterator[tuple[Task, Result]]:
-    """``results`` as they come, each told to ``progress``; the end is told where it could not be known beforehand."""
+    """``results`` as they come, each reported to ``progress``, and at the end their number if ``total`` is None."""
     progress.update(label, 0, total)
     done = 0
     for done, pair in enumerate(results, 1):
@@ -114,7 +114,7 @@ class LocalEngine:
         # The first `pa.array` of a list imports pandas if it is installed: do that once, in the server.
         self._context.set_forkserver_preload(["mimicit.pipeline.engines.preload"])
         with apart_from_main():
-            ensure_running()  # it imports while this process does
+            ensure_running()  # so that it imports while this process does
         self._idle: list[_Worker] = []  # live through all stages
         self._busy: dict[Any, _Worker] = {}  # by their connections
 
@@ -180,13 +180,13 @@ class LocalEngine:
                         raise value
                     yield task, value
         finally:
-            for connection in self._busy.keys() & busy.keys():  # nobody waits for what these do
+            for connection in self._busy.keys() & busy.keys():  # their results are no longer wanted
                 worker = self._busy.pop(connection)
                 worker.process.kill()
                 worker.end()
 
     def _worker(self) -> _Worker:
-        """A living worker without a task, which is counted as busy from here on."""
+        """A living worker without a task, from now on counted as busy."""
         while self._idle:
             worker = self._idle.pop()
             if worker.process.is_alive():
@@ -209,7 +209,7 @@ class _Worker:
         theirs.close()
 
     def begin(self, function: Callable[[Any], Any], task: Any) -> bool:
-        """Hand out a task; false where the process has died."""
+        """Hand out a task; returns False if the process has died."""
         try:
             self.connection.send((function, task))
         except OSError:
@@ -217,7 +217,7 @@ class _Worker:
         return True
 
     def answer(self) -> tuple[bool, Any] | None:
-        """(whether it went well, the result or the error) of the task; None where the process has died."""
+        """(whether it succeeded, the result or the error) of the task; None if the process has died."""
         try:
             answer: tuple[bool, Any] = self.connection.recv()
         except (EOFError, OSError, pickle.UnpicklingError):
@@ -237,7 +237,7 @@ def _run_repeatedly(
     label: str,
     on_death: OnDeath[Task, Result] | None,
 ) -> Result:
-    """The result of ``task``, which is run alone until it comes, or until the task is given up."""
+    """The result of ``task``, which is run alone, repeatedly, until it has one or is given up."""
     for deaths in itertools.count(1):
         try:
             return run_alone(context, function, task, label)
@@ -251,7 +251,7 @@ def _run_repeatedly(
 
 
 def run_alone(context: BaseContext, function: Callable[[Task], Result], task: Task, label: str) -> Result:
-    """The result of ``task`` from a process of its own; `WorkerDiedError` where that ends without one."""
+    """The result of ``task`` from a process of its own; `WorkerDiedError` if that ends without one."""
     worker = _Worker(context)
     try:
         answer = worker.answer() if worker.begin(function, task) else None
@@ -271,16 +271,16 @@ def run_alone(context: BaseContext, function: Callable[[Task], Result], task: Ta
 
 
 def is_given_up(died: WorkerDiedError, deaths: int) -> bool:
-    """Whether a task that has ended a process of its own for the ``deaths``-th time is not run again."""
+    """Whether a task is not run again after its own process has died ``deaths`` times."""
     return deaths >= (_KILLS if died.signal in _SENT_BY_OTHERS else _CRASHES)
 
 
 def result_after_death(
     task: Task, died: WorkerDiedError, deaths: int, on_death: OnDeath[Task, Result] | None
 ) -> Result | None:
-    """What stands for the result of a task that has ended its own process; None: run it again.
+    """What ``on_death`` returns for a task whose own process has died; None: run it again.
 
-    A `BuildError` where nothing stands for it and it is given up.
+    `BuildError` if there is no such result and the task is given up.
     """
     result = None if on_death is None else on_death(task, died, deaths)
     if result is None and is_given_up(died, deaths):
@@ -289,7 +289,7 @@ def result_after_death(
 
 
 def _serve(connection: Connection) -> None:
-    """Do the tasks that come, until the other end is closed."""
+    """Do the tasks that arrive, until the other end is closed."""
     _begin()
     while True:
         try:
@@ -300,16 +300,16 @@ def _serve(connection: Connection) -> None:
             answer = (True, function(task))
         except Exception as error:  # handed to the parent, which raises it
             if not isinstance(error, MimicitError):
-                error.add_note("".join(traceback.format_exception(error)))  # else it would end here
+                error.add_note("".join(traceback.format_exception(error)))  # the traceback is not pickled
             answer = (False, error)
         connection.send(answer)
 
 
 def _begin() -> None:
-    """A worker of a killed build must not write on; Ctrl-C is the parent's to handle."""
+    """Set up a worker: it ends with its parent, so that it does not write on, and leaves Ctrl-C to the parent."""
     begin_worker()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    multiprocessing.current_process().daemon = False  # else it could not read a table in a process of its own
+    multiprocessing.current_process().daemon = False  # else it could not start a process of its own to read a table
     parent = multiprocessing.parent_process()
     if parent is None:
         return

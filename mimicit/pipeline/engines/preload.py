@@ -1,6 +1,7 @@
 """What the server of worker processes imports before it forks one, so that no worker has to.
 
-Whatever cannot be imported, such as what another package adds, is the build's to say: it imports the same.
+Import errors, such as those of another package's plugins, are ignored here; the build imports the same and reports
+them.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Run the tasks of a stage on a Ray cluster, or on one that is started on this machine; results are the same.
 
 Tasks name files by path, so with several nodes ``--src`` and ``--out`` must lie on a file system that all of them
-share; and a shard's bytes depend on the libraries that encode it, so these must be of one version everywhere. Both are
-checked on every node before the first task. A worker that dies (the system took its memory, its node went away) does
-not end the build: its task is run again in a child process of another worker, and only a task that ends that child,
-again and again, is given up, by name.
+share; and a shard's bytes depend on the libraries that encode it, so every node must have the same versions. Both are
+checked on every node before the first task. A worker that dies (the system killed it for its memory, its node went
+away) does not end the build: its task is run again in a child process of another worker, and given up, by name, only
+if that child dies, too, again and again.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _STORE_BYTES: Final = 128 * 1024**2  # of a cluster started here; results are sm
 
 
 class RayEngine:
-    """Ray Core tasks on the cluster at ``address``; without one, on ``workers`` processes of this machine.
+    """Ray Core tasks on the cluster at ``address``; if None, on ``workers`` processes of this machine.
 
-    Ray is started, or joined, by the first stage, and left by `close`; a process that has joined a cluster itself
-    stays there. ``src`` and ``out`` are the folders that every node must see; paths in tasks must be absolute.
+    The first stage starts Ray or joins it, and `close` leaves it, unless the caller had joined a cluster before.
+    ``src`` and ``out`` are the folders that every node must see; paths in tasks must be absolute.
     """
 
     def __init__(self, workers: int, *, address: str | None = None, src: Path, out: Path) -> None:
@@ -90,7 +90,7 @@ class RayEngine:
     ) -> Iterator[tuple[Task, Result]]:
         once = self._ray.remote(max_retries=0)(_call)
         alone = self._ray.remote(max_retries=_RETRIES_ALONE)(_call_alone)
-        # By the reference to the result; whether the task is run alone, and how often that has ended its process.
+        # (task, whether it is run alone, how often its process has died then), by the reference to the result.
         pending: dict[Any, tuple[Task, bool, int]] = {}
         try:
             while True:
@@ -122,7 +122,7 @@ class RayEngine:
                 self._ray.cancel(reference, force=True)
 
     def _deaths(self) -> tuple[type[Exception], ...]:
-        """The errors that say that the process of a task, or the node that held its result, is gone."""
+        """The errors of a task whose process, or the node that held its result, is gone."""
         errors = self._ray.exceptions
         return (errors.WorkerCrashedError, errors.OutOfMemoryError, errors.NodeDiedError, errors.ObjectLostError)
 
@@ -150,11 +150,11 @@ class RayEngine:
         self._owns_connection = True
 
     def _check_nodes(self) -> None:
-        """A file written here must be readable on every node that may get a task."""
+        """`BuildError` unless every node that may get a task can read a file written here, and has equal versions."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         token = secrets.token_hex(16)
-        # A new name, so that no node answers from what it remembers of the folder; there, the build clears it away.
+        # A new name, so that no node answers from its cache of the folder; in the work folder, the build clears it.
         path = self._out / WORK_NAME / f"probe-{token}"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(token)
@@ -178,7 +178,7 @@ class RayEngine:
 
 
 def _call(function: Callable[[Any], Any], task: Any) -> tuple[bool, Any]:
-    """(whether it went well, the result or the error) of a task; runs in a worker."""
+    """(whether it succeeded, the result or the error) of a task; runs in a worker."""
     begin_worker()
     try:
         return True, function(task)
@@ -187,7 +187,7 @@ def _call(function: Callable[[Any], Any], task: Any) -> tuple[bool, Any]:
 
 
 def _call_alone(function: Callable[[Any], Any], task: Any, label: str) -> tuple[bool, Any]:
-    """As `_call`, in a child process, so that its end is seen and harms nobody; runs in a worker."""
+    """As `_call`, in a child process, whose death does not end the worker; runs in a worker."""
     try:
         return True, run_alone(multiprocessing.get_context("spawn"), function, task, label)
     except Exception as error:  # handed to the build, which raises it
@@ -199,7 +199,7 @@ def _versions() -> dict[str, str]:
 
 
 def _probe(src: Path, path: Path, token: str, versions: Mapping[str, str]) -> str | None:
-    """What keeps this node from taking part, in words; runs in a worker."""
+    """Why this node cannot take part, in words, or None; runs in a worker."""
     advice = "with several nodes, --src and --out must be on a file system that all of them share"
     if not src.is_dir():
         return f"does not see {src}; {advice}"

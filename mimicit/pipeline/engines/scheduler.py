@@ -1,8 +1,8 @@
-"""What a build and the tasks of a batch scheduler tell each other, through one small file in the work folder.
+"""How a build and the tasks of a batch scheduler communicate: through one small file in the work folder.
 
-A build that is to be shared out stops where the long stages begin, encoding and packing, and writes down which of them
-waits, for how many tasks. Each task does every ``count``-th unit of it, from its own number on, and writes files of its
-own alone: no table is written by two machines. The next single step takes them in.
+A build that is to be shared out stops before each of the long stages, encoding and packing, and writes to the file
+which stage waits, for how many tasks. Each task does every ``count``-th unit of it, from its own number on, and writes
+only files of its own: no table is written by two machines. The next single step collects them.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaitingStage:
-    """``stage`` waits to be done by ``count`` tasks, in ``units`` units, for the build of ``src`` as ``config``."""
+    """``stage`` of the build of ``src`` with ``config`` waits for ``count`` tasks, which have ``units`` units to do."""
 
     stage: SharedStage
     count: int
@@ -58,9 +58,9 @@ class WaitingStage:
 def wait_for_tasks(
     work: Path, stage: SharedStage, missing: Sequence[int], *, count: int, src: Path, config: BuildConfig
 ) -> WaitingStage:
-    """Let ``stage`` wait for the tasks; `BuildError` names those that have left units out, where it waited already.
+    """Make ``stage`` wait for the tasks; ``missing`` are the numbers of the units that are to be done.
 
-    ``missing`` are the numbers of the units that are to be done.
+    `BuildError` if it waited already; it names the tasks that have left units out.
     """
     previous = read_waiting(work) if (work / _NAME).exists() else None
     if previous is not None and (previous.stage, previous.count) == (stage, count):
@@ -78,7 +78,7 @@ def wait_for_tasks(
 
 
 def read_waiting(work: Path) -> WaitingStage:
-    """What the tasks of this work folder are to do; `BuildError` where nothing was made ready for them."""
+    """What the tasks of this work folder are to do; `BuildError` if no stage waits for tasks."""
     try:
         return WaitingStage(**orjson.loads((work / _NAME).read_bytes()))
     except FileNotFoundError:

@@ -8,8 +8,8 @@
     mimicit build OPTIONS --task-count 64 --task-index 0..63  # each packs its share
     mimicit publish OUT                                       # the index, and the manifest last
 
-``--src`` and ``--out`` lie on a file system that all machines share. A task may be run again, or on another machine; a
-task that did not finish is named by the next single step. A build without ``--task-count`` takes over what is done.
+``--src`` and ``--out`` lie on a file system that all machines share. A task may be run again, or on another machine;
+the next single step names the tasks that did not finish. A build without ``--task-count`` continues from what is done.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ __all__ = ["build_share", "publish_tasks"]
 def build_share(
     src: Path, out: Path, config: BuildConfig, share: Share, engine: Engine, progress: Progress
 ) -> WaitingStage:
-    """Do one share of the stage that waits; does nothing the second time. Returns what waited.
+    """Do one share of the stage that waits; does nothing the second time. Returns the stage that waited.
 
-    `BuildError` where nothing waits, `UsageError` where it waits for another number of tasks.
+    `BuildError` if no stage waits, `UsageError` if it waits for another number of tasks.
     """
     out = out.absolute()
     work = out / WORK_NAME
@@ -62,9 +62,9 @@ def build_share(
 def publish_tasks(
     out: Path, engine: Engine, progress: Progress, *, embedding_cache: Path | None = None
 ) -> BuildResult | WaitingStage:
-    """Take in what all tasks have done, and build up to the next stage that waits for tasks, or to the end.
+    """Collect what all tasks have done, and build up to the next stage that waits for tasks, or to the end.
 
-    Input and options are those that the build was begun with. `BuildError` names the tasks that have not finished.
+    Input and options are those with which the build was begun. `BuildError` names the tasks that have not finished.
     """
     if (out / MANIFEST_NAME).exists():
         return BuildResult(manifest=read_manifest(out), was_finished=True)

@@ -1,7 +1,4 @@
-"""Which triplets are alike, by text and by picture, for the strategies that ask for it.
-
-Here: the options of these strategies.
-"""
+"""Find triplets that are alike, by text and by picture, for the strategies that need it; here, their options."""
 
 from __future__ import annotations
 

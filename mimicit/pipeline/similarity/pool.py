@@ -1,7 +1,7 @@
-"""The neighbours of a query, out of what `mimicit.pipeline.similarity.search` found: numbers become triplets.
+"""The neighbours of a query: maps the numbers that `mimicit.pipeline.similarity.search` found to triplets.
 
-A text that many triplets share gives its triplets in the order of the input, beginning after the query's place and
-going round, so that the queries with that text do not all get its first ones. Cost: an indexed look-up per text or
+A text that many triplets share gives its triplets in the order of the input, from the query's place on and then from
+the first, so that the queries with that text do not all get its first triplets. Cost: an indexed look-up per text or
 picture that the choice walks, and it stops when it has enough.
 """
 
@@ -22,14 +22,14 @@ from mimicit.pipeline.similarity.tables import Kind, lent_row, mapped, open_tabl
 __all__ = ["TABLES_NAME", "Marks", "SimilarPool", "neighbours_path", "similar_folder", "vectors_path"]
 
 TABLES_NAME: Final = "tables.sqlite"
-_TRIPLETS_PER_ITEM: Final = 16  # of one text or picture
-_CANDIDATES_PER_KIND: Final = 64  # ranked against each other where both kinds count
+_TRIPLETS_PER_ITEM: Final = 16  # at most, of one text or picture
+_CANDIDATES_PER_KIND: Final = 64  # ranked against each other if both kinds count
 _DECIMALS: Final = 4
 _NO_ROW: Final = 1 << 62
 
 
 def similar_folder(work: Path) -> Path:
-    """Where everything about neighbours lies."""
+    """The folder of all files about neighbours."""
     return work / "similar"
 
 
@@ -44,7 +44,7 @@ def neighbours_path(work: Path, kind: Kind) -> Path:
 
 
 class Marks(NamedTuple):
-    """By what duplicates of a triplet are told; see `mimicit.context.candidates.Likeness`."""
+    """What is compared to find duplicates of a triplet; see `mimicit.context.candidates.Likeness`."""
 
     question: int
     answer: int
@@ -55,7 +55,7 @@ class Marks(NamedTuple):
 class SimilarPool:
     """The neighbours in one work folder of ``rows`` triplets, for reading.
 
-    ``lent`` are the rows that each source gets its context from, where they are those of another one.
+    ``lent`` maps a source to the rows of the other source that its context comes from.
     """
 
     def __init__(self, work: Path, rows: int, lent: Mapping[int, range]) -> None:
@@ -70,9 +70,9 @@ class SimilarPool:
         self._db.close()
 
     def marks(self, row: int) -> Marks:
-        """Those of the triplet at ``row``."""
+        """The marks of the triplet at ``row``."""
         places = [row, *(lent_row(row, source, self._rows) for source, rows in self._lent.items() if row in rows)]
-        for place in places:  # one that is only lent has no row of its own
+        for place in places:  # a triplet that is only lent is not under its own row
             found = self._db.execute(
                 "SELECT question, answer, sentence, EXISTS(SELECT 1 FROM closed WHERE closed.source = triplet.source"
                 " AND closed.question = triplet.question) FROM triplet WHERE row = ?",
@@ -84,10 +84,10 @@ class SimilarPool:
         return Marks(question, answer, bool(sentence), bool(closed))
 
     def neighbours(self, row: int, by: By) -> Iterator[tuple[int, float]]:
-        """Other triplets that may be its context, most like ``row`` first, and their cosines; equals as they were read.
+        """Other triplets that may be its context, and their cosines, most like ``row`` first; ties in input order.
 
-        By both, triplets are ranked by the product of their ranks by text and by picture among the candidates of
-        either, and the score is the lesser cosine. What shows no picture is no neighbour by picture, nor by both.
+        With "both", triplets are ranked by the product of their ranks by text and by picture among the candidates of
+        either, and the score is the lesser cosine. A triplet without a picture is no neighbour by picture or by both.
         """
         match by:
             case "text":
@@ -133,7 +133,7 @@ class SimilarPool:
         return None if found is None else int(found[0])
 
     def _triplets(self, kind: Kind, number: int, row: int) -> list[int]:
-        """Triplets with the text or picture ``number``, from the place after ``row`` on and round to it."""
+        """Triplets with the text or picture ``number``: first those after ``row``, then those before it."""
         source, hash = self._db.execute(f"SELECT source, hash FROM {kind} WHERE number = ?", (number,)).fetchone()
         least, before, after = 0, row, row + 1
         if lent := self._lent.get(source):

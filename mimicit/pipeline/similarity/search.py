@@ -1,19 +1,17 @@
-"""Which triplets of a source are alike, by text and by picture, for the strategies that ask for it.
+"""Find the triplets of a source that are alike, by text and by picture, for the strategies that need it.
 
-Between TRIPLETS and the plan, in a folder of the work folder:
+After TRIPLETS and before the plan, in a folder of the work folder:
 
 - ``tables.sqlite`` numbers the *distinct* texts and the distinct pictures of each source, in the order of the input: a
-  question that is asked a thousand times is embedded and searched once, and its thousand copies fill no list of
-  neighbours.
+  question that is asked a thousand times is embedded and searched once, and its thousand copies do not fill the lists
+  of neighbours.
 - ``text-vectors.npy`` and ``picture-vectors.npy`` hold their vectors, int8[number, d].
-- ``text-neighbours.npy`` and ``picture-neighbours.npy`` hold the numbers of those most like each, uint32[number, k].
-  Up to 65,536 of a source, all are compared; beyond, those in the nearest cells (see `mimicit.embedding.cells`).
+- ``text-neighbours.npy`` and ``picture-neighbours.npy`` hold the numbers of the nearest k of each, uint32[number, k].
+  If a source has up to 65,536, all are compared; if it has more, those in the nearest cells (see
+  `mimicit.embedding.cells`).
 
-All is done by blocks whose cut depends on the input alone, and all arithmetic after the embedder is exact; so workers,
+All is done in blocks whose cut depends on the input alone, and all arithmetic after the embedder is exact; so workers,
 threads and kills never change a byte. (A model's vectors may differ in the last bit between kinds of hardware.)
-
-`_embed_items` goes from the numbers of texts and pictures to their vectors: what is read, and how it becomes one vector
-each.
 """
 
 from __future__ import annotations
@@ -48,7 +46,7 @@ from mimicit.shards.folders import remove_folder
 
 __all__ = ["find_similar", "lenders"]
 
-_EXACT_ROWS: Final = 65_536  # of one source, a minute or two of one core; more are searched by cells
+_EXACT_ROWS: Final = 65_536  # of one source, which take a minute or two of one core; more are searched by cells
 _LEAST_NEIGHBOURS: Final = 32  # the guards and the choice leave out many
 _NEIGHBOURS_PER_SHOT: Final = 4
 _TEXTS_PER_TASK: Final = 2_048
@@ -71,8 +69,8 @@ def find_similar(
 ) -> None:
     """Find the neighbours of all texts and pictures that the strategies in ``rules`` need; resumable.
 
-    ``rules`` are those of each source by its name, in the order of their numbers.
-    ``cache`` is a folder where the vectors of models are kept beyond this build.
+    ``rules`` maps each source's name to its rules, in the order of their numbers. ``cache`` is a folder where the
+    vectors of models are kept beyond this build.
     """
     kinds = {number: _kinds(rule) for number, rule in enumerate(rules.values())}
     compared = {number: some for number, some in kinds.items() if some}
@@ -94,7 +92,7 @@ def find_similar(
 
 
 def lenders(rules: Mapping[str, SourceRules]) -> dict[int, int]:
-    """The number of the source that each gets its context from, where it is another one."""
+    """Maps the number of each source whose context comes from another one to the number of that other source."""
     numbers = {name: number for number, name in enumerate(rules)}
     found = ((numbers[name], rule.context_from) for name, rule in rules.items())
     return {number: numbers[other] for number, other in found if other is not None}
@@ -102,7 +100,7 @@ def lenders(rules: Mapping[str, SourceRules]) -> dict[int, int]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Search:
-    """The queries of one task: rows ``first`` to ``end`` of ``span``, or, with ``cells``, places in their order."""
+    """The queries of one task: rows ``first`` to ``end`` of ``span``; with ``cells``, places in the cells' order."""
 
     folder: Path
     kind: Kind
@@ -127,7 +125,7 @@ def _embed(
     engine: Engine,
     progress: Progress,
 ) -> None:
-    """Fill the file of vectors; a model stays in this process, which may have a GPU, the others run in workers."""
+    """Fill the file of vectors; models run in this process, which may have a GPU, other embedders in workers."""
     path = vectors_path(work, kind)
     if path.exists():
         return
@@ -152,7 +150,7 @@ def _embed(
         for first, end in ranges(rows, _TEXTS_PER_TASK if kind == "text" else _PICTURES_PER_TASK)
     ]
     model = hashlib.sha256(embedder.fingerprint.encode()).hexdigest()[:16]
-    unfinished = path.with_name(f"{path.stem}-{model}.npy")  # vectors of two models must not meet in one file
+    unfinished = path.with_name(f"{path.stem}-{model}.npy")  # no file may mix vectors of two models
     _, one = _embed_items(replace(tasks[0], end=1))
     shape = (rows, one.shape[1])
     fill(
@@ -179,7 +177,7 @@ def _search(folder: Path, kind: Kind, found: list[Span], count: int, engine: Eng
 
 
 def _cells(folder: Path, kind: Kind, span: Span, engine: Engine, progress: Progress) -> Path:
-    """The folder with the cells of ``span``: centres, the cells that each row probes, the rows by cell."""
+    """The folder of the cells of ``span``, made if missing: centres, the cells that each row probes, rows by cell."""
     home = folder / f"{kind}-cells-{span.source}"
     home.mkdir(exist_ok=True)
     vectors = _of(span, mapped(vectors_path(folder.parent, kind)))
@@ -220,7 +218,7 @@ def _search_task(task: _Search) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.u
         found = nearest(vectors, rows, task.count, among=task.span.known)
     else:
         cells = open_cells(task.cells / "inverted")
-        # Those of the cells in their order, and then what only queries have.
+        # First the rows of the cells in their order, then the rows that only queries have.
         others = np.arange(max(task.first, task.span.known), task.end)
         rows = _wanted(task, np.concatenate([cells.rows[task.first : task.end], others]))
         probes = np.asarray(mapped(task.cells / "probes.npy")[rows])
@@ -230,7 +228,7 @@ def _search_task(task: _Search) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.u
 
 
 def _wanted(task: _Search, rows: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
-    """Those of ``rows`` that a query has: what only ever is context needs no neighbours."""
+    """The ``rows`` that a query has: others are only ever context and need no neighbours."""
     sql = f"SELECT wanted FROM {task.kind} WHERE number = ?"
     with closing(open_tables(task.folder / TABLES_NAME)) as db:
         wanted = [db.execute(sql, (int(row) + task.span.first,)).fetchone()[0] for row in rows]
@@ -253,7 +251,7 @@ class _EmbedTask:
 
 
 def _embed_items(task: _EmbedTask) -> tuple[npt.NDArray[np.int64], Int8]:
-    """The numbers of ``task``, and their vectors int8[n, d]."""
+    """The numbers of the texts or pictures of ``task``, and their vectors int8[n, d]."""
     with closing(open_tables(task.tables)) as tables:
         found = tables.execute(
             f"SELECT row FROM {task.kind} WHERE number >= ? AND number < ? ORDER BY number", (task.first, task.end)
@@ -269,7 +267,7 @@ def _embed_items(task: _EmbedTask) -> tuple[npt.NDArray[np.int64], Int8]:
 
 
 def _sample_texts(work: Path, tables: Path, text: ComparedText, most: int) -> list[str]:
-    """Up to ``most`` of the distinct texts, evenly spaced."""
+    """Up to ``most`` distinct texts, evenly spaced."""
     with closing(open_tables(tables)) as db:
         (count,) = db.execute("SELECT count(*) FROM text").fetchone()
         step = -(-count // most) or 1
@@ -284,7 +282,7 @@ def _text(triplets: ColumnFile, row: int, text: ComparedText) -> str:
 
 
 def _embed_pictures(task: _EmbedTask, triplets: ColumnFile, rows: Sequence[int]) -> Int8:
-    """One vector for all that each triplet shows: the sum of those of its pictures and frames, evenly spaced."""
+    """One vector for each triplet: the sum over up to `_FILES` of its pictures and frames, evenly spaced."""
     stored: list[bytes] = []
     digests: list[bytes] = []
     starts: list[int] = []
@@ -301,7 +299,7 @@ def _embed_pictures(task: _EmbedTask, triplets: ColumnFile, rows: Sequence[int])
 
 
 def _embed_missing(task: _EmbedTask, items: Sequence[str | bytes], digests: Sequence[bytes]) -> Int8:
-    """int8[n, d] of ``items``, from the cache where it has them."""
+    """The vectors int8[n, d] of ``items``, from the cache if it has them."""
 
     def compute(places: list[int]) -> Int8:
         return quantise(task.embedder.embed([items[place] for place in places]))

@@ -1,13 +1,13 @@
-"""Which distinct texts and pictures the triplets have, and by what duplicates are told: a SQLite file, written once.
+"""The distinct texts and pictures of the triplets, and marks to find duplicates: a SQLite file, written once.
 
 A *text* is an instruction (or instruction and answer) without case, punctuation and spacing; a *picture* is all that a
-triplet shows, by content. Each source's are numbered in a row, in the order of their first triplet.
+triplet shows, by content. Those of each source have consecutive numbers, in the order of their first triplet.
 
-A source whose context comes from another one has that one's triplets in place of its own, beside its queries. They
-stand in the tables once more, in rows beyond those of TRIPLETS (see `lent_row`), and their texts and pictures have the
-first of its numbers: only these are searched.
+If the context of a source comes from another source, the tables hold the other's triplets in place of its own, apart
+from its queries. They are there a second time, in rows beyond those of TRIPLETS (see `lent_row`), and their texts and
+pictures have the first numbers of the source: only these are searched.
 
-Beside it lie arrays that are filled block by block, in any order, and go on where a killed build stopped.
+Next to the file are arrays that are filled block by block, in any order; a build that was killed resumes them.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ CREATE INDEX triplet_text ON triplet(source, text, row) WHERE text IS NOT NULL;
 CREATE INDEX triplet_picture ON triplet(source, picture, row) WHERE picture IS NOT NULL;
 """
 
-# A question is closed where at least half of those who ask it give an answer that another gives, too.
+# A question is closed if at least half of the triplets that ask it share their answer with another of them.
 _CLOSED: Final = """
 INSERT INTO closed
 SELECT source, question FROM (
@@ -87,13 +87,13 @@ SELECT source, question FROM (
 
 Task = TypeVar("Task")
 Filled: TypeAlias = tuple[npt.NDArray[Any], npt.NDArray[Any]]
-"""Numbers of rows, and the values of these rows."""
+"""(numbers of rows, the values of these rows)."""
 
 _DONE_SUFFIX: Final = ".done"
 
 
 class Span(NamedTuple):
-    """The numbers ``first`` to ``end`` (not included) are those of ``source``; its context has the first ``known``."""
+    """The numbers ``first`` to ``end`` (not included) of ``source``; the first ``known`` are those of its context."""
 
     source: int
     first: int
@@ -102,12 +102,12 @@ class Span(NamedTuple):
 
 
 def lent_row(row: int, source: int, rows: int) -> int:
-    """The row in these tables of a triplet that lies in ``row`` of ``rows``, where it is lent to ``source``."""
+    """The row in these tables of a triplet in ``row`` of TRIPLETS, which has ``rows``, if it is lent to ``source``."""
     return rows * (source + 1) + row
 
 
 def plain_text(text: str) -> str:
-    """The words of ``text``, without case, punctuation and spacing; a text without words is itself."""
+    """The words of ``text``, without case, punctuation and spacing; a text without words is only stripped."""
     return " ".join(_WORD.findall(unicodedata.normalize("NFKC", text).casefold())) or text.strip()
 
 
@@ -118,9 +118,9 @@ def write_tables(
     lenders: Mapping[int, int],
     text: ComparedText,
 ) -> None:
-    """Write the tables of TRIPLETS to ``path``; ``compared`` says what, by number of the source.
+    """Write the tables of TRIPLETS to ``path``; ``compared`` maps a source's number to the kinds to compare.
 
-    ``lenders`` gives the source that context comes from, where it is another. The file appears whole or not at all.
+    ``lenders`` maps a source to the other source that its context comes from. The file appears whole or not at all.
     """
     temporary = path.with_name(path.name + ".tmp")
     temporary.unlink(missing_ok=True)
@@ -149,7 +149,7 @@ def write_tables(
 
 
 class Says(NamedTuple):
-    """What a triplet says: hashes of question and answer, and whether the answer is a sentence."""
+    """Hashes of a triplet's question and answer, and whether the answer is a sentence: 5 words or more."""
 
     question: int
     answer: int
@@ -157,7 +157,7 @@ class Says(NamedTuple):
 
 
 def says(instruction: str, answer: str) -> Says:
-    """See `Says`."""
+    """The `Says` of a triplet."""
     plain = plain_text(answer)
     question = _hash(plain_text(instruction))
     return Says(question, _hash(plain), plain.count(" ") >= _SENTENCE_WORDS - 1)
@@ -169,7 +169,7 @@ def open_tables(path: Path) -> sqlite3.Connection:
 
 
 def spans(tables: sqlite3.Connection, kind: Kind) -> list[Span]:
-    """The numbers of each source that has any, in order."""
+    """The span of numbers of each source that has any, in order."""
     rows = tables.execute(
         f"SELECT source, min(number), max(number) + 1, sum(known) FROM {kind} GROUP BY source ORDER BY source"
     )
@@ -197,9 +197,9 @@ def fill(
     progress: Progress,
     label: str,
 ) -> None:
-    """Make the array [rows, columns] at ``path`` of what ``function`` gives for each task.
+    """Make the array [rows, columns] at ``path`` from the results of ``function`` for each task.
 
-    Tasks that were finished before are not run again. ``engine`` runs them, or, with ``None``, this process does.
+    Tasks that were finished before are not run again. ``engine`` runs them; if it is ``None``, this process does.
     """
     array = _opened(path, dtype, shape)
     done = _opened(path.with_name(path.name + _DONE_SUFFIX), np.uint8, (len(tasks),))
@@ -208,7 +208,7 @@ def fill(
     results = _here(run, todo) if engine is None else engine.run(run, todo, label=label, progress=progress)
     for count, ((number, _), (rows, values)) in enumerate(results, 1):
         array[rows] = values
-        array.flush()  # the values are on disk before the note that says so
+        array.flush()  # the values must be on disk before the flag that says so
         done[number] = 1
         done.flush()
         progress.update(label, count, len(todo))
@@ -241,7 +241,7 @@ def _rows(
 
 
 def _hash(text: str) -> int:
-    """64 bits, signed as SQLite has them."""
+    """A hash of 64 bits, signed as in SQLite."""
     digest = hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
 
@@ -258,11 +258,11 @@ def _here(
 
 
 def _opened(path: Path, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> Any:
-    """A new array of zeros, or the one that was begun; it appears whole, so a kill leaves no half of a header."""
+    """The array at ``path``, made of zeros if missing; it appears whole, so a kill leaves no half-written header."""
     if not path.exists():
         temporary = path.with_name(path.name + ".tmp")
         np.lib.format.open_memmap(temporary, "w+", dtype, shape)
         with open(temporary, "rb+") as file:
-            os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)  # a full disk must not show in the map
+            os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)  # a full disk fails here, not as SIGBUS
         os.replace(temporary, path)
     return np.load(path, mmap_mode="r+")
