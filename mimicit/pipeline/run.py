@@ -84,7 +84,7 @@ class BuildResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutionOptions:
-    """Options that never change a byte of a shard. The first six are those of `build_shards`.
+    """How a build is run; what its shards hold is set by `BuildConfig`. The first six are those of `build_shards`.
 
     With ``task_count``, the build ends before the next stage that is shared out to that number of tasks.
     """

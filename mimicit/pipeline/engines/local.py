@@ -1,9 +1,9 @@
 """Run the tasks of a stage on local processes; results do not depend on how many.
 
-A task is a picklable value for a module-level function, and running it twice must do no harm. Tasks are drawn when
-a worker is free, so a stage may have any number. A worker that dies (a decoder crashed, the system killed it for its
+A task is a picklable value for a module-level function, and running it twice must do no harm. Tasks are drawn when a
+worker is free, so a stage may have any number. A worker that dies (a decoder crashed, the system killed it for its
 memory, a user killed it) does not end the build: its task is run again in a process of its own, while no other task
-runs. A task is given up, by name, only if its process dies there, too, again and again.
+runs. A task is given up, with an error, only if that process dies, too, again and again.
 
 Each worker has a pipe of its own and one task at a time, so its death is seen immediately, whatever it was writing, and
 affects no other worker.

@@ -136,7 +136,7 @@ class RayEngine:
         self._is_ready = True
 
     def _connect(self) -> None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a build tells nobody about itself
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a build sends no telemetry
         options: dict[str, Any] = {"address": self._address}
         if self._address is None:
             options = {"address": "local", "num_cpus": self._workers, "object_store_memory": _STORE_BYTES}

@@ -1,7 +1,8 @@
 """The distinct texts and pictures of the triplets, and marks to find duplicates: a SQLite file, written once.
 
 A *text* is an instruction (or instruction and answer) without case, punctuation and spacing; a *picture* is all that a
-triplet shows, by content. Those of each source have consecutive numbers, in the order of their first triplet.
+triplet shows, by content. The texts of a source have consecutive numbers, in the order of their first triplet; so have
+its pictures.
 
 If the context of a source comes from another source, the tables hold the other's triplets in place of its own, apart
 from its queries. They are there a second time, in rows beyond those of TRIPLETS (see `lent_row`), and their texts and

@@ -258,7 +258,7 @@ def _judging(engine: Engine) -> OnDeath[_Task, list[int]]:
 
 
 def _cut(task: _Task, culprit: int | None) -> list[_Task]:
-    """``task`` in up to three: the media before ``culprit``, itself, and those after it; empty if it is not in it."""
+    """``task`` cut before and after the medium ``culprit``, up to three pieces; none if it does not hold that."""
     if culprit not in task.numbers:
         return []
     place = task.numbers.index(culprit)

@@ -160,7 +160,7 @@ class Judge:
     def _one_by_one(
         self, batch: pa.RecordBatch, media: Numbers, counts: Numbers, rows: Numbers
     ) -> tuple[pa.RecordBatch, Numbers, Numbers, pa.Array]:
-        """``batch`` without those of ``rows`` that are rejected, the media that are shown, their counts, the parts."""
+        """(``batch`` without the rejected ones of ``rows``, the media that are shown, their counts, the parts)."""
         lists: list[Sequence[int]] = [media.tolist() for media in np.split(media, np.cumsum(counts)[:-1])]
         parts: list[bytes | None] = [None] * len(lists)
         kept = np.ones(len(lists), np.bool_)
