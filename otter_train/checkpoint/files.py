@@ -1,14 +1,14 @@
-"""Checkpoints: ``run/checkpoint-{step:08d}/``, absent or complete, and the way back from them.
+"""Checkpoints: ``run/checkpoint-{step:08d}/``, absent or complete; written and loaded.
 
 A checkpoint stands alone: the trained parameters (``model.safetensors``), AdamW's state (``optimizer.safetensors``),
 the tokenizer, and ``meta.json`` with the checksum of each. Pretrained weights are not repeated; the meta data names
 their folders. Everything is written into a hidden folder, synced, and renamed at the end. Cost: one sequential write
 and one SHA-256 of the files (about 1.4 GB/s).
 
-The files hold whole tensors, whatever the number of processes that trained them, so any number of them can go on, and
-a model can be asked questions without being put together first. `torch.distributed.checkpoint` would let every
-process write its own shards; but it describes them by a pickle, which runs code when it is read, and what Otter trains
-(16 GB with its moments) fits into the memory of one process.
+The files hold whole tensors, whatever the number of processes that trained them, so any number of processes can
+continue, and a model can answer without being assembled first. `torch.distributed.checkpoint` would let every process
+write its own shards; but it describes them by a pickle, which runs code when it is read, and what Otter trains (16 GB
+with its moments) fits into the memory of one process.
 
 `BackgroundSaver` writes them in the background: one thread, one checkpoint at a time. If the disk is full or gone, that
 checkpoint is lost with a warning; the earlier ones are intact and training continues. Only if the last checkpoint of a
@@ -100,7 +100,7 @@ def save_checkpoint(
     tokenizer: PreTrainedTokenizerBase,
     keep: int = 3,
 ) -> Path:
-    """Write ``run/checkpoint-{step}`` and remove all but the last ``keep``; the path of the new one.
+    """Write ``run/checkpoint-{step}`` and remove all but the last ``keep``; returns the path of the new one.
 
     ``meta`` holds everything of ``schemas/checkpoint.json`` but ``format`` and ``files``. Interrupted at any
     point it leaves the earlier checkpoints as they were; `OSError` if the disk is full.
@@ -126,7 +126,7 @@ def save_checkpoint(
 def latest_checkpoint(run: Path) -> Checkpoint | None:
     """The last undamaged checkpoint of a run folder, or None if there has never been one.
 
-    A damaged one is passed over with a warning that names it; `TrainError` if all of them are.
+    A damaged one is skipped with a warning that names it; `TrainError` if all of them are damaged.
     """
     folders = _folders(run)
     for step, folder in reversed(folders):
@@ -239,7 +239,7 @@ def _write(
     try:
         save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / _WEIGHTS)
         save_file({name: tensor.contiguous() for name, tensor in moments.items()}, folder / _OPTIMIZER)
-    except SafetensorError as error:  # it wraps those of the file system
+    except SafetensorError as error:  # it wraps errors of the file system
         raise OSError(str(error)) from None
     tokenizer.save_pretrained(folder / _TOKENIZER)
     (folder / _META).touch()

@@ -1,8 +1,8 @@
-"""``--continue-as``: a new run that goes on from the last checkpoint of another, with other wishes.
+"""``--continue-as``: a new run that continues from the last checkpoint of another, with some other options.
 
-Weights, moments of the optimizer, random generators and the place in the data are taken over. What may be another is
-`CHANGEABLE`, and the weights of folders. ``lineage.json`` in the new run's folder tells where it comes from; that is
-kept beside the checkpoints, and not in them.
+Weights, moments of the optimizer, random generators and the place in the data are taken over. The options in
+`CHANGEABLE` and the weights of folders may change. ``lineage.json`` in the new run's folder, not in its checkpoints,
+records where it comes from.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LINEAGE_NAME: Final = "lineage.json"
 CHANGEABLE: Final = frozenset(
     {"beta2", "clip", "epochs", "guard", "guard_factor", "lr", "max_steps", "schedule", "warmup", "weight_decay"}
 )
-"""The options of a run's configuration that decide what a step does or how many there are, but not of what."""
+"""The options of a run that decide how its steps update the model, or their number, but not the model or the data."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ def read_lineage(run: Path) -> Lineage:
 
 
 def descend(parent: Path, run: Path, step: int, changes: Sequence[str]) -> None:
-    """Write down that ``run`` goes on from ``parent`` after ``step``, with ``changes``."""
+    """Record that ``run`` continues from ``parent`` after ``step``, with ``changes``."""
     before = read_lineage(parent)
     mine = Ancestor(run=str(parent.absolute()), step=step, changes=tuple(changes))
     value = asdict(Lineage(ancestors=(*before.ancestors, mine), shards=before.shards))
@@ -67,10 +67,10 @@ def descend(parent: Path, run: Path, step: int, changes: Sequence[str]) -> None:
 
 
 def shards_to_open(run: Path, parent: Path | None, given: Sequence[str]) -> tuple[list[str], list[float] | None]:
-    """The folders as the first of the runs had them, and the weights that they get from now on; None: no others.
+    """The folders as the first of the runs had them, and their weights from now on; None: unchanged.
 
-    The order of a mixture depends on its first weights; later ones are a part of the state. `UsageError` if ``run``
-    goes on, and was given other weights, or goes on from a run that is not named.
+    The order of a mixture depends on its first weights; later ones are a part of the state. `UsageError` if ``run`` is
+    resumed with other weights, or began from a run that is not named.
     """
     given = absolute_shards(given)
     has_begun = any(run.glob("checkpoint-*"))
@@ -94,7 +94,7 @@ def shards_to_open(run: Path, parent: Path | None, given: Sequence[str]) -> tupl
 
 
 def _shards_of(run: Path) -> tuple[str, ...]:
-    """The folders in the options that ``run`` keeps; none where it keeps no options yet."""
+    """The folders in the options that ``run`` keeps; none if it keeps no options yet."""
     try:
         value = json.loads((run / CONFIG_NAME).read_text(encoding="utf-8"))["shards"]
     except (OSError, ValueError, KeyError, TypeError):

@@ -1,8 +1,8 @@
 """Where the pretrained parts of a run lie: folders, which move, or names on the Hub, which do not.
 
-A checkpoint holds each folder twice, by its absolute path and as seen from the run folder, so it is found from any
-working folder, and after it was moved together with the run. Converted weights do the same. A folder that is gone is
-never taken for a name.
+A checkpoint holds each folder twice, by its absolute path and by that relative to the run folder, so it is found from
+any working folder, and after it was moved together with the run. Converted weights do the same. A folder that is gone
+is never taken for a name.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def places_of(config: Mapping[str, Any], folder: Path) -> dict[str, dict[str, st
 def find_parts(
     checkpoint: Checkpoint, *, if_gone: Mapping[str, str | None] | None = None, **moved: str | None
 ) -> dict[str, str | None]:
-    """Where the `PARTS` of ``checkpoint`` lie now, by option; ``moved`` says it by hand, and is believed.
+    """Where the `PARTS` of ``checkpoint`` lie now, by option; ``moved`` names places that take precedence.
 
-    ``if_gone`` is believed of those alone that are no longer where the checkpoint says. `UsageError` names the part
+    ``if_gone`` names places of parts that are no longer where the checkpoint says. `UsageError` names the part
     that is gone and where it was looked for.
     """
     config: Mapping[str, Any] = checkpoint.meta["config"]
@@ -62,9 +62,9 @@ def find_parts(
 
 
 def find_part(name: str, source: str, place: Mapping[str, str], *, holder: Path, folder: Path) -> str:
-    """Where the part ``name``, which was called ``source`` and lay in ``place`` as seen from ``folder``, lies now.
+    """Where the part ``name`` lies now: once given as ``source``, in the ``place`` that `places_of` noted.
 
-    `UsageError` if it is gone: ``holder`` was trained with it.
+    ``folder`` is what the relative path begins from. `UsageError` if it is gone; ``holder`` was trained with it.
     """
     candidates = [place["absolute"], os.path.normpath(folder / place["relative"])]
     for path in candidates:

@@ -53,7 +53,7 @@ def check_tokens(meta: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) ->
 
 
 def seed_generators(seed: int) -> None:
-    """Begin the random numbers of Python, NumPy, torch and its devices with ``seed``."""
+    """Seed the random generators of Python, NumPy, torch and its devices."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
@@ -73,7 +73,7 @@ def generator_states(device: torch.device) -> dict[str, Any]:
 
 
 def restore_generators(states: Mapping[str, Any], device: torch.device) -> None:
-    """Inverse of `generator_states`; on another kind of device that of the device stays as it is."""
+    """Inverse of `generator_states`; the generator of another kind of device stays as it is."""
     version, numbers, gauss = states["python"]
     random.setstate((version, tuple(numbers), gauss))
     kind, keys, *rest = states["numpy"]

@@ -13,7 +13,7 @@ A file holds one value per option, or a list for those that may be given several
 
 Values reach the command line's own parser as text, so that a file and a command line mean the same and are refused with
 the same words. Paths are relative to the current folder, as on the command line. The names of the other files in the
-folder of a run stand here, too.
+folder of a run are here, too.
 """
 
 from __future__ import annotations
@@ -67,23 +67,23 @@ _REASON: Final = 200  # characters
 HELP = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
 
 CONFIG_NAME: Final = "config.json"
-"""All its options."""
+"""All options of the run."""
 
 METRICS_NAME: Final = "metrics.csv"
 EVAL_NAME: Final = "eval.csv"
 SOURCES_NAME: Final = "sources.csv"
 GATES_NAME: Final = "gates.csv"
 LEFT_OUT_NAME: Final = "left_out.txt"
-"""Samples that no step was made of, with the reason of each."""
+"""Samples that were not trained on, each with its reason."""
 
 GUARD_NAME: Final = "guard.jsonl"
 """Steps that were left out, or would have been."""
 
 
 def absolute_path(source: str) -> str:
-    """``source`` as an absolute path where something lies there, else as it is: a name on the Hub, a URL.
+    """``source`` as an absolute path if it exists, else unchanged: a name on the Hub, a URL.
 
-    Weights of open_clip may name a file behind their architecture (``ViT-L-14:FILE``).
+    Weights of open_clip may name a file after their architecture (``ViT-L-14:FILE``).
     """
     architecture, colon, file = source.partition(":")
     if os.path.exists(source):
@@ -117,7 +117,7 @@ class Program(click.Command):
 def errors_on_one_line() -> Iterator[None]:
     """End the program with one line and exit code 2 (`UsageError`) or 1 (any other `MimicitError`).
 
-    A missing package is one line too (the programs need an extra), and so is want of memory.
+    A missing package is one line too (the programs need an extra), and so is a lack of memory.
     """
     try:
         yield
@@ -136,11 +136,11 @@ def errors_on_one_line() -> Iterator[None]:
 
 
 def calm_threads() -> None:
-    """Let OpenMP threads spin only briefly while they wait, and torch say less; call it before torch is imported.
+    """Let OpenMP threads spin only briefly while they wait, and torch log less; call it before torch is imported.
 
     By default threads spin for long, and one other busy process on the machine makes a step ten times slower. With this
-    a step takes twice as long then, and is as fast as ever on a quiet machine. What torch says
-    of calls in torchao that are out of date, wherever that is installed, is nothing to act on.
+    a step then takes twice as long, and is as fast as before on a quiet machine. The warnings of torch about outdated
+    calls in torchao, if that is installed, call for no action.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -149,9 +149,9 @@ def calm_threads() -> None:
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Import large libraries in the block, without a search for garbage that they do not make: a fifth of their time.
+    """Import large libraries in the block without garbage collection, which finds nothing: a fifth of their time.
 
-    What is there at the end of the block is never searched again.
+    Objects that exist at the end of the block are never searched again.
     """
     was_on = gc.isenabled()
     gc.disable()
@@ -166,7 +166,7 @@ def importing() -> Iterator[None]:
 def run_and_leave(program: Callable[[], Any]) -> None:
     """Run ``program`` and end the process with its exit code.
 
-    What was registered for the end is done, but the modules of torch are not taken apart, which takes a second or two.
+    Functions registered with `atexit` run, but the modules of torch are not torn down, which takes a second or two.
     """
     code = 0
     try:
@@ -186,8 +186,8 @@ def run_and_leave(program: Callable[[], Any]) -> None:
 def read_options(path: Path, known: Collection[str], several: Collection[str] = ()) -> dict[str, str | list[str]]:
     """The options in the TOML or (``*.json``) JSON file ``path`` as text by name; those that are null are left out.
 
-    Options of ``several`` values may be lists, and become such. `UsageError` names the file and what is wrong with it:
-    an option not in ``known`` with the one most like it, a value that is no text, number or truth value.
+    Options in ``several`` may be lists, and become lists. `UsageError` names the file and what is wrong with it: an
+    option not in ``known``, with the most similar one, or a value that is no text, number or truth value.
     """
     options: dict[str, str | list[str]] = {}
     for name, value in _read(path).items():

@@ -158,7 +158,7 @@ class RunConfig:
 
     @property
     def lora_scale(self) -> float:
-        """What the product of the two matrices of an adapter is multiplied by."""
+        """The factor of the product of an adapter's two matrices."""
         return 2.0 if self.lora_alpha is None else self.lora_alpha / max(1, self.lora_rank)
 
     def to_json(self) -> dict[str, Any]:
@@ -176,7 +176,7 @@ class RunConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """How a run is carried out: nothing of it changes what is computed, so all of it may change on resume."""
+    """How a run is carried out: no option here changes what is computed, so all may change on resume."""
 
     accumulate: int = option(1, "Forward passes that each step is split into, per device.", least=1)
     workers: int | None = option(
@@ -208,7 +208,7 @@ def resolve(preset: str | None, *, recipe: str | None = None, **given: Any) -> R
 
     Without a preset, naming a language or a vision model means ``otter-9b`` and naming none means ``tiny``.
     ``batch_size`` counts samples, ``batch_tokens`` alone means one row. `UsageError` if an option contradicts what
-    ``recipe``, one of `RECIPES`, fixes, or where there is no such model.
+    ``recipe``, one of `RECIPES`, fixes, or if there is no such model.
     """
     overrides = {name: value for name, value in given.items() if value is not None}
     if recipe is not None:
@@ -287,7 +287,7 @@ def _check_models(config: RunConfig) -> None:
 
 
 def _check_folders(config: RunConfig) -> None:
-    """`UsageError` if a model that a new run is to train with is neither a path here nor can be a name."""
+    """`UsageError` if a pretrained model of a new run is neither an existing path nor can be a name."""
     for name in ("language_model", "vision_model"):
         folder = getattr(config, name)
         if not folder or Path(folder).exists():

@@ -55,7 +55,7 @@ class Choice(NamedTuple):
 
 
 def choose_each(trained: TrainedModel, samples: Sequence[Sample]) -> list[Choice]:
-    """What the model chooses of what each sample offers: whole texts, with the end of the answer."""
+    """The `Choice` among what each sample offers, judged by the loss of whole texts with the end of the answer."""
     offered = [choices(sample) for sample in samples]
     pairs = [_answering(sample, choice) for sample, texts in zip(samples, offered, strict=True) for choice in texts]
     nats = iter(answer_losses(trained, pairs) if pairs else [])
@@ -63,7 +63,7 @@ def choose_each(trained: TrainedModel, samples: Sequence[Sample]) -> list[Choice
 
 
 def answer_losses(trained: TrainedModel, samples: Sequence[Sample]) -> list[tuple[float, int]]:
-    """Of each sample's query: the loss of its answer in nats, summed over its tokens, and how many these are.
+    """For each sample's query: the loss of its answer in nats, summed over its tokens, and their number.
 
     The tokens are those that ``span`` learns of the last chunk: the answer, ``<|endofchunk|>`` and the end of text.
     An answer that is too long to be shown has none.
@@ -91,7 +91,7 @@ def answer_losses(trained: TrainedModel, samples: Sequence[Sample]) -> list[tupl
 class CachedTower(VisionTower):
     """``tower``, whose patch tokens of the last pictures are kept in memory, up to ``limit_bytes`` of them.
 
-    Pictures are the same where all their numbers are. The weights must not change meanwhile.
+    Pictures are the same if all their numbers are. The weights must not change meanwhile.
     """
 
     def __init__(self, tower: VisionTower, *, limit_bytes: int = 1 << 30) -> None:
@@ -102,7 +102,7 @@ class CachedTower(VisionTower):
         self._kept_bytes = 0
 
     def patch_tokens(self, pictures: Tensor) -> Tensor:
-        """As those of the tower, bit for bit, but for pictures that were encoded in other company."""
+        """Like those of the tower, bit for bit unless a picture was encoded in another batch."""
         keys = [hashlib.sha256(picture.numpy().data).digest() for picture in pictures.cpu().contiguous()]
         first = {key: place for place, key in reversed([*enumerate(keys)])}
         found = {key: self._kept[key] for key in first if key in self._kept}
@@ -115,7 +115,7 @@ class CachedTower(VisionTower):
         return torch.stack([found[key] for key in keys])
 
     def pooling_head(self) -> list[nn.Parameter]:
-        """That of the tower."""
+        """The pooling head of the tower."""
         return self.tower.pooling_head()
 
     def _keep(self, key: bytes, tokens: Tensor) -> None:

@@ -1,16 +1,16 @@
 """How answers are scored: VQA accuracy, ANLS, ROC AUC and CIDEr, and the interval of an estimate.
 
-**VQA accuracy** (Antol et al., arXiv 1505.00468): an answer counts in full where three of ten people gave it. Each
-person in turn is left out, the answer scores min(1, those of the others who gave it / 3), and the mean over the people
-left out is the accuracy; so 2 of 10 make 0.6, and 3 make 0.9. Answers are compared after the clean-up of the
-benchmark's own scorer, with its oddities, so that numbers compare with those of papers: ``"c#"`` is not ``"c"``, and
-where all people wrote the same, answers are compared as they were written.
+**VQA accuracy** (Antol et al., arXiv 1505.00468): an answer counts in full if three of ten people gave it. Each person
+in turn is left out, the answer scores min(1, number of the others who gave it / 3), and the mean over the people left
+out is the accuracy; so 2 of 10 make 0.6, and 3 make 0.9. Answers are compared after the clean-up of the benchmark's
+own scorer, with its oddities, so that numbers compare with those of papers: ``"c#"`` is not ``"c"``, and if all people
+wrote the same, answers are compared as they were written.
 
-**ANLS** (Biten et al., arXiv 1905.13648), for questions about text in pictures: an answer that is nearly spelled as a
-true one counts nearly in full: 1 less the edits that part them, as a share of the longer of both. Less than a half
-counts nothing. Capitals and spaces do not matter.
+**ANLS** (Biten et al., arXiv 1905.13648), for questions about text in pictures: an answer that is spelled nearly like a
+true one counts nearly in full: 1 minus their edit distance as a share of the longer of both. Less than a half counts
+nothing. Case and extra spaces do not matter.
 
-**ROC AUC**, the metric of HatefulMemes: how often a query whose answer is yes looks more like a yes than one with no.
+**ROC AUC**, the metric of HatefulMemes: how often a query whose answer is yes gets a higher score than one with no.
 
 Intervals hold 95% of the estimates of 1,000 resamples of the queries. The resamples depend on a seed and the number of
 samples alone, so that two models on the same samples are compared fairly.
@@ -77,7 +77,7 @@ _APOSTROPHES: Final = {
 
 _LEAST: Final = 0.5
 RESAMPLES: Final = 1000
-"""Of the queries, for an interval."""
+"""How often the queries are resampled for an interval."""
 
 _PERCENTILES: Final = (2.5, 97.5)
 
@@ -118,14 +118,14 @@ _BRACKETS: Final = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{":
 
 
 def vqa_accuracy(answer: str, humans: Sequence[str]) -> float:
-    """Between 0 and 1; of a single human answer it is 1 where that is the answer, and else 0."""
+    """The VQA accuracy, 0 to 1; with a single human answer it is 1 if ``answer`` equals that, else 0."""
     said, *people = (_one_line(text) for text in (answer, *humans))
     if len(people) < 2 or len(set(people)) > 1:
         said, *people = (plain_answer(text) for text in (said, *people))
     agreeing = people.count(said)
     if len(people) < 2:
         return float(agreeing)
-    least = min(3, len(people) - 1)  # of fewer than four people, all the others must agree
+    least = min(3, len(people) - 1)  # with fewer than four people, all the others must agree
     with_one_left_out = agreeing * min(1, (agreeing - 1) / least) + (len(people) - agreeing) * min(1, agreeing / least)
     return with_one_left_out / len(people)
 
@@ -133,7 +133,7 @@ def vqa_accuracy(answer: str, humans: Sequence[str]) -> float:
 def human_answers(sample: Sample) -> list[str]:
     """The answers of all people in the ``answers`` of a sample's meta, as VQAv2 has them; often none.
 
-    Someone who answered nothing is one of the people too.
+    An empty answer counts as that of a person, too.
     """
     answers: Any = sample.meta.get("answers")
     if not isinstance(answers, list):
@@ -165,7 +165,7 @@ def anls(answer: str, truths: Sequence[str]) -> float:
 def roc_auc(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
     """The share of pairs of a ``positive`` and another in which the positive has the higher of ``scores``; ties: half.
 
-    0.5 where all are of one kind and nothing can be told. By the sum of the ranks (Mann and Whitney), in O(n log n).
+    0.5 if all are of one kind, which tells nothing. By the sum of the ranks (Mann and Whitney), in O(n log n).
     """
     yes = int(positive.sum())
     no = len(positive) - yes
@@ -177,7 +177,7 @@ def roc_auc(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
 
 
 class Estimate(NamedTuple):
-    """A value and the interval that holds 95% of those of the resamples; NaN-free: all 0 of no samples."""
+    """A value and the interval that holds 95% of the resampled values; all 0, not NaN, without samples."""
 
     value: float
     low: float
@@ -189,14 +189,14 @@ class Estimate(NamedTuple):
 
 
 def ratio(totals: NDArray[np.float64], counts: NDArray[np.float64], *, seed: int) -> Estimate:
-    """``totals.sum() / counts.sum()`` with its interval, where both hold one number per sample; a mean: of ones."""
+    """``totals.sum() / counts.sum()`` with its interval, one number each per sample; ``counts`` of 1 make a mean."""
     if not counts.sum():
         return Estimate(0.0, 0.0, 0.0)
     return resampled(len(counts), lambda drawn: float(totals[drawn].sum() / max(1e-12, counts[drawn].sum())), seed=seed)
 
 
 def resampled(count: int, value: Callable[[NDArray[np.int64]], float], *, seed: int) -> Estimate:
-    """``value`` of all of ``count`` samples, which it takes by their numbers, and of draws of as many with repeats."""
+    """The `Estimate` of ``value`` over ``count`` samples, which it gets as indices: all, and draws with replacement."""
     generator = np.random.default_rng(seed)
     drawn = [value(generator.integers(count, size=count)) for _ in range(RESAMPLES)]
     low, high = np.percentile(drawn, _PERCENTILES)
@@ -245,7 +245,7 @@ def _similarity(one: str, other: str) -> float:
     longer = max(len(one), len(other))
     if not longer:
         return 1.0
-    if abs(len(one) - len(other)) > longer * (1 - _LEAST):  # so many edits at least
+    if abs(len(one) - len(other)) > longer * (1 - _LEAST):  # it takes at least as many edits
         return 0.0
     return 1 - _edits(one, other) / longer
 
@@ -276,7 +276,7 @@ def _ngrams(caption: str) -> list[_Ngrams]:
 def _likeness(
     mine: Sequence[_Ngrams], other: Sequence[_Ngrams], rarity: Mapping[tuple[str, ...], float], highest: float
 ) -> float:
-    """0 to 1: the mean over n of the cosines, where no n-gram counts more often than ``other`` has it."""
+    """0 to 1: the mean over n of the cosines, in which no n-gram counts more often than ``other`` has it."""
     longer = mine[1].total() - other[1].total()
     cosines = 0.0
     for ours, theirs in zip(mine, other, strict=True):

@@ -40,7 +40,7 @@ _HEADER: Final = "shots  {source:<{width}}  queries  context  loss              
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """What some answers come to; each estimate with its bootstrap interval.
+    """The scores of some answers; each estimate with its bootstrap interval.
 
     ``loss`` is the mean over the tokens of the true answers, in nats; ``exact`` and ``vqa`` lie between 0 and 1.
     ``context`` is the mean number of context triplets that were shown; ``with_humans`` queries have the answers of
@@ -125,9 +125,9 @@ def measure(answered: Sequence[Answered], *, seed: int) -> Summary:
 
 
 def _caption_scores(answered: Sequence[Answered]) -> list[float]:
-    """CIDEr of what was said of each picture for which several answers to one question are known.
+    """CIDEr of the answer to each picture for which several answers to one question are known.
 
-    The instructions that builds give to captions all ask the same.
+    The instructions that builds give to captions all count as one question.
     """
     said: dict[tuple[object, str], str] = {}
     known: dict[tuple[object, str], dict[str, None]] = defaultdict(dict)
@@ -160,7 +160,7 @@ def gained_by_looking(report: Report, *, seed: int) -> Estimate | None:
 
 
 def lines(reports: Sequence[Report], summaries: Sequence[Mapping[str, Summary]], *, seed: int) -> Iterator[str]:
-    """The table for a person, what it must be compared with, and a few answers."""
+    """The table for a person, the baselines to compare it with, and a few answers."""
     yield from _table(reports, summaries)
     for report, by_name in zip(reports, summaries, strict=True):
         yield from _choices(report.shots, by_name)
@@ -195,7 +195,7 @@ def _table(reports: Sequence[Report], summaries: Sequence[Mapping[str, Summary]]
 
 
 def _choices(shots: int, by_name: Mapping[str, Summary]) -> Iterator[str]:
-    """How likely the model finds the right one of the answers that a query offers."""
+    """Lines about the right choices among the answers that queries offer."""
     if (found := by_name[ALL]).with_choices:
         asked = f"{shots} shots: the likeliest choice is right, of {found.with_choices:,}"
         yield f"{found.choice.value:6.1%}  {asked} {_interval(found.choice, '.1%')}; by chance {found.chance:.1%}"
@@ -206,7 +206,7 @@ def _choices(shots: int, by_name: Mapping[str, Summary]) -> Iterator[str]:
 
 
 def _texts(shots: int, by_name: Mapping[str, Summary]) -> Iterator[str]:
-    """How near the answers come to the true ones as texts."""
+    """Lines about how near the answers come to the true ones as texts."""
     near = by_name[ALL].anls
     yield f"{near.value:6.1%}  {shots} shots: ANLS {_interval(near, '.1%')}"
     for name, found in by_name.items():
@@ -216,7 +216,7 @@ def _texts(shots: int, by_name: Mapping[str, Summary]) -> Iterator[str]:
 
 
 def _compared(report: Report, *, seed: int) -> Iterator[str]:
-    """What those reach who do not look, or see the pictures of another sample."""
+    """Lines about what is reached without looking, or with the pictures of another sample."""
     for rate, meaning in (
         (
             report.question_only,

@@ -1,8 +1,8 @@
 """What a model answers to the queries of some samples, next to what a model that never looks could reach.
 
 All of it is computed from the evaluated samples: the two text baselines know the answers, so they are ceilings, and
-only what lies above them was seen in a picture. The same model on other samples' pictures says so once more.
-Samples are read when they are asked, one batch at a time.
+only what lies above them was seen in a picture. The same model on other samples' pictures is a second check.
+Samples are read when they are needed, one batch at a time.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ _LETTER: Final = re.compile(r"\(?([A-Za-z])(?:[).:]+(?:\s+(.+))?)?", re.DOTALL)
 class Attempt(NamedTuple):
     """What a model made of a sample's query: its own answer, and the loss (nats) of the ``tokens`` of the true one.
 
-    ``chosen`` is the one of the sample's `choices` that it finds likeliest; None if there are none. Where they are
-    yes and no, ``yes`` is how likely it finds the one, of both: 0 to 1.
+    ``chosen`` is the likeliest of the sample's `choices`; None if there are none. If they are yes and no, ``yes`` is
+    the probability of yes among the two: 0 to 1.
     """
 
     sample: Sample
@@ -60,10 +60,10 @@ class Answered:
 
     ``media`` are the kinds and hashes of everything shown, ``origin`` names what was shown last, ``shots`` counts the
     context triplets. ``nats`` and ``tokens`` are those of `Attempt`; ``humans`` counts the people whose answers
-    ``vqa`` (0 to 1) compares with, 0 where only the true answer is known. ``chosen`` is that of `Attempt`, the
-    likeliest of so many ``choices``; ``letter`` is that of the true one, where the question lists them by letters.
-    ``yes`` is that of `Attempt`. ``anls`` compares with the nearest of the known answers. ``references`` are captions
-    of the picture by several people; often none.
+    ``vqa`` (0 to 1) compares with, 0 if only the true answer is known. ``chosen`` and ``yes`` are those of `Attempt`;
+    ``choices`` counts what the query offers, and ``letter`` is that of the true choice, if the question lists them by
+    letters. ``anls`` compares with the nearest of the known answers. ``references`` are captions of the picture by
+    several people; often none.
     """
 
     position: int
@@ -88,7 +88,7 @@ class Answered:
 
     @property
     def is_right(self) -> bool:
-        """True where the answer is the true one, or its letter."""
+        """True if the answer is the true one, or its letter."""
         return is_right(self.answer, self.truth, letter=self.letter)
 
 
@@ -97,10 +97,10 @@ class Report:
     """The answers with at most ``shots`` context triplets, and baselines between 0 and 1.
 
     A baseline is None if it was not asked for or cannot be computed. ``majority``: always the most frequent
-    answer. ``question_only``: for each question text its most frequent answer. ``swapped``: what the same model makes
-    of the queries with the pictures of another sample; ``swapped_pictures`` is the share that is right even so.
-    ``skipped`` counts interleaved documents, which ask nothing; ``left_out`` says of the samples that no prompt can be
-    made of why that is.
+    answer. ``question_only``: for each question text its most frequent answer. ``swapped``: the answers of the
+    same model to the queries with the pictures of another sample; ``swapped_pictures`` is the share that is right.
+    ``skipped`` counts interleaved documents, which ask nothing; ``left_out`` has a line for each sample that no prompt
+    can be made of, and why.
     """
 
     shots: int
@@ -118,7 +118,7 @@ class Report:
 
     @property
     def by_source(self) -> dict[str, list[Answered]]:
-        """The answers of each source, by its name in order."""
+        """The answers of each source, sorted by its name."""
         groups: dict[str, list[Answered]] = defaultdict(list)
         for answered in self.answered:
             groups[answered.source].append(answered)
@@ -152,9 +152,9 @@ def evaluate(
 ) -> Report:
     """Ask the queries of the first ``limit`` samples with at most ``shots`` context triplets.
 
-    These are the sample's own nearest, unless ``with_context`` gives it others. ``why_not`` says why a sample cannot be
-    shown, or nothing; ``progress`` hears how many are answered. `TrainError` if there are queries, and none can be
-    shown.
+    These are the sample's own nearest, unless ``with_context`` gives it others. ``why_not`` returns why a sample cannot
+    be shown, empty if it can; ``progress`` is called with the number answered so far. `TrainError` if there are
+    queries, and none can be shown.
     """
     shown = with_context or with_shots
     count = min(limit or len(samples), len(samples))
@@ -203,9 +203,9 @@ def choices(sample: Sample) -> list[str]:
 
 
 def is_right(answer: str, truth: str, *, letter: str = "") -> bool:
-    """Equal but for capitals, outer spaces and a final full stop.
+    """Whether both are equal but for capitals, outer spaces and a final full stop.
 
-    Where the ``letter`` of the truth is known, that will do ("B", "(b)"), and it may stand before the truth ("B. dog").
+    If the ``letter`` of the truth is given, it is enough ("B", "(b)"), and it may stand before the truth ("B. dog").
     """
     if _plain(answer) == _plain(truth):
         return True
@@ -229,8 +229,8 @@ def with_shots(sample: Sample, shots: int) -> Sample:
 def other_pictures(answered: Sequence[Answered]) -> list[tuple[int, int]]:
     """Pairs of positions: a sample, and one that shows the same kinds of media with another content.
 
-    Samples without such a partner are left out. Sorted by content, equal media lie together; turning the circle by
-    the size of the largest such block gives every sample media that are not its own.
+    Samples without such a partner are left out. Sorted by content, equal media lie together; rotating the list
+    by the size of the largest such block gives every sample media that are not its own.
     """
     alike: dict[tuple[str, ...], list[Answered]] = defaultdict(list)
     for one in answered:

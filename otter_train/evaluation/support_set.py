@@ -1,11 +1,11 @@
-"""Context for queries from another set, as few-shot protocols want it: at random, or what is most like the query.
+"""Context for queries from another set, as few-shot protocols want it: at random, or most similar to the query.
 
-Most like by picture is RICES (Yang et al., arXiv 2109.05014). Every query is compared with all examples of its own
-source, where the set has that source, and else with all; the most like stands nearest to it. None that shows a picture
-of the query, or is the query, is ever chosen; a copy of a picture in another size or encoding is not seen to be one, so
+Similarity by picture is RICES (Yang et al., arXiv 2109.05014). Every query is compared with all examples of its own
+source if the set has that source, else with all; the most similar stands nearest to it. No example that shows a picture
+of the query, or is the query, is ever chosen; a copy of a picture in another size or encoding is not recognised, so
 keep the splits of published sets apart.
 
-The fewer of two numbers of shots are the nearest of the more. Memory: the texts and, where pictures or texts are
+With fewer shots, the examples are the nearest of those with more shots. Memory: the texts and, if pictures or texts are
 compared, one byte for each component of a vector per example.
 """
 
@@ -33,7 +33,7 @@ SupportContext = Literal["random", "image-similar", "text-similar"]
 
 _BATCH: Final = 256  # examples embedded at once
 _BLOCK: Final = 4096  # vectors compared at once
-_WEIGHED_TEXTS: Final = 20_000  # by which words are weighed
+_WEIGHED_TEXTS: Final = 20_000  # that the weights of words come from
 
 
 class _Example(NamedTuple):
@@ -49,9 +49,9 @@ class _Example(NamedTuple):
 class Support:
     """The queries of ``samples``, without their context, as examples for other queries; chosen ``by``.
 
-    ``seed`` decides the random ones: what a query gets depends on its source and id beside that. ``image`` and ``text``
-    are embedders as in `mimicit.embedding.registry`. ``progress`` hears how many examples have been read. `UsageError`
-    where there are none.
+    ``seed`` and the source and id of a query decide its random examples. ``image`` and ``text`` are embedders as in
+    `mimicit.embedding.registry`. ``progress`` is called with the number of examples read so far. `UsageError` if there
+    are none.
     """
 
     def __init__(

@@ -1,9 +1,9 @@
 """How much arithmetic a training step needs, from the shapes of the model: the numerator of its utilisation.
 
-Counted is what has to be computed: two operations per weight and token forward; as many for the gradient of the
-input, where anything below is trained; as many for that of the weight, where it is trained itself. Recomputed
-activations do not count, nor do attention scores between text tokens (below 2% at 512 tokens of a 7B model). So a
-frozen model costs 4 operations per weight, not the 6 of the usual rule, which would flatter the utilisation.
+The count is of what has to be computed: two operations per weight and token forward; two for the gradient of the input,
+if anything below is trained; two for that of the weight, if it is trained itself. Recomputed activations do not count,
+nor do attention scores between text tokens (below 2% at 512 tokens of a 7B model). So a frozen model costs 4 operations
+per weight, not the 6 of the usual rule, which would flatter the utilisation.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Flops:
 def count_flops(model: Otter, *, with_tower: bool = True) -> Flops:
     """The `Flops` of ``model``, which may lie on the meta device but must not be sharded yet.
 
-    ``with_tower=False``: what the vision tower makes of pictures is at hand, and its part is not to be computed.
+    ``with_tower=False``: patch tokens are cached, so the vision tower does not count.
     """
     lm = model.language.lm
     below = _is_trained(lm.get_input_embeddings()) or model.new_rows is not None
@@ -98,7 +98,7 @@ def matmul_flops_per_s(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def _picture(model: Otter, *, with_tower: bool) -> float:
-    """The tower's forward pass (three times where it is trained), the perceiver and the keys made of its tokens."""
+    """The tower's forward pass (three times if it is trained), the perceiver and the keys made of its tokens."""
     perceiver, latents = model.perceiver, model.perceiver.num_latents
     forward, patches = _tower(model)
     total = forward * (3 if _is_trained(model.vision) else 1) if with_tower else 0.0
@@ -106,14 +106,14 @@ def _picture(model: Otter, *, with_tower: bool) -> float:
         total += patches * _cost(perceiver.project, input_gradient=_is_trained(model.vision))
     for layer in cast("Iterable[PerceiverLayer]", perceiver.layers):
         total += latents * _cost(layer) + patches * _cost(layer.to_kv)
-        total += 3 * 2 * 2 * latents * (latents + patches) * layer.to_q.out_features  # scores, and what they weigh
+        total += 3 * 2 * 2 * latents * (latents + patches) * layer.to_q.out_features  # scores and weighted sums
     return total + latents * sum(_cost(block.attn.to_kv) for block in model.language.blocks)
 
 
 def _tower(model: Otter) -> tuple[float, int]:
     """Operations of the forward pass for one picture, and its patch tokens.
 
-    Nothing is really computed, but for towers that look at the numbers of their pictures: these encode one.
+    It runs on the meta device; only towers that depend on the values of pixels really encode a picture.
     """
     tower = model.vision
     state = {name: torch.empty_like(value, device="meta") for name, value in tower.state_dict(keep_vars=True).items()}

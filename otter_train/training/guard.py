@@ -1,6 +1,6 @@
 """The guard of a run: it leaves out steps that would spoil the weights, and names the samples they were made of.
 
-A step is bad where its gradient is no number, or its norm lies far above what is usual in this run. The verdict falls
+A step is bad if its gradient is not finite, or its norm far above what is usual in this run. The verdict is computed
 on the device, where AdamW reads it, so no step waits for it; the names are looked up when the log is written.
 """
 
@@ -29,7 +29,7 @@ _NAMED: Final = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BadSample:
-    """A sample of a bad step; ``loss`` is the mean over its labelled tokens in nats, None if it is no number."""
+    """A sample of a bad step; ``loss`` is the mean over its labelled tokens in nats, None if that is not finite."""
 
     id: str
     source: str
@@ -47,7 +47,7 @@ class BadStep:
 
     @property
     def suspects(self) -> tuple[BadSample, ...]:
-        """The samples whose own loss is no number; where there is none, all of them, the worst first."""
+        """The samples whose own loss is not finite; if there are none, all of them, the worst first."""
         broken = tuple(sample for sample in self.samples if sample.loss is None)
         return broken or tuple(sorted(self.samples, key=lambda sample: -(sample.loss or 0.0)))
 
@@ -61,13 +61,13 @@ class BadStep:
 
 
 class Guard:
-    """Judges the gradient norms of a run; its state goes into checkpoints, so a resumed run judges alike.
+    """Judges the gradient norms of a run; its state goes into checkpoints, so a resumed run judges the same.
 
-    ``factor`` times the average norm is a spike; 0 for no such limit. A norm of at most ``harmless``, that which
-    gradients are clipped to, never is: where nearly everything has been learned, what has not stands far above the
-    average, and is all there is to learn. Where gradients are clipped, a norm that stays far above the average is
-    no spike either: a model that has begun to use something new has steep gradients, and leaving out step after step
-    would keep it where it is. The fifth in a row is taken, clipped, and is what is usual from then on. With ``mode``
+    A norm above ``factor`` times the average is a spike (0: no such limit). A norm of at most ``harmless``, which
+    gradients are clipped to (0: they are not), never is: when nearly everything has been learned, the steps that still
+    teach something stand far above the average. With clipping, a norm that stays far above the average is no spike
+    either: a model that has begun to use something new has steep gradients, and leaving out step after step would keep
+    it where it is. The fifth such step in a row is taken, clipped, and its norm becomes the average. With ``mode``
     ``off`` no step is bad.
     """
 
@@ -80,7 +80,7 @@ class Guard:
         self._in_a_row = torch.zeros((), device=device)
 
     def judge(self, norm: Tensor) -> Tensor:
-        """True (bool scalar, on the device) where a step whose gradient has ``norm`` is to be left out."""
+        """True (bool scalar, on the device) if a step whose gradient has ``norm`` is to be left out."""
         usual = (self._seen < _FEWEST) | (norm <= (self.factor * self._average).clamp(min=self.harmless))
         stays = (self._in_a_row >= _MOST_IN_A_ROW - 1) & (self.harmless > 0)
         good = torch.isfinite(norm) & (usual | stays)
@@ -92,7 +92,7 @@ class Guard:
         return ~good if self.mode != "off" else torch.zeros_like(good)
 
     def report(self, bad: Sequence[BadStep], file: GrowingFile | None) -> None:
-        """Append ``bad`` to ``file``, one JSON object a line; `TrainError` if the run must not go on."""
+        """Append ``bad`` to ``file``, one JSON object a line; `TrainError` if the run must stop."""
         if file is not None and bad:
             file.append(b"".join(orjson.dumps(asdict(step)) + b"\n" for step in bad))
         if bad and self.mode == "stop":
@@ -105,7 +105,7 @@ class Guard:
             )
 
     def state(self) -> dict[str, float]:
-        """What a checkpoint holds; it waits for the device."""
+        """What a checkpoint stores of the guard; it waits for the device."""
         return {
             "average_norm": self._average.item(),
             "seen": self._seen.item(),

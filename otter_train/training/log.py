@@ -31,7 +31,7 @@ from otter_train.training.session import Session
 
 __all__ = ["Logbook", "logbook"]
 
-_SAID: Final = 5  # of the samples that could not be shown, on the console
+_SAID: Final = 5  # lines on the console about samples that could not be shown
 
 
 class Logbook:
@@ -67,14 +67,14 @@ class Logbook:
         )
 
     def close(self) -> None:
-        """Send what is still to be sent."""
+        """Close the sinks, which sends what is still to be sent."""
         for sink in self._sinks:
             sink.close()
 
     def write(self, step: int, window: Window) -> None:
         """The line after ``step``; every process must call it.
 
-        `TrainError` if the guard stops the run, or the loss is no number and nobody guards.
+        `TrainError` if the guard stops the run, or the loss is not finite and the guard is off.
         """
         session, world = self._session, self._session.world
         elapsed_s = time.perf_counter() - window.started
@@ -115,7 +115,7 @@ class Logbook:
         return len(self._left_out.lines)
 
     def draw(self) -> None:
-        """Renew the curve of the loss."""
+        """Draw the curve of the loss again."""
         draw_loss(list(self.table.rows), self._session.run / "loss.png", list(self.eval_table.rows))
 
     def _row(self, step: int, window: Window, bad: list[BadStep], elapsed_s: float) -> Row:
@@ -148,7 +148,7 @@ class Logbook:
 
 
 class LeftOut:
-    """The samples that could not be shown: each is written to the file ``path`` once, and the first are said."""
+    """The samples that could not be shown: each is written to the file ``path`` once, the first also to the console."""
 
     def __init__(self, console: Console, path: Path | None) -> None:
         self._console = console
@@ -156,7 +156,7 @@ class LeftOut:
         self.lines = set(path.read_text(encoding="utf-8").splitlines()) if path and path.exists() else set()
 
     def add(self, lines: Iterable[str]) -> None:
-        """Note those of ``lines`` that are new."""
+        """Record the new ones of ``lines``."""
         for line in dict.fromkeys(lines):
             shown = " ".join(line.split())
             if shown in self.lines:

@@ -83,13 +83,13 @@ def train(
     """Train until the end, or until ``should_stop`` (asked after every step), and leave a checkpoint in ``run``.
 
     ``held_out`` samples are those of ``options.eval_shards``; ``data`` are the options that say where the samples come
-    from, to be noted in the ``config.json`` of the run. Goes on from the last checkpoint of ``run``; a new run may go
-    on from the run ``parent``, where the parts of a mixture may get other ``weights`` (see
+    from, to be recorded in the ``config.json`` of the run. Continues from the last checkpoint of ``run``; a new run may
+    continue from the run ``parent``, with other ``weights`` for the parts of a mixture (see
     `otter_train.checkpoint.lineage`).
 
-    `UsageError` if a checkpoint belongs to another configuration or other shards, where ``options.resume`` is off
-    and there is one, and where another training writes into ``run``; `TrainError` if the guard stops the run, or its
-    last checkpoint cannot be written. Where a process that prepares data is killed, `TrainError` says so, and a
+    `UsageError` if a checkpoint belongs to another configuration or other shards, if there is one and
+    ``options.resume`` is off, or if another training writes into ``run``; `TrainError` if the guard stops the run, or
+    its last checkpoint cannot be written. If a process that prepares data is killed, `TrainError` says so, and a
     checkpoint is left.
     """
     with _held(run):
@@ -111,7 +111,7 @@ def _note_options(session: Session, data: Mapping[str, Any]) -> None:
     session.run.mkdir(parents=True, exist_ok=True)
     remove_unfinished(session.run)
     options = {**session.config.to_json(), **asdict(session.options), "out": session.run, **data}
-    for name in (*PARTS, "init_from", "eval_shards"):  # it may be given again in another folder
+    for name in (*PARTS, "init_from", "eval_shards"):  # the file may be used from another working folder
         if options[name] is not None:
             options[name] = absolute_path(str(options[name]))
     write_options(session.run / CONFIG_NAME, options)
@@ -120,7 +120,7 @@ def _note_options(session: Session, data: Mapping[str, Any]) -> None:
 def _trained(
     session: Session, held_out: Ordered[Sample] | None, should_stop: Callable[[], bool], checkpoint: Checkpoint | None
 ) -> Outcome:
-    """Train on from ``checkpoint``, with what there is to see of it."""
+    """Train from ``checkpoint`` on, with the log, the background saver and the profiler."""
     run = session.run
     trace = run / f"trace-{session.first:08d}.json" if session.world.is_first else None
     with logbook(session) as book, BackgroundSaver() as saver, traced(session.options.profile, trace) as after_step:
@@ -133,7 +133,7 @@ def _trained(
 
 @contextmanager
 def _held(run: Path) -> Iterator[None]:
-    """Hold ``run`` against another training for the length of the block; one process of several does so for all.
+    """Lock ``run`` against other trainings for the length of the block; the first of several processes does so for all.
 
     `UsageError` if another training holds it.
     """
@@ -154,7 +154,7 @@ def _held(run: Path) -> Iterator[None]:
 
 
 def run_step(session: Session, step: int, group: Group) -> StepResult:
-    """Step number ``step`` (from 0), made of ``group``."""
+    """Take step number ``step`` (from 0) with the samples of ``group``."""
     config = session.config
     factor = rate_factor(step, session.total, warmup=config.warmup, schedule=config.schedule)
     set_rates(session.optimizer, config.lr * factor)
@@ -179,7 +179,7 @@ def _loop(
     should_stop: Callable[[], bool],
     after_step: Callable[[], None],
 ) -> int:
-    """Take steps until the end or until it should stop; how many the run has now."""
+    """Take steps until the end, or until ``should_stop``; returns how many the run has now."""
     options, step = session.options, session.first
     window = Window(session.device)
     cut, unlabelled, seen = Cut(), 0, 0
@@ -225,7 +225,7 @@ def _loop(
 
 
 def _timed(groups: Iterator[Group]) -> Iterator[tuple[Group, float]]:
-    """Each of ``groups``, and the seconds that were waited for it."""
+    """Each of ``groups``, and how long it was waited for, in seconds."""
     while True:
         started = time.perf_counter()
         group = next(groups, None)
@@ -251,7 +251,7 @@ def _evaluate(session: Session, book: Logbook, held_out: Ordered[Sample], step: 
 
 
 def _save(session: Session, book: Logbook, saver: BackgroundSaver, step: int, seen: int, *, draw: bool = True) -> None:
-    """Copy everything a checkpoint holds; the first process writes it, and may ``draw``, while training goes on."""
+    """Copy everything a checkpoint holds; the first process writes it, and may ``draw``, while training continues."""
     snapshot = take_snapshot(session.model, session.optimizer, session.config, session.world)
     states = session.world.gather(generator_states(session.device))
     if not session.world.is_first:

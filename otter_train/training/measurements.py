@@ -62,16 +62,19 @@ class Window:
         self._results.append((step, result._replace(row_nats=())))
 
     def leave_out(self, seconds: float) -> None:
-        """Do not count ``seconds``, in which something else than training was done."""
+        """Do not count ``seconds`` that were spent on something other than training."""
         self.started += seconds
 
     @property
     def gradient_norm(self) -> float:
-        """That of the last step, before clipping."""
+        """The gradient norm of the last step, before clipping."""
         return self._results[-1][1].gradient_norm.item()
 
     def loss(self, world: World) -> float:
-        """The mean over the labelled tokens of all good steps on all processes, in nats; NaN where there are none."""
+        """The mean over the labelled tokens of all good steps on all processes, in nats.
+
+        0 if no step had labelled tokens, NaN if all steps that had were bad.
+        """
         total = torch.zeros((), device=self.device)
         labelled = torch.zeros((), device=self.device)
         for _, result in self._results:
@@ -121,7 +124,7 @@ class Window:
 
 
 def gates(model: Otter) -> list[tuple[int, float, float]]:
-    """Layer, tanh(attn_gate) and tanh(ff_gate) of each cross-attention block; every process must ask."""
+    """Layer, tanh(attn_gate) and tanh(ff_gate) of each cross-attention block; every process must call it."""
     blocks = model.language.blocks_by_layer
     attention = torch.cat([whole(block.attn_gate.detach()) for block in blocks.values()]).tanh().tolist()
     feed_forward = torch.cat([whole(block.ff_gate.detach()) for block in blocks.values()]).tanh().tolist()
@@ -129,7 +132,7 @@ def gates(model: Otter) -> list[tuple[int, float, float]]:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """The most memory so far: of the device that torch has allocated, or (CPU) of this process."""
+    """The peak of memory so far: what torch allocated on the device, or (CPU) that of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

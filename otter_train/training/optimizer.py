@@ -1,17 +1,18 @@
 """AdamW over the trained parameters, and the learning rate as a pure function of the step.
 
 Weight decay reaches only the matrices of the cross-attention blocks: gates, norms, biases, embeddings and the
-perceiver are left alone. The published training code means the same, and says it by names; the LayerNorm at the
-beginning of a feed-forward is called ``ff.0.weight``, so there it decays, and here it does not.
+perceiver are left alone. The published training code intends the same, but selects by name: the LayerNorm at the
+beginning of a feed-forward is called ``ff.0.weight``, so it decays there, and here it does not.
 
-Where the whole model is trained from scratch, the matrices of the language model and of the vision tower decay too.
+If the whole model is trained from scratch, the matrices of the language model and of the vision tower decay too.
 
-Weights that rest in bfloat16 have an AdamW of their own: every update is computed in float32, and rounded up or down by
-chance. Next to 1, bfloat16 numbers lie 0.008 apart, so an update of 1e-5 would be rounded away each time; rounded up
-with the probability of what would be lost, it comes through on average. Per trained weight that is 12 bytes (weight and
-gradient in bfloat16, two moments in float32) instead of 16, and no copy in bfloat16 for the forward pass. The random
-numbers are those of the device's own generator, whose state is in every checkpoint. torchao 0.18 has such an optimizer,
-but not a public one; it keeps the moments in bfloat16 and does not ask the guard (`otter_train.training.guard`).
+Weights that are stored in bfloat16 have an AdamW of their own: every update is computed in float32, and rounded up or
+down at random. Next to 1, bfloat16 numbers lie 0.008 apart, so an update of 1e-5 would be rounded away each time; if
+the probability of rounding up is the part that would be lost, the update is kept on average. Per trained weight that is
+12 bytes (weight and gradient in bfloat16, two moments in float32) instead of 16, and no copy in bfloat16 for the
+forward pass. The random numbers are those of the device's own generator, whose state is in every checkpoint. torchao
+0.18 has such an optimizer, but not a public one; it keeps the moments in bfloat16 and ignores the guard
+(`otter_train.training.guard`).
 """
 
 from __future__ import annotations
@@ -49,9 +50,9 @@ def make_optimizer(
 ) -> AdamW:
     """AdamW (fused) over the parameters of ``model`` that require gradients, in groups: decayed and not, by rate.
 
-    ``whole_model`` says that every weight is trained from scratch; see the module docstring. ``rates`` are those of
-    parameters by the beginning of their names, the first that fits; None: ``lr``. Each group has its rate as
-    ``share`` of ``lr``, too (see `set_rates`).
+    ``whole_model`` says that every weight is trained from scratch; see the module docstring. ``rates`` are learning
+    rates by the beginning of a parameter's name, of which the first that fits counts; None: ``lr``. Each group also
+    has its rate as ``share`` of ``lr`` (see `set_rates`).
     """
     names = decayed(model, whole_model=whole_model)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -60,7 +61,7 @@ def make_optimizer(
             own = next((rate for prefix, rate in rates.items() if name.startswith(prefix)), None)
             key = (lr if own is None else own, weight_decay if name in names else 0.0)
             groups.setdefault(key, []).append(parameter)
-    order = sorted(groups, key=lambda key: (key[0] != lr, key[0], -key[1]))  # those of the run's own rate first
+    order = sorted(groups, key=lambda key: (key[0] != lr, key[0], -key[1]))  # groups with the run's own rate first
     return AdamW(
         [{"params": groups[key], "lr": key[0], "share": key[0] / lr, "weight_decay": key[1]} for key in order],
         lr=lr,
@@ -111,9 +112,9 @@ _DROPPED = 16
 
 
 class RoundingAdamW(AdamW):
-    """AdamW over bfloat16 parameters, with its moments in float32; made of the groups of another one.
+    """AdamW over bfloat16 parameters, with its moments in float32; made of the groups of another AdamW.
 
-    A step that ``found_inf`` marks, as `Guard.judge` says, changes neither weights nor moments.
+    A step that ``found_inf`` marks (see `take_step`) changes neither weights nor moments.
     """
 
     @torch.no_grad()
@@ -154,14 +155,14 @@ class RoundingAdamW(AdamW):
 
 
 def round_by_chance(values: Tensor) -> Tensor:
-    """float32 ``values`` as one of the two bfloat16 numbers around each; on average the value itself.
+    """float32 ``values``, each rounded at random to one of the two bfloat16 numbers around it; on average unchanged.
 
     What bfloat16 holds exactly, infinity and NaN stay as they are.
     """
     bits = values.view(torch.int32)
     noise = torch.randint(1 << _DROPPED, bits.shape, device=values.device, dtype=torch.int32)
-    # Numbers of one sign are ordered as their bits are: adding below 1 in the last place carries with the probability
-    # of what is cut off.
+    # Numbers of one sign are ordered as their bits are: random bits below the last place carry into it with a
+    # probability that is the part cut off.
     rounded = ((bits + noise) >> _DROPPED << _DROPPED).view(torch.float32)
     return torch.where(values.isfinite(), rounded, values).bfloat16()
 

@@ -1,7 +1,7 @@
-"""``--replay STEP``: one step of a run again, sample by sample, with the weights that it had before it.
+"""``--replay STEP``: compute one step of a run again, sample by sample, with the weights from before it.
 
-The last checkpoint before the step is taken and trained on up to it, which gives the same weights on the same machine;
-nothing is written. So a sample that spoilt a step can be looked at long after the run has gone on.
+Training continues from the last checkpoint before the step up to it, which gives the same weights on the same machine;
+nothing is written. So a sample that spoilt a step can be examined long after.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ class ReplayedSample:
 def replay(
     config: RunConfig, samples: Ordered[Sample], run: Path, step: int, *, options: RunOptions, console: Console
 ) -> list[ReplayedSample]:
-    """The samples of ``step`` (from 1, as in the log) with their losses before it, in the order of the batch.
+    """The samples of ``step`` (from 1, as in the log) with their losses before its update, in the order of the batch.
 
-    `UsageError` if the run has no such step, or goes with other options; `TrainError` if a checkpoint that is
+    `UsageError` if the run has no such step, or was begun with other options; `TrainError` if a checkpoint that is
     needed is damaged. It works in one process.
     """
     if join_world(pick_device(options.device)).size > 1:
@@ -79,7 +79,7 @@ def lines(replayed: Sequence[ReplayedSample]) -> Iterator[str]:
 
 
 def _checkpoint_before(run: Path, step: int) -> Checkpoint | None:
-    """The last checkpoint of which ``step`` is still to come; None if the run has to begin anew."""
+    """The last checkpoint before ``step``; None if the run has to start from the beginning."""
     steps = sorted(int(match[1]) for path in run.glob("checkpoint-*") if (match := re.search(r"-(\d+)$", path.name)))
     before = [one for one in steps if one < step]
     return open_checkpoint(run / checkpoint_name(before[-1])) if before else None

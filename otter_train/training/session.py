@@ -96,11 +96,10 @@ def begin(
     *,
     weights: Sequence[float] | None = None,
 ) -> Session:
-    """A `Session` that starts anew, or continues from ``checkpoint``, of this run or of its parent.
+    """A `Session` that starts from the beginning, or from ``checkpoint``, of this run or of its parent.
 
-    ``weights`` are those that the parts of a mixture get from then on, where they had others.
-    `UsageError` if there are no samples, or not those of the checkpoint; `TrainError` if it does not fit the
-    model.
+    ``weights`` replace those of the parts of a mixture from there on. `UsageError` if there are no samples, or others
+    than those of the checkpoint; `TrainError` if the checkpoint does not fit the model.
     """
     if not len(samples):
         raise UsageError("the shards hold no sample; look at their rejects.parquet")
@@ -175,15 +174,15 @@ def _model(
     world: World,
 ) -> tuple[Otter, Flops, str]:
     """The model with its weights, spread over the processes; what its steps compute; and a line about its size."""
-    # A model that is sharded as a whole may be too large for one device, and for the memory beside it.
+    # A model that is sharded as a whole may be too large for one device, and for the memory of its host.
     sharded = options.shard_frozen and world.size > 1
     if sharded and config.quantize_language:
         raise UsageError("--shard-frozen spreads weights in full precision only; leave it out with --quantize-language")
-    # With adapters, the names in the model are not those in the files, so every process reads it whole before.
+    # With adapters, the names in the model are not those in the files, so every process first reads it whole.
     streamed = sharded and not config.lora_rank and (initial is None or initial.fits_shards)
     place, fill = torch.device("cpu") if sharded else device, initial.fill if initial else None
     model = assemble_model(architecture, config, tokenizer, place, None if streamed else fill, empty=streamed).train()
-    # What the cache has is not computed; that it has to be filled first is passed over.
+    # With a cache, the tower does not count; that the cache has to be filled first is ignored.
     flops, counted = count_flops(model, with_tower=options.vision_cache is None), _weights_line(model, device)
     shard(model, world, device, frozen=options.shard_frozen)
     if streamed:
@@ -259,7 +258,7 @@ def checkpoint_to_resume(
 ) -> Checkpoint | None:
     """The last undamaged checkpoint of ``run``, the same on all processes; None if there has never been one.
 
-    Before its first, a run that goes on from ``parent`` has that one's. `UsageError` if it belongs to another
+    A run that continues from ``parent`` and has none yet gets the parent's. `UsageError` if it belongs to another
     configuration, or is not to be resumed, or ``parent`` has none.
     """
     world = join_world(pick_device(options.device))
@@ -292,7 +291,7 @@ def _checkpoint_to_leave(config: RunConfig, parent: Path, checkpoint: Checkpoint
 
 
 def changes_since(checkpoint: Checkpoint, config: RunConfig) -> dict[str, str]:
-    """The `difference` of ``config`` to that of ``checkpoint``; one folder may be named in two ways, or have moved."""
+    """The `difference` from ``checkpoint`` to ``config``, but for other names of a folder, and folders that moved."""
     begun = dict(checkpoint.meta["config"])
     now = config.to_json()
     parts = find_parts(checkpoint, if_gone=now)

@@ -1,7 +1,7 @@
-"""What a checkpoint keeps of a model and its optimiser: copied to the CPU whole, and given back to any world.
+"""What a checkpoint keeps of a model and its optimiser: copied whole to the CPU, restored to any number of processes.
 
-A copy is taken between two steps, so training goes on while it is written. Cost: the trained weights and moments once
-over the wire where they are sharded, once to the CPU, and as much memory there in the first process.
+A copy is taken between two steps, so training continues while it is written. Cost: the trained weights and moments once
+over the wire if they are sharded, once to the CPU, and as much memory there in the first process.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Snapshot(NamedTuple):
 
 
 def take_snapshot(model: Otter, optimizer: Optimizer, config: RunConfig, world: World) -> Snapshot:
-    """The `Snapshot` in the first process; every process must ask for it, the others get an empty one."""
+    """The `Snapshot` in the first process; every process must call it, the others get an empty one."""
     snapshot = Snapshot({}, {})
     for name, weight in kept_weights(model, config).items():
         copied = _copy(weight, world)
@@ -46,7 +46,7 @@ def take_snapshot(model: Otter, optimizer: Optimizer, config: RunConfig, world: 
 def restore_optimizer(model: Otter, optimizer: Optimizer, state: Mapping[str, Mapping[str, Tensor]]) -> None:
     """Give ``optimizer`` the ``state`` of a snapshot, sharded as its parameters are.
 
-    `TrainError` if the two are not of the same parameters.
+    `TrainError` if the two do not have the same parameters.
     """
     names = [name for name, _ in _optimised(model, optimizer)]
     if state and set(state) != set(names):

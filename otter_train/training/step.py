@@ -33,7 +33,7 @@ __all__ = ["BatchLoss", "StepResult", "batch_loss", "take_step", "validate"]
 
 
 class BatchLoss(NamedTuple):
-    """``mean``: over the labelled tokens, a scalar; ``row_nats`` float32 (B,): of each sample the sum, detached."""
+    """``mean``: over the labelled tokens, a scalar; ``row_nats`` float32 (B,): the sum for each sample, detached."""
 
     mean: Tensor
     row_nats: Tensor
@@ -152,7 +152,7 @@ def validate(
     with torch.no_grad():
         for (batch,) in each_group(loader):
             if batch is None and isinstance(model, FSDPModule):
-                # The others put the weights together in this step, which takes all of them.
+                # The other processes gather the sharded weights in this step, which takes every process.
                 batch_loss(model, blank_batch(encoder.special.pad, model.vision.image_size).to(device), precision)
             elif batch is not None:
                 total += batch_loss(model, batch.to(device), precision).row_nats.double().sum().cpu()
