@@ -116,13 +116,7 @@ def sniff(root: Root, path: str) -> Head:
 
 def kept_head(root: Root, path: str) -> Head:
     """As `sniff`, but only once in a process for all pieces of a scanned file."""
-    if not root.is_scanned:
-        return sniff(root, path)
-    key = ("head", path)
-    if key not in root.known:
-        root.known[key] = sniff(root, path)
-    head: Head = root.known[key]
-    return head
+    return root.kept(("head", path), lambda: sniff(root, path))
 
 
 class _Shapes:

@@ -257,6 +257,19 @@ def test_a_source_that_cannot_be_read_is_left_out_whole(tmp_path: Path, monkeypa
     assert [reject[3] for reject in whole["rejects"] if reject[1] == "source"] == ["unreadable_source"]
 
 
+@pytest.mark.parametrize("first", [None, "a text", {"image": "0.jpg", "caption": "the first"}])
+def test_lists_beside_each_other_are_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: object) -> None:
+    raw = tmp_path / "raw"
+    rows = [{"image": "0.jpg", "caption": f"picture {number}"} for number in range(15)]
+    put(raw, "0.jpg", make.picture(0))
+    put(raw, "rows.json", json.dumps({"train": rows[:12], "val": [first, *rows[12:]]}))
+    whole = imported(raw, tmp_path / "whole")
+    cut_small(monkeypatch, 200)
+    found = imported(raw, tmp_path / "pieces")
+    assert found.pop("parts") == whole.pop("parts") and found == whole
+    assert len(whole["records"]) + len(whole["rejects"]) == 16
+
+
 def test_workers_find_what_others_have_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put_vqav2(tmp_path / "raw")
     cut_small(monkeypatch, 2_000)

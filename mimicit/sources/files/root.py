@@ -14,7 +14,7 @@ import stat
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, TypeVar
 
 from mimicit.errors import RejectedError, SourceError, UsageError
 from mimicit.sources.files.file_names import FileNames
@@ -35,6 +35,8 @@ from mimicit.sources.files.paths import (
 from mimicit.sources.files.scanned import ScannedFiles
 
 __all__ = ["UNREADABLE", "Root"]
+
+_T = TypeVar("_T")
 
 UNREADABLE: Final = "cannot be read: permission denied"
 """How the detail of a `RejectedError` ends if the file is there, but not readable."""
@@ -116,6 +118,15 @@ class Root:
     def is_scanned(self) -> bool:
         """Whether its files are those of a scan (see `compared`), so that what was found once stays found."""
         return self._scanned is not None
+
+    def kept(self, key: tuple[str, str], make: Callable[[], _T]) -> _T:
+        """``make()``, which depends on the files alone; called once in a process if they are those of a scan."""
+        if not self.is_scanned:
+            return make()
+        if key not in self.known:
+            self.known[key] = make()
+        value: _T = self.known[key]
+        return value
 
     @property
     def allowed(self) -> tuple[Path, ...]:

@@ -108,15 +108,18 @@ def _cut_json(root: Root, path: str) -> list[Piece]:
 
 
 def _all_lists(root: Root, path: str, head: Head) -> list[str]:
-    """`_lists`, and the lists that lie beyond the ``head``; costs a pass over the file."""
+    """`_lists`, and the lists that lie beyond the ``head``, in the order of the file; costs a pass over it."""
     seen = _lists(head)
     if not seen:
         return []
-    firsts = {name: record for name, record in first_of_members(root, path).items() if isinstance(record, dict)}
     return [
         name
-        for name, record in firsts.items()
-        if name in seen or _is_row("array", dict.fromkeys(record, "")) or CONVERSATION_FIELDS[0] in record
+        for name, record in first_of_members(root, path).items()
+        if name in seen
+        or (
+            isinstance(record, dict)
+            and (_is_row("array", dict.fromkeys(record, "")) or CONVERSATION_FIELDS[0] in record)
+        )
     ] or seen
 
 
@@ -128,7 +131,7 @@ def _rows(root: Root, path: str, piece: Piece | None) -> Iterator[Row]:
     if kind == "parquet":
         return (row for _, row in table_rows(root, path, is_arrow=False, piece=piece))
     if lists := _lists(head):
-        if piece is None or piece.end is None:
+        if piece is None or piece.end is None or len(lists) > 1:  # a piece is of the only list
             lists = _all_lists(root, path, head)
         return chain.from_iterable(member_rows(root, path, name, piece) for name in lists)
     return json_rows(root, path, piece)

@@ -89,7 +89,7 @@ def _alike(path: str, other: str) -> int:
 
 def _questions(spec: SourceSpec, root: Root, answers: Lookup) -> Iterator[Item]:
     path = spec.files[0]
-    subtype = _subtype(root, path)
+    subtype = root.kept((_SUBTYPE, path), lambda: _subtype(root, path))  # may be a pass over the file
     for rows in blocks_of_member(root, path, "questions", spec.piece):
         found = answers.use_all(list(_ids(rows)))
 
