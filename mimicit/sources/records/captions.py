@@ -18,16 +18,16 @@ __all__ = ["caption_instruction", "captioned", "instruction_or_caption"]
 
 
 def caption_instruction(id: str, media: Sequence[MediaRef]) -> str:
-    """The instruction of the pool that the record ``id`` gets; the same for the same id, always."""
+    """The instruction of the pool for the record ``id``; always the same for the same id."""
     pool = CLIP_CAPTIONS if any(medium.kind == "video" for medium in media) else PICTURE_CAPTIONS
     digest = hashlib.blake2b(id.encode(), digest_size=8).digest()
     return pool[int.from_bytes(digest, "big") % len(pool)]
 
 
 def instruction_or_caption(value: object, id: str, media: Sequence[MediaRef]) -> str:
-    """``value`` as a checked instruction; where it is absent or empty, one for a caption of ``media``.
+    """``value`` as a checked instruction; if it is absent or empty, an instruction to caption ``media``.
 
-    `RejectedError` as `checked_instruction`, or ``malformed`` where there is neither an instruction nor a medium.
+    `RejectedError` as `checked_instruction`, or ``malformed`` if there is neither an instruction nor a medium.
     """
     text = "" if value is None else checked_instruction(value)
     if text:

@@ -1,9 +1,9 @@
-"""Multiple choice: the choices that a record offers, and which of them its answer is.
+"""Multiple choice: the choices that a record offers, and which of them is its answer.
 
 Benchmarks write the choices as a list (ScienceQA, A-OKVQA, AI2D), as the text of one (MMMU: ``"['a', 'b']"``), as an
 object with their letters, or in columns (MMBench: ``A`` to ``D``); and the answer as the number of a choice from 0, as
-a letter, or as the choice's own text. Where these readings name different choices, nobody can tell which is meant, and
-the record is rejected rather than guessed at.
+a letter, or as the choice's own text. If these readings name different choices, the record is rejected: no answer is
+guessed.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class Choice:
 
 
 def offered(value: object) -> tuple[Choice, ...]:
-    """The choices that the field ``value`` lists, without those that are null; none where it lists nothing.
+    """The choices that the field ``value`` lists, without those that are null; empty if it lists none.
 
     A list, the text of a list, lines that begin with letters, ``{"text": [...], "label": [...]}`` or ``{"A": ...}``.
-    `RejectedError` ``malformed`` where the entries are no texts, or more than there are letters.
+    `RejectedError` ``malformed`` if the entries are no texts, or more than there are letters.
     """
     if isinstance(value, str):
         value = _listed(value)
@@ -72,7 +72,7 @@ def offered(value: object) -> tuple[Choice, ...]:
 
 
 def listed_texts(value: object) -> object:
-    """The list of texts that the text ``value`` spells, as a cell of a CSV file does; any other value as it is."""
+    """The list of texts that is written in the text ``value``, as in a CSV cell; any other value as it is."""
     if not (isinstance(value, str) and value.lstrip().startswith("[")):
         return value
     found = _listed(value)
@@ -81,10 +81,10 @@ def listed_texts(value: object) -> object:
 
 
 def chosen(choices: Sequence[Choice], answer: object, *, first_number: int | None = None) -> Choice:
-    """The one of ``choices`` that ``answer`` is; `RejectedError` ``malformed`` where it is none, or might be two.
+    """The choice that ``answer`` means; `RejectedError` ``malformed`` if it means none, or might mean two.
 
-    A whole number is the place of a choice from 0, or a choice where these are numbers. A text is a choice's text, its
-    letter, both, or its place. Where columns number the choices from ``first_number`` on, it may also be that number.
+    A whole number is the place of a choice from 0, or a choice itself if these are numbers. A text is a choice's text,
+    its letter, both, or its place. If columns number the choices from ``first_number`` on, it may also be that number.
     """
     text = checked_answer(answer)
     readings = [
@@ -106,7 +106,7 @@ def chosen(choices: Sequence[Choice], answer: object, *, first_number: int | Non
 
 
 def with_choices(question: str, choices: Sequence[Choice]) -> str:
-    """``question`` with a line for each choice, "A. ..."; as it is where it lists them itself."""
+    """``question`` with a line for each choice, "A. ..."; unchanged if it lists them itself."""
     marks = (rf"\(?{choice.letter}[.):]\)?\s*{re.escape(choice.text)}" for choice in choices)
     if all(re.search(mark, question) for mark in marks):
         return question
@@ -122,7 +122,7 @@ def _by_letter(choices: Sequence[Choice], text: str) -> list[Choice]:
 
 
 def _without_letters(texts: Sequence[str | None], letters: Sequence[str]) -> list[str | None]:
-    """``texts`` without the letters before them, where each begins with its own ("A. a cat", "B. a dog")."""
+    """``texts`` without the letters before them, if each begins with its own ("A. a cat", "B. a dog")."""
     matches = [_LETTERED.fullmatch(text) if text is not None else None for text in texts]
     pairs = [(m, letter) for m, text, letter in zip(matches, texts, letters, strict=False) if text is not None]
     if len(pairs) < 2 or not all(match and match[1].upper() == letter for match, letter in pairs):
@@ -131,7 +131,7 @@ def _without_letters(texts: Sequence[str | None], letters: Sequence[str]) -> lis
 
 
 def _listed(text: str) -> object:
-    """The list that ``text`` spells, in JSON, in Python or in lettered lines; None where it is other text."""
+    """The list that is written in ``text`` as JSON, as Python or in lettered lines; None for any other text."""
     text = text.strip()
     if len(text) > _MAX_LIST_CHARACTERS:
         return None

@@ -1,6 +1,6 @@
-"""The claim of formats whose sources are single JSON files that are known by the fields of their first record.
+"""The claim of formats whose sources are single JSON files, recognised by the fields of their first records.
 
-What ``mimicit annotate`` leaves around the manifest that it writes is not data, and not unused either.
+What ``mimicit annotate`` leaves around the manifest that it writes is neither data nor reported as unused.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ def claim_files(
 
 
 def is_annotated(fields: Fields) -> bool:
-    """Whether a record says by which recipe and request it was written."""
+    """Whether a record states the recipe and the request by which it was written."""
     return any(all(f"{where}{stamp}" in fields for stamp in _STAMPS) for where in ("", "meta."))
 
 
 def around_annotated(heads: Mapping[str, Head], path: str) -> tuple[tuple[str, ...], str]:
     """For the file at ``path``: the files that only describe its run, and the folder that it was written from.
 
-    Both are empty where the file was not written by ``mimicit annotate``.
+    Both are empty if the file was not written by ``mimicit annotate``.
     """
     if path.rpartition("/")[2] != "manifest.jsonl" or not heads[path].any(is_annotated):
         return (), ""

@@ -1,8 +1,8 @@
 """Which field of a triplet a column means, by its name: ``Question`` is the instruction.
 
 The names are those that people and spreadsheets use, and that published tables have, whether they are CSV, JSON,
-parquet or Arrow. The names of the manifest itself come first: beside them, another name for the same field is a free
-field. Capitals, and spaces or hyphens for ``_``, make no difference.
+parquet or Arrow. The names of the manifest itself come first: if a row has one, another name for the same field is a
+free field. Case, and spaces or hyphens for ``_``, make no difference.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MEDIA_FIELDS: Final[Mapping[str, MediaKind | None]] = {
     "video": "video",
     "videos": "video",
 }
-"""The names of the field that lists media, and the kind that the name says."""
+"""The names of the field that lists media, and the kind that the name implies."""
 
 _FIELDS: Final = ("id", "instruction", "answer", "related", "query", "meta", "document", *MEDIA_FIELDS)
 ANSWERS: Final = (
@@ -73,12 +73,12 @@ _OTHER_NAMES: Final = {
 class Columns:
     """What the columns of a row mean, as they are written; the first of several that holds something counts.
 
-    ``answers`` are asked for by an instruction, ``captions`` say what the media show; of a list in one of
-    ``answers_of_many``, the most frequent counts, in another each; in those ``of_several``, a list may be written as a
-    text. ``media`` come with the kind that the name says, numbered ones in the order of the numbers; those of the
-    columns ``by_id`` are mostly named without the extension of the file. Choices stand in one column, or in
-    ``lettered`` ones (letter, column), whose names may have numbers from ``first_number`` on instead; which is right,
-    ``chosen`` says, or ``places`` by their number from 0.
+    ``answers`` answer an instruction, ``captions`` say what the media show. Of a list in one of ``answers_of_many``,
+    the most frequent entry counts, in another column each entry; in the columns ``of_several``, a list may be written
+    as a text. ``media`` come with the kind that the name implies, numbered columns in the order of their numbers; media
+    in the columns ``by_id`` are mostly named without the extension of the file. Choices stand in one of ``choices``, or
+    in ``lettered`` columns (letter, column), whose names may have numbers from ``first_number`` on instead; the right
+    choice is in ``chosen``, or in ``places`` by its number from 0.
     """
 
     instructions: tuple[str, ...]
@@ -98,7 +98,7 @@ class Columns:
 def columns_of(names: Iterable[str]) -> Columns:
     """What the columns called ``names`` mean."""
     written = tuple(names)
-    if len(written) > _MAX_NAMES:  # a dictionary, not a row; it is not worth remembering
+    if len(written) > _MAX_NAMES:  # a dictionary, not a row; it is not worth caching
         return _columns_of.__wrapped__(written)
     return _columns_of(written)
 
@@ -118,7 +118,7 @@ def _columns_of(written: tuple[str, ...]) -> Columns:
     own += [(column, "video" if _plain(column).startswith("video") else None) for column in numbered]
     answers, captions = named(*ANSWERS), named(*CAPTIONS)
     instructions = named("instruction", "question", "prompt", "query", *_OTHER_NAMES["instruction"][2:])
-    if not instructions and "question_id" in plain and "text" in plain:  # as in POPE, and what LLaVA is asked
+    if not instructions and "question_id" in plain and "text" in plain:  # as in POPE, and in LLaVA's files of questions
         instructions = named("text")
         captions = named(*(name for name in CAPTIONS if name != "text"))
     media = tuple(own) or tuple((column, None) for column in named(*_OTHER_NAMES["media"])[:1])
@@ -141,7 +141,7 @@ def _columns_of(written: tuple[str, ...]) -> Columns:
 
 
 def _by_id(columns: Mapping[str, str]) -> tuple[tuple[str, MediaKind | None], ...]:
-    """The column that names the medium without saying where it lies, of several the one whose name says most."""
+    """The column, if any, that names the medium without saying where it lies; of several, an id comes last."""
     found = [(match, column) for name, column in columns.items() if (match := _BY_ID.fullmatch(name))]
     kinds: list[MediaKind | None] = ["image" if match[1] else "video" if match[2] else None for match, _ in found]
     ids = [match[3] in ("id", "idx") for match, _ in found]
@@ -150,10 +150,10 @@ def _by_id(columns: Mapping[str, str]) -> tuple[tuple[str, MediaKind | None], ..
 
 
 def _of_choices(columns: Sequence[str]) -> tuple[tuple[tuple[str, str], ...], int | None]:
-    """The (letter, column) of each choice that has a column, and of numbered ones the number of the first.
+    """The (letter, column) of each choice that has a column, and for numbered columns the first number.
 
-    A single ``B`` or ``a7`` is no choice. Small letters that stand alone are some where ``a`` to ``d`` are there, and
-    numbers where they go on from 0 or 1.
+    A single ``B`` or ``a7`` is no choice. Lone lower-case letters are choices only if ``a`` to ``d`` are all there, and
+    numbers only if they count up from 0 or 1.
     """
     names = [(_spelled_choice(column), column) for column in columns]
     matches = [(match, column) for name, column in names if (match := _LETTER.fullmatch(name))]
@@ -170,13 +170,13 @@ def _of_choices(columns: Sequence[str]) -> tuple[tuple[tuple[str, str], ...], in
 
 
 def _spelled_choice(column: str) -> str:
-    """``column`` as `_plain` gives it, but for the last letter, and one that stands alone."""
+    """``column`` as `_plain` gives it, but with the case of its last letter, or of a lone letter, kept."""
     name = re.sub("[ -]", "_", column.strip())
     return name if len(name.rstrip(")")) < 2 else name[:-1].casefold() + name[-1]
 
 
 def in_order(columns: Iterable[str]) -> list[str]:
-    """``columns`` with those that differ in a number alone in the order of the numbers (``image_2``, ``image_10``)."""
+    """``columns``, those that differ only in a number in the order of the numbers (``image_2``, ``image_10``)."""
     written = list(columns)
     stems = [re.sub(r"[0-9]{1,9}\Z", "", column) for column in written]
     first = {stem: place for place, stem in reversed(list(enumerate(stems)))}
@@ -187,7 +187,7 @@ def in_order(columns: Iterable[str]) -> list[str]:
 def field_names(columns: Iterable[str]) -> dict[str, str]:
     """The field that each of ``columns`` stands for, by its name; a free field keeps its own.
 
-    Capitals, and spaces or hyphens for ``_``, make no difference. No field is named twice.
+    Case, and spaces or hyphens for ``_``, make no difference. No two columns stand for one field.
     """
     written = list(columns)
     fields = {column: column for column in written if column in _FIELDS}
@@ -200,7 +200,7 @@ def field_names(columns: Iterable[str]) -> dict[str, str]:
 
 
 def _name(field: str, names: Iterable[str], columns: Iterable[str], fields: dict[str, str]) -> None:
-    """Note in ``fields`` the column with the first of ``names`` that one has, unless another is the field already."""
+    """Note in ``fields`` the column with the first of ``names`` that is there, unless ``field`` has a column."""
     free = {_plain(column): column for column in columns if column not in fields}
     found = next((free[name] for name in names if name in free), None)
     if found is not None and field not in fields.values():

@@ -1,7 +1,8 @@
-"""Conversations: from what was said, and the media it is about, to a triplet for each answer.
+"""Conversations: a triplet for each answer, from what was said and the media it is about.
 
 What is said is text, or a list of parts as chat programs write it: ``{"type": "text", "text": ...}``, ``{"type":
-"image"}`` for the next picture of the record, ``{"type": "image_url", "image_url": {"url": ...}}`` for one of its own.
+"image"}`` for the next picture of the record, ``{"type": "image_url", "image_url": {"url": ...}}`` for a picture that
+the part itself names.
 Media belong to the turns whose questions hold their placeholders (see `placeholders`), and to the turns after them
 until others are shown.
 """
@@ -64,7 +65,7 @@ _PAIR: Final = ("user", "assistant")
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A question and its answer, as written; either is None where it is absent."""
+    """A question and its answer, as written; either is None if it is absent."""
 
     question: object
     answer: object
@@ -72,11 +73,11 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class ShownPart:
-    """A part of what is said that shows something: ``value`` names it, and stands where ``steps`` lead to.
+    """A part of what is said that shows something: ``value`` names it, and stands in the record at ``steps``.
 
-    Without a ``value``, it is the medium ``number`` of the record, or else the next one. ``is_tag`` is one that a turn
-    names, in a field or in its text (``<img>1.jpg</img>``, as Qwen-VL writes it); where the record names media itself,
-    it is a placeholder.
+    Without a ``value``, it is the medium ``number`` of the record, or else the next one. With ``is_tag``, a turn names
+    it, in a field or in its text (``<img>1.jpg</img>``, as Qwen-VL writes it); if the record names media itself, such a
+    part is only a placeholder.
     """
 
     kind: MediaKind | None
@@ -90,8 +91,8 @@ class ShownPart:
 class Conversation:
     """The ``turns`` in order, what their parts show, and what ``system`` says first.
 
-    ``beside`` is what the entries of question and answer say beyond these (their ``source``). ``used`` are the fields
-    that it is made of, beside the one that holds it.
+    ``beside`` holds the other fields of entries that are a question with its answer (such as ``source``). ``used`` are
+    the fields of the record that it is made of, besides the one that holds it.
     """
 
     turns: list[Turn] = field(default_factory=list)
@@ -115,11 +116,11 @@ def is_conversation(fields: Mapping[str, str]) -> bool:
 
 
 def conversation_of(record: Mapping[str, Any]) -> tuple[str, Conversation] | None:
-    """The field of ``record`` that holds a conversation, and this; None where it has no such field.
+    """The field of ``record`` that holds a conversation, and the conversation; None if it has no such field.
 
     What is said before the first question is skipped, and so is what ``system`` says later. An answer that follows an
-    answer is a turn without a question. `RejectedError` ``malformed`` where the field holds no conversation, or nobody
-    asks anything in it.
+    answer is a turn without a question. `RejectedError` ``malformed`` if the field holds no conversation, or one
+    without a question.
     """
     key = _field(record)
     if key is None:
@@ -173,10 +174,10 @@ def turn_items(
 ) -> Iterator[Item]:
     """One triplet or reject for each of the ``turns`` of the record ``id``.
 
-    The id of a turn is that of the record, with ``_0``, ``_1``, ... where there are several. A record whose
-    placeholders do not match ``media`` is rejected whole. One that repeats them in every question shows them once, with
-    a note. One that has none shows all media first, with a note, or is rejected if ``strict``. Records of a format
-    without placeholders (not ``marked``) get neither.
+    The id of a turn is that of the record, with ``_0``, ``_1``, ... if there are several. A record whose placeholders
+    do not match ``media`` is rejected whole. If every question repeats the placeholders, the media are shown once, with
+    a note. If there are none, all media are shown first, with a note, or the record is rejected if ``strict``; neither
+    happens to records of a format without placeholders (not ``marked``).
     """
     try:
         placed = place_media([turn.question for turn in turns], [medium.kind for medium in media])
@@ -226,7 +227,7 @@ def _turn_ids(id: str, turns: Sequence[Turn]) -> list[str]:
 
 
 def _field(record: Mapping[str, Any]) -> str | None:
-    """The first field that may hold a conversation; one that is null only where nothing else is said."""
+    """The first field that may hold a conversation; a field that is null only if the record has no ``answer``."""
     present = [key for key in CONVERSATION_FIELDS if key in record]
     for key in present:
         value = record[key]
@@ -268,7 +269,7 @@ def _speaker(entry: Mapping[str, Any], place: str) -> str:
 
 
 def _text(said: object, steps: tuple[str | int, ...], parts: list[ShownPart]) -> object:
-    """What is said as one text, with a placeholder for each part that shows something, which goes to ``parts``."""
+    """``said`` as one text, with a placeholder for each part that shows something; adds such parts to ``parts``."""
     if not isinstance(said, list):
         return said
     pieces: list[str | None] = []
@@ -280,7 +281,7 @@ def _text(said: object, steps: tuple[str | int, ...], parts: list[ShownPart]) ->
             raise RejectedError("malformed", f"a part of what is said must be an object or text, not {shown(part)}")
         pieces.append(words)
     written = sum(words.count(IMAGE) for words in pieces if words)
-    if written == pieces.count(None):  # the texts say themselves where the parts are shown
+    if written == pieces.count(None):  # the texts hold the placeholders of the parts themselves
         return "\n".join(words for words in pieces if words)
     text = ""
     was_text = False
@@ -309,13 +310,13 @@ def _with_tags(
 
 
 def _tag(steps: tuple[str | int, ...], parts: list[ShownPart], tag: re.Match[str]) -> str:
-    """The placeholder in place of a ``tag`` that names a picture, which goes to ``parts``."""
+    """The placeholder that replaces a ``tag`` that names a picture; adds the picture to ``parts``."""
     parts.append(ShownPart(kind="image", value=tag[1], number=None, steps=steps, is_tag=True))
     return IMAGE
 
 
 def _part(steps: tuple[str | int, ...], part: Mapping[str, Any], parts: list[ShownPart]) -> str | None:
-    """The text of ``part``; None where it shows something, which goes to ``parts``."""
+    """The text of ``part``; None if it shows something, and is added to ``parts``."""
     fields = {name: value for name, value in part.items() if value is not None}  # tables write what is absent as null
     kind = fields.get("type") or next((name for name in ("text", *_SHOWN_PARTS) if name in fields), None)
     if kind in _TEXT_PARTS:

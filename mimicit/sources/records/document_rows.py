@@ -19,7 +19,7 @@ __all__ = ["document_from_row", "is_document_row"]
 
 
 def is_document_row(row: Mapping[str, Any]) -> bool:
-    """Whether ``row`` holds a document; beside an instruction or an answer, ``document`` is a free field."""
+    """Whether ``row`` holds a document; with an instruction or an answer, ``document`` is a free field."""
     return isinstance(row.get("document"), list) and row.get("instruction") is None and row.get("answer") is None
 
 

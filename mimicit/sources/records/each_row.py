@@ -1,8 +1,7 @@
-"""From the rows of a file to its items, for formats in which a row is one triplet, or one
-conversation, with names of its own.
+"""Make items of the rows of a file, for formats with their own names in which a row is a triplet or a conversation.
 
-A row that is wrong costs only itself: whatever is raised about it becomes its reject, with its place and, as far as it
-is known by then, its id.
+A row that is wrong costs only itself: the `RejectedError` about it becomes its reject, with its place and, if that is
+known by then, its id.
 """
 
 from __future__ import annotations
@@ -43,9 +42,10 @@ def turns_of_rows(
     turns_of: Callable[[dict[str, Any]], Sequence[Turn]],
     about: Callable[[dict[str, Any]], tuple[tuple[MediaRef, ...], dict[str, Any]]],
 ) -> Iterator[Item]:
-    """A triplet or a reject for each of the turns of each of the ``rows``.
+    """A triplet or a reject for each turn of each of the ``rows``.
 
-    ``about(row)`` are the media and the free fields that all turns have; what it raises rejects every turn.
+    ``about(row)`` returns the media and the free fields that all turns share; a `RejectedError` of it rejects every
+    turn.
     """
     for place, row, *_ in rows:
         id = ""

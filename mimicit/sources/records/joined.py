@@ -1,4 +1,4 @@
-"""Reading a source whose records need what stands elsewhere in it (see `mimicit.sources.format.Join`), in one go."""
+"""Reading a source whose records look up entries elsewhere in it (see `mimicit.sources.format.Join`), in one go."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ITEMS_AT_ONCE: Final = 500
 
 
 def read_joined(join: Join, spec: SourceSpec, root: Root) -> Iterator[Item]:
-    """What is wrong with the entries, then the records, then the entries that none of them has used."""
+    """The rejects and notes of the entries, then the records, then the rejects of entries that no record has used."""
     with DiskTable() as table:
         waiting: list[Entry | Reject | Note] = []
         for item in join.entries(spec, root):
@@ -34,7 +34,7 @@ def read_joined(join: Join, spec: SourceSpec, root: Root) -> Iterator[Item]:
 def _entered(
     join: Join, spec: SourceSpec, table: DiskTable, items: Iterable[Entry | Reject | Note]
 ) -> Iterator[Reject | Note]:
-    """Enter those of the ``items`` that are entries; the others, and what repeated ones are rejected as."""
+    """Enter the entries among ``items``; yield the other items, and the rejects of repeated entries."""
     items = list(items)
     added = iter(table.add_all([item for item in items if isinstance(item, Entry)]))
     for item in items:

@@ -1,7 +1,7 @@
 """Cutting a source into pieces that are read side by side: ranges of a large file, or groups of small ones.
 
-A JSON file is passed through once to find where its records begin; that also checks its grammar between them, as
-reading it does: `SourceError`. A source with such a file is not cut, so that it fails as it does in one go.
+A JSON file is passed through once to find where its records begin; as reading does, that checks the grammar between
+them, and raises `SourceError`. A source with such a fault is not cut, so that it fails as it does in one go.
 """
 
 from __future__ import annotations
@@ -44,19 +44,19 @@ _ZIPPED_BYTES: Final = 64 << 20
 _PARQUET_MARK: Final = b"PAR1"
 
 Cut = Callable[[Root, str], list[Piece]]
-"""The pieces of one file; a single one is the file as a whole."""
+"""The pieces of one file; a single piece is the whole file."""
 
 _Starts = Callable[[BinaryIO, str], Iterable[tuple[int, int]]]
-"""(records before it, byte) of the first record of each piece of the file that is called so."""
+"""(records before it, byte) of the first record of each piece of the open file, whose path is for messages."""
 
 
 def split_files(spec: SourceSpec, root: Root) -> list[Piece]:
-    """Groups of consecutive files of ``spec``, each of some `_GROUP_BYTES`."""
+    """Groups of consecutive files of ``spec``, each of about `_GROUP_BYTES`."""
     return grouped(root, map(whole, spec.files))
 
 
 def split_json(spec: SourceSpec, root: Root) -> list[Piece]:
-    """Cut the JSON files of ``spec``, arrays and JSON Lines, into pieces of some `_PIECE_BYTES`; others stay whole."""
+    """Cut the JSON files of ``spec``, arrays and JSON Lines, into pieces of about `_PIECE_BYTES`; others stay whole."""
     return [piece for path in spec.files for piece in cut_records(root, path)]
 
 
@@ -68,11 +68,11 @@ def cut_records(root: Root, path: str) -> list[Piece]:
 
 
 def cut_lines(root: Root, path: str) -> list[Piece]:
-    """The `Cut` of lines, plain or in a ``.zip``: a large one of these is read through a copy."""
+    """The `Cut` of lines, plain or in a ``.zip``; a large ``.zip`` is read through a copy."""
     zipped = zipped_size(root, path)
     if zipped is None:
         return _cut(root, path, _starts_of_lines)
-    if zipped < _ZIPPED_BYTES:  # such as are published; they are many, and unpacked while they are read
+    if zipped < _ZIPPED_BYTES:  # as they are published: many of them, each unpacked while it is read
         return [whole(path)]
     return _cut(root, path, _starts_of_lines, open_unzipped)
 
@@ -83,19 +83,19 @@ def cut_list(name: str) -> Cut:
 
 
 def cut_members(name: str = "") -> Cut:
-    """The `Cut` of a JSON object by its members; with a ``name``, by those of the object that is called so."""
+    """The `Cut` of a JSON object by its members; with a ``name``, by the members of its object of that name."""
     return partial(_cut, starts=partial(_starts_in_object, name.encode()))
 
 
 def joined_pieces(entries: Sequence[Piece], records: Sequence[Piece]) -> list[Piece]:
-    """The pieces of a source with a `Join`; none where there is nothing to be read side by side."""
+    """The pieces of a source with a `Join`; empty if there is nothing to read side by side."""
     if max(len(entries), len(records)) < 2:
         return []
     return [*(replace(piece, is_entries=True) for piece in entries), *records]
 
 
 def cut_rows(root: Root, path: str) -> list[Piece]:
-    """The pieces of a parquet file, each of some row groups; none where it is small, or another kind of file."""
+    """The pieces of a parquet file, each of some row groups; empty if it is small, or another kind of file."""
     with root.open_input(path) as file:
         size = file.seek(0, io.SEEK_END)
         file.seek(0)
@@ -113,12 +113,12 @@ def cut_rows(root: Root, path: str) -> list[Piece]:
 
 
 def whole(path: str) -> Piece:
-    """The whole of a file."""
+    """The piece that is a whole file."""
     return Piece(paths=(path,))
 
 
 def grouped(root: Root, pieces: Iterable[Piece]) -> list[Piece]:
-    """``pieces``, but small files that follow each other are one, up to some `_GROUP_BYTES`."""
+    """``pieces``, with consecutive small files joined into pieces of about `_GROUP_BYTES`."""
     groups: list[Piece] = []
     size = _GROUP_BYTES
     for piece in pieces:
@@ -145,7 +145,7 @@ def _size(root: Root, path: str) -> int:
 def _cut(
     root: Root, path: str, starts: _Starts | None = None, opened: Callable[[Root, str], BinaryIO] = open_text
 ) -> list[Piece]:
-    """The pieces that begin at ``starts``; without these, at those of an array, or of lines."""
+    """The pieces that begin at ``starts``; None: at elements if the file is an array, else at lines."""
     with opened(root, path) as file:
         size = file.seek(0, io.SEEK_END)
         file.seek(0)
@@ -189,7 +189,7 @@ def _starts_in_object(name: bytes, file: BinaryIO, path: str) -> Iterator[tuple[
 
 
 def _starts_of_elements(cursor: JsonCursor) -> Iterator[tuple[int, int]]:
-    last = -_PIECE_BYTES  # a piece ends with its list
+    last = -_PIECE_BYTES  # so that each list begins a piece
     for index in cursor.elements():
         cursor.peek()
         if cursor.offset - last >= _PIECE_BYTES:

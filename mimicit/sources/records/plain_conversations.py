@@ -1,6 +1,6 @@
-"""Conversations as most are written: questions and answers in turn, all of them text, about one medium or none.
+"""Conversations as most are written: alternating questions and answers, all of them text, about one medium or none.
 
-What `RowReader` makes of such a record is made here at a tenth of the cost; all others are left to it.
+The result is that of `RowReader`, at a tenth of its cost; all other records are left to it.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from mimicit.sources.records.text import MAX_TEXT_CHARACTERS, checked_meta, is_u
 
 __all__ = ["PlainConversations"]
 
-_MAX_ID_CHARACTERS: Final = 4000  # with the number of a turn, it is an id still
+_MAX_ID_CHARACTERS: Final = 4000  # with the number of a turn, it is still a valid id
 _NO_META: Final[dict[str, Any]] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """What the fields of a record are: the ``talk``, the ``medium`` of this kind (empty: none), and the free ones."""
+    """The roles of a record's fields: the ``talk``, the ``medium`` of this ``kind`` (empty: none), and free fields."""
 
     talk: str
     medium: str
@@ -40,7 +40,7 @@ class _Shape:
 class PlainConversations:
     """Makes the items of plain conversations of the source ``spec``.
 
-    ``id_of`` tells the id of a record, whose ``id_fields`` are used for nothing else; raises `RejectedError`. Free
+    ``id_of`` returns the id of a record, or raises `RejectedError`; the ``id_fields`` are used for nothing else. Free
     fields that are null are kept with ``keeps_nulls``.
     """
 
@@ -51,9 +51,9 @@ class PlainConversations:
     keeps_nulls: bool
 
     def items(self, row: Row) -> list[Item] | None:
-        """The triplets of ``row``, with a note where it does not say where its picture is shown; None: it is not plain.
+        """The triplets of ``row``, with a note if it does not say where its picture is shown; None if it is not plain.
 
-        Where the picture is not found, a reject for each turn.
+        If the picture is not found, a reject for each turn.
         """
         fields = row.fields
         if not isinstance(fields, dict) or row.media:
@@ -108,7 +108,7 @@ class PlainConversations:
 
 @lru_cache(maxsize=256)
 def _shape(names: tuple[str, ...], id_fields: tuple[str, ...]) -> _Shape | None:
-    """The shape of records with these fields; None where they are not plain."""
+    """The shape of records with these fields; None if they are not plain."""
     talk = next((name for name in CONVERSATION_FIELDS[:2] if name in names), None)
     columns = columns_of(names)
     media = columns.media
@@ -120,9 +120,9 @@ def _shape(names: tuple[str, ...], id_fields: tuple[str, ...]) -> _Shape | None:
 
 
 def _said(entries: object) -> tuple[list[str], list[str]] | None:
-    """The questions and the answers that ``entries`` say in turn, without white space at their ends; None: not plain.
+    """The alternating questions and answers of ``entries``, without white space at their ends; None if not plain.
 
-    Of the questions, only the first may hold a placeholder.
+    Only the first question may hold a placeholder.
     """
     if not isinstance(entries, list) or len(entries) % 2 or not entries:
         return None

@@ -33,7 +33,7 @@ _SAID_BY: Final = ("bytes", "base64", "url", "path", "file_name", "image", "imag
 
 @dataclass(frozen=True, slots=True)
 class MediaFinder:
-    """Finds the media that the records of one file name, ``beside`` the folder of the file."""
+    """Finds the media that the records of one file name; ``beside`` is the folder of the file."""
 
     root: Root
     beside: str
@@ -49,7 +49,7 @@ class MediaFinder:
                     yield self.find(entry, kind, row, (column,) if number is None else (column, number))
 
     def _called(self, value: object, kind: MediaKind | None, column: str) -> MediaRef:
-        """The medium that is called ``value``, with its extension or without, as COCO and others call theirs by ids."""
+        """The medium named ``value``, with or without its extension, also by an id as in COCO and other sets."""
         name = checked_id(value, column)
         if re.fullmatch(r"[0-9]{1,18}\.0", name):  # as pandas writes the numbers of a column in which one is missing
             name = name.removesuffix(".0")
@@ -71,7 +71,7 @@ class MediaFinder:
             raise RejectedError(error.reason, f"{column}: {error.detail}") from None
 
     def check_text_alone(self, fields: dict[str, Any], free: Iterable[str]) -> None:
-        """`RejectedError` where a record without media names one in a field that is read as none of ``free``."""
+        """Raise `RejectedError` if a record without media seems to name one in a ``free`` field, which is not read."""
         for column in free:
             value = fields[column]
             if not isinstance(value, str) or not value or len(value) > _MAX_PATH_CHARACTERS:
@@ -92,7 +92,7 @@ class MediaFinder:
         return True
 
     def find(self, value: object, kind: MediaKind | None, row: Row, steps: Sequence[str | int]) -> MediaRef:
-        """The medium that ``value`` names, which stands in ``row`` where ``steps`` lead to; raises `RejectedError`."""
+        """The medium that ``value`` names, which stands in ``row`` at ``steps``; raises `RejectedError`."""
         if isinstance(value, dict) and "frames" not in value:
             said = next((name for name in _SAID_BY if value.get(name) is not None), None)
             if said is not None:
@@ -102,7 +102,7 @@ class MediaFinder:
                 if not value.startswith("data:") and len(value) <= _MAX_PATH_CHARACTERS:
                     return media_ref(self.root, value, beside=self.beside, kind=kind)
             except RejectedError:
-                pass  # no file is called so
+                pass  # no file has this name
             if row.locate is None:
                 raise RejectedError(
                     "unsupported_media", f"{'.'.join(map(str, steps))}: a picture as text cannot be read here"

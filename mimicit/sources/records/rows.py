@@ -1,13 +1,13 @@
-"""From a record to its triplets, whatever the file it comes from: JSON, CSV, parquet, Arrow, a tar, or a sidecar.
+"""Make triplets of a record, whatever file it comes from: JSON, CSV, parquet, Arrow, a tar, or a sidecar.
 
-What a record is, its fields tell by their names (see `column_names`), in this order:
+The names of its fields tell what a record is (see `column_names`), in this order:
 
 - a conversation (see `conversations`): a triplet for each answer;
 - a question with choices (see `choices`): the instruction lists them, and the answer is the text of the right one;
 - a question with an answer; of a list of answers, the most frequent one;
 - captions: a triplet for each, with an instruction of the fixed pool.
 
-The fields that are none of these go to ``meta``. The formats differ only in how they find records and media.
+All other fields go to ``meta``. The formats differ only in how they find records and media.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class PlaceholderOptions:
 
 
 def describes_itself(fields: Mapping[str, Any]) -> bool:
-    """Whether the JSON beside a medium is a record, and not what someone noted about the medium."""
+    """Whether the JSON that comes with a medium is a record, and not just notes about the medium."""
     columns = columns_of(fields)
     asks = bool(columns.instructions and (columns.answers or columns.chosen or columns.places))
     return "answer" in fields or asks or any(key in fields for key in CONVERSATION_FIELDS[:2])
@@ -81,10 +81,10 @@ def describes_itself(fields: Mapping[str, Any]) -> bool:
 class RowReader:
     """Reads the records of one file of the source ``spec``.
 
-    ``finder`` finds what they name. Where ``own_media``, all that a record shows is kept with it (`Row.media`), and a
-    field such as ``image`` is a free one. The id of a record is the first of its ``id_fields``, else a hash of the
-    record. ``require_placeholders`` is that of `PlaceholderOptions`. With ``keeps_nulls``, a free field that is null is
-    one; tables have all their columns in every row, and null says that there is nothing.
+    ``finder`` finds the media that they name. With ``own_media``, all media of a record are kept with it (`Row.media`),
+    and a field such as ``image`` is a free field. The id of a record is the first of its ``id_fields``, else a hash of
+    the record. ``require_placeholders`` is that of `PlaceholderOptions`. With ``keeps_nulls``, free fields that are
+    null are kept; not so for tables, which have all their columns in every row, where null means absent.
     """
 
     spec: SourceSpec
@@ -234,7 +234,7 @@ class RowReader:
 class _Said:
     """What a record says: a ``question`` (None: captions) and its answers.
 
-    The question offers ``choices``. The columns ``used`` do not go to ``meta``, which has some fields more.
+    The question offers ``choices``. The columns ``used`` do not go to ``meta``; the fields of this ``meta`` do.
     """
 
     question: object
@@ -276,7 +276,7 @@ def _said(fields: Mapping[str, Any], columns: Columns) -> _Said:
 
 
 def _with_history(fields: Mapping[str, Any]) -> tuple[str, Conversation] | None:
-    """The conversation of a record whose earlier rounds stand in ``history``, as pairs; None where it has none."""
+    """The conversation of a record whose earlier rounds stand in ``history``, as pairs; None if it has none."""
     rounds = fields.get(_HISTORY)
     if not (isinstance(rounds, list) and rounds):
         return None
@@ -301,7 +301,7 @@ def _question(fields: Mapping[str, Any], asking: str | None) -> object:
 
 
 def _inputs(fields: Mapping[str, Any], asking: str | None) -> tuple[str, ...]:
-    """The field that goes on with the question, where the record is one of Alpaca's or M3IT's."""
+    """The field that continues the question, if the record is one of Alpaca's or M3IT's; else empty."""
     if asking != "instruction" or not isinstance(fields[asking], str):
         return ()
     name = "input" if "output" in fields else "inputs" if "outputs" in fields else ""
@@ -339,7 +339,7 @@ def _first(fields: Mapping[str, Any], names: Iterable[str]) -> str | None:
 
 
 def _text_of(entry: object) -> object:
-    """What one of several answers or captions says, which may be an object around it."""
+    """The text of one of several answers or captions, which may be wrapped in an object."""
     if isinstance(entry, dict):
         name = next((name for name in _TEXT_OF_ENTRY if entry.get(name) is not None), None)
         return entry[name] if name else entry

@@ -1,7 +1,7 @@
 """The checks that every text, id and free field passes on its way in, whatever the format.
 
-After these, a text has no NUL, no lone surrogate and no white space at its ends. What looks like a special token of the
-prompt stays the words that it is (see `mimicit.prompt`); only a question may not hold ``<image>``, which says that
+A checked text has no NUL, no lone surrogate and no white space at its ends. What looks like a special token of the
+prompt is left as plain words (see `mimicit.prompt`); only a question may not hold ``<image>``, which says that
 something is shown. All errors are `RejectedError`.
 """
 
@@ -56,7 +56,7 @@ def checked_text(value: object, field: str) -> str:
 def checked_instruction(value: object) -> str:
     """``value`` as the text of an instruction. Reasons: those of `checked_text`, and ``placeholder_mismatch``.
 
-    The latter is for ``<image>``: by now, those that show something are gone (see `placeholders`).
+    The latter is for ``<image>``: by now, the placeholders that show something are removed (see `placeholders`).
     """
     text = checked_text(value, "instruction")
     if IMAGE in text:
@@ -85,7 +85,7 @@ def checked_answer(value: object) -> str:
 
 
 def answer_of(record: Mapping[str, Any]) -> str:
-    """The field ``answer`` of ``record`` through `checked_answer`; ``malformed`` where there is no such field."""
+    """The field ``answer`` of ``record`` through `checked_answer`; ``malformed`` if there is no such field."""
     if "answer" not in record:
         raise RejectedError("malformed", "the record has no field 'answer'")
     return checked_answer(record["answer"])
@@ -126,9 +126,9 @@ def checked_meta(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def free_fields(fields: Mapping[str, Any], used: Collection[str] = ()) -> dict[str, Any]:
-    """Those of ``fields`` that are not ``used`` and none of a triplet's own, beside the entries of the field ``meta``.
+    """The ``fields`` that are neither ``used`` nor a triplet's own, together with the entries of the field ``meta``.
 
-    The latter yield to a field of the same name. Raises `RejectedError`.
+    A field wins over an entry of ``meta`` with the same name. Raises `RejectedError`.
     """
     meta = fields.get("meta")
     free = dict(meta) if isinstance(meta, dict) else {"meta": meta} if meta is not None else {}
@@ -145,7 +145,7 @@ def derived_id(record: Mapping[str, Any]) -> str:
 
 
 def own_or_derived_id(record: Mapping[str, Any]) -> str:
-    """The field ``id`` of ``record`` through `checked_id`; where it has none, `derived_id`."""
+    """The field ``id`` of ``record`` through `checked_id`; if it has none, `derived_id`."""
     return checked_id(record["id"]) if record.get("id") is not None else derived_id(record)
 
 
