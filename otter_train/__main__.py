@@ -193,19 +193,19 @@ def _say_that_it_loads(why: str) -> None:
 
 
 class _Signals:
-    """The signals to stop that were ``received``. Until a step is done, Ctrl-C acts as ever: nothing would be lost."""
+    """The stop signals that were ``received``. Until a step is done, Ctrl-C acts as usual: nothing would be lost."""
 
     def __init__(self) -> None:
         self.received: list[signal.Signals] = []
         self._stepped = False
 
     def should_stop(self) -> bool:
-        """To be asked after every step."""
+        """Whether to stop; to be called after every step."""
         self._stepped = True
         return bool(self.received)
 
     def note(self, number: int, frame: FrameType | None) -> None:
-        """Handle the signal ``number``. A second one of the kind ends the process at once, whatever that does."""
+        """Handle the signal ``number``. A second one of the same kind ends the process immediately."""
         if number == signal.SIGINT and not self._stepped:
             raise KeyboardInterrupt
         self.received.append(signal.Signals(number))

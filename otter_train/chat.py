@@ -22,7 +22,7 @@ __all__ = ["Chat", "converse", "main"]
 _HELP_TEXT = "/image PATH, /video PATH show something; /reset forgets everything; /quit ends (or Ctrl-D)"
 
 Say = Callable[["Sample", Callable[[str], None]], str]
-"""Answers a sample, hands over the answer piece by piece on the way, and returns it whole."""
+"""Answers a sample: passes on the answer piece by piece, and returns it whole."""
 
 
 class Chat:
@@ -44,7 +44,7 @@ class Chat:
         self.shown.clear()
 
     def ask(self, words: str, hand_over: Callable[[str], None]) -> None:
-        """Ask ``words`` after everything said before, and hand over the answer piece by piece."""
+        """Ask ``words`` after everything said before, and pass on the answer piece by piece."""
         from otter_train.data.question import Turn, asking_sample
 
         turn = Turn(instruction=words, media=tuple(self.shown))
@@ -57,7 +57,7 @@ class Chat:
 def converse(chat: Chat, lines: Iterable[str], out: TextIO, *, note: Callable[[str], None]) -> int:
     """Carry out ``lines`` until they or ``/quit`` end it; answers go to ``out``, remarks to ``note``.
 
-    Returns how many lines could not be carried out; each is noted, and the conversation goes on.
+    Returns how many lines could not be carried out; each is noted, and the conversation continues.
     """
     failures = 0
     for line in lines:

@@ -1,8 +1,8 @@
-"""One process or many: who they are, how the model is spread over them, and what they tell each other.
+"""One process or many: their ranks, how the model is spread over them, and how they exchange values.
 
-``torchrun`` starts one process per device. What is frozen rests whole on every device, for it is only read; what is
-trained is sharded with its gradients and AdamW's moments (`fully_shard`), and put together layer by layer where it is
-needed. Cost per forward pass: the trained weights once over the wire, and their gradients once on the way back.
+``torchrun`` starts one process per device. Frozen weights are whole on every device, as they are only read; trained
+weights are sharded with their gradients and AdamW's moments (`fully_shard`), and gathered layer by layer when they are
+needed. Cost: the trained weights once over the wire per forward pass, and their gradients once per backward pass.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class World:
 
     @property
     def is_first(self) -> bool:
-        """True in the one process that writes files and speaks."""
+        """True in the one process that writes files and the log."""
         return self.rank == 0
 
     def sum_numbers(self, *numbers: int) -> tuple[int, ...]:
@@ -69,13 +69,13 @@ class World:
         return box[0]
 
     def wait(self) -> None:
-        """Until every process is here."""
+        """Wait until every process has called this."""
         if self.size > 1:
             dist.barrier()
 
 
 def join_world(device: torch.device) -> World:
-    """The world that ``torchrun`` describes in the environment; alone without it."""
+    """The world that ``torchrun`` describes in the environment; without it, one process."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         return World()
@@ -85,7 +85,7 @@ def join_world(device: torch.device) -> World:
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` (the GPU of this process where there is one, else the CPU) or a device by its torch name."""
+    """``auto`` (the GPU of this process if there is one, else the CPU) or a device by its torch name."""
     if name == "auto":
         if not torch.cuda.is_available():
             return torch.device("cpu")
@@ -102,11 +102,11 @@ def pick_device(name: str) -> torch.device:
 
 
 def shard(model: Otter, world: World, device: torch.device, *, frozen: bool = False) -> None:
-    """Spread what is trained in ``model``, and with ``frozen`` the rest too, over all processes; alone do nothing.
+    """Shard what is trained in ``model``, with ``frozen`` the rest too, over all processes; with one, do nothing.
 
     Gradients are summed over the processes, not averaged: every one of them has divided by the global number of
-    labels. Call it after `freeze` and before the optimiser is made. Each process must have the same weights. What is on
-    the meta device gets memory, for the own share, and no numbers yet.
+    labels. Call it after `freeze` and before the optimiser is made. Each process must have the same weights. Parameters
+    on the meta device get memory for this process's share, but no values yet.
     """
     if world.size == 1:
         return
@@ -125,7 +125,7 @@ def shard(model: Otter, world: World, device: torch.device, *, frozen: bool = Fa
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """``tensor``, put together from its shards where it has some; every process must ask for it."""
+    """``tensor``, gathered from its shards if it has any; every process must call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 

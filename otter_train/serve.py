@@ -23,7 +23,7 @@ __all__ = ["main"]
 
 _DEFAULT = Limits()
 _AT_LEAST_1 = click.IntRange(min=1)
-_SWITCH_S = 0.0005  # the loop waits so long for the interpreter when the model's thread holds it, ten times a question
+_SWITCH_S = 0.0005  # the event loop waits this long for the model's thread to yield, ten times a question
 
 
 @click.command(cls=Program, context_settings=HELP)
@@ -98,11 +98,11 @@ def main(
         with listen(host, port) as listener, Worker(trained, replace(limits, context=min(context, longest))) as worker:
             hosts = LOCAL_NAMES if local and not api_key else None
             app = create_app(worker, model=name, api_key=api_key, hosts=hosts)
-            gc.freeze()  # or each full collection looks at all of torch and the model, and holds everyone up meanwhile
+            gc.freeze()  # or each full collection scans all of torch and the model, and every request waits
             sys.setswitchinterval(_SWITCH_S)
             click.echo(f"{name} answers at {url(host, listener)}/v1")
             ended_by = run_server(app, listener)
-        os._exit(128 + ended_by)  # torch takes seconds to take itself apart
+        os._exit(128 + ended_by)  # torch takes seconds to shut down
 
 
 def _name_of(trained: TrainedModel) -> str:

@@ -1,7 +1,7 @@
 """The weights that a run begins with instead of random ones: those of another run, or of a published model.
 
-The paper itself begins with OpenFlamingo-9B. A run gives its last checkpoint, trained weights and tokenizer; anything
-else is read as `otter_train.convert` reads it, and its rows of the special tokens move to where they are wanted.
+The paper itself begins with OpenFlamingo-9B. From a run, the trained weights and tokenizer of its last checkpoint are
+taken; anything else is read as `otter_train.convert` does, and its rows of the special tokens move to our ids.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ _FROZEN: Final = ("vision.", "language.lm.")
 class Initial:
     """``fill`` copies the weights into a model that was just built; ``tokenizer`` is the one they were trained with.
 
-    ``fits_shards`` says that the model may have been spread over the processes before
-    (`otter_train.assembly.sharded_loading`). It may not where what was trained and what will be differ.
+    ``fits_shards``: the model may already be spread over the processes (`otter_train.assembly.sharded_loading`), which
+    is not so if other weights were trained than will be.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -59,7 +59,7 @@ class Initial:
 
 
 def inherited(path: Path, *, language_model: str | None = None, vision_model: str | None = None) -> dict[str, Any]:
-    """The options of the run ``path`` that say what its model is and how it is asked; none if it is no run.
+    """The options of the run ``path`` that define its model and its prompts; none if ``path`` is no run.
 
     ``language_model`` and ``vision_model`` say where these lie now, if they have moved.
     """
@@ -76,8 +76,8 @@ def inherited(path: Path, *, language_model: str | None = None, vision_model: st
 def initial_weights(path: Path, config: RunConfig) -> Initial:
     """The weights of ``path``: a run, a checkpoint, or what `otter_train.convert` reads.
 
-    `UsageError` if nothing is there, or no tokenizer says which rows are whose; `TrainError` if it cannot be
-    read. ``fill`` raises `TrainError` with every weight that does not fit the model.
+    `UsageError` if nothing is there, or no tokenizer tells which row belongs to which token; `TrainError` if it cannot
+    be read. ``fill`` raises `TrainError` with every weight that does not fit the model.
     """
     if is_checkpointed(path):
         checkpoint = open_checkpoint(path)
@@ -102,7 +102,7 @@ def initial_weights(path: Path, config: RunConfig) -> Initial:
 
 
 def _trained(config: RunConfig) -> dict[str, Any]:
-    """What decides about which weights are trained."""
+    """The options that decide which weights are trained."""
     from_scratch = {name: getattr(config, name) is None for name in ("language_model", "vision_model")}
     thawed = {"train_language": config.train_language, "train_vision": config.train_vision}
     return {"embeddings": config.embeddings, **thawed, **from_scratch}

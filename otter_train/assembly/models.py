@@ -81,10 +81,10 @@ def assemble_model(
 ) -> Otter:
     """The model on ``device`` with its pretrained weights, and what ``config`` does not train frozen.
 
-    Frozen weights rest in the precision they are computed in; trained ones are float32 and begin with the values of
-    their file, or small updates would be rounded away, unless that is left to chance
-    (`otter_train.training.optimizer`). A model from scratch is all of one kind. ``fill`` may give the model other
-    weights before. With ``empty`` there are none yet (see `build_model`), to be read in `read_dtype`.
+    Frozen weights are stored in the precision they are computed in; trained ones are float32 and begin with the exact
+    values of their file, or small updates would be rounded away, except with stochastic rounding
+    (`otter_train.training.optimizer`). A model from scratch is all of one dtype. ``fill`` may first give the model
+    other weights. With ``empty`` there are none yet (see `build_model`), to be read in `read_dtype`.
     """
     check_quantiser(config.quantize_language)
     ids = special_ids(tokenizer)
@@ -111,9 +111,9 @@ def assemble_model(
 
 
 def read_dtype(config: RunConfig, device: torch.device, *, filled: bool = False) -> torch.dtype:
-    """In which precision pretrained weights are read: as they are stored where some of them are trained.
+    """The dtype in which pretrained weights are read: that of trained weights if some of them are trained.
 
-    That takes the memory of the whole model in float32. ``filled`` says that other weights follow.
+    If that is float32, the whole model takes its memory in float32. ``filled`` says that other weights follow.
     """
     computed, trained = _dtypes(config, device)
     trains_matrices = config.train_language or config.train_vision or config.embeddings in ("full", "input_only")
@@ -122,13 +122,13 @@ def read_dtype(config: RunConfig, device: torch.device, *, filled: bool = False)
 
 
 def _dtypes(config: RunConfig, device: torch.device) -> tuple[torch.dtype, torch.dtype]:
-    """In which precision weights are computed with, and in which trained ones rest."""
+    """The dtype that weights are computed in, and the one that trained weights are stored in."""
     computed = torch.bfloat16 if uses_bfloat16(device, config.precision) else torch.float32
     return computed, computed if config.stochastic_rounding else torch.float32
 
 
 def freeze_for(model: Otter, config: RunConfig, tokenizer: PreTrainedTokenizerBase, *, dtype: torch.dtype) -> None:
-    """Leave of ``model`` trained what ``config`` trains, in ``dtype``."""
+    """Freeze all of ``model`` but what ``config`` trains, which is cast to ``dtype``."""
     freeze(
         model,
         config.embeddings,
@@ -141,7 +141,7 @@ def freeze_for(model: Otter, config: RunConfig, tokenizer: PreTrainedTokenizerBa
 
 
 def trains_everything(config: RunConfig) -> bool:
-    """True where no pretrained weights are named: then freezing random ones would be pointless."""
+    """True if no pretrained weights are named: freezing random ones would be pointless."""
     return config.language_model is None and config.vision_model is None
 
 
@@ -162,7 +162,7 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
 def kept_weights(model: Otter, config: RunConfig) -> dict[str, Tensor]:
     """The parameters by name that a checkpoint holds: the trained ones, and all of a part that starts from scratch.
 
-    What is random and frozen, as embeddings can be, exists nowhere else.
+    Weights that are random and frozen, as embeddings can be, exist nowhere else.
     """
     pretrained = {"vision.": config.vision_model, "language.lm.": config.language_model}
     elsewhere = tuple(prefix for prefix, folder in pretrained.items() if folder is not None)
@@ -191,9 +191,9 @@ def load_kept(model: Otter, config: RunConfig, weights: Mapping[str, Tensor]) ->
 
 
 def _round_before_norms(model: Otter) -> None:
-    """Let frozen LayerNorms in bfloat16 take float32, which trained embeddings before them give.
+    """Let frozen LayerNorms in bfloat16 accept float32, which trained embeddings before them give.
 
-    On a GPU autocast does so; on the CPU torch has no LayerNorm for float32 between weights in bfloat16.
+    On a GPU autocast does so; on the CPU torch has no LayerNorm of float32 inputs with bfloat16 weights.
     """
     for module in model.language.lm.modules():
         if isinstance(module, nn.LayerNorm):

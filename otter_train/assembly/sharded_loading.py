@@ -1,10 +1,10 @@
-"""The numbers of a model that no process holds whole: each copies its rows of one tensor after the other.
+"""Load a model that no process holds whole: each copies its own rows of one tensor after the other.
 
 `shard` has spread the parameters while they were empty. Weights of the decoder that a folder of ``.safetensors`` files
-holds under its own names are read row by row. Everything else is made as ever, one part after the other (the decoder,
-the perceiver, each cross-attention block), and let go of when its rows are copied. What is drawn by chance is drawn in
-the order of `build_model`, so that a seed gives the same model. Beyond its own rows a process needs the memory of the
-vision tower, and of the largest tensor of the decoder where that has to grow.
+holds under its own names are read row by row. Everything else is made as usual, one part after the other (the decoder,
+the perceiver, each cross-attention block), and freed when its rows are copied. Random weights are drawn in the order of
+`build_model`, so that a seed gives the same model. Beyond its own rows a process needs the memory of the vision tower,
+and of the largest tensor of the decoder if that has to grow.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ def fill_rows(
     vocab_size: int,
     dtype: torch.dtype,
 ) -> None:
-    """Fill what of ``model`` was built empty, as `build_model` would have; every process must call it.
+    """Fill the empty parameters of ``model`` as `build_model` would have; every process must call it.
 
-    ``dtype`` is that in which the weights of the decoder are read. ``fill`` may give the model other weights then.
+    The weights of the decoder are read in ``dtype``. ``fill`` may then give the model other weights.
     `TrainError` if they cannot be read.
     """
     own = dict(model.named_parameters())
@@ -70,9 +70,9 @@ def _parts(
 def _stored_language(
     config: ModelConfig, model: Otter, vocab_size: int, dtype: torch.dtype
 ) -> Mapping[str, LazyTensor]:
-    """The weights of the pretrained decoder by their names in ``model``; none where a folder does not hold just them.
+    """The weights of the pretrained decoder by their names in ``model``; none if no folder holds exactly these.
 
-    Other names, kinds of numbers or formats are for transformers to read.
+    Other names, number types or formats are left to transformers.
     """
     folder, lm = config.language.pretrained, model.language.lm
     if folder is None or not Path(folder).is_dir():
@@ -81,7 +81,7 @@ def _stored_language(
         tensors = read_weights(Path(folder))
     except TrainError:
         return {}
-    # In this order: where both are one matrix, it is the first.
+    # In this order: if both are one matrix, it counts as the first.
     matrices = [part.weight for part in (lm.get_input_embeddings(), lm.get_output_embeddings())]
     found = {}
     for name, parameter in lm.named_parameters():

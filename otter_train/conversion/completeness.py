@@ -1,12 +1,11 @@
 """Whether weights make a whole Otter, and the frozen weights of the pretrained models that a run trained between.
 
-These come tensor by tensor and as they were stored. They are read from the files of these models one at a time wherever
-the names in the files are those of the modules, as they are for LLaMA and CLIP. Else (experts that transformers joins,
-tags of open_clip, names on the Hub) that one model is loaded as a whole, in the dtype it was stored in.
+The frozen weights keep the dtype they were stored in. They are read one tensor at a time from the files of these models
+if the names in the files are those of the modules, as for LLaMA and CLIP. Otherwise (experts that transformers joins,
+tags of open_clip, names on the Hub) that one model is loaded as a whole.
 
-Weights are checked against the architecture where that is known, else against each other: without an architecture the
-weights still say a lot: every layer of a stack must have what the others have, and cross-attention comes at even
-distances.
+Weights are checked against the architecture if that is known, else against each other: every layer of a stack must have
+what the others have, and cross-attention comes at even distances.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ _EMBEDDINGS: Final = frozenset(
         "transformer.wte.weight",
     )
 )
-"""What has a row for every token of the vocabulary."""
+"""Known names of weights with a row for every token of the vocabulary."""
 
 _STACK: Final = re.compile(
     r"(perceiver\.layers|language\.cross_attention|language\.lm\.[a-z_.]+?|vision\.model\.encoder\.layers?)"
@@ -62,7 +61,7 @@ _STACK: Final = re.compile(
 _ALWAYS: Final = ("perceiver.latents", "perceiver.norm.weight", "perceiver.norm.bias")
 
 _last_embeddings: list[tuple[ModelConfig, frozenset[str]]] = []
-"""The last configuration that was asked for, and the answer: one model is asked for many times in a row."""
+"""Cache of `_embeddings_of` for the last configuration, which is usually needed many times in a row."""
 
 
 def empty_model(architecture: ModelConfig, rows: int) -> Otter:
@@ -118,7 +117,7 @@ def check_complete(
 
 
 def absent_parts(tensors: Collection[str], architecture: ModelConfig | None = None) -> list[str]:
-    """The beginnings of the names of the frozen parts that are absent as a whole."""
+    """The prefixes of the names of frozen parts that are absent as a whole."""
     parts = []
     if not any(name.startswith("vision.") for name in tensors):
         parts.append("vision.")
@@ -135,7 +134,7 @@ def vocabulary_names(tensors: Collection[str], architecture: ModelConfig | None 
 
 
 def vocabulary_rows(tensors: Mapping[str, LazyTensor], architecture: ModelConfig | None = None, least: int = 1) -> int:
-    """The rows of the embeddings; ``least`` where there are none."""
+    """The number of rows of the embeddings; ``least`` if there are no embeddings."""
     return max((tensors[name].shape[0] for name in vocabulary_names(tensors, architecture)), default=least)
 
 
@@ -185,7 +184,7 @@ def _grown(matrix: LazyTensor, rows: int, number: int) -> LazyTensor:
 
 
 def _files(source: str | None) -> Mapping[str, LazyTensor]:
-    """The tensors of a local folder; none where it is no such folder, or one that only transformers can read."""
+    """The tensors of a local folder; none if ``source`` is no folder, or one that only transformers can read."""
     if source is None or not Path(source).is_dir():
         return {}
     try:
@@ -195,7 +194,7 @@ def _files(source: str | None) -> Mapping[str, LazyTensor]:
 
 
 def _embeddings_of(architecture: ModelConfig) -> frozenset[str]:
-    """The names of the embeddings of a model, which only the model itself tells: it is built, without numbers."""
+    """The names of the embeddings of a model, which is built for this on the meta device."""
     if not _last_embeddings or _last_embeddings[0][0] is not architecture:
         lm = empty_model(architecture, 1).language.lm
         head = lm.get_output_embeddings()
@@ -225,7 +224,7 @@ def _structural_faults(names: Collection[str], named: Callable[[str], str]) -> l
 
 
 def _even(found: Iterable[int], step: int) -> set[int]:
-    """The places of layers of which ``found`` are some, one every ``step``."""
+    """Every ``step``-th place up to the last of ``found``, and all of ``found``."""
     return set(range(step - 1, max(found, default=-1) + 1, step)) | set(found)
 
 

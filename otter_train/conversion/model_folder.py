@@ -1,7 +1,7 @@
-"""What stands beside weights in a folder: configuration, tokenizer, processor, as the readers of a layout expect.
+"""The files next to weights in a folder: configuration, tokenizer, processor, as the readers of a layout expect.
 
-The adapters of a run's language model make a folder of their own, which `peft` loads beside the model that they were
-trained on.
+The adapters of a run's language model make a folder of their own, which `peft` loads on top of the model that they
+were trained on.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from otter_train.pretrained import OtterConfig, OtterProcessor
 
 __all__ = ["write_adapter", "write_description"]
 
-_BASE = "base_model.model."  # how `peft` calls the model around which it lays itself
+_BASE = "base_model.model."  # what `peft` calls the model that it wraps
 
 
 def write_description(folder: Path, origin: Origin, layout: Layout, *, vision: VisionLayout) -> list[Path]:
-    """Write into ``folder`` what is known about the weights of ``origin`` in it; the files.
+    """Write into ``folder`` what is known about the weights of ``origin`` in it; returns the files written.
 
     In our layout that is all that ``OtterForConditionalGeneration.from_pretrained`` and ``OtterProcessor`` need,
-    where architecture and tokenizer are known. OpenFlamingo keeps nothing beside its weights.
+    if architecture and tokenizer are known. OpenFlamingo keeps nothing but its weights.
     """
     if layout == "openflamingo" or origin.architecture is None:
         return []
@@ -80,7 +80,7 @@ def _write_ours(folder: Path, origin: Origin, architecture: ModelConfig) -> None
 
 
 def _usual_dtype(origin: Origin) -> torch.dtype:
-    """The dtype of most of the numbers: what transformers loads a model in unless it is told another."""
+    """The dtype of most of the numbers, in which transformers loads a model by default."""
     sizes: Counter[torch.dtype] = Counter()
     for tensor in origin.tensors.values():
         sizes[tensor.dtype] += math.prod(tensor.shape) if tensor.dtype.is_floating_point else 0
@@ -92,9 +92,9 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
 
 
 def write_adapter(source: Path, target: Path, *, dtype: torch.dtype | None = None) -> int:
-    """Write the adapters of the run or checkpoint ``source`` into the new folder ``target``; how many there are.
+    """Write the adapters of the run or checkpoint ``source`` into the new folder ``target``; returns their number.
 
-    `UsageError` if ``source`` trained none on its language model, or ``target`` is there.
+    `UsageError` if ``source`` trained none on its language model, or ``target`` exists.
     """
     if not is_checkpointed(source):
         raise UsageError(f"{source}: no training run; --to peft writes the adapters that a run has trained")

@@ -1,7 +1,7 @@
 """The ``config.json`` of Otter as it was published, to a `ModelConfig` and back.
 
 It names the language model, the vision tower and the distance of the cross-attention blocks. The rest was constant
-(8 heads of 64) or shows in the shapes of the weights; where ours differs, one more entry, ``otter_train``, says so.
+(8 heads of 64) or shows in the shapes of the weights; one more entry, ``otter_train``, holds our own configuration.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _OURS: Final = "otter_train"
 
 
 def read_published(config: Mapping[str, Any], tensors: Mapping[str, LazyTensor], path: Path) -> ModelConfig:
-    """The architecture of the weights ``tensors`` (by our names) beside ``config``; ``path`` is for errors."""
+    """The architecture of the weights ``tensors`` (by our names) that ``config`` describes; ``path`` is for errors."""
     if _OURS in config:
         return ModelConfig.from_json(config[_OURS])
     try:
@@ -37,7 +37,7 @@ def read_published(config: Mapping[str, Any], tensors: Mapping[str, LazyTensor],
 
 
 def perceiver_of(tensors: Mapping[str, LazyTensor]) -> PerceiverConfig:
-    """The perceiver of the weights ``tensors``, as far as their shapes say it: its heads are of 64."""
+    """The perceiver of the weights ``tensors``, from their shapes; its heads are taken to be 8 of 64."""
     depths = [int(name.split(".")[2]) for name in tensors if name.startswith("perceiver.layers.")]
     latents, frames = tensors.get("perceiver.latents"), tensors.get("perceiver.frame_embs")
     return PerceiverConfig(
@@ -48,7 +48,7 @@ def perceiver_of(tensors: Mapping[str, LazyTensor]) -> PerceiverConfig:
 
 
 def write_published(model: ModelConfig, vocab_size: int) -> dict[str, Any]:
-    """The configuration of ``model`` as Otter was published with, and the whole of it as an entry of our own."""
+    """The configuration of ``model`` as Otter published it, with the whole `ModelConfig` as an entry of our own."""
     vision = model.vision.architecture or architecture_of(clip_config(model.vision))
     return {
         "architectures": ["OtterForConditionalGeneration"],

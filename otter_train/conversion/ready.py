@@ -37,8 +37,8 @@ def ready_model(
 ) -> ReadyModel:
     """The model of the file or folder ``path``, its frozen parts in ``dtype`` and what joins them in float32.
 
-    What the weights do not say of themselves comes from ``language_model`` and ``vision_model``: the architecture, the
-    tokenizer, and frozen parts that are not there. `UsageError` names the option that is needed.
+    What ``path`` lacks comes from ``language_model`` and ``vision_model``: the architecture, the tokenizer, and frozen
+    parts. `UsageError` names the option that is needed.
     """
     origin = open_origin(path, language_model=language_model, vision_model=vision_model)
     architecture = _architecture(origin, path, language_model, vision_model)
@@ -63,7 +63,7 @@ def ready_model(
             dtype=dtype,
             load_weights=False,
         )
-    model.language.lm.tie_weights()  # which transformers does only together with drawing weights
+    model.language.lm.tie_weights()  # which transformers does only when it also draws weights
     try:
         load_neutral(model, tensors, origin.layout)
     except TrainError as error:
@@ -85,7 +85,7 @@ def _absent(origin: Origin, rows: int, path: Path) -> dict[str, LazyTensor]:
 
 
 def _architecture(origin: Origin, path: Path, language_model: str | None, vision_model: str | None) -> ModelConfig:
-    """What the weights say of themselves, with the pretrained models that were named in the place of theirs."""
+    """The architecture that the weights state, or else that of the pretrained models that were named."""
     known = origin.architecture
     if known is None:
         if language_model is None or vision_model is None:
@@ -96,4 +96,4 @@ def _architecture(origin: Origin, path: Path, language_model: str | None, vision
         every = min((int(name.split(".")[2]) for name in origin.tensors if "cross_attention." in name), default=3) + 1
         known = replace(preset("otter-9b"), cross_attention_every=every, perceiver=perceiver_of(origin.tensors))
         return with_pretrained(known, language=language_model, vision=vision_model)
-    return known  # which says more than those of the pretrained models, such as the layout of the tower
+    return known  # it states more than the pretrained models do, such as the layout of the tower

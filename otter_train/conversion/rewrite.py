@@ -30,9 +30,9 @@ FILE_SUFFIXES: Final = (".safetensors", ".bin", ".pt")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What a conversion did: tensors read and written, those left out by reason, and the frozen parts that lack.
+    """What a conversion did: tensors read and written, counts left out by reason, and the frozen parts missing.
 
-    ``moved_tokens`` are the special tokens whose rows have another place now, with the old and the new id.
+    ``moved_tokens`` are the special tokens whose rows moved, with the old and the new id.
     """
 
     source: str
@@ -70,14 +70,14 @@ def convert(
 ) -> Report:
     """Write the weights of ``source`` in the layout ``to`` as the file or into the folder ``target``.
 
-    ``layout`` is that of the source (None: look). ``frozen`` parts are kept as far as they are there, required (from
-    the pretrained models of ``architecture`` where the source lacks them), or dropped. ``architecture`` is for sources
-    that do not say theirs. With ``tokenizer`` the rows of the special tokens move to the ids that it gives them, from
-    those that the source notes, that ``added_tokens`` name in order, or that ``source_tokenizer`` gives (None: that of
-    the source). ``vision`` is the layout of the tower in ours (None: that of the architecture). Numbers keep their
-    dtype unless ``dtype`` names another. ``moved`` says where the pretrained models of a training run lie now.
+    ``layout`` is that of the source (None: detect it). ``frozen`` parts are kept as far as they exist, required (from
+    the pretrained models of ``architecture`` if the source lacks them), or dropped. ``architecture`` is for sources
+    that do not state theirs. With ``tokenizer`` the rows of the special tokens move to its ids, from those that the
+    source notes, that ``added_tokens`` name in order, or that ``source_tokenizer`` gives (None: that of the source).
+    ``vision`` is the layout of the tower in ours (None: that of the architecture). Numbers keep their dtype unless
+    ``dtype`` names another. ``moved`` says where the pretrained models of a training run lie now.
 
-    Memory: one tensor, and one file where torch's format is written.
+    Memory: one tensor, or one file in torch's format.
     """
     if target.exists() and (target.is_file() or any(target.iterdir())):
         raise UsageError(f"{target}: exists already; name a new file or an empty folder")
@@ -160,7 +160,7 @@ def _has_no_weights(architecture: ModelConfig, absent: list[str]) -> bool:
 def _with_tokens(
     origin: Origin, tokenizer: Path | None, source_tokenizer: Path | None, added: Sequence[str]
 ) -> tuple[Origin, dict[str, tuple[int, int]]]:
-    """``origin`` with its rows as ``tokenizer`` wants them, and which of the added tokens moved from where to where."""
+    """``origin`` with its rows at the ids of ``tokenizer``, and the old and new id of each added token that moved."""
     known = source_tokenizer or origin.tokenizer
     if tokenizer is None:
         try:
@@ -168,7 +168,7 @@ def _with_tokens(
         except UsageError:
             if added:
                 raise
-            tokens = None  # nothing moves, so nobody need know
+            tokens = None  # nothing moves, so they need not be known
         return replace(origin, tokenizer=known, tokens=tokens), {}
     before, after = origin.named_rows(known, added), special_rows(tokenizer)
     moved = {name: (id, after[name]) for name, id in before.items() if name in after and after[name] != id}
@@ -186,7 +186,7 @@ def _with_published_rows(origin: Origin) -> tuple[Origin, int]:
 
 
 def _notes(origin: Origin, tower: VisionLayout, folder: Path) -> dict[str, Any]:
-    """What a file in ``folder`` says of itself."""
+    """What a file of weights in ``folder`` notes about itself."""
     notes: dict[str, Any] = {"template": origin.template}
     if origin.tokens is not None:
         notes["added_tokens"] = origin.tokens

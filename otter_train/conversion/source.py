@@ -1,11 +1,11 @@
 """Where weights come from: a file, a folder as transformers writes it, or the checkpoint of a training run.
 
-Files that this package writes say which architecture their weights belong to and which rows are those of the added
-tokens; a folder does, too, and has a tokenizer. A bare file of others says neither.
+Files that this package writes state which architecture their weights belong to and which rows are those of the added
+tokens; a folder does, too, and has a tokenizer. A bare file of another program states neither.
 
-Some families are stored by other names when transformers saves them itself: experts that a model holds joined one by
-one, decoders under the names of their first release. Such a folder can only be read by transformers (`read_resaved`),
-so the model is loaded as a whole.
+Some families are stored under other names when transformers saves them itself: joined experts one by one, decoders
+under the names of their first release. Such a folder can only be read by transformers (`read_resaved`), so the model
+is loaded as a whole.
 """
 
 from __future__ import annotations
@@ -48,16 +48,16 @@ _CONFIG: Final = "config.json"
 _TOKENIZERS: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 _NEW_ROWS: Final = "new_rows."
 OPTIONS: Final = {"language.lm.": "language_model", "vision.": "vision_model"}
-"""The beginnings of the names of frozen parts, and the options that name the models with these parts."""
+"""The prefixes of the names of frozen parts, and the options that name the models with these parts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Weights by our names, the layout they came in, and what is known about them (None: nothing).
+    """Weights by our names, the layout they were stored in, and what is known about them (None: nothing).
 
-    ``tokens`` are the rows of the added tokens, as the file itself says. ``tokenizer`` is a folder. ``template`` names
-    the prompt template they were trained with. ``removed`` counts what was no weight of its own. ``lost`` says of
-    pretrained parts by their option that they are gone, and where they were looked for.
+    ``tokens`` are the rows of the added tokens, as the file itself states. ``tokenizer`` is a folder. ``template``
+    names the prompt template they were trained with. ``removed`` counts what was no weight of its own. ``lost`` has an
+    error for each pretrained part that is gone, by its option, with where it was looked for.
     """
 
     tensors: dict[str, LazyTensor]
@@ -71,7 +71,7 @@ class Origin:
     lost: Mapping[str, str] = field(default_factory=dict)
 
     def found(self, parts: Iterable[str]) -> ModelConfig:
-        """The architecture, whose pretrained models are to give the ``parts`` that are absent; `UsageError` if lost."""
+        """The architecture, whose pretrained models give the absent ``parts``; `UsageError` if one of them is lost."""
         assert self.architecture is not None
         for part in parts:
             if (reason := self.lost.get(OPTIONS[part])) is not None:
@@ -84,13 +84,13 @@ class Origin:
         return vocabulary_names(self.tensors, self.architecture)
 
     def rows(self, least: int = 1) -> int:
-        """How many rows these have; ``least`` where there are none."""
+        """How many rows the embeddings have; ``least`` if there are no embeddings."""
         return vocabulary_rows(self.tensors, self.architecture, least)
 
     def named_rows(self, tokenizer: str | Path | None = None, added: Sequence[str] = ()) -> dict[str, int]:
         """Which rows are those of the added tokens; ``tokenizer`` and ``added`` as in `token_rows.named_rows`.
 
-        `UsageError` if nothing says it.
+        `UsageError` if nothing tells.
         """
         return named_rows(
             self.rows(), self.layout, noted=self.tokens, tokenizer=tokenizer or self.tokenizer, added=added
@@ -139,7 +139,7 @@ def open_origin(
 def _with_places(
     origin: Origin, notes: Mapping[str, Any], path: Path, folder: Path, moved: Mapping[str, str | None]
 ) -> Origin:
-    """``origin`` with its pretrained models where they lie now: where ``moved`` says, or the ``notes`` of its file."""
+    """``origin`` with the present places of its pretrained models, from ``moved`` or the ``notes`` of its file."""
     if origin.architecture is None:
         return origin
     noted, places = notes.get("model") or {}, notes.get("pretrained") or {}
@@ -206,11 +206,11 @@ def _completed(
     added: Sequence[int],
     rows: int,
 ) -> dict[str, LazyTensor]:
-    """What was ``trained`` and what was not, in the order of the model; rows that were trained ``apart`` in place."""
+    """Weights that were ``trained`` and those that were not, in the model's order, with the rows ``apart`` put back."""
     empty = empty_model(architecture, rows)
     first = tied_names(empty)
     found = {**frozen_weights(architecture, rows), **trained}
-    # Of tied weights, training knows the first name only.
+    # Checkpoints of runs hold tied weights under their first name only.
     found |= {name: found[one] for name, one in first.items() if one in found}
     lm = empty.language.lm
     for part, matrix in (("input", lm.get_input_embeddings().weight), ("output", lm.get_output_embeddings().weight)):
@@ -225,7 +225,7 @@ def _completed(
 
 
 def _buffers(model: Otter) -> set[str]:
-    """What no training changes: the statistics that convolutional towers normalise with."""
+    """The names of buffers, which no training changes: the statistics that convolutional towers normalise with."""
     return {name for name, _ in model.named_buffers()}
 
 
@@ -259,9 +259,9 @@ def _json(path: Path) -> dict[str, Any]:
 def read_resaved(
     folder: Path, tensors: Mapping[str, LazyTensor], architecture: ModelConfig
 ) -> dict[str, LazyTensor] | None:
-    """The weights of ``folder`` by our names, where its ``tensors`` have some of other names; None if they have not.
+    """The weights of ``folder`` by our names, if some of its ``tensors`` have other names; None if they have not.
 
-    Each keeps the dtype it was stored in; what was stored by another name, that of most of these. None, too, where
+    Each keeps the dtype it was stored in; those under other names get the dtype of most of these. None, too, if
     transformers cannot read them either.
     """
     expected = neutral_state(empty_model(architecture, 1)).keys()

@@ -1,8 +1,8 @@
-"""Special tokens by name: which row of the embeddings is whose, and the rows in another order.
+"""Special tokens by name: which row of the embeddings belongs to which token, and how to reorder the rows.
 
-Published checkpoints add the special tokens in different orders, so a row is known by the name of its token: the file
-itself notes it, or a tokenizer beside it says so. Two programs always add the same ones: this one, and OpenFlamingo's.
-For any other order the user must name the tokens.
+Published checkpoints add the special tokens in different orders, so rows are identified by the names of their tokens,
+from notes in the file itself, or from a tokenizer next to it. Two programs always add the same ones: this one, and
+OpenFlamingo's. For any other order the user must name the tokens.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ __all__ = [
 
 ADDED_TOKENS: Final = (ENDOFCHUNK, IMAGE, ANSWER, PAD)
 _SPARE: Final = "otter_train.rows."
-"""Begins the names of rows that a layout has no place for; readers of that layout pass over them."""
+"""Begins the names of rows that a layout has no place for; readers of that layout ignore them."""
 
 
 class PublishedRows(NamedTuple):
-    """``ids`` of the added tokens where the first ``kept`` rows are all that OpenFlamingo makes."""
+    """``ids`` of the added tokens; the first ``kept`` rows are all that OpenFlamingo makes."""
 
     ids: dict[str, int]
     kept: int
@@ -69,8 +69,8 @@ def named_rows(
 ) -> dict[str, int]:
     """Which of ``rows`` rows of weights in ``layout`` belong to which added token.
 
-    Asked in this order: ``added`` (the names in order; their rows follow those of the ``tokenizer``, or are the last
-    ones), what the file ``noted``, the vocabulary of the ``tokenizer``. `UsageError` if none of them says it.
+    Sources, in this order: ``added`` (the names in order; their rows follow those of the ``tokenizer``, or are the last
+    ones), what the file ``noted``, the vocabulary of the ``tokenizer``. `UsageError` if none of them tells.
     """
     stored = None if tokenizer is None else _stored(tokenizer)
     if added:
@@ -96,8 +96,8 @@ def named_rows(
 def published_rows(rows: int, ids: Mapping[str, int], *, pads: bool) -> PublishedRows:
     """Where the added tokens with ``ids`` lie in the published OpenFlamingo, which adds a padding token if it ``pads``.
 
-    Its program appends ``<|endofchunk|>``, ``<image>`` and ``<PAD>``, if the tokenizer lacks them, and makes as many
-    rows as there are tokens. All other rows follow.
+    Its program appends ``<|endofchunk|>``, ``<image>`` and ``<PAD>``, if the tokenizer lacks them, and makes one row
+    per token. All other rows follow.
     """
     names = {id: name for name, id in ids.items()}
     top = max(names, default=-1) + 1
@@ -111,7 +111,7 @@ def published_rows(rows: int, ids: Mapping[str, int], *, pads: bool) -> Publishe
 
 
 def adds_padding(folder: str | Path) -> bool:
-    """Whether OpenFlamingo adds a padding token to the language model in ``folder``: where its tokenizer has none."""
+    """Whether OpenFlamingo adds a padding token to the language model in ``folder``: if its tokenizer has none."""
     try:
         return _stored(folder).pad_token is None
     except (TrainError, UsageError):  # it may lie elsewhere now; LLaMA has none
@@ -121,8 +121,8 @@ def adds_padding(folder: str | Path) -> bool:
 def row_order(rows: int, source: Mapping[str, int], target: Mapping[str, int]) -> list[int | None]:
     """For each row of the result the row it is copied from (None: new), when ids change from ``source`` to ``target``.
 
-    Each token of both takes its row along. The rows that this uproots fill the places that it leaves, so no row is
-    lost, and going back restores the order. A place beyond the ``rows`` there are is new.
+    Each token in both takes its row along. The rows that this displaces fill the places that it leaves, so no row is
+    lost, and the reverse change restores the order. A place beyond the present ``rows`` is new.
     """
     outside = [f"{name} ({id})" for name, id in source.items() if id >= rows]
     if outside:
@@ -146,7 +146,7 @@ def row_order(rows: int, source: Mapping[str, int], target: Mapping[str, int]) -
 def reordered(
     tensors: Mapping[str, LazyTensor], names: Iterable[str], source: Mapping[str, int], target: Mapping[str, int]
 ) -> dict[str, LazyTensor]:
-    """``tensors``, by our names, with the rows of those called ``names`` where ``target`` wants them."""
+    """``tensors``, by our names, with the rows of those called ``names`` moved from ``source`` to ``target`` ids."""
     moved = dict(tensors)
     for name in names:
         order = row_order(tensors[name].shape[0], source, target)
@@ -156,7 +156,7 @@ def reordered(
 
 
 def without_spare_rows(tensors: Mapping[str, LazyTensor], keys: Iterable[str], count: int) -> dict[str, LazyTensor]:
-    """``tensors`` with the first ``count`` rows of those called ``keys``, and the others as tensors beside them."""
+    """``tensors`` with the first ``count`` rows of those called ``keys``, and the other rows as extra tensors."""
     cut = dict(tensors)
     for key in keys:
         rows = tensors[key].shape[0]

@@ -1,6 +1,6 @@
 """Files of weights, read and written one tensor at a time.
 
-Reading gives `LazyTensor`s: nothing but a header is in memory until a tensor is asked for. ``.safetensors`` files are
+Reading gives `LazyTensor`s: nothing but a header is in memory until a tensor is read. ``.safetensors`` files are
 read with plain reads, not mapped, so that pages of the file do not count as memory of the process; ``.bin`` files are
 mapped by torch, which unpickles tensors and nothing else (``weights_only``). Cost: one pass over the bytes.
 """
@@ -73,7 +73,7 @@ def read_weights(path: Path) -> dict[str, LazyTensor]:
 
 
 def read_notes(path: Path) -> dict[str, Any]:
-    """What `write_weights` noted about the weights in ``path``, a file or a folder; nothing where others wrote them."""
+    """What `write_weights` noted about the weights in ``path``, a file or a folder; empty if others wrote them."""
     path = find_weights(path)
     if path.name.endswith(_INDEX):
         try:
@@ -104,10 +104,10 @@ def write_weights(
     max_shard_bytes: int | None = None,
     notes: Mapping[str, Any] | None = None,
 ) -> list[Path]:
-    """Write ``tensors`` as ``path`` (``.safetensors``, else torch's format); the files that hold them.
+    """Write ``tensors`` as ``path`` (``.safetensors``, else torch's format); returns the files written.
 
-    ``notes``, a JSON object, go into the metadata of each ``.safetensors`` file, and into a file beside torch's, which
-    has no room for them.
+    ``notes``, a JSON object, go into the metadata of each ``.safetensors`` file, and into a second file next to torch's
+    format, which has no room for them.
 
     Beyond ``max_shard_bytes`` they are split into ``NAME-00001-of-00003.safetensors`` and so on, with the index that
     transformers reads. Each file is absent or complete; the index comes last. Writing ``.safetensors`` keeps one
@@ -244,7 +244,7 @@ def _write_pickle(file: BinaryIO, tensors: Mapping[str, LazyTensor]) -> None:
     state = {}
     for key, tensor in tensors.items():
         values = tensor.read()
-        # torch writes all of the memory that a view belongs to.
+        # torch writes the whole storage of a view.
         whole = values.is_contiguous() and values.untyped_storage().nbytes() == tensor.nbytes
         state[key] = values if whole else values.clone(memory_format=torch.contiguous_format)
     torch.save(state, file)

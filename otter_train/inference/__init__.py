@@ -17,13 +17,13 @@ class AnswerOptions:
     """The likeliest token each time, unless ``temperature`` or ``beams`` say otherwise.
 
     ``temperature`` above 0 samples, among the likeliest tokens that together have at least the probability
-    ``top_p``; the draws depend on ``seed`` and on nothing beside the row. ``beams`` above 1 keeps that many beginnings
-    and takes the one with the best mean log-probability.
+    ``top_p``; the draws depend on ``seed`` and on no other row. ``beams`` above 1 is the number of beams of a search
+    for the answer with the best mean log-probability.
 
-    The penalties make words unlikelier that were there before (likelier, where they are negative or below 1):
-    ``presence_penalty`` and ``frequency_penalty`` are taken off the logits of tokens in the answer so far, once and
-    for each time; logits of tokens in prompt or answer are divided by ``repetition_penalty`` (or, negative ones,
-    multiplied). What ends an answer is spared.
+    The penalties make repeated tokens less likely (more likely, if they are negative or below 1): ``presence_penalty``
+    is subtracted once from the logits of tokens in the answer so far, ``frequency_penalty`` once per occurrence; logits
+    of tokens in prompt or answer are divided by ``repetition_penalty`` (negative ones are multiplied). Tokens that end
+    an answer are exempt.
     """
 
     max_new_tokens: int = 128

@@ -30,7 +30,7 @@ __all__ = ["Finish", "Piece", "TrainedModel", "answer_each", "load_trained_model
 
 Finish = Literal["stop", "length"]
 _LONGEST_PROMPT: Final = 2048
-"""Tokens of a prompt where no training says it: as many as the decoders of published models know positions."""
+"""The most tokens of a prompt if no training run states it: the positions that decoders of published models know."""
 
 
 class Piece(NamedTuple):
@@ -47,7 +47,7 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedModel:
-    """A model that can be asked, and where it came from; ``step`` counts its steps where that is a checkpoint."""
+    """A model that can answer, and where it came from; ``step`` counts its steps if that is a checkpoint."""
 
     source: Path
     step: int | None
@@ -142,7 +142,7 @@ def stream_answers(
     """The answers to ``prompts`` (which have none) in pieces, as one batch, by sampling or greedily.
 
     The last piece of each row says how it ended. ``stops[row]`` are texts that end the answer of a row and are left
-    out. Rows of which ``is_closed`` says so end without a last piece.
+    out. A row for which ``is_closed`` is true ends without a last piece.
     """
     batch = _collated(trained, prompts)
     stop = _stop_tokens(trained)

@@ -1,7 +1,7 @@
-"""Answers token by token: a batch of prompts is read once, then every step adds a token to each row that goes on.
+"""Answers token by token: a batch of prompts is read once, then every step adds a token to each row that has not ended.
 
 Rows are independent of each other: each has its own options and its own random generator, so an answer does not
-depend on what is answered beside it. New tokens look at the last medium of their prompt.
+depend on the other rows. New tokens look at the last medium of their prompt.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ def stream_tokens(
     """Step by step the new token of each row of ``prompts``, or None if the row has ended.
 
     ``prompts`` are padded on the left and lie on the model's device. A row ends with a token in ``stop``, which is
-    yielded, with its ``max_new_tokens``, or when ``is_closed`` says so before a step. ``<image>`` is never chosen.
+    yielded, after its ``max_new_tokens``, or if ``is_closed`` is true before a step. ``<image>`` is never chosen.
     """
     device = prompts.lang_x.device
-    # Entered anew between any two yields: a generator must not leave a mode on for whoever consumes it.
+    # Entered again for each step: a generator must not leave a mode on for its consumer when it yields.
     with torch.no_grad(), autocast(device, precision):
         vision_x = normalise(prompts.vision_x, model.vision.mean, model.vision.std)
         reader = model.prompt_reader(
@@ -80,7 +80,7 @@ class _Penalty:
         self._counts = torch.zeros(model.language.lm.get_output_embeddings().weight.shape[0], device=prompt.device)
         self._seen = torch.zeros_like(self._counts, dtype=torch.bool)
         self._seen[prompt] = True
-        # Else the ends of earlier turns would keep an answer from ending.
+        # Otherwise the ends of earlier turns would keep an answer from ending.
         ids = model.token_ids
         self._spared = {*stop, ids.image, ids.endofchunk, ids.answer, ids.pad}
         self._seen[sorted(self._spared)] = False
@@ -110,15 +110,15 @@ def _draw(logits: Tensor, options: AnswerOptions, generator: torch.Generator) ->
 
 
 _UNFINISHED: Final = "\ufffd"
-"""What a tokenizer shows for the first bytes of a character whose last have not come yet."""
+"""What a tokenizer decodes an incomplete character to, whose last bytes are in later tokens."""
 
 
 class TextStream:
     """The text of one answer as its tokens arrive.
 
-    White space at either end is left out, characters are given once they are whole, and nothing is given from that of
-    ``stops`` on which is complete first; ``stopped`` says that one was met. Cost: each token is decoded with the few
-    before it.
+    White space at either end is left out, characters are given once they are whole, and the text ends before the first
+    of ``stops`` to be complete; ``stopped`` tells that this happened. Cost: each token is decoded with the few before
+    it.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str] = ()) -> None:

@@ -2,7 +2,7 @@
 
 `Portable` makes a folder or a repository load with ``trust_remote_code``: one file that imports this package. The model
 itself is not copied into the folder: it would be a second implementation, which no test ever sees. The file needs the
-package, and says so where it is not installed.
+package, and says so if that is not installed.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ __all__ = ["OtterConfig", "OtterForConditionalGeneration", "OtterProcessor"]
 
 
 class Portable:
-    """A base that comes before that of transformers: whatever folder is saved can be loaded by those who trust it."""
+    """A base to put before that of transformers: saved folders can be loaded with ``trust_remote_code``."""
 
     @classmethod
     def register_for_auto_class(cls, auto_class: Any = None) -> None:
-        """Nothing: transformers would copy the source of this class alone into every folder that it saves."""
+        """Do nothing: transformers would copy the source of this class alone into every folder that it saves."""
 
     def save_pretrained(self, save_directory: str | PathLike[str], *args: Any, **kwargs: Any) -> Any:
-        """As in transformers, with the file that `AUTO_MAP` names."""
+        """As in transformers, with the file that the ``auto_map`` names."""
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / f"{_MODULE}.py", [_CODE.encode()])
@@ -130,7 +130,7 @@ class OtterConfig(Portable, PreTrainedConfig):  # type: ignore[misc]
         )
 
     def to_model_config(self) -> ModelConfig:
-        """Inverse of `from_model_config`; `TrainError` for the configuration of the Otter that was published."""
+        """Inverse of `from_model_config`; `TrainError` for the configuration of the published Otter."""
         self._must_be_complete()
         return ModelConfig(
             language=LanguageConfig(architecture=architecture_of(self.text_config)),

@@ -35,7 +35,7 @@ class ProjectedMedia(NamedTuple):
     latents: int
 
     def repeated(self, times: int) -> ProjectedMedia:
-        """Each row ``times`` times in a row, as beams lie."""
+        """Each row repeated ``times`` times, in the order of beams."""
         blocks = (MediaKV(*(part.repeat_interleave(times, dim=0) for part in block)) for block in self.blocks)
         return self._replace(blocks=tuple(blocks))
 
@@ -44,7 +44,7 @@ class OtterForConditionalGeneration(Portable, PreTrainedModel, GenerationMixin):
     """An Otter that transformers can load, save, push and generate with.
 
     Inputs are named as in training: ``input_ids`` (B, T), ``vision_x`` float (B, T_img, F, 3, H, W), normalised
-    (`OtterProcessor` makes them), ``vision_mask`` bool (B, T_img, F) where rows differ in their media.
+    (`OtterProcessor` makes them), ``vision_mask`` bool (B, T_img, F) if rows differ in their media.
     """
 
     config_class = OtterConfig
@@ -61,7 +61,7 @@ class OtterForConditionalGeneration(Portable, PreTrainedModel, GenerationMixin):
             vocab_size=config.text_config.vocab_size,
             token_ids=config.token_ids,
             device=torch.get_default_device(),  # transformers builds on the meta device and loads weights into it
-            dtype=torch.get_default_dtype(),  # and sets the dtype that was asked for
+            dtype=torch.get_default_dtype(),  # and sets the requested dtype
             load_weights=False,
         )
         self.post_init()
@@ -98,7 +98,7 @@ class OtterForConditionalGeneration(Portable, PreTrainedModel, GenerationMixin):
         self.train(self.training)  # tells the layers
 
     def _know_tied_weights(self) -> None:
-        """Which weights are one, and which modules must lie on one device as a whole."""
+        """Set which weights are tied, and which modules must lie on one device as a whole."""
         inner = self.model.language.lm.all_tied_weights_keys
         prefix = "model.language.lm."
         self.all_tied_weights_keys = {f"{prefix}{name}": f"{prefix}{source}" for name, source in inner.items()}
@@ -108,14 +108,14 @@ class OtterForConditionalGeneration(Portable, PreTrainedModel, GenerationMixin):
 
     @classmethod
     def is_custom_code(cls) -> bool:
-        """False: of models from elsewhere, transformers does not compute what follows from the configuration alone.
+        """False: for custom code, transformers does not compute buffers that follow from the configuration.
 
-        The multipliers of Falcon-H1 would be whatever lay in memory.
+        The multipliers of Falcon-H1 would then be uninitialised memory.
         """
         return False
 
     def _init_weights(self, module: Any) -> None:
-        """Nothing: the parts draw their own random weights when they are built."""
+        """Do nothing: the parts draw their own random weights when they are built."""
 
     def get_input_embeddings(self) -> Any:
         """The input embedding of the language model."""
@@ -145,12 +145,11 @@ class OtterForConditionalGeneration(Portable, PreTrainedModel, GenerationMixin):
         logits_to_keep: int = 0,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """Logits float32 (B, T, vocabulary), and the mean loss where there are ``labels`` (as `Otter.forward`).
+        """Logits float32 (B, T, vocabulary), and the mean loss if there are ``labels`` (as `Otter.forward`).
 
         ``attention_mask`` covers what is in the cache, too. ``media`` and ``text_time`` (B, T) are what `generate`
-        prepares: the media, and how many of them each token has behind it. ``logits_to_keep`` n computes logits of
-        the last n positions only (0: of all). `TrainError` if a row's ``<image>`` tokens are not as many as its
-        media.
+        prepares: the media, and how many of them come before each token or are it. ``logits_to_keep`` n computes
+        logits of the last n positions only (0: of all). `TrainError` if a row does not have one ``<image>`` per medium.
         """
         if media is None:
             vision_x = self._pictures(vision_x, input_ids)
@@ -174,7 +173,7 @@ class OtterForConditionalGeneration(Portable, PreTrainedModel, GenerationMixin):
         return CausalLMOutputWithPast(logits=logits, past_key_values=state.cache)
 
     def project_media(self, vision_x: Tensor, input_ids: Tensor, vision_mask: Tensor | None = None) -> ProjectedMedia:
-        """The media of a batch as `generate` passes them on; arguments and errors are those of `forward`."""
+        """The keys and values of the media of a batch; arguments and errors are those of `forward`."""
         self.model.check(vision_x, input_ids, vision_mask)
         tokens = self.model.encode_vision(vision_x, vision_mask)
         blocks = self.model.language.project_media(tokens.flatten(1, 2))
@@ -190,7 +189,7 @@ class OtterForConditionalGeneration(Portable, PreTrainedModel, GenerationMixin):
     ) -> Any:
         """As in transformers; prompts are padded on the left, and the media are encoded once.
 
-        ``<image>`` is never generated: there would be no picture to it.
+        ``<image>`` is never generated: there would be no picture for it.
         """
         mask = kwargs.get("attention_mask")
         if mask is not None and not mask[:, -1].all():
@@ -203,7 +202,7 @@ class OtterForConditionalGeneration(Portable, PreTrainedModel, GenerationMixin):
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, *args: Any, media: ProjectedMedia | None = None, **kwargs: Any
     ) -> dict[str, Any]:
-        """The inputs of the next forward pass; new tokens go on looking at the last medium of their prompt."""
+        """The inputs of the next forward pass; new tokens look at the last medium of their prompt."""
         prepared: dict[str, Any] = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)
         new = prepared["input_ids"].shape[1]
         return prepared | {"media": media, "text_time": self._text_time(input_ids)[:, -new:]}

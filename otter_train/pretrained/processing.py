@@ -31,7 +31,7 @@ _IMAGE_FIELDS: Final = ("image", "url", "path", "base64")
 
 
 class PromptText(str):
-    """A prompt as text that still knows its ``pieces``: which of it are a person's words, where nothing is a token."""
+    """A prompt as text that keeps its ``pieces``: which parts are a person's words, and contain no special tokens."""
 
     pieces: tuple[Piece, ...]
 
@@ -51,7 +51,7 @@ class Prompt(NamedTuple):
 
 
 class _Conversation(NamedTuple):
-    """The chunks before the last question, that question up to ``<answer>``, its answer (None: to come), all media."""
+    """The chunks before the last question, that question up to ``<answer>``, its answer or None, and all media."""
 
     before: list[Piece]
     question: list[Piece]
@@ -92,14 +92,14 @@ class OtterProcessor(Portable, ProcessorMixin):  # type: ignore[misc]
         """A batch of ``text``, one prompt or several, and the ``images`` of each.
 
         In what `prompt` and `apply_chat_template` return, a person's words stay words. In any other text the tokens of
-        the template count (``<image>``, ``<answer>``, ``<|endofchunk|>``; the beginning and end of the text at its
-        ends), and the names of other special tokens are words.
+        the template are tokens (``<image>``, ``<answer>``, ``<|endofchunk|>``; bos and eos at its ends), and the names
+        of other special tokens are words.
 
         ``images`` holds one list per prompt (for one prompt: that list, or one picture), or the pictures of all
-        prompts one after the other. What is in a list stands for one ``<image>`` each: a picture (PIL, a path or an
+        prompts one after the other. Each item of a list stands for one ``<image>``: a picture (PIL, a path or an
         address, uint8 (H, W, 3) or (3, H, W)), or a list of pictures, the frames of one clip. Rows are always padded:
-        on the left to generate, on the right to train. `TrainError` if ``<image>`` tokens and media are not
-        equally many.
+        on the left to generate, on the right to train. `TrainError` if the numbers of ``<image>`` tokens and of media
+        differ.
         """
         kwargs.pop("padding", None)
         if kwargs.pop("return_tensors", "pt") != "pt" or kwargs:
@@ -151,9 +151,9 @@ class OtterProcessor(Portable, ProcessorMixin):  # type: ignore[misc]
     ) -> Any:
         """A conversation, or several, as text, or with ``tokenize`` as a batch; arguments are those of transformers.
 
-        It is the prompt of ``template`` that is written, so there is no other ``chat_template``. The names of special
-        tokens in what people say stay words; give the texts to the processor as they are, for a part of one, or two put
-        together, is a plain text (see `__call__`).
+        The text is always the prompt of ``template``; `UsageError` for another ``chat_template``. The names of special
+        tokens in what people say stay words if the texts are given to the processor as they are: a part of one, or two
+        joined, is plain text (see `__call__`).
         """
         if chat_template is not None:
             raise UsageError(f"Otter was trained with the template {self.template!r}; leave out chat_template")
@@ -212,7 +212,7 @@ class OtterProcessor(Portable, ProcessorMixin):  # type: ignore[misc]
         return ids if bos is None else [bos, *ids]
 
     def _pieces_of(self, text: str) -> Iterator[Piece]:
-        """The pieces of a prompt that someone else has put together, without the beginning of the text."""
+        """The pieces of a prompt that is plain text, without bos."""
         template = template_named(self.template)
         added = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
         names = {*SPECIAL_TOKENS, *(name for name in added if name in template.before + template.between)}
@@ -249,7 +249,7 @@ class OtterProcessor(Portable, ProcessorMixin):  # type: ignore[misc]
 
 @lru_cache(maxsize=4)
 def _prompt_tokenizer(tokenizer: Any, size: int) -> PromptTokenizer:
-    """That of ``tokenizer``, as long as it has ``size`` tokens."""
+    """The `PromptTokenizer` of ``tokenizer``, as long as it has ``size`` tokens."""
     return PromptTokenizer(tokenizer)
 
 

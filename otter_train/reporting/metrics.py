@@ -1,7 +1,7 @@
 """What a run reports: a progress line, a table in CSV for each kind of number, and the loss curve ``loss.png``.
 
 The numbers can be sent elsewhere, too (`open_sinks`): to TensorBoard, and to Weights & Biases. A `GrowingFile` grows by
-whole pieces; where the disk is full they wait in memory until there is room.
+whole pieces; if the disk is full they wait in memory until there is room.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ R = TypeVar("R", Row, EvalRow, SourceRow, GateRow)
 
 
 class Table(Generic[R]):
-    """A log: ``rows``, and the same in the CSV file ``path`` (None: in memory only), see `GrowingFile`."""
+    """A log: ``rows``, and the same in the CSV file ``path`` (a `GrowingFile`; None: in memory only)."""
 
     def __init__(self, kind: type[R], path: Path | None, *, after_step: int = 0) -> None:
         """Keep the lines of ``path`` up to ``after_step``: what a killed session wrote beyond is computed again."""
@@ -144,7 +144,7 @@ class Table(Generic[R]):
 
 
 def draw_loss(rows: Sequence[Row], path: Path, held_out: Sequence[EvalRow] = ()) -> None:
-    """The loss over the steps as a PNG, on a logarithmic scale, with the learning rate behind it.
+    """The loss over the steps as a PNG, on a logarithmic scale, with the learning rate in the background.
 
     The loss on ``held_out`` samples is drawn as points.
     """
@@ -190,7 +190,7 @@ def duration(seconds: float) -> str:
 
 
 def read_table(kind: type[R], path: Path) -> list[R]:
-    """The lines of a table; none where there is no such file. `TrainError` names a line that is none."""
+    """The lines of a table; empty if there is no such file. `TrainError` names a line that is not of this table."""
     if not path.exists():
         return []
     rows: list[R] = []
@@ -221,11 +221,11 @@ class Sink(Protocol):
 def open_sinks(
     run: Path, config: Mapping[str, Any], *, run_id: str, tensorboard: bool, wandb: str | None
 ) -> list[Sink]:
-    """The sinks that are asked for; ``wandb`` is the name of a project, ``config`` is shown beside its curves.
+    """The requested sinks; ``wandb`` is the name of a project, ``config`` is shown with its curves.
 
-    A session with the ``run_id`` of an earlier one goes on in the same curves.
+    A session with the ``run_id`` of an earlier one continues the same curves.
 
-    `UsageError` if a library for it is not installed.
+    `UsageError` if the library of a sink is not installed.
     """
     sinks: list[Sink] = []
     if tensorboard:
@@ -244,7 +244,7 @@ class GrowingFile:
         self._waiting = b""
 
     def append(self, data: bytes) -> None:
-        """Add ``data``; it is in the file when this returns, if there is room. Never a part of it is."""
+        """Add ``data``; it is in the file when this returns, if there is room, and never in part."""
         first = not self._waiting
         self._waiting += data
         try:

@@ -1,4 +1,4 @@
-"""``report.html``: a run on one page, made from what lies in its folder; it needs no network and runs no script.
+"""``report.html``: a run on one page, made from the files in its folder; it needs no network and runs no script.
 
 Curves are drawn as SVG, held-out pictures are in the page. All text of data and options is escaped.
 """
@@ -44,14 +44,14 @@ class _Curve(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """A held-out sample with the bytes of its media, and what the model says to it by the number of examples shown."""
+    """A held-out sample with the bytes of its media, and the model's answers by the number of examples shown."""
 
     sample: Sample
     answers: dict[int, str]
 
 
 def write_report(run: Path, shown: Sequence[Shown] = ()) -> Path:
-    """Write ``run/report.html`` from the tables of the run folder, with the answers ``shown``; its path.
+    """Write ``run/report.html`` from the tables of the run folder, with the answers ``shown``; returns its path.
 
     `TrainError` if a table is damaged.
     """
@@ -76,7 +76,7 @@ def _page(run: Path, shown: Sequence[Shown]) -> Iterator[str]:
 
 
 def _ancestors(run: Path) -> str:
-    """The runs that this one goes on from, and what changed after each."""
+    """The runs that this one continues, and what changed after each."""
     lines = (
         f"<li>{escape(one.run)}, left after step {one.step:,}; {escape(', '.join(one.changes) or 'no changes')}</li>"
         for one in read_lineage(run).ancestors

@@ -33,8 +33,8 @@ def create_app(
 ) -> Starlette:
     """The endpoint for ``worker``, whose model is called ``model``.
 
-    With an ``api_key`` every request must bear it. ``hosts`` are the names that requests may be addressed to (None:
-    any): without a key this keeps web pages out that point a name of their own at this machine.
+    With an ``api_key`` every request must carry it. ``hosts`` are the names that requests may be addressed to (None:
+    any): without a key this keeps out web pages that point a name of their own at this machine.
     """
     endpoint = _Endpoint(worker, model, api_key, hosts)
     return Starlette(
@@ -73,7 +73,7 @@ class _Endpoint:
         return _json({"object": "list", "data": [self._description()]})
 
     async def model(self, request: Request) -> Response:
-        """The model, where it is asked for by its name."""
+        """The model, if the path has its name."""
         self._check_caller(request)
         if request.path_params["name"] != self._model:
             raise ApiError(404, "model_not_found", f"there is only the model {self._model!r}")
@@ -159,7 +159,7 @@ class _Answer:
             yield _event(error.to_json())
 
     def leave(self) -> None:
-        """Give the place in the queue back: the answer is through, or nobody listens any more."""
+        """Give the place in the queue back: the answer is complete, or nobody listens any more."""
         self.ticket.cancelled = True
         self.worker.release()
 
@@ -175,19 +175,19 @@ class _Answer:
         usage = {"prompt_tokens": prompt, "completion_tokens": tokens, "total_tokens": prompt + tokens}
         granted = self.ticket.options.max_new_tokens
         if self.asked_tokens is not None and granted < self.asked_tokens:
-            usage["max_tokens"] = granted  # fewer than were asked for: as many as fit
+            usage["max_tokens"] = granted  # fewer than requested: as many as fit
         return usage
 
 
 class _Events(StreamingResponse):
-    """The events of an answer; leaves even where the client is gone before the first one."""
+    """The events of an answer; gives its place back even if the client is gone before the first one."""
 
     def __init__(self, answer: _Answer, *, usage: bool) -> None:
         super().__init__(answer.events(usage=usage), media_type="text/event-stream")
         self._answer = answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send them."""
+        """Send the events."""
         try:
             await super().__call__(scope, receive, send)
         finally:
@@ -195,7 +195,7 @@ class _Events(StreamingResponse):
 
 
 async def _while_connected(request: Request, work: Coroutine[Any, Any, Value]) -> Value:
-    """The result of ``work``, which is cancelled where the client leaves (`ClientDisconnect`); the body is read."""
+    """The result of ``work``; cancelled if the client leaves (`ClientDisconnect`). The body must have been read."""
 
     async def leave() -> None:
         while (await request.receive())["type"] != "http.disconnect":

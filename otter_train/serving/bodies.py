@@ -1,7 +1,6 @@
 """The bodies of requests: read within a deadline, and within the memory that all of them together may take.
 
-What is scarce is taken in turns (`Turns`): who asks for the least goes first, so small requests never wait for large
-ones.
+Scarce workers are taken in turns (`Turns`): the smallest task goes first, so small requests never wait for large ones.
 """
 
 from __future__ import annotations
@@ -20,25 +19,25 @@ from otter_train.serving.fields import ApiError, Limits
 __all__ = ["Bodies", "Turns"]
 
 _LARGEST_AT_ONCE: Final = 8
-"""As many bodies of the largest size fit into memory at the same time; with their number it bounds the memory."""
+"""How many bodies of the largest size may be in memory at the same time, which bounds the memory of all."""
 
 _SMALL_BYTES: Final = 64 * 1024
-"""What a body has for free, so that a plain question is never refused; connections bound the number of these."""
+"""Bytes of a body that do not count, so that a plain question is never refused; connections bound their number."""
 Worker = TypeVar("Worker")
 
 
 class Bodies:
     """All the bodies that are in memory.
 
-    Where a new one needs more than there is, the one that has been coming for the longest is given up: who sends a
-    request at once is not kept out by those who send theirs byte by byte.
+    If a new one needs more than there is, the body that has been arriving for the longest is given up: clients that
+    send a request in one go are not kept out by those that send theirs byte by byte.
     """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._most = _LARGEST_AT_ONCE * limits.body_bytes
         self._coming: dict[asyncio.Timeout, int] = {}  # bytes of each, the oldest first
-        self._held = 0  # by those that are coming, and those that are here
+        self._held = 0  # by those that are arriving, and those that are complete
 
     @asynccontextmanager
     async def body(self, request: Request) -> AsyncIterator[list[bytes]]:
@@ -60,7 +59,7 @@ class Bodies:
         declared = request.headers.get("content-length", "0")
         if not declared.isdecimal() or int(declared[:20]) > most:
             raise too_large
-        body: list[bytes] = []  # putting 20 MiB together takes longer than a question may wait
+        body: list[bytes] = []  # joining 20 MiB takes longer than a question may wait
         size = 0
         deadline = asyncio.timeout(seconds)
         try:

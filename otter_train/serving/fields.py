@@ -1,7 +1,6 @@
 """The fields of a request: their limits, typed access to them, and errors in the JSON form that OpenAI's clients read.
 
-Everything a stranger can send is bounded by one of `Limits`. `ApiError` (400) names the field that is not as it must
-be.
+Everything a stranger can send is bounded by one of `Limits`. `ApiError` (400) names the field that is wrong.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ class Limits:
     """``body_bytes`` of a request, which must arrive within ``body_seconds``; ``pictures`` in it, ``pixels`` in each.
 
     ``messages`` in a conversation, with ``characters`` in all. Reading a request may take ``cpu_seconds`` and, with
-    the time it waits for its turn, ``wait_seconds``. ``tokens`` of an answer (also the number where the request names
+    the time it waits for its turn, ``wait_seconds``. ``tokens`` of an answer (also the default of a request that names
     none), ``context`` of prompt and answer together. ``queue`` requests wait or are answered at the same time, at
     most ``batch`` of them in one forward pass.
     """
@@ -40,7 +39,7 @@ class Limits:
 class ApiError(Exception):
     """A request that is answered with HTTP ``status`` and an error object.
 
-    ``code`` is one of OpenAI's where there is one that fits; ``param`` names the field of the request at fault.
+    ``code`` is one of OpenAI's if one fits; ``param`` names the field of the request at fault.
     """
 
     def __init__(self, status: int, code: str, message: str, *, param: str | None = None) -> None:
@@ -60,14 +59,14 @@ class ApiError(Exception):
 
 
 def as_object(value: Any, place: str) -> Mapping[str, Any]:
-    """``value`` where it is a JSON object."""
+    """``value`` if it is a JSON object; `ApiError` (400) if not."""
     if not isinstance(value, dict):
         raise ApiError(400, "invalid_type", f"{place}: an object is expected", param=place)
     return value
 
 
 def number(request: Mapping[str, Any], name: str, *, least: float, most: float, whole: bool = False) -> float | None:
-    """The number called ``name``, None if it is absent or null; an int where it must be ``whole``."""
+    """The number called ``name``, None if it is absent or null; an int if it must be ``whole``."""
     value = request.get(name)
     if value is None:
         return None

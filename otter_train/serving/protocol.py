@@ -40,7 +40,7 @@ _UNSUPPORTED: Final[dict[str, tuple[Any, ...]]] = {
     "top_k": (-1,),
     "typical_p": (1,),
 }
-"""What would change the answer, with values that would not, beside those that are false."""
+"""Fields that would change the answer, with the values that would not; false values never do."""
 
 _MAX_STOPS: Final = 4
 _MAX_SEED: Final = 2**63 - 1
@@ -53,8 +53,8 @@ _ROLES: Final = ("system", "developer", "user", "assistant")
 class Question:
     """A request that can be answered: ``sample`` asks, ``stops`` end the answer.
 
-    ``usage`` says that a stream is to end with the numbers of tokens. ``asked_tokens`` is the length of the answer that
-    was asked for, which may be more than ``options`` grant; None if none was named.
+    ``usage`` says that a stream is to end with the numbers of tokens. ``asked_tokens`` is the requested length of the
+    answer, which may be more than ``options`` grant; None if the request names none.
     """
 
     sample: Sample
@@ -151,8 +151,8 @@ def _stops(value: Any) -> tuple[str, ...]:
 def _read_messages(messages: Any, limits: Limits, most_pixels: int | None = None) -> tuple[str, list[Turn]]:
     """The text of the system messages, and the turns; the last one has no answer yet.
 
-    User messages that follow each other are one turn. `ApiError` (400) names the message that cannot be used,
-    `CostlyError` says that there are more than ``most_pixels`` to decode, before any of those that are too many.
+    User messages that follow each other are one turn. `ApiError` (400) names the message that cannot be used;
+    `CostlyError` is raised before the picture is decoded that would exceed ``most_pixels``.
     """
     if not isinstance(messages, list) or not messages:
         raise ApiError(400, "missing_required_parameter", "messages: a list with a user message", param="messages")

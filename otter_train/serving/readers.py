@@ -1,10 +1,10 @@
-"""Processes that read requests: JSON, limits, base64, pictures. Whatever is in a request, none is held up by another.
+"""Processes that read requests: JSON, limits, base64, pictures. No request is held up by what is in another.
 
 No parser or decoder in C can be interrupted, so what strangers send is read in processes that can be ended: by the
-limits that each sets itself (see `mimicit.media.bounds`), when the client leaves, and with the server. What a request
-costs shows in its headers, long before a pixel is decoded. Cheap ones are read at once; the others wait for processes
-of their own, which have a lower priority. Those of some kilobytes have one that no larger body is ever given to. So no
-number of costly requests keeps a plain question waiting.
+limits that each sets itself (see `mimicit.media.bounds`), when the client leaves, and with the server. The headers of
+its pictures show what a request costs, long before a pixel is decoded. Cheap requests are read immediately; the others
+wait for processes of their own, which have a lower priority. Requests of some kilobytes have processes that no larger
+body is ever given to. So no number of costly requests keeps a plain question waiting.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Readers:
     async def read(self, body: Sequence[bytes], model: str) -> Question:
         """The question in the pieces of ``body``, asked of ``model``.
 
-        `ApiError` as `parse_question`, and where reading takes too much time or memory (400), or too many costly
+        `ApiError` as in `parse_question`, and if reading takes too much time or memory (400), or too many costly
         requests wait (429). Cancelling it ends the work.
         """
         for lane in (self._small, self._quick)[_size(body) > _SMALL_BYTES :]:
@@ -100,7 +100,7 @@ class Readers:
             try:
                 return await asyncio.shield(asked)
             except asyncio.CancelledError:
-                if lane is self._costly:  # what is quick ends sooner than a new process would begin
+                if lane is self._costly:  # a quick one ends sooner than a new process would start
                     process.kill()
                 await asyncio.gather(asked, return_exceptions=True)
                 raise
@@ -153,7 +153,7 @@ class _Reader:
         return answer
 
     def kill(self) -> None:
-        """End the process, whatever it does; a question that it was asked ends with it."""
+        """End the process, whatever it does, together with any question that it is reading."""
         self._killed = True
         if self._process.is_alive():
             self._process.kill()

@@ -1,8 +1,8 @@
 """The one thread that owns the model: it takes waiting questions in batches and hands out their answers in pieces.
 
-Everything before it is cheap and may run at the same time; what runs on the model does not. A queue of fixed length
-stands between, and who finds it full is told so at once. Who asks for the shortest answer goes first, also before the
-rest of a batch that is under way, so a plain question does not wait for the long answers of others.
+Everything before it is cheap and may run concurrently; the model answers one batch at a time. Between them is a queue
+of fixed length; a request that finds it full is refused immediately. The shortest requested answer goes first, also
+before the rest of a batch that is under way, so a plain question does not wait for the long answers of others.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from otter_train.serving.readers import Readers
 __all__ = ["Ticket", "Worker"]
 
 _log = logging.getLogger(__name__)
-_PROMPT_TOKENS_PER_STEP: Final = 64  # reading a prompt takes as long as an answer of so many times fewer tokens
-_TIMES_SHORTER: Final = 4  # than others, for a question not to be answered together with them, nor after them
-_DEEPEST: Final = 2  # batches that stand still meanwhile; each keeps its memory on the device
+_PROMPT_TOKENS_PER_STEP: Final = 64  # reading this many tokens of a prompt takes as long as one of the answer
+_TIMES_SHORTER: Final = 4  # than others: such a question is answered neither together with them nor after them
+_DEEPEST: Final = 2  # interrupted batches; each keeps its memory on the device
 
 
 class Ticket:
@@ -45,7 +45,7 @@ class Ticket:
         self.options = options
         self.stops = stops
         self.cancelled = False
-        """Set where nobody waits any more: the model stops working on it after the next token."""
+        """Set when nobody waits any more: the model stops working on it after the next token."""
         self._loop = asyncio.get_running_loop()
         self._pieces: asyncio.Queue[Piece | ApiError] = asyncio.Queue()
 
@@ -108,7 +108,7 @@ class Worker:
         self._thread.join()
 
     def admit(self) -> None:
-        """Count one more request in; `ApiError` (429) where there are as many as the limit allows."""
+        """Count one more request in; `ApiError` (429) if there are as many as the limit allows."""
         with self._counting:
             if self._open >= self.limits.queue:
                 raise ApiError(429, "rate_limit_exceeded", f"{self._open} requests are open; try again in a second")
@@ -122,8 +122,8 @@ class Worker:
     async def prepare(self, body: Sequence[bytes], model: str) -> tuple[Question, Encoded]:
         """The question in the pieces of ``body``, asked of ``model``, and its prompt.
 
-        The answer is shortened to the room that is left. `ApiError` as `Readers.read`, where the prompt fills the
-        context (400), and where its turn does not come in time (503). Cancelling it ends the work.
+        The answer is limited to the room that is left. `ApiError` as in `Readers.read`, if the prompt fills the
+        context (400), and if its turn does not come in time (503). Cancelling it ends the work.
         """
         try:
             async with asyncio.timeout(self.limits.wait_seconds):
@@ -160,7 +160,7 @@ class Worker:
             self._answer(self._next_batch(), depth=0)
 
     def _next_batch(self, most_steps: int = sys.maxsize) -> list[Ticket]:
-        """The shortest of the waiting questions and those like it, as many as fit, of at most ``most_steps`` each."""
+        """The shortest waiting questions of similar length, as many as fit, of at most ``most_steps`` each."""
         batch: list[Ticket] = []
         with self._arrived:
             while self._waiting and self._waiting[0][0] <= most_steps and len(batch) < self.limits.batch:
