@@ -138,7 +138,7 @@ def _with_frozen(origin: Origin, frozen: Frozen, named: ModelConfig | None) -> O
     absent = absent_parts(origin.tensors, origin.architecture)
     if frozen == "keep" or not absent:
         return origin
-    # What the caller names is where the models lie now; what the source says is where they lay once.
+    # The caller names the present places of the models, the source those of earlier.
     architecture = named
     if origin.architecture is not None and (named is None or _has_no_weights(named, absent)):
         architecture = origin.found(absent)
@@ -177,7 +177,7 @@ def _with_tokens(
 
 
 def _with_published_rows(origin: Origin) -> tuple[Origin, int]:
-    """``origin`` with the rows of the added tokens where OpenFlamingo has them, and how many rows that makes."""
+    """``origin`` with the rows of the added tokens in OpenFlamingo's places, and how many rows OpenFlamingo makes."""
     assert origin.tokens is not None
     language = None if origin.architecture is None else origin.architecture.language.pretrained
     ids, count = published_rows(origin.rows(), origin.tokens, pads=language is None or adds_padding(language))

@@ -82,7 +82,7 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int = 2000) -> PreTrain
 
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in the folder ``source``, with the special tokens appended where it lacks them.
+    """The tokenizer in the folder ``source``, with the special tokens that it lacks appended.
 
     If there is no such folder, ``source`` is a name on the Hub. Runs no code that comes with it. Errors are those of
     `read_pretrained`: a path that does not exist is never taken for a name.
@@ -116,7 +116,7 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> SpecialIds:
 
 
 def added_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """The ids of the tokens that Otter adds to a language model, sorted; `PAD` only where the model had none."""
+    """The ids of the tokens that Otter adds to a language model, sorted; `PAD` only if the model had none."""
     vocabulary = tokenizer.get_vocab()
     names = (*SPECIAL_TOKENS, PAD) if tokenizer.pad_token == PAD else SPECIAL_TOKENS
     return tuple(sorted(vocabulary[name] for name in names))

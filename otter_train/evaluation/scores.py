@@ -96,7 +96,7 @@ class Answered:
 class Report:
     """The answers with at most ``shots`` context triplets, and baselines between 0 and 1.
 
-    A baseline is None if it was not asked for or cannot be computed. ``majority``: always the most frequent
+    A baseline is None if it was not requested or cannot be computed. ``majority``: always the most frequent
     answer. ``question_only``: for each question text its most frequent answer. ``swapped``: the answers of the
     same model to the queries with the pictures of another sample; ``swapped_pictures`` is the share that is right.
     ``skipped`` counts interleaved documents, which ask nothing; ``left_out`` has a line for each sample that no prompt

@@ -46,7 +46,7 @@ def freeze(
     model.vision.set_trainable(train_vision)
     lm.requires_grad_(train_language)
     _fold_new_rows(model)
-    # The output first: where both are one matrix, the input decides.
+    # The output first: if both are one matrix, the input decides.
     lm.get_output_embeddings().requires_grad_(embeddings == "full")
     lm.get_input_embeddings().requires_grad_(embeddings in ("full", "input_only"))
     if embeddings == "new_rows":

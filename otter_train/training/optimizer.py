@@ -51,8 +51,8 @@ def make_optimizer(
     """AdamW (fused) over the parameters of ``model`` that require gradients, in groups: decayed and not, by rate.
 
     ``whole_model`` says that every weight is trained from scratch; see the module docstring. ``rates`` are learning
-    rates by the beginning of a parameter's name, of which the first that fits counts; None: ``lr``. Each group also
-    has its rate as ``share`` of ``lr`` (see `set_rates`).
+    rates by the beginning of a parameter's name; the first that fits counts (None: ``lr``). Each group also has its
+    rate as ``share`` of ``lr`` (see `set_rates`).
     """
     names = decayed(model, whole_model=whole_model)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
