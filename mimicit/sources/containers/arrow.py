@@ -1,8 +1,8 @@
 """Arrow files, as `datasets` keeps them: their columns, their record batches, and single cells.
 
 A file is mapped into memory rather than read, so a batch of pictures costs only the pages that are looked at, and these
-are given back before they are many. Both the stream and the file format are read. Every column is checked before it is
-used: offsets that point outside a damaged file would be followed otherwise.
+are given back before there are many. Both the stream and the file format are read. Every column is checked before it is
+used: otherwise offsets that point outside a damaged file would be followed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _MAPPED_BYTES: Final = 32 << 20  # of cells read, until the pages of their file 
 
 
 def is_arrow(path: str, head: bytes) -> bool:
-    """Whether a file that begins with ``head`` is one of Arrow's; the mark of a stream alone would say too little."""
+    """Whether a file that begins with ``head`` is an Arrow file; a stream also needs the extension ``.arrow``."""
     return head.startswith(_FILE_MAGIC) or (path.lower().endswith(".arrow") and head.startswith(_STREAM_MARK))
 
 
@@ -51,13 +51,13 @@ def arrow_columns(root: Root, path: str) -> dict[str, str]:
 
 
 def arrow_columns_of(file: BinaryIO, path: str) -> dict[str, str]:
-    """As `arrow_columns`, of the open ``file``."""
+    """As `arrow_columns`, for the open ``file``."""
     with arrow_damage(path):
         return column_types(_opened(_mapped(file)).schema, path)
 
 
 def arrow_batches(file: BinaryIO, path: str) -> Iterator[pa.RecordBatch]:
-    """The record batches in order; `SourceError` where the file is damaged. Cells are mapped, not yet checked.
+    """The record batches in order; `SourceError` if the file is damaged. Cells are mapped, not yet checked.
 
     For a process of its own: see `mimicit.sources.containers.table_process`.
     """
@@ -85,14 +85,14 @@ def _batches(mapped: mmap.mmap, path: str) -> Iterator[pa.RecordBatch]:
 
 
 class ArrowCells:
-    """Reads single cells. Rising batches cost one pass over the headers of a stream; a step back starts it again."""
+    """Reads single cells. Rising batches cost one pass over the headers of a stream; a step back starts a new pass."""
 
     def __init__(self, root: Root) -> None:
         self._root = root
         self._files: OrderedDict[str, _OpenFile] = OrderedDict()
 
     def read(self, place: InArrow) -> Any:
-        """The value of the cell; `RejectedError` where the file has no such cell or is damaged there."""
+        """The value of the cell; `RejectedError` if the file has no such cell or is damaged there."""
         file = self._files.pop(place.path, None)
         try:
             if file is None or place.batch < file.number:
@@ -110,12 +110,12 @@ class ArrowCells:
             raise RejectedError("bad_media", str(error)) from None
 
     def close(self) -> None:
-        """Let go of all files."""
+        """Drop all open files."""
         self._files.clear()
 
 
 class _OpenFile:
-    """The batches of one file, read forwards; ``number`` is the batch at hand."""
+    """The batches of one file, read forwards; ``number`` is the current batch."""
 
     def __init__(self, root: Root, path: str) -> None:
         self._path = path
@@ -155,7 +155,7 @@ class _OpenFile:
 
 
 def picked(column: pa.Array, row: int, item: int | tuple[str | int, ...] | None) -> Any:
-    """The value at ``row``, or what ``item`` leads to inside it (see `InParquet`); `SourceError` where it is not."""
+    """The value at ``row``, or what ``item`` leads to inside it (see `InParquet`); `SourceError` if there is none."""
     if row >= len(column):
         raise SourceError(f"there are {len(column)} rows, and no row {row}")
     cell = column[row]
@@ -180,13 +180,13 @@ def _mapped(file: BinaryIO) -> mmap.mmap:
 
 
 def _check_whole(mapped: mmap.mmap, path: str) -> None:
-    """`SourceError` where the file has become shorter than what is mapped of it: the system kills who looks there."""
+    """Raise `SourceError` if the file has become shorter than its mapping: a look beyond its end kills the process."""
     if mapped.size() < len(mapped):
         raise SourceError(f"{path}: was cut while it was read; fetch or save it again, and run the build again")
 
 
 def give_back(mapped: mmap.mmap) -> None:
-    """Let go of the pages that were looked at; looked at again, they come from the file again."""
+    """Release the pages that were looked at; if they are needed again, they are read from the file again."""
     if hasattr(mapped, "madvise"):  # not on every system
         mapped.madvise(mmap.MADV_DONTNEED)
 
@@ -202,7 +202,7 @@ def _opened(mapped: mmap.mmap) -> pa.RecordBatchStreamReader | pa.RecordBatchFil
     import pyarrow as pa
 
     source = pa.BufferReader(pa.py_buffer(mapped))
-    options = pa.ipc.IpcReadOptions(use_threads=False)  # their stacks would count, and nothing is unpacked
+    options = pa.ipc.IpcReadOptions(use_threads=False)  # stacks of threads would count, and nothing is unpacked
     if mapped[: len(_FILE_MAGIC)] == _FILE_MAGIC:
         return pa.ipc.open_file(source, options=options)
     return pa.ipc.open_stream(source, options=options)

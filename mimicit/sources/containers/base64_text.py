@@ -1,6 +1,6 @@
 """Base64 as published files write it: either alphabet, with or without padding; bare, as a data URL, or as ``b'...'``.
 
-The last is what Python's ``str`` makes of bytes, and so what stands in files whose authors forgot to decode them.
+``b'...'`` is what Python's ``str`` makes of bytes, and is found in files whose authors forgot to decode them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["decode_base64", "looks_like_base64"]
 _URL_SAFE_TO_STANDARD: Final = bytes.maketrans(b"-_", b"+/")
 _MAX_PREFIX_BYTES: Final = 200
 _MIN_BYTES: Final = 64  # words of its alphabet are shorter
-_QUOTES: Final = (b"'", b'"', b'\\"')  # the last where the text is still as JSON writes it
+_QUOTES: Final = (b"'", b'"', b'\\"')  # the last if the text is still as JSON writes it
 _SEEN_IN_JSON: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_=\\\r\n")
 
 
@@ -46,7 +46,7 @@ def decode_base64(text: bytes) -> bytes:
 
 
 def looks_like_base64(text: bytes) -> bool:
-    """Whether ``text``, the beginning of a JSON string as the file writes it, can be that of a picture in base64."""
+    """Whether ``text``, the beginning of a JSON string as the file writes it, may begin a picture in base64."""
     try:
         bare = _bare(text, is_cut=True)
     except RejectedError:
@@ -55,9 +55,9 @@ def looks_like_base64(text: bytes) -> bool:
 
 
 def _bare(text: bytes, *, is_cut: bool = False) -> bytes:
-    """``text`` without what stands around the base64; `RejectedError` where it is a data URL of another kind.
+    """``text`` without what stands around the base64; `RejectedError` if it is a data URL of another kind.
 
-    The end may be missing where it ``is_cut``.
+    With ``is_cut``, the end of ``text`` may be missing.
     """
     if text[:1].isspace() or text[-1:].isspace():
         text = text.strip()

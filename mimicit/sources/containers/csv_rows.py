@@ -1,8 +1,8 @@
 """The records of a CSV file with a header line, as programs and spreadsheets write it.
 
-Between cells stands a comma, a semicolon or a tab: the one that splits the header into most names, or the one that a
-first line ``sep=;`` names. Quotes are as in RFC 4180. Lines may end as on any system. Columns without a name at the
-right end (a spreadsheet's) or on the left (the row numbers of a data frame) are left out.
+Cells are separated by commas, semicolons or tabs: by those that split the header into the most names, or that a first
+line ``sep=;`` names. Quotes are as in RFC 4180. Lines may end as on any system. Columns without a name at the right
+end (a spreadsheet's) or on the left (the row numbers of a data frame) are left out.
 
 A row with too many or too few cells, or with stray text after a quote, costs only itself. A quote that is never
 closed swallows the rest of the file, so it is a `SourceError` that names the line it begins on.
@@ -44,14 +44,14 @@ class _Header:
 
 
 def csv_columns(head: bytes) -> list[str]:
-    """The names of the columns of a CSV file whose text begins with ``head``; empty where it has no usable header."""
+    """The names of the columns of a CSV file whose text begins with ``head``; empty if it has no usable header."""
     return _read_header(_as_text(io.BytesIO(head))).columns
 
 
 def csv_rows(root: Root, path: str) -> Iterator[Row]:
     """The rows of the file at ``path`` as text by column; an empty cell is None. Places are ``path:line``.
 
-    A row without any text is none. `SourceError` where there is no header, a quote stays open, or a line is endless.
+    Rows without any text are left out. `SourceError` if there is no header, a quote stays open, or a line is endless.
     """
     with open_text(root, path) as file:
         marked = file.read(len(BOM_UTF8)) == BOM_UTF8
@@ -61,7 +61,7 @@ def csv_rows(root: Root, path: str) -> Iterator[Row]:
 
 
 class _Lines:
-    """The lines of a table one by one; ``text`` are those since `begin`, at ``offset`` in the file."""
+    """The lines of a table one by one; ``text`` is what was read since `begin`, at ``offset`` in the file."""
 
     def __init__(self, file: TextIO, path: str, offset: int) -> None:
         self._file = file
@@ -126,7 +126,7 @@ def _rows(lines: _Lines, path: str) -> Iterator[Row]:
 
 
 def _located(path: str, offset: int, text: str, row: Mapping[str, str | None], steps: Sequence[str | int]) -> InText:
-    """Where the cell ``steps`` of ``row`` lies, which is written as ``text`` at ``offset``."""
+    """Where the cell ``steps`` of ``row`` lies; the row is written as ``text`` at ``offset``."""
     cell = row.get(str(steps[0])) if len(steps) == 1 else None
     start = text.find(cell) if cell else -1
     if cell is None or start < 0:
@@ -136,7 +136,7 @@ def _located(path: str, offset: int, text: str, row: Mapping[str, str | None], s
 
 def _as_text(file: BinaryIO) -> TextIO:
     """``file`` as text whose lines end as they are written."""
-    # What is not UTF-8 becomes half surrogates, so that it costs its own row and not the whole file.
+    # Bytes that are not UTF-8 become lone surrogates, so that they cost their own row and not the whole file.
     return io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
 
 

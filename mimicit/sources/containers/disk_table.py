@@ -1,7 +1,7 @@
 """A table of texts on disk: what joins two files that are both too big to hold, such as questions and their answers.
 
-It serves whoever reads a source in one go; the build joins large files by tables of its own.
-A SQLite file in a temporary folder; memory stays at its page cache (16 MiB), whatever the number of entries.
+It is for reading a source in one go; the build joins large files by tables of its own.
+A SQLite file in a temporary folder; memory is limited to its page cache (16 MiB), whatever the number of entries.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class DiskTable:
         self._db.execute("PRAGMA journal_mode = OFF")
         self._db.execute("PRAGMA synchronous = OFF")
         self._db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-        # The values lie in the order in which they came, which mostly is that in which they are asked for.
+        # Values are stored in the order in which they were added, mostly also that in which they are looked up.
         self._db.execute(
             "CREATE TABLE entry(number INTEGER PRIMARY KEY,"
             " key TEXT NOT NULL UNIQUE, value TEXT NOT NULL, place TEXT NOT NULL)"
@@ -41,7 +41,7 @@ class DiskTable:
         self._used = bytearray()  # by number
 
     def add_all(self, entries: Sequence[Entry]) -> list[bool]:
-        """Enter all; of each whether it was, for a key that is there already keeps its first value."""
+        """Add the ``entries``; return for each whether it was added: a key that is there keeps its first value."""
         before = self._db.total_changes
         first = self._db.execute("SELECT max(number) FROM entry").fetchone()[0] or 0
         self._db.executemany(_ADD, entries)
@@ -60,7 +60,7 @@ class DiskTable:
         return None if row is None else str(row[0])
 
     def use_all(self, keys: Sequence[str]) -> dict[str, str]:
-        """The values of those of the ``keys`` that are there, whose entries are no longer some of `unused`."""
+        """The values of the ``keys`` that exist; their entries are no longer among `unused`."""
         found: dict[str, str] = {}
         for number, key, value in self._found(keys):
             if number >= len(self._used):
@@ -70,14 +70,14 @@ class DiskTable:
         return found
 
     def _found(self, keys: Sequence[str]) -> Iterator[tuple[int, str, str]]:
-        """(number, key, value) of those of the ``keys`` that are there."""
+        """(number, key, value) of each of the ``keys`` that exists."""
         for start in range(0, len(keys), _MOST_ASKED):
             asked = keys[start : start + _MOST_ASKED]
             marks = ", ".join("?" * len(asked))
             yield from self._db.execute(f"SELECT number, key, value FROM entry WHERE key IN ({marks})", asked)
 
     def unused(self) -> Iterator[Entry]:
-        """The entries that nobody asked for with `use_all`, sorted by key."""
+        """The entries that were never looked up with `use_all`, sorted by key."""
         for number, *entry in self._db.execute("SELECT number, key, value, place FROM entry ORDER BY key"):
             if number >= len(self._used) or not self._used[number]:
                 yield Entry(*entry)

@@ -5,8 +5,8 @@ one regular expression that runs from bracket to bracket. What a caller wants to
 that the caller sets, so neither a string of 10 GB nor a million open brackets costs memory. Between the values the
 grammar is checked, and a fault names its byte. The inside of a value is checked when the caller parses it.
 
-Small values are passed many at a time: `JsonCursor.run` guesses where one of them ends, and if what lies before parses
-as whole values, then these are the values that stand there.
+Small values are passed many at a time: `JsonCursor.run` guesses where one of them ends, and if the bytes up to there
+parse as whole values, these are the values of the file.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ _IN_STRING: Final = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
 _SCALAR: Final = re.compile(rb'[^ \t\r\n,:"\[\]{}]*+')
 # Everything up to the next bracket, strings included. The first kind of string (no backslash before its closing
 # quote) is the common one, and much faster to pass. Stops at a quote whose string does not end in the window.
-# Objects and arrays without others inside are passed whole, and stopped at where they do not end in the window.
+# Objects and arrays without others inside are passed whole; it stops at those that do not end in the window.
 _FLAT: Final = rb'[^"\[\]{}]++|"[^"]*+"(?<!\\")|"(?:[^"\\]++|\\.)*+"'
 _UP_TO_BRACKET: Final = re.compile(rb"(?:%b|\{(?:%b)*+\}|\[(?:%b)*+\])*+" % (_FLAT, _FLAT, _FLAT), re.DOTALL)
 # The beginning of an object, up to its first key; as a member of another object, with the key that stands before it.
 _HEAD: Final = re.compile(
     rb'(?:"(?:[^"\\]++|\\.)*+"[ \t\r\n]*+:[ \t\r\n]*+)?(\{[ \t\r\n]*+"(?:[^"\\]++|\\.)*+")', re.DOTALL
 )
-_RUN_BYTES: Final = 96 << 10  # what was parsed of it stays in the cache of a processor
-_MAX_DEPTH: Final = 10_000  # no JSON parser follows so far; a fault here ends a file of nothing but brackets
+_RUN_BYTES: Final = 96 << 10  # so that the parsed values stay in the cache of a processor
+_MAX_DEPTH: Final = 10_000  # deeper than any JSON parser goes; ends a file of nothing but brackets
 _BOM: Final = b"\xef\xbb\xbf"
 
 
@@ -42,7 +42,7 @@ _BOM: Final = b"\xef\xbb\xbf"
 class Span:
     """Where a value lies: ``length`` bytes at ``offset`` (a string: without its quotes).
 
-    ``raw`` are these bytes as written, or None where they are more than the caller wanted to keep.
+    ``raw`` are these bytes as written, or None if they are more than the caller wanted to keep.
     """
 
     offset: int
@@ -51,7 +51,7 @@ class Span:
 
 
 class JsonCursor:
-    """Walks through the one JSON value of ``file``; ``path`` is what messages call it.
+    """Walks through the one JSON value of ``file``; ``path`` is its name in messages.
 
     `members` and `elements` step into an object or an array: after each key or index they yield, the caller passes
     the value with `value`, or steps into it in turn. With ``start`` and ``end``, it stands at the byte ``start``, and
@@ -141,10 +141,10 @@ class JsonCursor:
         self.take(b"]")
 
     def run(self, most: int) -> bytes:
-        """What probably are several whole values, or members of an object, from here on, with the commas between them.
+        """The bytes from here on that are probably several whole values or members of an object, with their commas.
 
-        Where parsing says that it is, the caller passes it with `skip`; it is empty where there is nothing to try. It
-        has at most ``most`` bytes, and some 100,000.
+        If they can be parsed as these, the caller passes them with `skip`. Empty if there is nothing to try; at most
+        ``most`` bytes, and about 100,000.
         """
         if self.offset < self._run_end or not self.peek():
             return b""
@@ -153,11 +153,11 @@ class JsonCursor:
         if head := _HEAD.match(window, start, end):
             last = window.rfind(head[1], head.end(), end)
             cut = window.rfind(b",", head.end(), last) if last > 0 else -1
-        self._run_end = self._window_offset + (end if cut < 0 else cut)  # what was in vain is not tried again
+        self._run_end = self._window_offset + (end if cut < 0 else cut)  # a failed run is not tried again
         return window[start:cut] if cut > 0 else b""
 
     def skip(self, run: bytes, values: int = 1) -> None:
-        """Pass the ``run``, which holds so many elements."""
+        """Pass the ``run``, which holds the number ``values`` of elements."""
         self._at += len(run)
         self._passed = max(1, values)
 
@@ -293,7 +293,7 @@ class JsonCursor:
 
 
 def _closing_quote(window: bytes, start: int) -> int:
-    """Where the string that goes on at ``start`` ends, or -1 if not in this window."""
+    """Where the string that continues at ``start`` ends, or -1 if not in this window."""
     quote = window.find(b'"', start)
     if quote <= start or window[quote - 1] != ord("\\"):
         return quote
@@ -303,7 +303,7 @@ def _closing_quote(window: bytes, start: int) -> int:
 
 
 def _ends_in_escape(window: bytes, start: int) -> bool:
-    """Whether the window ends in an odd number of backslashes, in a string that goes on at ``start``."""
+    """Whether the window ends in an odd number of backslashes, in a string that continues at ``start``."""
     if not window.endswith(b"\\"):
         return False
     return min(len(window) - len(window.rstrip(b"\\")), len(window) - start) % 2 == 1

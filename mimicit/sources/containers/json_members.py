@@ -1,6 +1,6 @@
 """JSON files that are one object around big lists, such as ``{"info": ..., "images": [...], "annotations": [...]}``.
 
-The lists are streamed; what stands around them is passed over.
+The lists are streamed; everything around them is skipped.
 
 The picture files of MIMIC-IT are one JSON object ``{"LA_IMG_000000377944": "<base64>", ...}`` of up to hundreds of GB.
 
@@ -31,14 +31,14 @@ _MAX_TEXT_BYTES: Final = 1 << 16
 def member_rows(root: Root, path: str, name: str, piece: Piece | None = None) -> Iterator[Row]:
     """The records of the list called ``name`` in the object at ``path``; places are ``path#name[index]``.
 
-    With a ``piece`` that is a range of the file, only its records. `SourceError` where the file is not one JSON object
-    with such a list.
+    With a ``piece`` that is a range of the file, only its records. `SourceError` if the file is not one JSON object
+    with this list.
     """
     return chain.from_iterable(blocks_of_member(root, path, name, piece))
 
 
 def blocks_of_member(root: Root, path: str, name: str, piece: Piece | None = None) -> Iterator[list[Row]]:
-    """As `member_rows`, some at a time: as many as fit into 100 KB, or a single one."""
+    """As `member_rows`, in blocks: as many records as fit into 100 KB, or a single one."""
     found = False
     with open_text(root, path) as file:
         if piece is not None and piece.end is not None:
@@ -58,10 +58,10 @@ def blocks_of_member(root: Root, path: str, name: str, piece: Piece | None = Non
 
 
 def first_of_members(root: Root, path: str, *, until: str | None = None) -> dict[str, Any]:
-    """What each member of the object at ``path`` is, at a glance: of a list its first record, of a text the text.
+    """A sample of each member of the object at ``path``: the first record of a list, or the text if it is one.
 
-    Anything else is None. Costs one pass over the file, or over what stands before the end of the member ``until``.
-    Where the file is damaged, the members before the damage.
+    Anything else is None. Costs one pass over the file, or up to the end of the member ``until``. If the file is
+    damaged, the members before the damage.
     """
     found: dict[str, Any] = {}
     try:
@@ -90,7 +90,7 @@ def json_pictures(spec: SourceSpec, root: Root, path: str) -> Iterator[Picture |
     """Every picture of the file at ``path``, in its order; a value that holds no text is a reject of scope ``media``.
 
     A value is a text, or a list with one text. With a range of the file (`SourceSpec.piece`), only its pictures.
-    `SourceError` where the file is not one JSON object.
+    `SourceError` if the file is not one JSON object.
     """
     with open_text(root, path) as file:
         for cursor, key in members_in(file, path, spec.piece):
@@ -122,14 +122,14 @@ def members_in(file: BinaryIO, path: str, piece: Piece | None) -> Iterator[tuple
 
 
 def decoded_key(key: Span) -> str:
-    """The id that the quoted name ``key`` spells; `RejectedError` if it is none."""
+    """The id that is written as the quoted name ``key``; `RejectedError` if it is not valid."""
     if key.raw is None:
         raise RejectedError("malformed", "the id is too long")
     return checked_id(parsed(b'"' + key.raw + b'"'))
 
 
 def _text(cursor: JsonCursor) -> str | None:
-    """Pass the value at ``cursor``; what it spells if it is a text of modest length."""
+    """Pass the value at ``cursor``, and return it if it is a text of modest length, else None."""
     is_text = cursor.peek() == b'"'
     span = cursor.value(keep_bytes=_MAX_TEXT_BYTES if is_text else 0)
     try:
@@ -139,7 +139,7 @@ def _text(cursor: JsonCursor) -> str | None:
 
 
 def _only_text(cursor: JsonCursor) -> Span | None:
-    """Pass the value at ``cursor``; where its one text lies, or None if it is anything else."""
+    """Pass the value at ``cursor``, and return where its only text lies, or None if it is anything else."""
     first = cursor.peek()
     if first == b'"':
         return cursor.value(keep_bytes=0)

@@ -1,12 +1,12 @@
 """The records of a JSON file: an array of them, or one on each line (JSON Lines), told apart by `begins_array`.
 
 Records come one by one, whatever the size of the file. A record that cannot be parsed costs only itself. An array
-that breaks between its records cannot be followed any further: that is a `SourceError`. A line that is a list of
-objects holds so many records.
+that breaks between its records cannot be followed any further: that is a `SourceError`. If a line is a list of objects,
+each of them is a record.
 
-A key that a record names twice is found, too: every parser takes the last one without a word. Written again, the parsed
-value has as many colons as the text, unless a key was dropped; only then is the text parsed again, slowly. Cost: a
-microsecond a kilobyte.
+A key that occurs twice in an object is found, too, although parsers silently take the last one: serialised again, the
+parsed value has as many colons as the text, unless a key was dropped; only then is the text parsed again, slowly. Cost:
+a microsecond a kilobyte.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ _NO_OBJECT: Final = "a record must be a JSON object"
 _BOM: Final = b"\xef\xbb\xbf"
 _LOOK_BYTES: Final = 4 << 20
 _LOOK_LINES: Final = 1_000
-_ESCAPED_COLON: Final = re.compile(rb"\\u003[aA]")  # in a text, and written as a colon again
+_ESCAPED_COLON: Final = re.compile(rb"\\u003[aA]")  # in a text, and serialised as a plain colon
 
 
 class Line(NamedTuple):
     """A line of JSON Lines: ``raw`` without white space at its ends, which begins ``offset`` bytes into the file.
 
-    ``raw`` is None where the line is longer than `MAX_RECORD_BYTES`.
+    ``raw`` is None if the line is longer than `MAX_RECORD_BYTES`.
     """
 
     place: str
@@ -89,8 +89,8 @@ def is_array(file: BinaryIO) -> bool:
 def begins_array(head: bytes) -> bool:
     """Whether the JSON that begins with ``head`` is one array, and not JSON Lines whose first line is a list.
 
-    It is the latter where the first line is a list by itself and others follow; and where the array breaks, and more
-    of the lines are objects than elements were read of it.
+    It is JSON Lines if the first line is a list by itself and others follow, or if the array breaks and more lines are
+    objects than elements were read of it.
     """
     text = head.removeprefix(_BOM).lstrip()
     if text[:1] != b"[":
@@ -104,7 +104,7 @@ def begins_array(head: bytes) -> bool:
 
 
 def _elements_before_a_fault(array: bytes, most: int) -> int:
-    """How many elements can be read of ``array``; ``most`` where there is no fault before it ends."""
+    """How many elements can be read of ``array``; ``most`` if there is no fault before it ends."""
     cursor = JsonCursor(io.BytesIO(array), "")
     passed = 0
     try:
@@ -126,8 +126,8 @@ def _is_a(kind: type, line: bytes) -> bool:
 def parsed(raw: bytes | None) -> Any:
     """The JSON value written as ``raw``; `RejectedError` ``malformed``, or ``too_long`` if it was not kept (None).
 
-    An object with a repeated key is malformed: which value was meant? ``NaN`` and ``Infinity``, which Python writes,
-    are the floats of that name.
+    An object with a repeated key is malformed, as it does not say which value is meant. ``NaN`` and ``Infinity``, which
+    Python writes, are the floats of that name.
     """
     if raw is None:
         raise RejectedError("too_long", f"the record takes more than {MAX_RECORD_BYTES} bytes")
@@ -154,12 +154,12 @@ def _quickly_parsed(raw: bytes) -> Any:
 
 
 def _holds_nan(raw: bytes) -> bool:
-    """Whether ``raw`` may hold a number that only Python's own parser reads; that one is ten times slower."""
+    """Whether ``raw`` may hold a number that only Python's own parser reads, which is ten times slower."""
     return b"NaN" in raw or b"Infinity" in raw
 
 
 def parsed_run(raw: bytes) -> Any:
-    """The array or object written as ``raw``, of values that are parsed as if each stood alone; else None."""
+    """The array or object written as ``raw``, if its values parse as they would one by one; else None."""
     if _holds_nan(raw):
         return None
     try:
@@ -170,7 +170,7 @@ def parsed_run(raw: bytes) -> Any:
 
 
 def elements(cursor: JsonCursor, path: str, place: str, indices: Iterable[int]) -> Iterator[list[Row]]:
-    """The records at ``cursor``, which steps through the ``indices`` of an array called ``place``, some at a time."""
+    """The records at ``cursor``, which steps through the ``indices`` of an array called ``place``, in blocks."""
     for index in indices:
         run, start = cursor.run(MAX_RECORD_BYTES), cursor.offset
         values = parsed_run(b"[%b]" % run) if run else None
@@ -188,7 +188,7 @@ def elements(cursor: JsonCursor, path: str, place: str, indices: Iterable[int]) 
 
 
 def pass_elements(cursor: JsonCursor, most: int) -> None:
-    """Pass the element at ``cursor``, and those after it in ``most`` bytes, as far as that is quick."""
+    """Pass the element at ``cursor``, and if one run covers them, those after it within ``most`` bytes."""
     run = cursor.run(most)
     values = _values_in(b"[%b]" % run)
     if values:
@@ -198,7 +198,7 @@ def pass_elements(cursor: JsonCursor, most: int) -> None:
 
 
 def pass_members(cursor: JsonCursor, most: int) -> None:
-    """As `pass_elements`, of the members of an object."""
+    """As `pass_elements`, for the members of an object."""
     run = cursor.run(most)
     if _values_in(b"{%b}" % run):
         cursor.skip(run)
@@ -208,7 +208,7 @@ def pass_members(cursor: JsonCursor, most: int) -> None:
 
 
 def _values_in(raw: bytes) -> int:
-    """How many values the array or object written as ``raw`` has; none where it cannot be parsed."""
+    """How many values the array or object written as ``raw`` has; 0 if it cannot be parsed."""
     try:
         return len(orjson.loads(raw))
     except orjson.JSONDecodeError:
@@ -225,7 +225,7 @@ class _RunTexts:
         self._records: list[Span] = []
 
     def locate(self, number: int, steps: Sequence[str | int]) -> InJson:
-        """As `located_text`, of the record with this number."""
+        """As `located_text`, for the record with this number."""
         if not self._records:
             cursor = JsonCursor(io.BytesIO(b"[%b]" % self._run), self._path)
             self._records = [cursor.value(keep_bytes=0) for _ in cursor.elements()]
@@ -243,7 +243,7 @@ def element(cursor: JsonCursor, path: str, place: str) -> Row:
 
 
 def located_text(path: str, offset: int, raw: bytes, steps: Sequence[str | int]) -> InJson:
-    """Where the text lies to which ``steps`` lead in the JSON ``raw``, which begins ``offset`` bytes into ``path``."""
+    """Where the text at ``steps`` in the JSON ``raw`` lies; ``raw`` begins ``offset`` bytes into the file ``path``."""
     cursor = JsonCursor(io.BytesIO(raw), path)
     for step in steps:
         if not _step_into(cursor, step):
@@ -255,7 +255,7 @@ def located_text(path: str, offset: int, raw: bytes, steps: Sequence[str | int])
 
 
 def _step_into(cursor: JsonCursor, step: str | int) -> bool:
-    """Move ``cursor`` to the member or element ``step`` of the value it stands at; false where there is none."""
+    """Move ``cursor`` to the member or element ``step`` of the value it stands at; false if there is none."""
     found: Iterable[bool] = ()
     if isinstance(step, int) and cursor.peek() == b"[":
         found = (index == step for index in cursor.elements())
@@ -289,7 +289,7 @@ def json_lines(file: BinaryIO, path: str, piece: Piece | None = None) -> Iterato
 
 
 def record_of(raw: bytes | None) -> dict[str, Any] | RejectedError:
-    """The object written as ``raw``, or why it is none; ``raw`` is None where it was too long to keep."""
+    """The object written as ``raw``, or why it is none; ``raw`` is None if it was too long to keep."""
     try:
         value = parsed(raw)
     except RejectedError as error:
@@ -336,9 +336,9 @@ def _listed(line: Line, raw: bytes, path: str) -> Iterator[Row]:
 
 
 def repeated_key(raw: bytes, value: Any) -> str | None:
-    """A key that stands twice in one object of the JSON text ``raw``, which was parsed as ``value``; or None.
+    """A key that occurs twice in one object of the JSON text ``raw``, which was parsed as ``value``; or None.
 
-    `RecursionError` where the text is nested too deeply to tell.
+    `RecursionError` if the text is nested too deeply to decide.
     """
     if not _ESCAPED_COLON.search(raw):
         try:

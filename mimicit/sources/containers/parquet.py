@@ -1,10 +1,10 @@
 """Parquet files: their columns, their rows, and single cells, in bounded memory.
 
-Rows are read in another process (see `mimicit.sources.containers.table_process`). Cells are read where their pictures
-are decoded, under a limit of memory of their own: pages are read through a small buffer, and of the columns whose cells
-are read, only as many stay open as hold `_OPEN_BYTES`. (A writer puts 1,024 pictures on a page, which may be 100 MB;
-pyarrow needs it packed and unpacked, and a dictionary of that size.) pyarrow costs 60 MB and a quarter of a second to
-import, so it is imported where a parquet file has been met.
+Rows are read in another process (see `mimicit.sources.containers.table_process`). Cells are read in the process that
+decodes their pictures, under a memory limit of their own: pages are read through a small buffer, and the columns that
+stay open hold at most `_OPEN_BYTES`. (A writer puts 1,024 pictures on a page, which may be 100 MB; pyarrow needs it
+packed and unpacked, and a dictionary of that size.) pyarrow costs 60 MB and a quarter of a second to import, so it is
+imported only when a parquet file is met.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _LEAST_BUFFER: Final = 4 << 10
 _VALUES_AT_ONCE: Final = 100_000  # of all columns together
 _BATCH_BYTES: Final = 32 << 20  # of rows that are about as large as the mean, or a single larger one
 _CELL_ROWS: Final = 256
-_CELL_BYTES: Final = 1 << 20  # about so much of a column is unpacked at once, or a single cell
+_CELL_BYTES: Final = 1 << 20  # of a column that are unpacked in one go, about; or a single cell
 _OPEN_BYTES: Final = 64 << 20  # of the columns that are open, or a single larger one
 _OPEN_COLUMNS: Final = 64
 
@@ -67,7 +67,7 @@ def parquet_rows(
 ) -> Iterator[tuple[int, int, int, dict[str, Any] | RejectedError]]:
     """(number in the table, row group, row in it, values of ``columns``, or why there are none) of every row, in order.
 
-    With a ``piece`` of some row groups, only theirs. `SourceError` where the file is damaged.
+    With a ``piece`` of some row groups, only theirs. `SourceError` if the file is damaged.
     """
     return parquet_rows_by(root, path, piece, _rows, tuple(columns))
 
@@ -75,9 +75,9 @@ def parquet_rows(
 def parquet_rows_by(
     root: Root, path: str, piece: Piece | None, read: Callable[..., Iterator[tuple[int, int, _T]]], *arguments: object
 ) -> Iterator[tuple[int, int, int, _T | RejectedError]]:
-    """As `parquet_rows`, of what ``read(file, path, *arguments, end, at_once, start)`` makes of them.
+    """As `parquet_rows`, with the values that ``read(file, path, *arguments, end, at_once, start)`` makes.
 
-    It is to read up to the row group ``end``; None: to the last one. For the rest see `rows_apart`.
+    ``read`` must stop before the row group ``end``; None: it reads all. For the rest see `rows_apart`.
     """
     begin, end, number = (0, None, 0) if piece is None else (piece.start, piece.end, piece.first)
     has_gap = False
@@ -109,7 +109,7 @@ def parquet_batches(
 ) -> Iterator[tuple[int, int, pa.RecordBatch]]:
     """(row group, its first row, rows) of small batches of the leaf columns that are ``wanted``.
 
-    That is asked for the dotted name of a leaf, and how many nulls it has (None: the file does not say). A leaf of a
+    ``wanted`` gets the dotted name of a leaf, and how many nulls it has (None: the file does not say). A leaf of a
     nested column, such as ``image.path``, is read without its neighbours. For a process of its own: see
     `parquet_rows_by`, also for ``at_once``, ``start`` and ``end``.
     """
@@ -129,7 +129,7 @@ def parquet_batches(
 
 
 def parquet_columns_of(file: BinaryIO, path: str) -> dict[str, str]:
-    """As `parquet_columns`, of the open ``file``."""
+    """As `parquet_columns`, for the open ``file``."""
     with _opened(file, path) as parquet, _damage(path):
         return column_types(parquet.schema_arrow, path)
 
@@ -181,10 +181,10 @@ class ParquetCells:
         self._too_large: dict[tuple[str, int, str], int] = {}  # the first row of a column that took too much
 
     def read(self, place: InParquet) -> Any:
-        """The value of the cell; `RejectedError` where the file has no such cell or is damaged there."""
+        """The value of the cell; `RejectedError` if the file has no such cell or is damaged there."""
         key = (place.path, place.row_group, place.column)
         if place.row >= self._too_large.get(key, place.row + 1):
-            raise _too_much(place)  # to come so far again would take as long as to read all before it
+            raise _too_much(place)  # to get there again would take reading all before it again
         column = self._columns.pop(key, None)
         if column is not None and place.row < column.first_row:
             column.close()
@@ -206,7 +206,7 @@ class ParquetCells:
             raise RejectedError("bad_media", str(error)) from None
 
     def forget_changed(self) -> None:
-        """Close the columns of files that are not those that were opened any more."""
+        """Close the columns of files that have changed or were replaced since they were opened."""
         self._too_large.clear()
         for key, column in list(self._columns.items()):
             if not column.is_current(self._root):
@@ -285,9 +285,9 @@ def _identity(file: BinaryIO) -> tuple[int, ...]:
 
 
 def _extent(parquet: pq.ParquetFile, place: InParquet) -> tuple[int, int, bool]:
-    """(unpacked bytes of the column in its row group, rows of that, whether it is written with a dictionary).
+    """(unpacked bytes of the column in its row group, rows of the group, whether the column has a dictionary).
 
-    Zeros where there is no such row group.
+    Zeros if there is no such row group.
     """
     if place.row_group >= parquet.num_row_groups:
         return 0, 0, False

@@ -1,12 +1,13 @@
-"""Rows of Arrow and parquet tables, read in a process of its own that may only take so much memory.
+"""Rows of Arrow and parquet tables, read in a process of its own with limited memory.
 
 A parquet file of 600 bytes can hold a thousand rows of 4 MiB (one entry of a dictionary), and a page of 60 kB can
 unpack to gigabytes: no header says beforehand what reading a table takes. So it is read by another process, which is
-handed the open file and a limit that the system holds (see `mimicit.media.bounds`). Where that is too little, the same
-rows are read again, fewer at once; a row that alone is too much, or that ends the process, becomes a `RejectedError`.
+handed the open file and a limit that the system enforces (see `mimicit.media.bounds`). If that is too little, the same
+rows are read again in smaller batches; a row that alone is too much, or that ends the process, becomes a
+`RejectedError`.
 
-A process serves one table after another, and ends when nobody asks for a while. Cost: 30 ms to begin (0.5 s without
-the server that builds start their workers from), and 2 microseconds a row.
+A process serves one table after another, and ends after some time without a request. Cost: 30 ms to begin (0.5 s
+without the server that builds start their workers from), and 2 microseconds a row.
 """
 
 from __future__ import annotations
@@ -46,16 +47,16 @@ __all__ = [
 ]
 
 MAX_TABLE_BYTES: Final = 320 << 20
-"""What reading a table may take: a page of 100 MB packed, unpacked, and a dictionary of that size."""
+"""The memory that reading a table may take: a page of 100 MB packed, unpacked, and a dictionary of that size."""
 
 MAX_COLUMNS: Final = 1_000
-"""As in CSV files; every one that is not known goes to ``meta``, of every row."""
+"""The most columns of a table, as in CSV files; every unknown one goes to the ``meta`` of every row."""
 
 MAX_ROWS_PER_BYTE: Final = 160
-"""Of a table; more rows than that hold nothing but the same value, or none."""
+"""The most rows for each byte of a table; more rows than that hold nothing but the same value, or none."""
 
 MAX_VALUES: Final = 1_000_000
-"""Of one row, with the entries of its lists."""
+"""The most values of one row, with the entries of its lists."""
 
 Place = tuple[int, int]
 """A row group or record batch, and a row in it."""
@@ -65,7 +66,7 @@ _ROWS_AT_ONCE: Final = (1024, 32, 1)
 _MAX_FAILURES: Final = 8  # in one table, after which the rest is given up
 _FRAME_BYTES: Final = 1 << 20  # of rows, sent together
 _MAX_ROW_BYTES: Final = 64 << 20
-_MAX_UNPACKED_BYTES: Final = 256 << 20  # of the rows of a table, and so many times the size of its file
+_MAX_UNPACKED_BYTES: Final = 256 << 20  # of the rows of a table, plus the ratio times the size of its file
 _MAX_UNPACKED_RATIO: Final = 1000
 _SILENCE_SECONDS: Final = 300.0  # of a process that reads; far more than a page takes on a busy machine
 _IDLE_SECONDS: Final = 10.0
@@ -85,10 +86,10 @@ def rows_apart(
     """The rows that ``read(file, path, *arguments, at_once, start)`` makes of the table at ``path``, from ``start`` on.
 
     ``read`` is a function of a module. It yields (block, row in the block, values) from the `Place` it is given on,
-    ``at_once`` rows unpacked together. A row that cannot be had is a `RejectedError`: ``too_long``, or
-    ``too_much_memory``, which stands for the rest of its block or of the table, too. `SourceError` as ``read``, and
-    where the file cannot be opened. Without ``can_skip``, no block can be passed over unread: nothing follows one that
-    is too much.
+    ``at_once`` rows unpacked together. A row that cannot be read is a `RejectedError`: ``too_long``, or
+    ``too_much_memory``, which stands for the rest of its block or of the table, too. `SourceError` as ``read``, and if
+    the file cannot be opened. Without ``can_skip``, no block can be skipped unread: nothing follows a block that takes
+    too much.
     """
     at, at_once, failures = start, _ROWS_AT_ONCE[0], 0
     while True:
@@ -117,7 +118,7 @@ def rows_apart(
 
 
 def value_apart(root: Root, path: str, read: Callable[..., _T], *arguments: object) -> _T:
-    """``read(file, path, *arguments)`` of the table at ``path``; `SourceError` as it, and where it takes too much."""
+    """``read(file, path, *arguments)`` of the table at ``path``; `SourceError` as ``read``, and for too much memory."""
     try:
         ((_, _, value),) = _made_apart(root, path, _one_value, read, *arguments)
     except (_TooMuchError, RejectedError) as error:
@@ -145,13 +146,13 @@ class _TableProcess:
         self._is_spent = False
 
     def is_fresh(self) -> bool:
-        """Whether it surely has not ended by itself, and has all the memory that a table may take."""
+        """Whether it is certainly still running, and has all the memory that a table may take."""
         return (
             not self._is_spent and self._process.is_alive() and time.monotonic() - self._idle_since < _IDLE_SECONDS / 2
         )
 
     def made(self, file: BinaryIO, request: bytes) -> Iterator[Any]:
-        """What the process makes of a request, one pickled item after the other; the file is handed to it, open."""
+        """The items that the process makes of a ``request``, one by one; the open ``file`` is handed to it."""
         fault: Exception | None = None
         try:
             send_handle(self._connection, file.fileno(), self._process.pid)
@@ -203,10 +204,10 @@ def _made_apart(
             yield from process.made(file, pickle.dumps((read, (path, *arguments), frame)))
         is_through = True
     except (SourceError, RejectedError):
-        is_through = True  # what it says of the table; it can read another
+        is_through = True  # a fault of the table; the process can read another
         raise
     finally:
-        # One that was left in the middle, or ran out of memory, is of no further use.
+        # A process that was left in the middle, or ran out of memory, is of no further use.
         if is_through and not _idle:
             _idle.append(process)
         else:
@@ -214,14 +215,14 @@ def _made_apart(
 
 
 def check_columns(count: int) -> None:
-    """`RejectedError` where a table has more columns than `MAX_COLUMNS`."""
+    """Raise `RejectedError` if a table has more columns than `MAX_COLUMNS`."""
     if count > MAX_COLUMNS:
         detail = f"the table has {count:,} columns; the limit is {MAX_COLUMNS:,}; leave out those that say nothing"
         raise RejectedError("malformed", detail)
 
 
 def column_types(schema: pa.Schema, path: str) -> dict[str, str]:
-    """The type of each column, as Arrow names it; `SourceError` where two columns have one name."""
+    """The type of each column, as Arrow names it; `SourceError` if two columns have one name."""
     repeated = [name for name, count in Counter(schema.names).items() if count > 1]
     if repeated:
         raise SourceError(f"{path}: several columns are called {repeated[0][:80]!r}; rename all but one of them")
@@ -229,7 +230,7 @@ def column_types(schema: pa.Schema, path: str) -> dict[str, str]:
 
 
 def too_many_values() -> RejectedError:
-    """Of a row that holds more than `MAX_VALUES`."""
+    """The error about a row that holds more than `MAX_VALUES`."""
     return RejectedError("too_long", f"the row holds more than {MAX_VALUES:,} values")
 
 
@@ -238,9 +239,9 @@ def _one_value(file: BinaryIO, path: str, read: Callable[..., _T], *arguments: o
 
 
 def _serve(connection: Connection) -> None:
-    """Answer requests until nobody asks any more; runs in the other process."""
+    """Answer requests until none comes for `_IDLE_SECONDS`; runs in the other process."""
     begin_worker()
-    # A library in C that ends the process says so first; the parent says it with the name of the file.
+    # A C library that ends the process says so here first; the parent reports it with the name of the file.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     before = data_bytes()
@@ -263,7 +264,7 @@ def _serve(connection: Connection) -> None:
 
 
 def _is_spent(before: int | None) -> bool:
-    """Whether tables have left so much behind in this process that the next would not have all that it may take."""
+    """Whether tables have left so much memory in use here that the next one would not have all that it may take."""
     import pyarrow as pa
 
     pa.default_memory_pool().release_unused()
@@ -272,7 +273,7 @@ def _is_spent(before: int | None) -> bool:
 
 
 def _answer(connection: Connection, items: Iterator[tuple[int, int, Any]], budget: int, frame_bytes: int) -> None:
-    """Send ``items`` in frames as long as they are no more than ``budget`` bytes together."""
+    """Send ``items`` in frames until they have more than ``budget`` bytes together."""
     frame: list[bytes] = []
     size = 0
     for block, row, value in items:
@@ -299,7 +300,7 @@ def _send_rows(connection: Connection, frame: list[bytes]) -> None:
 
 
 def _bounded(value: Any) -> Any:
-    """``value``, or a `RejectedError` in its place where it holds too many values."""
+    """``value``, or a `RejectedError` in its place if it holds too many values."""
     left = MAX_VALUES
     inner = [value]
     while inner:

@@ -1,9 +1,9 @@
-"""The rows of an Arrow or parquet table: their values, and where the pictures lie that it keeps inside.
+"""The rows of an Arrow or parquet table: their values, and the places of the pictures inside it.
 
-Pictures are those of `datasets` (``{bytes, path}``) in any column, and plain bytes in a column that is called so
-(``image``, ``jpg``); or lists of them. Their bytes are not kept here, and of parquet mostly not even read. A picture of
-`datasets` that has a path and no bytes is looked for like any other that is named by a path. Numbers of
-classes become names where the table has them (as `datasets` keeps its features). The table is read in another process
+Pictures are those of `datasets` (``{bytes, path}``) in any column, and plain bytes in a column with the name of a
+picture (``image``, ``jpg``); or lists of them. Their bytes are not kept here, and in parquet mostly not even read. A
+picture of `datasets` that has a path and no bytes is looked for like any other that is named by a path. Numbers of
+classes become names if the table has them (as `datasets` keeps its features). The table is read in another process
 (see `mimicit.sources.containers.table_process`).
 """
 
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 __all__ = ["class_names", "json_value", "picture_columns", "table_rows"]
 
 _Paths = list[tuple[str | None, bool]]
-"""Of each picture: its path, and whether that is all there is of it."""
+"""For each picture: its path, and whether it has nothing but that path."""
 
 _TableRow = tuple[dict[str, Any], tuple[MediaRef, ...], tuple[int, ...]]
 """The values of one row that JSON can hold, by column, and its pictures in the order of the columns.
 
-The last are the numbers of those pictures of which there is nothing but a path.
+The last are the numbers of the pictures that have nothing but a path.
 """
 
 _PICTURES: Final = re.compile(  # whatever else it holds, and whatever stands there for a path that is always null
@@ -64,7 +64,7 @@ _InTable = Callable[[int, str, _Item], InArrow | InParquet]
 
 
 def picture_columns(kinds: Mapping[str, str]) -> list[str]:
-    """The columns that hold pictures or lists of them, by the types that Arrow calls ``kinds``; in order."""
+    """The columns that hold pictures or lists of them, from the Arrow type of each in ``kinds``; in order."""
     return in_order(
         name
         for name, kind in kinds.items()
@@ -73,10 +73,10 @@ def picture_columns(kinds: Mapping[str, str]) -> list[str]:
 
 
 def table_rows(root: Root, path: str, *, is_arrow: bool, piece: Piece | None = None) -> Iterator[tuple[int, Row]]:
-    """The rows of the table at ``path`` in order, or why one cannot be had, each with its number, from 0.
+    """The rows of the table at ``path`` in order, or why one cannot be read, each with its number, from 0.
 
-    Of a parquet file, those of the row groups of the ``piece``. Columns of other bytes than pictures are left out. A
-    picture that is null counts where it is an entry of a list. `SourceError` where the table is damaged.
+    With a ``piece`` of a parquet file, only the rows of its row groups. Columns of bytes that are not pictures are left
+    out. A picture that is null counts if it is an entry of a list. `SourceError` if the table is damaged.
     """
     for number, block, row, found in _found(root, path, piece, is_arrow=is_arrow):
         place = f"{path}[{number}]"
@@ -99,7 +99,7 @@ def _found(
 
 
 def _looked_for(root: Root, table: str, ref: MediaRef) -> MediaRef:
-    """The file that the path in a cell means; where there is none, the cell, and reading that says why."""
+    """The file that the path in a cell means; if there is none, the cell itself, and reading that says why."""
     try:
         (found,) = media_refs(root, [ref.origin], beside=folder_of(table), kind=ref.kind)
     except RejectedError:
@@ -161,7 +161,7 @@ def _in_parquet(path: str, group: int, first: int, row: int, column: str, item: 
 
 
 def class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:
-    """The names of the classes of each column of class labels, or of lists of them, by the features of the table."""
+    """The names of the classes of each column of class labels, or of lists of them, from the features of the table."""
     try:
         features = orjson.loads((metadata or {})[b"huggingface"])["info"]["features"].items()
     except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
@@ -179,7 +179,7 @@ def class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:
 
 
 def _named(value: Any, names: Sequence[str]) -> Any:
-    """A class label, or each of a list of them, by its name; -1, which stands for an unknown class, as nothing."""
+    """The name of a class label, or of each in a list of them; None for -1, which stands for an unknown class."""
     if isinstance(value, list):
         return [_named(entry, names) for entry in value]
     if not isinstance(value, int) or isinstance(value, bool) or value >= len(names):
@@ -243,7 +243,7 @@ def _long_rows(columns: Mapping[str, pa.Array]) -> set[int]:
 
 
 def _paths(cells: pa.Array) -> list[tuple[bool, _Paths]]:
-    """Of each cell whether it holds a list of pictures, and what it says of their paths."""
+    """For each cell, whether it holds a list of pictures, and their paths."""
     import pyarrow as pa
 
     if not pa.types.is_list(cells.type) and not pa.types.is_large_list(cells.type):
@@ -283,7 +283,7 @@ def _media(
 
 
 def json_value(value: Any) -> Any:
-    """``value`` as JSON can hold it: dates, decimals and infinities as they print, a missing number as null."""
+    """``value`` as JSON can hold it: dates, decimals and infinities as they print, NaN as null."""
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     if isinstance(value, dict):

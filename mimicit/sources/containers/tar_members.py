@@ -1,9 +1,9 @@
-"""The members of a tar file, streamed: where each one's bytes lie, without reading them.
+"""The members of a tar file, streamed: where the bytes of each lie, without reading them.
 
-Headers are walked directly, with seeks over the bytes between them: `tarfile` remembers every member, and reads a
-header of any size. Memory is bounded by one header. POSIX ustar, pax and GNU long names are understood, and the old
-form without a magic. Of a compressed archive, the places are those in its unpacked copy (see `unpacked`). Behind the
-mark of an archive's end another archive may follow, as ``cat a.tar b.tar`` makes them.
+Headers are walked directly, with seeks over the bytes between them, because `tarfile` keeps every member in memory, and
+reads a header of any size. Memory is bounded by one header. POSIX ustar, pax and GNU long names are understood, and the
+old form without a magic. Places in a compressed archive are those in its unpacked copy (see `unpacked`). After the end
+mark of an archive another archive may follow, as in the output of ``cat a.tar b.tar``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _READ_BYTES: Final = 1 << 20
 class TarMember:
     """A regular file in a tar: its name, and its ``size`` bytes at ``offset``.
 
-    ``archive`` counts the archives that one file holds.
+    ``archive`` is the number, from 0, of its archive in a file that holds several.
     """
 
     name: str
@@ -61,7 +61,7 @@ def is_tar(head: bytes) -> bool:
 
 
 def regular_size(header: bytes) -> int | None:
-    """The bytes of the regular file behind the 512 bytes ``header``; ``None`` where this is no header of one."""
+    """The size of the regular file with the 512 bytes ``header``; ``None`` if this is no header of one."""
     try:
         info = _header(header)
     except tarfile.HeaderError:
@@ -70,11 +70,11 @@ def regular_size(header: bytes) -> int | None:
 
 
 def tar_members(root: Root, path: str, *, max_members: int = MAX_MEMBERS) -> Iterator[TarMember | RejectedError]:
-    """The regular files of the tar at ``path`` in order; folders are passed over.
+    """The regular files of the tar at ``path`` in order; folders are skipped.
 
     A member that is refused is a `RejectedError` that names it: links, devices and sparse files are
     ``unsupported_media``, an absolute name or one with ``..`` is ``outside_root``, any other odd name ``malformed``.
-    `SourceError` where the file is no tar, is cut or damaged, or has more than ``max_members`` members.
+    `SourceError` if the file is no tar, is cut or damaged, or has more than ``max_members`` members.
     """
     try:
         file = open_unpacked(root, path)
@@ -85,7 +85,7 @@ def tar_members(root: Root, path: str, *, max_members: int = MAX_MEMBERS) -> Ite
 
 
 def first_members(root: Root, path: str) -> Iterator[TarMember | RejectedError]:
-    """As `tar_members`; of a compressed archive, those in its first 8 MiB, which are not unpacked to the disk."""
+    """As `tar_members`; of a compressed archive, only those in its first 8 MiB, which are unpacked in memory."""
     with open_start(root, path) as file:
         yield from _members(file, path)
 
@@ -121,7 +121,7 @@ def _members(file: BinaryIO, path: str, max_members: int = MAX_MEMBERS) -> Itera
 
 
 def _header(block: bytes) -> tarfile.TarInfo | None:
-    """The header in ``block``, or None where it is the mark of the end; `tarfile.HeaderError` where it is neither."""
+    """The header in ``block``, or None if it is the end mark; `tarfile.HeaderError` if it is neither."""
     if block == bytes(_BLOCK):
         return None
     return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
@@ -142,7 +142,7 @@ def _next_header(file: BinaryIO, path: str, position: int, size: int) -> tarfile
 
 
 def _next_archive(file: BinaryIO, position: int, size: int) -> int | list[RejectedError]:
-    """Where the next archive begins behind the mark of the end at ``position``; else what is refused of the rest."""
+    """Where the next archive begins after the end mark at ``position``; else the faults of what is there instead."""
     file.seek(position)
     at = position
     while block := file.read(_READ_BYTES):
@@ -163,7 +163,7 @@ def _next_archive(file: BinaryIO, position: int, size: int) -> int | list[Reject
 
 
 def _end(path: str, name: str, start: int, length: int, size: int) -> int:
-    """Where the header after a member lies; the archive must reach that far."""
+    """Where the header after a member lies; `SourceError` if the archive ends before that."""
     end = start + length + (-length % _BLOCK)
     if end > size:
         raise SourceError(f"{path}: the archive ends inside member {name[:200]!a}; fetch or pack it again")
@@ -189,7 +189,7 @@ def _extend(extension: _Extension, kind: bytes, payload: bytes) -> None:
 
 
 def _extend_by_pax(extension: _Extension, records: bytes) -> None:
-    """Take name and size out of ``b"<length> <key>=<value>\\n"`` records; ValueError where they are not that."""
+    """Read name and size from ``b"<length> <key>=<value>\\n"`` records; ValueError if they have another form."""
     while records:
         length = int(records[: records.index(b" ")])
         key, equals, value = records[:length].partition(b" ")[2].partition(b"=")

@@ -1,12 +1,12 @@
-"""The samples of a tar: members whose names are the same up to a dot, as WebDataset has it.
+"""The samples of a tar: members whose names are the same up to a dot, as in WebDataset.
 
-The members of a sample are those with the same name up to the first dot: ``a.jpg``, ``a.seg.png`` and ``a.txt``. Where
-names hold dots of their own (``22.05.png`` and ``22.05.txt``, ``22.10.png`` and ``22.10.txt``), that would put together
-what does not belong together: there, they are those with the same name up to the last dot. Archives that were glued
-together stay apart.
+The members of a sample are those with the same name up to the first dot: ``a.jpg``, ``a.seg.png`` and ``a.txt``. If
+names hold dots of their own (``22.05.png`` and ``22.05.txt``, ``22.10.png`` and ``22.10.txt``), that would merge
+different samples: then the members are those with the same name up to the last dot. Samples never extend across
+concatenated archives.
 
-An archive is walked twice. Where the members of a sample do not stand together, its names are sorted on disk; memory
-holds a number for each sample of one archive.
+An archive is walked twice. If the members of a sample are not adjacent, the names of the archive are sorted on disk;
+memory holds a number for each sample of one archive.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _TEXTS: Final = frozenset({"caption", "cls", "json", "text", "txt"})
 
 @dataclass(frozen=True, slots=True)
 class TarSample:
-    """One sample: ``key`` is the common name, folder and all, and ``files`` are (suffix in lower case, place).
+    """One sample: ``key`` is the common name with its folder, and ``files`` are (suffix in lower case, place).
 
     The files are in the order of the archive. ``fault`` says why this is no sample though it has the files of one.
-    ``is_first`` is false where samples before it in the file may have its key.
+    ``is_first`` is false if samples before it in the file may have its key.
     """
 
     key: str
@@ -48,9 +48,9 @@ class TarSample:
     is_first: bool = True
 
     def file(self, suffix: str) -> TarMember | None:
-        """The first file with this suffix, else the only one whose suffix ends in it after a dot, if there is one.
+        """The only file with this suffix, else the only one whose suffix ends in it after a dot, if there is one.
 
-        `RejectedError` where there are several such.
+        `RejectedError` if there are several.
         """
         exact = [member for name, member in self.files if name == suffix]
         ending = [member for name, member in self.files if name.endswith(f".{suffix}")]
@@ -75,18 +75,18 @@ class _Group:
 def tar_samples(root: Root, path: str) -> Iterator[TarSample | RejectedError]:
     """The samples of the tar at ``path`` by the place of their first files, and the members that are refused.
 
-    Hidden files and those called ``__...__`` are passed over. Of a sample with more than 10,000 files, the rest is
-    refused. Where a name comes twice, there are several samples, which have a fault unless each of them is whole: shows
-    something and has another file that says something. `SourceError` as `tar_members`.
+    Hidden files and those named ``__...__`` are skipped. Of a sample with more than 10,000 files, the rest is refused.
+    If a name comes twice, there are several samples, which have a fault unless each of them is whole: has a picture or
+    clip, and another file with a text. `SourceError` as `tar_members`.
     """
     members = tar_members(root, path)
     yield from _samples(_neighbours(members) if _stand_together(root, path) else _sorted(members))
 
 
 def first_samples(root: Root, path: str, most: int) -> Iterator[TarSample]:
-    """Samples among the first members of the tar at ``path``, ``most`` or about so many, without its faults.
+    """Samples among the first members of the tar at ``path``, about ``most`` of them, without its faults.
 
-    First those whose members stand together; whoever is not content with them gets them again with all their members.
+    First come the samples of adjacent members; a caller that reads on gets them again with all their members.
     """
     seen: dict[tuple[int, str], list[TarMember]] = {}
 
@@ -107,7 +107,7 @@ def first_samples(root: Root, path: str, most: int) -> Iterator[TarSample]:
 def read_member(root: Root, path: str, member: TarMember, *, most: int) -> bytes:
     """The bytes of ``member`` of the tar at ``path``.
 
-    `RejectedError` ``too_long`` for more than ``most``, and ``malformed`` where the archive ends before.
+    `RejectedError` ``too_long`` for more than ``most``, and ``malformed`` if the archive ends before.
     """
     if member.size > most:
         raise RejectedError("too_long", f"{member.name!r} has {member.size} bytes, more than {most}")
@@ -119,7 +119,7 @@ def read_member(root: Root, path: str, member: TarMember, *, most: int) -> bytes
 
 
 def _key(member: TarMember) -> tuple[int, str] | None:
-    """The archive of ``member`` and its name up to the first dot; None where it is passed over."""
+    """The archive of ``member`` and its name up to the first dot; None if it is skipped."""
     folder, slash, name = member.name.rpartition("/")
     stem = name.partition(".")[0]
     if not stem or (stem.startswith("__") and stem.endswith("__")):
@@ -128,14 +128,14 @@ def _key(member: TarMember) -> tuple[int, str] | None:
 
 
 def _stand_together(root: Root, path: str) -> bool:
-    """Whether no name up to the first dot comes back after another one."""
+    """Whether the members of each sample are adjacent, by their names up to the first dot."""
     seen: set[int] = set()
     before: tuple[int, str] | None = None
-    with suppress(SourceError):  # whoever reads the members meets it again
+    with suppress(SourceError):  # reading the members raises it again
         for member in tar_members(root, path):
             key = None if isinstance(member, RejectedError) else _key(member)
             if key is not None and key != before:
-                if hash(key) in seen:  # a number where a text would take much; equal ones of others do no harm
+                if hash(key) in seen:  # takes less than the text; a collision does no harm
                     return False
                 seen.add(hash(key))
                 before = key
@@ -170,7 +170,7 @@ def _neighbours(members: Iterable[TarMember | RejectedError]) -> Iterator[_Group
 
 
 def _sorted(members: Iterable[TarMember | RejectedError]) -> Iterator[_Group | RejectedError]:
-    """As `_neighbours`, but each member stands with the first of its name, wherever it is in the archive."""
+    """As `_neighbours`, but each member is grouped with the first of its name, wherever it is in the archive."""
     with (
         tempfile.TemporaryDirectory(prefix="mimicit-") as folder,
         closing(sqlite3.connect(Path(folder) / "members.sqlite", isolation_level=None)) as db,
@@ -219,9 +219,10 @@ def _samples(groups: Iterable[_Group | RejectedError]) -> Iterator[TarSample | R
 
 
 def _by_last_dot(group: _Group) -> list[_Group]:
-    """``group``, or its parts by the last dot where one whose key has a dot is whole by itself.
+    """``group``, or its parts by the last dot if a part whose key has a dot is whole by itself.
 
-    A text without a picture of its own name (``a.txt`` beside ``a.left.jpg`` and ``a.left.json``) is about all.
+    A text without a picture of its own name (``a.txt`` next to ``a.left.jpg`` and ``a.left.json``) is about the whole
+    group, which then is not cut.
     """
     parts: dict[str, list[TarMember]] = {}
     for member in group.members:
@@ -247,7 +248,7 @@ def _rounds(members: list[TarMember]) -> list[list[TarMember]]:
 
 
 def _is_whole(members: list[TarMember], *, of: list[TarMember] | None = None) -> bool:
-    """Whether ``members`` show something and say something; of others that show nothing, whether they say something."""
+    """Whether ``members`` have a medium and a text; if none of the members ``of`` is a medium, a text is enough."""
     shows = any(map(_is_medium, members)) or (of is not None and not any(map(_is_medium, of)))
     return shows and any(map(_is_text, members))
 

@@ -1,10 +1,10 @@
 """Files that are read through a copy: compressed as a whole (``.tar.gz``, ``.jsonl.zst``, ...), or text in UTF-16.
 
-Such a file cannot be read by places, so a copy of what it unpacks to, or of its text in UTF-8, is made once, in the
-scratch folder of the root, where all processes of a build find it; a build that was killed finds it again. What a file
-is, is told by its first bytes and not by its name. A file is refused if it unpacks to more than `MAX_BYTES`, or to more
-than `MAX_RATIO` times its size. A ``.zip`` of one text file is unpacked while it is read, within the same limits;
-only where it is read by ranges, there is a copy as well.
+Such a file allows no random access, so a copy of what it unpacks to, or of its text in UTF-8, is made once, in
+the scratch folder of the root, where all processes of a build find it; a build that was killed finds it again. Files
+are recognised by their first bytes and not by their names. A file is refused if it unpacks to more than `MAX_BYTES`, or
+to more than `MAX_RATIO` times its size. A ``.zip`` of one text file is unpacked while it is read, within the same
+limits; it is copied only if it is read by ranges.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def is_packed(head: bytes) -> bool:
 
 
 def open_start(root: Root, path: str) -> BinaryIO:
-    """The file at ``path``, or the first 8 MiB of what it unpacks to, for a first look; fewer where it is damaged.
+    """The file at ``path``, or the first 8 MiB of what it unpacks to, for a first look; fewer if it is damaged.
 
     Errors as `Root.open`.
     """
@@ -95,7 +95,7 @@ def open_start(root: Root, path: str) -> BinaryIO:
 
 
 def open_text(root: Root, path: str) -> BinaryIO:
-    """The text in UTF-8 at ``path``, which a source is made of: as `Root.open_input`, through its copy if need be."""
+    """The text at ``path``, which a source is made of, in UTF-8: as `Root.open_input`, through a copy if needed."""
     file = root.open_input(path)
     if not is_packed(os.pread(file.fileno(), _MAX_MARK, 0)):
         return file
@@ -104,9 +104,9 @@ def open_text(root: Root, path: str) -> BinaryIO:
 
 
 def open_unpacked(root: Root, path: str) -> BinaryIO:
-    """The file at ``path``, or what it unpacks to, for reading anywhere.
+    """The file at ``path``, or what it unpacks to, for random access.
 
-    `RejectedError` as `Root.open`, `SourceError` where it is damaged, or unpacks to too much.
+    `RejectedError` as `Root.open`, `SourceError` if it is damaged, or unpacks to too much.
     """
     file = root.open(path)
     if not is_packed(os.pread(file.fileno(), _MAX_MARK, 0)):
@@ -120,7 +120,7 @@ def open_unpacked(root: Root, path: str) -> BinaryIO:
 
 
 def open_unzipped(root: Root, path: str) -> BinaryIO:
-    """As `open_zipped`, through a copy, for reading anywhere."""
+    """As `open_zipped`, through a copy, for random access."""
     with root.open_input(path) as file:
         copy = _scratch(root) / _name(file, path)
     if not copy.exists():
@@ -149,14 +149,14 @@ def _scratch(root: Root) -> Path:
 
 @cache
 def _own_scratch() -> Path:
-    """A folder of this process, for whoever reads without a build."""
+    """A folder of this process, for reading without a build."""
     folder = Path(tempfile.mkdtemp(prefix="mimicit-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
 
 def _bounded(blocks: Iterable[bytes], size: int, path: str) -> Iterator[bytes]:
-    """The ``blocks`` to which the file of ``size`` bytes unpacks; `SourceError` where these are too many."""
+    """The ``blocks`` to which the file of ``size`` bytes unpacks; `SourceError` if these have too many bytes."""
     most = min(max(ALWAYS_FINE_BYTES, MAX_RATIO * size), MAX_BYTES)
     unpacked = 0
     for block in blocks:
@@ -174,7 +174,7 @@ def _write(copy: Path, blocks: Iterable[bytes]) -> None:
                 out.write(block)
             out.flush()
             os.fsync(out.fileno())
-        os.replace(name, copy)  # of two processes that unpack at once, either may win
+        os.replace(name, copy)  # of two processes that unpack at the same time, either may win
     except BaseException:
         with suppress(FileNotFoundError):
             os.unlink(name)
@@ -236,9 +236,9 @@ def _damage(path: str) -> Iterator[None]:
 
 
 def encoding_of(head: bytes) -> str | None:
-    """The encoding of a text that begins with ``head``, where it is not a superset of ASCII; None for any other file.
+    """The encoding of a text that begins with ``head``, if it is not a superset of ASCII; None for any other file.
 
-    Without a byte order mark, two characters of ASCII with their zero bytes tell UTF-16.
+    Without a byte order mark, two characters of ASCII with their zero bytes mean UTF-16.
     """
     for mark, encoding in _BYTE_ORDER_MARKS:
         if head.startswith(mark):
@@ -251,7 +251,7 @@ def encoding_of(head: bytes) -> str | None:
 
 
 def as_utf8(data: bytes) -> bytes:
-    """The text ``data`` in UTF-8, whatever it is in; without a byte order mark. UnicodeDecodeError where it is cut."""
+    """The text ``data`` (UTF-8, 16 or 32) as UTF-8 without a byte order mark. UnicodeDecodeError if it is cut."""
     encoding = encoding_of(data)
     if encoding is None:
         return data.removeprefix(codecs.BOM_UTF8)
@@ -259,7 +259,7 @@ def as_utf8(data: bytes) -> bytes:
 
 
 def utf8_blocks(file: BinaryIO, encoding: str) -> Iterator[bytes]:
-    """What is left of ``file``, in UTF-8; half a surrogate pair stays one. UnicodeDecodeError where it is cut."""
+    """The rest of ``file`` in UTF-8; lone surrogates are kept. UnicodeDecodeError if it is cut."""
     decoder = codecs.getincrementaldecoder(encoding)("surrogatepass")
     while block := file.read(_BLOCK_BYTES):
         yield decoder.decode(block).encode("utf-8", "surrogatepass")
@@ -267,7 +267,7 @@ def utf8_blocks(file: BinaryIO, encoding: str) -> Iterator[bytes]:
 
 
 class _TooMuchError(Exception):
-    """More is asked of the archive at once than its contents ever need."""
+    """More is asked of the archive in one go than its contents ever need."""
 
 
 # What zipfile and zlib raise on damaged bytes.
@@ -278,7 +278,7 @@ _DAMAGE: Final = (
 
 
 def zipped_size(root: Root, path: str) -> int | None:
-    """How many bytes the one member of the archive at ``path`` says that it has; None where that is no archive.
+    """The bytes that the one member of the archive at ``path`` claims to have; None if that is no archive.
 
     Errors as `open_zipped`.
     """
@@ -293,8 +293,8 @@ def zipped_size(root: Root, path: str) -> int | None:
 def open_zipped(root: Root, path: str) -> Iterator[BinaryIO]:
     """The one member of the archive at ``path``, for reading forwards.
 
-    `SourceError` where the archive is damaged, encrypted, packed in an unusual way, holds several members, or is a
-    bomb; also while it is read.
+    `SourceError` if the archive is damaged, encrypted, packed in an unusual way, holds several members, or is a bomb;
+    also while it is read.
     """
     with (
         _damage_in_zip(path),
