@@ -1,4 +1,4 @@
-"""What sources are read into: where media lie, triplets, pictures, notes and rejects, and rows before that."""
+"""The items that sources are read into: triplets, pictures, notes and rejects; the places of media; and rows."""
 
 from __future__ import annotations
 

@@ -319,7 +319,7 @@ def _lines(file: BinaryIO, path: str, piece: Piece | None = None) -> Iterator[Ro
 
 
 def _listed(line: Line, raw: bytes, path: str) -> Iterator[Row]:
-    """The records of a line that is a list of them; else why it is none."""
+    """The records of a line that is a list of them; else one row with the fault of the line."""
     try:
         values = parsed(raw)
     except RejectedError as error:

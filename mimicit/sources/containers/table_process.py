@@ -85,7 +85,7 @@ def rows_apart(
 ) -> Iterator[tuple[int, int, _T | RejectedError]]:
     """The rows that ``read(file, path, *arguments, at_once, start)`` makes of the table at ``path``, from ``start`` on.
 
-    ``read`` is a function of a module. It yields (block, row in the block, values) from the `Place` it is given on,
+    ``read`` is a function of a module. It yields (block, row in the block, values) from the `Place` ``start`` on,
     ``at_once`` rows unpacked together. A row that cannot be read is a `RejectedError`: ``too_long``, or
     ``too_much_memory``, which stands for the rest of its block or of the table, too. `SourceError` as ``read``, and if
     the file cannot be opened. Without ``can_skip``, no block can be skipped unread: nothing follows a block that takes

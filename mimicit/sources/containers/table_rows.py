@@ -148,7 +148,7 @@ def _parquet_rows(
             if leaf.endswith(".bytes"):  # read to see which have nothing but a path
                 return nulls != 0 or "path: " not in kinds[column]
             return leaf.endswith(".path")
-        return nulls != 0 or "list" in kinds[column]  # plain bytes: read to see where there are none
+        return nulls != 0 or "list" in kinds[column]  # plain bytes: read to see which are null
 
     for group, first, batch in parquet_batches(file, path, is_needed, at_once, start, end):
         rows = _rows(path, batch, partial(_in_parquet, path, group, first), pictures, at_once)

@@ -449,7 +449,7 @@ def _mapped(root: Root, says: str) -> Iterator[str]:
 
 
 def _usual_folders(root: Root, beside: str) -> list[str]:
-    """The folder above ``beside``, and the usual folders there, in ``beside`` and in the root, as far as they exist."""
+    """The folder above ``beside``, and the usual folders there, in ``beside`` and in the root, if they exist."""
     bases = dict.fromkeys((beside, folder_of(beside), ""))
     inner = dict.fromkeys(f"{base}/{name}".strip("/") for base in bases for name in ("", *_USUAL))
     return [folder for folder in inner if folder not in (beside, "") and root.has_folder(folder)]

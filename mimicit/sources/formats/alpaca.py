@@ -2,7 +2,7 @@
 
 The instruction of a triplet is ``instruction`` and, on the next line, ``input``. ``history`` are earlier rounds of the
 same conversation, each a triplet of its own. Other fields (``system``, the prompt in ``text``) go to ``meta``. A record
-with a picture or clip is rejected; such data have the form of LLaVA.
+with a picture or clip is rejected; the form for such data is that of LLaVA.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The answer is the name of the folder, which `datasets` takes as the label; the instruction comes from the pool of
 captions, and the id is the path. Read only if asked for (``--format imagefolder``), since most folders are named for
-other things. Each folder of such folders (``train``, ``test``) is a source.
+other things. Each folder that holds such folders (``train``, ``test``) is a source.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""MIMIC-IT as released: ``XX_instructions.json``, the pictures beside it, and the optional ``XX_train.json``.
+"""MIMIC-IT as released: ``XX_instructions.json``, the pictures next to it, and the optional ``XX_train.json``.
 
 - ``XX_instructions.json``: ``{"meta": {...}, "data": {id: {"instruction", "answer", "image_ids", "rel_ins_ids"}}}``.
   One source for each; ``image_ids`` may be absent, empty, or a bare id. Other keys go to ``meta``. The field
@@ -71,7 +71,7 @@ _MEDIA_OF_GROUP: Final[dict[str, Callable[[Sequence[str]], tuple[MediaRef, ...]]
 
 
 def _role(path: str, head: Head) -> _Role | None:
-    """The role of the file in MIMIC-IT, by its content; its name decides if the content is empty."""
+    """The role of the file in MIMIC-IT by its content; the name also counts for training lists and empty ``data``."""
     fields = head.fields
     if head.kind == "parquet":
         return "parquet pictures" if _PICTURE_COLUMN in fields and not fields.keys().isdisjoint(_ID_COLUMNS) else None

@@ -60,7 +60,7 @@ class StoredTriplet:
 
 @dataclass(frozen=True, slots=True)
 class _Shown:
-    """One medium: what it is, which equality compares, and one of the places where it lies, which it ignores."""
+    """One medium: what it is, and one of the places where it lies, which does not count for equality."""
 
     kind: MediaKind
     sha256: tuple[str, ...]
