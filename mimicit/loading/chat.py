@@ -1,4 +1,4 @@
-"""Samples as what any vision-language model of `transformers` is trained on.
+"""Samples as training inputs of any vision-language model of `transformers`.
 
 `ChatCollator` needs the processor of a model, and torch because its tensors are torch's. Importing this module needs
 neither.
@@ -21,17 +21,17 @@ from mimicit.records import Media, Sample
 
 __all__ = ["ChatCollator", "Message", "messages"]
 
-_IGNORED: Final = -100  # the label that losses of torch and transformers leave out
+_IGNORED: Final = -100  # the label that losses of torch and transformers ignore
 _NOT_CAUSAL: Final = ("PaliGemmaProcessor",)
 _BEHIND: Final = 16  # tokens between the end of a turn and the next one; templates have one or two
 _TRIES: Final = 3
 _EQUAL_CLIPS: Final = '; some processors take only clips of equally many frames in one batch: give clips="pictures"'
-_TICKS: Final = 1000  # per second: metadata of clips counts frames, of which ours are not evenly spaced
+_TICKS: Final = 1000  # per second: clips are described by frame numbers at one rate, and ours are not evenly spaced
 
 
 @dataclass(frozen=True)
 class _Row:
-    """One sample on its way: the text that its template makes, with the answers marked, and what it shows."""
+    """One sample in preparation: its rendered text, with the answers marked, and the media that it shows."""
 
     sample: Sample
     text: str
@@ -51,17 +51,17 @@ class ChatCollator:
     samples without media come last.
 
     ``answers`` says which are labelled: ``"all"``, or that of the ``"query"``. A prompt of more than ``max_length``
-    tokens loses whole context triplets, the farthest first, with the pictures that only they show; where the query
+    tokens loses whole context triplets, the farthest first, with the pictures that only they show; if the query
     alone is longer, ``too_long`` says whether that is an error or the sample is ``"drop"``-ped from the batch.
-    ``context``, ``system`` and ``clips`` are those of `messages`; with ``clips="auto"`` a clip is a video where
+    ``context``, ``system`` and ``clips`` are those of `messages`; with ``clips="auto"`` a clip is a video if
     processor and template take one, else pictures. ``chat_template`` and ``template_kwargs`` replace and feed the
     template, ``processor_kwargs`` go to the processor (``{"images_kwargs": …}``).
 
     Names of the processor's control tokens in the words of samples get a space (``< image>``), so they are words.
-    Where the template writes no end of turn after the last answer, the tokenizer's ``eos_token`` is added.
+    If the template writes no end of turn after the last answer, the tokenizer's ``eos_token`` is added.
 
     Each batch is checked: the labels decode to the answers, and none is an image token. `UsageError` names the sample
-    where not, as where the template changes an answer, or the processor refuses the batch.
+    if that fails, if the template changes an answer, or if the processor refuses the batch.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class ChatCollator:
         self.clips = self._clips_of(clips)
 
     def __call__(self, samples: Slots[Sample] | Sequence[Any]) -> Any:
-        """The batch of ``samples``; `UsageError` where none of them is left."""
+        """The batch of ``samples``; `UsageError` if none of them is left."""
         given = samples.values if isinstance(samples, Slots) else samples
         here = [one["sample"] if isinstance(one, Mapping) else one for one in given]
         present = [one for one in here if one is not None]
@@ -130,13 +130,13 @@ class ChatCollator:
         return self.max_length is None or self.length(drop_context(sample, len(sample.context))) <= self.max_length
 
     def _shortened(self, rows: list[_Row], marks: Marks, most: int) -> list[_Row]:
-        """``rows`` of which none has more than ``most`` tokens."""
+        """``rows`` with so little context that none has more than ``most`` tokens; ``too_long`` decides on the rest."""
         encoded = self._encoded(rows, marks)
         kept = []
         for place, row in enumerate(rows):
             length, ends = encoded.lengths[place], encoded.ends[place]
             while length > most and row.sample.context:
-                # At the least: ``ends`` counts from the first token, also what a template writes before all turns.
+                # A lower bound: ``ends`` counts from the first token, and so what a template writes before all turns.
                 enough = (count for count, end in enumerate(ends[:-1], 1) if length - end - _BEHIND <= most)
                 context = len(row.sample.context)
                 count = min(next(enough, context), context) if self.context == "turns" else 1
@@ -205,11 +205,11 @@ class ChatCollator:
 
     @functools.cached_property
     def _texts_are_strings(self) -> bool:
-        """Whether the template takes texts as strings alone, and prints a list of parts as Python does."""
+        """Whether the template takes texts only as strings: it prints a list of parts as Python does, or refuses it."""
         probe = [text_message("user", "one"), text_message("assistant", "two")]
         try:
             text = self.processor.apply_chat_template(probe, chat_template=self.chat_template, **self.template_kwargs)
-        except Exception:  # whatever a template raises that adds a list to a string
+        except Exception:  # whatever a template raises when it adds a list to a string
             return True
         return any(repr(message["content"]) in text for message in probe)
 
@@ -222,7 +222,7 @@ class ChatCollator:
         try:
             shown = text_message("user", "one")
             text = self._render([{**shown, "content": [{"type": "video"}, *shown["content"]]}])
-        except Exception:  # whatever a template raises that knows no clips
+        except Exception:  # whatever a template raises if it knows no clips
             return "pictures"
         return "video" if token in text else "pictures"
 
@@ -233,7 +233,7 @@ class ChatCollator:
         arguments = {"text": [row.text for row in rows], **self._inputs(rows), **self._options(rows[0])}
         try:
             batch = processor(**arguments)
-        except Exception as error:  # each family of processors has errors of its own, and so has what it calls
+        except Exception as error:  # each family of processors, and what it calls, has errors of its own
             keys = ", ".join(row.sample.key for row in rows)
             raise UsageError(
                 f"{type(self.processor).__name__} refuses the samples {keys}: {error}"
@@ -253,7 +253,7 @@ class ChatCollator:
         return _Encoded(batch, batch["attention_mask"].sum(-1).tolist(), ends)
 
     def _inputs(self, rows: Sequence[_Row]) -> dict[str, Any]:
-        """Pictures and clips of the rows, a list for each; left out where no row has any."""
+        """Pictures and clips of the rows, a list for each; left out if no row has any."""
         inputs: dict[str, Any] = {}
         if any(row.images for row in rows):
             inputs["images"] = [row.images for row in rows]
@@ -271,12 +271,12 @@ class ChatCollator:
         return options
 
     def _check(self, row: _Row, spans: Sequence[Span], offsets: Sequence[tuple[int, int]], ids: Sequence[int]) -> None:
-        """`UsageError` unless the tokens of each answer decode to it, and are no image tokens."""
+        """`UsageError` unless the tokens of each answer decode to it, and none is an image token."""
         tokenizer = self.processor.tokenizer
         for answer, span in zip(row.answers[-len(spans) :], spans, strict=True):
             own = [id for id, token in zip(ids, offsets, strict=True) if _within(token, span.start, span.words_end)]
             said = tokenizer.decode(own)
-            if not _same(said, answer):  # it may be one that the tokenizer does not give back
+            if not _same(said, answer):  # the tokenizer may not give this answer back as it is
                 there_and_back = tokenizer.decode(tokenizer(answer, add_special_tokens=False)["input_ids"])
                 if not _same(said, there_and_back):
                     raise UsageError(f"sample {row.sample.key}: labels decode to {said!r}, the answer is {answer!r}")
@@ -317,7 +317,7 @@ def _as_string(content: list[Message]) -> list[Message] | str:
 
 
 def _metadata(media: Media) -> dict[str, Any]:
-    """When the frames of a clip were, as `transformers` wants it: numbers of frames at a rate of `_TICKS`."""
+    """The times of a clip's frames as `transformers` wants them: frame numbers at a rate of `_TICKS` per second."""
     times = media.timestamps_s or tuple(map(float, range(len(media.files))))
     ticks = [round(time * _TICKS) for time in times]
     total = max(round((media.duration_s or 0.0) * _TICKS), ticks[-1] + 1)
@@ -337,5 +337,5 @@ def _same(said: str, answer: str) -> bool:
 
 
 def _within(token: tuple[int, int], start: int, end: int) -> bool:
-    """Whether a token, from one character to another, has any of those from ``start`` to ``end``."""
+    """Whether ``token``, a range of characters, overlaps the characters from ``start`` to ``end``."""
     return token[0] < end and token[1] > start and token[1] > token[0]

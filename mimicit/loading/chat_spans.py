@@ -1,10 +1,10 @@
-"""Which tokens of a processor's output are those of an answer, whatever the template and the processor do around it.
+"""Find the tokens of each answer in a processor's output, whatever the template and the processor do around it.
 
 Answers are marked before the template is rendered, by characters that no text holds (Unicode sets noncharacters aside
 for such use). The processor puts its image tokens between the marked words. When it calls its tokenizer, the marks are
-taken out again, and where they stood is where the answers are: in characters of the very text that is tokenized, which
-the offsets of a fast tokenizer turn into tokens. So the ids are those of the text without marks, and nothing needs to
-be known about the template or about how many tokens a picture has. The cost is one more rendering of the template.
+taken out again. Their places give the answers as ranges of characters of the text that is tokenized, which the offsets
+of a fast tokenizer turn into tokens. So the ids are those of the text without marks, and nothing needs to be known
+about the template or about how many tokens a picture has. The cost is one more rendering of the template.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["MarkedTokenizer", "Marks", "Span", "Words", "choose_marks"]
 
 _NONCHARACTERS: Final = "".join(map(chr, range(0xFDD0, 0xFDF0)))
 _SHOWN: Final = re.compile("image|video|audio|vision|boi|eoi|boa|eoa")
-"""What names of tokens that stand for media, or stand around them, contain."""
+"""Parts of the names of tokens that stand for media or around them."""
 
 
 class Span(NamedTuple):
@@ -48,14 +48,14 @@ class Marks(NamedTuple):
         return text.translate({ord(mark): None for mark in self})
 
     def answers(self, text: str) -> list[str]:
-        """What stands between the marks of ``text``."""
+        """The words between the marks of ``text``."""
         return re.findall(f"{self.start}([^{self.words_end}]*){self.words_end}", text)
 
     def close(self, text: str, ends: re.Pattern[str], last: str | None) -> str:
         """``text`` with the end of turn of each answer marked.
 
-        It is what the template writes after the last answer, up to and with the first token that ``ends`` matches; and
-        the same after each of the others, where it stands there. Where nothing matches, ``last`` is added to the text.
+        It is what the template writes after the last answer, up to and including the first token that ``ends`` matches;
+        after another answer it is marked if it stands there too. If nothing matches, ``last`` is added to the text.
         """
         first, *others = text.split(self.words_end)
         found = ends.search(others[-1])
@@ -96,7 +96,7 @@ def choose_marks(texts: Iterable[str]) -> Marks:
 
 
 class Words:
-    """The names of the control tokens of a processor, and texts in which they are words."""
+    """The names of a processor's control tokens, and texts in which these names are plain words."""
 
     def __init__(self, processor: Any, template: str) -> None:
         tokenizer = processor.tokenizer
@@ -135,7 +135,7 @@ def _any_of(tokens: Iterable[str]) -> re.Pattern[str]:
 class MarkedTokenizer:
     """A fast ``tokenizer`` that takes marks out of its text; ``ids``, ``offsets`` and ``spans`` are of the last call.
 
-    Everything else is that of the tokenizer, so it can stand in its place in a processor.
+    All other attributes are those of the tokenizer, so it can replace the tokenizer in a processor.
     """
 
     def __init__(self, tokenizer: Any, marks: Marks) -> None:
@@ -166,7 +166,7 @@ class MarkedTokenizer:
         to_token = encoding.char_to_token
 
         def char_to_token(row: int, char: int, *rest: Any) -> int | None:
-            """For processors that ask where in the text they had made, with marks, a token is."""
+            """For processors that ask for the token at a character of the text that they made, with marks."""
             found: int | None = to_token(row, char - sum(place < char for place in places[row]), *rest)
             return found
 

@@ -27,8 +27,8 @@ def messages(
     Each triplet is a turn of the user (its media, then its instruction) and one of the assistant (its answer);
     ``context="one-turn"`` puts the context, answers and all, before the query into one turn of the user. A picture is
     ``{"type": "image", "image": …}`` with a Pillow image in RGB; of a clip each frame is one, or with ``clips="video"``
-    all are ``{"type": "video", "video": [frame, …]}``. ``system`` is a message that goes before. Without
-    ``with_answer`` the answer to the query is left out, to be asked for. `CorruptShardError` names the sample whose
+    all are ``{"type": "video", "video": [frame, …]}``. ``system`` is a message that goes first. Without
+    ``with_answer`` the answer to the query is left out, for a model to give. `CorruptShardError` names the sample whose
     pictures cannot be read.
     """
     conversation = [text_message("system", system)] if system is not None else []
@@ -69,7 +69,7 @@ def _asked(shown: list[Message], instruction: str) -> list[Message]:
 
 
 def _append_text(parts: list[Message], words: str) -> None:
-    """Texts that follow each other become one: what a template puts between two, nobody knows."""
+    """Append ``words``, merged with a text that ends ``parts``: templates differ in what they put between two texts."""
     if parts and parts[-1]["type"] == "text":
         parts[-1] = _text(parts[-1]["text"] + words)
     else:

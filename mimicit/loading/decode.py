@@ -1,10 +1,10 @@
 """Stored pictures and frames to training arrays: RGB squares as CLIP prepares them, in uint8, channels last.
 
 The reference is CLIP's preprocessing (shortest side to ``size``, antialiased bicubic, centre crop) without its last
-step: normalise on the device, where a quarter of the bytes arrive. Against it the largest difference is 2 of 255; for
-a JPEG of at least twice the size, which is decoded at a fraction of it (n/8, libjpeg's scaled inverse DCT, never below
-twice the target), it is about 10 at single edges, and less than 1 on average. EXIF orientation is not applied, as CLIP
-does not (`mimicit build` stores pictures upright). JPEGs are decoded by simplejpeg where it is installed (extra
+step: normalise on the device, so that a quarter of the bytes are sent there. The largest difference from it is 2 of
+255; for a JPEG of at least twice the size, which is decoded at a fraction of its size (n/8, libjpeg's scaled inverse
+DCT, never below twice the target), it is about 10 at single edges, and less than 1 on average. EXIF orientation is not
+applied, as in CLIP (`mimicit build` stores pictures upright). JPEGs are decoded by simplejpeg if it is installed (extra
 ``fast``), else by Pillow, to the same pixels.
 
 The resize and centre crop are NumPy's: antialiased bicubic as two banded matrix products. The filter is Pillow's
@@ -36,15 +36,15 @@ from mimicit.records import Media, Sample
 __all__ = ["CropBox", "DecodedMedia", "decode_media", "decode_pictures", "resize_centre", "scratch"]
 
 _LEAST_SCALED: Final = 2.0
-"""Scaled decoding goes no nearer to the target than this factor; the bicubic filter does the rest."""
+"""Scaled decoding leaves at least this factor to the target; the bicubic filter does the rest."""
 
 Pixels = NDArray[np.uint8]
 
 _BLOCK: Final = 8
-_MOST_PRODUCTS: Final = 1 << 18  # multiplications of one call; above, OpenBLAS takes threads
+_MOST_PRODUCTS: Final = 1 << 18  # multiplications of one call; above this, OpenBLAS starts threads
 _A: Final = -0.5
 
-# Working memory is used again for every picture: a picture takes a few megabytes for a millisecond, and fresh from the
+# Working memory is reused for every picture: a picture takes a few megabytes for a millisecond, and fresh from the
 # allocator they cost more than the arithmetic on them (glibc gives the top of the heap back each time, and the kernel
 # clears the pages anew: 2.5 ms for 640x480).
 _MOST_KEPT_BYTES: Final = 64 << 20
@@ -52,7 +52,7 @@ _MOST_KEPT_BYTES: Final = 64 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodedMedia:
-    """The media of a sample, ``T`` of up to ``F`` frames: ``pixels`` uint8[T, F, size, size, 3], ``mask`` bool[T, F].
+    """The ``T`` media of a sample, of up to ``F`` frames: ``pixels`` uint8[T, F, size, size, 3], ``mask`` bool[T, F].
 
     ``mask`` is true where there is a frame; a picture is one frame. Where it is false, the pixels are zero.
     """
@@ -91,7 +91,7 @@ def decode_media(media: Media, size: int, *, where: str = "") -> Pixels:
 
 
 class CropBox(NamedTuple):
-    """A picture scaled to ``height`` x ``width``, of which a square that starts at ``top``, ``left`` is kept."""
+    """A picture scaled to ``height`` x ``width``, then cropped to a square that starts at ``top``, ``left``."""
 
     height: int
     width: int
@@ -102,8 +102,8 @@ class CropBox(NamedTuple):
 def resize_centre(pixels: Pixels, size: int, *, original: tuple[int, int] | None = None, factor: float = 1.0) -> Pixels:
     """uint8[H, W, 3] to uint8[size, size, 3]: the shortest side to ``size``, bicubic, then the centre.
 
-    Pixels that were shrunk by ``factor`` while they were decoded come with their ``original`` (height, width): H and W
-    are rounded, so the picture ends somewhere inside the last row and column.
+    For pixels that were shrunk by ``factor`` while they were decoded, give the ``original`` (height, width): H and W
+    are rounded up, so the picture ends somewhere inside the last row and column.
     """
     height, width, _ = pixels.shape
     true_height, true_width = original or (height, width)
@@ -145,7 +145,7 @@ def scratch(purpose: str, shape: tuple[int, ...], dtype: type[np.generic]) -> ND
 
 
 def _decode(data: bytes, original: tuple[int, int], size: int) -> Pixels:
-    with open_stored(data, original[1], original[0]) as (picture, _):  # which refuses sizes that no picture has
+    with open_stored(data, original[1], original[0]) as (picture, _):  # it refuses impossible sizes
         box = _crop_box(*original, size)
         least = (ceil(box.height * _LEAST_SCALED), ceil(box.width * _LEAST_SCALED))
         if isinstance(picture, JpegImagePlugin.JpegImageFile):
@@ -160,16 +160,16 @@ def _decode(data: bytes, original: tuple[int, int], size: int) -> Pixels:
 def _decode_jpeg(
     picture: JpegImagePlugin.JpegImageFile, data: bytes, original: tuple[int, int], least: tuple[int, int]
 ) -> tuple[Pixels, float]:
-    """The pixels, ``least`` (height, width) or more where the picture has as many, and what they were scaled by."""
+    """The pixels, at least ``least`` (height, width) if the picture has as many, and the factor of their scale."""
     simplejpeg = _simplejpeg()
     if simplejpeg is not None and picture.mode == "RGB":
         height, width = least if original[0] >= least[0] and original[1] >= least[1] else (0, 0)
         try:
-            # Never more than the original, whatever it is scaled to.
+            # Large enough for the original, and so for any smaller scale.
             buffer = scratch("jpeg", (original[0] * original[1] * 3,), np.uint8)
             pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width, buffer=buffer)
         except ValueError:
-            pass  # also at faults that viewers pass over: what Pillow says counts, with simplejpeg or without
+            pass  # also for faults that viewers tolerate: Pillow decides, with simplejpeg or without
         else:
             return pixels, _eighths(original, pixels.shape) / 8
     picture.draft(None, (least[1], least[0]))
@@ -185,7 +185,7 @@ def _eighths(original: tuple[int, int], decoded: tuple[int, ...]) -> int:
 
 
 def _reduced(picture: Image.Image, least: tuple[int, int]) -> tuple[Pixels, float]:
-    """Whole boxes of pixels averaged where that leaves ``least``: floats of a vast picture would not fit memory."""
+    """Average whole boxes of pixels if that leaves ``least``: floats of a vast picture would not fit in memory."""
     factor = min(picture.height // least[0], picture.width // least[1])
     if factor < 2:
         return np.asarray(picture), 1.0

@@ -1,4 +1,4 @@
-"""Shards for the pipelines of `webdataset`, and what such a pipeline yields back to `Sample`s."""
+"""Shards as a pipeline of `webdataset`, and `Sample`s from what such a pipeline yields."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def to_webdataset(
 
     Shards are split over nodes and workers by webdataset's own stages; add more with ``pipeline.compose(...)``, such
     as ``webdataset.shuffle(1000)``. Samples come through `Store`: hard links (``--dedupe``) and URLs are resolved, and
-    a cut shard raises instead of ending early. The options are those of `Store`. Whoever needs equal steps on all
-    ranks, or to resume, uses `mimicit.load`.
+    a cut shard raises instead of ending early. The options are those of `Store`. For equal steps on all ranks, or to
+    resume, use `mimicit.load`.
     """
     try:
         import webdataset
@@ -47,9 +47,9 @@ def to_webdataset(
 
 
 def from_webdataset(item: Mapping[str, Any]) -> Sample:
-    """The `Sample` of what a stock pipeline yields, before any decoding: ``WebDataset(urls).map(from_webdataset)``.
+    """The `Sample` of an item that a stock pipeline yields undecoded: ``WebDataset(urls).map(from_webdataset)``.
 
-    `CorruptShardError` names the key where a member is missing, as in folders with hard links, which webdataset skips.
+    `CorruptShardError` names the key if a member is missing, as in folders with hard links, which webdataset skips.
     """
     key = str(item.get("__key__", ""))
     where = f"{item.get('__url__', '')}: sample {key}"
@@ -81,7 +81,7 @@ def to_pandas(samples: Iterable[Sample]) -> pd.DataFrame:
     Columns: ``id``, ``source``, ``instruction`` and ``answer`` (of the query), ``context`` (triplets before it),
     ``relations`` and ``scores`` (lists, one per context triplet), ``images``, ``videos``, ``frames``, ``characters``
     and ``prompt``. All rows are held in memory: give a slice of a large folder, ``samples[:10_000]``. `UsageError`
-    where pandas is not installed.
+    if pandas is not installed.
     """
     try:
         import pandas as pd

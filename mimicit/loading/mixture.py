@@ -1,13 +1,13 @@
 """Several folders shown together in fixed proportions, each in an order of its own.
 
 Position p lies in window ``p // window``. The quotas of that window (see `Quotas`) say how many of its positions each
-part gets, a keyed permutation says which, and the quotas before it say where each part goes on. So any position is
-found without those before it, and every part shows each of its samples once per epoch of its own.
+part gets, a keyed permutation says which, and the quotas of earlier windows say where each part continues. So any
+position is found without those before it, and every part shows each of its samples once per epoch of its own.
 
 How many positions each part gets is exact at the end of every window, by arithmetic alone. Weights become whole *units*
-of a period of ``PERIOD`` windows. In each window a part gets the whole number of positions that its share surely
-contains; the few that are left go round by the chairman assignment (Tijdeman 1980), which keeps every running count
-within one of its ideal at every moment. The counts repeat after a period, so they are computed once (milliseconds) and
+of a period of ``PERIOD`` windows. In each window a part gets its share, rounded down to whole positions; the few that
+are left are distributed by the chairman assignment (Tijdeman 1980), which keeps every running count within one of its
+ideal at every moment. The counts repeat after a period, so they are computed once (milliseconds) and
 any window is found without those before it.
 """
 
@@ -33,7 +33,7 @@ __all__ = ["PERIOD", "Change", "Mixture", "Quotas", "load_mixture", "whole_units
 
 Value = TypeVar("Value")
 Change = tuple[int, tuple[int, ...]]
-"""From this window on, these units (see `mimicit.loading.mixture`)."""
+"""(a window, the units from that window on); see `mimicit.loading.mixture` for units."""
 
 PERIOD: Final = 1024
 """Windows after which the counts repeat."""
@@ -48,11 +48,11 @@ def load_mixture(
     on_error: OnError | Quarantine = "raise",
     window: int = 1024,
 ) -> Mixture[Sample]:
-    """The samples of several ``(folder, weight)``, so many of each in every ``window`` positions.
+    """The samples of several ``(folder, weight)``, in these proportions in every ``window`` positions.
 
     Weights are relative: 2 and 1 show two samples of the first folder for one of the second. ``shuffle``, ``seed``,
-    ``where`` and ``on_error`` are those of `load`, for each folder; where folders differ in more, give `Mixture` what
-    `load` or `pack` made of each.
+    ``where`` and ``on_error`` are those of `load`, for each folder; if folders differ in these, give `Mixture` what
+    `load` or `pack` returns for each.
     """
     parts = [load(folder, shuffle=shuffle, seed=seed, where=where, on_error=on_error) for folder, _ in folders]
     return Mixture(parts, [weight for _, weight in folders], seed=seed, window=window)
@@ -89,7 +89,7 @@ class Mixture(Generic[Value]):
 
     @property
     def fingerprints(self) -> Mapping[str, str]:
-        """See `Ordered.fingerprints`. Changes of weights are no part of it: they belong to the state of a run."""
+        """See `Ordered.fingerprints`. Changes of weights are not part of it: they belong to the state of a run."""
         own = (self._segments[0].units, self.window, self.seed)
         return {
             part: digest(*(each.fingerprints[part] for each in self.parts), *(own if part == "mixture" else ()))
@@ -117,7 +117,7 @@ class Mixture(Generic[Value]):
         return result
 
     def get(self, position: int) -> Value | None:
-        """The value at ``position``; None where it is damaged and damage is masked."""
+        """The value at ``position``; None if it is damaged and damage is masked."""
         return self.fetch(self.addresses([position])[0])
 
     def places(self, positions: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -134,7 +134,7 @@ class Mixture(Generic[Value]):
         return numbers, places
 
     def reweighted(self, weights: Sequence[float], position: int) -> Mixture[Value]:
-        """The same up to the first window that begins at or after ``position``, and ``weights`` from there on."""
+        """The same mixture, but with ``weights`` from the first window on that begins at or after ``position``."""
         if len(weights) != len(self.parts):
             raise UsageError(f"{len(self.parts)} parts and {len(weights)} weights; give each part a weight")
         start = -(-position // self.window)
@@ -183,7 +183,7 @@ class Quotas:
 
 
 def whole_units(weights: Sequence[float], window: int) -> tuple[int, ...]:
-    """``weights`` as units of a period (largest remainders); `UsageError` where one is not positive or vanishes."""
+    """``weights`` as units of a period (largest remainders); `UsageError` if one is not positive or rounds to 0."""
     if not weights or not all(0 < weight < float("inf") for weight in weights):
         raise UsageError(f"weights {list(weights)}: each is a positive number")
     total = PERIOD * window
@@ -229,10 +229,10 @@ class _FetchPart(Generic[Value]):
 
 
 def _running_counts(rest: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Counts (windows, parts) of the positions that are left over, before each window of a period and after the last.
+    """Counts int64[PERIOD + 1, parts] of left-over positions, before each window of a period and after the last.
 
-    Position n of them goes to the part, among those that may have it, that must have it soonest to keep up. All numbers
-    stay below 2**53, so the comparison of quotients is the same on every machine.
+    Each of them goes to the part, among those that may have it, that needs it soonest to keep up. All numbers stay
+    below 2**53, so the comparison of quotients is the same on every machine.
     """
     parts, per_window = len(rest), int(rest.sum()) // PERIOD
     running = np.zeros((PERIOD + 1, parts), dtype=np.int64)

@@ -1,14 +1,14 @@
 """Samples put together into packs of a bounded cost, so that batches hold little padding; no sample is ever split.
 
 Every epoch has packs of its own. A window of samples that follow one another in the order of the epoch is packed by
-best fit: one after the other, the larger ones rather early but mostly by chance, each where it leaves the least room.
-(Strictly the largest first, samples would meet the same others in every epoch, and those of one length each other.) The
-emptiest pack of a window is dissolved into the next, so the fill does not depend on how many packs a window holds, and
-the packs of a window are mixed, for the longest samples are packed first.
+best fit: in a random order that favours larger samples, each goes where it leaves the least room. (With strictly the
+largest first, samples would meet the same others in every epoch, and samples of equal length each other.) The emptiest
+pack of a window is dissolved into the next, so the fill does not depend on how many packs a window holds. The packs of
+a window are shuffled, because the longest samples are packed first.
 
-All epochs have as many packs as the first (and a thousandth more, where that is one): where an epoch needs fewer, some
-are halved; where it needs more, it is packed again, less by chance. So the place of every pack is as much a function of
-position as that of a sample. Cost: 2 µs a sample for each epoch when that begins, from numbers alone.
+All epochs have as many packs as the first, and a thousandth more (rounded down): if an epoch needs fewer, some are
+halved; if it needs more, it is packed again, with less left to chance. So the place of every pack is as much a function
+of position as that of a sample. Cost: 2 µs a sample at the start of each epoch, from numbers alone.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["Oversized", "Pack", "PackedSamples", "best_fit", "pack"]
 
 Oversized = Literal["raise", "alone"]
 _WINDOW: Final = 4096
-_SPARE: Final = 1000  # one pack more for so many
+_SPARE: Final = 1000  # one more pack for each this many
 _ATTEMPTS: Final = 16
 _ALIKE: Final = 4  # attempts that leave equally much to chance
 
@@ -42,7 +42,7 @@ _ALIKE: Final = 4  # attempts that leave equally much to chance
 class Pack:
     """Whole samples that share one sequence; each is a document of its own, which others must not attend to.
 
-    ``missing`` counts those left out because they are damaged and damage is masked.
+    ``missing`` counts samples left out because they are damaged and damage is masked.
     """
 
     samples: tuple[Sample, ...]
@@ -129,7 +129,7 @@ class PackedSamples:
 
     @property
     def fetch(self) -> Callable[[tuple[int, ...]], Pack | None]:
-        """See `Ordered.fetch`; an address is the rows of a pack. None where no sample of the pack is left."""
+        """See `Ordered.fetch`; an address is the rows of a pack. None if no sample of the pack is left."""
         return _FetchPack(self.samples.fetch)
 
     def addresses(self, positions: Sequence[int]) -> list[tuple[int, ...]]:
@@ -151,7 +151,7 @@ class PackedSamples:
         return Pack(samples=tuple(self.samples.store.read(row) for row in rows))
 
     def _packs_of(self, epoch: int) -> _Packs:
-        """The packs of ``epoch``; those of two epochs are kept, for a batch may lie in both."""
+        """The packs of ``epoch``; those of two epochs are kept, because a batch may lie in both."""
         order = self.samples.order
         epoch = epoch if order.shuffle is not None else 0
         if epoch not in self._epochs:
@@ -171,8 +171,7 @@ class PackedSamples:
 def best_fit(costs: Sequence[int], budget: int, ranks: NDArray[np.float64] | None = None) -> list[list[int]]:
     """Indices of ``costs`` in packs of at most ``budget``: each goes where the least room remains.
 
-    They are placed in the order of their ``ranks``, the highest first (None: of their costs). A cost above the budget
-    gets a pack of its own.
+    They are placed by ``ranks``, the highest first (None: by costs). A cost above the budget gets a pack of its own.
     """
     order = np.argsort(-(np.asarray(costs, dtype=np.float64) if ranks is None else ranks), kind="stable")
     packs: list[list[int]] = []
@@ -209,13 +208,13 @@ class _Packs:
 
     @classmethod
     def of(cls, array: NDArray[np.int64]) -> _Packs | None:
-        """Inverse of `in_one`; None where ``array`` is no such thing."""
+        """Inverse of `in_one`; None if ``array`` does not hold packs."""
         count = int(array[0]) if len(array) else 0
         packs = cls(array[1 : count + 2], array[count + 2 :])
         return packs if count > 0 and len(packs) == count and packs.starts[-1] == len(packs.members) else None
 
     def halved(self, count: int) -> _Packs:
-        """``count`` packs of the same samples, which are at least so many: those of most samples are cut in two."""
+        """The same samples, at least ``count``, in ``count`` packs: the packs with the most samples are cut in two."""
         starts = self.starts
         while (missing := count + 1 - len(starts)) > 0:
             sizes = np.diff(starts)

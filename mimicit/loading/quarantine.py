@@ -32,18 +32,18 @@ class _Store(Protocol):
         """The sample at ``row``."""
 
     def key(self, row: int) -> str:
-        """Its key."""
+        """The key of that sample."""
 
     def shard_name(self, row: int) -> str:
-        """Where it lies."""
+        """The path or URL of its shard."""
 
 
 class Quarantine:
     """The policy for bad samples, and the count of them in this process.
 
     With ``on_error="mask"``, more than ``most_fraction`` of the samples read (from the 100th on), or ``most_in_a_row``
-    one after the other, raise `CorruptShardError` with a summary: then it is not a sample that is bad. Limits and
-    counts hold for each worker process by itself; a row is counted and written once.
+    one after the other, raise `CorruptShardError` with a summary: the fault is then not in single samples. Limits and
+    counts hold for each worker process by itself; a row is written once.
     """
 
     def __init__(
@@ -70,9 +70,9 @@ class Quarantine:
         self._reasons: dict[tuple[str, str], str] = {}  # by shard and key
 
     def attempt(self, store: _Store, row: int, work: Callable[[Sample], T]) -> T | None:
-        """``work(sample)`` for the sample at ``row``; None where it, or ``work``, raises `CorruptShardError`.
+        """``work(sample)`` for the sample at ``row``; None if reading it, or ``work``, raises `CorruptShardError`.
 
-        Use it to decode under the same policy. Where ``on_error`` is ``"raise"``, the error passes through.
+        Use it to decode under the same policy. If ``on_error`` is ``"raise"``, the error passes through.
         """
         self.reads += 1
         try:
@@ -108,7 +108,7 @@ class Quarantine:
 
 
 def _append(path: Path, entry: dict[str, Any]) -> None:
-    """One whole line, whatever other processes write at the same time; a torn last line is ended first."""
+    """Append one whole line, whatever other processes write at the same time; a torn last line is ended first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab+", buffering=0) as file:
         fcntl.flock(file, fcntl.LOCK_EX)

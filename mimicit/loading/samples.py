@@ -43,10 +43,10 @@ def load(
     """The samples of the finished folder ``shards`` that meet ``where``, in stored or in shuffled order.
 
     ``shards`` is a folder or the URL of one; ``check``, ``cache_dir`` and ``cache_bytes`` are those of `Store`.
-    ``shuffle`` is ``None``, ``"full"`` (every order equally) or ``"window"`` (reads stay near one another; for large
+    ``shuffle`` is ``None``, ``"full"`` (over the whole folder) or ``"window"`` (reads stay near one another; for large
     folders). ``where`` filters by the index: ``{"source": "llava", "max_frames": 8}``, see `Where`. The order depends
     on the folder, ``shuffle``, ``seed`` and ``where`` alone. ``on_error`` says what a loader does with a bad sample,
-    see `Quarantine`. Raises `ShardError` and its kinds, `UsageError` where no sample is left.
+    see `Quarantine`. Raises `ShardError` and its subclasses, `UsageError` if no sample is left.
     """
     store = Store(shards, cache_dir=cache_dir, cache_bytes=cache_bytes, check=check)
     return Samples(store, shuffle=shuffle, seed=seed, where=where, on_error=on_error)
@@ -55,7 +55,7 @@ def load(
 class Samples(Sequence[Sample]):
     """The samples of one folder; ``samples[position]`` for positions of the first epoch, `get` for any epoch.
 
-    A bad sample raises when it is asked for directly; what a loader does with it, ``on_error`` decides.
+    Direct access to a bad sample raises; ``on_error`` decides what a loader does with it.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Samples(Sequence[Sample]):
         self.order = Order(length=count, shuffle=shuffle, seed=seed)
 
     def only(self, indices: NDArray[np.int64]) -> Samples:
-        """Those of these samples that are at ``indices`` (ascending) of their stored order, ordered alike."""
+        """The samples at ``indices`` (ascending) of their stored order, with the same shuffle and seed."""
         fewer = copy.copy(self)
         fewer._selected = self.rows(indices)
         fewer._filter_digest = digest(fewer._selected)
@@ -99,7 +99,7 @@ class Samples(Sequence[Sample]):
 
     @property
     def fingerprints(self) -> Mapping[str, str]:
-        """See `Ordered.fingerprints`. Two filters that leave the same samples are equal."""
+        """See `Ordered.fingerprints`. Two filters that leave the same samples have equal digests."""
         return {
             "content": digest(self.fingerprint),
             "order": digest(self.order),
@@ -114,7 +114,7 @@ class Samples(Sequence[Sample]):
         return _Fetch(self.store, self.quarantine, _same)
 
     def decoded(self, decode: Callable[[Sample], Value]) -> Decoded[Value]:
-        """These samples as ``decode`` makes them in the worker; a picture that it cannot read is a bad sample."""
+        """These samples as ``decode`` returns them, in the worker; it raises `CorruptShardError` for a bad sample."""
         return Decoded(self, decode)
 
     def __len__(self) -> int:
@@ -156,7 +156,7 @@ class Samples(Sequence[Sample]):
         return self.store.read(self.addresses([position])[0])
 
     def by_key(self, key: str) -> Sample:
-        """The sample with this WebDataset key; `UsageError` where there is none, or the filter leaves it out."""
+        """The sample with this WebDataset key; `UsageError` if there is none, or the filter leaves it out."""
         row = self.store.row_of(key)
         if self._selected is not None and row not in self._selected:
             raise UsageError(f"{self.folder}: the filter leaves out the sample {key!r}")
@@ -185,7 +185,7 @@ class Decoded(Generic[Value]):
 
     @property
     def fingerprints(self) -> Mapping[str, str]:
-        """Those of the samples."""
+        """The fingerprints of the samples."""
         return self.samples.fingerprints
 
 

@@ -1,8 +1,8 @@
 """The torch adapter: the same global batches for every world size and every number of workers.
 
 `Loader` is a whole loader with exact, elastic resume. `SampleDataset` and `PositionSampler` are its two halves for
-`torch.utils.data.DataLoader` and for torchdata's `StatefulDataLoader`. In both, workers hold no state: what they are
-asked for decides what they give.
+`torch.utils.data.DataLoader` and for torchdata's `StatefulDataLoader`. In both, workers hold no state: what they
+return depends on the request alone.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ Context = Literal["fork", "forkserver", "spawn"]
 class SampleDataset(torch.utils.data.Dataset["Value | None"]):
     """`Samples`, packs or a mixture for `DataLoader`: an index is a position of the endless order.
 
-    The value is None for `PADDING`, and for a damaged sample where damage is masked. Its state holds the fingerprints
-    of the samples, so that `StatefulDataLoader` does not resume with others.
+    The value is None for `PADDING`, and for a damaged sample if damage is masked. Its state holds the fingerprints of
+    the samples, so that `StatefulDataLoader` refuses to resume with others.
     """
 
     def __init__(self, samples: Ordered[Value]) -> None:
@@ -43,15 +43,15 @@ class SampleDataset(torch.utils.data.Dataset["Value | None"]):
         return self.__getitems__([position])[0]
 
     def __getitems__(self, positions: Sequence[int]) -> list[Value | None]:
-        """All values of a batch at once; `DataLoader` calls it by this name."""
+        """All values of a batch in one go; `DataLoader` calls it by this name."""
         return _values(self._fetch, positions, _addresses(self.samples, positions))
 
     def state_dict(self) -> dict[str, Any]:
-        """See `PositionSampler` for the position."""
+        """The fingerprints of the samples; the position is in the state of `PositionSampler`."""
         return dict(self.samples.fingerprints)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """`UsageError` where the state is of other samples."""
+        """`UsageError` if the state is that of other samples."""
         prints = {part: str(state.get(part)) for part in PARTS}
         LoaderState(batches=0, batch_size=1, fingerprints=prints).check(self.samples.fingerprints, 1)
 
@@ -61,8 +61,8 @@ class PositionSampler(torch.utils.data.Sampler[list[int]]):
 
     ``batch_size`` is the global batch, a multiple of ``world_size``. Training runs until ``steps`` from ``start_step``
     on and lets the tail of an epoch flow into the next. With ``end`` (the number of samples to evaluate), positions
-    at or after it are `PADDING`, and ``steps`` defaults to as many as it takes. Every rank sees the same number of
-    steps. Its iterators can be saved and resumed (`StatefulDataLoader` does).
+    at or after it are `PADDING`, and ``steps`` defaults to the number that covers ``end``. Every rank sees the same
+    number of steps. Its iterators can be saved and resumed (`StatefulDataLoader` does).
     """
 
     def __init__(
@@ -124,13 +124,13 @@ class Loader(Generic[Value]):
     ``batch_size`` is the global batch, a multiple of ``world_size``; rank and world size default to those of
     ``torch.distributed``. Training (the default) runs for ``steps`` global steps, or without end, and the tail of an
     epoch flows into the next. ``evaluate=True`` is one pass over ``samples`` whose last step is padded; iterating again
-    after its end begins anew. Every rank sees the same number of steps.
+    after its end starts over. Every rank sees the same number of steps.
 
-    ``collate`` makes what is delivered from the `Slots` of a step, in the worker. ``num_workers``, ``context``,
+    ``collate`` turns the `Slots` of a step into what is delivered, in the worker. ``num_workers``, ``context``,
     ``persistent_workers``, ``prefetch`` (batches per worker), ``pin_memory`` and ``worker_init`` are those of
-    `DataLoader`; none of them changes a batch. Errors of workers are raised as they were there.
+    `DataLoader`; none of them changes a batch. A `MimicitError` in a worker is raised unchanged.
 
-    Iterate once at a time: an iteration goes on after the last delivered batch.
+    Iterate once at a time: an iteration continues after the last delivered batch.
     """
 
     def __init__(
@@ -205,7 +205,7 @@ class Loader(Generic[Value]):
                     raise batch
                 self._tickets.first += 1
                 yield batch
-                if self._moved:  # what workers have prepared is not what comes next any more
+                if self._moved:  # the batches that workers have prepared are no longer the next ones
                     going_on = True
                     break
 
@@ -221,7 +221,7 @@ class Loader(Generic[Value]):
         return state.to_json()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on behind the batches of ``state``, which any world size and number of workers may have given.
+        """Continue after the batches of ``state``, which may come from any world size and number of workers.
 
         `UsageError` names what differs: content, order, filter, mixture, packing or batch size.
         """
@@ -236,7 +236,7 @@ class Loader(Generic[Value]):
     def set_weights(self, weights: Sequence[float]) -> None:
         """Give the parts of a mixture other weights from its next window on; call it on every rank after one step.
 
-        `UsageError` where the samples are no mixture, or the state has no room for one more change.
+        `UsageError` if the samples are not a mixture, or the state has no room for one more change.
         """
         if not isinstance(self.samples, Mixture):
             raise UsageError("weights belong to a mixture; these samples are none")
@@ -259,7 +259,7 @@ class _Ticket(NamedTuple):
 
 
 class _Tickets(torch.utils.data.Sampler[_Ticket]):
-    """The half of a loader that stays in the process that trains: what the steps from ``first`` on are made of."""
+    """The half of a loader that stays in the training process: what each step from ``first`` on consists of."""
 
     def __init__(self, samples: Ordered[Any], split: Split, steps: int | None) -> None:
         self.samples = samples
@@ -268,7 +268,7 @@ class _Tickets(torch.utils.data.Sampler[_Ticket]):
         self.first = 0
 
     def __iter__(self) -> Iterator[_Ticket]:
-        step = self.first  # fixed here: it counts what is delivered, and workers are asked ahead of that
+        step = self.first  # a copy: ``first`` counts delivered batches, and workers are asked ahead of them
         while self.steps is None or step < self.steps:
             positions = self.split.positions(step)
             yield _Ticket(step, positions, _addresses(self.samples, positions))
@@ -292,7 +292,7 @@ class _Worker(torch.utils.data.Dataset[Any]):
 
 
 def _addresses(samples: Ordered[Any], positions: Sequence[int]) -> list[Address]:
-    """The addresses of the positions that are no padding."""
+    """The addresses of the positions that are not padding."""
     return samples.addresses([position for position in positions if position != PADDING])
 
 
@@ -310,11 +310,11 @@ def _distributed() -> tuple[int, int]:
 
 
 def _of_workers(batches: Iterable[Any]) -> Iterator[Any]:
-    """``batches``; `LostWorkerError` where a worker dies, which shows as the end of a connection, or on inquiry."""
+    """``batches``; `LostWorkerError` if a worker dies, which shows as a lost connection or at a check."""
     try:
         yield from batches
     except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
-        is_of_worker = str(error).startswith("Caught ")  # what went wrong inside of one
+        is_of_worker = str(error).startswith("Caught ")  # an exception inside a worker
         if is_of_worker or (isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker")):
             raise
         raise LostWorkerError(

@@ -2,7 +2,7 @@
 
 A trainer asks a map-style data set for indices; here an index is a position of the endless order. Taken one after the
 other, they make the same global batches as `mimicit.loading.torch.Loader`, for every number of processes and workers,
-and a trainer that resumes skips what was trained on without reading it. `OrderCallback` makes sure of all that.
+and a trainer that resumes skips what was trained on without reading it. `OrderCallback` checks all of that.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class TrainerDataset(torch.utils.data.Dataset["Value | None"]):
 
     ``length`` is the number of samples of the whole run: its steps times the global batch. Without it, one epoch. The
     trainer needs ``train_sampling_strategy="sequential"`` and, to check that, an `OrderCallback`. A value is None for a
-    damaged sample where damage is masked; `ChatCollator` leaves it out.
+    damaged sample if damage is masked; `ChatCollator` leaves it out.
     """
 
     def __init__(self, samples: Ordered[Value], length: int | None = None) -> None:
@@ -44,7 +44,7 @@ class TrainerDataset(torch.utils.data.Dataset["Value | None"]):
         return self._values[position]
 
     def __getitems__(self, positions: Sequence[int]) -> list[Value | None]:
-        """All values of a batch at once; `DataLoader` calls it by this name."""
+        """All values of a batch in one go; `DataLoader` calls it by this name."""
         return self._values.__getitems__(positions)
 
     def to_datasets(self) -> Any:
@@ -73,9 +73,9 @@ class _Rows:
 class OrderCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # transformers has no types
     """Keeps a trainer to the order of its `TrainerDataset`, and its checkpoints to their samples.
 
-    Checkpoints hold the state that a `Loader` of the same global batch would have there. `UsageError` when training
-    begins names what differs from it (content, order, filter, mixture, packing, or the global batch), or what the
-    trainer must be told to keep the order, or says that the weights are not those of the checkpoint.
+    Checkpoints hold the state that a `Loader` of the same global batch would have there. When training begins,
+    `UsageError` names what differs from that state (content, order, filter, mixture, packing, or the global batch), or
+    the setting that the trainer needs to keep the order, or says that the weights are not those of the checkpoint.
     """
 
     def __init__(self) -> None:
@@ -91,7 +91,7 @@ class OrderCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # 
     def on_train_begin(
         self, args: Any, state: Any, control: Any, model: Any = None, train_dataloader: Any = None, **_others: Any
     ) -> None:
-        """Check the settings, and those of the checkpoint where training resumes from one."""
+        """Check the settings, and the checkpoint if training resumes from one."""
         data = _data_of(train_dataloader)
         batch_size = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         if getattr(args, "train_sampling_strategy", None) != "sequential":
@@ -127,7 +127,7 @@ class OrderCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # 
 
 
 def _weights(model: torch.nn.Module) -> str | None:
-    """A digest of a little of each trained weight; None where a process has only its part of them."""
+    """A digest of the first numbers of each trained weight; None if this process has only a part of the weights."""
     trained = [weight.detach() for weight in model.parameters() if weight.requires_grad]
     if any(not weight.numel() or hasattr(weight, "full_tensor") for weight in trained):
         return None

@@ -1,1 +1,1 @@
-"""Which sample comes when: selections, permutations, quotas, costs, and the state to go on from."""
+"""Which sample comes when: selections, permutations, quotas, costs, and the state to resume from."""

@@ -1,4 +1,4 @@
-"""What a sample costs, as one whole number each: a column of the index, or measured once and kept in a file."""
+"""The cost of each sample as a whole number: a column of the index, or measured once and kept in a file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["Cost", "costs_of", "kept_array", "token_cost"]
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """A measure of samples; ``fingerprint`` differs wherever ``measure`` may give another number."""
+    """A measure of samples; ``fingerprint`` differs if ``measure`` may give another number."""
 
     measure: Callable[[Sample], int]
     fingerprint: str
@@ -35,7 +35,7 @@ class _Tokenizer(Protocol):
 
 
 def token_cost(tokenizer: _Tokenizer, template: str = "otter") -> Cost:
-    """Tokens of the whole prompt (see `mimicit.prompt.render`) under a tokenizer in the manner of `transformers`."""
+    """Tokens of the whole prompt (see `mimicit.prompt.render`) under a tokenizer like those of `transformers`."""
 
     def measure(sample: Sample) -> int:
         return len(tokenizer(render(sample, template))["input_ids"])
@@ -51,8 +51,8 @@ def costs_of(
     """The cost of each sample that takes part, in stored order: int64[number of samples].
 
     ``cost`` names an integer column of the index (``frames``, ``media``, ``triplets``, ``characters``, ``size``), is
-    such an array itself, or measures: every sample is read once, and the result kept in ``cache_dir`` for all later
-    runs with the same folder, filter and measure. `UsageError` where there is no such column, the array has another
+    such an array itself, or a measure: every sample is read once, and the result kept in ``cache_dir`` for all later
+    runs with the same folder, filter and measure. `UsageError` if there is no such column, the array has another
     length, or a cost is negative.
     """
     if isinstance(cost, str):
@@ -74,7 +74,7 @@ def costs_of(
 
 
 def kept_array(folder: Path | None, name: str, make: Callable[[], NDArray[np.int64]]) -> NDArray[np.int64]:
-    """The array ``make`` gives, memory-mapped from ``folder`` where it is kept; without a folder it is only made.
+    """The array that ``make`` returns, kept in ``folder`` and memory-mapped from there; without a folder, only made.
 
     The file appears whole or not at all, so processes may race for it; ``name`` must identify its content.
     """

@@ -1,9 +1,9 @@
 """The order of an epoch as a function of position: a keyed permutation that is never materialised.
 
 ``full`` is a Feistel network over the next power of two, with cycle walking: one index costs O(1), and a whole array
-is handled at once (30 to 60 ns an index). ``window`` permutes blocks of neighbouring samples over the whole folder, and
-then the samples within a window of such blocks: reads stay near one another, batches stay mixed. Both are bijections
-of ``range(length)`` for every key.
+is handled in one go (30 to 60 ns an index). ``window`` permutes blocks of neighbouring samples over the whole folder,
+and then the samples within a window of such blocks: reads stay near one another, batches stay mixed. Both are
+bijections of ``range(length)`` for every key.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _U64 = np.uint64
 _MULTIPLIER_1: Final = _U64(0xBF58476D1CE4E5B9)  # the finaliser of SplitMix64 (Steele, Lea, Flood 2014)
 _MULTIPLIER_2: Final = _U64(0x94D049BB133111EB)
 _ROUNDS: Final = 4
-_SMALL_BITS: Final = 8  # halves of so few bits mix too little in four rounds: the images of 5 values are biased
+_SMALL_BITS: Final = 8  # up to this size, halves mix too little in four rounds: the images of 5 values are biased
 _SMALL_ROUNDS: Final = 8
 
 
@@ -73,7 +73,7 @@ class Order:
         return (self._window_order(places, epoch) + shift) % self.length
 
     def _window_order(self, places: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
-        whole = self.length // self.block  # whole blocks; the few samples behind them belong to the last window
+        whole = self.length // self.block  # whole blocks; the few samples after them belong to the last window
         windows = max(1, -(-whole // self.window))
         fewer, longer = divmod(whole, windows)  # the first ``longer`` windows have one block more than ``fewer``
         blocks = np.minimum(places // self.block, max(whole - 1, 0))
@@ -113,10 +113,10 @@ def permutation_key(seed: int, epoch: int, purpose: str, part: int) -> int:
 
 
 def grouped(numbers: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.intp]]]:
-    """Each different number with the indices where it stands; sorted, so thousands of groups cost no thousand scans."""
+    """Each distinct number with the indices where it stands, by one sort instead of a scan for each number."""
     order = np.argsort(numbers, kind="stable")
     starts = np.flatnonzero(np.diff(numbers[order], prepend=-1))
-    for start, stop in zip(starts, [*starts[1:], len(order)], strict=False):  # of nothing, there is no start
+    for start, stop in zip(starts, [*starts[1:], len(order)], strict=False):  # an empty array has no start
         yield int(numbers[order[start]]), order[start:stop]
 
 

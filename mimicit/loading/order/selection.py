@@ -28,10 +28,10 @@ _COLUMNS = [name for name in INDEX_SCHEMA.names if name not in _PLACES]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Where:
-    """Conditions that a sample must meet, all of them; what is None is no condition.
+    """Conditions that a sample must all meet; a field that is None sets no condition.
 
     ``source``, ``relation`` and ``kind`` take one name or several, of which one must fit: the source, a relation that
-    one of its context triplets has, and what it shows (``image``: at least one picture, ``video``: at least one clip,
+    one of its context triplets has, or what it shows (``image``: at least one picture, ``video``: at least one clip,
     ``text``: no media). The limits are inclusive, and count as the index does: ``frames`` are all pictures and video
     frames, ``characters`` those of all instructions and answers.
     """
@@ -55,9 +55,9 @@ class Where:
         _check_names("kind", _names(self.kind), _KINDS)
 
     def expression(self, relations: Collection[str] = RELATIONS) -> Any | None:
-        """The conditions as one `pyarrow.compute.Expression`; None where there is none.
+        """The conditions as one `pyarrow.compute.Expression`; None if there are none.
 
-        ``relations`` are those that the index counts; `UsageError` where another is asked for.
+        ``relations`` are those that the index counts; `UsageError` if a condition names another.
         """
         _check_names("relation", _names(self.relation), relations)
         tests = []
@@ -84,7 +84,7 @@ def select_rows(store: Store, condition: Condition | None) -> NDArray[np.int64] 
     """The rows that meet ``condition``, ascending; None for all of them.
 
     An Arrow expression may use the columns of ``mimicit.shards.index.INDEX_SCHEMA`` that do not say where a sample
-    lies; a row for which it is null is left out. `UsageError` where it cannot be computed, or nothing is left.
+    lies; a row for which it is null is left out. `UsageError` if it cannot be computed, or nothing is left.
     """
     if isinstance(condition, Mapping):
         _check_names("where", condition, [field.name for field in dataclasses.fields(Where)])

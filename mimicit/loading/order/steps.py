@@ -1,13 +1,12 @@
 """Which positions a step takes on which rank, and what a step of one rank is before it becomes tensors.
 
-What every loader reads from are values in an endless order (`Ordered`), cut in two halves. The first is arithmetic:
-positions to *addresses* (a row, the rows of a pack, a part and its address). It runs in the process that trains. The
-second, `fetch`, reads the value at an address; it holds no position, no order and no filter, so it is all that worker
-processes get.
+Every loader reads values in an endless order (`Ordered`), in two steps. The first is arithmetic: positions to
+*addresses* (a row, the rows of a pack, a part and its address). It runs in the training process. The second, `fetch`,
+reads the value at an address; it holds no position, no order and no filter, so it is all that worker processes get.
 
 `LoaderState` says where a run stands, as a few hundred bytes of JSON that are the same on every rank. It counts global
-batches that were delivered, and holds a fingerprint of everything else that decides what the next one is; so it can be
-taken up with any number of processes and workers, and by nothing else.
+batches that were delivered, and holds a fingerprint of everything else that decides what the next one is; so a run can
+resume from it with any number of processes and workers, but not with other samples or another order.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ Value_co = TypeVar("Value_co", covariant=True)
 MAX_STATE_BYTES: Final = 512
 _VERSION: Final = 1
 _MOST_BATCHES: Final = 10**15
-_MOST: Final = 2**53  # what JSON holds exactly everywhere
+_MOST: Final = 2**53  # the largest whole number that every reader of JSON holds exactly
 _MENDS: Final = {
     "content": "give the same shards",
     "order": "give the same shuffle and seed",
@@ -54,7 +53,7 @@ _MENDS: Final = {
 class Slots(Generic[Value]):
     """What one rank sees in global step ``step``: for each slot its position (or `PADDING`) and its value.
 
-    A value is None where the slot is padding, or holds a damaged sample and damage is masked.
+    A value is None if the slot is padding, or holds a damaged sample and damage is masked.
     """
 
     step: int
@@ -89,7 +88,7 @@ class Split:
             raise UsageError(f"rank {self.rank} of {self.world_size} processes")
 
     def positions(self, step: int) -> list[int]:
-        """The positions of this rank in ``step``; as many on every rank and in every step."""
+        """The positions of this rank in ``step``; equally many on every rank and in every step."""
         share = self.batch_size // self.world_size
         first = step * self.batch_size + self.rank * share
         end = first + share if self.end is None else self.end
@@ -113,7 +112,7 @@ class Ordered(Protocol[Value_co]):
 
     @property
     def fetch(self) -> Callable[[Address], Value_co | None]:
-        """Reads the value at an address; None where it is damaged and damage is masked. Can be pickled."""
+        """Reads the value at an address; None if it is damaged and damage is masked. Can be pickled."""
 
     @property
     def fingerprints(self) -> Mapping[str, str]:
@@ -145,7 +144,7 @@ class LoaderState:
     changes: Sequence[tuple[int, Sequence[int]]] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """At most `MAX_STATE_BYTES` of JSON; `UsageError` where too many changes of weights do not fit."""
+        """At most `MAX_STATE_BYTES` of JSON; `UsageError` if there are too many changes of weights to fit."""
         value: dict[str, Any] = {
             "version": _VERSION,
             "batches": self.batches,
@@ -164,7 +163,7 @@ class LoaderState:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> LoaderState:
-        """The state that `to_json` gave; `UsageError` where ``value`` is not one."""
+        """The state that `to_json` gave; `UsageError` if ``value`` is not a state."""
         try:
             if value["version"] != _VERSION:
                 raise UsageError(f"loader state of version {value['version']}; this is version {_VERSION}")
@@ -181,7 +180,7 @@ class LoaderState:
         return state
 
     def check(self, fingerprints: Mapping[str, str], batch_size: int) -> None:
-        """`UsageError` names every part in which a loader differs from the one that gave this state."""
+        """`UsageError` names every part in which a loader differs from the loader that gave this state."""
         wrong = [
             f"another {part} ({self.fingerprints[part]}, here {fingerprints[part]}): {_MENDS[part]}"
             for part in PARTS
@@ -194,7 +193,7 @@ class LoaderState:
 
 
 def _whole(value: object) -> int:
-    """``value``, if it is a whole number from 0 to 2^53; `ValueError` where it is text, a float, or beyond."""
+    """``value``, if it is a whole number from 0 to 2^53; `ValueError` if it is text, a float, or out of range."""
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MOST:
         raise ValueError(f"{value!a:.40} is no whole number from 0 to {_MOST:,}")
     return value

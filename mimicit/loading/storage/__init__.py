@@ -1,1 +1,1 @@
-"""Where shards lie: folders and URLs, the cache of those, and single samples by their row."""
+"""Where shards lie: folders and URLs, the cache of remote shards, and single samples by their row."""

@@ -1,4 +1,4 @@
-"""A folder of shards, on disk or behind a URL: its manifest, its index, and a reader of its shards."""
+"""A folder of shards, on disk or at a URL: its manifest, its index, and a reader of its shards."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from mimicit.shards.soundness import index_faults, manifest_faults, refuse
 __all__ = ["Folder", "open_folder"]
 
 _CHECKED_NAME: Final = "checked"
-"""Beside the columns of a large index: by which manifest they were found to be sound."""
+"""A file next to the columns of a large index: a hash of the manifest by which they were found to be sound."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Folder:
-    """``location`` as given; ``index_path`` is the index on this machine, ``columns`` what of it reading needs."""
+    """``location`` as given; ``index_path`` is the index on this machine, ``columns`` the part that reading needs."""
 
     location: str
     manifest: dict[str, Any]
@@ -40,8 +40,8 @@ class Folder:
 def open_folder(location: str | Path, *, cache_dir: Path | None, cache_bytes: int) -> Folder:
     """The finished folder at ``location``, a path or a URL; see `Store` for the cache.
 
-    `ShardError` and its kinds where there is none, or its index is not the one of the manifest; `UsageError` where
-    the cache cannot hold the largest shard.
+    `ShardError` and its subclasses if there is none, or its index does not match the manifest; `UsageError` if the
+    cache cannot hold the largest shard.
     """
     text = str(location)
     if "://" in text and not text.startswith("file://"):
@@ -82,7 +82,7 @@ def _open_remote(url: str, cache_dir: Path | None, cache_bytes: int) -> Folder:
 
 
 def _columns(path: Path, manifest: dict[str, Any], cache: Path) -> IndexColumns:
-    """What reading needs of the index at ``path``, which is sound beside ``manifest``."""
+    """The columns of the index at ``path`` that reading needs, checked against ``manifest``."""
     shards = manifest["shards"]
     digest = manifest["files"][INDEX_NAME]
     if sum(shard["samples"] for shard in shards) < LARGE_ROWS:
@@ -96,9 +96,9 @@ def _columns(path: Path, manifest: dict[str, Any], cache: Path) -> IndexColumns:
     try:
         columns = map_index(path, shards, cache, digest)
     except OSError:
-        return decode_index(path, shards)  # a home that cannot be written: the index is held in memory instead
+        return decode_index(path, shards)  # the cache cannot be written: the index is held in memory instead
     if not is_checked:
-        with suppress(OSError):  # another process writes the same, or nobody may: it is checked once more
+        with suppress(OSError):  # another process writes the same, or nobody may: then it is checked again
             write_atomically(kept / _CHECKED_NAME, [seen.encode()])
     return columns
 

@@ -69,7 +69,7 @@ class IndexColumns:
 
     @property
     def has_json(self) -> bool:
-        """Whether the JSON of the samples is in the index: a folder whose shards others made."""
+        """Whether the JSON of the samples is in the index, as in a folder of foreign shards."""
         return self._json_ends is not None
 
     def shard(self, row: int) -> int:
@@ -90,7 +90,7 @@ class IndexColumns:
         return self._key(row).decode()
 
     def json(self, row: int) -> bytes:
-        """The JSON of the sample, where `has_json`."""
+        """The JSON of the sample, if `has_json`."""
         assert self._json_ends is not None and self._json_bytes is not None
         start = self._json_ends[row - 1] if row else 0
         return bytes(self._json_bytes[start : self._json_ends[row]])
@@ -144,16 +144,16 @@ def default_cache() -> Path:
 def decode_index(path: Path, shards: Sequence[Mapping[str, Any]]) -> IndexColumns:
     """The columns of the index file ``path`` in memory; ``shards`` are the manifest's.
 
-    `CorruptShardError` where it is unreadable, or a place that it gives is in no shard.
+    `CorruptShardError` if it is unreadable, or gives a place that is not inside its shard.
     """
     parts = list(_batches(path, shards))
     return IndexColumns({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
 
 def map_index(path: Path, shards: Sequence[Mapping[str, Any]], cache: Path, digest: str) -> IndexColumns:
-    """The columns mapped from ``cache``, where they are decoded to if they are not there; errors as `decode_index`.
+    """The columns mapped from ``cache``, decoded into it first if they are not there; errors as `decode_index`.
 
-    ``digest`` is the SHA-256 of the index. `OSError` where the folder ``cache`` cannot be written.
+    ``digest`` is the SHA-256 of the index. `OSError` if the folder ``cache`` cannot be written.
     """
     folder = cache / "index" / digest
     if not folder.is_dir():
@@ -197,7 +197,7 @@ def _map(folder: Path) -> Arrays:
 
 
 def _batches(path: Path, shards: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, NDArray[Any]]]:
-    """The arrays of a few thousand rows at a time; at least one, maybe empty."""
+    """The arrays of `_BATCH_ROWS` rows at a time, after arrays of no rows, so that there is at least one batch."""
     try:
         with open_regular(path) as source, pq.ParquetFile(source) as file:
             names = file.schema_arrow.names
@@ -212,7 +212,7 @@ def _batches(path: Path, shards: Sequence[Mapping[str, Any]]) -> Iterator[dict[s
                 for name in ends.keys() & arrays.keys():
                     ends[name] = int(arrays[name][-1])
                 yield arrays
-    except MemoryError:  # which Arrow's is too: it says nothing about the file
+    except MemoryError:  # Arrow's is one too; it says nothing about the file
         raise
     except (pa.ArrowException, OSError) as error:
         raise CorruptShardError(f"{path}: unreadable ({error}); build the folder again") from None
@@ -253,7 +253,7 @@ def _check_places(
     arrays: Mapping[str, NDArray[Any]],
     shards: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Every member lies inside its shard, every row has as many sizes as offsets, and at least one without JSON."""
+    """Check that members lie inside their shard, and that each row has as many sizes as offsets: some, without JSON."""
     fault = counts != _lengths(batch.column("member_sizes"))
     if JSON_COLUMN not in batch.schema.names:
         fault |= counts == 0

@@ -66,7 +66,7 @@ class FsspecTransport:
             raise ShardError(f"{self._url}/{name}: no such file") from None
         except PermissionError as error:
             raise ShardError(f"{self._url}/{name}: access denied ({error})") from None
-        except Exception as error:  # every back end has errors of its own; what they mean is not for us to know
+        except Exception as error:  # every back end has errors of its own; any of them may be temporary
             raise TransferError(f"{type(error).__name__}: {error}"[:300]) from error
 
 
@@ -130,7 +130,7 @@ class HttpTransport:
             size = _whole_size(response, f"{self._url}/{name}", start)
             data = _receive(response, length, end_s)
         except (OSError, http.client.HTTPException, TransferError) as error:
-            self.close()  # what is left of this answer must not become the next one
+            self.close()  # the rest of this answer must not be read as the next one
             raise TransferError(str(error) or type(error).__name__) from None
         except ShardError:
             self.close()
@@ -172,7 +172,7 @@ class HttpTransport:
 
 
 def _whole_size(response: http.client.HTTPResponse, where: str, start: int) -> int:
-    """The size of the file whose part ``response`` holds; errors as `Transport` where it holds no such part."""
+    """The size of the file of which ``response`` holds the part at ``start``; errors as `Transport` if it does not."""
     status = response.status
     if status in _RETRIED:
         raise TransferError(f"the server answers {status} {response.reason}")

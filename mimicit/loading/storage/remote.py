@@ -1,8 +1,8 @@
-"""Folders of shards behind a URL, read in exact ranges: byte for byte, or a named failure within a bounded time.
+"""Folders of shards at a URL, read in exact ranges: byte for byte, or a named failure within a bounded time.
 
 ``http://`` and ``https://`` need nothing but the standard library; every other scheme goes through `fsspec` (extra
-``remote``). A range that fails, stalls or comes back short is asked for again, after waits that double; with the
-defaults a dead server is reported after about a minute and a half per range at most, a missing file at once.
+``remote``). A range that fails, stalls or comes back short is requested again, after waits that double; with the
+defaults a dead server is reported after at most about a minute and a half per range, a missing file immediately.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Retries:
     slowest_rate: int = 1 << 17
 
     def wait_s(self, failures: int) -> float:
-        """Seconds to wait after so many failures."""
+        """Seconds to wait after this many ``failures``."""
         return min(self.longest_wait_s, self.first_wait_s * 2.0 ** (failures - 1))
 
     def deadline_s(self, length: int) -> float:
@@ -48,16 +48,16 @@ class Retries:
 
 
 class Transport(Protocol):
-    """How bytes of named files beneath one URL are got; `TransferError` where trying again may help."""
+    """Reads bytes of named files beneath one URL; `TransferError` if another attempt may help."""
 
     def size(self, name: str, deadline_s: float) -> int:
-        """Bytes of the file ``name``; `ShardError` where there is none."""
+        """Bytes of the file ``name``; `ShardError` if there is none."""
 
     def read(self, name: str, start: int, length: int, deadline_s: float) -> bytes:
         """These bytes, fewer only at the end of the file; errors as `size`."""
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
 
 
 class RemoteFolder:
@@ -69,12 +69,12 @@ class RemoteFolder:
         self._local = threading.local()
 
     def size(self, name: str) -> int:
-        """Bytes of the file ``name``; `ShardError` where there is none, or the server does not say."""
+        """Bytes of the file ``name``; `ShardError` if there is none, or the server does not say."""
         deadline = self.retries.deadline_s(0)
         return self._retry(name, lambda: self._transport().size(name, deadline))
 
     def read(self, name: str, start: int, length: int) -> bytes:
-        """Exactly these bytes of the file ``name``; `ShardError` names it where they cannot be had."""
+        """Exactly these bytes of the file ``name``; `ShardError` names it if they cannot be read."""
         if not length:
             return b""
         deadline = self.retries.deadline_s(length)
@@ -93,7 +93,7 @@ class RemoteFolder:
             yield self.read(name, start, min(_CHUNK_BYTES, size - start))
 
     def read_all(self, name: str, *, most: int) -> bytes:
-        """The whole file ``name``; `ShardError` where it has more than ``most`` bytes."""
+        """The whole file ``name``; `ShardError` if it has more than ``most`` bytes."""
         size = self.size(name)
         if size > most:
             raise ShardError(f"{self.url}/{name}: {size:,} bytes, more than {most:,}")
@@ -132,7 +132,7 @@ class RemoteFolder:
 
 
 class RemoteShards:
-    """A `ShardReader` that asks for every range; each shard's size is checked before its first."""
+    """A `ShardReader` that requests every range; each shard's size is checked before its first range."""
 
     gap_bytes = 1 << 19  # what a fast line carries in the time of one round trip
 
@@ -159,7 +159,7 @@ class RemoteShards:
 
 
 def check_size(remote: RemoteFolder, name: str, size: int) -> None:
-    """`ChangedShardError` where the remote file ``name`` has not ``size`` bytes."""
+    """`ChangedShardError` if the remote file ``name`` does not have ``size`` bytes."""
     found = remote.size(name)
     if found != size:
         raise ChangedShardError(

@@ -1,15 +1,15 @@
 """Ranges of bytes of shards that are files, in a folder or in a cache of remote ones.
 
-`LocalShards` and `OpenShards` call `os.pread` on descriptors that are opened when needed, the latest kept. `pread` has
-no position, so descriptors may be shared by threads and inherited by forked workers. One that is pushed out is closed
-when its last reader is done with it.
+`LocalShards` and `OpenShards` call `os.pread` on descriptors that are opened when needed; the latest are kept. `pread`
+has no position, so descriptors may be shared by threads and inherited by forked workers. A descriptor that is evicted
+is closed when its last reader is done with it.
 
 `ShardCache` is a folder that keeps whole remote shards, shared by processes and bounded in bytes. Everything lies in
 ``CACHE/mimicit-shards/`` under the shard's SHA-256: the shard, a lock that its one downloader holds, and a ledger
-entry, whose time stamp says when the shard was last opened. A shard is downloaded beside its place, compared with its
-checksum, and renamed. What has no ledger entry was not put there by us and is never deleted.
+entry, whose time stamp says when the shard was last opened. A shard is downloaded under another name, compared with its
+checksum, and renamed. A shard without a ledger entry was not put there by us and is never deleted.
 
-The bound counts downloads under way. A shard that is pushed out while another process has it open takes up disk space
+The bound counts downloads under way. A shard that is evicted while another process has it open occupies disk space
 until that process moves on; each process has at most `_OPEN_CACHED` open.
 """
 
@@ -32,7 +32,7 @@ from mimicit.shards.folders import make_folder
 __all__ = ["CachedShards", "LocalShards", "OpenShards", "ShardCache", "ShardReader"]
 
 _OPEN_SHARDS: Final = 32
-_LARGEST_READ: Final = 1 << 30  # Linux reads 2 GiB at most at once
+_LARGEST_READ: Final = 1 << 30  # Linux reads at most 2 GiB in one call
 
 _FOLDER: Final = "mimicit-shards"
 _OPEN_CACHED: Final = 4
@@ -44,16 +44,16 @@ class ShardReader(Protocol):
     """Bytes of the shards of one folder, by number in the order of the manifest."""
 
     gap_bytes: int
-    """Two members with no more than this between them are read at once: skipping would cost more than reading."""
+    """Members with at most this gap between them are read in one go: skipping would cost more than reading."""
 
     def read(self, shard: int, start: int, length: int) -> bytes:
-        """Exactly these bytes. `ChangedShardError` names a shard that is not what the manifest says."""
+        """Exactly these bytes. `ChangedShardError` names a shard that does not match the manifest."""
 
     def name(self, shard: int) -> str:
         """The path or URL of a shard, for messages."""
 
     def close(self) -> None:
-        """Let go of files and connections; they are opened again when needed."""
+        """Close files and connections; they are opened again when needed."""
 
 
 class OpenShards:
@@ -90,7 +90,7 @@ class OpenShards:
         self._descriptors.clear()
 
     def _descriptor(self, shard: int) -> _Descriptor:
-        # Every step on the dictionary is atomic; where two threads meet, one of them opens the shard once more.
+        # Every step on the dictionary is atomic; if two threads meet, one of them opens the shard once more.
         descriptor = self._descriptors.pop(shard, None)
         if descriptor is None:
             descriptor = _Descriptor(self._open_shard(shard))
@@ -129,7 +129,7 @@ class LocalShards(OpenShards):
 
 
 class ShardCache:
-    """At most ``most_bytes`` of shards in ``folder``; `UsageError` where the largest of ``shards`` does not fit."""
+    """At most ``most_bytes`` of shards in ``folder``; `UsageError` if the largest of ``shards`` does not fit."""
 
     def __init__(self, folder: Path, most_bytes: int, shards: Sequence[dict[str, Any]]) -> None:
         largest = max(shards, key=lambda shard: int(shard["bytes"]), default=None)
@@ -146,7 +146,7 @@ class ShardCache:
             raise UsageError(f"{folder}: cannot hold a cache: {error.strerror}") from None
 
     def open(self, remote: RemoteFolder, shard: dict[str, Any]) -> int:
-        """A descriptor of the whole ``shard``, which is downloaded where it is not here."""
+        """A descriptor of the whole ``shard``, which is downloaded if it is not in the cache."""
         path = self._path(shard["sha256"])
         while True:
             descriptor = _opened(path, shard["bytes"])
@@ -174,13 +174,13 @@ class ShardCache:
                 raise ChangedShardError(
                     f"{remote.url}/{shard['name']}: its sha256 is not the manifest's; copy the folder again"
                 )
-            self._ledger(digest).touch()  # before the shard: a kill in between leaves nothing that is not ours
+            self._ledger(digest).touch()  # before the shard: a kill in between leaves no shard without an entry
             os.replace(part, self._path(digest))
         finally:
             part.unlink(missing_ok=True)
 
     def _reserve(self, part: Path, size: int) -> None:
-        """Make ``part`` with its final size (as a hole), so that others count it; push out what is in the way."""
+        """Make ``part`` with its final size (as a hole), so that others count it; evict shards to make room."""
         end_s = time.monotonic() + _LONGEST_WAIT_S
         while True:
             with _locked(self.folder / "lock"):
@@ -191,7 +191,7 @@ class ShardCache:
                     return
             if time.monotonic() > end_s:
                 raise ShardError(f"{self.folder}: other processes have been downloading for an hour; is one stopped?")
-            time.sleep(_POLL_S)  # others download; what they finish may be pushed out
+            time.sleep(_POLL_S)  # others download; what they finish can be evicted
 
     def _make_room(self, size: int) -> bool:
         kept = []
@@ -201,7 +201,7 @@ class ShardCache:
             try:
                 kept.append((ledger.stat().st_mtime_ns, path, path.stat().st_size))
             except FileNotFoundError:
-                continue  # a download that has not come so far
+                continue  # its shard is still being downloaded
         used += sum(bytes for _, _, bytes in kept)
         for _, path, bytes in sorted(kept):
             if used + size <= self.most_bytes:
@@ -212,7 +212,7 @@ class ShardCache:
         return used + size <= self.most_bytes
 
     def _remove_abandoned(self, mine: Path) -> None:
-        """Parts whose downloader is gone: nobody holds their lock."""
+        """Delete parts whose downloader is gone: nobody holds their lock."""
         for part in self.folder.glob("*.part"):
             if part == mine:
                 part.unlink()
@@ -267,7 +267,7 @@ class _Descriptor:
 
 
 def _opened(path: Path, size: int) -> int | None:
-    """A descriptor of the shard at ``path``; None where it is not there, or was cut by something else."""
+    """A descriptor of the shard at ``path``, None if it is not there; `ChangedShardError` if it was cut since."""
     try:
         descriptor = open_descriptor(path)
     except FileNotFoundError:
@@ -280,7 +280,7 @@ def _opened(path: Path, size: int) -> int | None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock file ``path``; `ShardError` where another process holds it for too long."""
+    """Hold the lock file ``path``; `ShardError` if another process holds it for too long."""
     with open(path, "ab") as file:
         end_s = time.monotonic() + _LONGEST_WAIT_S
         while True:

@@ -26,10 +26,10 @@ from mimicit.shards.verify import verify_folder
 __all__ = ["Check", "Store", "read_members"]
 
 Check = Literal["size", "sha256", "verify"]
-"""What is checked beside the manifest, the index, and each sample that is read.
+"""What is checked besides the manifest, the index, and each sample that is read.
 
-The size of each shard; also the SHA-256 of every picture that is read; or, before the first sample, all that
-`mimicit verify` looks at.
+``size``: the size of each shard. ``sha256``: also the SHA-256 of every picture that is read. ``verify``: before the
+first sample, also all that `mimicit verify` looks at.
 """
 
 _DEFAULT_CACHE_BYTES: Final = 64 << 30
@@ -89,7 +89,7 @@ class Store:
         return len(self._columns)
 
     def columns(self, names: Sequence[str]) -> pa.Table:
-        """These columns of the index, in the order of the rows; `CorruptShardError` where one is missing."""
+        """These columns of the index, in the order of the rows; `CorruptShardError` if one is missing."""
         return read_index(self._folder.index_path.parent, names)
 
     def key(self, row: int) -> str:
@@ -103,7 +103,7 @@ class Store:
         return self._shards.name(self._columns.shard(row))
 
     def row_of(self, key: str) -> int:
-        """The row of the sample with this WebDataset key; `UsageError` where there is none."""
+        """The row of the sample with this WebDataset key; `UsageError` if there is none."""
         row = self._columns.row_of(key)
         if row is None:
             raise UsageError(f"{self.location}: no sample has the key {key!r}")
@@ -135,7 +135,7 @@ class Store:
         return sample
 
     def without_data(self, row: int) -> tuple[Sample, list[int], list[int]]:
-        """The sample at ``row`` without the bytes of its media; offset and size in the shard of each of their files."""
+        """The sample at ``row`` without the bytes of its media, and the offsets and sizes of its files in the shard."""
         self._check_row(row)
         columns, shard = self._columns, self._columns.shard(row)
         offsets, sizes = columns.members(row)
@@ -158,7 +158,7 @@ class Store:
 
 
 def read_members(shards: ShardReader, shard: int, offsets: Sequence[int], sizes: Sequence[int]) -> list[bytes]:
-    """The payloads at ``offsets`` of one shard, in that order; neighbours are read at once.
+    """The payloads at ``offsets`` of one shard, in that order; neighbours are read in one go.
 
     Members of one sample are neighbours, unless the shard holds a picture once for many samples (hard links).
     """
