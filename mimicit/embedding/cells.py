@@ -6,9 +6,9 @@ that are missed, are the same on every machine and for any number of threads or 
 in the order of their cells; a task takes queries that lie next to each other in that order, so it probes few cells,
 and reads each of them once, as one piece. Memory: the centres, one cell, and the best so far of one task.
 
-Cost for n vectors: about 4 * sqrt(n) cells, of which each query looks at `PROBES`; so time grows as n ** 1.5. What is
-missed depends on the vectors: next to nothing of those of an encoder, which come in clusters; more of hashed texts,
-which hardly do (about a sixth of the 8 nearest of 47,000 captions in 77 languages).
+Cost for n vectors: about 4 * sqrt(n) cells, of which each query looks at `PROBES`; so time grows as n ** 1.5. How much
+is missed depends on the vectors: next to nothing with those of an encoder, which come in clusters; more with hashed
+texts, which hardly do (about a sixth of the 8 nearest of 47,000 captions in 77 languages).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PROBES: Final = 64
 _MOST_CELLS: Final = 16_384
 _SAMPLE_PER_CELL: Final = 48
 _ROUNDS: Final = 8
-_BLOCK: Final = 4096  # vectors at once
+_BLOCK: Final = 4096  # vectors in one go
 
 
 class Cells(NamedTuple):
@@ -39,7 +39,7 @@ class Cells(NamedTuple):
 
 
 def cell_count(vectors: int) -> int:
-    """How many cells ``vectors`` are cut into: the power of two next below 4 times the square root."""
+    """The number of cells for this many ``vectors``: the power of two next below 4 times their square root."""
     return min(_MOST_CELLS, 1 << max(0, int((16 * vectors) ** 0.5).bit_length() - 1))
 
 
@@ -53,7 +53,7 @@ def train_centres(vectors: Int8, cells: int) -> Int8:
         order = np.argsort(nearest, kind="stable")
         filled, starts = np.unique(nearest[order], return_index=True)
         sums = np.add.reduceat(sample[order].astype(np.int64), starts, axis=0)
-        centres = centres.copy()  # one that nobody is nearest to stays where it is
+        centres = centres.copy()  # a centre that is nearest to no vector stays where it is
         centres[filled] = quantise(sums)
     return centres
 
@@ -69,7 +69,7 @@ def probe(vectors: Int8, centres: Int8, count: int) -> npt.NDArray[np.uint32]:
 
 
 def write_cells(folder: Path, vectors: Int8, probes: npt.NDArray[np.uint32], cells: int) -> None:
-    """Write ``vectors`` int8[n, d] to ``folder`` in the order of the first of their ``probes`` uint32[n, p]."""
+    """Write ``vectors`` int8[n, d] to ``folder`` by cell, which is the first of each one's ``probes`` uint32[n, p]."""
     sizes = np.zeros(cells, np.int64)
     for start in range(0, len(vectors), _BLOCK):
         sizes += np.bincount(probes[start : start + _BLOCK, 0], minlength=cells)

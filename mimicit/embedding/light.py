@@ -1,6 +1,6 @@
 """Embedders that need no model: pictures by their colours and edges, texts by their words.
 
-`ClassicalPicture` takes colours, where these lie, and which way edges run. It knows surface and no meaning: it finds
+`ClassicalPicture` describes colours, where these lie, and which way edges run. It knows surface, not meaning: it finds
 pictures of the same palette, layout and outline - the same scene, drawings of one hand, objects seen from the same side
 - and cannot tell that two different dogs are dogs. For that, give the build a model. The descriptor is built from whole
 numbers (Pillow resizes in fixed point), so all machines agree on every bit.
@@ -15,15 +15,15 @@ Three parts, each a vector of length 1 times its weight, from a square of 64 pix
 
 Cost: about 1 ms for a JPEG of 336 pixels, which is decoded at a quarter of its size.
 
-`HashedText` takes words, pairs of words and pieces of words, rare ones weighing more. It knows spelling and no meaning:
+`HashedText` counts words, pairs of words and pieces of words, rare ones weighing more. It knows spelling, not meaning:
 *cat* is near *cats* and as far from *kitten* as from *lorry*. Good for finding the same kind of question, or captions
 with the same nouns, in any language; for more, give the build a model. Every number is whole and small, so all machines
 agree on every bit.
 
 A text is lowered (NFKC, casefold) and hashed as words, pairs of adjacent words, and runs of 3 and 4 characters of
 `` word ``; each distinct piece adds its weight, with a sign of its own, to one of 512 components (feature hashing,
-Weinberger et al. 2009). The weight is log2 of how rare the piece is in a sample of the texts, rounded down: an inverse
-document frequency. Cost: about 20 µs for a question, in either of the two passes.
+Weinberger et al. 2009). The weight is the number of binary digits of the piece's rarity in a sample of the texts: an
+inverse document frequency. Cost: about 20 µs for a question, in either of the two passes.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ def _pieces(texts: Sequence[str]) -> _Pieces:
 
 
 class _Spans:
-    """Hashes of any spans of a text: polynomials modulo 2**64 over its code points, from sums of all beginnings."""
+    """Hashes of any spans of a text: polynomials modulo 2**64 over its code points, from prefix sums."""
 
     def __init__(self, text: str) -> None:
         points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64) + np.uint64(1)

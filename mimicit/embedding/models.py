@@ -1,14 +1,14 @@
-"""Embedders that are models: CLIP of open_clip, and whatever lies in a local folder as transformers saves it.
+"""Embedders that are models: CLIP of open_clip, and any model in a local folder as transformers saves it.
 
 `OpenClip` is the two towers of a CLIP model. The weights are those of a file, or of a tag that open_clip knows and
 finds in its cache. Weights that OpenAI trained need QuickGELU, which open_clip no longer infers from the name of the
-tag: with plain GELU every vector shifts without a word. So it is asked for wherever the architecture or the tag says
-so.
+tag: with plain GELU every vector shifts without an error. So it is requested if the architecture, the tag or the file
+name says so.
 
-Of transformers, a model with a joint space (CLIP, SigLIP and their kin) gives its projected features. Any other text
-encoder gives the mean of its last hidden states over the tokens, or the first of them where the folder holds
+A transformers model with a joint space (CLIP, SigLIP and their kin) gives its projected features. Any other text
+encoder gives the mean of its last hidden states over the tokens, or the first of them if the folder holds a
 ``1_Pooling/config.json`` of sentence-transformers which says so. Any other picture encoder (DINOv2, ViT, a timm
-network, ...) gives its pooled output, or the mean of its tokens where it has none. Code in the folder is never run.
+network, ...) gives its pooled output, or the mean of its tokens if it has none. Code in the folder is never run.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _MOST_TOKENS: Final = 512
 
 
 class OpenClip:
-    """Embeds with the model ``ARCHITECTURE:FILE_OR_TAG``, such as ``ViT-L-14:openai``; on a GPU where there is one."""
+    """Embeds with the model ``ARCHITECTURE:FILE_OR_TAG``, such as ``ViT-L-14:openai``; on a GPU if there is one."""
 
     def __init__(self, source: str) -> None:
         open_clip, torch = _open_clip()
@@ -76,12 +76,12 @@ def needs_quick_gelu(architecture: str, weights: str) -> bool:
     open_clip, _ = _open_clip()
     config: dict[str, Any] = open_clip.get_model_config(architecture) or {}
     tag: dict[str, Any] = open_clip.get_pretrained_cfg(architecture, weights) or {}
-    # A scripted archive of OpenAI is told by its name alone.
+    # A scripted archive of OpenAI can be recognised only by its name.
     return bool(config.get("quick_gelu") or tag.get("quick_gelu") or "openai" in Path(weights).name.lower())
 
 
 class TransformersTexts:
-    """Embeds texts with the model in ``folder``; on a GPU where there is one."""
+    """Embeds texts with the model in ``folder``; on a GPU if there is one."""
 
     def __init__(self, folder: str) -> None:
         transformers, self._torch = _transformers()
@@ -96,7 +96,7 @@ class TransformersTexts:
         self.fingerprint = f"transformers-texts {files_fingerprint(Path(folder))}"
 
     def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """float32[n, d] for n texts; what is longer than the model takes is cut."""
+        """float32[n, d] for n texts, cut if they are longer than the model takes."""
         # SigLIP was trained on texts padded to its full length.
         padding = "max_length" if self._joint else True
         tokens = self._tokenizer(
@@ -114,7 +114,7 @@ class TransformersTexts:
 
 
 class TransformersPictures:
-    """Embeds pictures with the model in ``folder``; on a GPU where there is one."""
+    """Embeds pictures with the model in ``folder``; on a GPU if there is one."""
 
     def __init__(self, folder: str) -> None:
         transformers, self._torch = _transformers()
@@ -182,6 +182,6 @@ def _pooled(output: Any) -> Any:
     """[n, d] of what a tower returns: features as such, or pooled, or the mean of the tokens."""
     pooled = getattr(output, "pooler_output", None)
     if pooled is not None:
-        return pooled.flatten(1)  # convolutional networks leave two sides of one pixel
+        return pooled.flatten(1)  # convolutional networks leave a height and a width of 1
     states = getattr(output, "last_hidden_state", None)
     return output if states is None else states.mean(1)

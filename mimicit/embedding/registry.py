@@ -1,7 +1,7 @@
 """The embedders by the names that the command line uses: ``NAME`` or ``NAME:SOURCE``.
 
-Only a name is looked at until an embedder is needed, for the models bring torch. Other packages add embedders by entry
-points: a function from the source (and, for texts, a sample of them) to the `Embedder`.
+Only the name is checked until an embedder is needed, because the models import torch. Other packages add embedders by
+entry points: a function from the source (and, for texts, a sample of them) to the `Embedder`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Embedder(Protocol[Item]):
 
     @property
     def fingerprint(self) -> str:
-        """Identifies what the vectors depend on beside the input: method, weights, configuration."""
+        """Identifies what the vectors depend on besides the input: method, weights, configuration."""
 
     def embed(self, batch: Sequence[Item], /) -> npt.NDArray[Any]:
         """Numbers [n, d] for a batch of n."""
@@ -53,7 +53,7 @@ class _Tower(NamedTuple):
 
 
 def parse_embedder(kind: Literal["text", "image"], text: str) -> tuple[str, str]:
-    """(name, source) of ``text``; `UsageError` where there is no such embedder of this ``kind``."""
+    """(name, source) of ``text``; `UsageError` if there is no such embedder of this ``kind``."""
     name, _, source = text.partition(":")
     option = f"--{kind}-embedder"
     own, group = _GROUPS[kind]

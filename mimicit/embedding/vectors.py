@@ -1,15 +1,15 @@
 """Vectors as 8-bit integers, and cosines of them that every machine computes to the same bit.
 
-A vector is stored as int8[d], scaled by itself so that its largest component becomes 127; the cosine does not know
-about scale, so nothing is stored beside it. The product of two such vectors is a whole number below 2**24 for d up to
+A vector is stored as int8[d], scaled by itself so that its largest component becomes 127; the cosine does not depend
+on scale, so nothing else is stored. The product of two such vectors is a whole number below 2**24 for d up to
 1,040, and float32 holds those exactly: a float32 matrix product gives the exact integer whatever the order of its
 sums, so BLAS, its threads and the kind of processor cannot change a bit, at the speed of BLAS. (Longer vectors are
-multiplied in pieces.) What follows is one correctly rounded multiplication per norm.
+multiplied in pieces.) After that comes one correctly rounded multiplication per norm.
 
 Cost: one byte per component; against float32 the cosines of unit vectors with 256 components move by about 0.002.
 
 `VectorCache` keeps vectors that a model has computed, by the content of what it saw, for any number of builds: one
-SQLite file per model in a folder of the user's choice, named by the model's fingerprint: other weights are another
+SQLite file per model in a folder of the user's choice, named by the model's fingerprint, so other weights have another
 file. A batch is one transaction, so a killed build loses at most the batch it was at, and builds that run side by side
 wait for each other. A row holds the SHA-256 of a text or a stored picture, and its int8 vector. A fingerprint is a hash
 over the files of a model's weights and configuration.
@@ -47,7 +47,7 @@ Int8: TypeAlias = npt.NDArray[np.int8]
 Float32: TypeAlias = npt.NDArray[np.float32]
 
 NOTHING: Final = 0xFFFF_FFFF
-"""Stands for "no row" where fewer rows are found than were asked for."""
+"""Stands for "no row" if fewer rows are found than were asked for."""
 
 _LARGEST: Final = 127
 _EXACT_COMPONENTS: Final = 1024  # 1024 * 127**2 < 2**24
@@ -58,7 +58,7 @@ _WAIT_S: Final = 60.0
 
 
 def quantise(vectors: npt.NDArray[Any]) -> Int8:
-    """int8[n, d] of finite numbers [n, d]; a vector of zeros stays one, and is like nothing."""
+    """int8[n, d] of finite numbers [n, d]; a vector of zeros stays zero, and its cosine with any vector is 0."""
     values = np.asarray(vectors, np.float64)
     if not np.isfinite(values).all():
         raise ValueError("a vector holds a number that is not finite")
@@ -68,7 +68,7 @@ def quantise(vectors: npt.NDArray[Any]) -> Int8:
 
 
 def inverse_norms(vectors: Int8) -> Float32:
-    """float32[n]: 1 over the length of each vector, and 0 for one of zeros."""
+    """float32[n]: 1 over the length of each vector, and 0 for a vector of zeros."""
     squares = np.einsum("nd,nd->n", vectors, vectors, dtype=np.int64).astype(np.float64)
     inverse: Float32 = np.divide(1, np.sqrt(squares), out=np.zeros_like(squares), where=squares > 0).astype(np.float32)
     return inverse
@@ -79,7 +79,7 @@ def cosines(one: Int8, other: Int8) -> Float32:
     products = _products(one, other)
     products *= inverse_norms(one)[:, None]
     products *= inverse_norms(other)
-    products += 0.0  # -0.0, which some kernels make of nothing but zeros, becomes 0.0
+    products += 0.0  # -0.0, which some kernels return for sums of zeros, becomes 0.0
     return products
 
 
@@ -98,7 +98,7 @@ def rows_of(keys: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
 
 
 def best(keys: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
-    """int64[n, count]: the largest ``count`` keys of each row, largest first, filled up where there are fewer."""
+    """int64[n, count]: the largest ``count`` keys of each row, largest first, filled up if there are fewer."""
     surplus = keys.shape[1] - count
     if surplus > 0:
         keys = np.partition(keys, surplus, axis=1)[:, surplus:]
@@ -112,8 +112,8 @@ def nearest(
 ) -> npt.NDArray[np.uint32]:
     """uint32[n, count]: for each of ``rows`` [n], the ``count`` other rows of ``vectors`` int8[m, d] most like it.
 
-    Nearest first, equals by the smaller row, filled up with `NOTHING`. Only the first ``among`` rows are compared with,
-    where it is given. Memory: n times `_BLOCK` numbers.
+    Nearest first, ties by the smaller row, filled up with `NOTHING`. If ``among`` is given, only the first ``among``
+    rows are candidates. Memory: n times `_BLOCK` numbers.
     """
     queries = np.asarray(vectors[rows])
     vectors = vectors[:among]
@@ -128,9 +128,9 @@ def nearest(
 
 
 class VectorCache:
-    """The vectors of the model with ``fingerprint`` in ``folder``, which is made where it is missing.
+    """The vectors of the model with ``fingerprint`` in ``folder``, which is made if it is missing.
 
-    Raises `BuildError` for a file there that is no such cache.
+    Raises `BuildError` if the file there is not such a cache.
     """
 
     def __init__(self, folder: Path, fingerprint: str) -> None:

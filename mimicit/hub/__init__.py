@@ -1,5 +1,6 @@
-"""Shards, `datasets` and the Hugging Face Hub: the one as the other, both ways. Needs the extra ``hub``,
-whose libraries are imported where they are needed, with one message where they are missing.
+"""Shards to and from `datasets` and the Hugging Face Hub.
+
+Needs the extra ``hub``, whose libraries are imported when they are needed, with one message if they are missing.
 """
 
 from __future__ import annotations

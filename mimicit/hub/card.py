@@ -1,4 +1,4 @@
-"""The card of a data set on the Hub: the fields its pages, its search and `load_dataset` go by, and what is inside."""
+"""The card of a data set on the Hub: the fields for its pages, its search and `load_dataset`, and a description."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DATA_FILES: Final[Mapping[Layout, str]] = {"parquet": "data/train-*.parquet", "s
 
 @dataclass(slots=True, kw_only=True)
 class Written:
-    """The data files of a push, their ``bytes``, those of tables before packing, and how many files were sent."""
+    """The number of data files of a push, their bytes, those of tables before compression, and how many were sent."""
 
     files: int = 0
     bytes: int = 0
@@ -39,7 +39,7 @@ def card_text(
 ) -> str:
     """The ``README.md`` of ``repo``, which holds the samples of ``manifest``, some of which show ``videos``.
 
-    ``before`` is the card that is there: its own fields stay, and its text where no export wrote it.
+    ``before`` is the card that is there: its own fields stay, and its text if no export wrote it.
     """
     hub = needed("huggingface_hub", "export --to hub")
     card = hub.DatasetCard(before) if before is not None else None
@@ -86,7 +86,7 @@ def _joined(known: Any, more: list[str]) -> list[str]:
 
 
 def _info(samples: int, written: Written) -> Any:
-    """What `datasets` says of the tables itself, so that pages and readers need not open one for it."""
+    """The description of the tables by `datasets` itself, so that pages and readers need not open a table for it."""
     library = needed("datasets", "export --to hub")
     features = library.Features.from_arrow_schema(table_schema())
     split = library.SplitInfo(name="train", num_bytes=written.table_bytes, num_examples=samples)

@@ -22,7 +22,7 @@ _KINDS: Final = ((b"\xff\xd8\xff", "mjpeg", "yuvj420p"), (b"\x89PNG", "png", "rg
 
 
 def embedded_row(sample: Sample, *, videos: bool) -> dict[str, Any]:
-    """The row of ``sample`` with the bytes of its pictures, and of its clips as files where ``videos``."""
+    """The row of ``sample`` with the bytes of its pictures, and with ``videos`` those of its clips as files."""
     row = row_of_sample(sample, embedded_pictures(sample))
     if videos:
         row[VIDEOS] = [
@@ -37,13 +37,13 @@ def embedded_row(sample: Sample, *, videos: bool) -> dict[str, Any]:
 
 
 def clip_name(media: Media) -> str:
-    """A name that tells the content of the file of a clip: a digest of its frames, and their times in microseconds."""
+    """The name of a clip's file, which identifies its content: a digest of its frames, and times in microseconds."""
     times = (*(media.timestamps_s or ()), media.duration_s or 0.0)
     return f"{_frames_digest(media.sha256)}-{','.join(str(round(time_s * _TICKS)) for time_s in times)}.mp4"
 
 
 def named_clip(name: str, frames: Sequence[bytes]) -> bytes | None:
-    """The file that `clip_name` has named so, of its ``frames``; None where they are others."""
+    """The file of a clip from its ``frames`` and the ``name`` that `clip_name` gave it; None if the frames differ."""
     digest, _, times = name.removesuffix(".mp4").partition("-")
     if _frames_digest([hashlib.sha256(frame).hexdigest() for frame in frames]) != digest:
         return None
@@ -52,17 +52,17 @@ def named_clip(name: str, frames: Sequence[bytes]) -> bytes | None:
 
 
 def _frames_digest(sha256: Sequence[str]) -> str:
-    """A SHA-256 over those of the frames."""
+    """SHA-256 over the hexadecimal ``sha256`` of the frames."""
     return hashlib.sha256("".join(sha256).encode()).hexdigest()
 
 
 def clip_file(frames: Sequence[bytes], timestamps_s: Sequence[float], duration_s: float) -> bytes:
     """Motion JPEG (or PNG) in MP4: ``frames`` are its packets, byte by byte, at ``timestamps_s`` to a microsecond.
 
-    The last frame lasts until ``duration_s``. `UsageError` where frames are neither JPEG nor PNG: MP4 holds no WebP.
+    The last frame lasts until ``duration_s``. `UsageError` if frames are neither JPEG nor PNG: MP4 holds no WebP.
     """
     check_pyav()
-    import av  # a tenth of a second, for those alone who ask for such files
+    import av  # takes a tenth of a second, and only such files need it
 
     kind = next((kind for kind in _KINDS if frames[0].startswith(kind[0])), None)
     if kind is None:

@@ -1,4 +1,4 @@
-"""A data set of `datasets`, as it stands in memory, to shards: its rows are written down once, and built from there."""
+"""Shards from a data set of `datasets` in memory: its rows are written to disk once, and built from there."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def from_datasets(
 
     The columns mean what they mean in a file (docs/formats.md): a question and its answer, a conversation, a caption,
     or what `to_datasets` made, which becomes the same samples again. Each split is a source by its name; a data set
-    that is no split is called ``name`` (or ``rows``). ``config`` and ``options`` are those of `build_shards`.
+    that is not a split is called ``name`` (or ``rows``). ``config`` and ``options`` are those of `build_shards`.
 
-    The rows, with what ``filter``, ``select`` and ``map`` made of them, are written to a folder beside ``out`` and
-    removed after the build: the bytes of their pictures are copied once, and never decoded for it. Run again with the
-    same rows after an interruption, it goes on where it stopped.
+    The rows, after ``filter``, ``select`` and ``map``, are written to a folder next to ``out`` and removed after the
+    build: the bytes of their pictures are copied once, and never decoded for it. Run again with the same rows after an
+    interruption, it continues where it stopped.
 
-    `UsageError` where it is no data set or the extra ``hub`` is missing; `SourceError` where a picture cannot be read,
-    or there is no row; otherwise errors as those of `build_shards`.
+    `UsageError` if it is not a data set or the extra ``hub`` is missing; `SourceError` if a picture cannot be read, or
+    there is no row; otherwise errors as those of `build_shards`.
     """
     library = needed("datasets", "from_datasets")
     splits = _splits(library, rows, name)
@@ -67,7 +67,7 @@ def from_datasets(
 
 
 def _splits(library: Any, rows: Any, name: str | None) -> dict[str, Any]:
-    """The data sets in ``rows`` by names that are files."""
+    """The data sets in ``rows``, by names that can be names of files."""
     if isinstance(rows, Mapping):
         found = {str(split): part for split, part in rows.items()}
     else:

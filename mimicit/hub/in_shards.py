@@ -1,8 +1,8 @@
 """``mimicit://``: a picture inside a shard as a file of `fsspec`, so that a table can name it instead of holding it.
 
 ``mimicit://local/data/shards/shard-000.tar/1536+20480/SHA256.jpg`` are 20,480 bytes from byte 1,536 of
-``/data/shards/shard-000.tar``; a shard behind a URL is ``mimicit://remote/`` and its quoted URL. What is read is
-compared with the checksum in the name, so a shard that was built anew is an error and never another picture. `fsspec`
+``/data/shards/shard-000.tar``; a shard at a URL is ``mimicit://remote/`` and its quoted URL. What is read is
+compared with the checksum in the name, so a shard that was rebuilt is an error and never another picture. `fsspec`
 finds this file system by the entry point in ``pyproject.toml``, also in processes that never import mimicit.
 """
 
@@ -38,8 +38,8 @@ _SPANS: Final = re.compile(r"[0-9]{1,15}\+[0-9]{1,15}(?:,[0-9]{1,15}\+[0-9]{1,15
 def in_shard_url(shard: str, spans: Sequence[tuple[int, int]], name: str) -> str:
     """The URL of the file ``name``: the bytes at ``spans`` (offset and size) of ``shard``.
 
-    A picture has one span, and is named by its SHA-256 and an extension; a clip one a frame, and is named by
-    `clip_name`. ``shard`` is an absolute path, or a URL, whose slashes are quoted: `datasets` tidies URLs as if they
+    A picture has one span, and is named by its SHA-256 and an extension; a clip has a span for each frame, and is named
+    by `clip_name`. ``shard`` is an absolute path, or a URL, whose slashes are quoted: `datasets` tidies URLs as if they
     were paths.
     """
     place = f"{_REMOTE}/{quote(shard, safe='')}" if "://" in shard else f"{_LOCAL}{quote(shard)}"
@@ -52,7 +52,7 @@ class PicturesInShards(AbstractFileSystem):  # type: ignore[misc]
     protocol = PROTOCOL
 
     def info(self, path: str, **options: Any) -> Mapping[str, Any]:
-        """``name``, ``size`` and ``type``; `FileNotFoundError` where the URL is none of ours."""
+        """``name``, ``size`` and ``type``; `FileNotFoundError` if the URL is not one of `in_shard_url`."""
         return {"name": path, "size": len(_content(path)), "type": "file"}
 
     def _open(self, path: str, mode: str = "rb", *_: Any, **options: Any) -> BinaryIO:
@@ -76,12 +76,12 @@ def _content(path: str) -> bytes:
 
 
 def register() -> None:
-    """Tell `fsspec` of ``mimicit://`` in this process, and in those that it forks."""
+    """Register ``mimicit://`` with `fsspec` in this process, and in those that it forks."""
     register_implementation(PROTOCOL, PicturesInShards, clobber=True)
 
 
 def _place(path: str) -> tuple[str, list[tuple[int, int]], str]:
-    """(shard, spans, name) that a path of this file system means."""
+    """Parse a path of this file system into (shard, spans, name)."""
     steps = path.removeprefix(f"{PROTOCOL}://").rsplit("/", 2)
     where, _, quoted = steps[0].partition("/")
     if where not in (_LOCAL, _REMOTE) or len(steps) != 3 or not _SPANS.fullmatch(steps[1]):

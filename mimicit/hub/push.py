@@ -1,9 +1,9 @@
 """``mimicit export --to hub``: a folder of shards as a data set of the Hugging Face Hub, in one commit.
 
-The large files go first, and the commit that shows them last: whoever looks sees the data set of before or that of now.
-Interrupted, the same command again sends nothing twice: a file that is in the data set already is known by its
-checksum, and the Hub says of any other whether its bytes have come. Tables are made one by one, so the disk holds one
-of them at a time.
+The large files go first, and the commit that shows them last, so a reader sees either the old data set or the new one.
+After an interruption, the same command sends nothing twice: a file that is in the data set already is known by its
+checksum, and the Hub reports for any other whether its bytes have arrived. Tables are made one by one, so the disk
+holds one of them at a time.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ _CHUNK_BYTES: Final = 1 << 20
 _ROW_GROUP_BYTES: Final = 8 << 20
 _ROW_GROUP_ROWS: Final = 256
 _OURS: Final = (*DATA_FILES.values(), "index.parquet", "media.parquet", "rejects.parquet", MANIFEST_NAME)
-"""What an export may have put there before, and takes away again where it is no part of this one."""
+"""Files that an earlier export may have put there; they are deleted if they are not part of this one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PushReport:
     """What a push did: the ``commit`` that holds it, ``files`` and their ``bytes``, and how many of them were sent now.
 
-    ``commit`` is that of before where nothing has changed.
+    ``commit`` is the previous one if nothing has changed.
     """
 
     repo: str
@@ -74,13 +74,13 @@ def push_to_hub(
 ) -> PushReport:
     """Put the samples of the finished folder ``shards`` at ``location``, ``hf://datasets/ORG/NAME[@BRANCH]``.
 
-    The data set is made where it is not there yet, ``private`` or for all; the branch too. ``layout`` is ``"parquet"``
+    The data set, ``private`` or public, and the branch are created if they do not exist. ``layout`` is ``"parquet"``
     (rows as those of `to_datasets`, in tables of about ``part_bytes``) or ``"shards"`` (the files of the folder as they
-    are). Of what is there, a former export is replaced and other files stay. ``on_progress`` is told of samples or
-    files. The token is the one that `huggingface_hub` finds (``hf auth login``, ``HF_TOKEN``).
+    are). A former export there is replaced; other files stay. ``on_progress`` gets (done, total), in samples or files.
+    The token is the one that `huggingface_hub` finds (``hf auth login``, ``HF_TOKEN``).
 
-    `UsageError` where ``location`` is none, or the extra ``hub`` is missing; `ShardError` and its kinds for the shards;
-    `BuildError` where the Hub refuses or cannot be reached.
+    `UsageError` if ``location`` is not such a place, or the extra ``hub`` is missing; `ShardError` and its subclasses
+    for the shards; `BuildError` if the Hub refuses or cannot be reached.
     """
     hub = needed("huggingface_hub", "export --to hub")
     repo, branch = _repository(location)
@@ -109,7 +109,7 @@ def push_to_hub(
 
 
 def _repository(location: str) -> tuple[str, str | None]:
-    """The name of the data set at ``location``, and the branch where one is given."""
+    """The name of the data set at ``location``, and the branch if one is given."""
     place = hub_place(location)
     if place.path:
         raise UsageError(f"--out {location}: give the data set alone, hf://datasets/{place.repo}")
@@ -156,7 +156,7 @@ class _Push:
             on_progress(min(first + _FILES_AT_ONCE, len(names)), len(names))
 
     def _send(self, files: Mapping[str, Path]) -> None:
-        """Send those of the ``files``, by the names that they get, that are not there as they are."""
+        """Send those of ``files``, by their names in the data set, that are not there with the same bytes."""
         additions = []
         for name, path in files.items():
             self.written.files += 1
@@ -165,13 +165,13 @@ class _Push:
             if not _is_same(path, self._there.get(name)):
                 additions.append(self._hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(path)))
         if additions:
-            # Lets go of what has arrived; what is too small for that goes with the commit.
+            # Additions drop their files when these have arrived; files too small for that go with the commit.
             self._api.preupload_lfs_files(additions=additions, **self._where)
         self._additions += additions
         self.written.sent += len(additions)
 
     def commit(self, store: Store, layout: Layout) -> str:
-        """Make one commit of what was sent, with the card, and without what former exports left; returns its SHA."""
+        """Commit what was sent and the card, and delete what former exports left; return the SHA of the commit."""
         videos = bool(pc.any(pc.greater(store.columns(["videos"]).column("videos"), 0)).as_py())
         card = card_text(self._repo, store.manifest, layout, self.written, videos=videos, before=self._before).encode()
         beside = {_CARD: card}
@@ -211,7 +211,7 @@ def _is_same(path: Path, there: Any) -> bool:
 
 
 def _parts(store: Store, part_bytes: int) -> list[range]:
-    """The rows of each table, by what they take in the shards: the same for the same folder."""
+    """The rows of each table, cut by their size in the shards: the same for the same folder."""
     sizes = _sizes(store)
     numbers = np.maximum(np.cumsum(sizes) - 1, 0) // part_bytes
     starts = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(sizes)]
@@ -227,9 +227,9 @@ def _sizes(store: Store) -> NDArray[np.int64]:
 
 
 def _write_table(samples: Samples, part: range, path: Path, on_progress: Callable[[int, int], None]) -> int:
-    """Write the samples at ``part`` as the parquet file ``path``; returns the bytes of the table before packing."""
+    """Write the samples at ``part`` as the parquet file ``path``; return the bytes of the table before compression."""
     schema, size = table_schema(), 0
-    # Pictures neither repeat nor shrink: no dictionary. Pages cut by content are found again by the Hub's storage.
+    # Pictures neither repeat nor shrink: no dictionary. The Hub's storage recognises pages cut by content.
     with pq.ParquetWriter(path, schema, use_dictionary=False, use_content_defined_chunking=True) as writer:
         for rows in _row_groups(samples, part, on_progress):
             table = pa.Table.from_pylist(rows, schema=schema)
@@ -257,7 +257,7 @@ def _row_groups(
 
 
 def quiet() -> None:
-    """Keep `huggingface_hub` from bars and remarks of its own, for a program that has a bar itself."""
+    """Turn off the progress bars and messages of `huggingface_hub`, for a program that has a bar itself."""
     utils = needed("huggingface_hub.utils", "export --to hub")
     utils.disable_progress_bars()
     utils.logging.set_verbosity_error()
@@ -265,7 +265,7 @@ def quiet() -> None:
 
 @contextmanager
 def _failures(location: str) -> Iterator[None]:
-    """What `huggingface_hub` raises, which is much, as one line that says how to go on."""
+    """Turn whatever `huggingface_hub` raises into one line that says how to continue."""
     try:
         yield
     except MimicitError:

@@ -1,6 +1,6 @@
 """Shards as a `datasets.IterableDataset`: positions of our order, read one by one, so that a state is a number.
 
-`datasets` splits an iterable by its shards; here any slice of the positions is one, so nodes and workers get equal
+`datasets` splits an iterable by its shards; here any slice of the positions is a shard, so nodes and workers get equal
 shares whatever their number, and none reads what another shows.
 """
 
@@ -25,7 +25,7 @@ from mimicit.sample_table import table_schema
 __all__ = ["streamed"]
 
 _SHARDS: Final = 960  # a multiple of 1 to 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 60, 64, 80 and 96
-_AT_ONCE: Final = 256  # positions whose addresses are asked for together
+_AT_ONCE: Final = 256  # positions whose addresses are computed together
 
 
 def streamed(samples: Samples, *, videos: bool) -> datasets.IterableDataset:
@@ -38,7 +38,7 @@ def streamed(samples: Samples, *, videos: bool) -> datasets.IterableDataset:
 class _Rows(_BaseExamplesIterable):  # type: ignore[misc]
     """The rows of ``samples`` at ``positions``, in that order; what `datasets` calls an examples iterable."""
 
-    _sleep_on_threads_shutdown = False  # asked for by `datasets`; no thread reads here
+    _sleep_on_threads_shutdown = False  # required by `datasets`; no thread reads here
 
     def __init__(self, samples: Samples, positions: range, *, videos: bool) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class _Rows(_BaseExamplesIterable):  # type: ignore[misc]
 
     @property
     def iter_arrow(self) -> Callable[[], Iterator[tuple[int, pa.Table]]]:
-        """The rows as tables of one each, whose columns have types whatever the first rows hold."""
+        """The rows as tables of one row each, whose columns have fixed types whatever the first rows hold."""
         return self._iter_arrow
 
     def _iter_arrow(self) -> Iterator[tuple[int, pa.Table]]:
@@ -83,7 +83,7 @@ class _Rows(_BaseExamplesIterable):  # type: ignore[misc]
         return digest(*prints, self._positions)
 
     def shuffle_data_sources(self, generator: np.random.Generator) -> _Rows:
-        """Another order of the same kind, of all samples; in windows where they come as stored."""
+        """Another order of the same kind, of all samples; in windows if they come as stored."""
         seed = int(copy.deepcopy(generator).integers(1 << 62))
         samples = copy.copy(self._samples)
         order = samples.order
@@ -103,6 +103,6 @@ class _Rows(_BaseExamplesIterable):  # type: ignore[misc]
 
     @property
     def num_shards(self) -> int:
-        """Into how many equal shares `datasets` may cut it: a divisor of `_SHARDS`, so many numbers of nodes fit."""
+        """The most equal shares for `datasets` to make: a divisor of `_SHARDS`, so that many numbers of nodes fit."""
         most = max(1, len(self._positions))
         return next(number for number in range(min(_SHARDS, most), 0, -1) if _SHARDS % number == 0)

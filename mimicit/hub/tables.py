@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["to_datasets"]
 
-_LAYOUT: Final = 1  # raised where the rows of the same shards become others
+_LAYOUT: Final = 1  # raised when the rows of the same shards change
 _BATCH_ROWS: Final = 1024
-_BATCH_BYTES: Final = 8 << 20  # a reader of one row maps its batch; of pictures, so much is written at once
+_BATCH_BYTES: Final = 8 << 20  # a reader of one row maps its whole batch, so batches with pictures end at this size
 
 
 def to_datasets(
@@ -47,19 +47,19 @@ def to_datasets(
     (``List(Video())``), in which each clip is a file of its stored frames at their times (Motion JPEG, not encoded
     again); `datasets` decodes it with torchcodec.
 
-    What is copied: the texts, once, into a table of the cache (``cache_dir``, else ``$MIMICIT_CACHE`` or the user's
-    cache), which is mapped from there and found again by the next call. Of the pictures nothing: the table names
-    their places in the shards (``mimicit://``), and each is read when its row is. ``map``, ``filter`` and ``shuffle``
-    do not copy them either, ``push_to_hub`` puts them in. ``to_parquet`` and ``save_to_disk`` write what the table
-    holds, so the files go on naming the shards, which must stay where they are. With ``embed``, the table holds the
-    bytes of the pictures as they are stored: one copy, as large as the shards, and all that is made of it stands alone.
+    The texts are copied once, into a table of the cache (``cache_dir``, else ``$MIMICIT_CACHE`` or the user's cache),
+    which is mapped from there and found again by the next call. Pictures are not copied: the table names their places
+    in the shards (``mimicit://``), and each is read when its row is. ``map``, ``filter`` and ``shuffle`` do not copy
+    them either, ``push_to_hub`` puts them in. ``to_parquet`` and ``save_to_disk`` write what the table holds, so the
+    files still name the shards, which must stay where they are. With ``embed``, the table holds the bytes of the
+    pictures as they are stored: one copy, as large as the shards, and all that is made from it stands alone.
 
-    With ``streaming``, a `datasets.IterableDataset`, of which nothing is copied. Its ``state_dict`` is a position in
+    With ``streaming``, a `datasets.IterableDataset`, which copies nothing. Its ``state_dict`` is a position in
     the order of ``shards``, so resuming reads two samples again at most, wherever it stopped; ``split_dataset_by_node``
     and the workers of a ``DataLoader`` get equal shares. Shuffle by `load`; the buffer of ``IterableDataset.shuffle``
     is lost on resuming, as everywhere.
 
-    `UsageError` where the extra ``hub`` is missing; otherwise errors as those of `load`.
+    `UsageError` if the extra ``hub`` is missing; otherwise errors as those of `load`.
     """
     library = needed("datasets", "to_datasets")
     if not isinstance(shards, str | Path | Samples):
@@ -71,7 +71,7 @@ def to_datasets(
         return streamed(samples, videos=videos)
     from mimicit.hub.in_shards import register
 
-    register()  # the entry point tells other processes, where mimicit is installed
+    register()  # other processes learn of it by the entry point, if mimicit is installed
     path = _table(
         samples, embed=embed, videos=videos, folder=Path(cache_dir) if cache_dir is not None else default_cache()
     )
@@ -80,7 +80,7 @@ def to_datasets(
 
 
 def _table(samples: Samples, *, embed: bool, videos: bool, folder: Path) -> Path:
-    """The Arrow file with the rows of ``samples``, written where it is not there yet."""
+    """The Arrow file with the rows of ``samples``, written if it is not there yet."""
     prints = [samples.fingerprints[part] for part in ("content", "order", "filter")]
     place = "" if embed else _home(samples.store)
     name = digest(_LAYOUT, embed, videos, place, *prints)
@@ -104,7 +104,7 @@ def _table(samples: Samples, *, embed: bool, videos: bool, folder: Path) -> Path
 
 
 def _home(store: Store) -> str:
-    """The folder or URL of the shards, from wherever it is asked for."""
+    """The absolute path or the URL of the shards."""
     location = store.location.removeprefix("file://")
     return location if "://" in location else os.path.abspath(location)
 

@@ -2,10 +2,10 @@
 
 No decoder in C can be interrupted or asked how much it will allocate, and an MP4 of 3 kB can make ffmpeg write an
 index of 4 GB. So the process that decodes limits itself: an allocation beyond the limit fails, which every decoder
-reports; and a timer ends the process, which its parent takes for a reject of the medium. Cost: 20 microseconds.
+reports; and a timer ends the process, which its parent counts as a reject of the medium. Cost: 20 microseconds.
 
-Time is that of the CPU, and grows with the pixels that a medium says it has, at a rate that the slowest machine keeps:
-what is sound is not rejected anywhere, while a medium that says little and costs much is.
+The limit of CPU time grows with the pixels that a medium declares, at a rate that the slowest machine keeps: sound
+media are not rejected anywhere, while a medium that declares little and costs much is.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mimicit.media import MediaOptions
 __all__ = ["TIMER_SIGNALS", "allow_pixels", "bounded", "data_bytes", "memory_limit", "out_of_memory", "want_of_memory"]
 
 TIMER_SIGNALS: Final = frozenset((signal.SIGALRM, signal.SIGPROF))
-"""What ends a process that decodes for too long."""
+"""The signals that end a process that decodes for too long."""
 
 _WALL_PER_CPU: Final = 10  # the second timer is for reads that never return; a busy machine must not reject a clip
 _SECONDS_PER_PIXEL: Final = 2e-7  # VP8 and JPEG take a twentieth of it, on a core of 2020
@@ -39,7 +39,7 @@ _one_thread_at_a_time = threading.RLock()
 
 
 def _begin_in_fork() -> None:
-    """The thread that was in such a block is not there in a fork, and would never leave it."""
+    """Replace the lock in a fork: the thread that held it does not exist there, and would never release it."""
     global _one_thread_at_a_time
     _one_thread_at_a_time = threading.RLock()
 
@@ -52,11 +52,11 @@ _left_for_pixels: list[float] = []  # seconds that each open block may still get
 def bounded(options: MediaOptions, *, cpu_seconds: float | None = None) -> Iterator[None]:
     """Let the block allocate ``options.max_memory_bytes`` more and take ``options.max_seconds`` of CPU time.
 
-    It may take ten times that of the clock, and both longer for what it tells `allow_pixels`. With ``cpu_seconds`` it
-    may take that instead, whatever its pixels: for those who wait for an answer.
+    The limit of wall-clock time is ten times that; `allow_pixels` extends both. With ``cpu_seconds``, that is the limit
+    whatever the pixels: for callers who wait for an answer.
 
     Allocations beyond become `RejectedError` (``too_much_memory``). A block that takes longer ends *this process*, by
-    one of `TIMER_SIGNALS`: run it in a worker, and in its main thread. Where the system does not tell what a process
+    one of `TIMER_SIGNALS`: run it in a worker, and in its main thread. If the system does not report what a process
     uses (all but Linux), only the time is bounded.
     """
     handlers = {number: signal.signal(number, signal.SIG_DFL) for number in TIMER_SIGNALS}
@@ -79,11 +79,11 @@ def bounded(options: MediaOptions, *, cpu_seconds: float | None = None) -> Itera
 
 @contextmanager
 def memory_limit(more_bytes: int) -> Iterator[None]:
-    """Let the block allocate ``more_bytes`` beside what the process has; what asks for more meets `MemoryError`.
+    """Let the block allocate ``more_bytes`` on top of what the process has; more than that raises `MemoryError`.
 
-    The limit is one of the process, so threads have such blocks one after the other: else the last of two that end
-    would leave the limit of the first behind. Nothing is limited where the system does not tell what a process uses
-    (all but Linux).
+    The limit is one of the process, so threads run such blocks one after the other: if two overlapped, the last to end
+    would restore the limit of the first. Nothing is limited if the system does not report what a process uses (all but
+    Linux).
     """
     # RLIMIT_DATA counts what is private and writable. RLIMIT_AS would also count libraries, stacks of threads and
     # mapped input (600 MB of address space where 40 MB are used), and RLIMIT_RSS does nothing on Linux.
@@ -99,9 +99,9 @@ def memory_limit(more_bytes: int) -> Iterator[None]:
 
 
 def allow_pixels(count: int) -> None:
-    """Let the block of `bounded`, if there is one, take as much longer as it may take to decode ``count`` pixels.
+    """Extend the block of `bounded`, if there is one, by the time that decoding ``count`` pixels may take.
 
-    Count what the header declares, or rather what the packets of a clip do.
+    Count what the header declares, or better, for a clip, what its packets declare.
     """
     if not _left_for_pixels:
         return
@@ -113,7 +113,7 @@ def allow_pixels(count: int) -> None:
 
 
 def data_bytes() -> int | None:
-    """Bytes that count against RLIMIT_DATA now; None where the system does not say."""
+    """Bytes that count against RLIMIT_DATA now; None if the system does not say."""
     try:
         descriptor = os.open(_STATM, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -126,10 +126,10 @@ def data_bytes() -> int | None:
 
 @contextmanager
 def want_of_memory() -> Iterator[None]:
-    """Turn what a library says in words of its own where an allocation failed into `MemoryError`.
+    """Turn a library's own error for a failed allocation into `MemoryError`.
 
-    Arrow's readers pass on what happened further down as an error of the file: a page's header that could not be read
-    for ``std::bad_alloc``, or a thread without room for its stack.
+    Arrow's readers report what happened further down as an error of the file: a page's header that could not be read
+    because of ``std::bad_alloc``, or a thread without room for its stack.
     """
     try:
         yield
@@ -148,6 +148,6 @@ def out_of_memory(options: MediaOptions) -> RejectedError:
 
 
 def _tightened(limits: tuple[int, int], wanted: int) -> tuple[int, int]:
-    """The pair (soft, hard) with the soft limit at ``wanted``, or lower where it was lower."""
+    """The pair (soft, hard) with the soft limit at ``wanted``, or lower if it was lower."""
     known = [limit for limit in limits if limit != resource.RLIM_INFINITY]
     return min([wanted, *known]), limits[1]

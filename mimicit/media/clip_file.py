@@ -45,7 +45,7 @@ class VideoHeader:
 
     ``format`` is one of ``asf avi flv gif matroska mp4 mpeg mpegts ogg``, ``codec`` ffmpeg's name; ``width`` and
     ``height`` are pixels as stored, before any rotation. ``frames``, ``duration_s`` and ``bits`` (per colour
-    channel) are None where the header does not say. ``video_streams`` counts cover pictures too.
+    channel) are None if the header does not say. ``video_streams`` counts cover pictures too.
     """
 
     format: str
@@ -68,7 +68,7 @@ class Clip:
 
 
 def check_pyav() -> None:
-    """Do nothing where PyAV is installed, else raise `UsageError`."""
+    """`UsageError` unless PyAV is installed."""
     try:
         import av  # noqa: F401
     except ImportError:
@@ -79,16 +79,16 @@ def check_pyav() -> None:
 def open_clip(path: Path, options: MediaOptions) -> Iterator[Clip]:
     """The clip at ``path``, opened and within the limits of ``options``, to be decoded by one thread.
 
-    Where data are damaged the decoder raises. (What it would else make up, as players do, depends on where decoding
+    The decoder raises on damaged data. (What it would otherwise make up, as players do, depends on where decoding
     began, and on what its buffers held.) What ffmpeg raises inside the ``with`` block becomes `RejectedError`
     (``undecodable_video``), too.
 
     `RejectedError` also with reason ``missing_file``, ``empty_media``, ``unsupported_media`` (not a known container),
     ``undecodable_video`` (damaged, without a video stream, no decoder), ``too_many_pixels``, ``too_many_frames``,
-    ``too_long`` or ``too_much_memory``. `UsageError` where PyAV is not installed.
+    ``too_long`` or ``too_much_memory``. `UsageError` if PyAV is not installed.
     """
     check_pyav()
-    import av  # 0.1 s, and only needed where there are clips
+    import av  # takes 0.1 s, and only clips need it
 
     format = _format_of(path)
     limits = {"max_pixels": str(options.max_pixels)}  # frames can be larger than the container says

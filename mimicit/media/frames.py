@@ -20,8 +20,8 @@ SECONDS_DIGITS: Final = 6
 def evenly_spaced(count: int, wanted: int) -> list[int]:
     """``wanted`` ascending indices below ``count``: the first, the last, and the nearest to equal steps between.
 
-    All of them where there are fewer; the middle one where a single one is wanted. (``numpy.linspace`` over both
-    ends, as Video-LLaVA and kin pick frames, but rounded rather than cut.)
+    All of them if there are fewer; the middle one if only one is wanted. (``numpy.linspace`` over both ends, as
+    Video-LLaVA and similar models pick frames, but rounded, not truncated.)
     """
     if count <= wanted:
         return list(range(count))
@@ -36,15 +36,15 @@ def encode_frames(
 ) -> EncodedMedia:
     """A video whose frames are the files ``pictures``, shown at ``timestamps_s`` (seconds, ascending, one each).
 
-    One of ``pictures`` after the other is taken, so that they need not be held together.
+    ``pictures`` are consumed one at a time, so they need not all be in memory.
 
     ``options.frames`` of them are kept, evenly spaced, each stored as `encode_image` does; their times are kept as
-    given. The duration is ``duration_s`` where the publisher says it, else the last time plus the mean interval (plus
-    nothing, where there is a single frame).
+    given. The duration is ``duration_s`` if the publisher states it, else the last time plus the mean interval (plus
+    nothing for a single frame).
 
     `RejectedError` as `encode_image` for the kept frames, and: ``empty_media`` (no pictures), ``too_many_frames``,
-    ``too_long``, ``bad_media`` (times that do not ascend from 0 or do not match the pictures in number, frames that
-    end with different sizes).
+    ``too_long``, ``bad_media`` (times that do not ascend from 0 or do not match the pictures in number, stored frames
+    of different sizes).
     """
     _check_times(timestamps_s, duration_s, options)
     chosen = evenly_spaced(len(timestamps_s), options.frames)

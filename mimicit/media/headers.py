@@ -1,11 +1,11 @@
 """What a file declares, read without decoding: frames of an animation, scans of a JPEG, the length of a clip.
 
 - Only the first frame of an animation is ever used, so its length costs nothing; but a picture of thousands of frames
-  is a clip in the wrong place, or made to hurt, and is refused.
+  is a clip in the wrong place, or an attack, and is refused.
 - A progressive JPEG comes in scans, and each costs a pass over the whole picture, however few bytes it has: 3,000 of
   them in a file of 270 kB take 90 s. Encoders write about ten.
-- ffmpeg reads a clip that broke off to its end without a word, so half of it would pass for the whole. Matroska (WebM),
-  fragmented MP4 and AVI say how long their parts are; only those lengths are read, some bytes for each part. Streams
+- ffmpeg reads a truncated clip to its end without an error, so half of it would pass for the whole. Matroska (WebM),
+  fragmented MP4 and AVI state how long their parts are; only those lengths are read, some bytes for each part. Streams
   that declare no length (MPEG-TS, MPEG-PS, Ogg, FLV) may begin and end anywhere: what is whole in them is the clip.
 """
 
@@ -34,7 +34,7 @@ _GIF_FRAME_BYTES: Final = 10
 
 
 def check_frames(picture: Image.Image, data: bytes) -> None:
-    """`RejectedError` (``too_many_frames``) where the open ``picture``, read from ``data``, has above `MAX_FRAMES`."""
+    """`RejectedError` (``too_many_frames``) if the open ``picture``, read from ``data``, has more than `MAX_FRAMES`."""
     if picture.format == "GIF":
         frames = gif_frames(data, MAX_FRAMES)  # Pillow would look at all of them
     elif picture.format == "TIFF":
@@ -46,7 +46,7 @@ def check_frames(picture: Image.Image, data: bytes) -> None:
 
 
 def gif_frames(data: bytes, most: int) -> int:
-    """The frames of the GIF ``data``; counting stops above ``most``, and where the file is cut or makes no sense."""
+    """The number of frames of the GIF ``data``; counting stops above ``most``, and where the file is cut or invalid."""
     count = 0
     place = _GIF_HEADER_BYTES + _table_bytes(data, _GIF_HEADER_BYTES - 3)
     while count <= most and place < len(data):
@@ -79,14 +79,14 @@ _NEXT_MARKER: Final = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # in a scan, FF 
 
 
 def check_scans(data: bytes) -> None:
-    """`RejectedError` (``too_many_scans``) where the JPEG ``data`` has more than `MAX_SCANS`."""
+    """`RejectedError` (``too_many_scans``) if the JPEG ``data`` has more than `MAX_SCANS`."""
     scans = count_scans(data)
     if scans > MAX_SCANS:
         raise RejectedError("too_many_scans", f"a JPEG of {scans:,} scans; the limit is {MAX_SCANS}")
 
 
 def count_scans(data: bytes) -> int:
-    """The scans of the first picture in the JPEG ``data``, or a few more than it has where they are few."""
+    """The number of scans of the first picture in the JPEG ``data``; up to `MAX_SCANS`, maybe a few too many."""
     most = data.count(_SCAN)
     if most <= MAX_SCANS:  # more only by chance, in what follows the picture or in its metadata
         return most
@@ -112,7 +112,7 @@ _Part = tuple[str, int]
 
 
 def check_length(path: Path, format: str) -> None:
-    """`RejectedError` (``undecodable_video``) where the file of ``format`` ends before a part that it declares."""
+    """`RejectedError` (``undecodable_video``) if the file of ``format`` ends before a part that it declares."""
     parts = _PARTS.get(format)
     if parts is None:
         return
@@ -125,7 +125,7 @@ def check_length(path: Path, format: str) -> None:
 
 
 def _matroska_parts(file: BinaryIO) -> Iterator[_Part]:
-    """The segment and, where it was recorded without a length, what lies inside."""
+    """The segment or, if it was recorded without a length, the elements inside."""
     place = 0
     while header := _ebml_header(file, place):
         id, place, length = header
@@ -136,11 +136,11 @@ def _matroska_parts(file: BinaryIO) -> Iterator[_Part]:
             place += length
             yield ("segment" if id == _SEGMENT else "last element"), place
             if id == _SEGMENT:
-                return  # what follows the clip is none of it
+                return  # what follows is not part of the clip
 
 
 def _ebml_header(file: BinaryIO, place: int) -> tuple[int, int, int | None] | None:
-    """(id, where its content begins, bytes of content or None where they are not said); None at the end of the file."""
+    """(id, where its content begins, bytes of content or None if not stated); None at the end of the file."""
     file.seek(place)
     head = file.read(12)
     id_size = _vint_size(head)
@@ -174,7 +174,7 @@ def _fragment_parts(file: BinaryIO) -> Iterator[_Part]:
 
 
 def _riff_parts(file: BinaryIO) -> Iterator[_Part]:
-    """The RIFF chunks of an AVI: one, and more where it has over a gigabyte."""
+    """The RIFF chunks of an AVI: one, or several if it has over a gigabyte."""
     place = 0
     while (head := _at(file, place, 8))[:4] == b"RIFF" and len(head) == 8:
         length = int.from_bytes(head[4:], "little")

@@ -1,11 +1,11 @@
-"""One picture as it is stored: upright, RGB over white, no larger than asked; or its own bytes where they already are.
+"""One picture as it is stored: upright, RGB over white, no larger than asked; or its own bytes if they are all that.
 
 Cost: the decode dominates (640 x 480 JPEG: 3.5 ms). A JPEG that is to be shrunk is decoded at 1/2, 1/4 or 1/8 scale
 inside libjpeg, as long as twice the target remains; that is 2.2 times faster at 1500 x 1000 and within 9/255 of the
 full decode. A picture that needs no change is decoded once at the smallest scale, only to know that it is whole.
 
-`open_stored` is the way back: JPEG, PNG or WebP of the size that its sample says. What loads it for training and what
-verifies it open it here, so one refuses what the other reports.
+`open_stored` opens it again: JPEG, PNG or WebP of the size that its sample states. Both loading for training and
+verifying use it, so that one refuses what the other reports.
 
 `fingerprint` gives 64 bits that hardly change when a picture is resized, recompressed or recoloured. It is a difference
 hash: the picture becomes 9 x 8 grey cells, and each bit says whether a cell is brighter than its left neighbour. All of
@@ -46,7 +46,7 @@ def encode_image(data: bytes, options: MediaOptions) -> EncodedMedia:
     A file that already is what would be stored (format, size, 8-bit RGB, upright, one frame, no ICC profile but sRGB)
     passes through untouched, metadata included. The first frame stands for an animation.
 
-    `RejectedError` is the only error: reasons of `probe_image`, found before or while decoding.
+    `RejectedError` is the only error, with the reasons of `probe_image`, before or while decoding.
     """
     with open_image(data, options) as (picture, header):
         target = fit_within(header.width, header.height, options.size)
@@ -78,7 +78,7 @@ def encode_image(data: bytes, options: MediaOptions) -> EncodedMedia:
 def open_stored(data: bytes, width: int, height: int) -> Iterator[tuple[Image.Image, ImageHeader]]:
     """The stored picture ``data`` of ``width`` x ``height`` pixels, opened but not decoded; errors as `open_image`.
 
-    `RejectedError` also where it is a picture of another format or size.
+    `RejectedError` also if it is a picture of another format or size.
     """
     with open_image(data, _OPTIONS) as (picture, header):
         if header.format not in _STORED:
@@ -89,7 +89,7 @@ def open_stored(data: bytes, width: int, height: int) -> Iterator[tuple[Image.Im
 
 
 def check_stored(data: bytes, width: int, height: int) -> None:
-    """Decode the stored picture ``data`` as fast as that goes, only to know that it can be; errors as `open_stored`."""
+    """Decode the stored picture ``data`` as cheaply as possible, to check that it can be; errors as `open_stored`."""
     with open_stored(data, width, height) as (picture, _):
         if isinstance(picture, JpegImagePlugin.JpegImageFile):
             picture.draft(None, (1, 1))
@@ -97,7 +97,7 @@ def check_stored(data: bytes, width: int, height: int) -> None:
 
 
 def fingerprint(stored: bytes) -> int | None:
-    """The fingerprint of a stored picture (its bytes are known to be sound); ``None`` where it is all but plain."""
+    """The fingerprint of a stored picture (its bytes are known to be sound); ``None`` if it is almost plain."""
     with Image.open(io.BytesIO(stored), formats=["JPEG", "PNG", "WEBP"]) as picture:
         picture.draft("L", (_COLUMNS * 4, _ROWS * 4))
         grey = picture.convert("L").resize((_COLUMNS, _ROWS), Image.Resampling.BOX).tobytes()
@@ -129,7 +129,7 @@ def _is_compliant(picture: Image.Image, header: ImageHeader, data: bytes, option
 
 
 def _check_sums(data: bytes) -> None:
-    """Whether the PNG ``data`` is whole and unharmed: decoding alone reads neither checksums nor the end."""
+    """Raise if the PNG ``data`` is cut or damaged: decoding alone reads neither checksums nor the end."""
     with Image.open(io.BytesIO(data), formats=["PNG"]) as again:
         again.verify()
 

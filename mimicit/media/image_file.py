@@ -1,7 +1,7 @@
 """Opening a picture with Pillow as if it were hostile: limits before decoding, one kind of error, no leaked warning.
 
 Pillow is lazy: `PIL.Image.open` reads the header alone, so a 30,000 x 30,000 PNG of 100 kB is refused here in
-a millisecond, without its 900 million pixels ever being allocated. Only the plugin that belongs to the first bytes
+a millisecond, without its 900 million pixels ever being allocated. Only the plugin that matches the first bytes
 is tried. Pillow's own limit (`PIL.Image.MAX_IMAGE_PIXELS` times two, 179 million pixels) stays on top of ours,
 and its global settings are read but never changed.
 """
@@ -44,7 +44,7 @@ PILLOW_ERRORS: Final[tuple[type[Exception], ...]] = (
     zlib.error,  # compressed PNG chunks that are damaged
     Image.DecompressionBombError,  # Pillow's own limit
 )
-"""All that Pillow has been seen to raise on damaged pictures. Each one is a fault of the data, none of the program."""
+"""All that Pillow has been seen to raise on damaged pictures. Each is a fault of the data, not of the program."""
 
 _PILLOW_NAMES: Final = {
     "avif": "AVIF",
@@ -72,7 +72,7 @@ class ImageHeader:
 
     ``format`` is one of ``avif bmp gif heic jpeg png tiff webp``; ``width`` and ``height`` are pixels as stored, before
     ``orientation`` (EXIF, 1 to 8) is applied; it is 1, upright, for every TIFF, which Pillow turns by itself. ``mode``
-    is Pillow's; ``animated`` is true where there is more than the one frame that is ever used.
+    is Pillow's; ``animated`` is true if there are several frames, of which only the first is used.
     """
 
     format: str
@@ -126,7 +126,7 @@ def open_image(data: bytes, options: MediaOptions) -> Iterator[tuple[Image.Image
 
 
 def check_pixels(width: int, height: int, options: MediaOptions) -> None:
-    """`RejectedError` where a picture or frame of this size is empty or above ``options.max_pixels``."""
+    """`RejectedError` if a picture or frame of this size is empty or above ``options.max_pixels``."""
     if width < 1 or height < 1:
         raise RejectedError("bad_media", f"the header says {width} x {height} pixels")
     if width * height > options.max_pixels:
@@ -151,7 +151,7 @@ def _format_of(data: bytes) -> str:
 
 @cache
 def _register_heif() -> None:
-    """Let Pillow open HEIC, which it knows by an extension; opened with ``formats``, no other file meets it."""
+    """Let Pillow open HEIC by an extension; since `open_image` gives ``formats``, no other file reaches it."""
     try:
         import pillow_heif
     except ImportError:
@@ -194,7 +194,7 @@ def _rejection(error: Exception, format: str, data: bytes, *, ends_early: bool) 
     if ends_early:
         return RejectedError("truncated_image", f"the {name} ends early, after {len(data):,} bytes")
     if isinstance(error, UnidentifiedImageError):
-        return RejectedError("bad_media", f"the {name} header makes no sense")  # its text is an object's address
+        return RejectedError("bad_media", f"the {name} header makes no sense")  # Pillow's gives an address
     return RejectedError("bad_media", f"the {name} cannot be decoded ({str(error) or type(error).__name__})")
 
 

@@ -68,7 +68,7 @@ class PacketTable:
     ``can_seek``: every frame has a time of its own, and key frames start afresh even where bytes are damaged.
     ``has_guessed_times``: the container (AVI) stores none, so ffmpeg guesses, sometimes swaps two, and guesses
     differently after a seek.
-    ``is_plain``: nothing is known about the file, but for damage, that misleads decord (see `mimicit.media.video`).
+    ``is_plain``: apart from damage, nothing known about the file misleads decord (see `mimicit.media.video`).
     """
 
     pts: tuple[int, ...]
@@ -87,9 +87,9 @@ class PacketTable:
 def scan_packets(path: Path, options: MediaOptions) -> PacketTable:
     """The packet table of the clip at ``path``; no more than the first shown frame is decoded.
 
-    `RejectedError` as `mimicit.media.clip_file.open_clip`, and: ``too_many_frames`` and ``too_long`` by what is
-    really there, ``undecodable_video`` where the file ends before the frames that its index lists or the bytes that
-    its container declares, or shows no frame.
+    `RejectedError` as `mimicit.media.clip_file.open_clip`, and: ``too_many_frames`` and ``too_long`` by the actual
+    packets, ``undecodable_video`` if the file ends before the frames that its index lists or the bytes that its
+    container declares, or shows no frame.
     """
     with open_clip(path, options) as clip:
         scan = _Scan(clip, options)
@@ -187,14 +187,14 @@ class _Scan:
         self._last_shown = max(self._last_shown, (pts, duration)) if len(self._shown) > 1 else (pts, duration)
 
     def _is_plain_packet(self, packet: Packet[Any], pts: int) -> bool:
-        """Neither hidden, damaged, before the first key frame, nor dependent on the group before its key frame."""
+        """Whether a packet is shown, whole, not before the first key frame, and refers to nothing before its own."""
         if packet.is_discard or packet.is_corrupt or packet.has_sidedata("new_extradata") or not self._keys:
             return False
         key = self._keys[-1]
         return key.is_clean and (packet.is_keyframe or pts > key.pts)
 
     def check_complete(self) -> None:
-        """An MP4 whose index comes first lists its frames even where the file ends early."""
+        """`RejectedError` if an MP4 lists more frames than it has: an index that comes first survives a lost end."""
         listed = len(self._clip.stream.index_entries) if self._clip.header.format == "mp4" else 0
         if self._packets < listed:
             raise RejectedError(
@@ -227,7 +227,7 @@ def _first_frame(packet: Packet[Any]) -> VideoFrame | None:
 
 
 def _orientation(frame: VideoFrame) -> int:
-    """The display matrix of ``frame`` as an EXIF orientation; free angles are taken to the nearest right angle."""
+    """The display matrix of ``frame`` as an EXIF orientation; other angles are rounded to a right angle."""
     side_data: Any = frame.side_data.get("DISPLAYMATRIX")
     if side_data is None:
         return 1
@@ -259,7 +259,7 @@ def _starts_afresh(data: bytes, clip: Clip) -> bool:
 
 
 def _nal_units(data: bytes, extradata: bytes, length_size_at: int) -> Iterator[bytes]:
-    """The NAL units of a packet in MP4 and Matroska: each with its length in front; none of any other layout."""
+    """The NAL units of a packet in MP4 and Matroska, each with its length in front; none for any other layout."""
     if len(extradata) <= length_size_at or extradata[0] != 1:
         return
     length_size = (extradata[length_size_at] & 3) + 1

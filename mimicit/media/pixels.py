@@ -1,15 +1,15 @@
 """Pixels of any Pillow mode to 8-bit sRGB over white, shrunk to a limit, as the bytes of a file.
 
 What each kind becomes: 16-bit grey keeps its upper byte (what Pillow does to 16-bit colour, too); 32-bit integers and
-floats are read as 0..1, 0..255 or 0..65535 where they fit, else stretched between their least and greatest value;
+floats are read as 0..1, 0..255 or 0..65535 if they fit, else stretched between their least and greatest value;
 palettes, bilevel and grey are expanded; CMYK goes through its ICC profile, or else the plain formula. Transparency is
 blended over white. An embedded ICC profile that is not sRGB is applied (a phone's Display P3 would look dull
 without); one that lcms cannot use is ignored, as browsers do. The stored file carries no metadata at all.
 
-Order matters for cost: shrink first, at the few target pixels do the rest.
+Order matters for cost: shrink first, then do the rest on the few target pixels.
 
-Shrinking is antialiased bicubic: by SIMD where `cykooz_resizer` is installed, else by Pillow. At 750 x 500 to 336 x 224
-pixels SIMD takes 0.9 ms where Pillow takes 2.9. The two differ by 1/255, or a little more in noise, where it matters
+Shrinking is antialiased bicubic: by SIMD if `cykooz_resizer` is installed, else by Pillow. From 750 x 500 to 336 x 224
+pixels SIMD takes 0.9 ms, Pillow 2.9. The two differ by 1/255, or a little more in noise, where it matters
 which direction is done first. The result of `cykooz_resizer` is the same on every processor, and which of the two was
 used is noted in the manifest (see `mimicit.pipeline.stages.media_table.library_versions`).
 """
@@ -85,7 +85,7 @@ def upright(picture: Image.Image, orientation: int) -> Image.Image:
 
 
 def has_foreign_profile(profile: bytes | None) -> bool:
-    """Whether an embedded ICC profile says something else than sRGB."""
+    """Whether an embedded ICC profile describes another colour space than sRGB."""
     if not profile:
         return False
     try:
@@ -113,7 +113,7 @@ def _save_options(format: ImageFormat, quality: int) -> dict[str, Any]:
 
 
 def _filterable(picture: Image.Image) -> Image.Image:
-    """A mode with 8 bits per channel, in which interpolation means something."""
+    """``picture`` in a mode with 8 bits per channel that can be interpolated."""
     mode = picture.mode
     if mode.startswith("I;16"):
         return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
@@ -145,7 +145,7 @@ def _over_white(picture: Image.Image) -> Image.Image:
 
 
 def _managed(picture: Image.Image, profile: bytes) -> Image.Image | None:
-    """``picture`` taken from its ICC ``profile`` to sRGB; None where the profile does not fit or cannot be used."""
+    """``picture`` taken from its ICC ``profile`` to sRGB; None if the profile does not fit or cannot be used."""
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         if source.profile.xcolor_space.strip() != _PROFILE_SPACE.get(picture.mode):
@@ -162,13 +162,13 @@ except ImportError:  # no binary package for this processor
 
 
 REDUCING_GAP: Final = 2.0
-"""Cheap halving goes no nearer to the target than this factor; a true filter does the rest (within 1/255 or so)."""
+"""Cheap halving leaves at least this factor to the target; a true filter does the rest (within 1/255 or so)."""
 
-_HALVED_FROM: Final = 2 * REDUCING_GAP  # times the target: where Pillow begins to halve
+_HALVED_FROM: Final = 2 * REDUCING_GAP  # times the target, from which on Pillow halves
 
 
 class _Kept(threading.local):
-    """What each thread keeps: to allocate its working memory anew for every picture would take as long as the work."""
+    """What each thread keeps: allocating its working memory for every picture would take as long as the work."""
 
     def __init__(self) -> None:
         self.resizer = cykooz_resizer.Resizer()
@@ -184,7 +184,7 @@ def resized(picture: Image.Image, target: tuple[int, int]) -> Image.Image:
     factor = max(have / want for have, want in zip(picture.size, target, strict=True))
     if _kept is None or picture.mode != "RGB" or factor >= _HALVED_FROM:
         return picture.resize(target, Image.Resampling.BICUBIC, reducing_gap=REDUCING_GAP)
-    # Through bytes, not Pillow's memory, whose layout is its own affair.
+    # Through bytes, not Pillow's memory, whose layout is internal.
     kind = cykooz_resizer.PixelType.U8x3
     source = cykooz_resizer.ImageData(*picture.size, kind, picture.tobytes())
     result = cykooz_resizer.ImageData(*target, kind)

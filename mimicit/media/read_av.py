@@ -1,4 +1,4 @@
-"""Frames of any clip through PyAV: by seeking where timestamps name frames, else by decoding all of it in order.
+"""Frames of any clip through PyAV: by seeking if timestamps identify frames, else by decoding all of it in order.
 
 Both decode with one thread at full size, so the pixels do not depend on the way taken (nor on the reader: decord's are
 the same, bit for bit).
@@ -52,7 +52,7 @@ class _Damage:
 def read_by_seeking(
     path: Path, options: MediaOptions, table: PacketTable, indices: Sequence[int], store: Callable[[Image.Image], _T]
 ) -> list[_T] | None:
-    """``store`` of the frames ``indices`` (ascending) of ``table``, RGB as stored; None where one cannot be found so.
+    """``store`` of the frames ``indices`` (ascending) of ``table``, RGB as stored; None if one cannot be found.
 
     A frame counts only when it comes out of the decoder with exactly the time that its packet announced.
     """
@@ -71,7 +71,7 @@ def read_by_seeking(
     except RejectedError as error:
         if error.reason != "undecodable_video":
             raise
-        return None  # it may be the seeking that the file does not bear
+        return None  # perhaps only seeking fails on this file
     return [stored[pts] for pts in wanted]
 
 
@@ -80,9 +80,9 @@ def read_in_order(
 ) -> ChosenFrames[_T]:
     """Decode the clip from its first key frame to its end, and choose among the frames that really come out.
 
-    The packets' count is the first guess of how many there are; where it is wrong, a second pass takes the true one.
+    The first guess of their number is that of the packets; if it is wrong, a second pass uses the true number.
     Damaged frames at either end (a recording that was cut anywhere) are left out. `RejectedError`
-    (``undecodable_video``) where one between is damaged or lost, or the times run backwards.
+    (``undecodable_video``) if a frame between these is damaged or lost, or the times run backwards.
     """
     indices = evenly_spaced(len(table.pts), options.frames)
     for _ in range(2):
@@ -96,11 +96,11 @@ def read_in_order(
 
 
 def _decode_from(clip: Clip, key: KeyPoint, wanted: set[int]) -> Iterator[tuple[int, Image.Image]]:
-    """The frames with the times ``wanted``, decoded from ``key`` on; those that come are taken out of ``wanted``."""
+    """The frames with the times ``wanted``, decoded from ``key`` on; each that is found is removed from ``wanted``."""
     from av.error import InvalidDataError
 
     is_sure = key.is_clean
-    # To skip the frames that say that nothing refers to them would save up to a quarter; damage can say so, too.
+    # Skipping frames marked as not referred to would save up to a quarter, but damage can set that mark.
     for packet in _packets_from(clip, key):
         if packet.is_corrupt:
             return
@@ -125,7 +125,7 @@ def _packets_from(clip: Clip, key: KeyPoint) -> Iterator[Packet[VideoStream]]:
     for packet in clip.container.demux(clip.stream):
         started = started or (packet.is_keyframe and packet.pts == key.pts)
         if not started and packet.dts is not None and packet.dts > key.dts:
-            return  # some containers are sought by guessing
+            return  # in some containers, a seek lands on a guess
         if started and (packet.pts is None or packet.pts >= key.pts):
             yield packet
 
@@ -169,10 +169,10 @@ def _whole_span(count: int, damage: _Damage) -> range:
 
 
 def _frames_in_order(clip: Clip) -> Iterator[tuple[VideoFrame | None, bool]]:
-    """Every frame from the first key frame on, and whether it is whole; None for one that cannot be decoded.
+    """Every frame from the first key frame on, and whether it is whole; None for a frame that cannot be decoded.
 
-    What is predicted from a damaged frame shows the damage, too, and nothing tells. So after damage no frame counts as
-    whole before a key frame that the damage cannot have reached: one shown later, and decoded after what failed.
+    A frame predicted from a damaged one shows the damage too, and nothing reports that. So after damage no frame counts
+    as whole before a key frame that the damage cannot have reached: shown later, and decoded after what failed.
     """
     from av.error import InvalidDataError
 
@@ -182,7 +182,7 @@ def _frames_in_order(clip: Clip) -> Iterator[tuple[VideoFrame | None, bool]]:
         if packet is not None:
             started = started or packet.is_keyframe
             if not started or not packet.size:
-                continue  # an empty packet within an AVI would end the decoding; None, last, does
+                continue  # an empty packet within an AVI would end the decoding, as None does at the end
             if packet.is_corrupt:
                 is_whole, restart = False, None
             elif packet.is_keyframe and restart is None:

@@ -15,7 +15,7 @@ from mimicit.records import MediaKind
 __all__ = ["HEAD_BYTES", "IMAGE_EXTENSIONS", "VIDEO_EXTENSIONS", "kind_of", "looks_like", "sniff"]
 
 HEAD_BYTES: Final = 4096
-"""How much of a file `sniff` and `looks_like` want to see; less is fine for a shorter file."""
+"""How many bytes of a file `sniff` and `looks_like` need; a shorter file has fewer."""
 
 IMAGE_EXTENSIONS: Final = frozenset(
     (
@@ -51,7 +51,7 @@ _PREFIXES: Final = (
 )
 _BMP_HEADER_SIZES: Final = frozenset((12, 16, 40, 52, 56, 64, 108, 124))
 _MP4_FIRST_BOXES: Final = frozenset((b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot"))
-_STILL_BRANDS: Final = {  # those of HEIF leave the codec to the brands that follow
+_STILL_BRANDS: Final = {  # None: a brand of HEIF that leaves the codec to the brands that follow
     **dict.fromkeys((b"avif", b"avis"), "avif"),
     **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"), "heic"),
     **dict.fromkeys((b"mif1", b"mif2", b"msf1"), None),
@@ -119,14 +119,14 @@ def looks_like(head: bytes) -> str:
 
 
 def _still_format(head: bytes) -> str | None:
-    """What the brands of an HEIF picture say of its codec: the first that names one."""
+    """The codec of an HEIF picture: that of its first brand that names one."""
     end = min(int.from_bytes(head[:4], "big"), 16 + 4 * _MAX_BRANDS)
     brands = (head[8:12], *(head[place : place + 4] for place in range(16, end, 4)))
     return next((format for brand in brands if (format := _STILL_BRANDS.get(brand))), None)
 
 
 def _is_mpegts(head: bytes) -> bool:
-    """Sync bytes at equal distances; the first packet may be cut, as in a recording that starts anywhere."""
+    """Whether sync bytes are equally spaced; the first packet may be cut, as in a recording that starts anywhere."""
     return any(
         all(head[place] == _TS_SYNC for place in range(start, start + _TS_PACKETS_SEEN * size, size))
         for size in _TS_PACKET_SIZES

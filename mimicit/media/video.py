@@ -1,21 +1,21 @@
 """A clip as it is stored: a few evenly spaced frames, upright, no larger than asked, each with its time.
 
-The packets say in one cheap pass, without decoding, which way is fit for the file; all ways give the same pixels, bit
+The packets say in one cheap pass, without decoding, which way suits the file; all ways give the same pixels, bit
 for bit (each decodes at full size with one thread, then one filter shrinks):
 
-1. **PyAV by seeking**, where packets have times that differ: decode from the key frame before each chosen frame, and
+1. **PyAV by seeking**, if packets have times that differ: decode from the key frame before each chosen frame, and
    accept a frame only whole and with exactly the announced time.
-2. **PyAV in order**, for AVI (whose times ffmpeg guesses), for VP8 (which notices no damage), and where a frame was not
+2. **PyAV in order**, for AVI (whose times ffmpeg guesses), for VP8 (which notices no damage), and if a frame was not
    found by seeking (gradual refresh, damage, MPEG-PS): decode everything, choose among what really comes out.
 
-So the chosen frames are those of a full sequential decode at the stated times, or the clip is a reject. That holds
-where bytes are damaged, too; but for open groups of pictures, in which a full decode may carry damage past a key frame
-that seeking starts from (8 of 450 damaged clips).
+So the chosen frames are those of a full sequential decode at the stated times, or the clip is a reject. That holds for
+damaged bytes, too, except in open groups of pictures, where a full decode may carry damage past a key frame that
+seeking starts from (8 of 450 damaged clips).
 
 **decord** reads plain clips instead, if ``MediaOptions.video_reader`` says so: MP4 or Matroska with 8-bit H.264, VP8 or
 VP9 and a single video stream, every packet shown and whole, times that differ, no display matrix, no interlacing, no
 change of parameters, and each key frame a clean start (an IDR picture, with nothing later shown before it); its count,
-times and sizes must agree with the packets'. It is not the default, since it conceals damaged bytes without a word
+times and sizes must agree with the packets'. It is not the default, since it conceals damaged bytes without an error
 (which keeps such a clip, with frames that a player would show), and costs 1.1 to 1.4 times the CPU and up to 4 times
 the memory. On clips that are not plain it silently returns *wrong frames* (open groups of pictures, gradual refresh,
 edit lists that hide frames, MPEG-TS, MPEG-PS, WMV, AVI with B-frames), other colours (10 bit, interlaced), four
@@ -59,7 +59,7 @@ def encode_video(path: Path, options: MediaOptions) -> EncodedMedia:
 
     `RejectedError` is the only error about a clip: ``missing_file``, ``empty_media``, ``unsupported_media`` (no known
     container), ``too_many_pixels``, ``too_many_frames``, ``too_long``, ``too_much_memory``, ``undecodable_video``
-    (damaged, cut, without pictures). `UsageError` where ``options`` ask for decord and it is not installed.
+    (damaged, cut, without pictures). `UsageError` if ``options`` ask for decord and it is not installed.
     """
     table = scan_packets(path, options)
     allow_pixels(table.width * table.height * len(table.pts))
@@ -88,7 +88,7 @@ def encode_video(path: Path, options: MediaOptions) -> EncodedMedia:
 
 
 def check_decord() -> None:
-    """Do nothing where decord is installed, else raise `UsageError`."""
+    """`UsageError` unless decord is installed."""
     try:
         import decord  # noqa: F401
     except ImportError:
@@ -98,10 +98,10 @@ def check_decord() -> None:
 def read_with_decord(
     path: Path, table: PacketTable, indices: Sequence[int], store: Callable[[Image.Image], _T]
 ) -> list[_T] | None:
-    """``store`` of the frames ``indices`` (ascending) of the clip, RGB as stored; None where decord fails or disagrees.
+    """``store`` of the frames ``indices`` (ascending) of the clip, RGB as stored; None if decord fails or disagrees.
 
-    Disagreement: another number of frames, other times, or another size than the packets say. `UsageError` where decord
-    is not installed: to go on without it would keep other clips on this machine than on those that have it.
+    Disagreement: another number of frames, other times, or another size than the packets say. `UsageError` if decord
+    is not installed: without it, this machine would keep other clips than machines that have it.
     """
     check_decord()
     import decord
@@ -126,7 +126,7 @@ def read_with_decord(
 def _read(
     path: Path, options: MediaOptions, table: PacketTable, store: Callable[[Image.Image], bytes]
 ) -> ChosenFrames[bytes]:
-    """The stored frames by the first reader that is fit for the file."""
+    """The stored frames by the first reader that suits the file."""
     indices = evenly_spaced(len(table.pts), options.frames)
     files = None
     if table.is_plain and options.video_reader == "decord":
