@@ -1,11 +1,11 @@
-"""From one job to its outcome: ask, read, ask once more where it cannot be read, and let the gates of pairs decide.
+"""From one job to its outcome: ask, read, ask once more if that fails, and let the gates of single pairs decide.
 
 Everything here is a function of the job and of the answers in the store; so a run that is repeated, in whatever order
 the answers came, ends with the same outcomes.
 
 A judge is a second model that looks at the pairs of a record and scores each from 1 to 5; low ones are dropped. It sees
-what the first was told (words and pictures, not its instructions), and answers on lines or in JSON as the recipe has
-it. Its requests are kept like all others.
+what the first model was shown (words and pictures, not its instructions), and answers on lines or in JSON as the recipe
+states. Its requests are kept like all others.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ RECORD_REASONS: Final = {
     "too_long": "a record or an answer too large to be used",
     "no_pair_left": "no pair passed the gates",
 }
-"""Why a record has no pair, beside the reasons for which a build rejects records and pictures."""
+"""Why a record has no pair, besides the reasons for which a build rejects records and pictures."""
 
 _CUT_OFF: Final = "length"
 
@@ -58,7 +58,7 @@ _MAX_TOKENS: Final = 400
 
 
 class NotAskedError(Exception):
-    """The request was not made, for reasons that lie not in it: the budget is spent, or nobody asks now."""
+    """The request was not sent, through no fault of its own: the budget is spent, or this run sends nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class Outcome:
 
 
 class Asker:
-    """Answers from the store; what is not there is sent, and kept before anybody sees it.
+    """Answers requests from the store; others are sent, and their answers kept before they are returned.
 
     Equal requests that wait at the same time are sent once.
     """
@@ -174,7 +174,7 @@ class Judge:
 
 
 async def _judged(outcome: Outcome, body: bytes, judge: Judge, recipe: Recipe, ask: Asker) -> None:
-    """Drop the pairs that the judge scores too low, or about which it says nothing that can be read."""
+    """Drop the pairs that the judge scores too low, or all of them if it gives no readable answer."""
     pairs, outcome.pairs = outcome.pairs, []
     why = ""
     scores: list[float] = [0.0] * len(pairs)
@@ -204,7 +204,7 @@ def _is_final(answer: Answer, outcome: Outcome) -> bool:
 
 
 def _sort(pairs: list[Pair], job: Job, recipe: Recipe, outcome: Outcome) -> None:
-    """Put each pair among those that are kept so far, or those that are not."""
+    """Put each pair among the kept pairs of ``outcome``, or among the dropped ones."""
     wanted = wanted_pairs(recipe, job.record)
     for number, pair in enumerate(pairs):
         fault = fault_of_pair(pair, job.record, recipe, job.language)
@@ -251,7 +251,7 @@ def _judging_request(body: bytes, pairs: Sequence[Pair], judge: Judge, recipe: R
 
 
 def _scores_of(text: str, count: int) -> list[float]:
-    """The scores that ``text`` gives to ``count`` pairs; `ValueError` where it does not give one to each."""
+    """The scores that ``text`` gives to ``count`` pairs; `ValueError` if it does not give one to each."""
     plain = text.strip().removeprefix("```json").removesuffix("```")
     try:
         scores = orjson.loads(plain)["scores"]

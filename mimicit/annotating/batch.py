@@ -1,7 +1,7 @@
 """Batch files: the JSON Lines of the batch API, for those who can wait a day for half the price.
 
 One file of requests has 50,000 lines and 190 MB at most; more make ``name-2.jsonl``, ``name-3.jsonl``, ... A request is
-called by its hash (``custom_id``), so the order and the number of files that come back do not matter.
+named by its hash (``custom_id``), so the order and the number of files that come back do not matter.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _HASH: Final = re.compile(r"[0-9a-f]{64}")
 
 
 class BatchWriter:
-    """Writes what would be sent to ``path``; the files appear whole when it is closed without an error."""
+    """Writes requests to ``path`` instead of sending them; the files appear whole if it is closed without an error."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._stack = path, ExitStack()
@@ -49,7 +49,7 @@ class BatchWriter:
         return len(self._written)
 
     async def send(self, body: bytes) -> Answer:
-        """Write the request, once; always `NotAskedError`."""
+        """Write the request, once; always raises `NotAskedError`."""
         request = request_hash(body)
         if request not in self._written:
             self._written.add(request)
@@ -70,9 +70,9 @@ class BatchWriter:
 
 
 async def take_in(paths: Iterable[Path], store: Store) -> dict[str, int]:
-    """Keep the answers in files that the batch API has given back; how many were kept, known already, and failed.
+    """Keep the answers in result files of the batch API; return how many were kept, known already, and failed.
 
-    `AnnotateError` where a file cannot be read, or a line of it is none of such a file's.
+    `AnnotateError` if a file cannot be read, or a line of it is not a result.
     """
     counts = {"kept": 0, "known": 0, "failed": 0}
     for path in paths:

@@ -3,10 +3,10 @@
 - 408, 409, 425, 429, 5xx, broken and stalled connections, and 200s that hold no answer are tried again, after a wait
   that doubles, drawn at random up to that; ``Retry-After`` is honoured, and makes all requests wait.
 - 401, 403, 404 and redirects end the run: every other request would meet them too.
-- Any other refusal (400, 413, 422, ...) is that of one request.
+- Any other refusal (400, 413, 422, ...) concerns one request alone.
 
 Only the base URL is contacted: redirects are not followed, proxies and passwords of the environment are not used. The
-key is taken out of all that comes back before anybody sees it. Answers are read up to a limit.
+key is removed from all that comes back before it is shown or kept. Answers are read up to a limit.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class FailedError(Exception):
 
 
 class _AgainError(Exception):
-    """An attempt failed, and another may not; ``wait_s`` is what the server asks for."""
+    """An attempt failed, but another may succeed; ``wait_s`` is the wait that the server asks for."""
 
     def __init__(self, why: str, wait_s: float | None = None) -> None:
         super().__init__(why)
@@ -63,11 +63,11 @@ class _AgainError(Exception):
 
 
 class _TooLongError(Exception):
-    """The answer is larger than is read."""
+    """The answer is larger than the limit."""
 
 
 def checked_base_url(url: str) -> str:
-    """``url`` where it is a plain http address; `UsageError` where it holds a password or a query."""
+    """``url`` if it is a plain http(s) address; `UsageError` if not, or if it holds a password or a query."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UsageError("--base-url: must be an http or https address, such as http://localhost:8000/v1")
@@ -77,7 +77,7 @@ def checked_base_url(url: str) -> str:
 
 
 class ModelClient:
-    """Asks the server at ``base_url``, at most ``concurrency`` requests at once; use as an async context manager.
+    """Sends at most ``concurrency`` requests at a time to ``base_url``; use as an async context manager.
 
     ``timeout_s`` is for one whole attempt, ``retries`` are the attempts after the first.
     """
@@ -115,7 +115,7 @@ class ModelClient:
         await self._client.close()
 
     async def ask(self, body: bytes) -> Answer:
-        """The answer to the request; `FailedError` where there is none, `AnnotateError` where the run must end."""
+        """The answer to the request; `FailedError` if there is none, `AnnotateError` if the run must end."""
         cost = estimated(body, orjson.loads(body).get("max_tokens"))
         await self._budget.reserve(cost)
         spent = None
@@ -204,9 +204,9 @@ class ModelClient:
 
 
 def answer_of_body(content: bytes, cost: Cost, *, hide: Any = str) -> Answer:
-    """The answer in the body of a response; `ValueError` says why there is none. ``hide`` takes the key out of texts.
+    """The answer in the body of a response; `ValueError` says why there is none. ``hide`` removes the key from texts.
 
-    Where the server counts no tokens, ``cost`` is what it is taken to cost.
+    If the server counts no tokens, those of the request are taken from ``cost``, those of the answer from its length.
     """
     try:
         body = orjson.loads(content)
@@ -251,7 +251,7 @@ def _count(value: Any, otherwise: int) -> int:
 
 
 def _asked_wait(headers: Mapping[str, str]) -> float | None:
-    """Seconds that ``Retry-After`` asks for, as a number or a date; None where it makes no sense."""
+    """Seconds that ``Retry-After`` asks for, as a number or a date; None if it is neither."""
     milliseconds = headers.get("retry-after-ms", "")
     if re.fullmatch(r"\d{1,12}(\.\d{1,6})?", milliseconds):
         return float(milliseconds) / 1000
@@ -267,8 +267,8 @@ def _asked_wait(headers: Mapping[str, str]) -> float | None:
 def _bounded_transport(connections: int) -> httpx2.AsyncBaseTransport:
     """The usual transport, with answers that end in `_TooLongError` beyond a limit.
 
-    Each connection has a pool of its own, for the usual one looks through all connections for every request, which at
-    256 of them takes longer than all the rest.
+    Each connection has a pool of its own, because the usual pool looks through all connections for every request, which
+    at 256 of them takes longer than all the rest.
     """
     import httpx2
 
@@ -280,7 +280,7 @@ def _bounded_transport(connections: int) -> httpx2.AsyncBaseTransport:
             self._free = list(self._all)
 
         async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-            transport = self._free.pop()  # never empty: the client makes no more requests at once
+            transport = self._free.pop()  # never empty: the client makes no more requests at a time
             try:
                 response = await transport.handle_async_request(request)
             except BaseException:

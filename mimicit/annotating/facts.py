@@ -1,12 +1,12 @@
-"""What records say beside captions: boxes with labels, and what happens when in a clip.
+"""What records say besides captions: boxes with labels, and what happens when in a clip.
 
 - ``boxes``, ``objects``, ``regions`` or ``annotations`` in the free fields: a list of objects with a ``label``
-  (``category``, ``name``, ``class``) and, if they like, a ``bbox`` or ``box`` of four numbers: x, y, width, height.
+  (``category``, ``name``, ``class``) and optionally a ``bbox`` or ``box`` of four numbers: x, y, width, height.
 - ``instances_*.json`` of COCO: ``images``, ``annotations`` (``image_id``, ``category_id``, ``bbox``), ``categories``.
-  Boxes come as parts of the sides of their picture where the file tells its size.
+  Boxes come as fractions of the sides of their picture if the file states its size.
 - ``moments``, ``segments``, ``events`` or ``subtitles``: a list of objects with ``start`` and ``end`` (seconds) and a
   ``text`` (``caption``, ``sentence``). A caption whose own free fields have ``start`` and ``end`` is one moment.
-- A ``.srt`` or ``.vtt`` file beside a clip, of its name.
+- A ``.srt`` or ``.vtt`` file next to a clip, with the same name.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _LABELS: Final = ("label", "category", "name", "class", "phrase")
 _MOMENT_FIELDS: Final = ("moments", "segments", "events", "subtitles")
 _TEXTS: Final = ("text", "caption", "sentence")
 MOST_FACTS: Final = 200
-"""Of one record."""
+"""The most facts of one kind for one record."""
 _MOST_CHARACTERS: Final = 500
 SUBTITLES: Final = (".srt", ".vtt")
 _MOST_BYTES: Final = 4 << 20
@@ -64,7 +64,7 @@ _TAG: Final = re.compile(r"<[^>\n]{0,100}>|\{[^}\n]{0,100}\}")
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """Something with a ``label``; ``box`` is x, y, width, height as the record has them, where it says so."""
+    """Something with a ``label``; ``box`` is x, y, width, height as the record has them, if it does."""
 
     label: str
     box: tuple[float, ...] | None = None
@@ -95,7 +95,7 @@ def is_box(value: Any) -> bool:
 
 
 def moments_of(meta: Mapping[str, Any], caption: str | None) -> Iterator[Moment]:
-    """The moments among the free fields of a record, and its ``caption`` where they say when it holds."""
+    """The moments among the free fields of a record, and its ``caption`` if they say when it holds."""
     for entry in _entries(meta, _MOMENT_FIELDS):
         text = next((entry[name] for name in _TEXTS if isinstance(entry.get(name), str)), None)
         yield from _moment(entry, text)
@@ -103,7 +103,7 @@ def moments_of(meta: Mapping[str, Any], caption: str | None) -> Iterator[Moment]
 
 
 def moments_beside(root: Root, media: Sequence[MediaRef]) -> tuple[Moment, ...]:
-    """The subtitles beside the only clip of a record."""
+    """The subtitles next to the clip of a record with only that clip."""
     if len(media) != 1 or media[0].kind != "video" or not isinstance(media[0].parts[0], InFile):
         return ()
     stem = posixpath.splitext(media[0].parts[0].path)[0]
@@ -151,7 +151,7 @@ def _are_numbers(value: Any) -> bool:
 
 
 _MEMBERS: Final = {"images": {"id", "file_name"}, "annotations": {"image_id", "category_id", "bbox"}}
-_MOST_CATEGORIES: Final = 100_000  # all are held
+_MOST_CATEGORIES: Final = 100_000  # all are held in memory
 _DIGITS: Final = 4
 
 
@@ -171,7 +171,7 @@ def holds_boxes(root: Root, path: str) -> bool:
 def read_boxes(root: Root, path: str, left_out: Counter[str]) -> Iterator[tuple[str, Box]]:
     """(path of the picture, box) for every annotation of the file at ``path``, in its order.
 
-    ``left_out`` counts, by their reasons, the annotations that give none. `SourceError` where the file is damaged.
+    ``left_out`` counts, by reason, the annotations that give no box. `SourceError` if the file is damaged.
     """
     split = path.rpartition("/")[2].partition(".")[0].rpartition("_")[2]
     names = dict(_names(root, path))
@@ -199,7 +199,7 @@ def _names(root: Root, path: str) -> Iterator[tuple[str, str]]:
 
 
 def _enter_picture(root: Root, pictures: DiskTable, path: str, split: str, row: Mapping[str, Any]) -> None:
-    """Enter where the picture of ``row`` lies, and its size; one that is not there counts with its annotations."""
+    """Enter where the picture of ``row`` lies, and its size; a missing picture is counted with its annotations."""
     try:
         (ref,) = media_refs(root, [row.get("file_name")], beside=folder_of(path), kind="image", hints=(split,))
         id = checked_id(row.get("id"))

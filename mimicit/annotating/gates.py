@@ -1,4 +1,4 @@
-"""What a pair must be to be kept; each gate is a reason code, and a pair falls at the first that it does not pass.
+"""The gates that a pair must pass to be kept; each has a reason code, and the first that stops a pair is its reason.
 
 Gates of one pair look at its text, its record and the recipe. Two look across pairs: one that nearly repeats a pair of
 the same record, and answers that many records share. Both take pairs in the order of the records, so the result does
@@ -53,15 +53,15 @@ _ORDINAL: Final = re.compile(rf"\b({'|'.join(_ORDINALS)})\s+(?:picture|image|pho
 _TOKEN: Final = re.compile(r"<\|[^|<>\n]{1,40}\|>|<(?:image|img|video)\b[^<>\n]{0,20}>", re.IGNORECASE)
 _CONTROL: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _WORD: Final = re.compile(r"\w+")
-_SAME: Final = 0.9  # of the runs of words of two texts
+_SAME: Final = 0.9  # the share of runs of words that two texts have in common
 _SAME_PAIR: Final = 0.8
 _RUN: Final = 3  # words
 _SKETCH: Final = 4  # least hashes that two nearly equal answers share
-_LEAST_SHARED: Final = 6  # words; shorter answers may well be those of many
+_LEAST_SHARED: Final = 6  # words; many records may well share a shorter answer
 
 
 def fault_of_pair(pair: Pair, record: Record, recipe: Recipe, language: str) -> tuple[str, str] | None:
-    """(reason, detail) where ``pair`` is not to be kept for what it says itself."""
+    """(reason, detail) if ``pair`` must be dropped for what it says itself, else None."""
     gates = recipe.gates
     try:
         named = [("instruction", pair.instruction), ("answer", pair.answer)]
@@ -89,7 +89,7 @@ def is_refusal(text: str) -> bool:
 
 
 def repeats_in_record(pair: Pair, before: Sequence[Pair]) -> bool:
-    """Whether ``pair`` nearly says what one of the same record says."""
+    """Whether ``pair`` nearly repeats one of the pairs ``before`` it of the same record."""
     return any(
         _likeness(pair.instruction, other.instruction) >= _SAME_PAIR
         and _likeness(pair.answer, other.answer) >= _SAME_PAIR
@@ -98,14 +98,14 @@ def repeats_in_record(pair: Pair, before: Sequence[Pair]) -> bool:
 
 
 class Alike:
-    """Counts answers of the set that are nearly the same. Memory: some 100 bytes for each that is not."""
+    """Counts answers of the set that are nearly the same. Memory: some 100 bytes for each different answer."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._counts: Counter[int] = Counter()
 
     def is_too_much(self, answer: str) -> bool:
-        """Count ``answer``; whether as many were like it before as may be."""
+        """Count ``answer``; whether it is one more than the most that may be nearly the same."""
         words = _plain(answer)
         if not self._most or len(words) < _LEAST_SHARED:
             return False
@@ -226,14 +226,14 @@ _CODES: Final = {
 }
 _LEAST_LETTERS: Final = 8
 _LEAST_WORDS: Final = 6
-_CLEARLY: Final = 3  # common words more than those of the language asked for
+_CLEARLY: Final = 3  # common words beyond twice those of the language asked for
 
 
 def wrong_language(text: str, language: str) -> str:
-    """What ``text`` seems to be in instead of ``language`` (a name in English, or a code); empty where it may be it.
+    """The language or script that ``text`` seems to be in instead of ``language``; empty if it may be in ``language``.
 
-    It tells by letters and the commonest words, and only where it is sure: letters of another script, or common words
-    that are clearly those of another language that it knows. A language that it does not know passes.
+    ``language`` is a name in English, or a code; an unknown one passes. Only clear cases count: letters of another
+    script, or clearly more of the commonest words of another known language.
     """
     wanted = language.strip().casefold()
     wanted = _CODES.get(wanted, wanted.partition(" ")[0])
@@ -249,7 +249,7 @@ def wrong_language(text: str, language: str) -> str:
 
 
 def _other_script(text: str, known: Collection[str]) -> str:
-    """The script of most letters of ``text``, where most are of none that is ``known``."""
+    """The commonest script of ``text``, if most of its letters are of no ``known`` script."""
     if text.isascii() and "LATIN" in known:
         return ""
     scripts = Counter(unicodedata.name(letter, "").partition(" ")[0] for letter in text if letter.isalpha())

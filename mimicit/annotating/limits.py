@@ -1,4 +1,4 @@
-"""How fast, for how much, and how long in vain a model is asked: the pace, the budget and the circuit breaker."""
+"""The limits of asking a model: the pace, the budget, and the circuit breaker for failures in a row."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mimicit.errors import AnnotateError
 
 __all__ = ["Breaker", "Budget", "BudgetReachedError", "Cost", "Pace", "Prices", "estimated"]
 
-_MOST_TOKENS_USUALLY: Final = 1024  # of an answer, where the recipe sets no max_tokens
+_MOST_TOKENS_USUALLY: Final = 1024  # of an answer, if the recipe sets no max_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,21 +29,21 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """US dollars a million tokens; zero where nobody says."""
+    """US dollars per million tokens; zero if not given."""
 
     input_usd: float = 0.0
     output_usd: float = 0.0
 
     def of(self, input_tokens: int, output_tokens: int) -> float:
-        """US dollars."""
+        """The price in US dollars."""
         return (input_tokens * self.input_usd + output_tokens * self.output_usd) / 1e6
 
 
 class Pace:
-    """Lets requests go at most so many a minute, and so many tokens a minute; None: no limit.
+    """Limits the requests, and the tokens, that are sent per minute; None: no limit.
 
-    Evenly: each request moves the moment of the next one on by its share of a minute. All wait while the server has
-    asked for it.
+    They are spaced evenly: each request delays the next by its share of a minute. All wait while the server asks for
+    it.
     """
 
     def __init__(self, requests_per_minute: float | None, tokens_per_minute: float | None) -> None:
@@ -52,7 +52,7 @@ class Pace:
         self._next_request = self._next_tokens = self._paused_until = 0.0
 
     async def wait(self, tokens: int) -> None:
-        """Return when a request of about so many ``tokens`` may go."""
+        """Return when a request of about this many ``tokens`` may be sent."""
         now = time.monotonic()
         at = max(now, self._next_request, self._next_tokens)
         self._next_request = max(now, self._next_request) + self._per_request_s
@@ -61,11 +61,11 @@ class Pace:
             await asyncio.sleep(delay)
 
     def correct(self, tokens: int) -> None:
-        """So many more (or fewer) tokens have gone than was said before."""
+        """Count ``tokens`` more (or fewer, if negative) than were announced to `wait`."""
         self._next_tokens += tokens * self._per_token_s
 
     def pause(self, seconds: float) -> None:
-        """Let nothing go for so long."""
+        """Send nothing for ``seconds``."""
         self._paused_until = max(self._paused_until, time.monotonic() + seconds)
 
 
@@ -76,8 +76,8 @@ class BudgetReachedError(AnnotateError):
 class Budget:
     """What may be spent in all, on answers that are kept: tokens, and US dollars by ``prices``; None: no limit.
 
-    A request sets aside what it may cost at most, as far as that is known, so many at once do not overdraw it; one
-    that does not fit waits until others have shown what they really cost.
+    A request reserves the most that it may cost, as far as that is known, so that concurrent requests do not overdraw
+    the budget; a request that does not fit waits until others have shown what they really cost.
     """
 
     def __init__(self, tokens: int | None, usd: float | None, prices: Prices, spent: Cost) -> None:
@@ -86,7 +86,7 @@ class Budget:
         self._changed = asyncio.Event()
 
     async def reserve(self, cost: Cost) -> None:
-        """Set ``cost`` aside; `BudgetReachedError` where it is more than is left."""
+        """Set ``cost`` aside; `BudgetReachedError` if it is more than is left."""
         while self._exceeded(_sum(self.spent, self._reserved, cost)):
             if self._exceeded(_sum(self.spent, cost)) or not self._reserved.tokens:
                 raise BudgetReachedError(self._words())
@@ -95,7 +95,7 @@ class Budget:
         self._reserved = _sum(self._reserved, cost)
 
     def charge(self, reserved: Cost, spent: Cost | None) -> None:
-        """The request has ended, and cost ``spent``; None: it was in vain."""
+        """Replace what was ``reserved`` by what the request has ``spent``; None: it got no answer."""
         self._reserved = Cost(
             self._reserved.input_tokens - reserved.input_tokens, self._reserved.output_tokens - reserved.output_tokens
         )
@@ -125,11 +125,11 @@ class Breaker:
         self._most, self._failed = most, 0
 
     def succeeded(self) -> None:
-        """Begin to count again."""
+        """Reset the count."""
         self._failed = 0
 
     def failed(self, why: str) -> None:
-        """Count one; `AnnotateError` where it is one too many."""
+        """Count one failure; `AnnotateError` if it is the ``most``-th in a row."""
         self._failed += 1
         if self._failed >= self._most:
             raise AnnotateError(
@@ -139,7 +139,7 @@ class Breaker:
 
 
 def estimated(body: bytes, max_tokens: object) -> Cost:
-    """What a request may cost: a token for every 4 bytes that are no picture, and the longest answer it allows."""
+    """What a request may cost: a token for every 4 bytes of text, 1,000 for a picture, and the longest answer."""
     most = max_tokens if isinstance(max_tokens, int) else _MOST_TOKENS_USUALLY
     return Cost(_text_bytes(body) // 4 + 1, most)
 

@@ -1,7 +1,7 @@
 """The pictures and frames of a record as the model is shown them, made as ``mimicit build`` makes those of shards.
 
-Decoding runs in processes of its own, for no decoder can be interrupted and a hostile file may end it. What ends a
-process is tried once more, alone; what ends that one too is given up.
+Decoding runs in processes of its own, because no decoder can be interrupted and a hostile file may end its process. A
+medium whose process ends is tried once more, alone; if that process ends too, it is given up.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ _WORKERS: Final = min(4, os.cpu_count() or 1)
 
 
 class Pictures:
-    """Encodes media beneath ``root``; ``workers`` processes start with the first."""
+    """Encodes media beneath ``root``; ``workers`` processes start with the first medium."""
 
     def __init__(self, root: Root, *, size: int, frames: int, workers: int = _WORKERS) -> None:
         self._root, self._workers = root, workers
@@ -72,7 +72,7 @@ class Pictures:
         self._alone = asyncio.Lock()
 
     async def of(self, media: Sequence[MediaRef]) -> list[tuple[str, bytes]]:
-        """(extension, bytes) of every picture and frame, in order; `RejectedError` as the build has it."""
+        """(extension, bytes) of every picture and frame, in order; `RejectedError` as in a build."""
         pictures: list[tuple[str, bytes]] = []
         for ref in media:
             encoded = await self._encoded(ref)

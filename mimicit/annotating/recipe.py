@@ -14,8 +14,8 @@
     record = "- a dog jumps over a fence"
     pairs = [{ instruction = "What is the dog doing?", answer = "It is jumping over a fence." }]
 
-Templates are Jinja's, in a sandbox: whoever wrote a recipe can put words together and nothing else. What they may name
-is listed in docs/annotating.md.
+Templates are Jinja's, in a sandbox: a recipe can put words together and nothing else. The names that it may use are
+listed in docs/annotating.md.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def built_in_recipes() -> dict[str, str]:
 
 
 def read_recipe(given: str, *, answers: Literal["json", "text"] | None = None) -> Recipe:
-    """The recipe in the file ``given``, or the built-in one of that name; ``answers`` wins over what it says.
+    """The recipe in the file ``given``, or the built-in recipe of that name; ``answers`` overrides that of the recipe.
 
     `UsageError` names the file, the place in it and the fault.
     """
@@ -153,7 +153,7 @@ def parse_recipe(text: str, place: str, *, answers: Literal["json", "text"] | No
 
 
 def filled(template: Template, values: Mapping[str, Any], place: str) -> str:
-    """``template`` with ``values``; `UsageError` says what of it is wrong, with the nearest name there is."""
+    """Render ``template`` with ``values``; `UsageError` says what is wrong, and suggests the nearest known name."""
     try:
         return template.render(values).strip()
     except TemplateError as error:

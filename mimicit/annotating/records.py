@@ -44,8 +44,8 @@ __all__ = ["Dropped", "Record", "RecordTable"]
 
 _LOOSE: Final = "media"  # what the source of loose files is called
 _BATCH: Final = 5_000
-_MOST_SAID: Final = 20  # of the files that are not used
-_MOST_TRIPLETS: Final = 200  # of one record that the model is told
+_MOST_SAID: Final = 20  # unused files that are named
+_MOST_TRIPLETS: Final = 200  # of one record that the model is shown
 _TABLES: Final = """
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
@@ -79,7 +79,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """What of the input became no record: the fields of `Reject`, or a record that names what is not there."""
+    """An input that became no record: it was rejected, or it names pictures that are not there."""
 
     reason: str
     id: str
@@ -90,7 +90,7 @@ class Dropped:
 class RecordTable:
     """The records under ``root``, read once into the new file ``table``.
 
-    ``triplets`` is how many records of the input were imported, and ``dropped`` what of them was not.
+    ``triplets`` counts the records of the input, and ``dropped`` lists those that cannot be asked about.
     """
 
     def __init__(self, root: Root, table: Path, *, format: str | None = None) -> None:
@@ -109,7 +109,7 @@ class RecordTable:
         self._db.close()
 
     def fill(self, on_progress: Callable[[str, int], None]) -> int:
-        """Read everything; the number of records. `SourceError` where a source is unreadable, or there is nothing."""
+        """Read everything; return the number of records. `SourceError` if a source is unreadable, or all is empty."""
         detection = detect(self._root, format=self._format)
         self._sources = detection.sources
         links = self._root.links_advice(detection.skipped)
@@ -136,7 +136,7 @@ class RecordTable:
         return int(count)
 
     def records(self) -> Iterator[Record | Dropped]:
-        """All records in their order, each time the same; a `Dropped` in place of one whose pictures are not there."""
+        """All records in their order, each time the same; a `Dropped` in place of one whose pictures are missing."""
         self._db.execute("DELETE FROM id")
         rows = self._db.execute(
             "SELECT triplet.source, triplet.key, triplet.body FROM triplet JOIN"
@@ -213,7 +213,7 @@ class RecordTable:
         self.notes.append(f"{path}: {known:,} boxes" + (f"; left out: {lost}" if lost else ""))
 
     def _boxes_on(self, media: Sequence[MediaRef]) -> Iterator[Box]:
-        """The boxes that other files have of the only picture of a record."""
+        """The boxes that other files give for the picture of a record with only one."""
         if len(media) == 1 and isinstance(part := media[0].parts[0], InFile):
             query = "SELECT label, box FROM box WHERE path = ? ORDER BY rowid LIMIT ?"
             for label, box in self._db.execute(query, (part.path, MOST_FACTS)):
@@ -286,7 +286,7 @@ class RecordTable:
         )
 
     def _unique(self, id: str) -> str:
-        """``id``, or with a number behind it where an earlier record has it."""
+        """``id``, or ``id~NUMBER`` if an earlier record has it."""
         written, number = id, 1
         while self._db.execute("INSERT OR IGNORE INTO id VALUES (?)", (written,)).rowcount == 0:
             number += 1
@@ -294,7 +294,7 @@ class RecordTable:
         return written
 
     def _resolved(self, source: int, ref: MediaRef) -> MediaRef | str:
-        """``ref`` with ids of pictures replaced by where they lie; the first id that no picture has."""
+        """``ref`` with ids of pictures replaced by where they lie, or else the first id that no picture has."""
         parts: list[Locator] = []
         for part in ref.parts:
             if isinstance(part, Named):
@@ -318,7 +318,7 @@ class RecordTable:
 
 
 def _files_shown(part: Locator, origin: str) -> Iterator[str]:
-    """The files that ``part`` is, or that would be the same picture: those a table calls its picture after."""
+    """The file that ``part`` is; for a picture in a table, the files with its name, which would be the same picture."""
     if isinstance(part, InFile):
         yield part.path
     elif isinstance(part, InParquet | InArrow):

@@ -1,6 +1,6 @@
-"""``report.html`` beside the manifest: counts by gate, and examples of what was kept and dropped, with their pictures.
+"""``report.html`` next to the manifest: counts by gate, and examples of kept and dropped pairs with their pictures.
 
-One file that needs nothing else, neither scripts nor a network; no text in it can act.
+One file that needs nothing else, neither scripts nor a network; all text in it is escaped.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def report_html(
 def _examples(
     counts: Counts, found: Iterable[tuple[tuple[str, Job | None], Outcome]]
 ) -> tuple[list[_Example], list[_Example]]:
-    """Kept pairs from all over the set, and the first few of each reason."""
+    """Kept pairs spread over the set, and the first few dropped ones of each reason."""
     step = max(1, counts.written // _KEPT)
     kept: list[_Example] = []
     dropped: list[_Example] = []

@@ -1,8 +1,8 @@
 """``mimicit annotate``: records, requests, answers, pairs, manifest.
 
-Each run goes through all records again and asks what the store does not know; there is no other state. So a run that
-was killed goes on, one that is finished asks nothing and writes the same bytes, and one with a changed recipe asks only
-what changed. Memory: what is asked at once, a hash for each answer, and some bytes for each record.
+Each run goes through all records again and asks what the store does not know; there is no other state. So a killed run
+continues, a finished run asks nothing and writes the same bytes, and a run with a changed recipe asks only what
+changed. Memory: the requests under way, a hash for each answer, and some bytes for each record.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from mimicit.shards.files import write_atomically
 __all__ = ["Limits", "Server", "Summary", "annotate", "write_batch"]
 
 _FAILURES: Final = 20  # requests in a row
-_AT_ONCE: Final = 64  # where nobody is asked
+_AT_ONCE: Final = 64  # if nobody is asked
 _UPDATE_S: Final = 0.2
 
 
@@ -48,7 +48,7 @@ class Server:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How fast and for how much is asked; None: no limit. Nothing of it shapes a pair."""
+    """How fast, and for how much, the model is asked; None: no limit. None of these affects a pair."""
 
     concurrency: int = 16
     requests_per_minute: float | None = None
@@ -64,7 +64,7 @@ class Limits:
 class Summary:
     """What a run did: ``asked`` requests were sent (attempts), ``spent`` is all that the store has cost so far.
 
-    ``stopped`` says why some records were not asked about, where that is so.
+    ``stopped`` says why some records were not asked about; empty if all were.
     """
 
     counts: Counts
@@ -88,9 +88,9 @@ def annotate(
 ) -> Summary:
     """Ask about everything in ``work``, and write the manifest and, with ``report``, ``report.html``.
 
-    With ``batches``, files that a batch API has given back, nobody is asked. What was not asked about, also because the
-    budget is spent, is rejected for that. `AnnotateError` where the run cannot go on: what was answered is kept, and
-    the same command goes on from there.
+    With ``batches``, result files of a batch API, nothing is sent. A record that was not asked about, such as after the
+    budget was spent, is rejected for that. `AnnotateError` if the run cannot continue: what was answered is kept, and
+    the same command continues from there.
     """
     total = work.read(progress)
     store = work.store
@@ -131,7 +131,7 @@ def annotate(
 
 
 def write_batch(work: Work, model: str, judge: Judge | None, path: Path, progress: Progress) -> BatchWriter:
-    """Write the requests that ``work`` would send now to ``path``, and ask nobody; the writer knows what it wrote."""
+    """Write the requests that ``work`` would send now to ``path``, and send none; return the writer."""
     total = work.read(progress)
     with closing(Outcomes(work.folder / "outcomes.tmp")) as outcomes, BatchWriter(path) as writer:
         asyncio.run(_ask_nobody(work, model, judge, writer.send, progress, outcomes, total))
@@ -145,7 +145,7 @@ async def _not_sent(body: bytes) -> Answer:
 async def _ask_nobody(
     work: Work, model: str, judge: Judge | None, send: Send, progress: Progress, outcomes: Outcomes, total: int
 ) -> tuple[str, int]:
-    """As `_ask_all`, with the answers that are there; requests that are not go to ``send``."""
+    """As `_ask_all`, from the answers in the store; requests without an answer there go to ``send``."""
     run = _Run(work, model, judge, send, outcomes, _AT_ONCE)
     await run.all(lambda: progress.update("look up", run.done, total, f"{run.pairs:,} pairs"))
     why = "the batch files do not answer it; write what is missing with --batch-out, or ask without --batch-in"
@@ -161,7 +161,7 @@ async def _ask_all(
     outcomes: Outcomes,
     total: int,
 ) -> tuple[str, int]:
-    """Fill ``outcomes``; why some were not asked about, and the number of attempts."""
+    """Fill ``outcomes``; return why some jobs were not asked about, and the number of attempts."""
     spent = Cost(work.store.input_tokens, work.store.output_tokens)
     budget = Budget(limits.budget_tokens, limits.budget_usd, limits.prices, spent)
     client = ModelClient(
@@ -186,7 +186,7 @@ async def _ask_all(
 
 
 class _Run:
-    """All jobs of ``work``, so many at once."""
+    """All jobs of ``work``, a bounded number at a time."""
 
     def __init__(
         self, work: Work, model: str, judge: Judge | None, send: Send, outcomes: Outcomes, concurrency: int
@@ -248,7 +248,7 @@ class _Run:
             return Outcome(reason="unfit", detail=why)
         try:
             if self.stopped and recipe.pictures == "send":
-                raise NotAskedError  # without the pains of decoding
+                raise NotAskedError  # before any picture is decoded
             pictures = await self._pictures.of(job.record.media) if recipe.pictures == "send" else ()
             body = request_of(job, recipe, self._model, pictures)
             return await outcome_of(job, body, recipe, self._ask, self._judge)
@@ -271,4 +271,4 @@ class _Run:
         self._error = self._error or AnnotateError(
             "interrupted; what was answered is kept, and the same command goes on from there"
         )
-        asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)  # the second time, at once
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)  # a second Ctrl-C acts immediately

@@ -1,9 +1,9 @@
 """The answers that were paid for: one append-only file, a line each, kept before anything else is done with them.
 
 A line is the first 16 hex digits of the SHA-256 of what follows, a space, and the answer as canonical JSON. Answers
-that arrive together are written and synced together; whoever asked goes on only after that. One process holds the
-file; a line that a killed one left half-written is cut when the file is opened again, and damage in the middle is
-named and never skipped, for it was paid for. Memory: about 200 bytes an answer, its hash and where it stands.
+that arrive together are written and synced together; only then is any of them used. One process holds the file; a line
+that a killed process left half-written is cut when the file is opened again, and damage in the middle is reported and
+never skipped, because it was paid for. Memory: about 200 bytes an answer, its hash and where it stands.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _MOST_LINE_BYTES: Final = 64 << 20
 class Answer:
     """What a model said: its ``text``, or the words of its ``refusal``; ``finish`` is why it stopped.
 
-    Where it could not be kept whole (too large), ``fault`` says so. Tokens are those that the server counted, or
+    If it could not be kept whole (too large), ``fault`` says so. Tokens are those that the server counted, or
     else an estimate.
     """
 
@@ -51,10 +51,10 @@ def request_hash(body: bytes) -> str:
 
 
 class Store:
-    """The answers in the file ``path``, which is made where there is none; held against others until `close`.
+    """The answers in the file ``path``, which is made if it is missing, and locked until `close`.
 
     ``cut_bytes`` were cut from its end. ``input_tokens`` and ``output_tokens`` are sums over all answers.
-    `AnnotateError` where another process holds it, `DamagedStoreError` where a line is not what it was.
+    `AnnotateError` if another process holds it, `DamagedStoreError` if a line does not match its checksum.
     """
 
     def __init__(self, path: Path) -> None:
@@ -91,11 +91,11 @@ class Store:
         self.close()
 
     def close(self) -> None:
-        """Let the file go; everything that `keep` returned for is on disk."""
+        """Close the file; everything that `keep` returned for is on disk."""
         os.close(self._descriptor)
 
     def get(self, request: str) -> Answer | None:
-        """The answer to the request of this hash, if there is one; `DamagedStoreError` where it has changed since."""
+        """The answer to the request of this hash, if there is one; `DamagedStoreError` if it has changed since."""
         place = self._places.get(bytes.fromhex(request))
         if place is None:
             return None
@@ -110,7 +110,7 @@ class Store:
     async def keep(self, request: str, answer: Answer) -> None:
         """Return once ``answer`` is on disk; the first answer to a request is kept, and no other.
 
-        `AnnotateError` where the disk refuses: nothing more is kept then, and all that was kept is sound.
+        `AnnotateError` if the disk refuses: nothing more is kept then, and all that was kept is sound.
         """
         if self._broken is not None:
             raise self._broken
@@ -162,7 +162,7 @@ class Store:
         self._places.setdefault(bytes.fromhex(entry["request"]), place)
 
     def _read(self) -> int:
-        """Look through the whole file; where its sound lines end, what is left is cut."""
+        """Read the whole file and cut an unfinished line at its end; return where the sound lines end."""
         place, torn = 0, -1
         for number, line in enumerate(self._lines(), 1):
             entry = _parsed(line) if torn < 0 else None
@@ -170,7 +170,7 @@ class Store:
                 self._places.setdefault(bytes.fromhex(entry["request"]), place)
                 self.input_tokens += entry["input_tokens"]
                 self.output_tokens += entry["output_tokens"]
-            elif line.endswith(b"\n"):  # what was cut off has no end
+            elif line.endswith(b"\n"):  # an unfinished line has no line break
                 raise DamagedStoreError(
                     f"{self.path}: line {number} (byte {place:,}) is damaged; put back a copy of the file, or delete"
                     f" that line (sed -i {number}d), and only its answer is asked for again"
@@ -205,7 +205,7 @@ _FIELDS: Final = frozenset(("request", *Answer.__slots__))
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
-    """The entry of a line, or None where it is not whole."""
+    """The entry of a line, or None if it is not whole."""
     check, space, body = line.partition(b" ")
     if not space or not body.endswith(b"\n") or _check(body[:-1]) != check:
         return None

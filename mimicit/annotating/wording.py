@@ -1,7 +1,7 @@
-"""A record in words, and the request that asks about it: its canonical JSON is what is sent, and its hash its name.
+"""A record in words, and the request that asks about it: its canonical JSON is sent, and the hash of that is its name.
 
-And back: from what a model wrote to pairs, strictly: JSON by the recipe's schema, or lines of ``Question:`` and
-``Answer:``. What does not fit is one fault in words, which is also what the model is told when it is asked once more.
+And back: what a model wrote is parsed strictly into pairs: JSON by the recipe's schema, or lines of ``Question:`` and
+``Answer:``. A deviation is one fault in words, which the model also gets when it is asked once more.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _MOST_PAIRS: Final = 200
 class Job:
     """One question to the model: a record in one language.
 
-    ``neighbours`` are the numbers of the jobs whose records are shown beside it, ``beside`` their words.
+    ``neighbours`` are the numbers of the jobs whose records are shown together with it, ``beside`` their words.
     """
 
     number: int
@@ -64,12 +64,12 @@ class Job:
 
     @property
     def id(self) -> str:
-        """Unique in the run; English is what goes without saying."""
+        """Unique in the run; it names the language unless that is English."""
         return self.record.id if self.language == "English" else f"{self.record.id}@{self.language}"
 
 
 def unfit(record: Record, recipe: Recipe) -> str:
-    """Why the recipe does not ask about ``record``; empty where it does."""
+    """Why the recipe does not ask about ``record``; empty if it does."""
     least, most = recipe.media
     has = {
         "captions": bool(record.captions),
@@ -97,7 +97,7 @@ def wanted_pairs(recipe: Recipe, record: Record) -> int:
 
 
 def record_in_words(job: Job, recipe: Recipe) -> str:
-    """What the recipe's template makes of the record; `UsageError` where it cannot, ``too_long`` for a book."""
+    """What the recipe's template makes of the record; `UsageError` if it fails, `RejectedError` if it is too long."""
     record = job.record
     values: dict[str, Any] = {
         "captions": list(record.captions),
@@ -191,7 +191,7 @@ def written_out(pairs: Sequence[Mapping[str, Any]], recipe: Recipe) -> str:
 
 
 def pairs_of(text: str, recipe: Recipe) -> list[Pair]:
-    """The pairs that ``text`` holds, one or more; `UnreadableError` where it is anything else."""
+    """The pairs that ``text`` holds, one or more; `UnreadableError` if it is anything else."""
     plain = _THOUGHTS.sub("", text, count=1).strip()
     if not plain:
         raise UnreadableError("the answer is empty")
@@ -208,7 +208,7 @@ def _data_url(extension: str, data: bytes) -> str:
 
 
 def _box(box: Box, meta: Mapping[str, Any]) -> dict[str, Any]:
-    """A box as templates see it; ``where`` puts its place into words, as far as the size of the picture is known."""
+    """A box as templates see it; ``where`` puts its place into words, if the size of the picture is known."""
     shown: dict[str, Any] = {"label": box.label, "where": "", "box": list(box.box) if box.box else []}
     if box.box is None:
         return shown
@@ -229,7 +229,7 @@ def _third(place: float, first: str, second: str, third: str) -> str:
 
 
 def _answer_schema(form: Form) -> dict[str, Any]:
-    """The JSON Schema of an answer, in the part of the language that servers hold their models to."""
+    """The JSON Schema of an answer, in the subset of the language that servers enforce on their models."""
     text = {"type": "string"}
     fields: dict[str, Any] = {"instruction": text, "answer": text}
     if form == "choices":

@@ -1,11 +1,10 @@
 """The folder of a run of ``mimicit annotate`` while it is held: the store, the records, and the jobs they give.
 
-``--dry-run`` prints one whole request, and what all would take, without asking anybody anything (`preview`).
+``--dry-run`` prints one whole request, and what all would cost, without sending anything (`preview`).
 
-A recipe can put records beside each other that are most like each other: by their words (hashed, see
-`mimicit.embedding.light`) or by their first picture. All of a stretch of 65,536 records are compared, a minute or
-two of one core; beyond, each with those of its own stretch. The arithmetic is exact: every machine finds the same
-neighbours.
+A recipe can show a record together with those that are most like it: by their words (hashed, see
+`mimicit.embedding.light`) or by their first picture. Each record is compared with all of its stretch of 65,536 records,
+which takes a minute or two of one core for a stretch. The arithmetic is exact: every machine finds the same neighbours.
 """
 
 from __future__ import annotations
@@ -52,13 +51,13 @@ class Progress(Protocol):
         """``done`` of ``total`` units of ``stage`` are finished."""
 
     def note(self, message: str) -> None:
-        """One line worth telling."""
+        """One line for the user."""
 
 
 class Work:
     """The folder ``out`` while a run holds it: the store, the records under ``src`` and the jobs they give.
 
-    Use as a context manager. With a ``limit``, only so many records are taken.
+    Use as a context manager. With a ``limit``, only the first ``limit`` records are taken.
     """
 
     def __init__(
@@ -89,7 +88,7 @@ class Work:
             (self.folder / name).unlink(missing_ok=True)
 
     def read(self, progress: Progress) -> int:
-        """Read the records; the number of jobs."""
+        """Read the records; return the number of jobs."""
         if self.store.cut_bytes:
             progress.note(f"{self.store.path}: {self.store.cut_bytes:,} bytes of an unfinished line were cut off")
         count = self._table.fill(lambda stage, done: progress.update(stage, done, None))
@@ -109,11 +108,11 @@ class Work:
 
     @property
     def dropped_input(self) -> list[Dropped]:
-        """Those of them that no record was made of."""
+        """The records of the input that cannot be asked about."""
         return self._table.dropped
 
     def jobs(self) -> Iterator[tuple[str, Job | Dropped]]:
-        """(id, job) in order, or what is wrong with its record."""
+        """(id, job) in order, with a `Dropped` in place of a job whose record could not be made."""
         languages = self.recipe.languages
         for place, record in zip(range(self.records), self._table.records(), strict=False):
             for number, language in enumerate(languages, place * len(languages)):
@@ -148,13 +147,13 @@ class Work:
             pictures.close()
 
     def sound_jobs(self) -> Iterator[tuple[str, Job | None]]:
-        """As `jobs`, with None for those whose record could not be made."""
+        """As `jobs`, with None in place of a `Dropped`."""
         return ((id, None if isinstance(job, Dropped) else job) for id, job in self.jobs())
 
 
 @contextmanager
 def refusals_named(out: Path) -> Iterator[None]:
-    """Turn what the system refuses within the block into an `AnnotateError` that names the file, or else ``out``."""
+    """Turn errors of the system within the block into an `AnnotateError` that names the file, or else ``out``."""
     try:
         yield
     except OSError as error:
@@ -165,7 +164,7 @@ def refusals_named(out: Path) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preview:
-    """The first ``request`` that would be made (JSON for people; empty where there is none), and estimates.
+    """The first ``request`` that would be made (indented JSON; empty if there is none), and estimates.
 
     Of ``jobs``, about ``unfit`` are not asked about, ``answered`` are in the store, and the rest costs ``cost``.
     """
@@ -179,7 +178,7 @@ class Preview:
 
 
 def preview(work: Work, model: str, progress: Progress) -> Preview:
-    """Look at the first jobs of ``work``."""
+    """Estimate from the first jobs of ``work`` what a run would ask and cost."""
     return asyncio.run(_preview(work, model, work.read(progress)))
 
 
@@ -228,7 +227,7 @@ async def _body(work: Work, job: Job | Dropped, model: str, pictures: Pictures) 
 
 
 def _plain_words(record: Record) -> str:
-    """What is known of ``record``, a line each; empty where nothing is."""
+    """What is known of ``record``, one fact a line; empty if nothing is."""
     pairs = (f"- {question} {answer}" for question, answer in record.pairs)
     return "\n".join(
         [
@@ -241,7 +240,7 @@ def _plain_words(record: Record) -> str:
 
 
 def _similar_by_words(words: Iterable[str], count: int) -> list[tuple[int, ...]]:
-    """For each of ``words`` the numbers of the ``count`` others most like it, nearest first; none for an empty one."""
+    """For each of ``words`` the numbers of the ``count`` others most like it, nearest first; none for an empty text."""
     found: list[tuple[int, ...]] = []
     for stretch in _stretches(words, _STRETCH):
         embedder = HashedText(stretch)
@@ -253,7 +252,7 @@ def _similar_by_words(words: Iterable[str], count: int) -> list[tuple[int, ...]]
 async def _similar_by_picture(
     records: Iterable[Record | None], pictures: Pictures, count: int
 ) -> list[tuple[int, ...]]:
-    """The same by the first picture or frame of each; none for a record without one."""
+    """As `_similar_by_words`, by the first picture or frame of each; none for a record without pictures."""
     found: list[tuple[int, ...]] = []
     embedder = ClassicalPicture()
     for stretch in _stretches(records, _STRETCH):

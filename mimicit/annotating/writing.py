@@ -1,9 +1,9 @@
 """From outcomes to ``manifest.jsonl`` and ``rejects.jsonl``, in the order of the records, absent or complete.
 
-Two passes over what waits on disk: the first lets the gates decide that look across pairs, and counts; the second
-writes, when it is known which pairs there are to be related. Media stay where they lie: the manifest names them through
-a link ``media`` to ``--src``, and ``mimicit.toml`` tells ``mimicit build`` to follow it. What lies inside another file
-(a tar, a table) is copied to ``pictures/`` as it is.
+Two passes over the outcomes on disk: the first applies the gates that look across pairs, and counts; the second writes,
+once it is known which pairs can be related. Media stay where they lie: the manifest names them through a link ``media``
+to ``--src``, and ``mimicit.toml`` tells ``mimicit build`` to follow it. A medium inside another file (a tar, a table)
+is copied to ``pictures/`` as it is.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Counts:
 
 
 class Outcomes:
-    """Outcomes that wait in the new file ``path`` in any order, to be read in that of their jobs; 8 bytes each."""
+    """Outcomes in the new file ``path``, added in any order, read in that of their jobs; 8 bytes of memory each."""
 
     def __init__(self, path: Path) -> None:
         path.unlink(missing_ok=True)
@@ -83,7 +83,7 @@ class Outcomes:
 
 
 def decide(outcomes: Iterable[Outcome], recipe: Recipe, decided: Outcomes) -> Counts:
-    """Let the gates across pairs decide, in order; what is then final goes to ``decided``."""
+    """Apply the gates across pairs, in order; the outcomes, which are then final, go to ``decided``."""
     counts, alike = Counts(), Alike(recipe.gates.most_alike)
     for number, outcome in enumerate(outcomes):
         pairs, outcome.pairs = outcome.pairs, []
@@ -126,7 +126,7 @@ def write_manifest(
     """Write what `decide` left; ``jobs`` gives all jobs with their ids, in order (None: the record could not be made).
 
     ``dropped_input`` are records of the input that were never asked about.
-    `AnnotateError` where ``media`` is not ours, `OSError` as the disk has it.
+    `AnnotateError` if something other than our link is at ``media``, `OSError` from the disk.
     """
     kept = array("H", (len(outcome.pairs) for outcome in decided))
     ids = [id for id, _ in jobs()] if recipe.neighbours else []
@@ -183,7 +183,7 @@ class _MediaFiles:
         self._is_linked = False
 
     def of(self, media: Iterable[MediaRef]) -> list[Any]:
-        """The media as a field of the manifest has them."""
+        """The media as the manifest names them."""
         named: list[Any] = []
         for ref in media:
             paths = [self._path(part) for part in ref.parts]
@@ -195,7 +195,7 @@ class _MediaFiles:
         return named
 
     def close(self) -> None:
-        """Close what was read from."""
+        """Close the files that were read."""
         self._reader.close()
 
     def finish(self) -> None:

@@ -15,7 +15,7 @@ target        one record is                             what is lost
 ``datasets``  a sample as a row of a parquet table      nothing
 ============  ========================================  =====================================================
 
-Where media become files or entries by their content, two originals with the same bytes become one. Whole contexts,
+If media become files or entries by their content, two originals with the same bytes become one. Whole contexts,
 records and clips that a format cannot hold are counted in the `ExportReport`. The bytes of media are those of the
 shards, never encoded again.
 

@@ -1,4 +1,4 @@
-"""What every target format is: a function from a stream of samples to a folder; and the files that several write.
+"""The interface of target formats, a function from a stream of samples to a folder, and the files that several write.
 
 JSON is written value by value, so that its size does not matter. Media get names made of their hash: safe whatever a
 shard says, and each distinct file once.
@@ -56,26 +56,26 @@ def is_document(sample: Sample) -> bool:
 
 
 def append_line(path: Path, value: Any) -> None:
-    """Add one line to a JSON Lines file, which is created with its folder where it is not there yet."""
+    """Add one line to a JSON Lines file, which is created with its folder if it is not there yet."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab") as file:
         file.write(orjson.dumps(value) + b"\n")
 
 
 def write_lines(path: Path, values: Iterable[Any]) -> int:
-    """JSON Lines, one line for each of ``values``; returns their number. No values: no file."""
+    """Write JSON Lines, one line for each of ``values``; return their number. No values: no file."""
     return _write(path, (orjson.dumps(value) for value in values), start=b"", between=b"\n", end=b"\n")
 
 
 def write_array(path: Path, values: Iterable[Any]) -> int:
-    """A JSON array, one element on each line; returns their number. No values: no file."""
+    """Write a JSON array, one element on each line; return their number. No values: no file."""
     return _write(path, (orjson.dumps(value) for value in values), start=b"[\n", between=b",\n", end=b"\n]\n")
 
 
 def write_object(
     path: Path, members: Iterable[tuple[str, Any]], *, start: bytes = b"{\n", end: bytes = b"\n}\n"
 ) -> int:
-    """A JSON object of the ``members`` in their order; returns their number. No members: no file.
+    """Write a JSON object of the ``members`` in their order; return their number. No members: no file.
 
     ``start`` and ``end`` may hold an object around it.
     """

@@ -1,8 +1,8 @@
 """``datasets``: parquet files that ``datasets.load_dataset`` reads, one row per sample, pictures inside.
 
 ``load_dataset("parquet", data_dir="folder/data")`` shows ``images`` as pictures, and ``texts`` as the list of
-``{user, assistant}`` that the Cauldron made usual: the context first, the query last. The other columns hold all else
-that a sample says: ``ids``, ``relations`` and ``scores`` have an entry for each text, ``shows`` is how many media each
+``{user, assistant}`` that the Cauldron made usual: the context first, the query last. The other columns hold the rest
+of a sample: ``ids``, ``relations`` and ``scores`` have an entry for each text, ``shows`` is how many media each
 text shows right before it, and ``media`` tells pictures and clips apart (a clip takes ``frames`` consecutive
 ``images``). ``meta`` is JSON text. Row groups hold some MiB, so that a reader needs little memory.
 """

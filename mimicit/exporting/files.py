@@ -32,7 +32,7 @@ def export_files(samples: Iterable[Sample], folder: Path, scratch: Path) -> Writ
 
 
 def gather(samples: Iterable[Sample], store: TripletStore, folder: Path) -> int:
-    """Add all ``samples`` to ``store`` and their media to the folders of their sources; returns the files written."""
+    """Add all ``samples`` to ``store`` and their media to the folders of their sources; return the number of files."""
     media: dict[str, MediaFolder] = {}
     for sample in samples:
         store.add(sample)
@@ -43,7 +43,7 @@ def gather(samples: Iterable[Sample], store: TripletStore, folder: Path) -> int:
 
 
 def media_value(shown: Shown) -> str | dict[str, Any]:
-    """A picture as its path beside the table; a clip as an object with its frames and their times (s)."""
+    """A picture as its path from the table; a clip as an object with its frames and their times (s)."""
     paths = [f"{_MEDIA}/{name}" for name in shown.names]
     if shown.kind == "image":
         return paths[0]

@@ -1,7 +1,7 @@
 """``llava``: a folder per source with ``llava.json`` and ``media/``, as LLaVA-Instruct is published.
 
 A conversation (context of relation ``conversation``) is one record of several turns again; any other query is a record
-by itself, for the format knows no other context. Pictures are paths under ``image``; a clip is an object with its
+by itself, because the format has no other context. Pictures are paths under ``image``; a clip is an object with its
 frames and their times under ``video``, which `mimicit build` reads (other tools know clips as files only).
 """
 
@@ -19,7 +19,7 @@ from mimicit.records import Sample
 
 __all__ = ["export_llava"]
 
-# Fields that readers of the format take for something else than free text.
+# Fields that readers of the format do not read as free text.
 _TAKEN: Final = frozenset(("id", "conversations", "messages", "image", "images", "video", "videos", "audio", "audios"))
 
 
@@ -70,7 +70,7 @@ def _record(turns: Sequence[GatheredTriplet]) -> dict[str, Any]:
 
 
 def _media_fields(media: Sequence[Shown]) -> dict[str, Any]:
-    """One field for all media, so that their order stays that of the placeholders; a lone one is no list."""
+    """One field for all media, so that their order stays that of the placeholders; a single one is not a list."""
     if not media:
         return {}
     values = [media_value(shown) for shown in media]
@@ -79,7 +79,7 @@ def _media_fields(media: Sequence[Shown]) -> dict[str, Any]:
 
 
 def _talk_id(ids: Sequence[str]) -> str:
-    """The id from which an importer makes the ids of the turns; that of the first turn where there is none such."""
+    """The id from which an importer makes the ids of the turns; the id of the first turn if there is none."""
     conversation = ids[0].removesuffix("_0")
     fits = len(ids) > 1 and conversation and list(ids) == [f"{conversation}_{number}" for number in range(len(ids))]
     return conversation if fits else ids[0]

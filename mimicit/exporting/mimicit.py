@@ -1,7 +1,7 @@
 """``mimicit``: MIMIC-IT as released; a folder per source with ``XX_instructions.json``, ``XX.json``, ``XX_train.json``.
 
 ``XX`` is the name of the source. Pictures are base64 text under an id made of their hash. A clip is the list of the ids
-of its frames, which begin with ``DC_`` as those of Dense Captions do: that is how readers know a clip. Its times, and
+of its frames, which begin with ``DC_`` as in Dense Captions, so that readers recognise a clip. Its times, and
 where it begins and ends among other media, stand in a field of our own (see `mimicit.sources.formats.mimicit_ids`).
 ``XX_train.json`` holds the queries with their context, nearest first.
 """
@@ -109,7 +109,7 @@ class _Pictures:
                 self._append(self._folder / source / f"{source}.json", id, data)
 
     def finish(self) -> int:
-        """Close the JSON objects; returns how many pictures they hold."""
+        """Close the JSON objects; return how many pictures they hold."""
         self._db.close()
         for path in self._begun:
             with open(path, "ab") as file:

@@ -2,8 +2,8 @@
 
 ``XX`` is the name of the source. Every sample becomes a document. The chunks of an interleaved document are its
 sentences again; of any other sample, each instruction and each answer is a sentence, context first, so that no text is
-lost. Pictures belong to the sentence that follows them; the frames of a clip are pictures one after the other. Nothing
-here knows similarities: a picture gets 1 for its own sentence and 0 for the others. The free fields of a sample are
+lost. Pictures belong to the sentence that follows them; the frames of a clip are pictures one after the other. As
+similarities are not known, a picture gets 1 for its own sentence and 0 for the others. The free fields of a sample are
 fields of its document.
 
 The usual policy of MMC4 would drop small pictures and all after the fifth; the ``mimicit.toml``, which `mimicit build`

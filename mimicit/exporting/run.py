@@ -47,7 +47,7 @@ def export_shards(
 ) -> ExportReport:
     """Write the samples of ``shards`` (a folder or one shard file) as the format ``to`` into the folder ``out``.
 
-    The same shards give the same bytes. ``on_progress`` is told how many samples have been read. Raises `UsageError`
+    The same shards give the same bytes. ``on_progress`` gets the number of samples read so far. Raises `UsageError`
     (no such format), `ShardError` (the shards), `BuildError` (``out`` is not empty, nothing to export, the disk).
     """
     if to not in EXPORTERS:
@@ -64,7 +64,7 @@ def export_shards(
             _publish(folder, out)
     except OSError as error:
         raise BuildError(f"{error.filename or out}: {error.strerror}; fix this and export again") from error
-    except sqlite3.Error as error:  # of the notes beside the result
+    except sqlite3.Error as error:  # of the database in the scratch folder
         raise BuildError(f"{out.absolute().parent}: {error}; make room there and export again") from error
     return ExportReport(
         path=str(out),
@@ -77,20 +77,20 @@ def export_shards(
 
 
 def _sound_samples(shards: Path) -> Iterator[Sample]:
-    """All samples in order; `CorruptShardError` at the first that is not what the format promises.
+    """All samples in order; `CorruptShardError` at the first that breaks the shard format.
 
     The exporters rely on it: names of files are checksums, and media are shown in order.
     """
     is_foreign = shards.is_dir() and read_manifest(shards)["layout"] == "foreign"
     for key, sample in iterate_samples(shards):
-        # Tars that others made keep the keys that they have.
+        # Foreign tars keep their own keys.
         for fault in (*sample_faults(sample, None if is_foreign else key), *checksum_faults(sample)):
             raise CorruptShardError(f"{shards}: {key}: {fault}; mimicit verify tells all that is wrong")
         yield sample
 
 
 class _Counter:
-    """Counts the samples that pass, and tells."""
+    """Counts the samples that pass, and reports the count."""
 
     def __init__(self, on_progress: Callable[[int], None]) -> None:
         self._on_progress = on_progress
@@ -112,7 +112,7 @@ def _refuse_occupied(out: Path) -> None:
 
 def _publish(folder: Path, out: Path) -> None:
     os.sync()  # one for all files: an export may hold millions of small ones
-    os.replace(folder, out)  # fails where `out` has been filled meanwhile
+    os.replace(folder, out)  # fails if `out` has been filled meanwhile
     sync_folder(out.absolute().parent)
 
 
@@ -125,4 +125,4 @@ _OURS: Final[dict[str, Exporter]] = {
 }
 
 EXPORTERS: Final[dict[str, Exporter]] = {**_OURS, **plugins.added(plugins.EXPORTERS, None, _OURS)}
-"""By the name on the command line."""
+"""The exporters by their names on the command line."""

@@ -1,7 +1,7 @@
-"""The triplets behind a stream of samples, each once, gathered in a SQLite file.
+"""The triplets of a stream of samples, each once, gathered in a SQLite file.
 
-A triplet stands in as many samples as it is context of; only after the last sample is it known whether it is ever
-asked about, what it shows, and what comes before it in its conversation. Memory stays at SQLite's page cache.
+A triplet stands in every sample that it is context of; only after the last sample is it known whether it is ever a
+query, what it shows, and what comes before it in its conversation. Memory stays at SQLite's page cache.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Shown:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatheredTriplet:
-    """One triplet: what it is about, and, where it is a query, the ids of its context, nearest first.
+    """One triplet: what it is about, and, if it is a query, the ids of its context, nearest first.
 
     A document has ``parts`` instead of an instruction and an answer, as `RawTriplet` does.
     """
@@ -92,7 +92,7 @@ class TripletStore:
         self._db.close()
 
     def add(self, sample: Sample) -> None:
-        """Note the triplets of ``sample``. `CorruptShardError` where they contradict those of another sample."""
+        """Note the triplets of ``sample``. `CorruptShardError` if they contradict those of another sample."""
         self._place += 1
         media = [_shown(medium) for medium in sample.media]
         if is_document(sample):
@@ -121,8 +121,8 @@ class TripletStore:
     def conversations(self, source: str) -> Iterator[list[GatheredTriplet]]:
         """The triplets of ``source`` with the turns of each conversation together, first turn first.
 
-        A triplet without a conversation is a conversation of one. Where two turns follow the same one, the later of
-        them begins a conversation of its own.
+        A triplet without a conversation is a conversation of one. If two turns follow the same turn, the later of them
+        begins a conversation of its own.
         """
         heads = self._db.execute(
             f"SELECT {_COLUMNS} FROM triplet AS this WHERE source = ?1 AND (previous IS NULL OR id <> ("
