@@ -1,7 +1,7 @@
 """What differs between two shard folders: how they were built, what they count, and which samples they hold.
 
-Samples are the same where key and JSON are; the JSON has the checksum of every picture, so no picture is read. Shards
-of equal content are skipped whole. Of the others every sample becomes a 40-byte record on disk (see `DiskRecords`), and
+Samples are the same if key and JSON are; the JSON has the checksum of every picture, so no picture is read. Shards of
+equal content are skipped whole. Every sample of the others becomes a 40-byte record on disk (see `DiskRecords`), and
 the records of both sides are joined part by part: memory does not grow with the folders.
 """
 
@@ -29,7 +29,7 @@ from mimicit.shards.index import index_batches
 
 __all__ = ["Change", "Comparison", "SampleName", "compare_folders", "comparison_text"]
 
-# Digests of 16 bytes each; strings of numpy ignore zeros at the end, which is no loss where all have one length.
+# Digests of 16 bytes each; strings of numpy ignore zeros at the end, which is no loss if all have the same length.
 _RECORD: Final = np.dtype([("key", "S16"), ("content", "S16"), ("row", "<u8"), ("source", "<u4")])
 _PACKED: Final = struct.Struct("<16s16sQI")
 _PROGRESS_ROWS: Final = 10_000
@@ -40,7 +40,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """A value of the manifest that differs; None where one side has none. ``name`` is its path, dots between."""
+    """A value of the manifest that differs; None if a side has none. ``name`` is its path, joined by dots."""
 
     name: str
     a: Any
@@ -49,7 +49,7 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleName:
-    """A sample that only one side has, or that differs; then ``parts`` are what differs of it."""
+    """A sample that only one side has, or that differs; in the latter case ``parts`` says in what."""
 
     key: str
     id: str
@@ -63,7 +63,7 @@ class Comparison:
 
     ``samples`` counts ``same``, ``changed``, ``lost`` (only in a) and ``gained`` (only in b); ``sources`` does so for
     each source. ``changed``, ``lost`` and ``gained`` list the first of each in stored order. ``same_bytes`` is true
-    where the shards are byte for byte the same, in the same order.
+    if the shards are byte for byte the same, in the same order.
     """
 
     a: str
@@ -92,8 +92,8 @@ class Comparison:
 def compare_folders(a: Path, b: Path, *, limit: int = 10, on_progress: Progress | None = None) -> Comparison:
     """Compare two finished folders; at most ``limit`` samples of each kind are listed.
 
-    ``on_progress`` gets the rows read so far and all rows of both. `ShardError` and its kinds where one is no folder
-    of shards.
+    ``on_progress`` gets the rows read so far and all rows of both. `ShardError` and its subclasses if one is not a
+    folder of shards.
     """
     for path in (a, b):
         if not path.is_dir():
@@ -143,7 +143,7 @@ def _fill(
     names: dict[str, int],
     on_progress: Callable[[int], None],
 ) -> Counter[str]:
-    """Records of all samples but those in shards of ``shared`` content, which are counted by source."""
+    """Add the samples that are not in shards of ``shared`` content; return the number of the others by source."""
     assert stored.manifest is not None
     skipped = [shard["content"] in shared for shard in stored.manifest["shards"]]
     same: Counter[str] = Counter()
@@ -164,7 +164,7 @@ def _fill(
 
 
 def _join(a: DiskRecords, b: DiskRecords, names: list[str], result: Comparison, limit: int) -> dict[str, list[Any]]:
-    """Count the outcomes into ``result``; the first rows of each outcome but ``same``, pairs for ``changed``."""
+    """Count the outcomes into ``result``; return the first rows of each but ``same``, for ``changed`` as pairs."""
     first: dict[str, list[Any]] = {"lost": [], "gained": [], "changed": []}
 
     def note(outcome: str, records: NDArray[Any], rows: list[Any]) -> None:
@@ -201,7 +201,7 @@ def _name(sample: Sample, key: str, parts: tuple[str, ...] = ()) -> SampleName:
 
 
 def _differing_parts(a: Sample, b: Sample) -> tuple[str, ...]:
-    """What of a sample is not the same, in the words of the format."""
+    """The names of the parts of a sample that differ, in the words of the format."""
     pairs = {
         "instruction": (a.query.instruction, b.query.instruction),
         "answer": (a.query.answer, b.query.answer),

@@ -1,7 +1,7 @@
 """How good the context of samples is: scores by relation, the pairs most and least alike, answers that it gives away.
 
-What a sample's JSON says is enough: no picture is read. Of many samples a part is judged, evenly spread, so that the
-work is bounded and the same whenever it is asked for.
+The samples' JSON is enough: no picture is read. Of many samples a part is judged, evenly spread, so that the work is
+bounded, and repeating it gives the same result.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MOST_SAMPLES: Final = 5_000
 _PAIRS: Final = 6
 _LEAKS: Final = 12
 _LONG_ANSWER: Final = 5
-"""Words from which on an answer that stands in the context is no chance."""
+"""An answer of at least this many words does not stand in the context by chance."""
 _CLASSES: Final = tuple(number / 10 for number in range(-10, 10))
 
 
@@ -47,7 +47,7 @@ class Pair:
 class RelationQuality:
     """What context of one relation is like.
 
-    ``same_answer`` of its ``triplets`` say the answer of their query; ``by_chance`` is the share that would if context
+    ``same_answer`` of its ``triplets`` have the answer of their query; ``by_chance`` is the share that would if context
     were other queries of the same sources, drawn blindly. ``faults`` counts those of `fault_of_context`. ``scores``
     are counted in ``classes``, tenths by their lower end, from -1; ``mean``, ``least`` and ``most`` are None without
     any score.
@@ -111,7 +111,7 @@ def context_quality(
 ) -> ContextQuality:
     """Judge the context of the samples at ``rows``, at most ``most_samples`` of them, which ``peek`` reads.
 
-    A damaged sample is counted. The texts of interleaved documents are no context of a question and are passed over.
+    Damaged samples are counted. The texts of interleaved documents are not context of a question and are skipped.
     """
     count = min(len(rows), most_samples)
     relations: dict[str, RelationQuality] = {}
@@ -200,5 +200,5 @@ _SPACE: Final = re.compile(r"\s+")
 
 
 def _plain(text: str) -> str:
-    """``text`` without what makes no other answer of it: capitals, spaces, a final stop."""
+    """``text`` without differences that do not change an answer: capitals, extra spaces, a final full stop."""
     return _SPACE.sub(" ", text).strip().removesuffix(".").casefold()

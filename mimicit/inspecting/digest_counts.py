@@ -42,13 +42,13 @@ class Repeats:
 
 
 class DigestCounts:
-    """Counts things by 64 bits of a hash, which of 10^9 things confuses two with a chance of 3 %."""
+    """Counts things by 64 bits of a hash; among 10^9 things, the chance that two are confused is 3 %."""
 
     def __init__(self, folder: Path) -> None:
         self._records = DiskRecords(folder, _RECORD)
 
     def add(self, thing: str, row: int) -> None:
-        """One occurrence of ``thing``, in the sample at ``row``."""
+        """Count one occurrence of ``thing``, in the sample at ``row``."""
         self._records.add(_hash(thing) + _ROW.pack(row))
 
     @staticmethod
@@ -80,7 +80,7 @@ _HELD_BYTES: Final = 16 << 20
 
 
 class DiskRecords:
-    """Collects records of ``dtype`` in the new folder ``folder``, which its maker removes."""
+    """Collects records of ``dtype`` in the new folder ``folder``, which the caller removes."""
 
     def __init__(self, folder: Path, dtype: np.dtype[Any]) -> None:
         folder.mkdir()

@@ -1,4 +1,4 @@
-"""What a person should know of a folder before training on it: counted in one pass over the samples' JSON.
+"""What a person should know about a folder before training on it, counted in one pass over the samples' JSON.
 
 No picture is read but those of the contact sheet. Histograms take constant memory; what may repeat (pictures,
 triplets, answers, contexts) is tallied on disk.
@@ -34,7 +34,7 @@ Progress = Callable[[int, int], None]
 class Quoted:
     """Something that occurs ``count`` times: its words, and the key and row of the first sample that has it.
 
-    ``file`` is the number of a picture among the files of that sample, where it is one.
+    ``file`` is its number among the files of that sample, if it is a picture.
     """
 
     count: int
@@ -190,7 +190,7 @@ def _quoted_picture(stored: StoredSamples, one: Repeated) -> Quoted:
 
 
 _FEW: Final = 10
-"""Of fewer samples than this, no share says anything."""
+"""With fewer samples than this, a share says nothing."""
 
 _SHARE_OF_ONE_ANSWER: Final = 0.2
 _SHARE_OF_ONE_SOURCE: Final = 0.8
@@ -210,7 +210,7 @@ class Warned:
 
 
 def warnings_of(findings: Findings) -> list[Warned]:
-    """The warnings, none for a folder of a few samples but those about damage."""
+    """The warnings; for a folder of fewer than `_FEW` samples, only those about damage."""
     found = []
     if findings.unreadable:
         found.append(Warned(f"{findings.unreadable:,} samples cannot be read", "mimicit verify says what is wrong"))

@@ -3,9 +3,9 @@
 In a terminal each character is a half block, whose two colours are two pixels one above the other. This takes 24-bit
 colour and UTF-8, which nearly all terminals have. A thumbnail of 24 columns is about 10 kB of text.
 
-A terminal that draws pixels (kitty's protocol, or sixels: iTerm2, WezTerm, foot) shows them itself. The library
-``textual-image`` (extra ``terminal``) asks the terminal what it understands, which takes a terminal to read the answer
-from, and writes it. Where it is not installed, or the terminal understands neither, there are the half blocks.
+A terminal that draws pixels (kitty's protocol, or sixels: iTerm2, WezTerm, foot) shows the pictures themselves. The
+library ``textual-image`` (extra ``terminal``) asks the terminal what it understands, so standard input must be one too,
+and writes that. If it is not installed, or the terminal understands neither, half blocks are used.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ _ACROSS: Final = 3  # thumbnails side by side, as many as the usual sample has
 _BETWEEN: Final = 2
 _FRAMES: Final = 3  # of a clip
 
-_SIDE: Final = 320  # pixels of a thumbnail, which the terminal's own resolution then decides
+_SIDE: Final = 320  # pixels of a thumbnail, before it is scaled to the terminal's resolution
 _PADDING: Final = 8
 
 
 def write_sheet(sample: Sample, path: Path) -> None:
     """Write the sheet: one row per medium, frames left to right, each row under its number and kind.
 
-    Large pictures are shrunk, as far as the sheet of all of them needs. Errors as `decode_stored`,
-    which name the sample and the file.
+    Large pictures are shrunk so far that the sheet does not become too large. Errors as `decode_stored`, with the
+    sample and the file.
     """
     longest = _longest(sample)
     rows = [[_shown(sample, media, frame, longest) for frame in range(len(media.data))] for media in sample.media]
@@ -82,7 +82,7 @@ def shows_blocks(stream: TextIO, environment: Mapping[str, str] = os.environ) ->
 def half_blocks(picture: Image.Image) -> list[str]:
     """The RGB ``picture`` as lines of half blocks, a column for each pixel and a line for each two rows of them.
 
-    Of an odd number of rows, the last stands above the terminal's own background.
+    If the number of rows is odd, the last stands above the terminal's own background.
     """
     values = picture.tobytes()
     pixels = [values[start : start + 3] for start in range(0, len(values), 3)]
@@ -93,9 +93,9 @@ def half_blocks(picture: Image.Image) -> list[str]:
 
 
 def sample_blocks(sample: Sample, columns: int) -> str:
-    """All pictures of ``sample``, and the first frames of its clips, small and side by side on so many ``columns``.
+    """All pictures of ``sample``, and the first frames of its clips, small and side by side in ``columns``.
 
-    Each stands under its number. One that is damaged is said to be so; without any, the text is empty.
+    Each stands under its number, which says if it is damaged. The text is empty if there are none.
     """
     shown = list(_thumbnails(sample, _MOST))
     width, across = _columns_of_each(columns)
@@ -109,7 +109,7 @@ def sample_blocks(sample: Sample, columns: int) -> str:
 
 
 class Graphics:
-    """Writes pictures to standard output by ``renderable``, one of those of ``textual_image``."""
+    """Writes pictures to standard output by ``renderable``, a class of ``textual_image``."""
 
     def __init__(self, renderable: Any) -> None:
         self._renderable = renderable
@@ -117,7 +117,7 @@ class Graphics:
     def show(self, sample: Sample, columns: int) -> None:
         """Print all pictures of ``sample`` and the first frames of its clips, side by side under their numbers.
 
-        One that is damaged is said to be so.
+        The label says if one is damaged.
         """
         from rich.console import Console
 
@@ -132,15 +132,15 @@ class Graphics:
 
 
 def graphics_of_terminal() -> Graphics | None:
-    """How to draw on the terminal of this process, which is asked; None where it cannot, or nobody can ask it."""
+    """How to draw on the terminal of this process, which is queried; None if it cannot draw, or be queried."""
     for stream, own in ((sys.stdin, sys.__stdin__), (sys.stdout, sys.__stdout__)):
         if own is None or stream is not own or not own.isatty():
             return None
-    logging.getLogger("textual_image").addHandler(logging.NullHandler())  # what it does not know, it assumes
+    logging.getLogger("textual_image").addHandler(logging.NullHandler())  # silent: what it cannot find out, it assumes
     try:
-        if not os.get_terminal_size().columns:  # it would divide by that
+        if not os.get_terminal_size().columns:  # it would divide by zero
             return None
-        from textual_image import renderable  # it asks while it is imported
+        from textual_image import renderable  # it queries the terminal while it is imported
     except (ImportError, OSError):
         return None
     drawn = (renderable.SixelImage, renderable.TGPImage)
@@ -166,15 +166,15 @@ def _shown(sample: Sample, media: Media, frame: int, longest: int) -> Image.Imag
 
 
 def _columns_of_each(columns: int) -> tuple[int, int]:
-    """How wide a picture is in a terminal of so many ``columns``, and how many of them stand side by side."""
+    """The width of a picture in a terminal of this many ``columns``, and how many pictures stand side by side."""
     width = max(1, min(columns, max(_LEAST, min(_MOST, (columns + _BETWEEN) // _ACROSS - _BETWEEN))))
     return width, max(1, (columns + _BETWEEN) // (width + _BETWEEN))
 
 
 def _thumbnails(sample: Sample, side: int) -> Iterator[tuple[str, Image.Image | None]]:
-    """The label of each picture and of the first frames of each clip, and it in RGB, at most ``side`` pixels long.
+    """(label, picture in RGB) of all pictures and of the first frames of each clip, at most ``side`` pixels long.
 
-    A damaged one is None, and its label says so.
+    A damaged picture is None, and its label says so.
     """
     for number, media in enumerate(sample.media):
         for frame, data in enumerate(media.data[:_FRAMES]):

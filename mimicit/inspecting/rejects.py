@@ -1,7 +1,7 @@
 """Why records were left out: ``rejects.parquet`` counted and sorted into groups, with the first of each to look at.
 
-The table is read in batches. Memory holds the groups, of which there are few (reason, source, kind of loss), or many
-where they are files: then what goes beyond the first `MAX_GROUPS` is counted together; or one page of rows.
+The table is read in batches. Memory holds one page of rows, or the groups: few by reason, source and kind of loss,
+maybe many by file, so rejects beyond the first `MAX_GROUPS` groups are counted together.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _PLACE_IN_FILE: Final = re.compile(r"(.*?\.\w+)(?:#.*|\[\d+\]|:\d+)", re.DOTALL)
 
 @dataclass(kw_only=True)
 class RejectGroup:
-    """Rejects that are alike: ``by`` is the reason, source or file asked for; ``first`` are rows of the table.
+    """Rejects that are alike: ``by`` is their reason, source or file, as asked for; ``first`` are rows of the table.
 
     ``scope`` is what was lost: a record, or a medium or reference of a record that may have been kept.
     """
@@ -72,7 +72,7 @@ class RejectGroups:
 
 @dataclass(frozen=True, slots=True)
 class RejectPage:
-    """Some rows of the table, as objects by column, and how many the choice has in ``total``."""
+    """Some rows of the table, as objects by column; ``total`` counts all rows that were chosen."""
 
     total: int
     rows: tuple[dict[str, str], ...]
@@ -88,7 +88,7 @@ def group_rejects(
 ) -> RejectGroups:
     """The rejects of a finished shard folder, of one ``source`` or ``reason`` if given; ``limit`` rows of each group.
 
-    `ShardError` where ``folder`` is no shard folder or lacks the table, `CorruptShardError` where it is unreadable.
+    `ShardError` if ``folder`` is not a shard folder or lacks the table, `CorruptShardError` if it is unreadable.
     """
     read_manifest(folder)
     groups: dict[tuple[str, ...], RejectGroup] = {}
@@ -117,7 +117,7 @@ def page_of_rejects(
 ) -> RejectPage:
     """The rejects of one ``source`` or ``reason`` if given, in the order of the table: ``most`` from ``start`` on.
 
-    Errors as `group_rejects`. Costs one pass over the table; a Python object is made of the rows of the page alone.
+    Errors as `group_rejects`. Costs one pass over the table; only the rows of the page become Python objects.
     """
     read_manifest(folder)
     total = 0

@@ -44,9 +44,9 @@ class Picture:
 
 
 def write_report(path: Path, out: Path, *, on_progress: Progress | None = None) -> Findings:
-    """Write the report of a finished folder or a shard file to ``out``; gives what it is made of.
+    """Write the report of a finished folder or a shard file to ``out``; return the findings that it shows.
 
-    `ShardError` and its kinds where ``path`` is neither.
+    `ShardError` and its subclasses if ``path`` is neither.
     """
     stored = open_samples(path)
     try:
@@ -114,7 +114,7 @@ def _spread(samples: int) -> list[int]:
 
 
 def _query_picture(stored: StoredSamples, row: int) -> Picture | None:
-    """The last picture that the query at ``row`` is about; None where there is none, or it cannot be read."""
+    """The last picture that the query at ``row`` is about; None if there is none, or it cannot be read."""
     try:
         sample = stored.peek(row)
         *_, about = media_of_triplets(sample)

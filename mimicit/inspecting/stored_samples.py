@@ -1,12 +1,12 @@
 """The samples of a finished folder, or of one shard file, by row: their JSON alone, one file, or all of it.
 
 A sample's JSON is a small read before its pictures, so counting and searching a folder of 10^6 samples touches some
-hundred bytes of each and no picture. Of a folder the place of every sample comes from its index (memory-mapped where
-it is large); a single shard file is read once to find them.
+hundred bytes of each and no picture. In a folder, the place of every sample comes from its index (memory-mapped if it
+is large); a single shard file is read once to find them.
 
 A sample names the first place that each of its media came from; the others stand in the ``media.parquet`` of its
-folder, one row for each reference of the input. One pass over two of its columns, a batch at a time: about a second for
-10^6 media.
+folder, one row for each reference of the input. `origins_of` makes one pass over two of its columns, a batch at a time:
+about a second for 10^6 media.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class StoredSamples:
         return self._columns.shard(row)
 
     def json(self, row: int) -> bytes:
-        """The JSON of the sample at ``row`` as stored; `IndexError` where there is no such row."""
+        """The JSON of the sample at ``row`` as stored; `IndexError` if there is no such row."""
         self._check(row)
         if self._columns.has_json:
             return self._columns.json(row)
@@ -74,7 +74,7 @@ class StoredSamples:
         return read_members(self._shards, self._columns.shard(row), offsets[:1], sizes[:1])[0]
 
     def peek(self, row: int) -> Sample:
-        """The sample at ``row`` without the bytes of its media; `CorruptShardError` where it breaks the schema."""
+        """The sample at ``row`` without the bytes of its media; `CorruptShardError` if it breaks the schema."""
         return sample_from_json(parse_sample_json(self.json(row), self.where(row)))
 
     def read(self, row: int) -> Sample:
@@ -89,7 +89,7 @@ class StoredSamples:
     def file(self, row: int, number: int) -> tuple[str, bytes]:
         """(name, bytes) of one file of the sample at ``row``, counted over all of its media.
 
-        `IndexError` where there is no such row or file, `CorruptShardError` where index and JSON disagree.
+        `IndexError` if there is no such row or file, `CorruptShardError` if index and JSON disagree.
         """
         names = [name for media in self.peek(row).media for name in media.files]
         if not 0 <= number < len(names):
@@ -111,7 +111,7 @@ class StoredSamples:
 
 
 def open_samples(path: Path) -> StoredSamples:
-    """The samples of a finished folder or of one shard file; `ShardError` and its kinds where it is neither."""
+    """The samples of a finished folder or of one shard file; `ShardError` and its subclasses if it is neither."""
     if path.is_dir():
         folder = open_folder(path, cache_dir=None, cache_bytes=0)
         return StoredSamples(path, folder.columns, folder.shards, folder.manifest)
@@ -146,7 +146,7 @@ def _columns_of_shard(path: Path) -> IndexColumns:
 def origins_of(path: Path, media: Sequence[Media]) -> list[tuple[str, ...]]:
     """All origins of each of the ``media`` of a sample in the folder or shard file ``path``, that of the sample first.
 
-    Where the folder has no such table, as that of another program, each has the one that the sample names.
+    If the folder has no table of media, such as a folder of another program, each has the one that the sample names.
     """
     found: dict[str, dict[str, None]] = {_content(medium): {} for medium in media}
     table = (path if path.is_dir() else path.parent) / _TABLE
@@ -182,7 +182,7 @@ def _look_up(table: Path, found: dict[str, dict[str, None]]) -> None:
 
 
 def _place(ref: dict[str, Any]) -> str:
-    """The origin of one reference, with the place inside a file where that says more."""
+    """The origin of one reference, with the place inside a file if that says more."""
     origin, part = str(ref["origin"]), ref["parts"][0]
     kind, path = part[0], str(part[1])
     if kind in ("parquet", "arrow"):

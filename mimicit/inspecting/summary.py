@@ -53,7 +53,7 @@ def summary_text(summary: Summary) -> str:
 
 
 def sample_text(sample: Sample, origins: Sequence[Sequence[str]] = ()) -> str:
-    """One sample in full: its media, with all ``origins`` of each where they are known, its triplets and its prompt."""
+    """One sample in full: its media, with all ``origins`` of each if they are known, its triplets and its prompt."""
     lines = [f"key     {sample.key}", f"id      {sample.id}", f"source  {sample.source}"]
     for number, media in enumerate(sample.media):
         times = f", at {', '.join(f'{t:g}' for t in media.timestamps_s)} s" if media.timestamps_s else ""
@@ -201,7 +201,7 @@ def _class(characters: int) -> int:
 
 
 def top(counts: Counter[str], most: int) -> Iterable[tuple[str, int]]:
-    """The ``most`` largest counts, and the rest together as ``other``."""
+    """The ``most`` largest counts, and the sum of the rest as ``N others``."""
     ranked = counts.most_common()
     yield from ranked[:most]
     if len(ranked) > most:
