@@ -52,7 +52,7 @@ class _Mark:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """``texts`` without placeholders, and for each the indices of the media that it shows anew.
+    """``texts`` without placeholders, and for each the indices of the media that it is the first to show.
 
     Values that are not text are passed on as they are. ``is_marked`` is false if no text holds a placeholder, so that
     all media are shown before the first; ``is_repeated`` is true if every question holds placeholders of all media.

@@ -105,7 +105,7 @@ class Alike:
         self._counts: Counter[int] = Counter()
 
     def is_too_much(self, answer: str) -> bool:
-        """Count ``answer``; whether it is one more than the most that may be nearly the same."""
+        """Count ``answer``; whether more than the allowed number of answers are now nearly the same as it."""
         words = _plain(answer)
         if not self._most or len(words) < _LEAST_SHARED:
             return False

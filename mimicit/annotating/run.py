@@ -233,7 +233,7 @@ class _Run:
             outcome = await self._outcome(job)
             self._outcomes.add(number, outcome)
             self.pairs += len(outcome.pairs)
-        except BaseException as error:  # raised again where the run ends; cancelling is one of them
+        except BaseException as error:  # raised again when the run ends; cancellation is one of them
             self._error = self._error or error
         finally:
             self.done += 1

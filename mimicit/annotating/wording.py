@@ -244,7 +244,7 @@ def _answer_schema(form: Form) -> dict[str, Any]:
 
 
 def _form_in_words(recipe: Recipe) -> str:
-    """What the model is told of the form of its answer."""
+    """The instructions to the model about the form of its answer."""
     if recipe.answers == "json":
         fields = "an instruction, its answer" + (", and a list of choices" if recipe.form == "choices" else "")
         shown = '{"pairs": [{"instruction": "...", "answer": "..."' + (

@@ -156,7 +156,7 @@ class _Push:
             on_progress(min(first + _FILES_AT_ONCE, len(names)), len(names))
 
     def _send(self, files: Mapping[str, Path]) -> None:
-        """Send those of ``files``, by their names in the data set, that are not there with the same bytes."""
+        """Send the ``files``, by their names in the data set, that are not there with the same bytes."""
         additions = []
         for name, path in files.items():
             self.written.files += 1

@@ -103,6 +103,6 @@ class _Rows(_BaseExamplesIterable):  # type: ignore[misc]
 
     @property
     def num_shards(self) -> int:
-        """The most equal shares for `datasets` to make: a divisor of `_SHARDS`, so that many numbers of nodes fit."""
+        """The number of equal shares for `datasets`: a divisor of `_SHARDS`, so that many numbers of nodes fit."""
         most = max(1, len(self._positions))
         return next(number for number in range(min(_SHARDS, most), 0, -1) if _SHARDS % number == 0)

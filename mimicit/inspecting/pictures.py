@@ -71,7 +71,7 @@ def write_sheet(sample: Sample, path: Path) -> None:
 
 
 def shows_blocks(stream: TextIO, environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether ``stream`` is a terminal that says it has 24-bit colour (``COLORTERM``), and nobody has forbidden colour.
+    """Whether ``stream`` is a terminal that says it has 24-bit colour (``COLORTERM``), and colour is not forbidden.
 
     ``NO_COLOR`` forbids it, as https://no-color.org/ has it.
     """

@@ -62,7 +62,7 @@ def pack(
     ``cost`` is a column of the index (``frames``, ``characters``, ...), a `Cost`, such as `token_cost`, or one number
     for each sample in stored order; with ``cache_dir`` measured costs and the packs of the first epoch are
     computed once. A sample above the budget raises `UsageError`, or with ``"alone"`` gets a pack of its own
-    (`PackedSamples.oversized` counts them). Packs are made anew in each epoch, of samples that lie near one another in
+    (`PackedSamples.oversized` counts them). Each epoch has packs of its own, of samples that lie near one another in
     its order; without a shuffle all epochs are the same.
     """
     if budget < 1:

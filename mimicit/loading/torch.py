@@ -310,7 +310,7 @@ def _distributed() -> tuple[int, int]:
 
 
 def _of_workers(batches: Iterable[Any]) -> Iterator[Any]:
-    """``batches``; `LostWorkerError` if a worker dies, which shows as a lost connection or at a check."""
+    """``batches``; `LostWorkerError` if a worker dies, seen as a lost connection or by a check of `DataLoader`."""
     try:
         yield from batches
     except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:

@@ -187,7 +187,7 @@ class _Pages:
         return self._page("context.html", criteria, found=found, most=most, least=least, leaks=leaks)
 
     def rejects(self, request: Request) -> Response:
-        """The first rejects of each reason, or a page of those of one reason and source."""
+        """The first rejects of each reason, or one page of the rejects of a reason, a source, or both."""
         reason, source = (request.query_params.get(name) or None for name in ("reason", "source"))
         if reason is None and source is None:
             with self._turn():

@@ -35,7 +35,7 @@ _SECURITY_HEADERS: Final = {
 
 
 class Guard:
-    """``app`` behind the checks. ``hosts``: the names that requests may be addressed to, None for any."""
+    """``app`` with the checks in front. ``hosts``: the names that requests may be addressed to, None for any."""
 
     def __init__(self, app: ASGIApp, *, hosts: Collection[str] | None, token: str | None) -> None:
         self._app = app

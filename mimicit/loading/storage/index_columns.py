@@ -253,7 +253,7 @@ def _check_places(
     arrays: Mapping[str, NDArray[Any]],
     shards: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Check that members lie inside their shard, and that each row has as many sizes as offsets: some, without JSON."""
+    """Check that members lie in their shard, and that a row has as many sizes as offsets (at least one if no JSON)."""
     fault = counts != _lengths(batch.column("member_sizes"))
     if JSON_COLUMN not in batch.schema.names:
         fault |= counts == 0

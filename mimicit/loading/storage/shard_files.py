@@ -212,7 +212,7 @@ class ShardCache:
         return used + size <= self.most_bytes
 
     def _remove_abandoned(self, mine: Path) -> None:
-        """Delete parts whose downloader is gone: nobody holds their lock."""
+        """Delete parts whose downloader is gone: no process holds their lock."""
         for part in self.folder.glob("*.part"):
             if part == mine:
                 part.unlink()
