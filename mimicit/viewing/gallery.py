@@ -1,7 +1,7 @@
 """The samples of a folder as the viewer asks for them: by filter, by id, by text, by picture.
 
-A filter is a `Criteria`, as the form puts it into the address of a page. To filter or to find an id streams the columns
-of the index that this needs (10^6 rows in some tenths of a second); the rows that a filter leaves are kept for the last
+A filter is a `Criteria`, as the form puts it into the address of a page. Filtering and finding an id stream the columns
+of the index that they need (10^6 rows in some tenths of a second); the rows that a filter leaves are kept for the last
 few filters, 8 bytes a row. Text and pictures are not indexed: `search` reads the JSON of one sample after another until
 its time is up, and reports how far it came.
 """

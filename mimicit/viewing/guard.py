@@ -68,7 +68,7 @@ class Guard:
         return self._without_token(request) if self._token is not None else None
 
     def _without_token(self, request: Request) -> Response | None:
-        """None if the request has the token in a cookie; a request with it in the address is redirected without it."""
+        """The answer to a request whose cookie lacks the token: a redirect if the address has it, else a refusal."""
         parameters = parse_qsl(request.url.query)
         for name, value in parameters:
             if name == "token" and self._is_token(value):
