@@ -270,7 +270,8 @@ def read_resaved(
         return None
     from otter_train.pretrained.modeling import OtterForConditionalGeneration
 
-    widest = max((one.dtype for one in tensors.values() if one.dtype.is_floating_point), key=lambda one: one.itemsize)
+    floating = [one.dtype for one in tensors.values() if one.dtype.is_floating_point]
+    widest = max(floating, key=lambda one: one.itemsize, default=torch.float32)
     try:
         model = read_pretrained(OtterForConditionalGeneration, folder, "model", dtype=widest)
     except TrainError:

@@ -149,11 +149,14 @@ class OtterForConditionalGeneration(Portable, PreTrainedModel, GenerationMixin):
 
         ``attention_mask`` covers what is in the cache, too. ``media`` and ``text_time`` (B, T) are what `generate`
         prepares: the media, and how many of them come before each token or are it. ``logits_to_keep`` n computes
-        logits of the last n positions only (0: of all). `TrainError` if a row does not have one ``<image>`` per medium.
+        logits of the last n positions only (0: of all). `TrainError` if a row does not have one ``<image>`` per medium,
+        or if ``labels`` come with ``media``, a cache or ``logits_to_keep``, which have no loss.
         """
+        if labels is not None and (media is not None or past_key_values is not None or logits_to_keep):
+            raise TrainError("labels need the whole prompt: leave out media, past_key_values and logits_to_keep")
         if media is None:
             vision_x = self._pictures(vision_x, input_ids)
-            if past_key_values is None and not use_cache and not logits_to_keep:
+            if labels is not None or (past_key_values is None and not use_cache and not logits_to_keep):
                 output = self.model(vision_x, input_ids, attention_mask, labels, vision_mask=vision_mask)
                 return CausalLMOutputWithPast(loss=output.loss, logits=output.logits)
             media = self.project_media(vision_x, input_ids, vision_mask)

@@ -6,14 +6,15 @@ Curves are drawn as SVG, held-out pictures are in the page. All text of data and
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from html import escape
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import orjson
 
+from mimicit.errors import TrainError
 from mimicit.records import Media, Sample
 from mimicit.shards.files import write_atomically
 from otter_train.checkpoint.lineage import read_lineage
@@ -53,7 +54,7 @@ class Shown(NamedTuple):
 def write_report(run: Path, shown: Sequence[Shown] = ()) -> Path:
     """Write ``run/report.html`` from the tables of the run folder, with the answers ``shown``; returns its path.
 
-    `TrainError` if a table is damaged.
+    `TrainError` if one of the files is damaged.
     """
     path = run / REPORT_NAME
     write_atomically(path, (part.encode("utf-8", "replace") for part in _page(run, shown)))
@@ -206,12 +207,13 @@ def _sources(rows: Sequence[SourceRow]) -> str:
 def _bad_steps(path: Path) -> Iterator[str]:
     if not path.exists():
         return
-    bad = [orjson.loads(line) for line in path.read_bytes().splitlines()]
+    with _damage(path):
+        bad = [orjson.loads(line) for line in path.read_bytes().splitlines()]
+        lines = [
+            [str(one["step"]), one["reason"], ", ".join(sample["id"] for sample in one["samples"])[:_LONGEST_TEXT]]
+            for one in bad[:_BAD_STEPS]
+        ]
     yield f"<h2>Steps left out ({len(bad)})</h2>\n"
-    lines = (
-        [str(one["step"]), one["reason"], ", ".join(sample["id"] for sample in one["samples"])[:_LONGEST_TEXT]]
-        for one in bad[:_BAD_STEPS]
-    )
     yield _table(("step", "gradient", "samples"), lines)
 
 
@@ -240,9 +242,18 @@ def _picture(medium: Media) -> str:
 
 
 def _settings(path: Path) -> str:
-    settings: Mapping[str, object] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    lines = ([name, "" if value is None else str(value)] for name, value in sorted(settings.items()))
+    with _damage(path):
+        settings: Mapping[str, object] = orjson.loads(path.read_bytes()) if path.exists() else {}
+        lines = [[name, "" if value is None else str(value)] for name, value in sorted(settings.items())]
     return "<h2>Settings</h2>\n" + _table((), lines)
+
+
+@contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise TrainError(f"{path}: damaged ({error}); the report was not written; move the file away") from None
 
 
 def _table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

@@ -219,6 +219,15 @@ def test_text_alone_needs_no_pictures(model: OtterForConditionalGeneration) -> N
     torch.testing.assert_close(last, alone[:, -1:])
 
 
+def test_labels_give_a_loss_or_an_error(model: OtterForConditionalGeneration) -> None:
+    batch = inputs([[1]])
+    with torch.no_grad():
+        loss = model(**arguments(batch), labels=batch.lang_x).loss
+        assert torch.equal(model(**arguments(batch), labels=batch.lang_x, use_cache=True).loss, loss)
+    with pytest.raises(TrainError, match="labels need the whole prompt"):
+        model(**arguments(batch), labels=batch.lang_x, logits_to_keep=1)
+
+
 @pytest.fixture(scope="module")
 def processor() -> OtterProcessor:
     return OtterProcessor(TOKENIZER, image_size=16)

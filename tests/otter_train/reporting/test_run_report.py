@@ -12,6 +12,7 @@ import pytest
 
 pytest.importorskip("torch", reason="comes with the extra 'train'")
 
+from mimicit.errors import TrainError
 from otter_train.config.run_config import RunOptions, resolve
 from otter_train.model import PRESETS
 from otter_train.reporting.metrics import Console
@@ -94,3 +95,11 @@ def test_the_page_names_the_steps_that_were_left_out(tmp_path: Path) -> None:
     )
     page = Page(write_report(tmp_path).read_text())
     assert "Steps left out (1)" in page.text and "<i>" in page.text
+
+
+@pytest.mark.parametrize("name", ["guard.jsonl", "config.json"])
+@pytest.mark.parametrize("text", ["{", "[1]", '{"step": 1}\n7'])
+def test_a_damaged_file_is_named(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(TrainError, match=rf"{name}: damaged .*move the file away"):
+        write_report(tmp_path)
