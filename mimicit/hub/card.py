@@ -19,7 +19,13 @@ _MARK: Final = "<!-- Written by mimicit export, and written anew by the next; wi
 _TAG: Final = "mimicit"
 _LICENSE: Final = re.compile(r"[a-z0-9][a-z0-9.-]*")
 _SIZES: Final = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
-_LARGER: Final = ((10**8, "10M<n<100M"), (10**9, "100M<n<1B"))
+_LARGER: Final = (
+    (10**8, "10M<n<100M"),
+    (10**9, "100M<n<1B"),
+    (10**10, "1B<n<10B"),
+    (10**11, "10B<n<100B"),
+    (10**12, "100B<n<1T"),
+)
 DATA_FILES: Final[Mapping[Layout, str]] = {"parquet": "data/train-*.parquet", "shards": "shard-*.tar"}
 """Where the data lie in a repository; tars that others made keep their names."""
 

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from mimicit.errors import RejectedError
 from mimicit.records import MediaKind
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = [
     "MAX_MEDIA",

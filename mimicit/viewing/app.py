@@ -235,7 +235,7 @@ class _Pages:
 
     def _rows(self, criteria: Criteria) -> Sequence[int] | NDArray[np.int64]:
         """The rows that meet ``criteria``."""
-        if criteria.expression() is None:
+        if criteria.expression(self._gallery.relations) is None:
             return self._gallery.rows(criteria)
         with self._turn():
             return self._gallery.rows(criteria)

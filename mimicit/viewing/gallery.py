@@ -224,7 +224,8 @@ def needle_for_text(text: str) -> Needle:
 
 def needle_for_picture(sha256: str) -> Needle:
     """Samples that show the picture or frame with this checksum."""
-    return Needle(sha256.casefold(), lambda sample: any(sha256 in media.sha256 for media in sample.media))
+    wanted = sha256.casefold()
+    return Needle(wanted, lambda sample: any(wanted in media.sha256 for media in sample.media))
 
 
 def needle_for_triplet(id: str) -> Needle:

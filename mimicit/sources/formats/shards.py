@@ -79,7 +79,12 @@ def _sources_in(root: Root, path: str) -> list[str]:
 def _manifest(root: Root, path: str) -> dict[str, Any]:
     try:
         with root.open_input(path) as file:
-            value: dict[str, Any] = orjson.loads(file.read(_MAX_MANIFEST_BYTES))
+            data = file.read(_MAX_MANIFEST_BYTES + 1)
+        if len(data) > _MAX_MANIFEST_BYTES:
+            raise SourceError(
+                f"{path}: larger than {_MAX_MANIFEST_BYTES >> 20} MiB; remove it to read the shards as they are"
+            )
+        value: dict[str, Any] = orjson.loads(data)
         validate("manifest", value)
     except (orjson.JSONDecodeError, SchemaError) as error:
         raise SourceError(f"{path}: no manifest of shards: {error}; remove it to read the shards as they are") from None
