@@ -13,6 +13,9 @@ from mimicit.errors import RejectedError
 from mimicit.sources.files.file_names import FileNames
 from mimicit.sources.files.finding import PICTURE_EXTENSIONS, find_file
 from mimicit.sources.files.root import Root
+from mimicit.sources.items import Row
+from mimicit.sources.records.column_names import columns_of
+from mimicit.sources.records.row_media import MediaFinder
 from tests.factories.sources import put
 
 FILES = (
@@ -118,6 +121,72 @@ def test_hints_come_before_other_places_and_several_names_in_their_order(tmp_pat
     assert find_file(root, "2.jpg", beside="", hints=("train",)) == "coco/images/train/2.jpg"
     assert find_file(root, ["COCO_3.jpg", "3.jpg"], beside="") == "plain/COCO_3.jpg"
     assert find_file(root, ["COCO_4.jpg", "3.jpg"], beside="") == "plain/3.jpg"
+
+
+COCO_5 = "COCO_val2014_000000000005.jpg"
+
+
+@pytest.mark.parametrize(
+    ("there", "beside", "hints", "written", "found"),
+    [
+        (("pics/1.jpg", "other/test/9.jpg"), "", ("test",), "1.jpg", "pics/1.jpg"),
+        (("pics/1.jpg", "other/test/9.jpg"), "ann", ("test",), "1.jpg", "pics/1.jpg"),
+        ((f"pics/{COCO_5}", "old/val2014/6.jpg"), "", ("val2014",), COCO_5, f"pics/{COCO_5}"),
+        (("pics/a.jpg", "x/images/b.jpg", "y/0/c.jpg"), "docs", ("0", "images"), "a.jpg", "pics/a.jpg"),
+        (("own/test/9.jpg", "other/test/1.jpg"), "own", ("test",), "1.jpg", None),  # that of another set
+        (("own/images/9.jpg", "other/1.jpg"), "own", ("test",), "1.jpg", None),
+        (("flat/1.jpg", "b/train/2.jpg"), "", (), "x/train/1.jpg", "flat/1.jpg"),
+        (("flat/1.jpg", "b/val/2.jpg", "b/imgs/2.jpg"), "", (), "/data/val/1.jpg", "flat/1.jpg"),
+        (("flat/1.jpg", "b/imgs/2.jpg"), "ann", (), "imgs/1.jpg", "flat/1.jpg"),
+        (("flat/1.jpg", "b/0/2.jpg"), "", (), "x/0/1.jpg", "flat/1.jpg"),
+        (("flat/1.jpg", "b/x/train/2.jpg"), "", (), "x/train/1.jpg", None),
+        (("flat/1.jpg", "train/2.jpg"), "", (), "x/train/1.jpg", None),
+        (("flat/1.jpg", "ann/train/2.jpg"), "ann", (), "train/1.jpg", None),
+        (("coco/val/1.jpg", "coco/train/2.jpg"), "coco/ann", (), "train/1.jpg", None),
+        (("old/val2017/1.jpg", "coco/train2017/2.jpg"), "ann", (), "train2017/1.jpg", None),
+    ],
+)
+def test_a_folder_that_a_record_does_not_clearly_name_does_not_hide_a_picture(
+    tmp_path: Path, there: tuple[str, ...], beside: str, hints: tuple[str, ...], written: str, found: str | None
+) -> None:
+    for path in there:
+        put(tmp_path, path, b"x")
+    if found is not None:
+        assert find_file(Root(tmp_path), written, beside=beside, hints=hints) == found
+        return
+    with pytest.raises(RejectedError, match="where others are") as caught:
+        find_file(Root(tmp_path), written, beside=beside, hints=hints)
+    assert caught.value.reason == "missing_file"
+
+
+@pytest.mark.parametrize(
+    ("there", "column", "value", "found"),
+    [
+        (("vg/VG_100K/5.jpg", "coco/train2017/000000000005.jpg"), "image_id", 5, None),
+        (("imgs/12.jpg", "x/000000000012.png"), "image_id", "12", None),
+        (("vg/12.jpg", "vg/000000000012.png"), "image_id", "12", None),
+        (("vg/images/5.jpg", "images/000000000005.jpg"), "image_id", 5, "vg/images/5.jpg"),
+        (("vg/000000000005.jpg", "x/5.jpg"), "image_id", 5, "vg/000000000005.jpg"),
+        (("x/000000000005.jpg",), "image_id", "000000000005", "x/000000000005.jpg"),
+        ((f"x/{COCO_5}",), "image_id", 5, f"x/{COCO_5}"),
+        (("clips/v_7.mp4", "a/video7.mp4"), "video_id", 7, None),
+        (("vg/v_7/0001.jpg", "vg/v_7/0002.jpg", "vg/video7/0001.jpg", "vg/video7/0002.jpg"), "video_id", 7, None),
+        (("vg/v_7/0001.jpg", "vg/v_7/0002.jpg"), "video_id", 7, "vg/v_7"),
+    ],
+)
+def test_an_id_means_no_file_if_its_spellings_lead_to_different_ones(
+    tmp_path: Path, there: tuple[str, ...], column: str, value: object, found: str | None
+) -> None:
+    for path in there:
+        put(tmp_path, path, b"x")
+    fields = {column: value, "question": "Q?", "answer": "a"}
+    media = MediaFinder(Root(tmp_path), "vg").of_row(Row("vg/x.jsonl:1", fields), fields, columns_of(fields))
+    if found is not None:
+        assert next(media).origin == found
+        return
+    with pytest.raises(RejectedError, match=" may be ") as caught:
+        next(media)
+    assert caught.value.reason == "ambiguous_path"
 
 
 @pytest.mark.parametrize(

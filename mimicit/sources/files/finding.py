@@ -21,9 +21,9 @@ import operator
 import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import accumulate
-from typing import Final, Literal
+from dataclasses import dataclass, replace
+from itertools import accumulate, groupby
+from typing import Final, Literal, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from mimicit.errors import RejectedError
@@ -45,7 +45,11 @@ PICTURE_EXTENSIONS: Final = (".jpg", ".png", ".webp", ".jpeg")
 _MOST_KNOWN: Final = 1 << 16
 _LONGEST_PLAIN: Final = 1024
 _USUAL: Final = ("images", "image", "videos", "video")
+_SPLITS: Final = ("train", "training", "val", "valid", "validation", "dev", "test")
+_IN_MANY_SETS: Final = (*_SPLITS, "data", "media", "img", "imgs", "pics", "pictures", "photos", "frames", "clips")
+"""Names of folders that, like numbers, do not tell one set from another."""
 _MATCHES: Final = 2  # that are named if several fit
+_Found = TypeVar("_Found", str, MediaRef)
 _DRIVE: Final = re.compile(r"[A-Za-z]:")
 _PLAIN: Final = re.compile(r"(?:[A-Za-z0-9_-][A-Za-z0-9_.-]*+/)*+[A-Za-z0-9_-][A-Za-z0-9_.-]*+")
 """A relative path that is spelled in one way only."""
@@ -56,7 +60,7 @@ class _Written:
     """A path as a record ``says`` it.
 
     ``relative`` are the spellings to try from a folder, ``absolute`` those that are absolute on this machine, and
-    ``paths`` all spellings, without a drive or host.
+    ``paths`` all spellings, without a drive or host. With ``is_hinted``, the record wrote the name, but not the folder.
     """
 
     says: str
@@ -65,6 +69,7 @@ class _Written:
     absolute: tuple[str, ...] = ()
     is_url: bool = False
     escapes: bool = False
+    is_hinted: bool = False
 
     @property
     def ends(self) -> tuple[tuple[str, ...], ...]:
@@ -105,17 +110,18 @@ def _found(
     extensions: tuple[str, ...],
     kind: MediaKind | None,
     frames_per_second: float | None,
+    must_agree: bool = False,
 ) -> str | MediaRef:
     """As `media_ref`; without ``frames_per_second``, as `find_file`.
 
     What was found in a scanned root is cached, because records mostly name the same files again.
     """
     called = names if isinstance(names, str) else tuple(names)
-    key = (called, beside, hints, extensions, kind, frames_per_second)
+    key = (called, beside, hints, extensions, kind, frames_per_second, must_agree)
     known = root.known.get(key)
     if known is None:
         every = (called,) if isinstance(called, str) else called
-        way, found = _looked_up(root, every, beside, hints, extensions, kind, frames_per_second)
+        way, found = _looked_up(root, every, beside, hints, extensions, kind, frames_per_second, must_agree)
         if frames_per_second is not None and isinstance(found, str):
             found = MediaRef(kind=kind or named_kind(found) or "image", parts=(InFile(found),), origin=found)
         known = way, found
@@ -135,19 +141,25 @@ def _looked_up(
     extensions: Sequence[str],
     kind: MediaKind | None,
     frames_per_second: float | None,
+    must_agree: bool,
 ) -> tuple[Way, str | MediaRef]:
-    if not extensions and (there := _first_of_places(root, called[0], beside, hints)) is not None:
+    if not (extensions or must_agree) and (there := _first_of_places(root, called[0], beside, hints)) is not None:
         return "beside", there
-    written = [_parsed(f"{hint}/{name}", beside) for name in called for hint in hints if not is_absolute(name)]
+    written = [
+        replace(_parsed(f"{hint}/{name}", beside), is_hinted=True)
+        for name in called
+        for hint in hints
+        if not is_absolute(name)
+    ]
     first, *others = (_parsed(name, beside) for name in called)
     written += [first, *others]
-    search = _Search(root, beside, tuple(extensions))
+    search = _Search(root, beside, tuple(extensions), must_agree=must_agree)
     found: tuple[Way, str | MediaRef] | None = search.find_in_places(written)
     if found is None and frames_per_second is not None and kind != "image":
         found = search.find_frames(written, frames_per_second)
     found = found or search.find_by_end(written)
     if found is None and not extensions and "video" in (kind, named_kind(called[0])):
-        other = _Search(root, beside, CLIP_EXTENSIONS, replaced=True)
+        other = _Search(root, beside, CLIP_EXTENSIONS, replaced=True, must_agree=must_agree)
         another = other.find_in_places(written) or other.find_by_end(written)
         found = another and ("extension", another[1])
         if found is None and frames_per_second is not None:
@@ -166,6 +178,15 @@ def _first_of_places(root: Root, name: str, beside: str, hints: Sequence[str]) -
     return clean if root.has_scanned(clean) else None
 
 
+def _first_file(found: str | MediaRef) -> str:
+    """The file, or the first frame of a clip that lies in a folder."""
+    if isinstance(found, str):
+        return found
+    frame = found.parts[0]
+    assert isinstance(frame, InFile)
+    return frame.path
+
+
 def _stem(name: str) -> str:
     return name.rpartition(".")[0] if named_kind(name) == "video" else name
 
@@ -179,13 +200,15 @@ def media_ref(
     hints: Sequence[str] = (),
     extensions: Sequence[str] = (),
     frames_per_second: float = DEFAULT_RATE,
+    must_agree: bool = False,
 ) -> MediaRef:
     """The medium that lies where `find_file` finds it; without a ``kind``, its name decides, else it is a picture.
 
     Unless ``kind`` is ``image``, it may also be a folder of frames (see `frame_folders`), which is looked for in the
-    same places, before the ends of paths are compared.
+    same places, before the ends of paths are compared. With ``must_agree``, no name is likelier than the others:
+    ``ambiguous_path`` if several of them lead to different files of one folder, or by their ends.
     """
-    found = _found(root, names, beside, tuple(hints), tuple(extensions), kind, frames_per_second)
+    found = _found(root, names, beside, tuple(hints), tuple(extensions), kind, frames_per_second, must_agree)
     assert isinstance(found, MediaRef)
     return found
 
@@ -226,43 +249,55 @@ def _frames_ref(root: Root, clip: Mapping[str, object], beside: str) -> MediaRef
 
 
 class _Search:
-    """One search: ``extensions`` are added to names that lack one, or with ``replaced`` replace that of each name."""
+    """One search: ``extensions`` are added to names that lack one, or with ``replaced`` replace that of each name.
 
-    def __init__(self, root: Root, beside: str, extensions: tuple[str, ...], *, replaced: bool = False) -> None:
+    With ``must_agree``, whatever is written must lead to the same file.
+    """
+
+    def __init__(
+        self,
+        root: Root,
+        beside: str,
+        extensions: tuple[str, ...],
+        *,
+        replaced: bool = False,
+        must_agree: bool,
+    ) -> None:
         self._root = root
         self._beside = beside
         self._extensions = extensions
         self._replaced = replaced
+        self._must_agree = must_agree
         self._looked_at: dict[str, None] = {}
 
     def find_in_places(self, written: Sequence[_Written]) -> tuple[Way, str] | None:
         """The way and the file by the first of the steps that look in given places; None if none finds it."""
         for way, places in self._places(written):
-            for folder, path in places:
-                found = self._at(folder, path)
+            for _, tried in groupby(places, operator.itemgetter(0)):
+                there = (self._at(folder, path) for folder, path in tried)
+                found = self._chosen(((way, file) for file in there if file is not None), written)
                 if found is not None:
-                    return way, found
+                    return found
         return None
 
     def find_frames(self, written: Sequence[_Written], frames_per_second: float) -> tuple[Way, MediaRef] | None:
         """The way and the clip by the same steps, for a folder of frames."""
         for way, places in self._places(written):
-            for folder, path in places:
-                clip = (
-                    None
-                    if named_kind(path)
-                    else frames_of_folder(self._root, path, beside=(folder,), frames_per_second=frames_per_second)
+            for folder, tried in groupby(places, operator.itemgetter(0)):
+                there = (
+                    frames_of_folder(self._root, path, beside=(folder,), frames_per_second=frames_per_second)
+                    for _, path in tried
+                    if not named_kind(path)
                 )
-                if clip is not None:
-                    return way, clip
+                found = self._chosen(((way, clip) for clip in there if clip is not None), written)
+                if found is not None:
+                    return found
         return None
 
     def find_by_end(self, written: Sequence[_Written]) -> tuple[Way, str] | None:
         """The file whose path has the longest end in common with what is ``written``."""
-        for one in written:
-            if not one.escapes and (ended := self._by_end(one)) is not None:
-                return ended
-        return None
+        ended = (self._by_end(one) for one in written if not one.escapes)
+        return self._chosen((one for one in ended if one is not None), written)
 
     def fault(self, written: _Written) -> RejectedError:
         """Why nothing was found."""
@@ -321,11 +356,21 @@ class _Search:
             found.append(clean)
         return self._only(found, path) if found else None
 
+    def _chosen(self, found: Iterator[tuple[Way, _Found]], written: Sequence[_Written]) -> tuple[Way, _Found] | None:
+        """The first of ``found``; where all must agree, `RejectedError` ``ambiguous_path`` if they do not."""
+        first = next(found, None)
+        if first is not None and self._must_agree:
+            files = {_first_file(first[1]), *(_first_file(one) for _, one in found)}
+            self._only(list(files), written[0].says)
+        return first
+
     def _by_end(self, written: _Written) -> tuple[Way, str] | None:
-        """The file whose path has the longest end in common with ``written``."""
+        """The file whose path has the longest end in common with ``written``, if that holds the folder of a hint."""
         names = self._root.names
         ends = [end for end in written.ends if self._ending_with(end[-1:])]
-        for length in range(min(max(map(len, ends), default=0), names.depth), 1 if written.is_url else 0, -1):
+        longest = max(map(len, ends), default=0)
+        least = longest if written.is_hinted else 2 if written.is_url else 1
+        for length in range(min(longest, names.depth), least - 1, -1):
             for end in ends:
                 if len(end) >= length and (found := self._ending_with(end[-length:])):
                     only = self._only(found, written.says)
@@ -355,7 +400,8 @@ class _Search:
 
         Next to the record: the folder that the path names, or for a bare name the usual ones, if ``found`` lies in the
         folder of another set. Anywhere: a folder with one more step in common with the path than the folder of
-        ``found``, unless that step is a usual name (``images``).
+        ``found``. If that step alone is a name that many sets use (``train``), a second one is asked for, or that the
+        folder lies in one that holds ``found``; if it is a usual name (``images``), there is none.
         """
         is_elsewhere = not found.startswith(f"{self._beside}/" if self._beside else "")
         for path in written.relative:
@@ -364,11 +410,16 @@ class _Search:
             if ".." not in folder and (is_elsewhere or not is_like_it):
                 for name in [folder] if folder else _USUAL:
                     yield [step for step in f"{self._beside}/{name}".split("/") if step not in ("", ".")], True
-        there = found.split("/")[-2::-1]
+        around = found.split("/")[:-1]
         for *folders, _ in written.ends:
             named = folders[::-1]
-            common = sum(accumulate((a == b for a, b in zip(named, there, strict=False)), operator.and_))
-            if common < len(named) and not (common == 0 and named[0].lower() in _USUAL):
+            common = sum(accumulate((a == b for a, b in zip(named, around[::-1], strict=False)), operator.and_))
+            if common == len(named) or (common == 0 and named[0].lower() in _USUAL):
+                continue
+            if common == 0 and (named[0].lower() in _IN_MANY_SETS or named[0].isdecimal()):
+                yield from (([*around[:depth], named[0]], True) for depth in range(len(around) + 1))
+                common = 1
+            if common < len(named):
                 yield folders[-common - 1 :], False
 
     def _ending_with(self, steps: tuple[str, ...]) -> list[str]:

@@ -55,7 +55,8 @@ class MediaFinder:
             name = name.removesuffix(".0")
         names = [name]
         if named_kind(name) is None and name.isdecimal() and kind == "image":
-            names = [f"{int(name):012d}", *(f"COCO_{split}2014_{int(name):012d}" for split in ("train", "val")), name]
+            coco = f"{int(name):012d}"
+            names = [name, *([coco] if coco != name else []), f"COCO_train2014_{coco}", f"COCO_val2014_{coco}"]
         elif named_kind(name) is None and kind == "video":
             names = [name, f"v_{name}", *([f"video{name}"] if name.isdecimal() else [])]
         extensions = {"image": PICTURE_EXTENSIONS, "video": CLIP_EXTENSIONS}.get(kind or "", _ANY_EXTENSION)
@@ -66,6 +67,7 @@ class MediaFinder:
                 beside=self.beside,
                 kind=kind if named_kind(name) is None else None,
                 extensions=() if named_kind(name) else extensions,
+                must_agree=len(names) > 1,
             )
         except RejectedError as error:
             raise RejectedError(error.reason, f"{column}: {error.detail}") from None
