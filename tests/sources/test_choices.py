@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -57,15 +56,29 @@ def test_choices_that_cannot_be_told_apart(value: object) -> None:
         (PETS, "B. dog", "B"),
         (PETS, "Dog", "B"),
         (PETS, "It's a cow, really", "C"),
-        (["1", "2", "3"], 1, "B"),  # a number is a place where the choices are texts
+        (["cat", "2", "3"], 0, "A"),
+        (["10", "20", "30"], 1, "B"),
+        (["10", "20", "30"], "B", "B"),
         (["3", "4"], "4", "B"),
         ([3, 4], 4, "B"),
+        (["3", "5", "1", "2"], "3", "A"),  # a text among numbers is one of them, and no place
+        (["1", "2", "3", "4"], "1", "A"),
+        (["2", "4", "1"], "1", "C"),
+        ([2, 4, 1], "1", "C"),
+        (["1.5", "1"], "1", "B"),
+        ({"text": PETS, "label": ["1", "2", "3"]}, "1", "A"),
+        ({"text": PETS, "label": [1, 2, 3]}, 3, "C"),
+        ({"text": PETS, "label": ["1", "2", "3"]}, "dog", "B"),
+        ({"1": "cat", "2": "dog", "3": "cow"}, "1", "A"),
+        ({"1": "cat", "2": "dog", "3": "cow"}, 1, "A"),
+        ({"2": "cat", "1": "dog", "0": "cow"}, 1, "B"),
+        ({"1": "2", "2": "3", "3": "1"}, "1", "A"),
         (["A", "B"], "B", "B"),
         (["a", None, "c"], "C", "C"),
         (["3 apples", "4 apples"], "0", "A"),
     ],
 )
-def test_every_way_to_say_which(value: list[Any], answer: object, letter: str) -> None:
+def test_every_way_to_say_which(value: object, answer: object, letter: str) -> None:
     assert chosen(offered(value), answer).letter == letter
 
 
@@ -81,13 +94,25 @@ def test_every_way_to_say_which(value: list[Any], answer: object, letter: str) -
         (PETS, None, "empty_answer"),
         (PETS, float("nan"), "empty_answer"),
         (["B", "A"], "A", "malformed"),  # the text, or the letter?
-        (["2", "4", "1"], "1", "malformed"),  # the text, or the place?
-        ([2, 4, 1], 1, "malformed"),
+        ([2, 4, 1], 1, "malformed"),  # the text, or the place?
+        (["1", "2", "3", "4"], 2, "malformed"),
+        (["1", "none", "3"], "1", "malformed"),
+        (["10", "20", "30"], "2", "malformed"),
+        ({"1": "cat", "2": "dog"}, "0", "malformed"),
+        ({"1": "cat", "2": "dog"}, 3, "malformed"),
     ],
 )
-def test_an_answer_that_is_no_choice_or_may_be_two(value: list[Any], answer: object, reason: str) -> None:
+def test_an_answer_that_is_no_choice_or_may_be_two(value: object, answer: object, reason: str) -> None:
     with pytest.raises(RejectedError, match=reason):
         chosen(offered(value), answer)
+
+
+def test_a_place_is_no_text_and_no_number_of_a_column() -> None:
+    assert chosen(offered(["1", "2", "3"]), 1, is_place=True).text == "2"
+    assert chosen(offered(["1", "2", "3"]), "1", is_place=True).text == "2"
+    assert chosen(offered(PETS), "0", first_number=1, is_place=True).text == "cat"
+    with pytest.raises(RejectedError, match="may be"):  # from 0, or the label?
+        chosen(offered({"1": "cat", "2": "dog"}), 1, is_place=True)
 
 
 def test_the_instruction_lists_the_choices_once() -> None:

@@ -264,3 +264,27 @@ def test_every_list_of_a_large_object_is_read(tmp_path: Path) -> None:
     (piece,) = SOURCES["manifest"].split(spec, Root(tmp_path))
     found = triplets_of(SOURCES["manifest"].read(replace(spec, piece=piece), Root(tmp_path)))
     assert [item.answer for item in found] == [row["answer"] for row in [*rows, *rows[:2]]]
+
+
+def test_a_text_without_an_answer_is_named_as_the_question_that_it_was_taken_for(tmp_path: Path) -> None:
+    put(tmp_path, "a.jpg", jpeg())
+    fields = {"question_id": 1, "image": "a.jpg", "text": "A red car."}
+    put_lines(tmp_path, "manifest.jsonl", [fields, fields | {"label": "yes"}])
+    reject, found = items_of(tmp_path)
+    assert isinstance(reject, Reject) and "'text' is taken for the question" in reject.detail
+    assert isinstance(found, RawTriplet) and (found.instruction, found.answer) == ("A red car.", "yes")
+
+
+def test_two_choices_that_two_fields_name_are_named_in_the_reject(tmp_path: Path) -> None:
+    record = {"instruction": "Q?", "choices": ["dog", "cat"], "answer": "dog", "answer_idx": 1}
+    put_lines(tmp_path, "manifest.jsonl", [record])
+    (reject,) = items_of(tmp_path)
+    assert isinstance(reject, Reject) and reject.reason == "malformed"
+    assert reject.detail == "answer_idx int 1 and answer str 'dog' are two choices"
+
+
+@pytest.mark.parametrize("fields", [{"A": "hound", "B": "puppy"}, {"a1": 3, "a2": 5}, {"X": 3, "Y": 5}])
+def test_fields_that_are_no_choices_are_free(tmp_path: Path, fields: dict[str, Any]) -> None:
+    put_lines(tmp_path, "manifest.jsonl", [{"instruction": "Q?", "answer": "poodle", **fields}])
+    (found,) = triplets_of(items_of(tmp_path))
+    assert (found.instruction, found.answer, found.meta) == ("Q?", "poodle", fields)

@@ -211,8 +211,6 @@ def _csv_rows(root: Root, path: str) -> Iterator[Row]:
             continue
         if not fields:  # the columns of all rows are the same
             fields = field_names(row.fields)
-            if "instruction" not in fields.values():  # without a question, a label may be the number of a class
-                fields |= {column: "label" for column in fields if column.strip().lower() == "label"}
             columns = {field: column for column, field in fields.items()}
         try:
             cells = _uncelled({fields[column]: cell for column, cell in row.fields.items()})

@@ -22,24 +22,25 @@ import orjson
 from mimicit.errors import RejectedError
 from mimicit.sources.records.text import checked_answer, shown
 
-__all__ = ["Choice", "chosen", "listed_texts", "offered", "with_choices"]
+__all__ = ["Choice", "chosen", "listed_texts", "offered", "readings", "with_choices"]
 
 _MAX_LIST_CHARACTERS: Final = 100_000
 _LETTERED: Final = re.compile(r"\(?([A-Za-z])[).:]\s*(.+)", re.DOTALL)
 _ONLY_LETTER: Final = re.compile(r"\(?([A-Za-z])\)?[.:]?")
+_NUMBER: Final = re.compile(r"[-+]?[0-9]+([.,][0-9]+)*")
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One choice: its ``letter`` (``A`` to ``Z``), its text, which the record may write as a number, and its place.
+    """One choice: its ``letter`` (``A`` to ``Z``), its text, its place, and the number that the record labels it with.
 
     Places count from 0, and count choices that are null, too.
     """
 
     letter: str
     text: str
-    is_number: bool = False
     place: int = 0
+    number: int | None = None
 
 
 def offered(value: object) -> tuple[Choice, ...]:
@@ -63,9 +64,10 @@ def offered(value: object) -> tuple[Choice, ...]:
         raise RejectedError("malformed", f"there are {len(pairs)} choices, more than letters")
     has_letters = all(isinstance(label, str) and re.fullmatch("[A-Za-z]", label) for label, _ in pairs)
     letters = [str(label).upper() for label, _ in pairs] if has_letters else list(ascii_uppercase)
+    has_numbers = all(re.fullmatch("[0-9]{1,2}", str(label)) for label, _ in pairs)
     texts = [None if text is None or text == "" else checked_answer(text) for _, text in pairs]
     return tuple(
-        Choice(letters[place], text, isinstance(pairs[place][1], int | float), place)
+        Choice(letters[place], text, place, int(pairs[place][0]) if has_numbers else None)
         for place, text in enumerate(_without_letters(texts, letters))
         if text is not None
     )
@@ -80,29 +82,46 @@ def listed_texts(value: object) -> object:
     return found if is_list else value
 
 
-def chosen(choices: Sequence[Choice], answer: object, *, first_number: int | None = None) -> Choice:
+def chosen(
+    choices: Sequence[Choice], answer: object, first_number: int | None = None, *, is_place: bool = False
+) -> Choice:
     """The choice that ``answer`` means; `RejectedError` ``malformed`` if it means none, or might mean two.
 
-    A whole number is the place of a choice from 0, or a choice itself if these are numbers. A text is a choice's text,
-    its letter, both, or its place. If columns number the choices from ``first_number`` on, it may also be that number.
+    What an answer may mean, `readings` says.
+    """
+    found = readings(choices, answer, first_number, is_place=is_place)
+    if not found:
+        raise RejectedError("malformed", f"the answer {shown(answer)} is none of {len(choices)} choices")
+    if len({_plain(reading.text) for reading in found}) > 1:
+        named = " or ".join(f"{reading.letter} ({reading.text!a:.40})" for reading in found)
+        raise RejectedError("malformed", f"the answer {shown(answer)} may be {named}; write the choice's own text")
+    return found[0]
+
+
+def readings(
+    choices: Sequence[Choice], answer: object, first_number: int | None = None, *, is_place: bool = False
+) -> list[Choice]:
+    """Every choice that ``answer`` may mean; `RejectedError` if it is neither text nor a number.
+
+    A number is the label of a choice if all labels are numbers. Otherwise it is the text of a choice, or its place from
+    0, or, if columns number the choices from ``first_number`` on, that number; written as text, it is only the text of
+    a choice if all choices are numbers. With ``is_place`` it is the place. Any other text is a choice's text, its
+    letter, or both.
     """
     text = checked_answer(answer)
-    readings = [
-        choice
-        for choice in choices
-        if (isinstance(answer, str) or choice.is_number) and _plain(choice.text) == _plain(text)
-    ][:1]
-    if isinstance(answer, str):
-        readings += _by_letter(choices, text)
-    if re.fullmatch("[0-9]{1,2}", text):
-        places = {int(text), int(text) - (first_number or 0)}
-        readings += [choice for choice in choices if choice.place in places]
-    if not readings:
-        raise RejectedError("malformed", f"the answer {shown(answer)} is none of {len(choices)} choices")
-    if len({_plain(reading.text) for reading in readings}) > 1:
-        named = " or ".join(f"{reading.letter} ({reading.text!a:.40})" for reading in readings)
-        raise RejectedError("malformed", f"the answer {shown(answer)} may be {named}; write the choice's own text")
-    return readings[0]
+    same = [choice for choice in choices if _plain(choice.text) == _plain(text)][:1]
+    is_text = isinstance(answer, str)
+    if not re.fullmatch("[0-9]{1,2}", text):
+        return same + (_by_letter(choices, text) if is_text else [])
+    labelled = [choice for choice in choices if choice.number == int(text)]
+    places = {int(text)} if is_place else {int(text), int(text) - (first_number or 0)}
+    placed = [choice for choice in choices if choice.place in places]
+    if is_place:
+        return placed + labelled
+    if all(choice.number is not None for choice in choices):
+        return labelled
+    is_own = is_text and all(_NUMBER.fullmatch(choice.text) for choice in choices)
+    return same if is_own else same + placed
 
 
 def with_choices(question: str, choices: Sequence[Choice]) -> str:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import takewhile
 from string import ascii_uppercase
 from typing import Final
 
@@ -36,11 +37,11 @@ CAPTIONS: Final = ("caption", "captions", "text", "txt", "texts", "sentences", "
 _CHOICES: Final = ("choices", "options", "answer_choices", "multiple_choices", "candidates")
 _CHOICE_PLACES: Final = (
     *("correct_choice_idx", "correct_choice_index", "correct_answer_idx", "correct_answer_index", "correct_idx"),
-    *("correct_index", "answer_idx", "answer_index", "answer_label", "answer_id"),
+    *("correct_index", "answer_idx", "answer_index", "answer_label"),
 )
 _CHOSEN: Final = ("answer", "answerkey", "answer_key", "correct_answer", "correct_option", "correct_choice", "label")
 _LETTER: Final = re.compile(r"(?:choice|option|opt|op)_?([A-RU-Za-ru-z])|([A-Z])\)?|([a-z])\)?")  # not "options", "opt"
-_PLACE: Final = re.compile(r"(?:choice|option|opt|ending|a)_?([0-9]{1,2})")
+_PLACE: Final = re.compile(r"(?:choice|option|opt|ending|(a))_?([0-9]{1,2})")
 _NUMBERED: Final = re.compile(r"(?:image|img|picture|video)_?([0-9]{1,4})")
 _BY_ID: Final = re.compile(
     r"(?:(image|img|picture|pic|photo|figure|screenshot)|(video|vid|clip)|gif)_?(?:(?:file_?)?(name|path|key|id|idx)|file)"
@@ -78,7 +79,8 @@ class Columns:
     as a text. ``media`` come with the kind that the name implies, numbered columns in the order of their numbers; media
     in the columns ``by_id`` are mostly named without the extension of the file. Choices stand in one of ``choices``, or
     in ``lettered`` columns (letter, column), whose names may have numbers from ``first_number`` on instead; the right
-    choice is in ``chosen``, or in ``places`` by its number from 0.
+    choice is in ``chosen``, or in ``places`` by its number from 0. Choices that are ``doubtful`` are free fields unless
+    one of these names one of them.
     """
 
     instructions: tuple[str, ...]
@@ -91,6 +93,7 @@ class Columns:
     choices: tuple[str, ...]
     lettered: tuple[tuple[str, str], ...]
     first_number: int | None
+    doubtful: bool
     places: tuple[str, ...]
     chosen: tuple[str, ...]
 
@@ -123,7 +126,7 @@ def _columns_of(written: tuple[str, ...]) -> Columns:
         captions = named(*(name for name in CAPTIONS if name != "text"))
     media = tuple(own) or tuple((column, None) for column in named(*_OTHER_NAMES["media"])[:1])
     by_id = () if media else _by_id(plain)
-    lettered, first_number = _of_choices(written)
+    lettered, first_number, doubtful = _of_choices(written)
     return Columns(
         instructions=instructions,
         answers=answers or captions,
@@ -135,6 +138,7 @@ def _columns_of(written: tuple[str, ...]) -> Columns:
         choices=named(*_CHOICES),
         lettered=lettered,
         first_number=first_number,
+        doubtful=doubtful,
         places=named(*_CHOICE_PLACES),
         chosen=named(*_CHOSEN),
     )
@@ -149,24 +153,29 @@ def _by_id(columns: Mapping[str, str]) -> tuple[tuple[str, MediaKind | None], ..
     return tuple((found[place][1], kinds[place]) for place in ranked[:1])
 
 
-def _of_choices(columns: Sequence[str]) -> tuple[tuple[tuple[str, str], ...], int | None]:
-    """The (letter, column) of each choice that has a column, and for numbered columns the first number.
+def _of_choices(columns: Sequence[str]) -> tuple[tuple[tuple[str, str], ...], int | None, bool]:
+    """The (letter, column) of each choice that has a column, the first number of numbered ones, and whether in doubt.
 
-    A single ``B`` or ``a7`` is no choice. Lone lower-case letters are choices only if ``a`` to ``d`` are all there, and
-    numbers only if they count up from 0 or 1.
+    A single ``B`` or ``a7`` is no choice. Letters are choices only if all before them are there, lone lower-case ones
+    only if ``a`` to ``d`` are all there, and numbers only if they count up from 0 or 1. ``A`` and ``B`` alone, or
+    ``a1`` and ``a2``, are in doubt.
     """
     names = [(_spelled_choice(column), column) for column in columns]
     matches = [(match, column) for name, column in names if (match := _LETTER.fullmatch(name))]
     if not {"a", "b", "c", "d"} <= {match[3] for match, _ in matches}:
         matches = [(match, column) for match, column in matches if not match[3]]
-    lettered = {(match[1] or match[2] or match[3]).upper(): column for match, column in matches}
+    found = {(match[1] or match[2] or match[3]).upper(): (column, not match[1]) for match, column in matches}
+    lettered = [(letter, *found[letter]) for letter in takewhile(found.__contains__, ascii_uppercase)]
     if len(lettered) > 1:
-        return tuple(sorted(lettered.items())), None
-    numbered = {int(match[1]): column for name, column in names if (match := _PLACE.fullmatch(name))}
+        doubtful = len(lettered) == 2 and any(is_bare for *_, is_bare in lettered)
+        return tuple((letter, column) for letter, column, _ in lettered), None, doubtful
+    numbered = {int(match[2]): (column, bool(match[1])) for name, column in names if (match := _PLACE.fullmatch(name))}
     first = min(numbered, default=0)
     if not (1 < len(numbered) <= len(ascii_uppercase) and first < 2 and max(numbered) == first + len(numbered) - 1):
-        return (), None
-    return tuple(zip(ascii_uppercase, (column for _, column in sorted(numbered.items())), strict=False)), first
+        return (), None, False
+    in_turn = [numbered[number] for number in sorted(numbered)]
+    doubtful = len(in_turn) == 2 and any(is_bare for _, is_bare in in_turn)
+    return tuple(zip(ascii_uppercase, (column for column, _ in in_turn), strict=False)), first, doubtful
 
 
 def _spelled_choice(column: str) -> str:
@@ -193,6 +202,8 @@ def field_names(columns: Iterable[str]) -> dict[str, str]:
     fields = {column: column for column in written if column in _FIELDS}
     for field in _FIELDS:
         _name(field, (field,), written, fields)
+    asking = columns_of(written).instructions[:1]
+    fields.update((column, "instruction") for column in asking if _plain(column) == "text")
     for field, others in _OTHER_NAMES.items():
         if field != "media" or MEDIA_FIELDS.keys().isdisjoint(fields.values()):
             _name(field, others, written, fields)

@@ -12,7 +12,6 @@ All other fields go to ``meta``. The formats differ only in how they find record
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -25,7 +24,7 @@ from mimicit.records import MediaKind
 from mimicit.sources.format import SourceSpec
 from mimicit.sources.items import Item, MediaRef, RawTriplet, Row
 from mimicit.sources.records.captions import instruction_or_caption
-from mimicit.sources.records.choices import Choice, chosen, listed_texts, offered, with_choices
+from mimicit.sources.records.choices import Choice, chosen, listed_texts, offered, readings, with_choices
 from mimicit.sources.records.column_names import Columns, columns_of
 from mimicit.sources.records.conversations import (
     CONVERSATION_FIELDS,
@@ -252,15 +251,16 @@ def _said(fields: Mapping[str, Any], columns: Columns) -> _Said:
     if choices:
         return _multiple_choice(fields, columns, question, choices)
     if not names:
-        raise RejectedError(
-            "malformed", "the record has none of the fields answer, response, caption, text and the like"
-        )
+        detail = "the record has none of the fields answer, response, caption, text and the like"
+        if asking and asking.strip().lower() == "text":
+            detail = f"{asking!r} is taken for the question, since there is a question_id, and no field answers it"
+        raise RejectedError("malformed", detail)
     column = _first(fields, names) or names[0]
     value, used = fields[column], {column, *([asking] if asking else []), *_inputs(fields, asking)}
     people = {
         name: list(map(_text_of, fields[name])) for name in columns.answers_of_many if isinstance(fields[name], list)
     }
-    if not asking and column.lower() == "label" and re.fullmatch(r"-?[0-9]{1,3}(\.0)?", str(value)):
+    if not asking and column.strip().lower() == "label" and _holds_number(value):
         raise RejectedError("malformed", f"label {shown(value)} is the number of a class; write its name")
     is_text = isinstance(value, str)
     if not asking or column in columns.of_several:
@@ -313,11 +313,14 @@ def _multiple_choice(
     fields: Mapping[str, Any], columns: Columns, question: object, choices: tuple[Choice, ...]
 ) -> _Said:
     place, column = _first(fields, columns.places), _first(fields, columns.chosen)
-    answer = fields[place] if place else fields[column] if column else None
-    if isinstance(answer, str) and place and answer.isdecimal():
-        answer = int(answer)
-    is_numbered = not place and not any(offered(fields[name]) for name in columns.choices)
-    choice = chosen(choices, answer, first_number=columns.first_number if is_numbered else None)
+    name = place or column
+    number = _first_number(fields, columns)
+    choice = chosen(choices, fields[name] if name else None, number, is_place=bool(place))
+    if place and column:
+        others = _meant(fields, columns, choices, column)
+        if others and choice.text not in [other.text for other in others]:
+            detail = f"{place} {shown(fields[place])} and {column} {shown(fields[column])} are two choices"
+            raise RejectedError("malformed", detail)
     used = {*columns.instructions[:1], *columns.choices, *(name for _, name in columns.lettered)}
     used |= {name for name in (place, column) if name}
     meta = {"choices": [choice.text for choice in choices], "letter": choice.letter}
@@ -328,7 +331,30 @@ def _choices(fields: Mapping[str, Any], columns: Columns) -> tuple[Choice, ...]:
     for name in columns.choices:
         if choices := offered(fields[name]):
             return choices
-    return offered({letter: fields[name] for letter, name in columns.lettered}) if columns.lettered else ()
+    by_letter = {letter: fields[name] for letter, name in columns.lettered}
+    if not columns.doubtful:
+        return offered(by_letter)
+    try:
+        choices = offered(by_letter)
+    except RejectedError:
+        return ()
+    names = (_first(fields, columns.places), _first(fields, columns.chosen))
+    is_named = any(_meant(fields, columns, choices, name) for name in names if name)
+    return choices if is_named and len(choices) > 1 else ()
+
+
+def _meant(fields: Mapping[str, Any], columns: Columns, choices: tuple[Choice, ...], name: str) -> list[Choice]:
+    """The choices that the field ``name`` may mean; none where it holds no answer at all."""
+    number = _first_number(fields, columns)
+    try:
+        return readings(choices, fields[name], number, is_place=name in columns.places)
+    except RejectedError:
+        return []
+
+
+def _first_number(fields: Mapping[str, Any], columns: Columns) -> int | None:
+    """The number of the first choice by the names of the columns; None where one field lists the choices."""
+    return None if any(offered(fields[name]) for name in columns.choices) else columns.first_number
 
 
 def _first(fields: Mapping[str, Any], names: Iterable[str]) -> str | None:
@@ -344,6 +370,11 @@ def _text_of(entry: object) -> object:
         name = next((name for name in _TEXT_OF_ENTRY if entry.get(name) is not None), None)
         return entry[name] if name else entry
     return entry
+
+
+def _holds_number(value: object) -> bool:
+    entries = value if isinstance(value, list) else [value]
+    return any(isinstance(entry, int | float) and not isinstance(entry, bool) and entry == entry for entry in entries)
 
 
 def _worded(value: Any, kinds: list[MediaKind]) -> Any:
