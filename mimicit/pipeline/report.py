@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from mimicit.pipeline.run import BuildResult
 from mimicit.pipeline.stages.unused import UNUSED_FILE, UNUSED_MEDIA
-from mimicit.sources.files.finding import Way
+from mimicit.sources.files.search import Way
 
 __all__ = ["build_report"]
 
