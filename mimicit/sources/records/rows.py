@@ -24,7 +24,8 @@ from mimicit.records import MediaKind
 from mimicit.sources.format import SourceSpec
 from mimicit.sources.items import Item, MediaRef, RawTriplet, Row
 from mimicit.sources.records.captions import instruction_or_caption
-from mimicit.sources.records.choices import Choice, chosen, listed_texts, offered, readings, with_choices
+from mimicit.sources.records.choice_columns import choices_of, first_filled, right_choice
+from mimicit.sources.records.choices import Choice, listed_texts, with_choices
 from mimicit.sources.records.column_names import Columns, columns_of
 from mimicit.sources.records.conversations import (
     CONVERSATION_FIELDS,
@@ -244,10 +245,10 @@ class _Said:
 
 
 def _said(fields: Mapping[str, Any], columns: Columns) -> _Said:
-    asking = _first(fields, [name for name in columns.instructions if not isinstance(fields[name], bool)])
+    asking = first_filled(fields, [name for name in columns.instructions if not isinstance(fields[name], bool)])
     question = _question(fields, asking)
     names = columns.answers if asking else columns.captions
-    choices = _choices(fields, columns) if asking else ()
+    choices = choices_of(fields, columns) if asking else ()
     if choices:
         return _multiple_choice(fields, columns, question, choices)
     if not names:
@@ -255,7 +256,7 @@ def _said(fields: Mapping[str, Any], columns: Columns) -> _Said:
         if asking and asking.strip().lower() == "text":
             detail = f"{asking!r} is taken for the question, since there is a question_id, and no field answers it"
         raise RejectedError("malformed", detail)
-    column = _first(fields, names) or names[0]
+    column = first_filled(fields, names) or names[0]
     value, used = fields[column], {column, *([asking] if asking else []), *_inputs(fields, asking)}
     people = {
         name: list(map(_text_of, fields[name])) for name in columns.answers_of_many if isinstance(fields[name], list)
@@ -281,7 +282,7 @@ def _with_history(fields: Mapping[str, Any]) -> tuple[str, Conversation] | None:
     if not (isinstance(rounds, list) and rounds):
         return None
     columns = columns_of(fields)
-    asking, answering = _first(fields, columns.instructions), _first(fields, columns.answers)
+    asking, answering = first_filled(fields, columns.instructions), first_filled(fields, columns.answers)
     if not (asking and answering):
         return None
     if not all(isinstance(pair, list) and len(pair) == 2 for pair in rounds):
@@ -312,56 +313,12 @@ def _inputs(fields: Mapping[str, Any], asking: str | None) -> tuple[str, ...]:
 def _multiple_choice(
     fields: Mapping[str, Any], columns: Columns, question: object, choices: tuple[Choice, ...]
 ) -> _Said:
-    place, column = _first(fields, columns.places), _first(fields, columns.chosen)
-    name = place or column
-    number = _first_number(fields, columns)
-    choice = chosen(choices, fields[name] if name else None, number, is_place=bool(place))
-    if place and column:
-        others = _meant(fields, columns, choices, column)
-        if others and choice.text not in [other.text for other in others]:
-            detail = f"{place} {shown(fields[place])} and {column} {shown(fields[column])} are two choices"
-            raise RejectedError("malformed", detail)
+    choice = right_choice(fields, columns, choices)
     used = {*columns.instructions[:1], *columns.choices, *(name for _, name in columns.lettered)}
-    used |= {name for name in (place, column) if name}
+    saying = (first_filled(fields, columns.places), first_filled(fields, columns.chosen))
+    used |= {name for name in saying if name}
     meta = {"choices": [choice.text for choice in choices], "letter": choice.letter}
     return _Said(question, [choice.text], used, meta, choices)
-
-
-def _choices(fields: Mapping[str, Any], columns: Columns) -> tuple[Choice, ...]:
-    for name in columns.choices:
-        if choices := offered(fields[name]):
-            return choices
-    by_letter = {letter: fields[name] for letter, name in columns.lettered}
-    if not columns.doubtful:
-        return offered(by_letter)
-    try:
-        choices = offered(by_letter)
-    except RejectedError:
-        return ()
-    names = (_first(fields, columns.places), _first(fields, columns.chosen))
-    is_named = any(_meant(fields, columns, choices, name) for name in names if name)
-    return choices if is_named and len(choices) > 1 else ()
-
-
-def _meant(fields: Mapping[str, Any], columns: Columns, choices: tuple[Choice, ...], name: str) -> list[Choice]:
-    """The choices that the field ``name`` may mean; none where it holds no answer at all."""
-    number = _first_number(fields, columns)
-    try:
-        return readings(choices, fields[name], number, is_place=name in columns.places)
-    except RejectedError:
-        return []
-
-
-def _first_number(fields: Mapping[str, Any], columns: Columns) -> int | None:
-    """The number of the first choice by the names of the columns; None where one field lists the choices."""
-    return None if any(offered(fields[name]) for name in columns.choices) else columns.first_number
-
-
-def _first(fields: Mapping[str, Any], names: Iterable[str]) -> str | None:
-    """The first of ``names`` whose field holds something."""
-    return next(
-        (name for name in names if fields[name] is not None and fields[name] != "" and fields[name] != []), None
-    )
 
 
 def _text_of(entry: object) -> object:
