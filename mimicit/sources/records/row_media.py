@@ -14,7 +14,7 @@ from mimicit.sources.files.finding import CLIP_EXTENSIONS, PICTURE_EXTENSIONS, m
 from mimicit.sources.files.media_names import named_kind
 from mimicit.sources.files.root import Root
 from mimicit.sources.items import MediaRef, Row
-from mimicit.sources.records.column_names import Columns
+from mimicit.sources.records.column_names import Columns, columns_of
 from mimicit.sources.records.text import checked_id
 
 __all__ = ["MediaFinder"]
@@ -79,6 +79,7 @@ class MediaFinder:
             if not isinstance(value, str) or not value or len(value) > _MAX_PATH_CHARACTERS:
                 continue
             says = bool(_MEDIUM_NAME.fullmatch(column)) and not re.search(r"\s", value)
+            says = says and not columns_of(fields).media  # else a media column says that there is none
             if says or (named_kind(value) is not None and self._is_there(value)):
                 raise RejectedError(
                     "missing_file",
