@@ -27,6 +27,14 @@ def interrupted_within_a_library(*_: Any) -> None:
         raise duckdb.InvalidInputException("reading the schema of the object") from error
 
 
+@pytest.fixture(autouse=True)
+def python_handles_it() -> Iterator[None]:
+    """As in a terminal; what a shell starts in the background begins with Ctrl-C ignored."""
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, usual)
+
+
 def test_what_a_library_makes_of_it_is_undone() -> None:
     with pytest.raises(KeyboardInterrupt), interruptible(), interruptible():
         interrupted_within_a_library()
