@@ -209,8 +209,8 @@ def _opened(mapped: mmap.mmap) -> pa.RecordBatchStreamReader | pa.RecordBatchFil
 
 
 @contextmanager
-def arrow_damage(path: str) -> Iterator[None]:
-    """Turn whatever pyarrow raises on damaged bytes into a `SourceError` that names the file."""
+def arrow_damage(path: str, what: str = "Arrow data") -> Iterator[None]:
+    """Turn whatever pyarrow raises on damaged bytes into a `SourceError` that names the file and ``what`` it holds."""
     import pyarrow as pa
 
     try:
@@ -219,4 +219,4 @@ def arrow_damage(path: str) -> Iterator[None]:
     except MemoryError:
         raise  # pyarrow's is also one of its exceptions
     except (pa.ArrowException, OSError, ValueError, OverflowError, LookupError) as error:
-        raise SourceError(f"{path}: damaged Arrow data: {str(error)[:300]}") from None
+        raise SourceError(f"{path}: damaged {what}: {str(error)[:300]}") from None

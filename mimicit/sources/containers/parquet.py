@@ -16,8 +16,8 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeVar
 
 from mimicit.errors import RejectedError, SourceError
-from mimicit.media.bounds import memory_limit, want_of_memory
-from mimicit.sources.containers.arrow import picked
+from mimicit.media.bounds import memory_limit
+from mimicit.sources.containers.arrow import arrow_damage, picked
 from mimicit.sources.containers.table_process import (
     MAX_ROWS_PER_BYTE,
     MAX_TABLE_BYTES,
@@ -82,16 +82,17 @@ def parquet_rows_by(
     begin, end, number = (0, None, 0) if piece is None else (piece.start, piece.end, piece.first)
     has_gap = False
     for group, row, value in rows_apart(root, path, read, *arguments, end, start=(begin, 0)):
-        if has_gap:  # what was too much is left out, with all that follows in its row group
+        if has_gap:  # at most a few times in a table
             number = sum(rows for rows, _ in value_apart(root, path, parquet_groups_of)[:group]) + row
         yield number, group, row, value
         number += 1
-        has_gap = isinstance(value, RejectedError)
+        # What was too much is left out, with all that follows in its row group; too long a row is only itself.
+        has_gap = isinstance(value, RejectedError) and value.reason == "too_much_memory"
 
 
 def parquet_groups_of(file: BinaryIO, path: str) -> list[tuple[int, int]]:
     """(rows, bytes in the file) of each row group."""
-    with _opened(file, path) as parquet, _damage(path):
+    with _opened(file, path) as parquet, arrow_damage(path, "parquet file"):
         groups = [parquet.metadata.row_group(number) for number in range(parquet.num_row_groups)]
         return [
             (group.num_rows, sum(group.column(number).total_compressed_size for number in range(group.num_columns)))
@@ -130,7 +131,7 @@ def parquet_batches(
 
 def parquet_columns_of(file: BinaryIO, path: str) -> dict[str, str]:
     """As `parquet_columns`, for the open ``file``."""
-    with _opened(file, path) as parquet, _damage(path):
+    with _opened(file, path) as parquet, arrow_damage(path, "parquet file"):
         return column_types(parquet.schema_arrow, path)
 
 
@@ -140,7 +141,7 @@ def _rows(
     check_columns(len(columns))
     with _opened(file, path) as parquet:
         for group, first, batch in _batches_from(file, parquet, path, columns, at_once, start, end):
-            with _damage(path):
+            with arrow_damage(path, "parquet file"):
                 rows = batch.to_pylist()  # here text turns out not to be UTF-8
             for row, values in enumerate(rows, first):
                 yield group, row, values
@@ -244,7 +245,7 @@ class _OpenColumn:
         with ExitStack() as stack:
             self._file = stack.enter_context(root.open(place.path))
             parquet = stack.enter_context(_opened(self._file, place.path))
-            with _damage(place.path):
+            with arrow_damage(place.path, "parquet file"):
                 self.bytes, rows, has_dictionary = _extent(parquet, place)
             # Each row may be the one large entry of a dictionary, which the file holds once.
             least_row = self.bytes if has_dictionary else self.bytes // max(1, rows)
@@ -262,7 +263,7 @@ class _OpenColumn:
             if batch is None:
                 raise SourceError(f"{self._path}: the row group has {self.first_row} rows, and no row {row}")
             self._values = batch.column(0)
-        with _damage(self._path):
+        with arrow_damage(self._path, "parquet file"):
             return picked(self._values, row - self.first_row, item)
 
     def is_current(self, root: Root) -> bool:
@@ -305,7 +306,7 @@ def _opened(file: BinaryIO, path: str) -> Iterator[pq.ParquetFile]:
     import pyarrow.parquet as pq
 
     with ExitStack() as stack:
-        with _damage(path):
+        with arrow_damage(path, "parquet file"):
             source = stack.enter_context(pa.OSFile(f"/dev/fd/{file.fileno()}"))
             metadata = pq.read_metadata(source)
             buffer = max(_LEAST_BUFFER, min(_BUFFER_BYTES, _BUFFERS_BYTES // max(1, metadata.num_columns)))
@@ -318,23 +319,9 @@ def _opened(file: BinaryIO, path: str) -> Iterator[pq.ParquetFile]:
 def _batches(
     parquet: pq.ParquetFile, path: str, row_group: int, columns: Sequence[str], rows: int
 ) -> Generator[pa.RecordBatch, None, None]:
-    with _damage(path):
+    with arrow_damage(path, "parquet file"):
         leaves = {parquet.schema.column(number).path for number in range(len(parquet.schema))}
         absent = [column for column in columns if column not in leaves and column not in parquet.schema_arrow.names]
         if absent or row_group >= parquet.num_row_groups:
             raise SourceError(f"{path}: no column {absent[0]!r}" if absent else f"{path}: no row group {row_group}")
         yield from parquet.iter_batches(rows, row_groups=[row_group], columns=list(columns), use_threads=False)
-
-
-@contextmanager
-def _damage(path: str) -> Iterator[None]:
-    """Turn whatever pyarrow raises on damaged bytes into a `SourceError` that names the file."""
-    import pyarrow as pa
-
-    try:
-        with want_of_memory():
-            yield
-    except MemoryError:
-        raise  # pyarrow's is also one of its exceptions
-    except (pa.ArrowException, OSError, ValueError, LookupError) as error:
-        raise SourceError(f"{path}: damaged parquet file: {str(error)[:300]}") from None
