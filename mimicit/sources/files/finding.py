@@ -35,7 +35,6 @@ __all__ = ["CLIP_EXTENSIONS", "PICTURE_EXTENSIONS", "find_file", "media_ref", "m
 
 CLIP_EXTENSIONS: Final = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv", ".ts")
 PICTURE_EXTENSIONS: Final = (".jpg", ".png", ".webp", ".jpeg")
-_MOST_KNOWN: Final = 1 << 16
 _LONGEST_PLAIN: Final = 1024
 _PLAIN: Final = re.compile(r"(?:[A-Za-z0-9_-][A-Za-z0-9_.-]*+/)*+[A-Za-z0-9_-][A-Za-z0-9_.-]*+")
 """A relative path that is spelled in one way only."""
@@ -81,19 +80,17 @@ def _found(
     """
     called = names if isinstance(names, str) else tuple(names)
     key = (called, beside, hints, extensions, kind, frames_per_second, must_agree)
-    known = root.known.get(key)
-    if known is None:
+
+    def look_up() -> tuple[Way, str | MediaRef]:
         every = (called,) if isinstance(called, str) else called
         way, found = _looked_up(root, every, beside, hints, extensions, kind, frames_per_second, must_agree)
         if frames_per_second is not None and isinstance(found, str):
             found = MediaRef(kind=kind or named_kind(found) or "image", parts=(InFile(found),), origin=found)
-        known = way, found
-        if len(root.known) >= _MOST_KNOWN:
-            root.known.clear()
-        if root.is_scanned:
-            root.known[key] = known
-    root.found[known[0]] += 1
-    return known[1]
+        return way, found
+
+    way, found = root.kept(key, look_up)
+    root.found[way] += 1
+    return found
 
 
 def _looked_up(

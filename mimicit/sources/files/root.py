@@ -37,6 +37,7 @@ from mimicit.sources.files.scanned import ScannedFiles
 __all__ = ["UNREADABLE", "Root"]
 
 _T = TypeVar("_T")
+_MOST_KNOWN: Final = 1 << 16
 
 UNREADABLE: Final = "cannot be read: permission denied"
 """How the detail of a `RejectedError` ends if the file is there, but not readable."""
@@ -56,7 +57,7 @@ class Root:
     With ``follow_links``, links are followed to what lies beneath ``folder`` or the folders ``allow``. A folder of
     these that is a snapshot in a cache of the Hub also allows the ``blobs`` of that cache. ``media_roots`` maps the
     beginnings of paths in records to paths relative to ``folder``. ``found`` counts the ways in which the files of
-    records were found, and ``known`` holds those found last (see `mimicit.sources.files.finding`).
+    records were found (see `mimicit.sources.files.finding`).
     ``scratch`` is a folder, made when it is needed, for the unpacked copies of compressed files; None: one of the
     process.
 
@@ -79,7 +80,7 @@ class Root:
         self.follow_links = follow_links
         self.media_roots = {old: self._media_root(old, new) for old, new in (media_roots or {}).items()}
         self.found: Counter[str] = Counter()
-        self.known: dict[Any, Any] = {}
+        self._known: dict[tuple[object, ...], Any] = {}
         self._names: FileNames | None = None
         self._scanned: ScannedFiles | None = None
         self._inputs: set[str] = set()  # opened as the files of a source, to be compared after it was read
@@ -100,7 +101,7 @@ class Root:
         return hash((self.folder, self._exclude))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_names": None, "_folders": {}, "found": Counter(), "known": {}}
+        return {**self.__dict__, "_names": None, "_folders": {}, "found": Counter(), "_known": {}}
 
     def _key(self) -> tuple[object, ...]:
         return self.folder, self._exclude, self.follow_links, self._allowed, self.media_roots, self._scanned
@@ -111,7 +112,7 @@ class Root:
         A file that has changed since the scan is a `BuildError` that names it.
         """
         root = copy.copy(self)
-        root._scanned, root._inputs, root.known = scanned, set(), {}
+        root._scanned, root._inputs, root._known = scanned, set(), {}
         return root
 
     @property
@@ -119,13 +120,19 @@ class Root:
         """Whether its files are those of a scan (see `compared`), so that what was found once stays found."""
         return self._scanned is not None
 
-    def kept(self, key: tuple[str, str], make: Callable[[], _T]) -> _T:
-        """``make()``, which depends on the files alone; called once in a process if they are those of a scan."""
+    def kept(self, key: tuple[object, ...], make: Callable[[], _T]) -> _T:
+        """``make()``, which depends on ``key`` and the files alone; cached in this process if they are those of a scan.
+
+        The cache is emptied when it holds `_MOST_KNOWN` values.
+        """
         if not self.is_scanned:
             return make()
-        if key not in self.known:
-            self.known[key] = make()
-        value: _T = self.known[key]
+        value: _T | None = self._known.get(key)
+        if value is None:
+            value = make()
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            self._known[key] = value
         return value
 
     @property
