@@ -26,7 +26,7 @@ def choices_of(fields: Mapping[str, Any], columns: Columns) -> tuple[Choice, ...
     except RejectedError:
         return ()
     names = (first_filled(fields, columns.places), first_filled(fields, columns.chosen))
-    is_named = any(_meant(fields, columns, choices, name) for name in names if name)
+    is_named = any(_meant(fields, columns, choices, name, columns.first_number) for name in names if name)
     return choices if is_named and len(choices) > 1 else ()
 
 
@@ -40,7 +40,7 @@ def right_choice(fields: Mapping[str, Any], columns: Columns, choices: tuple[Cho
     number = _first_number(fields, columns)
     choice = chosen(choices, fields[name] if name else None, number, is_place=bool(place))
     if place and column:
-        others = _meant(fields, columns, choices, column)
+        others = _meant(fields, columns, choices, column, number)
         if others and choice.text not in [other.text for other in others]:
             detail = f"{place} {shown(fields[place])} and {column} {shown(fields[column])} are two choices"
             raise RejectedError("malformed", detail)
@@ -54,9 +54,10 @@ def first_filled(fields: Mapping[str, Any], names: Iterable[str]) -> str | None:
     )
 
 
-def _meant(fields: Mapping[str, Any], columns: Columns, choices: tuple[Choice, ...], name: str) -> list[Choice]:
-    """The choices that the field ``name`` may mean; none where it holds no answer at all."""
-    number = _first_number(fields, columns)
+def _meant(
+    fields: Mapping[str, Any], columns: Columns, choices: tuple[Choice, ...], name: str, number: int | None
+) -> list[Choice]:
+    """The choices that the field ``name`` may mean, counted from ``number`` on; none if it holds no answer at all."""
     try:
         return readings(choices, fields[name], number, is_place=name in columns.places)
     except RejectedError:
