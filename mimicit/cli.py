@@ -16,8 +16,6 @@ from mimicit.commands.looking import compare, inspect, rejects, view
 from mimicit.errors import MimicitError, UsageError
 from mimicit.interrupts import ending_at_the_second
 
-__all__ = ["main"]
-
 _TASKS: Final = {
     "Build": {
         "annotate": "mimicit annotate --src raw/ --out written/",

@@ -23,27 +23,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = [
-    "AnnotateError",
-    "BuildError",
-    "ChangedInputError",
-    "ChangedShardError",
-    "CorruptShardError",
-    "DamagedStoreError",
-    "LinkError",
-    "LostWorkerError",
-    "MimicitError",
-    "RejectedError",
-    "SchemaError",
-    "ShardError",
-    "SourceError",
-    "TrainError",
-    "UnfinishedError",
-    "UsageError",
-    "hint",
-    "nearest",
-]
-
 
 class MimicitError(Exception):
     """Base of all errors raised on purpose; ``str(error)`` is one line fit for a terminal."""

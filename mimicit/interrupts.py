@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-__all__ = ["ending_at_the_second", "interruptible"]
-
 
 @contextmanager
 def interruptible() -> Iterator[None]:

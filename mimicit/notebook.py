@@ -23,8 +23,6 @@ from mimicit.errors import CorruptShardError
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["decode_stored", "media_html", "sample_html", "thumbnail_url", "triplet_html"]
-
 _THUMBNAIL: Final = 128  # pixels
 _MOST_FRAMES: Final = 8
 _MOST_CHARACTERS: Final = 2000

@@ -34,20 +34,6 @@ from mimicit.errors import UsageError, hint
 if TYPE_CHECKING:
     import click
 
-__all__ = [
-    "Option",
-    "about",
-    "check",
-    "click_options",
-    "configured",
-    "json_schema",
-    "option",
-    "options_of",
-    "parse_toml",
-    "refuse_repeats",
-    "same_option",
-]
-
 T = TypeVar("T")
 Command = TypeVar("Command", bound=Callable[..., Any])
 

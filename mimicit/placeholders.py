@@ -19,8 +19,6 @@ from mimicit.errors import RejectedError
 from mimicit.prompt import IMAGE
 from mimicit.records import MediaKind
 
-__all__ = ["Placed", "place_media", "question_about", "questions_as_asked", "with_words"]
-
 _VIDEO: Final = "<video>"
 # A path may stand inside (``<img>1.jpg</img>``), and marks of the beginning and end of a picture around it.
 _ANY: Final = re.compile(

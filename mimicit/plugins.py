@@ -21,17 +21,6 @@ from mimicit.errors import UsageError
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = [
-    "CONTEXT",
-    "EXPORTERS",
-    "IMAGE_EMBEDDERS",
-    "MODELS",
-    "SOURCES",
-    "TEXT_EMBEDDERS",
-    "added",
-    "added_names",
-]
-
 SOURCES: Final = "mimicit.sources"
 CONTEXT: Final = "mimicit.context"
 EXPORTERS: Final = "mimicit.exporters"

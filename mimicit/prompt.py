@@ -14,28 +14,6 @@ from typing import Final, NamedTuple
 from mimicit.errors import UsageError
 from mimicit.records import Sample, Triplet
 
-__all__ = [
-    "ANSWER",
-    "CLIP_CAPTIONS",
-    "ENDOFCHUNK",
-    "IMAGE",
-    "PICTURE_CAPTIONS",
-    "SPECIAL_TOKENS",
-    "TEMPLATES",
-    "Piece",
-    "Template",
-    "chunk",
-    "drop_context",
-    "is_caption_instruction",
-    "joined",
-    "pieces",
-    "render",
-    "template_named",
-    "with_triplets",
-    "without_tokens",
-]
-
-
 IMAGE: Final = "<image>"
 ANSWER: Final = "<answer>"
 ENDOFCHUNK: Final = "<|endofchunk|>"

@@ -18,18 +18,6 @@ from mimicit.notebook import decode_stored, media_html, sample_html, triplet_htm
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = [
-    "FORMAT",
-    "Media",
-    "MediaKind",
-    "Role",
-    "Sample",
-    "Triplet",
-    "sample_from_json",
-    "sample_key",
-    "sample_to_json",
-]
-
 FORMAT: Final = "mimicit/1"
 
 MediaKind = Literal["image", "video"]

@@ -27,17 +27,6 @@ from mimicit.schema import canonical_json, validate
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = [
-    "COLUMNS",
-    "PICTURES",
-    "VIDEOS",
-    "Picture",
-    "embedded_pictures",
-    "row_of_sample",
-    "sample_of_row",
-    "table_schema",
-]
-
 Picture = Mapping[str, bytes | str | None]
 """A picture of the column ``media``, as `datasets` keeps it: ``{"bytes": ..., "path": ...}``, either may be None."""
 

@@ -15,8 +15,6 @@ import orjson
 
 from mimicit.errors import SchemaError, hint
 
-__all__ = ["canonical_json", "names", "null_for_nan", "refuse_unknown_keys", "schema", "validate"]
-
 
 def names() -> tuple[str, ...]:
     """The names of the schemas there are, sorted (``"manifest"``, ``"reject"``, ``"sample"``, ...)."""

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Protocol, TextIO
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-__all__ = ["progress_display"]
-
 _SECONDS_BETWEEN_LINES = 5.0
 
 

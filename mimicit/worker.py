@@ -30,8 +30,6 @@ from threadpoolctl import threadpool_limits
 
 from mimicit.errors import UsageError
 
-__all__ = ["apart_from_main", "begin_worker", "check_processes", "end_with_parent"]
-
 _PR_SET_PDEATHSIG: Final = 1
 _TRIM_THRESHOLD: Final = -1  # the names of mallopt(3), as in malloc.h
 _MMAP_THRESHOLD: Final = -3

@@ -30,8 +30,6 @@ from otter_train.config.run_config import RECIPES, RunConfig, RunOptions, resolv
 if TYPE_CHECKING:
     from mimicit.loading import Samples
 
-__all__ = ["main"]
-
 _SHOWN_ANSWERS: Final = 12
 _QUARANTINE_NAME: Final = "quarantine.jsonl"
 

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from mimicit.records import Media, Sample
     from otter_train.data.question import Turn
 
-__all__ = ["Chat", "converse", "main"]
-
 _HELP_TEXT = "/image PATH, /video PATH show something; /reset forgets everything; /quit ends (or Ctrl-D)"
 
 Say = Callable[["Sample", Callable[[str], None]], str]

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from otter_train.conversion import Report
     from otter_train.model import ModelConfig
 
-__all__ = ["main"]
-
 _PATH = click.Path(path_type=Path)
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 

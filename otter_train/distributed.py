@@ -22,8 +22,6 @@ from mimicit.errors import UsageError
 from otter_train.model import Otter
 from otter_train.model.language import decoder_layers
 
-__all__ = ["World", "join_world", "like", "pick_device", "shard", "whole"]
-
 Value = TypeVar("Value")
 
 

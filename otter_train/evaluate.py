@@ -12,8 +12,6 @@ from mimicit.errors import UsageError
 from mimicit.schema import canonical_json
 from otter_train.config.command_line import HELP, Program, calm_threads, errors_on_one_line, importing, run_and_leave
 
-__all__ = ["main"]
-
 _FOLDER = click.Path(path_type=Path)
 _PROGRESS_EVERY = 500
 _EXAMPLES_EVERY = 5_120

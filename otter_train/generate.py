@@ -9,8 +9,6 @@ import click
 from mimicit.schema import canonical_json
 from otter_train.config.command_line import HELP, Program, calm_threads, errors_on_one_line, importing, run_and_leave
 
-__all__ = ["main"]
-
 _FILE = click.Path(path_type=Path)
 
 

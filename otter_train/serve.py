@@ -19,8 +19,6 @@ from otter_train.serving.fields import Limits
 if TYPE_CHECKING:
     from otter_train.inference.answering import TrainedModel
 
-__all__ = ["main"]
-
 _DEFAULT = Limits()
 _AT_LEAST_1 = click.IntRange(min=1)
 _SWITCH_S = 0.0005  # the event loop waits this long for the model's thread to yield, ten times a question

@@ -24,8 +24,6 @@ from mimicit.shards.manifest import MANIFEST_NAME
 from mimicit.shards.reader import iterate_shard
 from mimicit.shards.tar import Members
 
-__all__ = ["Entry", "Shards", "read_shards", "seal_files"]
-
 
 @dataclass
 class Entry:

@@ -24,8 +24,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["CHECKS", "families", "table", "tiny_architecture", "try_family"]
-
 CHECKS: Final = ("plain", "trains", "right", "left", "packs", "cached", "round-trips")
 _SIZES: Final[dict[str, Any]] = {
     "hidden_size": 32, "d_model": 32, "n_embd": 32, "dim": 32, "embedding_size": 32, "word_embed_proj_dim": 32,

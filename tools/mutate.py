@@ -6,8 +6,6 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["edit_json", "mutated"]
-
 EXTREMES = (
     b"\xff\xff\xff\xff",
     b"\0\0\0\0",

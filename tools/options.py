@@ -20,8 +20,6 @@ from mimicit.options import Option, json_schema, options_of
 from mimicit.pipeline.config import BuildConfig, SourceOptions
 from otter_train.config.run_config import PRESETS, RunConfig, RunOptions
 
-__all__ = ["main", "mixture_schema", "page_with_tables"]
-
 ROOT: Final = Path(__file__).parents[1]
 SCHEMA: Final = ROOT / "schemas" / "mixture.json"
 PAGE: Final = ROOT / "docs" / "command-line.md"

@@ -43,8 +43,6 @@ from otter_train.training.flops import Work, count_flops, matmul_flops_per_s
 from otter_train.training.optimizer import RoundingAdamW, make_optimizer
 from otter_train.training.step import take_step
 
-__all__ = ["CASES", "SIZES", "Case", "Size"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:

@@ -30,8 +30,6 @@ from PIL import Image
 from tokenizers import Tokenizer
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-__all__ = ["FORMS", "PROGRAMS", "Work", "differences", "main", "moved", "prepare", "try_form"]
-
 LAYOUTS: Final = ("ours", "otter", "openflamingo")
 FORMS: Final = (
     "run", "transformers", "ours", "otter", "published otter", "openflamingo", "openflamingo v1", "not frozen",

@@ -25,8 +25,6 @@ from mimicit.annotating.store import Answer, Store, request_hash
 from mimicit.annotating.wording import Job, Pair, UnreadableError, asked_again, pairs_of, wanted_pairs
 from mimicit.schema import canonical_json
 
-__all__ = ["RECORD_REASONS", "Asker", "Dropped", "Judge", "NotAskedError", "Outcome", "outcome_of"]
-
 Send = Callable[[bytes], Awaitable[Answer]]
 
 RECORD_REASONS: Final = {

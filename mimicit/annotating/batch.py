@@ -21,8 +21,6 @@ from mimicit.annotating.store import Answer, Store, request_hash
 from mimicit.errors import AnnotateError
 from mimicit.shards.files import open_regular, publish
 
-__all__ = ["BatchWriter", "take_in"]
-
 _MOST_REQUESTS: Final = 50_000
 _MOST_BYTES: Final = 190_000_000
 _MOST_LINE: Final = 64 << 20

@@ -29,8 +29,6 @@ from mimicit.errors import AnnotateError, UsageError
 if TYPE_CHECKING:
     import httpx2
 
-__all__ = ["FailedError", "ModelClient", "answer_of_body", "checked_base_url"]
-
 _AGAIN: Final = frozenset({408, 409, 425, 429})
 _FATAL: Final = {
     401: "the key is not accepted; set it in the environment (--key-env)",

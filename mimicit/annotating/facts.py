@@ -32,20 +32,6 @@ from mimicit.sources.items import Entry, InFile, MediaRef
 from mimicit.sources.records.text import checked_id, checked_text
 from mimicit.sources.sniff import sniff
 
-__all__ = [
-    "MOST_FACTS",
-    "SUBTITLES",
-    "Box",
-    "Moment",
-    "boxes_of",
-    "holds_boxes",
-    "is_box",
-    "moments_beside",
-    "moments_of",
-    "read_boxes",
-]
-
-
 _BOX_FIELDS: Final = ("boxes", "objects", "regions", "annotations")
 _LABELS: Final = ("label", "category", "name", "class", "phrase")
 _MOMENT_FIELDS: Final = ("moments", "segments", "events", "subtitles")

@@ -22,9 +22,6 @@ from mimicit.errors import RejectedError
 from mimicit.prompt import SPECIAL_TOKENS
 from mimicit.sources.records.text import checked_text
 
-__all__ = ["PAIR_REASONS", "Alike", "fault_of_pair", "is_refusal", "repeats_in_record", "wrong_language"]
-
-
 PAIR_REASONS: Final = {
     "empty": "no instruction, no answer, or fewer words than asked for",
     "control_characters": "characters that no text has",

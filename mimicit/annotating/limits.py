@@ -9,8 +9,6 @@ from typing import Final
 
 from mimicit.errors import AnnotateError
 
-__all__ = ["Breaker", "Budget", "BudgetReachedError", "Cost", "Pace", "Prices", "estimated"]
-
 _MOST_TOKENS_USUALLY: Final = 1024  # of an answer, if the recipe sets no max_tokens
 
 

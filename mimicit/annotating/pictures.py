@@ -28,9 +28,6 @@ from mimicit.sources.files.root import Root
 from mimicit.sources.items import InArrow, InFile, InJson, InParquet, InTar, InText, Locator, MediaRef, Named
 from mimicit.worker import apart_from_main, begin_worker, check_processes
 
-__all__ = ["Pictures", "ref_from_json", "ref_to_json"]
-
-
 _KINDS: Final[dict[str, type[Locator]]] = {
     kind.__name__: kind for kind in (InArrow, InFile, InJson, InParquet, InTar, InText, Named)
 }

@@ -37,8 +37,6 @@ from mimicit.options import parse_toml
 from mimicit.schema import canonical_json, refuse_unknown_keys, validate
 from mimicit.shards.files import read_regular
 
-__all__ = ["Example", "Form", "GateOptions", "Recipe", "built_in_recipes", "filled", "parse_recipe", "read_recipe"]
-
 Form = Literal["pairs", "turns", "choices"]
 
 _MAX_BYTES: Final = 4 << 20

@@ -40,8 +40,6 @@ from mimicit.sources.items import InArrow, InFile, InParquet, Locator, MediaRef,
 from mimicit.sources.records.captions import caption_instruction
 from mimicit.sources.unclaimed import is_data, why_unused
 
-__all__ = ["Dropped", "Record", "RecordTable"]
-
 _LOOSE: Final = "media"  # what the source of loose files is called
 _BATCH: Final = 5_000
 _MOST_SAID: Final = 20  # unused files that are named

@@ -24,8 +24,6 @@ from mimicit.errors import RejectedError
 from mimicit.sources.files.root import Root
 from mimicit.sources.items import MediaRef
 
-__all__ = ["report_html"]
-
 _KEPT: Final = 12
 _OF_A_REASON: Final = 3
 _THUMBNAIL: Final = 160  # pixels

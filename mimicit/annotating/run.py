@@ -30,8 +30,6 @@ from mimicit.annotating.writing import Counts, Outcomes, decide, write_manifest
 from mimicit.errors import AnnotateError, RejectedError
 from mimicit.shards.files import write_atomically
 
-__all__ = ["Limits", "Server", "Summary", "annotate", "write_batch"]
-
 _FAILURES: Final = 20  # requests in a row
 _AT_ONCE: Final = 64  # if nobody is asked
 _UPDATE_S: Final = 0.2

@@ -23,8 +23,6 @@ from mimicit.errors import AnnotateError, DamagedStoreError
 from mimicit.schema import canonical_json
 from mimicit.shards.files import sync_folder
 
-__all__ = ["Answer", "Store", "request_hash"]
-
 _CHECK_DIGITS: Final = 16
 _MOST_LINE_BYTES: Final = 64 << 20
 

@@ -22,19 +22,6 @@ from mimicit.annotating.records import Record
 from mimicit.errors import RejectedError
 from mimicit.schema import canonical_json
 
-__all__ = [
-    "Job",
-    "Pair",
-    "UnreadableError",
-    "asked_again",
-    "pairs_of",
-    "record_in_words",
-    "request_of",
-    "shortened",
-    "unfit",
-    "written_out",
-]
-
 _MOST_CHARACTERS: Final = 200_000  # of a record in words
 _TYPES: Final = {"jpg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 _MOST_REPEATED: Final = 20_000  # characters of a bad answer that the model is shown again

@@ -33,8 +33,6 @@ from mimicit.errors import AnnotateError, RejectedError, UsageError
 from mimicit.shards.folders import make_folder
 from mimicit.sources.files.root import Root
 
-__all__ = ["WORK_NAME", "Preview", "Progress", "Work", "preview", "refusals_named"]
-
 WORK_NAME: Final = ".annotate"
 _STORE_NAME: Final = "answers"
 

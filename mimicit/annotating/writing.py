@@ -34,8 +34,6 @@ from mimicit.sources.files.reading import Reader
 from mimicit.sources.files.root import Root
 from mimicit.sources.items import InFile, Locator, MediaRef
 
-__all__ = ["Counts", "Outcomes", "decide", "write_manifest"]
-
 LINK_NAME: Final = "media"
 PICTURES_NAME: Final = "pictures"
 _EXTENSIONS: Final = {"jpeg": "jpg", "matroska": "mkv", "mpegts": "ts", "ogg": "ogv", "asf": "wmv", "mpeg": "mpg"}

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from mimicit.annotating.run import Summary
     from mimicit.annotating.work import Preview
 
-__all__ = ["annotate"]
-
 
 @click.command()
 @click.option("--src", type=click.Path(path_type=Path), required=True, help="Folder with the raw data, as for build.")

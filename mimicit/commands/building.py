@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from mimicit.pipeline.progress import Progress
     from mimicit.pipeline.run import BuildResult
 
-__all__ = ["build", "publish"]
-
 _cache_option: Final = click.option(
     "--embedding-cache",
     type=click.Path(path_type=Path),

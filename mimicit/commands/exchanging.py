@@ -13,8 +13,6 @@ from mimicit.commands.groups import EXIT_FAILED, ExistingPath, print_json
 if TYPE_CHECKING:
     from mimicit.hub.card import Layout
 
-__all__ = ["export", "index", "verify"]
-
 
 class _ExportFormat(click.Choice[str]):
     """One of ours, or of an installed package, which is asked only for a name that is not ours."""

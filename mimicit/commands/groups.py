@@ -16,9 +16,6 @@ import click
 from mimicit.errors import ShardError, hint, nearest
 from mimicit.options import refuse_repeats
 
-__all__ = ["EXIT_FAILED", "EXIT_USAGE", "ExistingPath", "TaskGroup", "nearest_path", "print_json"]
-
-
 _NAMES_COMPARED: Final = 10_000  # of one folder: a suggestion is not worth seconds
 
 

@@ -16,8 +16,6 @@ from mimicit.commands.groups import EXIT_FAILED, ExistingPath, print_json
 from mimicit.errors import UsageError
 from mimicit.records import Sample
 
-__all__ = ["compare", "inspect", "rejects", "view"]
-
 
 @click.command()
 @click.argument("path", type=ExistingPath())

@@ -25,8 +25,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, Protocol
 
-__all__ = ["SIMILAR", "By", "Choice", "Guards", "Likeness", "Pool", "is_leak", "similar"]
-
 By = Literal["text", "image", "both"]
 """What two triplets are compared by."""
 

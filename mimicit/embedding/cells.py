@@ -21,8 +21,6 @@ import numpy.typing as npt
 
 from mimicit.embedding.vectors import Int8, best, cosines, keys_of, quantise, rows_of
 
-__all__ = ["PROBES", "Cells", "cell_count", "nearest_in_cells", "open_cells", "probe", "train_centres", "write_cells"]
-
 PROBES: Final = 64
 _MOST_CELLS: Final = 16_384
 _SAMPLE_PER_CELL: Final = 48

@@ -40,8 +40,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-__all__ = ["ClassicalPicture", "HashedText"]
-
 _SIDE: Final = 64
 _CELLS: Final = 8  # per side
 _DIRECTIONS: Final = 8

@@ -27,8 +27,6 @@ from PIL import Image
 from mimicit.embedding.vectors import files_fingerprint
 from mimicit.errors import UsageError
 
-__all__ = ["OpenClip", "TransformersPictures", "TransformersTexts", "needs_quick_gelu"]
-
 _MOST_TOKENS: Final = 512
 
 

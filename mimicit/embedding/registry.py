@@ -15,16 +15,6 @@ from mimicit.errors import UsageError
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = [
-    "IMAGE_EMBEDDERS",
-    "TEXT_EMBEDDERS",
-    "Embedder",
-    "image_embedder",
-    "is_light",
-    "parse_embedder",
-    "text_embedder",
-]
-
 Item = TypeVar("Item", contravariant=True)
 
 TEXT_EMBEDDERS: Final = ("hashed", "open_clip", "transformers")

@@ -28,21 +28,6 @@ import numpy.typing as npt
 
 from mimicit.errors import BuildError
 
-__all__ = [
-    "NOTHING",
-    "Float32",
-    "Int8",
-    "VectorCache",
-    "best",
-    "cosines",
-    "files_fingerprint",
-    "inverse_norms",
-    "keys_of",
-    "nearest",
-    "quantise",
-    "rows_of",
-]
-
 Int8: TypeAlias = npt.NDArray[np.int8]
 Float32: TypeAlias = npt.NDArray[np.float32]
 

@@ -16,19 +16,6 @@ import orjson
 
 from mimicit.records import Media, Sample
 
-__all__ = [
-    "Exporter",
-    "MediaFolder",
-    "Written",
-    "append_line",
-    "file_names",
-    "is_document",
-    "stored_files",
-    "write_array",
-    "write_lines",
-    "write_object",
-]
-
 
 @dataclass(slots=True, kw_only=True)
 class Written:

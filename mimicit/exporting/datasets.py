@@ -21,8 +21,6 @@ from mimicit.exporting.base import Written, stored_files
 from mimicit.records import Media, Sample
 from mimicit.schema import canonical_json
 
-__all__ = ["SCHEMA", "export_datasets"]
-
 _ROW_GROUP_BYTES: Final = 8 << 20
 _ROW_GROUP_ROWS: Final = 256
 _FILE_BYTES: Final = 512 << 20

@@ -15,8 +15,6 @@ from mimicit.exporting.base import MediaFolder, Written, write_lines
 from mimicit.exporting.triplets import GatheredTriplet, Shown, TripletStore
 from mimicit.records import Sample
 
-__all__ = ["export_files", "gather", "media_value"]
-
 _MEDIA: Final = "media"
 
 

@@ -17,8 +17,6 @@ from mimicit.exporting.triplets import GatheredTriplet, Shown, TripletStore
 from mimicit.prompt import IMAGE, without_tokens
 from mimicit.records import Sample
 
-__all__ = ["export_llava"]
-
 # Fields that readers of the format do not read as free text.
 _TAKEN: Final = frozenset(("id", "conversations", "messages", "image", "images", "video", "videos", "audio", "audios"))
 

@@ -22,8 +22,6 @@ from mimicit.exporting.triplets import GatheredTriplet, Shown, TripletStore
 from mimicit.records import Media, MediaKind, Sample
 from mimicit.sources.formats.mimicit_ids import CLIPS
 
-__all__ = ["export_mimicit"]
-
 _META: Final = {"version": "0.0.1", "author": "mimicit export"}
 
 

@@ -20,8 +20,6 @@ from typing import Any, Final
 from mimicit.exporting.base import MediaFolder, Written, append_line, file_names
 from mimicit.records import Sample, Triplet
 
-__all__ = ["export_mmc4"]
-
 _TAKEN: Final = frozenset({"id", "url", "text_list", "could_have_url_duplicate", "image_info", "similarity_matrix"})
 _MIXTURE: Final = """\
 # Read by `mimicit build --src` on this folder: all pictures of this export were chosen before.

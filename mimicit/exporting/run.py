@@ -27,8 +27,6 @@ from mimicit.shards.folders import folders_beside
 from mimicit.shards.manifest import read_manifest
 from mimicit.shards.soundness import checksum_faults, sample_faults
 
-__all__ = ["EXPORTERS", "ExportReport", "export_shards"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportReport:

@@ -20,8 +20,6 @@ from mimicit.exporting.base import file_names, is_document
 from mimicit.records import Media, MediaKind, Sample, Triplet
 from mimicit.sources.shown_media import About, agree, media_of_triplets
 
-__all__ = ["GatheredTriplet", "Shown", "TripletStore"]
-
 _TABLES: Final = """
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;

@@ -10,8 +10,6 @@ from typing import Any, Final, Literal
 from mimicit.hub import needed
 from mimicit.sample_table import table_schema
 
-__all__ = ["DATA_FILES", "Layout", "Written", "card_text", "is_of_export"]
-
 Layout = Literal["parquet", "shards"]
 """What is pushed: tables that `load_dataset` reads with typed features, or the tars as they are."""
 

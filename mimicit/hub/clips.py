@@ -15,8 +15,6 @@ from mimicit.media.clip_file import check_pyav
 from mimicit.records import Media, Sample
 from mimicit.sample_table import VIDEOS, embedded_pictures, row_of_sample
 
-__all__ = ["clip_file", "clip_name", "embedded_row", "named_clip"]
-
 _TICKS: Final = 1_000_000  # a second
 _KINDS: Final = ((b"\xff\xd8\xff", "mjpeg", "yuvj420p"), (b"\x89PNG", "png", "rgb24"))
 

@@ -20,8 +20,6 @@ from mimicit.shards.folders import folders_beside
 if TYPE_CHECKING:
     import datasets
 
-__all__ = ["from_datasets"]
-
 _ROWS_AT_ONCE: Final = 64  # some MiB of pictures
 _NOT_IN_NAME: Final = re.compile(r"[^A-Za-z0-9_.-]+")
 _DEFAULT_NAME: Final = "rows"

@@ -27,8 +27,6 @@ from mimicit.loading.storage.remote import RemoteFolder
 from mimicit.loading.storage.shard_files import OpenShards
 from mimicit.shards.files import open_descriptor
 
-__all__ = ["PROTOCOL", "PicturesInShards", "in_shard_url", "register"]
-
 PROTOCOL: Final = "mimicit"
 _LOCAL: Final = "local"
 _REMOTE: Final = "remote"

@@ -34,8 +34,6 @@ from mimicit.sample_table import embedded_pictures, row_of_sample, table_schema
 from mimicit.schema import canonical_json
 from mimicit.shards.manifest import MANIFEST_NAME
 
-__all__ = ["PushReport", "push_to_hub", "quiet"]
-
 _CARD: Final = "README.md"
 _SHEET: Final = "contact-sheet.jpg"
 _PART_BYTES: Final = 512 << 20

@@ -22,8 +22,6 @@ from mimicit.loading.order.steps import digest
 from mimicit.loading.samples import Samples
 from mimicit.sample_table import table_schema
 
-__all__ = ["streamed"]
-
 _SHARDS: Final = 960  # a multiple of 1 to 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 60, 64, 80 and 96
 _AT_ONCE: Final = 256  # positions whose addresses are computed together
 

@@ -24,8 +24,6 @@ from mimicit.shards.files import publish
 if TYPE_CHECKING:
     import datasets
 
-__all__ = ["to_datasets"]
-
 _LAYOUT: Final = 1  # raised when the rows of the same shards change
 _BATCH_ROWS: Final = 1024
 _BATCH_BYTES: Final = 8 << 20  # a reader of one row maps its whole batch, so batches with pictures end at this size

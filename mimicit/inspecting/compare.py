@@ -27,8 +27,6 @@ from mimicit.inspecting.summary import printable
 from mimicit.records import Sample, Triplet
 from mimicit.shards.index import index_batches
 
-__all__ = ["Change", "Comparison", "SampleName", "compare_folders", "comparison_text"]
-
 # Digests of 16 bytes each; strings of numpy ignore zeros at the end, which is no loss if all have the same length.
 _RECORD: Final = np.dtype([("key", "S16"), ("content", "S16"), ("row", "<u8"), ("source", "<u4")])
 _PACKED: Final = struct.Struct("<16s16sQI")

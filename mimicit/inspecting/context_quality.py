@@ -19,8 +19,6 @@ from numpy.typing import NDArray
 from mimicit.errors import MimicitError
 from mimicit.records import Sample, Triplet
 
-__all__ = ["ContextQuality", "Pair", "RelationQuality", "agreement_by_chance", "context_quality", "fault_of_context"]
-
 _MOST_SAMPLES: Final = 5_000
 _PAIRS: Final = 6
 _LEAKS: Final = 12

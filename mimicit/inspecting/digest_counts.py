@@ -17,8 +17,6 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["DigestCounts", "DiskRecords", "Repeated", "Repeats"]
-
 _RECORD: Final = np.dtype([("digest", "<u8"), ("row", "<u8")])
 _ROW: Final = struct.Struct("<Q")
 

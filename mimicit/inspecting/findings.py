@@ -21,8 +21,6 @@ from mimicit.inspecting.rejects import RejectGroups, group_rejects
 from mimicit.inspecting.stored_samples import StoredSamples
 from mimicit.records import Sample
 
-__all__ = ["Findings", "Quoted", "Warned", "find_out", "least_of_class", "warnings_of"]
-
 _MOST_REPEATED: Final = 8
 _QUOTED_CHARACTERS: Final = 200
 _PROGRESS_ROWS: Final = 1000

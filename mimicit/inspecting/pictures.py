@@ -26,8 +26,6 @@ from mimicit.notebook import decode_stored
 from mimicit.records import Media, Sample
 from mimicit.shards.files import write_atomically
 
-__all__ = ["Graphics", "graphics_of_terminal", "half_blocks", "sample_blocks", "shows_blocks", "write_sheet"]
-
 _GAP = 8  # pixels
 _LABEL = 14
 _LONGEST = 2048

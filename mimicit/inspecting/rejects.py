@@ -21,17 +21,6 @@ from mimicit.inspecting.summary import printable
 from mimicit.shards.files import open_regular
 from mimicit.shards.manifest import read_manifest
 
-__all__ = [
-    "MAX_GROUPS",
-    "REJECTS_NAME",
-    "RejectGroup",
-    "RejectGroups",
-    "RejectPage",
-    "group_rejects",
-    "page_of_rejects",
-    "rejects_text",
-]
-
 REJECTS_NAME: Final = "rejects.parquet"
 MAX_GROUPS: Final = 10_000
 _COLUMNS: Final = ("scope", "reason", "source", "locator", "id", "detail")

@@ -17,8 +17,6 @@ from mimicit.notebook import thumbnail_url
 from mimicit.shards.files import write_atomically
 from mimicit.sources.shown_media import media_of_triplets
 
-__all__ = ["Bar", "Picture", "report_html", "write_report"]
-
 _SHEET_PICTURES: Final = 24
 _THUMBNAIL: Final = 160  # pixels
 _SMALL_THUMBNAIL: Final = 64

@@ -33,8 +33,6 @@ from mimicit.schema import canonical_json
 from mimicit.shards.files import open_descriptor, open_regular
 from mimicit.shards.reader import decode_sample, iterate_shard, parse_sample_json
 
-__all__ = ["StoredSamples", "open_samples", "origins_of"]
-
 _TABLE: Final = "media.parquet"  # as mimicit.pipeline.stages.media_table writes it
 _BATCH: Final = 10_000
 

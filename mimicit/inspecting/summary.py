@@ -16,8 +16,6 @@ from mimicit.shards.index import iterate_index
 from mimicit.shards.manifest import read_manifest
 from mimicit.shards.reader import StoredSample, iterate_indexed, iterate_shard
 
-__all__ = ["Summary", "find_sample", "iterate_samples", "printable", "sample_text", "summarise", "summary_text", "top"]
-
 _BAR = 40
 _LENGTH_CLASSES: Final = (0, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 _PREVIEWS: Final = 3

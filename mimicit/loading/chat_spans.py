@@ -15,8 +15,6 @@ from typing import Any, Final, NamedTuple
 
 from mimicit.errors import UsageError
 
-__all__ = ["MarkedTokenizer", "Marks", "Span", "Words", "choose_marks"]
-
 _NONCHARACTERS: Final = "".join(map(chr, range(0xFDD0, 0xFDF0)))
 _SHOWN: Final = re.compile("image|video|audio|vision|boi|eoi|boa|eoa")
 """Parts of the names of tokens that stand for media or around them."""

@@ -8,8 +8,6 @@ from typing import Any, Literal
 from mimicit.errors import CorruptShardError
 from mimicit.records import Media, Sample, Triplet
 
-__all__ = ["Message", "messages", "text_message"]
-
 Message = dict[str, Any]
 """``role`` and ``content``, the latter a list of parts, as `apply_chat_template` of `transformers` takes it."""
 

@@ -33,8 +33,6 @@ from mimicit.errors import CorruptShardError, RejectedError, UsageError
 from mimicit.media.image import open_stored
 from mimicit.records import Media, Sample
 
-__all__ = ["CropBox", "DecodedMedia", "decode_media", "decode_pictures", "resize_centre", "scratch"]
-
 _LEAST_SCALED: Final = 2.0
 """Scaled decoding leaves at least this factor to the target; the bicubic filter does the rest."""
 

@@ -15,8 +15,6 @@ from mimicit.shards.reader import decode_sample, parse_sample_json
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["from_webdataset", "to_pandas", "to_webdataset"]
-
 
 def to_webdataset(
     shards: str | Path,

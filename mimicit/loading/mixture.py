@@ -29,8 +29,6 @@ from mimicit.loading.quarantine import OnError, Quarantine
 from mimicit.loading.samples import load
 from mimicit.records import Sample
 
-__all__ = ["PERIOD", "Change", "Mixture", "Quotas", "load_mixture", "whole_units"]
-
 Value = TypeVar("Value")
 Change = tuple[int, tuple[int, ...]]
 """(a window, the units from that window on); see `mimicit.loading.mixture` for units."""

@@ -29,8 +29,6 @@ from mimicit.loading.order.steps import digest
 from mimicit.loading.samples import Samples
 from mimicit.records import Sample
 
-__all__ = ["Oversized", "Pack", "PackedSamples", "best_fit", "pack"]
-
 Oversized = Literal["raise", "alone"]
 _WINDOW: Final = 4096
 _SPARE: Final = 1000  # one more pack for each this many

@@ -17,8 +17,6 @@ import orjson
 from mimicit.errors import ChangedShardError, CorruptShardError, UsageError
 from mimicit.records import Sample
 
-__all__ = ["OnError", "Quarantine"]
-
 T = TypeVar("T")
 
 OnError = Literal["raise", "mask"]

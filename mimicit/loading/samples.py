@@ -22,8 +22,6 @@ from mimicit.loading.quarantine import OnError, Quarantine
 from mimicit.loading.storage.store import Check, Store
 from mimicit.records import Sample
 
-__all__ = ["Decoded", "Samples", "load"]
-
 Value = TypeVar("Value")
 
 _ROWS_AT_ONCE: Final = 1024  # an order costs 0.1 ms a call and 0.05 µs an index

@@ -19,8 +19,6 @@ from mimicit.loading.mixture import Mixture
 from mimicit.loading.order.steps import PADDING, PARTS, Address, LoaderState, Ordered, Slots, Split
 from mimicit.worker import begin_worker, check_processes
 
-__all__ = ["Loader", "PositionSampler", "SampleDataset"]
-
 Value = TypeVar("Value")
 Context = Literal["fork", "forkserver", "spawn"]
 

@@ -17,8 +17,6 @@ from mimicit.errors import UsageError
 from mimicit.loading.order.steps import LoaderState, Ordered, digest
 from mimicit.loading.torch import SampleDataset
 
-__all__ = ["OrderCallback", "TrainerDataset"]
-
 Value = TypeVar("Value")
 
 _OF_EACH: Final = 64  # numbers of each weight

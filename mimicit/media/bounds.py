@@ -21,8 +21,6 @@ from typing import Final
 from mimicit.errors import RejectedError
 from mimicit.media import MediaOptions
 
-__all__ = ["TIMER_SIGNALS", "allow_pixels", "bounded", "data_bytes", "memory_limit", "out_of_memory", "want_of_memory"]
-
 TIMER_SIGNALS: Final = frozenset((signal.SIGALRM, signal.SIGPROF))
 """The signals that end a process that decodes for too long."""
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.stream import VideoStream
 
-__all__ = ["Clip", "VideoHeader", "check_pyav", "open_clip"]
-
 _DEMUXERS: Final = {
     "asf": "asf",
     "avi": "avi",

@@ -11,8 +11,6 @@ from mimicit.errors import RejectedError
 from mimicit.media import EncodedMedia, MediaOptions
 from mimicit.media.image import encode_image
 
-__all__ = ["SECONDS_DIGITS", "encode_frames", "evenly_spaced"]
-
 SECONDS_DIGITS: Final = 6
 """Times are stored in whole microseconds."""
 

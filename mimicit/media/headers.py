@@ -21,9 +21,6 @@ from PIL import Image
 
 from mimicit.errors import RejectedError
 
-__all__ = ["MAX_FRAMES", "MAX_SCANS", "check_frames", "check_length", "check_scans", "count_scans", "gif_frames"]
-
-
 MAX_FRAMES: Final = 10_000
 """The longest animation that still passes for a picture."""
 

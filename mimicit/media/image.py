@@ -27,8 +27,6 @@ from mimicit.media import EncodedMedia, MediaOptions
 from mimicit.media.image_file import ImageHeader, open_image
 from mimicit.media.pixels import REDUCING_GAP, compress, fit_within, has_foreign_profile, shrink, to_rgb, upright
 
-__all__ = ["check_stored", "distance", "encode_image", "fingerprint", "open_stored"]
-
 _STORED_AS: Final = {"jpeg": "jpg", "png": "png", "webp": "webp"}
 _PNG_BIT_DEPTH_OFFSET: Final = 24
 

@@ -26,8 +26,6 @@ from mimicit.media.bounds import allow_pixels, out_of_memory
 from mimicit.media.headers import check_frames, check_scans
 from mimicit.media.sniff import HEAD_BYTES, kind_of, looks_like, sniff
 
-__all__ = ["PILLOW_ERRORS", "ImageHeader", "check_pixels", "open_image", "probe_image"]
-
 PILLOW_ERRORS: Final[tuple[type[Exception], ...]] = (
     OSError,  # the documented one: unknown, truncated or damaged data (UnidentifiedImageError is one)
     SyntaxError,  # how the plugins say "broken header", also while decoding

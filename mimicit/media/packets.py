@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.frame import VideoFrame
 
-__all__ = ["KeyPoint", "PacketTable", "keys_before", "scan_packets"]
-
 _DECORD_FORMATS: Final = frozenset(("matroska", "mp4"))
 _DECORD_CODECS: Final = frozenset(("h264", "vp8", "vp9"))
 _NEVER_AFRESH: Final = frozenset(("vp8",))  # a damaged key frame may take probabilities from what came before

@@ -25,19 +25,6 @@ from PIL import Image, ImageCms
 
 from mimicit.media import ImageFormat, MediaOptions
 
-__all__ = [
-    "REDUCING_GAP",
-    "UPRIGHT_AXES",
-    "compress",
-    "fit_within",
-    "has_foreign_profile",
-    "resized",
-    "shrink",
-    "to_rgb",
-    "upright",
-]
-
-
 _TRANSPOSE: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,

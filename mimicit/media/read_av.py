@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
-__all__ = ["ChosenFrames", "read_by_seeking", "read_in_order"]
-
 _T = TypeVar("_T")
 _PREDICTED: Final = (2, 3)  # P and B pictures, as ffmpeg numbers them
 _TRIES: Final = 4  # key points to start from, before all is decoded in order

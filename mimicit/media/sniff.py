@@ -12,8 +12,6 @@ from typing import Final
 
 from mimicit.records import MediaKind
 
-__all__ = ["HEAD_BYTES", "IMAGE_EXTENSIONS", "VIDEO_EXTENSIONS", "kind_of", "looks_like", "sniff"]
-
 HEAD_BYTES: Final = 4096
 """How many bytes of a file `sniff` and `looks_like` need; a shorter file has fewer."""
 

@@ -45,8 +45,6 @@ from mimicit.media.packets import PacketTable, scan_packets
 from mimicit.media.pixels import UPRIGHT_AXES, compress, fit_within, shrink, to_rgb, upright
 from mimicit.media.read_av import ChosenFrames, read_by_seeking, read_in_order
 
-__all__ = ["check_decord", "encode_video", "read_with_decord"]
-
 _T = TypeVar("_T")
 _TOLERANCE_S: Final = 0.01  # decord gives times as float32, which is no finer than 2 ms after five hours
 

@@ -14,8 +14,6 @@ from mimicit.options import about, check, option, same_option
 from mimicit.pipeline.similarity import SimilarOptions
 from mimicit.pipeline.stages.filters import FilterConfig
 
-__all__ = ["BuildConfig", "DuplicateTriplets", "SourceOptions", "SourceRules"]
-
 DuplicateTriplets = Literal["keep", "merge", "merge-all"]
 FormatOptions = Mapping[str, float | tuple[str, ...]]
 

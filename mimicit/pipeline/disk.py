@@ -11,8 +11,6 @@ from typing import Final
 
 from mimicit.errors import BuildError
 
-__all__ = ["naming", "remove_scratch", "reported", "scratch"]
-
 _DAMAGED: Final = "a table in it is damaged; remove this folder"
 _OF_THE_DISK: Final = {
     sqlite3.SQLITE_CORRUPT: _DAMAGED,

@@ -38,8 +38,6 @@ from mimicit.sources.format import SourceSpec
 from mimicit.sources.formats.webdataset import WEBDATASET
 from mimicit.sources.items import InTar, Item, MediaRef, RawTriplet, Reject
 
-__all__ = ["LAYOUT", "IndexReport", "index_folder"]
-
 LAYOUT: Final = "foreign"
 
 _SCHEMA: Final = INDEX_SCHEMA.append(pa.field(JSON_COLUMN, pa.binary()))

@@ -15,8 +15,6 @@ import pyarrow as pa
 
 from mimicit.errors import BuildError
 
-__all__ = ["insert", "joins", "ordered", "rows_of", "started_once"]
-
 _MEMORY_LIMIT: Final = "256MB"
 _THREADS: Final = 2
 _BATCH_ROWS: Final = 1 << 14  # held in memory while they are read

@@ -39,8 +39,6 @@ from mimicit.shards.files import read_regular
 from mimicit.sources.format import OptionValue
 from mimicit.sources.options import checked_options, parsed_option
 
-__all__ = ["MIXTURE_NAME", "build_config", "merged_media_roots", "merged_options", "read_mixture", "refuse_outside"]
-
 MIXTURE_NAME: Final = "mimicit.toml"
 _MAX_BYTES: Final = 4 << 20
 _FILTERS: Final = frozenset(field.name for field in fields(FilterConfig))

@@ -28,18 +28,6 @@ from mimicit.shards.folders import empty_folder, make_folder, refuse_links, remo
 from mimicit.shards.manifest import MANIFEST_NAME, WORK_NAME, read_manifest
 from mimicit.sources.files.root import Root
 
-__all__ = [
-    "SCAN_NAME",
-    "begin_or_continue",
-    "check_options",
-    "damage_named",
-    "finished_manifest",
-    "held",
-    "input_root",
-    "previous_rejects",
-    "remove_work",
-]
-
 SCAN_NAME: Final = ".scan.tmp"
 """The table of the input's files, which is made before it is known whether there is anything to build."""
 

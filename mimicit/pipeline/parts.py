@@ -24,8 +24,6 @@ from mimicit.pipeline.disk import naming, scratch
 from mimicit.shards.files import publish
 from mimicit.sources.containers.arrow import give_back
 
-__all__ = ["ColumnFile", "TableWriter", "batches_of_rows", "numbered", "write_columns"]
-
 _BATCH_ROWS: Final = 1 << 14
 _BATCH_BYTES: Final = 32 << 20  # of texts; a batch is held in memory while it is written
 

@@ -37,18 +37,6 @@ from mimicit.shards.index import INDEX_NAME, iterate_index
 from mimicit.shards.manifest import MANIFEST_NAME, read_manifest
 from mimicit.sources.files.scanned import ScannedFiles
 
-__all__ = [
-    "PREVIOUS_NAME",
-    "REUSED_NAME",
-    "PreviousShard",
-    "adopt_shard",
-    "damaged_previous_shards",
-    "previous_index",
-    "previous_shards",
-    "reuse_media",
-    "set_aside",
-]
-
 PREVIOUS_NAME: Final = "previous"
 REUSED_NAME: Final = "reused.arrow"
 _BATCH: Final = 2_000

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-__all__ = ["Progress", "Silent", "stage"]
-
 
 class Progress(Protocol):
     """Receives the state of the running stage."""

@@ -14,8 +14,6 @@ import numpy.typing as npt
 import orjson
 import pyarrow as pa
 
-__all__ = ["Numbers", "Pieces", "before", "flat", "list_array", "owners", "starts", "sums"]
-
 Numbers: TypeAlias = npt.NDArray[np.int64]
 _IS_ESCAPED: Final = np.array([byte < 0x20 or byte in b'"\\' for byte in range(256)])
 

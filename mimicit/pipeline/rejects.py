@@ -17,8 +17,6 @@ from mimicit.pipeline.parts import ColumnFile, TableWriter
 from mimicit.pipeline.tables import REJECTS
 from mimicit.sources.items import Reject
 
-__all__ = ["OF_INPUT", "Lost", "Phase", "RejectWriter", "Rejects", "rejects_path"]
-
 OF_INPUT: Final = -1
 """The source number of rejects that concern the input as a whole, not a source."""
 

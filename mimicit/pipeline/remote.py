@@ -33,8 +33,6 @@ from mimicit.shards.folders import make_folder, refuse_link, remove_folder
 from mimicit.shards.index import INDEX_NAME
 from mimicit.shards.manifest import MANIFEST_NAME, read_manifest
 
-__all__ = ["build_at"]
-
 T = TypeVar("T")
 
 _FETCHES: Final = 16  # in parallel: most inputs are small files, and waiting is most of the work

@@ -21,8 +21,6 @@ from urllib.parse import quote, unquote
 from mimicit.errors import BuildError, MimicitError, SourceError, UsageError
 from mimicit.shards.files import publish
 
-__all__ = ["HubPlace", "RemoteFiles", "RemoteObject", "hub_place", "is_on_hub", "is_remote", "local_path", "pinned"]
-
 _CHUNK_BYTES: Final = 8 * 1024**2
 _MAX_NAME_BYTES: Final = 255  # of one component, on the usual file systems
 _LOCAL: Final = "file://"

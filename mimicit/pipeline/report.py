@@ -9,8 +9,6 @@ from mimicit.pipeline.run import BuildResult
 from mimicit.pipeline.stages.unused import UNUSED_FILE, UNUSED_MEDIA
 from mimicit.sources.files.search import Way
 
-__all__ = ["build_report"]
-
 _HEADER = ("source", "format", "in", "out", "merged", "rejected")
 
 _FOUND: Final[dict[Way, str]] = {

@@ -25,8 +25,6 @@ from mimicit.pipeline.tables import MERGED_NAME, TRIPLETS_NAME
 from mimicit.shards.files import write_atomically
 from mimicit.sources.format import SourceSpec
 
-__all__ = ["GIVEN_UP", "Retried", "count_retried", "has_reason", "keep_previous_rejects"]
-
 GIVEN_UP: Final = frozenset(("decoder_died", "timeout", "too_much_memory"))
 """The reasons of rejects that another attempt at the same input may not repeat."""
 

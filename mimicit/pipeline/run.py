@@ -67,8 +67,6 @@ from mimicit.sources import detect
 from mimicit.sources.files.root import Root
 from mimicit.sources.files.scanned import ScannedFiles
 
-__all__ = ["BuildResult", "ExecutionOptions", "build_shards", "run_build"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildResult:

@@ -13,8 +13,6 @@ from mimicit.sources import Detection
 from mimicit.sources.format import SourceSpec
 from mimicit.sources.options import checked_options
 
-__all__ = ["Selection", "select_sources"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:

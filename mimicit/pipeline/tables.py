@@ -23,37 +23,6 @@ import pyarrow as pa
 
 from mimicit.shards.index import RELATIONS, relation_counts
 
-__all__ = [
-    "ENCODED",
-    "ENTRIES",
-    "ENTRY_INDEX",
-    "LINKS",
-    "LINKS_NAME",
-    "MEDIA",
-    "MEDIA_NAME",
-    "MEDIA_REFERENCES",
-    "MEDIA_REFERENCES_NAME",
-    "MERGED",
-    "MERGED_NAME",
-    "NAMES",
-    "PICTURES",
-    "RECORDS",
-    "REFERENCES",
-    "REJECTS",
-    "RESOLVED",
-    "RESOLVED_NAME",
-    "SAME_MEDIA",
-    "SAME_MEDIA_NAME",
-    "SAMPLES",
-    "TRAINING",
-    "TRIPLETS",
-    "TRIPLETS_NAME",
-    "UNITS",
-    "UNITS_NAME",
-    "USED_ENTRIES",
-    "samples_schema",
-]
-
 MEDIA_REFERENCES_NAME: Final = "media-references.arrow"
 UNITS_NAME: Final = "units.arrow"
 RESOLVED_NAME: Final = "resolved.arrow"

@@ -15,16 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final
 
-__all__ = [
-    "open_descriptor",
-    "open_regular",
-    "publish",
-    "read_regular",
-    "sha256_of",
-    "sync_folder",
-    "write_atomically",
-]
-
 _WITHOUT_WAITING: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _CHUNK_BYTES: Final = 1 << 20
 _HOLE_BYTES: Final = 1 << 30

@@ -18,8 +18,6 @@ from typing import Final
 
 from mimicit.errors import BuildError, LinkError
 
-__all__ = ["empty_folder", "folders_beside", "make_folder", "refuse_link", "refuse_links", "remove_folder"]
-
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 

@@ -18,23 +18,6 @@ from mimicit.media.bounds import memory_limit
 from mimicit.records import Sample
 from mimicit.shards.files import open_regular
 
-__all__ = [
-    "INDEX_NAME",
-    "INDEX_SCHEMA",
-    "JSON_COLUMN",
-    "RELATIONS",
-    "IndexRow",
-    "checked_batches",
-    "index_batches",
-    "index_schema",
-    "iterate_index",
-    "read_index",
-    "relation_counts",
-    "repeated_key",
-    "rows_to_table",
-    "sample_costs",
-]
-
 INDEX_NAME: Final = "index.parquet"
 
 JSON_COLUMN: Final = "json"

@@ -11,8 +11,6 @@ from mimicit.errors import CorruptShardError, SchemaError, ShardError, Unfinishe
 from mimicit.schema import validate
 from mimicit.shards.files import read_regular
 
-__all__ = ["MANIFEST_NAME", "MAX_MANIFEST_BYTES", "WORK_NAME", "parse_manifest", "read_manifest"]
-
 MANIFEST_NAME: Final = "manifest.json"
 MAX_MANIFEST_BYTES: Final = 64 << 20
 """Room for a quarter of a million shards."""

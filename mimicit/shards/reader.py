@@ -17,8 +17,6 @@ from mimicit.shards.files import open_regular
 from mimicit.shards.index import JSON_COLUMN
 from mimicit.shards.tar import BLOCK, END_OF_ARCHIVE, Header, member_span, parse_header
 
-__all__ = ["StoredSample", "decode_sample", "iterate_indexed", "iterate_shard", "parse_sample_json"]
-
 _MAX_JSON_BYTES: Final = 64 << 20
 
 

@@ -24,8 +24,6 @@ from mimicit.shards.index import INDEX_NAME, checked_batches, repeated_key
 from mimicit.shards.manifest import MANIFEST_NAME
 from mimicit.shards.tar import BLOCK, END_OF_ARCHIVE
 
-__all__ = ["MAX_SAMPLE_BYTES", "checksum_faults", "index_faults", "manifest_faults", "refuse", "sample_faults"]
-
 MAX_SAMPLE_BYTES: Final = 512 << 20
 """The limit of a sample, all members together; hard links could make it many times as large as its shard."""
 

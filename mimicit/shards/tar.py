@@ -12,16 +12,6 @@ from typing import Final, NamedTuple
 
 from mimicit.errors import CorruptShardError, ShardError
 
-__all__ = [
-    "BLOCK",
-    "END_OF_ARCHIVE",
-    "Header",
-    "Members",
-    "member_header",
-    "member_span",
-    "parse_header",
-]
-
 BLOCK: Final = 512
 END_OF_ARCHIVE: Final = bytes(2 * BLOCK)
 _MAX_NAME_BYTES: Final = 100

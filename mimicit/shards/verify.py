@@ -27,8 +27,6 @@ from mimicit.shards.manifest import MANIFEST_NAME, read_manifest
 from mimicit.shards.reader import StoredSample, iterate_indexed, iterate_shard
 from mimicit.shards.soundness import checksum_faults, index_faults, manifest_faults, sample_faults
 
-__all__ = ["Finding", "sample_findings", "verify_folder", "verify_shard"]
-
 _REJECTS_NAME: Final = "rejects.parquet"  # as mimicit.pipeline.stages.publish writes it
 _REJECT_COLUMNS: Final = ["scope", "source", "reason"]
 _UNUSED: Final = ("unused_file", "unused_media")

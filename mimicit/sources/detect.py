@@ -18,8 +18,6 @@ from mimicit.sources.format import SourceSpec
 from mimicit.sources.registry import SOURCES
 from mimicit.sources.sniff import Head, sniff
 
-__all__ = ["Detection", "detect"]
-
 _MAX_NAME = 80
 _NOT_IN_NAME = re.compile(r"[^a-z0-9_-]+")
 

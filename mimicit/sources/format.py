@@ -11,19 +11,6 @@ if TYPE_CHECKING:
     from mimicit.sources.sniff import Head, HeadKind
 from mimicit.sources.items import Entry, Item, Note, Piece, Reject
 
-__all__ = [
-    "A_MEDIUM",
-    "PICTURES",
-    "Claim",
-    "Join",
-    "Lookup",
-    "Needs",
-    "OptionValue",
-    "SourceFormat",
-    "SourceSpec",
-]
-
-
 OptionValue = float | tuple[str, ...]
 """What a user sets an option of a format to."""
 

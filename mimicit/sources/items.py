@@ -10,32 +10,6 @@ from typing import Any, Final, Literal, NamedTuple
 from mimicit.errors import RejectedError
 from mimicit.records import MediaKind
 
-__all__ = [
-    "MAX_MEDIA",
-    "MAX_RELATED",
-    "Entry",
-    "InArrow",
-    "InFile",
-    "InJson",
-    "InParquet",
-    "InTar",
-    "InText",
-    "Item",
-    "Locate",
-    "Locator",
-    "MediaRef",
-    "Named",
-    "Note",
-    "NoteKind",
-    "Picture",
-    "Piece",
-    "RawTriplet",
-    "Reject",
-    "Row",
-    "TrainEntry",
-]
-
-
 MAX_MEDIA: Final = 1_000
 """The most pictures and clips of one record; a sample holds all of them, and those of its context."""
 

@@ -16,8 +16,6 @@ from mimicit.errors import UsageError
 from mimicit.sources.format import OptionValue
 from mimicit.sources.registry import SOURCES
 
-__all__ = ["checked_options", "parsed_option"]
-
 
 def checked_options(format: str, values: Mapping[str, object]) -> dict[str, OptionValue]:
     """``values`` as options of ``format``, sorted by name, each of the type of its default.

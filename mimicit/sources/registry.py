@@ -25,8 +25,6 @@ from mimicit.sources.formats.videochat2 import VIDEOCHAT2
 from mimicit.sources.formats.vqav2 import VQAV2
 from mimicit.sources.formats.webdataset import WEBDATASET
 
-__all__ = ["SOURCES"]
-
 _OURS: Final[dict[str, SourceFormat]] = {
     # Before the others that read tars: these also hold pictures and JSON.
     "shards": SHARDS,

@@ -13,8 +13,6 @@ from typing import Generic, TypeVar
 from mimicit.errors import CorruptShardError
 from mimicit.records import Sample
 
-__all__ = ["About", "agree", "media_of_triplets"]
-
 T = TypeVar("T")
 
 

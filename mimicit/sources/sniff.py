@@ -32,8 +32,6 @@ from mimicit.sources.containers.unpacked import as_utf8, is_packed, open_start, 
 from mimicit.sources.files.media_names import named_kind
 from mimicit.sources.files.root import Root
 
-__all__ = ["Fields", "Head", "HeadKind", "kept_head", "sniff"]
-
 HeadKind = Literal[
     "image", "video", "text", "array", "lines", "object", "csv", "parquet", "arrow", "tar", "yaml", "zip", "other"
 ]

@@ -16,8 +16,6 @@ from mimicit.sources.format import A_MEDIUM, PICTURES, Needs
 from mimicit.sources.registry import SOURCES
 from mimicit.sources.sniff import Fields, Head, HeadKind, sniff
 
-__all__ = ["is_data", "why_unused"]
-
 _SPREADSHEETS: Final = frozenset({".ods", ".xls", ".xlsm", ".xlsx"})
 _PAPERS: Final = frozenset(
     {"authors", "changelog", "citation", "contributing", "copying", "license", "licence", "notice", "readme"}

@@ -50,8 +50,6 @@ from mimicit.viewing.gallery import (
 from mimicit.viewing.guard import Guard
 from mimicit.viewing.pages import LABEL_MODES, card_at, comparison_at, masked_prompt, render_page, turns_of
 
-__all__ = ["create_app"]
-
 _PER_PAGE: Final = 12
 _SEARCH_SECONDS: Final = 2.0
 _SLOW_AT_ONCE: Final = 2  # requests that read a whole index, or many samples

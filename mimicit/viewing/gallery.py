@@ -31,18 +31,6 @@ from mimicit.records import Sample
 from mimicit.shards.index import RELATIONS, index_batches
 from mimicit.shards.manifest import read_manifest
 
-__all__ = [
-    "Criteria",
-    "Found",
-    "Gallery",
-    "Needle",
-    "needle_for_picture",
-    "needle_for_text",
-    "needle_for_triplet",
-    "parse_criteria",
-    "parse_number",
-]
-
 _MOST_DIGITS: Final = 15
 
 _KEPT_FILTERS: Final = 8

@@ -19,8 +19,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mimicit.web import host_name
 
-__all__ = ["Guard"]
-
 COOKIE: Final = "mimicit_view"
 _SECURITY_HEADERS: Final = {
     "Content-Security-Policy": (

@@ -26,21 +26,6 @@ from mimicit.records import Media, Sample, Triplet
 from mimicit.sources.shown_media import media_of_triplets
 from mimicit.viewing.gallery import Criteria
 
-__all__ = [
-    "LABEL_MODES",
-    "Card",
-    "Comparison",
-    "Figure",
-    "LabelMode",
-    "Span",
-    "Turn",
-    "card_at",
-    "comparison_at",
-    "masked_prompt",
-    "render_page",
-    "turns_of",
-]
-
 LONG_TEXT: Final = 4000
 """Characters of a text that are shown before the rest is folded."""
 

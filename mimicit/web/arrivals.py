@@ -12,8 +12,6 @@ import re
 from collections.abc import Callable
 from typing import Any, Final, cast
 
-__all__ = ["Arrival", "is_in_crumbs"]
-
 _BODY_BYTES: Final = 64 * 1024
 """At most this much of a body is gathered here; the application limits larger ones."""
 

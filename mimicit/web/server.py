@@ -27,8 +27,6 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mimicit.web.arrivals import Arrival
 
-__all__ = ["ConnectionLimits", "run_server", "server_config"]
-
 _EVENTS_AT_LEAST: Final = 256
 _BYTES_PER_EVENT: Final = 512
 _BACKLOG: Final = 1024  # connections that wait in the kernel

@@ -28,8 +28,6 @@ from otter_train.data.tokenizer import load_tokenizer
 from otter_train.model import Otter
 from otter_train.model.convert import load_neutral
 
-__all__ = ["Initial", "inherited", "initial_weights"]
-
 _INHERITED: Final = (
     "preset",
     "language_model",

@@ -28,19 +28,6 @@ from otter_train.model.adapters import add_adapters
 from otter_train.model.lazy import assign
 from otter_train.model.speed import check_quantiser, quantise
 
-__all__ = [
-    "assemble_model",
-    "autocast",
-    "freeze_for",
-    "kept_weights",
-    "load_kept",
-    "model_config",
-    "read_dtype",
-    "stored_model_config",
-    "trains_everything",
-    "uses_bfloat16",
-]
-
 _NAMED_AT_MOST = 5
 
 

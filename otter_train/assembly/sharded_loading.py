@@ -22,8 +22,6 @@ from otter_train.model import ModelConfig, Otter
 from otter_train.model.build import grown_rows, new_block, new_language, new_perceiver
 from otter_train.model.lazy import LazyTensor, assign, concatenated
 
-__all__ = ["fill_rows"]
-
 _EXACT = (torch.float32, torch.bfloat16, torch.float16)
 
 

@@ -39,21 +39,6 @@ from mimicit.schema import canonical_json, validate
 from mimicit.shards.files import read_regular, sha256_of, sync_folder
 from mimicit.shards.folders import remove_folder
 
-__all__ = [
-    "FORMAT",
-    "BackgroundSaver",
-    "Checkpoint",
-    "OptimizerState",
-    "checkpoint_name",
-    "is_checkpointed",
-    "latest_checkpoint",
-    "load_optimizer_state",
-    "load_weights",
-    "open_checkpoint",
-    "remove_unfinished",
-    "save_checkpoint",
-]
-
 FORMAT: Final = "otter-checkpoint/2"
 _META: Final = "meta.json"
 _MAX_META_BYTES: Final = 64 << 20

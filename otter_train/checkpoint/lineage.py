@@ -18,8 +18,6 @@ from mimicit.shards.files import write_atomically
 from otter_train.config.command_line import CONFIG_NAME
 from otter_train.data.shards import absolute_shards, parse_shards
 
-__all__ = ["CHANGEABLE", "LINEAGE_NAME", "Ancestor", "Lineage", "descend", "read_lineage", "shards_to_open"]
-
 LINEAGE_NAME: Final = "lineage.json"
 CHANGEABLE: Final = frozenset(
     {"beta2", "clip", "epochs", "guard", "guard_factor", "lr", "max_steps", "schedule", "warmup", "weight_decay"}

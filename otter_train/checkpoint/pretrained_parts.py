@@ -16,8 +16,6 @@ from mimicit.errors import UsageError
 from otter_train.checkpoint.files import Checkpoint
 from otter_train.config.command_line import absolute_path, path_in
 
-__all__ = ["PARTS", "find_part", "find_parts", "places_of"]
-
 PARTS: Final = ("language_model", "vision_model")
 """The options of a run that name pretrained models."""
 

@@ -20,8 +20,6 @@ from otter_train.config.run_config import RunConfig
 from otter_train.data.tokenizer import special_ids
 from otter_train.model import ModelConfig
 
-__all__ = ["check_tokens", "describe", "generator_states", "restore_generators", "seed_generators"]
-
 _LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors")
 
 

@@ -37,28 +37,6 @@ from mimicit.errors import MimicitError, UsageError, hint
 from mimicit.options import parse_toml, refuse_repeats
 from mimicit.shards.files import write_atomically
 
-__all__ = [
-    "CONFIG_NAME",
-    "EVAL_NAME",
-    "GATES_NAME",
-    "GUARD_NAME",
-    "HELP",
-    "LEFT_OUT_NAME",
-    "METRICS_NAME",
-    "SOURCES_NAME",
-    "Program",
-    "absolute_path",
-    "calm_threads",
-    "config_option",
-    "errors_on_one_line",
-    "importing",
-    "path_in",
-    "read_options",
-    "run_and_leave",
-    "same_place",
-    "write_options",
-]
-
 _WANT_OF_MEMORY: Final = re.compile(
     "allocate memory|out of memory|failed to map segment|start new thread", re.IGNORECASE
 )

@@ -16,22 +16,6 @@ from mimicit.errors import UsageError
 from mimicit.options import check, option
 from mimicit.prompt import TEMPLATES
 
-__all__ = [
-    "PRESETS",
-    "RECIPES",
-    "ContextOrder",
-    "Embeddings",
-    "GuardMode",
-    "LabelMode",
-    "Precision",
-    "Quantised",
-    "RunConfig",
-    "RunOptions",
-    "Schedule",
-    "difference",
-    "resolve",
-]
-
 Schedule = Literal["cosine", "linear", "constant"]
 LabelMode = Literal["span", "paper"]
 ContextOrder = Literal["as-is", "shuffled"]

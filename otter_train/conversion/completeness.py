@@ -26,16 +26,6 @@ from otter_train.model.convert import misfits
 from otter_train.model.layouts import DEFAULT_DECODER, Layout, neutral, place_in
 from otter_train.model.lazy import LazyTensor
 
-__all__ = [
-    "absent_parts",
-    "check_complete",
-    "empty_model",
-    "frozen_weights",
-    "tied_names",
-    "vocabulary_names",
-    "vocabulary_rows",
-]
-
 _LANGUAGE = "language.lm."
 _VISION = "vision."
 

@@ -32,8 +32,6 @@ from otter_train.model.layouts import Layout
 from otter_train.model.vision import VisionLayout
 from otter_train.pretrained import OtterConfig, OtterProcessor
 
-__all__ = ["write_adapter", "write_description"]
-
 _BASE = "base_model.model."  # what `peft` calls the model that it wraps
 
 

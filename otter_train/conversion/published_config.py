@@ -17,8 +17,6 @@ from otter_train.model.build import architecture_of, clip_config, language_confi
 from otter_train.model.config import LanguageConfig, ModelConfig, PerceiverConfig, VisionConfig
 from otter_train.model.lazy import LazyTensor
 
-__all__ = ["perceiver_of", "read_published", "write_published"]
-
 _OURS: Final = "otter_train"
 
 

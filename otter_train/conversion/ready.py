@@ -19,8 +19,6 @@ from otter_train.model import ModelConfig, Otter, TokenIds, build_model, preset,
 from otter_train.model.convert import load_neutral
 from otter_train.model.lazy import LazyTensor
 
-__all__ = ["ReadyModel", "ready_model"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadyModel:

@@ -21,8 +21,6 @@ from otter_train.model import ModelConfig
 from otter_train.model.layouts import DEFAULT_DECODER, Layout, arranged, decoder_of, place_in
 from otter_train.model.vision import VisionLayout
 
-__all__ = ["FILE_SUFFIXES", "Frozen", "Report", "convert"]
-
 Frozen = Literal["keep", "require", "drop"]
 _PROJECTION: Final = "perceiver.project.weight"
 FILE_SUFFIXES: Final = (".safetensors", ".bin", ".pt")

@@ -42,8 +42,6 @@ from otter_train.model.lazy import LazyTensor, replaced_rows
 from otter_train.model.sources import read_pretrained
 from otter_train.pretrained.configuration import OtterConfig
 
-__all__ = ["OPTIONS", "Origin", "open_origin", "read_resaved"]
-
 _CONFIG: Final = "config.json"
 _TOKENIZERS: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 _NEW_ROWS: Final = "new_rows."

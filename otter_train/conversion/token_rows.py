@@ -20,18 +20,6 @@ from otter_train.model.layouts import Layout
 from otter_train.model.lazy import LazyTensor, concatenated, rows_of, with_rows
 from otter_train.model.sources import read_pretrained
 
-__all__ = [
-    "ADDED_TOKENS",
-    "adds_padding",
-    "named_rows",
-    "published_rows",
-    "reordered",
-    "row_order",
-    "special_rows",
-    "with_spare_rows",
-    "without_spare_rows",
-]
-
 ADDED_TOKENS: Final = (ENDOFCHUNK, IMAGE, ANSWER, PAD)
 _SPARE: Final = "otter_train.rows."
 """Begins the names of rows that a layout has no place for; readers of that layout ignore them."""

@@ -25,8 +25,6 @@ from mimicit.shards.files import publish, read_regular, write_atomically
 from otter_train.model.convert import unwrapped
 from otter_train.model.lazy import LazyTensor
 
-__all__ = ["find_weights", "read_notes", "read_weights", "write_weights"]
-
 _DTYPES: Final = {
     "BF16": torch.bfloat16,
     "BOOL": torch.bool,

@@ -22,8 +22,6 @@ from mimicit.records import Media, Sample
 from otter_train.data.encoding import Cut, Encoded
 from otter_train.model.packing import IGNORED
 
-__all__ = ["Batch", "blank_batch", "collate", "decode_media", "fit", "normalise"]
-
 
 def decode_media(sample: Sample, media: Media, size: int) -> Tensor:
     """The picture or the frames of ``media`` as uint8[F, 3, size, size].

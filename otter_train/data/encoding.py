@@ -24,16 +24,6 @@ from otter_train.config.run_config import ContextOrder, LabelMode
 from otter_train.data.tokenizer import PromptTokenizer, SpecialIds, special_ids
 from otter_train.model.packing import IGNORED
 
-__all__ = [
-    "Cut",
-    "Encoded",
-    "PromptEncoder",
-    "TooLongError",
-    "UnshowableError",
-    "label_ids",
-    "shuffle_context",
-]
-
 _ORDERED: Final = ("conversation", "document")
 """Relations whose triplets mean something in their own order only."""
 

@@ -27,8 +27,6 @@ from mimicit.prompt import template_named
 from mimicit.records import Sample
 from otter_train.data.encoding import PromptEncoder
 
-__all__ = ["Lengths", "estimate_lengths", "showable", "within_budget"]
-
 _READ: Final = 64  # samples of each source; their mean has an eighth of the error of one
 _MARGIN: Final = 3.0  # standard errors
 

@@ -26,8 +26,6 @@ from otter_train.data.packed import PackedBatch, collate_packed
 from otter_train.data.vision_cache import KeptTokens
 from otter_train.distributed import World
 
-__all__ = ["Group", "GroupCollator", "each_group", "evaluation_loader", "training_loader"]
-
 Group = tuple[Batch | PackedBatch | None, ...]
 """The micro-batches of one step on one process; None for one without samples."""
 

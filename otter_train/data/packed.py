@@ -22,8 +22,6 @@ from otter_train.data.tokenizer import SpecialIds
 from otter_train.data.vision_cache import KeptTokens
 from otter_train.model.packing import Document, Packing, lay_out
 
-__all__ = ["MULTIPLE", "PackedBatch", "collate_packed"]
-
 MULTIPLE = 64
 """The length of a row is a multiple of this: matrix products are faster, and compiled blocks meet fewer shapes."""
 

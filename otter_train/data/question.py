@@ -16,8 +16,6 @@ from mimicit.media.video import encode_video
 from mimicit.placeholders import questions_as_asked
 from mimicit.records import Media, MediaKind, Sample, Triplet
 
-__all__ = ["Turn", "asking_sample", "media_from_bytes", "media_from_file", "pair_examples", "question_sample"]
-
 Example = tuple[Path, str, str]
 
 

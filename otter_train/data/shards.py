@@ -20,8 +20,6 @@ from otter_train.config.command_line import absolute_path
 _WINDOW: Final = 64  # samples in which the shares of folders are exact
 _LARGEST_WINDOW: Final = 1 << 20
 
-__all__ = ["absolute_shards", "open_shards", "parse_shards", "parse_where"]
-
 
 def open_shards(
     shards: Sequence[str],

@@ -23,8 +23,6 @@ from mimicit.errors import TrainError
 from mimicit.prompt import ANSWER, ENDOFCHUNK, IMAGE, SPECIAL_TOKENS, Piece
 from otter_train.model.sources import read_pretrained
 
-__all__ = ["PAD", "PromptTokenizer", "SpecialIds", "added_ids", "load_tokenizer", "special_ids", "train_tokenizer"]
-
 PAD: Final = "<PAD>"
 _BOS: Final = "<s>"
 _EOS: Final = "</s>"

@@ -26,8 +26,6 @@ from mimicit.shards.files import publish, read_regular
 from otter_train.data.batches import normalise
 from otter_train.model.vision import VisionTower
 
-__all__ = ["FeatureCache", "KeptTokens", "tower_fingerprint"]
-
 _SUFFIX: Final = ".safetensors"
 
 

@@ -27,8 +27,6 @@ from otter_train.model.packing import IGNORED
 from otter_train.model.vision import VisionTower
 from otter_train.reporting.run_report import Shown
 
-__all__ = ["CachedTower", "Choice", "answer_losses", "answers_by_shots", "attempt_each", "choose_each"]
-
 _LOGITS_AT_ONCE: Final = 1 << 26  # 256 MiB of them
 
 _SHOTS: Final = (0, 1, 2, 4, 8)

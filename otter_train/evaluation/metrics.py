@@ -34,19 +34,6 @@ from numpy.typing import NDArray
 
 from mimicit.records import Sample
 
-__all__ = [
-    "Estimate",
-    "anls",
-    "caption_words",
-    "cider",
-    "human_answers",
-    "plain_answer",
-    "ratio",
-    "resampled",
-    "roc_auc",
-    "vqa_accuracy",
-]
-
 _ARTICLES: Final = frozenset(("a", "an", "the"))
 _NUMBERS: Final = {
     word: str(number)

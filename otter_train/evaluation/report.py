@@ -18,18 +18,6 @@ from mimicit.shards.files import write_atomically
 from otter_train.evaluation.metrics import RESAMPLES, Estimate, cider, ratio, resampled, roc_auc
 from otter_train.evaluation.scores import Answered, Report, is_right
 
-__all__ = [
-    "ALL",
-    "Summary",
-    "draw",
-    "gained_by_looking",
-    "lines",
-    "measure",
-    "summarise",
-    "to_json",
-    "write_report",
-]
-
 ALL: Final = "all"
 """Stands for all sources together."""
 

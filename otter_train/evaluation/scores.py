@@ -18,20 +18,6 @@ from mimicit.prompt import drop_context
 from mimicit.records import Sample
 from otter_train.evaluation.metrics import anls, human_answers, vqa_accuracy
 
-__all__ = [
-    "Answered",
-    "Attempt",
-    "AttemptEach",
-    "Report",
-    "choices",
-    "evaluate",
-    "is_right",
-    "other_pictures",
-    "question_accuracy",
-    "with_shots",
-]
-
-
 _LETTER: Final = re.compile(r"\(?([A-Za-z])(?:[).:]+(?:\s+(.+))?)?", re.DOTALL)
 
 

@@ -25,8 +25,6 @@ from mimicit.errors import UsageError
 from mimicit.prompt import drop_context
 from mimicit.records import Media, Sample
 
-__all__ = ["Support", "SupportContext"]
-
 Item = TypeVar("Item")
 
 SupportContext = Literal["random", "image-similar", "text-similar"]

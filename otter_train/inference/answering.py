@@ -26,8 +26,6 @@ from otter_train.inference import AnswerOptions
 from otter_train.inference.streaming import TextStream, stream_tokens
 from otter_train.model import ModelConfig, Otter
 
-__all__ = ["Finish", "Piece", "TrainedModel", "answer_each", "load_trained_model", "stream_answers"]
-
 Finish = Literal["stop", "length"]
 _LONGEST_PROMPT: Final = 2048
 """The most tokens of a prompt if no training run states it: the positions that decoders of published models know."""

@@ -13,8 +13,6 @@ from otter_train.model import ModelConfig, Otter
 from otter_train.pretrained.configuration import OtterConfig
 from otter_train.pretrained.modeling import OtterForConditionalGeneration
 
-__all__ = ["search_beams"]
-
 
 def search_beams(
     model: Otter,

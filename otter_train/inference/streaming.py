@@ -19,8 +19,6 @@ from otter_train.data.batches import Batch, normalise
 from otter_train.inference import AnswerOptions
 from otter_train.model import Otter
 
-__all__ = ["TextStream", "stream_tokens"]
-
 
 def stream_tokens(
     model: Otter,

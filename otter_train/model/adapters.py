@@ -24,8 +24,6 @@ from otter_train.model.lazy import LazyTensor
 if TYPE_CHECKING:
     from peft import LoraConfig
 
-__all__ = ["LANGUAGE", "Adapter", "adapters_of", "add_adapters", "is_adapter", "lora_config", "merged"]
-
 LANGUAGE: Final = "language.lm."
 _NAME: Final = "default"  # what peft calls an adapter that has no other name
 _KEY: Final = re.compile(rf"(.+)\.lora_(A|B)\.{_NAME}\.weight")

@@ -43,21 +43,6 @@ from otter_train.model.vision import OpenClipTower, VisionTower, transformers_to
 if TYPE_CHECKING:
     from open_clip.transformer import VisionTransformer
 
-__all__ = [
-    "architecture_of",
-    "build_model",
-    "clip_config",
-    "config_of",
-    "grown_rows",
-    "language_config",
-    "load_language",
-    "load_vision",
-    "new_block",
-    "new_language",
-    "new_perceiver",
-    "text_config",
-]
-
 _RANDOM: Final = re.compile(r"drop|jitter")
 _VISION_HALVES: Final = {
     "aimv2_vision_model": Aimv2VisionModel,

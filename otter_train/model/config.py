@@ -12,8 +12,6 @@ from typing import Any, Literal
 from mimicit.errors import UsageError
 from otter_train.model.vision import VisionLayout
 
-__all__ = ["LanguageConfig", "ModelConfig", "PerceiverConfig", "VisionConfig"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VisionConfig:

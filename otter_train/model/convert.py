@@ -21,18 +21,6 @@ from otter_train.model.layouts import DEFAULT_DECODER, Layout, arranged, decoder
 from otter_train.model.lazy import LazyTensor, assign
 from otter_train.model.otter import Otter
 
-__all__ = [
-    "NeutralWeights",
-    "from_layout",
-    "load_neutral",
-    "misfits",
-    "neutral_state",
-    "neutral_weights",
-    "same_bits",
-    "to_layout",
-    "unwrapped",
-]
-
 _WRAPPERS: Final = ("model_state_dict", "state_dict", "model")
 _STEPS: Final = re.compile(r"^module\.|_orig_mod\.|_checkpoint_wrapped_module\.|_fsdp_wrapped_module\.")
 _HEAD: Final = re.compile(r"^model\.(?=(vision|perceiver|language)\.)")  # our model inside of transformers' class

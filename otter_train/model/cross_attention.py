@@ -20,8 +20,6 @@ from torch import Tensor, nn
 
 from otter_train.model.perceiver import attend, feed_forward, in_dtype_of, split_heads
 
-__all__ = ["GatedCrossAttentionBlock", "MediaKV", "MediaMask", "MediaRuns", "media_mask"]
-
 
 class MediaKV(NamedTuple):
     """The keys and values of all media for one block, each (B, heads, T_img·n, dim_head).

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
-__all__ = ["KEYWORD", "Documents", "attend_within", "can_pack", "documents_of", "look_within_documents"]
-
 KEYWORD: Final = "otter_documents"
 """The name of this attention in transformers, and of the keyword argument that passes it the documents."""
 

@@ -12,8 +12,6 @@ from torch import Tensor
 
 from mimicit.errors import TrainError
 
-__all__ = ["REFUSED", "UNPACKABLE", "check_family", "decoder_in", "family_logits"]
-
 _POSITIONS: Final = "its positions count padding, so answers would depend on what is asked beside them"
 _STATE: Final = "its state runs over the padding, so answers would depend on what is asked beside them"
 _CACHE: Final = "its cache is not that of other decoders, so it could not answer token by token"

@@ -26,8 +26,6 @@ from otter_train.model.documents import KEYWORD as DOCUMENTS
 from otter_train.model.documents import Documents, can_pack, look_within_documents
 from otter_train.model.families import check_family, decoder_in, family_logits
 
-__all__ = ["ConditionedLanguage", "Conditioning", "LanguageState", "decoder_layers"]
-
 _KEYWORD = "otter_conditioning"
 _LAYER_LISTS = ("layers", "blocks", "h")  # what the decoders of transformers call their layers
 

@@ -15,8 +15,6 @@ from mimicit.errors import TrainError
 from otter_train.model.lazy import LazyTensor, concatenated, third_of
 from otter_train.model.vision import VisionLayout
 
-__all__ = ["DEFAULT_DECODER", "Layout", "Place", "arranged", "decoder_of", "detect_layout", "neutral", "place_in"]
-
 Layout = Literal["ours", "openflamingo", "otter"]
 
 DEFAULT_DECODER: Final = "model.layers"

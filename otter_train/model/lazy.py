@@ -16,17 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-__all__ = [
-    "LazyTensor",
-    "assign",
-    "concatenated",
-    "parameters_on_meta",
-    "replaced_rows",
-    "rows_of",
-    "third_of",
-    "with_rows",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class LazyTensor:

@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
-__all__ = ["NewRows"]
-
 
 class NewRows(nn.Module):
     """Stands in for the rows ``ids`` of an embedding and of an output matrix.

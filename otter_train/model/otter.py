@@ -31,8 +31,6 @@ from otter_train.model.packing import IGNORED, Packing, padding_arguments, posit
 from otter_train.model.perceiver import PerceiverResampler
 from otter_train.model.vision import VisionTower
 
-__all__ = ["CHUNK", "Otter", "OtterOutput", "TokenIds", "token_nats"]
-
 CHUNK: Final = 8192
 """The most tokens whose logits are held at a time. Logits of no more than these are computed only once."""
 

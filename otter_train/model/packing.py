@@ -21,8 +21,6 @@ from mimicit.errors import TrainError
 from otter_train.model.cross_attention import MediaRuns
 from otter_train.model.documents import Documents, documents_of
 
-__all__ = ["IGNORED", "Document", "Packing", "lay_out", "padding_arguments", "positions"]
-
 IGNORED: Final = -100
 """The label of a token that is not to be learned."""
 

@@ -15,8 +15,6 @@ from torch.nn import functional as F
 
 from mimicit.errors import TrainError
 
-__all__ = ["PerceiverResampler", "attend", "feed_forward", "in_dtype_of", "split_heads"]
-
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """(B, N, heads·dim_head) to (B, heads, N, dim_head)."""

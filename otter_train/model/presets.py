@@ -16,8 +16,6 @@ from otter_train.model.config import LanguageConfig, ModelConfig, PerceiverConfi
 from otter_train.model.sources import read_pretrained
 from otter_train.model.vision import NORMALISATION, transformers_tower
 
-__all__ = ["PRESETS", "preset", "with_pretrained"]
-
 _WITH_TEXT: Final = ("aimv2", "clip", "siglip", "siglip2")
 # What defines a CLIP tower of transformers; each must be a field of `VisionConfig`, or have its default value.
 _CLIP_FIELDS: Final = (

@@ -17,8 +17,6 @@ from typing import Any, Final
 from mimicit import plugins
 from mimicit.errors import TrainError, UsageError
 
-__all__ = ["is_path", "quiet_downloads", "read_pretrained", "register_added_models", "without_bars"]
-
 _NAME: Final = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _REASON: Final = 300  # characters; transformers lists every class that it knows
 

@@ -24,15 +24,6 @@ from otter_train.config.run_config import Quantised
 from otter_train.model.language import decoder_layers
 from otter_train.model.otter import Otter
 
-__all__ = [
-    "QuantisedLinear",
-    "check_quantiser",
-    "compile_blocks",
-    "quantise",
-    "quantised_count",
-    "recompute_activations",
-]
-
 _SHAPES = 64  # compiled before a layer falls back to eager execution; rows of a token budget have one or a few
 
 _BLOCK: Final = 64

@@ -20,8 +20,6 @@ from mimicit.errors import UsageError
 from otter_train.model.new_rows import NewRows
 from otter_train.model.otter import Otter
 
-__all__ = ["EmbeddingMode", "freeze", "trainable_count", "trainable_parameters"]
-
 EmbeddingMode = Literal["full", "input_only", "new_rows", "none"]
 
 

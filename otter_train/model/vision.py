@@ -21,24 +21,6 @@ if TYPE_CHECKING:
     from open_clip.transformer import VisionTransformer
     from transformers import PreTrainedConfig, PreTrainedModel
 
-__all__ = [
-    "CLIP_MEAN",
-    "CLIP_STD",
-    "NORMALISATION",
-    "ClipTower",
-    "Dinov2Tower",
-    "GridTower",
-    "OpenClipTower",
-    "PlainTower",
-    "Siglip2Tower",
-    "SiglipTower",
-    "TransformersTower",
-    "VisionLayout",
-    "VisionTower",
-    "add_tower",
-    "transformers_tower",
-]
-
 VisionLayout = Literal["open_clip", "transformers"]
 Channels = tuple[float, float, float]
 

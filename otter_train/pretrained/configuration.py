@@ -20,8 +20,6 @@ from otter_train.model.build import architecture_of, config_of, language_config
 from otter_train.model.config import LanguageConfig, ModelConfig, PerceiverConfig, VisionConfig
 from otter_train.model.otter import TokenIds
 
-__all__ = ["PROCESSOR_MAP", "OtterConfig", "Portable"]
-
 _MODULE: Final = "otter_mimicit"
 _AUTO_MAP: Final = {
     "AutoConfig": f"{_MODULE}.OtterConfig",

@@ -24,8 +24,6 @@ from otter_train.model.otter import Otter
 from otter_train.model.packing import positions
 from otter_train.pretrained.configuration import OtterConfig, Portable
 
-__all__ = ["OtterForConditionalGeneration", "ProjectedMedia"]
-
 
 class ProjectedMedia(NamedTuple):
     """The keys and values of the media of a batch, a pair per cross-attention block; ``media`` media per row."""

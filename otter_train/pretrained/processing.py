@@ -25,8 +25,6 @@ from otter_train.data.tokenizer import PromptTokenizer, special_ids
 from otter_train.model.vision import CLIP_MEAN, CLIP_STD
 from otter_train.pretrained.configuration import PROCESSOR_MAP, Portable
 
-__all__ = ["OtterProcessor", "Prompt", "PromptText"]
-
 _IMAGE_FIELDS: Final = ("image", "url", "path", "base64")
 
 

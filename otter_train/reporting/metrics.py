@@ -18,22 +18,6 @@ from typing import Any, Final, Generic, Protocol, TextIO, TypeVar
 from mimicit.errors import TrainError, UsageError
 from mimicit.shards.files import write_atomically
 
-__all__ = [
-    "Console",
-    "EvalRow",
-    "GateRow",
-    "GrowingFile",
-    "Row",
-    "Sink",
-    "SourceRow",
-    "Table",
-    "draw_loss",
-    "duration",
-    "open_sinks",
-    "progress_line",
-    "read_table",
-]
-
 _KINDS: Final[dict[str, Callable[[str], Any]]] = {"int": int, "float": float, "str": str}  # annotations are text here
 
 _log = logging.getLogger(__name__)

@@ -21,8 +21,6 @@ from otter_train.checkpoint.lineage import read_lineage
 from otter_train.config.command_line import CONFIG_NAME, EVAL_NAME, GATES_NAME, GUARD_NAME, METRICS_NAME, SOURCES_NAME
 from otter_train.reporting.metrics import EvalRow, GateRow, Row, SourceRow, duration, read_table
 
-__all__ = ["REPORT_NAME", "Shown", "write_report"]
-
 REPORT_NAME: Final = "report.html"
 _WIDTH, _HEIGHT, _LEFT, _BELOW = 520, 200, 52, 22
 _COLOURS: Final = ("#0b62a3", "#b34700", "#2a7a2a", "#8a2a8a", "#666", "#a02020", "#00787a", "#6b5b00")

@@ -23,8 +23,6 @@ from otter_train.serving.bodies import Bodies
 from otter_train.serving.fields import ApiError
 from otter_train.serving.worker import Ticket, Worker
 
-__all__ = ["create_app"]
-
 Value = TypeVar("Value")
 
 

@@ -16,8 +16,6 @@ from starlette.requests import ClientDisconnect, Request
 
 from otter_train.serving.fields import ApiError, Limits
 
-__all__ = ["Bodies", "Turns"]
-
 _LARGEST_AT_ONCE: Final = 8
 """How many bodies of the largest size may be in memory at the same time, which bounds the memory of all."""
 

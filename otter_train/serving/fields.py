@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["ApiError", "Limits", "as_object", "flag", "number"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:

@@ -27,8 +27,6 @@ from otter_train.data.question import Turn, asking_sample, media_from_bytes
 from otter_train.inference import AnswerOptions
 from otter_train.serving.fields import ApiError, Limits, as_object, flag, number
 
-__all__ = ["CostlyError", "Question", "parse_question"]
-
 _UNSUPPORTED: Final[dict[str, tuple[Any, ...]]] = {
     **dict.fromkeys(("tools", "functions", "logprobs", "audio", "logit_bias", "web_search_options"), ()),
     "modalities": (["text"],),

@@ -29,8 +29,6 @@ from otter_train.serving.bodies import Turns
 from otter_train.serving.fields import ApiError, Limits
 from otter_train.serving.protocol import CostlyError, Question, parse_question
 
-__all__ = ["Readers"]
-
 _PROCESSES: Final = 2  # of each lane
 _MIB: Final = 1024**2
 _BYTES_PER_PIXEL: Final = 16  # RGBA, and some copies of it

@@ -29,8 +29,6 @@ from otter_train.serving.fields import ApiError, Limits
 from otter_train.serving.protocol import Question
 from otter_train.serving.readers import Readers
 
-__all__ = ["Ticket", "Worker"]
-
 _log = logging.getLogger(__name__)
 _PROMPT_TOKENS_PER_STEP: Final = 64  # reading this many tokens of a prompt takes as long as one of the answer
 _TIMES_SHORTER: Final = 4  # than others: such a question is answered neither together with them nor after them

@@ -25,8 +25,6 @@ from otter_train.model import Otter
 from otter_train.model.language import decoder_layers
 from otter_train.model.perceiver import PerceiverLayer
 
-__all__ = ["Flops", "Work", "count_flops", "matmul_flops_per_s"]
-
 _SIDE_AND_REPEATS: Final = {"cuda": (8192, 8), "cpu": (512, 3)}
 
 

@@ -19,8 +19,6 @@ from mimicit.errors import TrainError
 from otter_train.config.run_config import GuardMode
 from otter_train.reporting.metrics import GrowingFile
 
-__all__ = ["BadSample", "BadStep", "Guard"]
-
 _MEMORY: Final = 0.98  # of the average norm, per step: it looks back over about 50 of them
 _FEWEST: Final = 50  # steps before a norm can be called unusual
 _MOST_IN_A_ROW: Final = 5

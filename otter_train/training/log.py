@@ -29,8 +29,6 @@ from otter_train.training.guard import BadStep
 from otter_train.training.measurements import SourceLoss, Window, gates, peak_memory_bytes
 from otter_train.training.session import Session
 
-__all__ = ["Logbook", "logbook"]
-
 _SAID: Final = 5  # lines on the console about samples that could not be shown
 
 

@@ -47,8 +47,6 @@ from otter_train.training.session import Session, begin, changes_since, checkpoi
 from otter_train.training.snapshot import take_snapshot
 from otter_train.training.step import StepResult, take_step, validate
 
-__all__ = ["Outcome", "run_step", "traced", "train"]
-
 _LOCK_NAME: Final = ".lock"
 
 

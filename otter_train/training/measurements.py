@@ -18,8 +18,6 @@ from otter_train.training.flops import Work
 from otter_train.training.guard import BadSample, BadStep
 from otter_train.training.step import StepResult
 
-__all__ = ["SourceLoss", "Window", "gates", "peak_memory_bytes"]
-
 
 class SourceLoss(NamedTuple):
     """``samples`` of a source, and the sum of their loss (nats) over their ``labelled`` tokens."""

@@ -34,8 +34,6 @@ from otter_train.model.cross_attention import GatedCrossAttentionBlock
 from otter_train.model.new_rows import NewRows
 from otter_train.model.perceiver import PerceiverResampler
 
-__all__ = ["RoundingAdamW", "decayed", "make_optimizer", "rate_factor", "round_by_chance", "set_rates"]
-
 _BETA1: Final = 0.9
 
 

@@ -29,8 +29,6 @@ from otter_train.training.loop import run_step
 from otter_train.training.session import Session, begin, changes_since
 from otter_train.training.step import batch_loss
 
-__all__ = ["ReplayedSample", "lines", "replay"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayedSample:

@@ -50,8 +50,6 @@ from otter_train.training.guard import Guard
 from otter_train.training.optimizer import RoundingAdamW, make_optimizer
 from otter_train.training.snapshot import restore_optimizer
 
-__all__ = ["Session", "begin", "changes_since", "checkpoint_to_resume", "total_steps"]
-
 _TOKENIZER_SAMPLES = 5_000  # enough to find the frequent words; a large corpus need not be read twice
 
 

@@ -18,8 +18,6 @@ from otter_train.config.run_config import RunConfig
 from otter_train.distributed import World, like, whole
 from otter_train.model import Otter
 
-__all__ = ["Snapshot", "restore_optimizer", "take_snapshot"]
-
 
 class Snapshot(NamedTuple):
     """Copies on the CPU by parameter name: `kept_weights`, and the tensors of AdamW (see `OptimizerState`)."""

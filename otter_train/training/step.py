@@ -29,8 +29,6 @@ from otter_train.model import Otter
 from otter_train.reporting.metrics import EvalRow
 from otter_train.training.guard import Guard
 
-__all__ = ["BatchLoss", "StepResult", "batch_loss", "take_step", "validate"]
-
 
 class BatchLoss(NamedTuple):
     """``mean``: over the labelled tokens, a scalar; ``row_nats`` float32 (B,): the sum for each sample, detached."""

@@ -8,8 +8,6 @@ from typing import Any, TypeVar
 
 from mimicit.records import Media, Sample, Triplet
 
-__all__ = ["Part", "assemble", "shown_anew"]
-
 Key = TypeVar("Key", bound=Hashable)
 
 

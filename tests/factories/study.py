@@ -8,8 +8,6 @@ from tests.factories import raw as make
 from tests.factories.formats import coco, coco_image, put, put_vqa, vqa_annotation, vqa_question
 from tests.factories.pretrained import pretrained_folders
 
-__all__ = ["write_study"]
-
 _QUESTIONS = 6
 _PICTURES = 3
 

@@ -10,8 +10,6 @@ import sentencepiece
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import GPTSw3Tokenizer, PreTrainedTokenizerFast
 
-__all__ = ["KINDS", "write_tokenizer"]
-
 KINDS = ("byte-level", "llama", "metaspace", "unigram", "word-level", "lower-case", "sentencepiece")
 
 _TEXTS = ["User: Which colour is it? GPT: red, green or blue.", "Use <s>text</s> to strike it out", "[INST] a [/INST]"]

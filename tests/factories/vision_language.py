@@ -14,8 +14,6 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-__all__ = ["FAMILIES", "family"]
-
 torch.set_num_threads(1)  # models this small lose more to waiting threads than they gain
 
 _TEXT = {

@@ -11,8 +11,6 @@ from pathlib import Path
 
 from otter_train.reporting.metrics import Row, read_table
 
-__all__ = ["draw", "losses"]
-
 
 def main() -> None:
     """Read the logs of the runs in both folders and draw them."""

@@ -22,8 +22,6 @@ import resvg_py
 
 from tools.proof.pictures import write_square
 
-__all__ = ["FAMILIES", "Drawing", "fetch", "kinds_of", "read", "rendered", "split"]
-
 FAMILIES: Final = {
     "noto": "1.2.9",
     "noto-v1": "1.2.5",

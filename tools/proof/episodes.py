@@ -18,8 +18,6 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any, Final
 
-__all__ = ["INSTRUCTION", "NAMES", "Episode", "alike", "dealt_anew", "draw", "named", "rows", "word_of"]
-
 INSTRUCTION: Final = "a"
 """All that is said beside the name. Short: the time of a step is that of its tokens."""
 

@@ -20,8 +20,6 @@ from PIL import Image
 from mimicit.loading import load
 from mimicit.records import Sample
 
-__all__ = ["chosen", "draw"]
-
 _SHARE_ALIKE: Final = frozenset(("openmoji", "emojione-v1"))  # families to be shown under their own licence only
 _SIDE: Final = 96
 

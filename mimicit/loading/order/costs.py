@@ -18,8 +18,6 @@ from mimicit.prompt import render
 from mimicit.records import Sample
 from mimicit.shards.files import publish
 
-__all__ = ["Cost", "costs_of", "kept_array", "token_cost"]
-
 
 @dataclass(frozen=True, slots=True)
 class Cost:

@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 
 from mimicit.errors import UsageError
 
-__all__ = ["Order", "Shuffle", "grouped", "permutation_key", "permute"]
-
 Shuffle = Literal["full", "window"] | None
 
 _U64 = np.uint64

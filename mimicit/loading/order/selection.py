@@ -18,8 +18,6 @@ from mimicit.errors import UsageError, hint, nearest
 from mimicit.loading.storage.store import Store
 from mimicit.shards.index import INDEX_SCHEMA, RELATIONS
 
-__all__ = ["Condition", "Where", "select_rows"]
-
 _KINDS = ("image", "text", "video")
 _COUNTED = ("triplets", "media", "frames", "characters")
 _PLACES = ("shard", "offset", "size", "member_offsets", "member_sizes")  # change when a folder is only cut differently

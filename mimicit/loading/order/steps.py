@@ -21,8 +21,6 @@ import numpy as np
 
 from mimicit.errors import UsageError
 
-__all__ = ["MAX_STATE_BYTES", "PADDING", "PARTS", "Address", "LoaderState", "Ordered", "Slots", "Split", "digest"]
-
 PADDING: Final = -1
 """The position of a slot that only fills the last step of an evaluation."""
 

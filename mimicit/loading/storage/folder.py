@@ -20,8 +20,6 @@ from mimicit.shards.index import INDEX_NAME
 from mimicit.shards.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, parse_manifest, read_manifest
 from mimicit.shards.soundness import index_faults, manifest_faults, refuse
 
-__all__ = ["Folder", "open_folder"]
-
 _CHECKED_NAME: Final = "checked"
 """A file next to the columns of a large index: a hash of the manifest by which they were found to be sound."""
 

@@ -25,8 +25,6 @@ from mimicit.errors import CorruptShardError
 from mimicit.shards.files import open_regular, sync_folder
 from mimicit.shards.index import JSON_COLUMN
 
-__all__ = ["LARGE_ROWS", "IndexColumns", "decode_index", "default_cache", "map_index"]
-
 LARGE_ROWS: Final = 200_000
 """From this many rows on, a store maps the index instead of holding it."""
 

@@ -17,9 +17,6 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from mimicit.errors import ShardError
 
-__all__ = ["FsspecTransport", "HttpTransport", "TransferError"]
-
-
 T = TypeVar("T")
 
 

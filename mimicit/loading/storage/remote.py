@@ -17,8 +17,6 @@ from typing import Any, Final, Protocol, TypeVar
 from mimicit.errors import ChangedShardError, ShardError
 from mimicit.loading.storage.ranges import HttpTransport, TransferError
 
-__all__ = ["RemoteFolder", "RemoteShards", "Retries", "Transport"]
-
 T = TypeVar("T")
 
 _CHUNK_BYTES: Final = 8 << 20

@@ -29,8 +29,6 @@ from mimicit.loading.storage.remote import RemoteFolder, check_size
 from mimicit.shards.files import open_descriptor
 from mimicit.shards.folders import make_folder
 
-__all__ = ["CachedShards", "LocalShards", "OpenShards", "ShardCache", "ShardReader"]
-
 _OPEN_SHARDS: Final = 32
 _LARGEST_READ: Final = 1 << 30  # Linux reads at most 2 GiB in one call
 

@@ -23,8 +23,6 @@ from mimicit.shards.reader import decode_sample, parse_sample_json
 from mimicit.shards.soundness import checksum_faults, refuse, sample_faults
 from mimicit.shards.verify import verify_folder
 
-__all__ = ["Check", "Store", "read_members"]
-
 Check = Literal["size", "sha256", "verify"]
 """What is checked besides the manifest, the index, and each sample that is read.
 

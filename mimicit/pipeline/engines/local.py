@@ -30,17 +30,6 @@ from mimicit.errors import BuildError, MimicitError
 from mimicit.pipeline.progress import Progress
 from mimicit.worker import apart_from_main, begin_worker, check_processes
 
-__all__ = [
-    "Engine",
-    "LocalEngine",
-    "OnDeath",
-    "WorkerDiedError",
-    "counted",
-    "is_given_up",
-    "result_after_death",
-    "run_alone",
-]
-
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 

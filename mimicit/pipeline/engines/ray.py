@@ -25,8 +25,6 @@ from mimicit.pipeline.stages.media_table import library_versions
 from mimicit.shards.manifest import WORK_NAME
 from mimicit.worker import begin_worker
 
-__all__ = ["RayEngine"]
-
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 

@@ -21,8 +21,6 @@ from mimicit.pipeline.similarity import SimilarOptions
 from mimicit.pipeline.stages.filters import FilterConfig
 from mimicit.shards.files import write_atomically
 
-__all__ = ["Share", "SharedStage", "WaitingStage", "config_from_json", "read_waiting", "wait_for_tasks"]
-
 SharedStage = Literal["encode", "pack"]
 
 _NAME: Final = "tasks.json"

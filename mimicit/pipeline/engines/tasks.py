@@ -30,8 +30,6 @@ from mimicit.pipeline.stages.pack import pack_share
 from mimicit.shards.manifest import MANIFEST_NAME, WORK_NAME, read_manifest
 from mimicit.sources.files.scanned import ScannedFiles
 
-__all__ = ["build_share", "publish_tasks"]
-
 
 def build_share(
     src: Path, out: Path, config: BuildConfig, share: Share, engine: Engine, progress: Progress

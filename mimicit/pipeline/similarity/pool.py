@@ -19,8 +19,6 @@ from mimicit.context.candidates import By
 from mimicit.embedding.vectors import NOTHING, cosines
 from mimicit.pipeline.similarity.tables import Kind, lent_row, mapped, open_tables
 
-__all__ = ["TABLES_NAME", "Marks", "SimilarPool", "neighbours_path", "similar_folder", "vectors_path"]
-
 TABLES_NAME: Final = "tables.sqlite"
 _TRIPLETS_PER_ITEM: Final = 16  # at most, of one text or picture
 _CANDIDATES_PER_KIND: Final = 64  # ranked against each other if both kinds count

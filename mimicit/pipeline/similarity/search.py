@@ -44,8 +44,6 @@ from mimicit.pipeline.tables import TRIPLETS_NAME
 from mimicit.shards.files import publish
 from mimicit.shards.folders import remove_folder
 
-__all__ = ["find_similar", "lenders"]
-
 _EXACT_ROWS: Final = 65_536  # of one source, which take a minute or two of one core; more are searched by cells
 _LEAST_NEIGHBOURS: Final = 32  # the guards and the choice leave out many
 _NEIGHBOURS_PER_SHOT: Final = 4

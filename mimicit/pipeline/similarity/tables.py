@@ -31,22 +31,6 @@ from mimicit.pipeline.parts import ColumnFile, numbered
 from mimicit.pipeline.progress import Progress
 from mimicit.pipeline.similarity import ComparedText
 
-__all__ = [
-    "Filled",
-    "Kind",
-    "Says",
-    "Span",
-    "fill",
-    "lent_row",
-    "mapped",
-    "open_tables",
-    "plain_text",
-    "ranges",
-    "says",
-    "spans",
-    "write_tables",
-]
-
 Kind = Literal["text", "picture"]
 _KINDS: Final[tuple[Kind, ...]] = ("text", "picture")
 

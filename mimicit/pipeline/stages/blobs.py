@@ -18,8 +18,6 @@ from mimicit.pipeline.engines.local import Engine
 from mimicit.pipeline.progress import Progress
 from mimicit.shards.files import publish
 
-__all__ = ["BlobWriter", "damaged_blobs", "writing_blob"]
-
 _DIGEST_BYTES: Final = 32
 _READ_BYTES: Final = 1 << 20
 

@@ -29,8 +29,6 @@ from mimicit.pipeline.stages.sample_json import Chosen, SampleWriter
 from mimicit.pipeline.tables import TRIPLETS, TRIPLETS_NAME
 from mimicit.shards.index import RELATIONS
 
-__all__ = ["choose_contexts", "sample_parts"]
-
 _FOLDER: Final = "samples"
 _TASK_QUERIES: Final = 8_192
 _MAPPED_QUERIES: Final = 1_024  # queries between two releases of the memory that random draws map of TRIPLETS

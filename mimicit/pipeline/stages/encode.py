@@ -41,8 +41,6 @@ from mimicit.sources.files.reading import Reader, kept_reader
 from mimicit.sources.files.root import Root
 from mimicit.sources.items import MediaRef
 
-__all__ = ["encode_media", "encode_share", "forget_damaged", "join_media", "unfinished_units"]
-
 _FOLDER: Final = "media"
 _PARTS_PER_INSERT: Final = 64
 _FILE: Final = ENCODED.get_field_index("file")

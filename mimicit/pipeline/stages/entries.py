@@ -24,8 +24,6 @@ from mimicit.pipeline.parts import ColumnFile, TableWriter, batches_of_rows, num
 from mimicit.pipeline.tables import ENTRY_INDEX, USED_ENTRIES
 from mimicit.sources.items import Entry
 
-__all__ = ["EntryFinder", "EntryTables", "digest_of", "index_entries", "repeated_entries", "unused_entries"]
-
 _OPEN_PARTS: Final = 64
 _GIVE_BACK: Final = 1 << 12  # look-ups between two releases of memory
 _USED_ROWS: Final = 1 << 12

@@ -27,8 +27,6 @@ from mimicit.pipeline.stages.resolve import open_records
 from mimicit.pipeline.tables import MERGED, MERGED_NAME, RECORDS, TRIPLETS, TRIPLETS_NAME
 from mimicit.sources.items import Reject
 
-__all__ = ["filter_triplets"]
-
 _PASSED_NAME: Final = "passed.arrow"
 _FATES_NAME: Final = "fates.arrow"
 _FATES: Final = pa.schema(

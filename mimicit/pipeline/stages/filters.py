@@ -14,8 +14,6 @@ from typing import Final, NamedTuple
 
 from mimicit.options import option
 
-__all__ = ["Fault", "FilterConfig", "MediaFacts", "media_fault", "repetition", "text_fault"]
-
 # C0 controls except tab and the two characters that end lines. (A NUL is malformed anyway.)
 _CONTROL: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")
 _PIECE: Final = 16  # characters; shorter pieces are repeated in normal text, too

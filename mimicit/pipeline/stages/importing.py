@@ -36,8 +36,6 @@ from mimicit.sources.files.root import Root
 from mimicit.sources.format import SourceSpec
 from mimicit.sources.items import Entry, Item, Piece
 
-__all__ = ["Part", "Summary", "import_parts", "import_sources", "part_rejects", "part_table"]
-
 _FOLDER: Final = "import"
 _PIECES_NAME: Final = "pieces"
 _USED: Final = "used"

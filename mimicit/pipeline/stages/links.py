@@ -16,8 +16,6 @@ from mimicit.pipeline.tables import (
     TRIPLETS_NAME,
 )
 
-__all__ = ["link_triplets"]
-
 _TABLES: Final = """
 CREATE TABLE triplets(row BIGINT, source INTEGER, id VARCHAR, shown VARCHAR, conversation VARCHAR, turn INTEGER,
     related VARCHAR[]);

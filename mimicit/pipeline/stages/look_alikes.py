@@ -14,8 +14,6 @@ from typing import Final
 
 from mimicit.media.image import distance
 
-__all__ = ["LookAlikes"]
-
 _BANDS: Final = struct.Struct(">4H")
 _BANDS_PER_FINGERPRINT: Final = 4
 _BAND_BITS: Final = 16

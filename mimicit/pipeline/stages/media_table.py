@@ -21,8 +21,6 @@ from mimicit.pipeline.tables import MEDIA_REFERENCES_NAME
 from mimicit.shards.files import publish
 from mimicit.sources.files.scanned import ScannedFiles
 
-__all__ = ["MEDIA_NAME", "input_digest", "library_versions", "own_version", "write_media_table"]
-
 MEDIA_NAME: Final = "media.parquet"
 _LIBRARIES: Final = ("av", "cykooz-resizer", "decord", "decord2", "numpy", "orjson", "pillow", "pillow-heif", "pyarrow")
 

@@ -33,8 +33,6 @@ from mimicit.shards.files import publish
 from mimicit.shards.index import index_schema
 from mimicit.shards.tar import BLOCK, Members
 
-__all__ = ["index_piece", "pack_shards", "pack_share", "shard_name", "unpacked_shards"]
-
 _SHARD_INFO: Final = b"mimicit.shard"
 _OF_SAMPLES: Final = ("key", "id", "source", "media", "relations", "triplets", "videos", "frames", "characters")
 _INDEX_BATCH: Final = 2_000  # rows held before they are written

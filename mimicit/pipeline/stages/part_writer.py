@@ -41,8 +41,6 @@ from mimicit.sources.items import (
     TrainEntry,
 )
 
-__all__ = ["PartWriter"]
-
 _MAX_ID_CHARACTERS: Final = 4096  # as in schemas/sample.json
 _KNOWN_REFERENCES: Final = 1 << 16  # some 50 MB; beyond, a reference may have several rows
 _WAITING_RECORDS: Final = 1 << 9  # few enough to stay in the cache of a processor

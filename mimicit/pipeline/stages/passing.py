@@ -36,8 +36,6 @@ from mimicit.schema import canonical_json
 from mimicit.shards.soundness import MAX_SAMPLE_BYTES
 from mimicit.sources.items import Reject
 
-__all__ = ["PASSED", "SAMPLING_KEYS", "FilteredSource", "Judge", "of_records", "sampling_key"]
-
 _OUTCOMES_KEPT: Final = 1 << 14
 _MAX_MEDIA_BYTES: Final = MAX_SAMPLE_BYTES - (64 << 20)  # of a sample, which leaves room for its text
 PASSED: Final = pa.schema(

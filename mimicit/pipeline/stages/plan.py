@@ -29,8 +29,6 @@ from mimicit.pipeline.tables import MEDIA_NAME
 from mimicit.shards.files import publish, write_atomically
 from mimicit.shards.tar import BLOCK, END_OF_ARCHIVE, member_span
 
-__all__ = ["PlannedSamples", "ShardPlan", "make_plan", "planned_shards"]
-
 _PLAN_NAME: Final = "plan.json"
 _ORDER_NAME: Final = "order.npy"
 _MEDIA_KEPT: Final = 1 << 14

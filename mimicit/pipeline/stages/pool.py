@@ -19,8 +19,6 @@ from mimicit.pipeline.similarity.pool import SimilarPool
 from mimicit.pipeline.similarity.tables import says
 from mimicit.pipeline.tables import LINKS_NAME, MEDIA_NAME, SAME_MEDIA_NAME, TRIPLETS_NAME
 
-__all__ = ["TripletPool"]
-
 _MOST_ALIKE: Final = 1024
 
 

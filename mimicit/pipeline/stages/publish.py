@@ -39,8 +39,6 @@ from mimicit.shards.manifest import MANIFEST_NAME
 from mimicit.sources.files.scanned import ScannedFiles
 from mimicit.sources.format import SourceSpec
 
-__all__ = ["BESIDE_SHARDS", "REJECTS_NAME", "REJECTS_SCHEMA", "publish_folder"]
-
 REJECTS_NAME: Final = "rejects.parquet"
 
 _CARD_NAME: Final = "README.md"

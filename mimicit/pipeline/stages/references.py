@@ -9,8 +9,6 @@ import orjson
 from mimicit.schema import canonical_json
 from mimicit.sources.items import InArrow, InFile, InJson, InParquet, InTar, InText, Locator, MediaRef, Named
 
-__all__ = ["locator_to_json", "place_in_table", "ref_from_json", "ref_text", "ref_to_json"]
-
 
 def locator_to_json(locator: Locator) -> list[Any]:
     """A locator as a short JSON list that names its kind first."""

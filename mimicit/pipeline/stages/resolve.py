@@ -27,8 +27,6 @@ from mimicit.schema import canonical_json
 from mimicit.sources.format import SourceSpec
 from mimicit.sources.items import Reject
 
-__all__ = ["open_records", "resolve_references"]
-
 _OPEN_PARTS: Final = 64
 _LEAST_IN_UNIT: Final = 128
 _MOST_IN_UNIT: Final = 1024

@@ -24,8 +24,6 @@ from mimicit.records import FORMAT, sample_key
 from mimicit.schema import canonical_json
 from mimicit.shards.tar import member_span
 
-__all__ = ["Chosen", "SampleWriter"]
-
 _MEDIA_KEPT: Final = 1 << 14  # descriptions of media, some 10 MB
 _FIXED: Final = (
     b'{"format":"%b","id":"' % FORMAT.encode(),

@@ -25,8 +25,6 @@ from mimicit.sources.files.reading import MAX_FILE_BYTES
 from mimicit.sources.files.root import Root
 from mimicit.sources.files.scanned import SCANNED_TABLE, FileState
 
-__all__ = ["InputScan", "scan_input"]
-
 _BATCH_BYTES: Final = 64 * 1024**2
 _BATCH_FILES: Final = 4096
 _READ_BYTES: Final = 1 << 20

@@ -15,8 +15,6 @@ from mimicit.errors import BuildError
 from mimicit.pipeline.parts import ColumnFile
 from mimicit.pipeline.tables import MEDIA_NAME
 
-__all__ = ["StoredFile", "StoredMedia"]
-
 _OPEN_BLOBS: Final = 64
 _SMALL_BYTES: Final = 64 << 10  # a file up to this size is kept once read, as other samples usually show it
 _BYTES_KEPT: Final = 48 << 20

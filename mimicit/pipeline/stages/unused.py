@@ -25,16 +25,6 @@ from mimicit.sources.files.scanned import ScannedFiles
 from mimicit.sources.items import Reject
 from mimicit.sources.unclaimed import is_data, why_unused
 
-__all__ = [
-    "UNUSED_FILE",
-    "UNUSED_MEDIA",
-    "refuse_unused",
-    "say_unused",
-    "unused_part",
-    "write_left_out",
-    "write_unused_media",
-]
-
 UNUSED_FILE: Final = "unused_file"
 UNUSED_MEDIA: Final = "unused_media"
 _SAID: Final = 20

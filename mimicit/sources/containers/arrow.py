@@ -22,17 +22,6 @@ from mimicit.sources.items import InArrow
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = [
-    "ArrowCells",
-    "arrow_batches",
-    "arrow_columns",
-    "arrow_columns_of",
-    "arrow_damage",
-    "give_back",
-    "is_arrow",
-    "picked",
-]
-
 _FILE_MAGIC: Final = b"ARROW1"
 _STREAM_MARK: Final = b"\xff\xff\xff\xff"
 _STREAM_END: Final = _STREAM_MARK + bytes(4)

@@ -12,8 +12,6 @@ import pybase64
 
 from mimicit.errors import RejectedError
 
-__all__ = ["decode_base64", "looks_like_base64"]
-
 _URL_SAFE_TO_STANDARD: Final = bytes.maketrans(b"-_", b"+/")
 _MAX_PREFIX_BYTES: Final = 200
 _MIN_BYTES: Final = 64  # words of its alphabet are shorter

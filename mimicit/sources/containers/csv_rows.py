@@ -25,8 +25,6 @@ from mimicit.sources.files.root import Root
 from mimicit.sources.items import InText, Row
 from mimicit.sources.records.text import is_unicode
 
-__all__ = ["csv_columns", "csv_rows"]
-
 _MAX_LINE_CHARACTERS: Final = 8 << 20
 _MAX_COLUMNS: Final = 1000
 _DELIMITERS: Final = ("\t", ",", ";")  # of two that split a header alike, the first

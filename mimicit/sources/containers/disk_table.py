@@ -15,8 +15,6 @@ from typing import Final, Self
 
 from mimicit.sources.items import Entry
 
-__all__ = ["DiskTable"]
-
 _CACHE_KIB: Final = 16 << 10
 _MOST_ASKED: Final = 500  # keys in one query
 _ADD: Final = "INSERT OR IGNORE INTO entry(key, value, place) VALUES (?, ?, ?)"

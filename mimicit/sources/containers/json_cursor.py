@@ -18,8 +18,6 @@ from typing import BinaryIO, Final
 
 from mimicit.errors import SourceError
 
-__all__ = ["JsonCursor", "Span"]
-
 _BLOCK_BYTES: Final = 1 << 20
 _SPACE: Final = re.compile(rb"[ \t\r\n]*+")
 _IN_STRING: Final = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)

@@ -23,8 +23,6 @@ from mimicit.sources.format import SourceSpec
 from mimicit.sources.items import InJson, Picture, Piece, Reject, Row
 from mimicit.sources.records.text import checked_id
 
-__all__ = ["blocks_of_member", "decoded_key", "first_of_members", "json_pictures", "member_rows", "members_in"]
-
 _MAX_TEXT_BYTES: Final = 1 << 16
 
 

@@ -27,25 +27,6 @@ from mimicit.sources.containers.unpacked import open_text
 from mimicit.sources.files.root import Root
 from mimicit.sources.items import InJson, Piece, Row
 
-__all__ = [
-    "MAX_RECORD_BYTES",
-    "MAX_RECORD_VALUES",
-    "Line",
-    "begins_array",
-    "element",
-    "elements",
-    "is_array",
-    "json_lines",
-    "json_rows",
-    "located_text",
-    "parsed",
-    "parsed_run",
-    "pass_elements",
-    "pass_members",
-    "record_of",
-    "repeated_key",
-]
-
 MAX_RECORD_BYTES: Final = 64 << 20
 MAX_RECORD_VALUES: Final = 2_000_000
 _NO_OBJECT: Final = "a record must be a JSON object"

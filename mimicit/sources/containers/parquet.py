@@ -34,16 +34,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-__all__ = [
-    "ParquetCells",
-    "parquet_batches",
-    "parquet_columns",
-    "parquet_columns_of",
-    "parquet_groups_of",
-    "parquet_rows",
-    "parquet_rows_by",
-]
-
 _T = TypeVar("_T")
 
 _BUFFER_BYTES: Final = 1 << 20

@@ -33,19 +33,6 @@ from mimicit.worker import apart_from_main, begin_worker, check_processes
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = [
-    "MAX_COLUMNS",
-    "MAX_ROWS_PER_BYTE",
-    "MAX_TABLE_BYTES",
-    "MAX_VALUES",
-    "Place",
-    "check_columns",
-    "column_types",
-    "rows_apart",
-    "too_many_values",
-    "value_apart",
-]
-
 MAX_TABLE_BYTES: Final = 320 << 20
 """The memory that reading a table may take: a page of 100 MB packed, unpacked, and a dictionary of that size."""
 

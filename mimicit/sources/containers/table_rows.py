@@ -30,8 +30,6 @@ from mimicit.sources.records.column_names import in_order
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["class_names", "json_value", "picture_columns", "table_rows"]
-
 _Paths = list[tuple[str | None, bool]]
 """For each picture: its path, and whether it has nothing but that path."""
 

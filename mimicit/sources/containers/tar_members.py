@@ -19,8 +19,6 @@ from mimicit.sources.containers.unpacked import open_start, open_unpacked
 from mimicit.sources.files.root import Root
 from mimicit.sources.records.text import is_unicode
 
-__all__ = ["MAX_MEMBERS", "TarMember", "first_members", "is_tar", "regular_size", "tar_members"]
-
 MAX_MEMBERS: Final = 1_000_000
 _MAX_NAME_BYTES: Final = 4096
 _MAX_EXTENSION_BYTES: Final = 1 << 20  # of the pax records or the long name in front of a member

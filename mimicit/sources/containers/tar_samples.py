@@ -27,8 +27,6 @@ from mimicit.sources.containers.unpacked import open_unpacked
 from mimicit.sources.files.media_names import named_kind
 from mimicit.sources.files.root import Root
 
-__all__ = ["TarSample", "first_samples", "read_member", "tar_samples"]
-
 _MAX_FILES: Final = 10_000
 _MEMBERS_OF_FIRST: Final = 3  # of a sample, for a first look
 _TEXTS: Final = frozenset({"caption", "cls", "json", "text", "txt"})

@@ -31,23 +31,6 @@ from typing import BinaryIO, Final, cast
 from mimicit.errors import SourceError
 from mimicit.sources.files.root import Root
 
-__all__ = [
-    "ALWAYS_FINE_BYTES",
-    "MARK_BYTES",
-    "MAX_BYTES",
-    "MAX_RATIO",
-    "as_utf8",
-    "encoding_of",
-    "is_packed",
-    "open_start",
-    "open_text",
-    "open_unpacked",
-    "open_unzipped",
-    "open_zipped",
-    "utf8_blocks",
-    "zipped_size",
-]
-
 _MARKS: Final = {b"\x1f\x8b\x08": "gzip", b"BZh": "bz2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _BLOCK_BYTES: Final = 1 << 20
 _MAX_XZ_MEMORY: Final = 256 << 20

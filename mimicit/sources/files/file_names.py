@@ -15,8 +15,6 @@ from typing import Final
 
 from mimicit.sources.files.media_names import named_kind
 
-__all__ = ["FileNames"]
-
 _CACHE_KIB: Final = 32 << 10
 _NEIGHBOURS: Final = 8  # in the order of names, on either side
 _LAST: Final = "\U0010ffff"

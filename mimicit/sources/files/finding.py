@@ -31,8 +31,6 @@ from mimicit.sources.files.search import Search, Way, parsed
 from mimicit.sources.items import InFile, MediaRef
 from mimicit.sources.records.text import shown
 
-__all__ = ["CLIP_EXTENSIONS", "PICTURE_EXTENSIONS", "find_file", "media_ref", "media_refs"]
-
 CLIP_EXTENSIONS: Final = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv", ".ts")
 PICTURE_EXTENSIONS: Final = (".jpg", ".png", ".webp", ".jpeg")
 _LONGEST_PLAIN: Final = 1024

@@ -18,8 +18,6 @@ from mimicit.sources.files.media_names import DEFAULT_RATE
 from mimicit.sources.files.root import Root
 from mimicit.sources.items import InFile, MediaRef
 
-__all__ = ["MAX_FRAMES", "frames_in", "frames_of_folder", "frames_ref"]
-
 MAX_FRAMES: Final = 20_000
 """The most frames of one clip, about an hour at 5 frames a second; its record holds a list of all their paths."""
 

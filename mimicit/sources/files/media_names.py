@@ -13,8 +13,6 @@ from mimicit.media.sniff import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from mimicit.records import MediaKind
 from mimicit.sources.records.text import shown
 
-__all__ = ["DEFAULT_RATE", "clip_times", "folder_of", "frame_rate", "named_kind"]
-
 # These cannot be decoded; they are still pictures, and the build rejects them as unsupported by name.
 _PICTURES: Final = IMAGE_EXTENSIONS | {".jp2", ".jxl", ".pgm", ".ppm", ".svg"}
 

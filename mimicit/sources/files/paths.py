@@ -13,22 +13,6 @@ from typing import Final, NamedTuple
 
 from mimicit.errors import RejectedError
 
-__all__ = [
-    "LINK_NOT_FOLLOWED",
-    "Entry",
-    "beneath",
-    "check_name",
-    "check_relative",
-    "is_absolute",
-    "is_utf8",
-    "joined",
-    "list_folder",
-    "native_path",
-    "open_beneath",
-    "spellings",
-    "text_of_path",
-]
-
 LINK_NOT_FOLLOWED: Final = "symbolic links are not followed"
 """Why an `Entry` that is a link is skipped."""
 _MAX_PATH_CHARACTERS: Final = 4096

@@ -26,8 +26,6 @@ from mimicit.sources.files.media_names import folder_of
 from mimicit.sources.files.root import Root
 from mimicit.sources.items import InArrow, InFile, InJson, InParquet, InTar, InText, Locator
 
-__all__ = ["MAX_BASE64_BYTES", "MAX_FILE_BYTES", "Reader", "kept_reader"]
-
 MAX_FILE_BYTES: Final = 1 << 30
 MAX_BASE64_BYTES: Final = 256 << 20
 _OPEN_FILES: Final = 16

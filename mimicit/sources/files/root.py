@@ -34,8 +34,6 @@ from mimicit.sources.files.paths import (
 )
 from mimicit.sources.files.scanned import ScannedFiles
 
-__all__ = ["UNREADABLE", "Root"]
-
 _T = TypeVar("_T")
 _MOST_KNOWN: Final = 1 << 16
 

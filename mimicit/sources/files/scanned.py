@@ -18,8 +18,6 @@ from typing import Any, BinaryIO, Final, NamedTuple, cast
 
 from mimicit.errors import BuildError
 
-__all__ = ["SCANNED_TABLE", "FileState", "ScannedFiles"]
-
 SCANNED_TABLE: Final = """
 CREATE TABLE file(
     id INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE, size INTEGER NOT NULL, modified_ns INTEGER NOT NULL,

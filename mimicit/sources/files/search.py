@@ -18,8 +18,6 @@ from mimicit.sources.files.paths import check_name, is_absolute, joined, spellin
 from mimicit.sources.files.root import UNREADABLE, Root
 from mimicit.sources.items import InFile, MediaRef
 
-__all__ = ["Search", "Way", "WrittenPath", "parsed"]
-
 Way = Literal["media_root", "beside", "src", "absolute", "usual_folder", "suffix", "name", "extension"]
 """The ways in which a file is found, in the order of the steps; ``name`` is a suffix that is the name alone."""
 

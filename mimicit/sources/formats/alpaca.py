@@ -23,8 +23,6 @@ from mimicit.sources.records.pieces import split_json
 from mimicit.sources.records.text import checked_meta, shown
 from mimicit.sources.sniff import Fields
 
-__all__ = ["ALPACA"]
-
 _MEDIA_KEYS: Final = ("image", "images", "video", "videos", "audio", "audios")
 _KNOWN_KEYS: Final = frozenset({"id", "instruction", "input", "output", "history", *_MEDIA_KEYS})
 

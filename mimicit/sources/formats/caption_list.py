@@ -21,8 +21,6 @@ from mimicit.sources.records.row_media import MediaFinder
 from mimicit.sources.records.rows import RowReader
 from mimicit.sources.sniff import Fields
 
-__all__ = ["CAPTION_LIST"]
-
 _OTHER_FORMATS: Final = frozenset({"answer", "conversations", "document", "instruction", "messages", "question"})
 
 

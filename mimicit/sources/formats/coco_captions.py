@@ -27,8 +27,6 @@ from mimicit.sources.records.pieces import cut_list, joined_pieces
 from mimicit.sources.records.text import checked_id, is_unicode, shown
 from mimicit.sources.sniff import Fields
 
-__all__ = ["COCO_CAPTIONS"]
-
 _KNOWN_KEYS: Final = frozenset({"id", "caption"})
 
 

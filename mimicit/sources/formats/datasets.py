@@ -34,8 +34,6 @@ from mimicit.sources.records.row_media import MediaFinder
 from mimicit.sources.records.rows import PlaceholderOptions, RowReader
 from mimicit.sources.sniff import Head, sniff
 
-__all__ = ["DATASETS", "TableSplit", "table_splits"]
-
 _RELATED: Final = "related instructions"
 _PART: Final = re.compile(r"-\d{5}-of-\d{5}.*$", re.ASCII)
 _OWN_FILES: Final = ("dataset_info.json", "state.json")

@@ -33,8 +33,6 @@ from mimicit.sources.records.rows import RowReader, describes_itself
 from mimicit.sources.records.text import MAX_TEXT_CHARACTERS
 from mimicit.sources.sniff import Head
 
-__all__ = ["FOLDER"]
-
 _MAX_CAPTION_BYTES: Final = 4 * MAX_TEXT_CHARACTERS
 _NO_SIDECAR: Final = "a sidecar must hold an object with an answer, or a list of them"
 _LISTED_BYTES: Final = 64 << 10  # of a text, looked through for names of frames

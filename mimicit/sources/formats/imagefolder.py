@@ -19,8 +19,6 @@ from mimicit.sources.records.captions import captioned
 from mimicit.sources.records.text import checked_id
 from mimicit.sources.sniff import Head
 
-__all__ = ["IMAGEFOLDER"]
-
 
 def _claim(root: Root, heads: Mapping[str, Head], *, force: bool = False) -> list[SourceSpec]:
     if not force:

@@ -29,8 +29,6 @@ from mimicit.sources.records.row_media import MediaFinder
 from mimicit.sources.records.rows import PlaceholderOptions, RowReader
 from mimicit.sources.sniff import Fields
 
-__all__ = ["LLAVA"]
-
 
 def _fits(root: Root, path: str, fields: Fields) -> bool:
     return is_conversation(fields)

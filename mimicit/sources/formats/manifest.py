@@ -48,8 +48,6 @@ from mimicit.sources.records.row_media import MediaFinder
 from mimicit.sources.records.rows import PlaceholderOptions, RowReader
 from mimicit.sources.sniff import Fields, Head, HeadKind, sniff
 
-__all__ = ["MANIFEST"]
-
 _NAMES: Final = frozenset({"manifest.jsonl", "manifest.ndjson", "manifest.csv", "manifest.tsv", "manifest.parquet"})
 _FLAGS: Final = {"true": True, "false": False}
 _TABLES: Final = frozenset({"array", "lines", "csv", "parquet"})

@@ -48,8 +48,6 @@ from mimicit.sources.records.pieces import cut_members, cut_rows, grouped, joine
 from mimicit.sources.records.text import answer_of, checked_id, checked_ids, checked_meta, shown
 from mimicit.sources.sniff import Head, kept_head
 
-__all__ = ["MIMICIT"]
-
 _Role = Literal["instructions", "train", "json pictures", "parquet pictures"]
 _PICTURE_COLUMN: Final = "base64"
 _ID_COLUMNS: Final = ("__index_level_0__", "index", "__null_dask_index__")

@@ -28,18 +28,6 @@ from mimicit.sources.format import Lookup
 from mimicit.sources.items import MediaRef, Named
 from mimicit.sources.records.text import shown
 
-__all__ = [
-    "CLIPS",
-    "aliases",
-    "clip_of",
-    "conversation_of",
-    "instruction_aliases",
-    "media_of",
-    "media_with_clips",
-    "names_clip",
-    "resolved_ids",
-]
-
 _FRAMES_PER_S: Final = 1.0  # DC, TVC and E4D publish their clips as pictures at one frame a second
 _CLIP_SETS: Final = ("DC_", "E4D_", "TVC_")
 

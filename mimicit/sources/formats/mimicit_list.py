@@ -33,8 +33,6 @@ from mimicit.sources.sniff import Head
 if TYPE_CHECKING:
     import yaml
 
-__all__ = ["ListedSet", "is_list", "listed_sets"]
-
 _GROUPS: Final = ("IMAGE_TEXT", "TEXT_ONLY", "VIDEO_TEXT", "IMAGE_TEXT_IN_CONTEXT")
 _MAX_BYTES: Final = 1 << 20
 _MAX_DEPTH: Final = 8

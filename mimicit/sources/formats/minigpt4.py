@@ -23,8 +23,6 @@ from mimicit.sources.records.pieces import cut_list
 from mimicit.sources.records.text import checked_id
 from mimicit.sources.sniff import Fields
 
-__all__ = ["MINIGPT4"]
-
 _KNOWN_KEYS: Final = frozenset({"image_id", "caption"})
 
 

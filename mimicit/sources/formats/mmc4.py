@@ -45,8 +45,6 @@ from mimicit.sources.records.pieces import cut_lines, grouped, joined_pieces, wh
 from mimicit.sources.records.text import checked_meta, checked_text, own_or_derived_id, shown
 from mimicit.sources.sniff import Fields, Head, kept_head
 
-__all__ = ["MMC4", "Mmc4Options"]
-
 _KNOWN_KEYS: Final = frozenset({"id", "text_list", "image_info", "similarity_matrix"})
 _INLINE: Final = "image_base64"
 _SHARD: Final = re.compile(r"_shard_(\d{1,9})_")

@@ -41,8 +41,6 @@ from mimicit.sources.records.pieces import cut_records, cut_rows, grouped, joine
 from mimicit.sources.records.text import checked_id, checked_meta, checked_text, derived_id, is_unicode, shown
 from mimicit.sources.sniff import Head, kept_head
 
-__all__ = ["OBELICS"]
-
 _LISTS: Final = ("images", "texts")
 _PARQUET: Final = ".parquet"
 _TABLES: Final = frozenset({"array", "csv", "lines", "parquet"})

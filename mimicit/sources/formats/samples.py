@@ -25,8 +25,6 @@ from mimicit.sources.formats.shard_triplets import ShardTriplets, check_shown, r
 from mimicit.sources.items import Item, MediaRef, Row
 from mimicit.sources.sniff import Head, sniff
 
-__all__ = ["SAMPLES"]
-
 _TABLES: Final = ("parquet", "arrow")
 _CARD: Final = ("README.md", "contact-sheet.jpg")
 _MAX_SOURCES: Final = 10_000

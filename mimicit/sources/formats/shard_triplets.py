@@ -20,8 +20,6 @@ from mimicit.sources.items import InArrow, InParquet, InTar, MediaRef, RawTriple
 from mimicit.sources.records.text import checked_answer, checked_id, checked_instruction, checked_meta
 from mimicit.sources.shown_media import About, agree, media_of_triplets
 
-__all__ = ["ShardTriplets", "StoredTriplet", "check_shown", "record_of"]
-
 _TABLE: Final = """
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;

@@ -35,8 +35,6 @@ from mimicit.sources.formats.shard_triplets import ShardTriplets, check_shown, r
 from mimicit.sources.items import InTar, Item, MediaRef, Reject
 from mimicit.sources.sniff import Fields, Head
 
-__all__ = ["SHARDS", "IndexedSample", "indexed_samples"]
-
 _MANIFEST: Final = "manifest.json"
 _INDEX: Final = "index.parquet"
 _BESIDE: Final = (_MANIFEST, _INDEX, "media.parquet", "rejects.parquet", "README.md", "contact-sheet.jpg")

@@ -24,8 +24,6 @@ from mimicit.sources.records.pieces import split_json
 from mimicit.sources.records.text import checked_answer, checked_id, checked_meta
 from mimicit.sources.sniff import Fields
 
-__all__ = ["VIDEO_CHATGPT"]
-
 _KNOWN_KEYS: Final = frozenset({"id", "q", "a", "video_id"})
 
 

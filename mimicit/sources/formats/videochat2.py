@@ -26,8 +26,6 @@ from mimicit.sources.records.pieces import split_json
 from mimicit.sources.records.text import checked_meta, shown
 from mimicit.sources.sniff import Fields
 
-__all__ = ["VIDEOCHAT2"]
-
 _MEDIA_KEYS: Final[dict[str, MediaKind]] = {"video": "video", "image": "image"}
 _PART_KEYS: Final = ("start", "end")
 _KNOWN_KEYS: Final = frozenset({"id", "QA", *_MEDIA_KEYS, *_PART_KEYS})

@@ -43,8 +43,6 @@ from mimicit.sources.records.text import (
 )
 from mimicit.sources.sniff import Head
 
-__all__ = ["VQAV2"]
-
 _OBJECTS: Final = frozenset({"object", "lines"})  # a small object fits on one line
 _KNOWN_KEYS: Final = frozenset({"question_id", "image_id", "question"})
 _SUBTYPE: Final = "data_subtype"

@@ -25,8 +25,6 @@ from mimicit.sources.items import Entry, InTar, MediaRef, RawTriplet, Reject
 from mimicit.sources.records.text import checked_text
 from mimicit.sources.sniff import Head
 
-__all__ = ["TAR", "Slot", "document_items", "picture_tars", "repeated_picture", "tarred_entries", "tarred_picture"]
-
 Slot = MediaRef | RejectedError | str
 """A picture, a picture that cannot be used (the detail names it), or a text that has been checked."""
 

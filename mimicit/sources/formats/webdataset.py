@@ -40,8 +40,6 @@ from mimicit.sources.records.rows import PlaceholderOptions, RowReader, describe
 from mimicit.sources.records.text import MAX_TEXT_CHARACTERS
 from mimicit.sources.sniff import Fields, Head
 
-__all__ = ["WEBDATASET", "WebdatasetOptions"]
-
 _MAX_CAPTION_BYTES: Final = 4 * MAX_TEXT_CHARACTERS
 _TEXTS: Final = ("txt", "text", "caption")
 _CLASS: Final = "cls"

@@ -14,8 +14,6 @@ from mimicit.prompt import CLIP_CAPTIONS, PICTURE_CAPTIONS
 from mimicit.sources.items import MediaRef, RawTriplet
 from mimicit.sources.records.text import checked_answer, checked_instruction, checked_meta
 
-__all__ = ["caption_instruction", "captioned", "instruction_or_caption"]
-
 
 def caption_instruction(id: str, media: Sequence[MediaRef]) -> str:
     """The instruction of the pool for the record ``id``; always the same for the same id."""

@@ -10,8 +10,6 @@ from mimicit.sources.records.choices import Choice, chosen, offered, readings
 from mimicit.sources.records.column_names import Columns
 from mimicit.sources.records.text import shown
 
-__all__ = ["choices_of", "first_filled", "right_choice"]
-
 
 def choices_of(fields: Mapping[str, Any], columns: Columns) -> tuple[Choice, ...]:
     """The choices of the record; none if it lists none, or if its ``columns`` are in doubt and no answer names one."""

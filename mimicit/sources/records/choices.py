@@ -22,8 +22,6 @@ import orjson
 from mimicit.errors import RejectedError
 from mimicit.sources.records.text import checked_answer, shown
 
-__all__ = ["Choice", "chosen", "listed_texts", "offered", "readings", "with_choices"]
-
 _MAX_LIST_CHARACTERS: Final = 100_000
 _LETTERED: Final = re.compile(r"\(?([A-Za-z])[).:]\s*(.+)", re.DOTALL)
 _ONLY_LETTER: Final = re.compile(r"\(?([A-Za-z])\)?[.:]?")

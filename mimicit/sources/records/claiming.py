@@ -14,8 +14,6 @@ from mimicit.sources.files.root import Root
 from mimicit.sources.format import Claim, SourceSpec
 from mimicit.sources.sniff import Fields, Head, HeadKind
 
-__all__ = ["around_annotated", "claim_files", "is_annotated"]
-
 _BESIDE: Final = ("rejects.jsonl", "report.html")
 _ORIGINAL: Final = "media"
 _STAMPS: Final = ("recipe_sha256", "request")

@@ -17,8 +17,6 @@ from typing import Final
 
 from mimicit.records import MediaKind
 
-__all__ = ["ANSWERS", "CAPTIONS", "MEDIA_FIELDS", "Columns", "columns_of", "field_names", "in_order"]
-
 MEDIA_FIELDS: Final[Mapping[str, MediaKind | None]] = {
     "media": None,
     "image": None,

@@ -26,19 +26,6 @@ from mimicit.sources.records.captions import instruction_or_caption
 from mimicit.sources.records.column_names import MEDIA_FIELDS
 from mimicit.sources.records.text import checked_answer, checked_id, shown
 
-__all__ = [
-    "ANSWERS",
-    "ASKS",
-    "CONVERSATION_FIELDS",
-    "SOUND",
-    "Conversation",
-    "ShownPart",
-    "Turn",
-    "conversation_of",
-    "rejected_turns",
-    "turn_items",
-]
-
 CONVERSATION_FIELDS: Final = ("conversations", "messages", "conversation", "texts")
 """The fields that hold a conversation, in the order in which they are looked for."""
 

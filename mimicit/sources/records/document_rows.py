@@ -15,8 +15,6 @@ from mimicit.sources.files.root import Root
 from mimicit.sources.items import MediaRef, RawTriplet
 from mimicit.sources.records.text import checked_text, free_fields, shown
 
-__all__ = ["document_from_row", "is_document_row"]
-
 
 def is_document_row(row: Mapping[str, Any]) -> bool:
     """Whether ``row`` holds a document; with an instruction or an answer, ``document`` is a free field."""

@@ -15,8 +15,6 @@ from mimicit.sources.items import Item, MediaRef, RawTriplet, Reject, Row
 from mimicit.sources.records.conversations import Turn, rejected_turns, turn_items
 from mimicit.sources.records.text import own_or_derived_id
 
-__all__ = ["triplets_of_rows", "turns_of_rows"]
-
 
 def triplets_of_rows(
     spec: SourceSpec,

@@ -10,8 +10,6 @@ from mimicit.sources.files.root import Root
 from mimicit.sources.format import Join, SourceSpec
 from mimicit.sources.items import Entry, Item, Note, Reject
 
-__all__ = ["read_joined"]
-
 _ITEMS_AT_ONCE: Final = 500
 
 

@@ -24,20 +24,6 @@ from mimicit.sources.format import SourceSpec
 from mimicit.sources.items import Piece
 from mimicit.sources.sniff import sniff
 
-__all__ = [
-    "Cut",
-    "cut_lines",
-    "cut_list",
-    "cut_members",
-    "cut_records",
-    "cut_rows",
-    "grouped",
-    "joined_pieces",
-    "split_files",
-    "split_json",
-    "whole",
-]
-
 _PIECE_BYTES: Final = 8 << 20
 _GROUP_BYTES: Final = 16 << 20
 _ZIPPED_BYTES: Final = 64 << 20

@@ -20,8 +20,6 @@ from mimicit.sources.records.conversations import ANSWERS, ASKS, CONVERSATION_FI
 from mimicit.sources.records.row_media import MediaFinder
 from mimicit.sources.records.text import MAX_TEXT_CHARACTERS, checked_meta, is_unicode
 
-__all__ = ["PlainConversations"]
-
 _MAX_ID_CHARACTERS: Final = 4000  # with the number of a turn, it is still a valid id
 _NO_META: Final[dict[str, Any]] = {}
 

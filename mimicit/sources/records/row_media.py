@@ -17,8 +17,6 @@ from mimicit.sources.items import MediaRef, Row
 from mimicit.sources.records.column_names import Columns, columns_of
 from mimicit.sources.records.text import checked_id
 
-__all__ = ["MediaFinder"]
-
 _ANY_EXTENSION: Final = (*PICTURE_EXTENSIONS, ".gif", *CLIP_EXTENSIONS)
 _MEDIUM_NAME: Final = re.compile(
     r"(?:image|img|picture|pic|photo|figure|screenshot|video|vid|clip|gif|frame)s?_?"

@@ -50,8 +50,6 @@ from mimicit.sources.records.text import (
     shown,
 )
 
-__all__ = ["PlaceholderOptions", "RowReader", "describes_itself"]
-
 _TEXT_OF_ENTRY: Final = ("answer", "raw", "caption", "text", "value", "sentence")
 _HISTORY: Final = "history"
 

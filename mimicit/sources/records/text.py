@@ -16,23 +16,6 @@ from mimicit.errors import RejectedError, SchemaError
 from mimicit.prompt import IMAGE
 from mimicit.schema import canonical_json, null_for_nan
 
-__all__ = [
-    "MAX_META_BYTES",
-    "MAX_TEXT_CHARACTERS",
-    "answer_of",
-    "checked_answer",
-    "checked_id",
-    "checked_ids",
-    "checked_instruction",
-    "checked_meta",
-    "checked_text",
-    "derived_id",
-    "free_fields",
-    "is_unicode",
-    "own_or_derived_id",
-    "shown",
-]
-
 MAX_TEXT_CHARACTERS: Final = 1_000_000
 _MAX_ID_CHARACTERS: Final = 4096
 MAX_META_BYTES: Final = 1_000_000
