@@ -38,7 +38,7 @@ from mimicit.sources.records.conversations import (
     turn_items,
 )
 from mimicit.sources.records.document_rows import document_from_row, is_document_row
-from mimicit.sources.records.plain_conversations import PlainConversations
+from mimicit.sources.records.plain_records import PlainRecords
 from mimicit.sources.records.row_media import MediaFinder
 from mimicit.sources.records.text import (
     checked_answer,
@@ -94,7 +94,7 @@ class RowReader:
 
     def items(self, rows: Iterable[Row]) -> Iterator[Item]:
         """The triplets of ``rows``, or their rejects; a row that is wrong costs only itself."""
-        plain = self._plain_conversations()
+        plain = self._plain_records()
         for row in rows:
             items = plain.items(row) if plain else None
             yield from self.items_of(row) if items is None else items
@@ -114,10 +114,10 @@ class RowReader:
         except RejectedError as error:
             yield self.spec.reject(error.reason, place=row.place, id=own_id, detail=error.detail)
 
-    def _plain_conversations(self) -> PlainConversations | None:
+    def _plain_records(self) -> PlainRecords | None:
         if self.finder is None or self.own_media or self.require_placeholders:
             return None
-        return PlainConversations(
+        return PlainRecords(
             spec=self.spec,
             finder=self.finder,
             id_of=partial(self._id, otherwise=None),

@@ -1,4 +1,4 @@
-"""Plain conversations take a short way, and come out as they would by the long one; so do odd ones, which take that."""
+"""Plain records take a short way, and come out as they would by the long one; so do odd ones, which take that."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mimicit.errors import RejectedError
 from mimicit.sources.files.root import Root
 from mimicit.sources.format import SourceSpec
 from mimicit.sources.items import InJson, Item, RawTriplet, Row
-from mimicit.sources.records.plain_conversations import PlainConversations
+from mimicit.sources.records.plain_records import PlainRecords
 from mimicit.sources.records.row_media import MediaFinder
 from mimicit.sources.records.rows import RowReader
 from tests.factories.sources import base64_jpeg, jpeg, put
@@ -35,6 +35,20 @@ EXTRA: tuple[dict[str, Any], ...] = (
     *({"messages": value} for value in ([], None, "no", [{"role": "user", "content": "Q"}])),
     *({"answer": "It."}, {"texts": []}, {"history": [["a", "b"]]}, {"model": "m" * 1_000_001}, {"a": "\ud800"}),
 )
+LISTS = ("[]", '["a", "b"]', " ['a', 'b']", ["a", "b"], ["a", "a", "b"], True, {"text": "a"}, "A", "(b)", "0", "2.0")
+OF_TRIPLETS: tuple[dict[str, Any], ...] = (
+    *({"choices": value} for value in ("['This.', 'That.']", ["This.", "That."], [], None, 1)),
+    *({"A": "This.", "B": "That."}, {"option_1": "This.", "option_2": "That."}, {"a1": "x", "a2": "This."}),
+    *(
+        {name: value}
+        for name in ("query", "related", "document", "label", "answer_idx")
+        for value in (True, False, *ODD)
+    ),
+    *({"answers": value} for value in (["That.", "That."], [{"answer": "That."}], "That.", None)),
+    *({"note": None}, {"note": float("nan")}, {"photo": "notes/a.jpg"}, {"note": "a.jpg"}, {"image_2": "sub/b.png"}),
+)
+ASKING = ("instruction", "question", "Question", "prompt", "query", "text_input", "problem")
+ANSWERING = ("answer", "output", "outputs", "response", "caption", "text", "label", "Answer", "completion")
 
 
 def talk(texts: list[Any], names: tuple[str, ...] = NAMES[0]) -> list[dict[str, Any]]:
@@ -64,6 +78,30 @@ def records() -> Iterator[dict[str, Any]]:
     yield from (record(ABSENT, messages=talk(plain, names)) for names in NAMES)
 
 
+def triplet(
+    question: object, answer: object, picture: object = "a.jpg", id: object = "x", **more: Any
+) -> dict[str, Any]:
+    fields = {"id": id, "image": picture, "question": question, "answer": answer, **more}
+    return {name: value for name, value in fields.items() if value is not ABSENT}
+
+
+def triplets() -> Iterator[dict[str, Any]]:
+    """Plain triplets in which one or two things are odd."""
+    for text, picture in product((*TEXTS, *LISTS, ABSENT), PICTURES):
+        yield from (triplet(text, "This.", picture), triplet("What?", text, picture))
+    yield from (triplet("What?", "This.", picture, id) for picture, id in product(PICTURES, IDS))
+    for picture, more in product(PICTURES, (*EXTRA, *OF_TRIPLETS)):
+        yield triplet("What?", "This.", picture) | more
+    for asking, answering, extra in product(ASKING, ANSWERING, (*ASKING, *ANSWERING, "input", "image_id", "no")):
+        yield triplet(ABSENT, ABSENT) | {asking: "What?", answering: "This.", extra: "Else."}
+
+
+def plain(root: Root) -> PlainRecords:
+    return PlainRecords(
+        spec=SPEC, finder=MediaFinder(root, ""), id_of=lambda fields: "7", id_fields=("id",), keeps_nulls=True
+    )
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Root:
     folder = tmp_path_factory.mktemp("talks")
@@ -78,7 +116,7 @@ def test_the_short_way_leads_where_the_long_one_does(root: Root, options: dict[s
         return InJson("x.json", len(steps), 1)
 
     reader = RowReader(spec=SPEC, finder=MediaFinder(root, ""), **options)
-    rows = [Row(f"x.json[{number}]", fields, locate) for number, fields in enumerate(records())]
+    rows = [Row(f"x.json[{number}]", fields, locate) for number, fields in enumerate([*records(), *triplets()])]
     rows.append(Row("x.json[-]", RejectedError("malformed", "not JSON")))
     found: list[tuple[str, Counter[str]]] = []
     for row in rows:
@@ -90,13 +128,19 @@ def test_the_short_way_leads_where_the_long_one_does(root: Root, options: dict[s
 
 
 @pytest.mark.parametrize("question", ["What?", "<image>\nWhat?", "What?\n<image>"])
+def test_a_published_triplet_takes_the_short_way(root: Root, question: str) -> None:
+    items = plain(root).items(Row("x.json[0]", triplet(question, "This.", id=7, model="m", note=None)))
+    assert items is not None
+    (item,) = items
+    assert isinstance(item, RawTriplet)
+    assert (item.id, item.instruction, item.answer, item.meta) == ("7", "What?", "This.", {"model": "m"})
+
+
+@pytest.mark.parametrize("question", ["What?", "<image>\nWhat?", "What?\n<image>"])
 @pytest.mark.parametrize("names", NAMES)
-def test_what_is_published_takes_the_short_way(root: Root, question: str, names: tuple[str, ...]) -> None:
+def test_a_published_conversation_takes_the_short_way(root: Root, question: str, names: tuple[str, ...]) -> None:
     said = talk([question, "This.", "And then?", "That."], names)
-    talks = PlainConversations(
-        spec=SPEC, finder=MediaFinder(root, ""), id_of=lambda fields: "7", id_fields=("id",), keeps_nulls=True
-    )
-    items = talks.items(Row("x.json[0]", record(said, id=7, model="m")))
+    items = plain(root).items(Row("x.json[0]", record(said, id=7, model="m")))
     assert items is not None
     triplets = [item for item in items if isinstance(item, RawTriplet)]
     assert [(t.id, t.instruction, t.answer, t.meta) for t in triplets] == [
