@@ -219,7 +219,7 @@ class Row(NamedTuple):
 class Piece:
     """A part of a source that is read by itself: the files ``paths``, in their order.
 
-    A piece of a single JSON file may be only its bytes ``start`` to ``end``, after ``first`` records of an array
+    A piece of a single JSON or CSV file may be only its bytes ``start`` to ``end``, after ``first`` records of an array
     (``is_array``) or a list, or else after ``first`` lines; a piece of a parquet file, its row groups ``start`` to
     ``end``, after ``first`` rows. With ``is_entries``, it is read for the entries that records look up (see
     `mimicit.sources.format.Join`).

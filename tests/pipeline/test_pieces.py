@@ -110,6 +110,7 @@ def put_obelics(root: Path) -> None:
         put_groups(root, f"obelics/data/train-{part:05d}-of-00003.parquet", obelics_table(rows))
     put_groups(root, "obelics/images/00000.parquet", img2dataset_table([*urls[:3], urls[0], None], {2: "failed"}))
     put_groups(root, "obelics/images/00001.parquet", img2dataset_table([urls[1], urls[2]]))
+    put(root, "obelics/maps/urls.csv", "url,path\n" + "".join(f'"{url}","images\n{url}.jpg"\n' for url in urls * 9))
     put(root, "obelics/images/00000/000000000.jpg", make.picture(20))
     put(root, "obelics/images/00000.tar", tar_of({"000000001.jpg": make.picture(21), "x/000000001.jpg": b"again"}))
     put(root, "obelics/images/00001.tar", tar_of({"000000001.jpg": make.picture(22)}))
@@ -150,6 +151,19 @@ def put_tables(root: Path) -> None:
     put(root, "la/LA_instructions.json", {"meta": {}, "data": asked})
 
 
+def put_csv(root: Path) -> None:
+    put(root, "sheet/a.jpg", make.picture(60))
+    rows = [f'{n % 20},{"a" if n % 4 else "b"}.jpg,"What, is\r\n""{n}""?",É {n}' for n in range(RECORDS)]
+    rows[3], rows[7], rows[11] = '3,"a.jpg"x,?,!', ",,,", "11,a.jpg,?"
+    rows.insert(14, 'text,"a.jpg;b.jpg","<answer>\n\n",5" of "snow"')
+    rows.append(f"picture,{base64_jpeg(61)},?,{LONG}")
+    table = "\r\n".join(["id,image,question,answer", *rows])
+    put(root, "sheet/manifest.csv", "\ufeff" + table)
+    put(root, "sheet/tabs.tsv", table.replace(",", "\t").encode("utf-16"))
+    asked = "".join(f'\'{n}?;"{n}\r";\r' for n in range(RECORDS))
+    put(root, "sheet/asked.csv", f"sep=;\rquestion;answer;\r{asked}")
+
+
 def put_groups(root: Path, path: str, table: pa.Table) -> None:
     """A parquet file of row groups of two rows."""
     (root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -157,7 +171,7 @@ def put_groups(root: Path, path: str, table: pa.Table) -> None:
 
 
 def put_all(root: Path) -> None:
-    for put_one in (put_vqav2, put_coco, put_mmc4, put_obelics, put_mimicit, put_tables):
+    for put_one in (put_vqav2, put_coco, put_mmc4, put_obelics, put_mimicit, put_tables, put_csv):
         put_one(root)
 
 
@@ -245,6 +259,16 @@ def test_however_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     for path in sorted(raw.rglob("*.json")):
         path.write_bytes(SPELLINGS[spelling](json.loads(path.read_bytes())))
     check_same(raw, tmp_path / "work", monkeypatch, 600)
+
+
+def test_a_table_with_an_open_quote_fails_as_in_one_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = "".join(f"a.jpg,{n}\n" for n in range(RECORDS))
+    put(tmp_path, "raw/manifest.csv", f'image,caption\n{rows}a.jpg,"open\n{rows}')
+    put(tmp_path, "raw/a.jpg", make.picture(0))
+    whole = imported(tmp_path / "raw", tmp_path / "whole")
+    assert "manifest.csv:26: " in whole["error"]
+    cut_small(monkeypatch, 20)
+    assert imported(tmp_path / "raw", tmp_path / "pieces") == whole
 
 
 def test_a_source_that_cannot_be_read_is_left_out_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

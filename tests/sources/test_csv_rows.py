@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicit.errors import RejectedError, SourceError
-from mimicit.sources.containers.csv_rows import csv_columns, csv_rows
-from mimicit.sources.containers.unpacked import as_utf8
+from mimicit.sources.containers.csv_rows import csv_columns, csv_rows, csv_starts
+from mimicit.sources.containers.unpacked import as_utf8, open_text
 from mimicit.sources.files.root import Root
+from mimicit.sources.items import Piece, Row
 from tests.factories.sources import put
 
 
@@ -53,6 +54,37 @@ def test_every_row_that_csv_writes_is_read_back(
     assert [row for _, row in rows(folder, content)] == [
         {"id": id or None, "answer": answer or None} for id, answer in written if id or answer
     ]
+
+
+def located(row: Row) -> object:
+    """What is read of ``row``, with the places of its cells."""
+    if row.locate is None or isinstance(row.fields, RejectedError):
+        return row.place, str(row.fields)
+    return row.place, row.fields, [row.locate([name]) for name, cell in row.fields.items() if cell]
+
+
+@given(
+    st.text(st.sampled_from('a,;"\n\r\ufeffé\ud800'), max_size=40),
+    st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
+    st.integers(1, 20),
+)
+def test_a_table_in_pieces_is_the_whole(folder: Path, text: str, encoding: str, size: int) -> None:
+    put(folder, "t.csv", f"id,answer\r\n{text}".encode(encoding, "surrogatepass"))
+    root = Root(folder)
+    try:
+        whole = [located(row) for row in csv_rows(root, "t.csv")]
+    except SourceError:
+        with open_text(root, "t.csv") as file, pytest.raises(SourceError):
+            list(csv_starts(size, file, "t.csv"))
+        return
+    with open_text(root, "t.csv") as file:
+        starts = list(csv_starts(size, file, "t.csv"))
+        ends = [*(start for _, start in starts[1:]), file.seek(0, io.SEEK_END)]
+    pieces = [
+        Piece(paths=("t.csv",), start=start, end=end, first=first)
+        for (first, start), end in zip(starts, ends, strict=True)
+    ]
+    assert [located(row) for piece in pieces for row in csv_rows(root, "t.csv", piece)] == whole
 
 
 def test_what_a_spreadsheet_or_a_data_frame_adds_is_left_out(folder: Path) -> None:

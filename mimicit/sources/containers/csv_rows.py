@@ -15,14 +15,15 @@ import io
 import re
 from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import BinaryIO, Final, TextIO
 
 from mimicit.errors import RejectedError, SourceError
 from mimicit.sources.containers.unpacked import open_text
 from mimicit.sources.files.root import Root
-from mimicit.sources.items import InText, Row
+from mimicit.sources.items import InText, Piece, Row
 from mimicit.sources.records.text import is_unicode
 
 _MAX_LINE_CHARACTERS: Final = 8 << 20
@@ -33,40 +34,83 @@ _SEPARATOR_LINE: Final = re.compile(r'"?sep=([,;\t])"?\s*')
 
 @dataclass(frozen=True, slots=True)
 class _Header:
-    """The names of the columns from the ``first`` one on, and how many ``lines`` stand before the rows."""
+    """The names of the columns from the ``first`` one on; the rows begin after ``lines`` lines, at the byte ``end``."""
 
     columns: list[str]
     first: int
     delimiter: str
     lines: int
+    end: int
 
 
 def csv_columns(head: bytes) -> list[str]:
     """The names of the columns of a CSV file whose text begins with ``head``; empty if it has no usable header."""
-    return _read_header(_as_text(io.BytesIO(head))).columns
+    with _as_text(io.BytesIO(head)) as text:
+        return _read_header(text).columns
 
 
-def csv_rows(root: Root, path: str) -> Iterator[Row]:
-    """The rows of the file at ``path`` as text by column; an empty cell is None. Places are ``path:line``.
+def csv_rows(root: Root, path: str, piece: Piece | None = None) -> Iterator[Row]:
+    """The rows of the file at ``path``, or of a ``piece`` of it, as text by column; an empty cell is None.
 
-    Rows without any text are left out. `SourceError` if there is no header, a quote stays open, or a line is endless.
+    Places are ``path:line``. Rows without any text are left out. `SourceError` if there is no header, a quote stays
+    open, or a line is endless.
     """
     with open_text(root, path) as file:
-        marked = file.read(len(BOM_UTF8)) == BOM_UTF8
-        file.seek(0)
-        with _as_text(file) as text:
-            yield from _rows(_Lines(text, path, len(BOM_UTF8) if marked else 0), path)
+        header = _header_of(file, path)
+        first, start, end = header.lines, header.end, None
+        if piece is not None and piece.end is not None:
+            first, start, end = piece.first, piece.start, piece.end
+        file.seek(start)
+        with _as_text(file, "utf-8") as text:
+            yield from _rows(_Lines(text, path, first, start, end), header, path)
+
+
+def csv_starts(piece_bytes: int, file: BinaryIO, path: str) -> Iterator[tuple[int, int]]:
+    """(lines before it, byte) of the first row of each piece, of about ``piece_bytes``, of an open CSV file.
+
+    Costs a pass of the parser that reads the rows, because only that tells which line ends are inside a cell.
+    `SourceError` as `csv_rows`.
+    """
+    header = _header_of(file, path)
+    number, start = header.lines, header.end
+    offset = file.seek(start)
+    yield number, start
+
+    def lines() -> Iterator[str]:
+        nonlocal number, offset
+        while line := text.readline(_MAX_LINE_CHARACTERS + 1):
+            number, offset = number + 1, offset + len(line)
+            if len(line) > _MAX_LINE_CHARACTERS:
+                raise _endless(path, number)
+            yield line
+
+    with _as_text(file, "latin-1") as text:  # a character is a byte; all that the parser looks for is ASCII
+        reader = _reader(lines(), header)
+        while True:
+            try:
+                for _ in reader:
+                    if offset - start >= piece_bytes:
+                        start = offset
+                        yield number, start
+                return
+            except csv.Error as error:
+                if not _costs_a_row(error):
+                    raise SourceError(f"{path}:{number}: {error}") from None
 
 
 class _Lines:
-    """The lines of a table one by one; ``text`` is what was read since `begin`, at ``offset`` in the file."""
+    """The lines of a table one by one, up to the byte ``end``; ``number`` of them come before ``offset``.
 
-    def __init__(self, file: TextIO, path: str, offset: int) -> None:
+    ``text`` is what was read since `begin`, at ``offset`` in the file.
+    """
+
+    def __init__(self, file: TextIO, path: str, number: int, offset: int, end: int | None) -> None:
         self._file = file
         self._path = path
         self._next = offset
-        self._number = 0
+        self._end = end
         self._kept: list[str] = []
+        self.number = number
         self.offset = offset
 
     @property
@@ -77,37 +121,50 @@ class _Lines:
         self._kept.clear()
         self.offset = self._next
 
-    def readline(self, most: int = _MAX_LINE_CHARACTERS + 1) -> str:
-        line = self._file.readline(most)
-        self._number += bool(line)
-        self._next += len(line) if line.isascii() else len(line.encode("utf-8", "surrogateescape"))
-        self._kept.append(line)
-        return line
-
     def __iter__(self) -> Iterator[str]:
-        while line := self.readline():
+        while self._end is None or self._next < self._end:
+            line = self._file.readline(_MAX_LINE_CHARACTERS + 1)
+            if not line:
+                return
+            self.number += 1
             if len(line) > _MAX_LINE_CHARACTERS:
-                where = f"{self._path}:{self._number}"
-                raise SourceError(f"{where}: the line is longer than {_MAX_LINE_CHARACTERS} characters")
+                raise _endless(self._path, self.number)
+            self._next += _size(line)
+            self._kept.append(line)
             yield line
 
 
-def _rows(lines: _Lines, path: str) -> Iterator[Row]:
-    header = _read_header(lines)
-    if not header.columns:
-        raise SourceError(f"{path}:1: no header with distinct column names in UTF-8")
-    columns = header.columns
+def _endless(path: str, number: int) -> SourceError:
+    return SourceError(f"{path}:{number}: the line is longer than {_MAX_LINE_CHARACTERS} characters")
+
+
+def _size(text: str) -> int:
+    """The bytes that ``text`` was read from."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogateescape"))
+
+
+def _reader(lines: Iterator[str], header: _Header) -> Iterator[list[str]]:
     csv.field_size_limit(_MAX_LINE_CHARACTERS)  # a picture as text is longer than the 128 KiB that Python allows
-    reader = csv.reader(iter(lines), delimiter=header.delimiter, strict=True)
+    return csv.reader(lines, delimiter=header.delimiter, strict=True)
+
+
+def _costs_a_row(error: csv.Error) -> bool:
+    """Whether the parser goes on with the next line."""
+    return "expected after" in str(error)
+
+
+def _rows(lines: _Lines, header: _Header, path: str) -> Iterator[Row]:
+    columns = header.columns
+    reader = _reader(iter(lines), header)
     while True:
         lines.begin()
-        place = f"{path}:{reader.line_num + header.lines + 1}"
+        place = f"{path}:{lines.number + 1}"
         try:
             cells = next(reader)[header.first :]
         except StopIteration:
             return
         except csv.Error as error:
-            if "expected after" not in str(error):
+            if not _costs_a_row(error):
                 raise SourceError(f"{place}: {error}; is a quote left open?") from None
             yield Row(place, RejectedError("malformed", str(error)))
             continue
@@ -129,20 +186,36 @@ def _located(path: str, offset: int, text: str, row: Mapping[str, str | None], s
     start = text.find(cell) if cell else -1
     if cell is None or start < 0:
         raise RejectedError("unsupported_media", "a picture as text must be a cell of its own")
-    return InText(path, offset + len(text[:start].encode("utf-8", "surrogateescape")), len(cell.encode()))
+    return InText(path, offset + _size(text[:start]), len(cell.encode()))
 
 
-def _as_text(file: BinaryIO) -> TextIO:
-    """``file`` as text whose lines end as they are written."""
+@contextmanager
+def _as_text(file: BinaryIO, encoding: str = "utf-8-sig") -> Iterator[TextIO]:
+    """The open ``file`` as text whose lines end as they are written; then the file is anywhere, and still open."""
     # Bytes that are not UTF-8 become lone surrogates, so that they cost their own row and not the whole file.
-    return io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
+    text = io.TextIOWrapper(file, encoding, errors="surrogateescape", newline="")
+    try:
+        yield text
+    finally:
+        text.detach()
 
 
-def _read_header(text: TextIO | _Lines) -> _Header:
-    line = text.readline(_MAX_LINE_CHARACTERS)
+def _header_of(file: BinaryIO, path: str) -> _Header:
+    """The header of an open ``file``; `SourceError` if there is none."""
+    marked = file.read(len(BOM_UTF8)) == BOM_UTF8
+    file.seek(0)
+    with _as_text(file) as text:
+        header = _read_header(text)
+    if not header.columns:
+        raise SourceError(f"{path}:1: no header with distinct column names in UTF-8")
+    return replace(header, end=header.end + len(BOM_UTF8) * marked)
+
+
+def _read_header(text: TextIO) -> _Header:
+    before, line = "", text.readline(_MAX_LINE_CHARACTERS)
     named = _SEPARATOR_LINE.fullmatch(line)
     if named:
-        line = text.readline(_MAX_LINE_CHARACTERS)
+        before, line = line, text.readline(_MAX_LINE_CHARACTERS)
     delimiters = (named[1],) if named else _DELIMITERS
     delimiter = max(delimiters, key=lambda candidate: len(_names(line, candidate)))
     names = _names(line, delimiter)
@@ -151,7 +224,7 @@ def _read_header(text: TextIO | _Lines) -> _Header:
     first = 1 if len(names) > 1 and not names[0] else 0
     columns = names[first:]
     usable = len(set(columns)) == len(columns) <= _MAX_COLUMNS and all(columns) and is_unicode("".join(columns))
-    return _Header(columns if usable else [], first, delimiter, lines=2 if named else 1)
+    return _Header(columns if usable else [], first, delimiter, lines=2 if named else 1, end=_size(before + line))
 
 
 def _names(line: str, delimiter: str) -> list[str]:

@@ -80,8 +80,7 @@ def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
 
 
 def _pieces(spec: SourceSpec, root: Root) -> list[Piece]:
-    # CSV stays whole: whether a line end is inside a cell depends on everything before it.
-    return [piece for path in spec.files for piece in (cut_rows(root, path) or _cut_json(root, path))]
+    return [piece for path in spec.files for piece in (cut_rows(root, path) or _cut_text(root, path))]
 
 
 MANIFEST: Final = SourceFormat(
@@ -94,8 +93,8 @@ MANIFEST: Final = SourceFormat(
 )
 
 
-def _cut_json(root: Root, path: str) -> list[Piece]:
-    """The pieces of a JSON file; an object around several lists stays whole."""
+def _cut_text(root: Root, path: str) -> list[Piece]:
+    """The pieces of a JSON or CSV file; an object around several lists stays whole."""
     match _all_lists(root, path, sniff(root, path)):
         case []:
             return cut_records(root, path)
@@ -125,7 +124,7 @@ def _rows(root: Root, path: str, piece: Piece | None) -> Iterator[Row]:
     head = sniff(root, path)
     kind = head.kind
     if kind == "csv":
-        return _csv_rows(root, path)
+        return _csv_rows(root, path, piece)
     if kind == "parquet":
         return (row for _, row in table_rows(root, path, is_arrow=False, piece=piece))
     if lists := _lists(head):
@@ -200,10 +199,10 @@ def _stem(path: str) -> str:
     return path.rpartition("/")[2].partition(".")[0].lower()
 
 
-def _csv_rows(root: Root, path: str) -> Iterator[Row]:
+def _csv_rows(root: Root, path: str, piece: Piece | None) -> Iterator[Row]:
     fields: dict[str, str] = {}
     columns: dict[str, str] = {}
-    for row in csv_rows(root, path):
+    for row in csv_rows(root, path, piece):
         if isinstance(row.fields, RejectedError):
             yield row
             continue

@@ -158,7 +158,7 @@ def _read_map(spec: SourceSpec, root: Root, path: str) -> Iterator[Entry | Rejec
 def _map_rows(root: Root, path: str, piece: Piece | None) -> Iterator[Row]:
     head = kept_head(root, path)
     if head.kind == "csv":
-        yield from csv_rows(root, path)
+        yield from csv_rows(root, path, piece)
     elif head.kind != "parquet":
         yield from json_rows(root, path, piece)
     else:

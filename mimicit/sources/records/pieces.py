@@ -1,7 +1,7 @@
 """Cutting a source into pieces that are read side by side: ranges of a large file, or groups of small ones.
 
-A JSON file is passed through once to find where its records begin; as reading does, that checks the grammar between
-them, and raises `SourceError`. A source with such a fault is not cut, so that it fails as it does in one go.
+A JSON or CSV file is passed through once to find where its records begin; as reading does, that checks the grammar
+between them, and raises `SourceError`. A source with such a fault is not cut, so that it fails as it does in one go.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import BinaryIO, Final
 
 from mimicit.errors import RejectedError
+from mimicit.sources.containers.csv_rows import csv_starts
 from mimicit.sources.containers.json_cursor import JsonCursor
 from mimicit.sources.containers.json_rows import is_array, pass_elements, pass_members
 from mimicit.sources.containers.parquet import parquet_groups_of
@@ -42,15 +43,18 @@ def split_files(spec: SourceSpec, root: Root) -> list[Piece]:
 
 
 def split_json(spec: SourceSpec, root: Root) -> list[Piece]:
-    """Cut the JSON files of ``spec``, arrays and JSON Lines, into pieces of about `_PIECE_BYTES`; others stay whole."""
+    """Cut the files of ``spec``, arrays and JSON Lines, into pieces of about `_PIECE_BYTES`; others stay whole."""
     return [piece for path in spec.files for piece in cut_records(root, path)]
 
 
 def cut_records(root: Root, path: str) -> list[Piece]:
-    """The `Cut` of an array or JSON Lines."""
-    if sniff(root, path).kind not in ("array", "lines"):
-        return [whole(path)]
-    return _cut(root, path)
+    """The `Cut` of an array, JSON Lines or CSV."""
+    match sniff(root, path).kind:
+        case "array" | "lines":
+            return _cut(root, path)
+        case "csv":
+            return _cut(root, path, partial(csv_starts, _PIECE_BYTES))
+    return [whole(path)]
 
 
 def cut_lines(root: Root, path: str) -> list[Piece]:
