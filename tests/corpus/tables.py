@@ -366,7 +366,14 @@ def named_in_vain(root: Path) -> None:
     """Questions about media that are named in fields that nobody reads; others have such fields for other things."""
     put_pictures(root)
     put(root, "a.csv", f"left,question,answer\n{ONE},Q?,a\nleft.,Q?,words\n")
-    put_lines(root, "b.jsonl", [{"instruction": "Q?", "answer": "a", "image_url": "https://example.com/a"}])
+    put_lines(
+        root,
+        "b.jsonl",
+        [
+            {"instruction": "Q?", "answer": "a", "image_url": "https://example.com/a"},
+            {"instruction": "Q?", "answer": "a", "frames": [ONE, TWO]},
+        ],
+    )
     talk = [{"from": "human", "value": "Q?"}, {"from": "gpt", "value": "a"}]
     put(root, "c.json", [{"id": "a", "frame_dir": "a/b", "conversations": talk}])
     put(root, "d.json", [{"id": "b", "image_caption": "a dog", "source": "x.json", "conversations": talk}])
@@ -388,7 +395,44 @@ def around_records(root: Path) -> None:
     put(root, "no-questions.json", {"annotations": [{"image_id": 1, "question_id": 1, "answer": "net"}]})
 
 
+def lists_side_by_side(root: Path) -> None:
+    """The captions of MSR-VTT, and of COCO as Karpathy split them: lists that have the names of a record's fields."""
+    put_pictures(root)
+    clip(root / "video0.mp4", RED)
+    sentences = [{"sen_id": n, "video_id": "video0", "caption": text} for n, text in enumerate("ab")]
+    put(root, "a.json", {"videos": [{"video_id": "video0", "url": "x"}], "sentences": sentences})
+    images = [{"filename": TWO, "sentences": [{"raw": "c"}, {"raw": "d"}]}, {"filename": THREE, "sentences": []}]
+    put(root, "b.json", json.dumps({"images": images, "dataset": "coco"}, indent=1))
+
+
 CASES = [
+    Case(
+        name="lists-of-captions-and-media-side-by-side",
+        write=lists_side_by_side,
+        says=(*(Says(text, (RED,)) for text in "ab"), *(Says(text, (GREEN,)) for text in "cd")),
+        rejects={"empty_answer": 1},
+        unused=(THREE,),
+    ),
+    Case(
+        name="questions-and-answers-in-two-lists",
+        write=rows(
+            {"image": ONE, "questions": ["A?", "B?"], "answers": ["a", "b"]},
+            {"image": TWO, "questions": "['C?']", "answers": ["c"]},
+            {"image": TWO, "questions": "D?", "answers": ["no", "d", "d"]},
+            {"image": THREE, "questions": ["E?", "F?"], "answers": ["e"]},
+        ),
+        says=(
+            *(Says(text.lower(), (RED,), f"{text}?") for text in "AB"),
+            *(Says(text.lower(), (GREEN,), f"{text}?") for text in "CD"),
+        ),
+        rejects={"malformed": 1},
+        unused=(THREE,),
+    ),
+    Case(
+        name="questions-and-answers-in-a-table-by-hand",
+        write=csv(f"image,Questions,Answers\n{ONE},A?,a\n"),
+        says=(Says("a", (RED,), "A?"),),
+    ),
     Case(
         name="records-inside-an-object",
         write=around_records,
@@ -458,7 +502,7 @@ CASES = [
         name="media-in-fields-that-nobody-reads",
         write=named_in_vain,
         says=(Says("words", (), "Q?"), Says("a", (), "Q?")),
-        rejects={"missing_file": 3},
+        rejects={"missing_file": 4},
         unused=(ONE, TWO, THREE),
     ),
     Case(

@@ -144,7 +144,7 @@ def _lists(head: Head) -> list[str]:
     Empty if the object is a record itself.
     """
     names = _names(head.kind, head.fields)
-    columns = columns_of(names)
+    columns = columns_of(name for name in names if head.fields.get(f"{name}[]") != "object")
     is_record = bool(columns.media or columns.instructions or columns.captions or {"id", "document"} & set(names))
     if head.kind not in ("object", "lines") or sum(head.counts) != 1 or is_record:
         return []

@@ -46,7 +46,7 @@ _BY_ID: Final = re.compile(
 )
 _MAX_NAMES: Final = 200
 _OTHER_NAMES: Final = {
-    "instruction": ("question", "prompt", "problem", "text_input", "input"),
+    "instruction": ("question", "prompt", "problem", "text_input", "input", "questions"),
     "answer": (*ANSWERS[1:], *CAPTIONS),
     "media": (
         *(

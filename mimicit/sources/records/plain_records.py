@@ -170,11 +170,11 @@ def _turns(entries: object) -> _Said | None:
 
 
 def _turn(question: object, answer: object) -> _Said | None:
-    """A question and its answer; None if they are not plain, or the answer may list several."""
+    """A question and its answer; None if they are not plain, or may list several."""
     if not (isinstance(question, str) and isinstance(answer, str)) or not _is_plain(question + answer, len(question)):
         return None
     question, answer = question.strip(), answer.strip()
-    return ([question], [answer]) if question and answer and not answer.startswith("[") else None
+    return ([question], [answer]) if question and answer and "[" not in (question[0], answer[0]) else None
 
 
 def _is_plain(whole: str, free: int) -> bool:

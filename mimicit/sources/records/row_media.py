@@ -74,6 +74,8 @@ class MediaFinder:
         """Raise `RejectedError` if a record without media seems to name one in a ``free`` field, which is not read."""
         for column in free:
             value = fields[column]
+            if isinstance(value, list):
+                value = next(iter(value), None)
             if not isinstance(value, str) or not value or len(value) > _MAX_PATH_CHARACTERS:
                 continue
             says = bool(_MEDIUM_NAME.fullmatch(column)) and not re.search(r"\s", value)

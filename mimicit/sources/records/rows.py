@@ -52,6 +52,7 @@ from mimicit.sources.records.text import (
 
 _TEXT_OF_ENTRY: Final = ("answer", "raw", "caption", "text", "value", "sentence")
 _HISTORY: Final = "history"
+_ROUNDS: Final = ("questions", "answers")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +107,7 @@ class RowReader:
             if isinstance(row.fields, RejectedError):
                 raise row.fields
             own_id = self._id(row.fields, id)
-            found = conversation_of(row.fields) or _with_history(row.fields)
+            found = conversation_of(row.fields) or _with_history(row.fields) or _in_two_lists(row.fields)
             if found is not None:
                 yield from self._conversation(row, row.fields, *found, id=own_id)
             else:
@@ -159,7 +160,7 @@ class RowReader:
             meta=meta,
             id=id,
             place=row.place,
-            marked=key != "texts",
+            marked=key not in ("texts", _ROUNDS[0]),
             strict=self.require_placeholders,
         )
 
@@ -289,6 +290,17 @@ def _with_history(fields: Mapping[str, Any]) -> tuple[str, Conversation] | None:
     last = Turn(_question(fields, asking), fields[answering])
     used = (asking, answering, *_inputs(fields, asking))
     return _HISTORY, Conversation(turns=[*turns, last], used=used)
+
+
+def _in_two_lists(fields: Mapping[str, Any]) -> tuple[str, Conversation] | None:
+    """The conversation of a record with a list of ``questions`` and one of their ``answers``; None if it has none."""
+    questions, answers = (listed_texts(fields.get(name)) for name in _ROUNDS)
+    if not isinstance(questions, list) or first_filled(fields, columns_of(fields).instructions) != _ROUNDS[0]:
+        return None
+    if not (isinstance(answers, list) and len(answers) == len(questions) > 0):
+        raise RejectedError("malformed", "questions is a list, and answers is none of as many")
+    turns = [Turn(question, _text_of(answer)) for question, answer in zip(questions, answers, strict=True)]
+    return _ROUNDS[0], Conversation(turns=turns, used=_ROUNDS)
 
 
 def _question(fields: Mapping[str, Any], asking: str | None) -> object:
