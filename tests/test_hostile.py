@@ -26,6 +26,7 @@ from mimicit.schema import validate
 from mimicit.shards.verify import verify_folder
 from tests.factories import hostile
 from tests.factories import raw as make
+from tests.factories.engines import InProcess
 from tests.factories.media import encoded, scene, swapped_profile, vast_png, write_clip, x264
 from tools.attack_serve import jpeg_of_scans
 from tools.measured import run_measured
@@ -203,7 +204,7 @@ def test_hostile_lines_are_malformed_and_cost_only_themselves(tmp_path: Path) ->
     lay_out(tmp_path / "raw", {})
     with (tmp_path / "raw" / "manifest.jsonl").open("a") as manifest:
         manifest.writelines(line + "\n" for line in HOSTILE_LINES.values())
-    build_shards(tmp_path / "raw", tmp_path / "out", BuildConfig(), engine=LocalEngine(1))
+    build_shards(tmp_path / "raw", tmp_path / "out", BuildConfig(), engine=InProcess())
     rejects_of(tmp_path / "out")
     rejects = pq.read_table(tmp_path / "out" / "rejects.parquet").to_pylist()
     found = {reject["locator"]: reject["reason"] for reject in rejects}
@@ -232,7 +233,7 @@ def test_a_bomb_that_is_a_whole_file_is_named(tmp_path: Path, make_bomb: Any, wo
     (tmp_path / "raw" / "bomb").mkdir()
     bomb = make_bomb(tmp_path / "raw" / "bomb")
     with pytest.raises(SourceError, match=rf"{bomb.name}.*{words}"):
-        build_shards(tmp_path / "raw", tmp_path / "refused", BuildConfig(), engine=LocalEngine(1))
+        build_shards(tmp_path / "raw", tmp_path / "refused", BuildConfig(), engine=InProcess())
     assert not list((tmp_path / "refused").glob("shard-*"))
 
     measured = run_measured([sys.executable, "-c", BUILD, str(tmp_path / "raw"), str(tmp_path / "out")])
@@ -270,7 +271,7 @@ def test_a_table_whose_text_is_no_unicode_is_named(tmp_path: Path) -> None:
     fields = {"id": ["a"], "instruction": ["What?"], "answer": ["ZZZZZZ"]}
     pq.write_table(pa.table(fields), path, compression="none", use_dictionary=False)
     path.write_bytes(path.read_bytes().replace(b"ZZZZZZ", b"\xeb" * 6))
-    build_shards(tmp_path / "raw", tmp_path / "out", BuildConfig(), engine=LocalEngine(1), keep_going=True)
+    build_shards(tmp_path / "raw", tmp_path / "out", BuildConfig(), engine=InProcess(), keep_going=True)
     (reject,) = pq.read_table(tmp_path / "out" / "rejects.parquet").to_pylist()
     assert (reject["scope"], reject["reason"]) == ("source", "unreadable_source")
     assert "table/manifest.parquet" in reject["detail"] and "UTF8" in reject["detail"]

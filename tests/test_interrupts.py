@@ -14,9 +14,9 @@ import pytest
 from mimicit.errors import BuildError
 from mimicit.interrupts import ending_at_the_second, interruptible
 from mimicit.pipeline import BuildConfig, build_shards
-from mimicit.pipeline.engines.local import LocalEngine
 from mimicit.pipeline.progress import Silent
 from tests.factories import raw as make
+from tests.factories.engines import InProcess
 
 
 def interrupted_within_a_library(*_: Any) -> None:
@@ -80,7 +80,7 @@ def test_a_build_that_goes_on_and_is_interrupted_again_loses_nothing(
                 raise KeyboardInterrupt
 
     def build() -> None:
-        build_shards(raw, out, BuildConfig(), engine=LocalEngine(1), progress=Stop())
+        build_shards(raw, out, BuildConfig(), engine=InProcess(), progress=Stop())
 
     with pytest.raises(KeyboardInterrupt):
         build()

@@ -29,13 +29,6 @@ def descendants(pid: int) -> dict[int, int]:
     return found
 
 
-def local_workers() -> list[int]:
-    """The processes of a `LocalEngine`'s pool, if there are two: they are children of the server that forks them."""
-    ours = descendants(os.getpid())
-    workers = [pid for pid, parent in ours.items() if ours.get(parent) == os.getpid()]
-    return workers if len(workers) >= 2 else []
-
-
 def ray_workers() -> list[int]:
     """The processes of our Ray cluster that run a task of a stage right now."""
     found = []

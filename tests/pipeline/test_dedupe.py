@@ -152,7 +152,7 @@ def test_eight_contexts_of_pictures_of_usual_size_take_a_quarter_at_most(tmp_pat
     size = {}
     for dedupe in (False, True):
         out = tmp_path / f"dedupe-{dedupe}"
-        build_shards(folder, out, replace(config, dedupe=dedupe), engine=LocalEngine(2))
+        build_shards(folder, out, replace(config, dedupe=dedupe), engine=InProcess())
         size[dedupe] = read_manifest(out)["totals"]["bytes"]
     print(f"inline {size[False]:,} bytes, dedupe {size[True]:,}: {size[False] / size[True]:.1f} times smaller")  # noqa: T201
     assert size[True] <= size[False] / 4

@@ -17,7 +17,7 @@ from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.pipeline.engines.local import LocalEngine, WorkerDiedError
 from mimicit.pipeline.progress import Silent
 from tests.factories import raw as make
-from tests.factories.processes import killing, local_workers
+from tests.factories.engines import InProcess
 from tests.factories.tasks import KILLED_IN_EACH, STAGES, Killing, Witness, die_if_odd, die_once, refuse, square
 
 CONFIG = BuildConfig(shard_bytes=32 * 1024)
@@ -73,20 +73,9 @@ def test_a_task_that_always_kills_is_given_up_by_name(engine: LocalEngine) -> No
         run(engine, die_if_odd, [1])
 
 
-def test_killed_workers_change_no_byte_of_a_build(tmp_path: Path) -> None:
-    raw = tmp_path / "raw"
-    make.make_raw(raw)
-    make.add_manifest(raw, "more", pictures=600, questions=1)
-    build_shards(raw, tmp_path / "whole", CONFIG, engine=LocalEngine(2))
-    with killing(local_workers, times=3) as killed:
-        build_shards(raw, tmp_path / "out", CONFIG, engine=LocalEngine(2))
-    assert len(killed) == 3
-    assert make.hashes(tmp_path / "out") == make.hashes(tmp_path / "whole")
-
-
 def test_a_worker_killed_in_each_stage_changes_no_byte(tmp_path: Path) -> None:
     raw = make.make_raw(tmp_path / "raw")
-    build_shards(raw, tmp_path / "whole", CONFIG, engine=LocalEngine(2))
+    build_shards(raw, tmp_path / "whole", CONFIG, engine=InProcess())
     engine = Killing(LocalEngine(2), tmp_path / "killed")
     build_shards(raw, tmp_path / "out", CONFIG, engine=engine)
     assert engine.killed >= KILLED_IN_EACH

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import orjson
@@ -17,6 +18,7 @@ from mimicit.pipeline.engines.scheduler import Share, WaitingStage, config_from_
 from mimicit.pipeline.engines.tasks import build_share, publish_tasks
 from mimicit.pipeline.progress import Silent
 from mimicit.pipeline.run import BuildResult, ExecutionOptions, run_build
+from mimicit.pipeline.stages import resolve
 from mimicit.pipeline.stages.filters import FilterConfig
 from tests.factories import raw as make
 from tests.factories.engines import InProcess
@@ -26,12 +28,20 @@ CONFIG = BuildConfig(shard_bytes=32 * 1024)
 COUNT = 3
 
 
+@pytest.fixture(autouse=True, scope="module")
+def small_units() -> Iterator[None]:
+    """Several units of encoding, from few pictures."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resolve, "_LEAST_IN_UNIT", 16)
+        yield
+
+
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Some broken media among them, and enough for several units of encoding."""
+    """Some broken media among them."""
     folder = make.make_raw(tmp_path_factory.mktemp("raw"))
-    make.add_manifest(folder, "more", pictures=400, questions=1)
-    for number in range(0, 400, 40):
+    make.add_manifest(folder, "more", pictures=60, questions=1)
+    for number in range(0, 60, 20):
         (folder / "more" / "images" / f"{number}.jpg").write_bytes(b"no picture")
     return folder
 
@@ -170,7 +180,10 @@ def test_options_come_back_from_json() -> None:
 
 
 @pytest.mark.slow
-def test_the_commands_say_what_comes_next(raw: Path, tmp_path: Path) -> None:
+def test_the_commands_say_what_comes_next(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    make.add_manifest(raw, pictures=300, questions=1)
+
     def mimicit(*arguments: str, code: int = 0) -> str:
         command = [sys.executable, "-m", "mimicit", *arguments]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

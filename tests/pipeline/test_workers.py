@@ -23,6 +23,7 @@ from mimicit.pipeline.engines.local import LocalEngine
 from mimicit.pipeline.progress import Silent
 from tests.factories import hostile
 from tests.factories import raw as make
+from tests.factories.engines import InProcess
 from tests.factories.processes import descendants
 
 _KILLS = 6
@@ -59,7 +60,7 @@ def check_rounds(tmp_path: Path, pictures: int, rounds: int, longest_s: float) -
     raw = tmp_path / "raw"
     make.add_manifest(raw, pictures=pictures, questions=1)
     make.add_llava(raw)
-    build_shards(raw, tmp_path / "whole", CONFIG, engine=LocalEngine(2))
+    build_shards(raw, tmp_path / "whole", CONFIG, engine=InProcess())
     truth = make.hashes(tmp_path / "whole")
     kills = 0
     for number in range(rounds):
@@ -111,7 +112,7 @@ class Stop(Silent):
 def stopped(raw: Path, out: Path, stage: str) -> list[Path]:
     """A build that was interrupted there; its blobs."""
     with pytest.raises(KeyboardInterrupt):
-        build_shards(raw, out, CONFIG, engine=LocalEngine(1), progress=Stop(stage))
+        build_shards(raw, out, CONFIG, engine=InProcess(), progress=Stop(stage))
     return sorted((out / ".mimicit-work" / "media").glob("*.bin"))
 
 
@@ -121,12 +122,21 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
+@pytest.fixture(scope="module")
+def twenty(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """A raw folder of twenty pictures, and the files that it is built into."""
+    folder = tmp_path_factory.mktemp("twenty")
+    make.add_manifest(folder / "raw", pictures=20, questions=1)
+    build_shards(folder / "raw", folder / "whole", CONFIG, engine=InProcess())
+    return folder / "raw", make.hashes(folder / "whole")
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("fault", ["cut", "missing", "flipped"])
-def test_a_damaged_blob_of_a_killed_build_is_made_again(tmp_path: Path, fault: str, overwrite: bool) -> None:
-    raw, out = tmp_path / "raw", tmp_path / "out"
-    make.add_manifest(raw, pictures=20, questions=1)
-    build_shards(raw, tmp_path / "whole", CONFIG, engine=LocalEngine(1))
+def test_a_damaged_blob_of_a_killed_build_is_made_again(
+    twenty: tuple[Path, dict[str, str]], tmp_path: Path, fault: str, overwrite: bool
+) -> None:
+    (raw, whole), out = twenty, tmp_path / "out"
     blob = stopped(raw, out, "pack")[0]
     if fault == "cut":
         os.truncate(blob, blob.stat().st_size // 2)
@@ -134,13 +144,14 @@ def test_a_damaged_blob_of_a_killed_build_is_made_again(tmp_path: Path, fault: s
         blob.unlink()
     else:
         flip(blob)
-    build_shards(raw, out, CONFIG, engine=LocalEngine(1), overwrite=overwrite)
-    assert make.hashes(out) == make.hashes(tmp_path / "whole")
+    build_shards(raw, out, CONFIG, engine=InProcess(), overwrite=overwrite)
+    assert make.hashes(out) == whole
 
 
-def test_a_bit_that_flips_while_a_build_runs_reaches_no_shard(tmp_path: Path) -> None:
-    raw, out = tmp_path / "raw", tmp_path / "out"
-    make.add_manifest(raw, pictures=20, questions=1)
+def test_a_bit_that_flips_while_a_build_runs_reaches_no_shard(
+    twenty: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    (raw, whole), out = twenty, tmp_path / "out"
 
     class Flip(Silent):
         def update(self, stage: str, done: int, total: int | None) -> None:
@@ -148,10 +159,9 @@ def test_a_bit_that_flips_while_a_build_runs_reaches_no_shard(tmp_path: Path) ->
                 flip(next((out / ".mimicit-work" / "media").glob("*.bin")))
 
     with pytest.raises(BuildError, match=r"\.bin: damaged"):
-        build_shards(raw, out, CONFIG, engine=LocalEngine(1), progress=Flip())
-    build_shards(raw, out, CONFIG, engine=LocalEngine(1))
-    build_shards(raw, tmp_path / "whole", CONFIG, engine=LocalEngine(1))
-    assert make.hashes(out) == make.hashes(tmp_path / "whole")
+        build_shards(raw, out, CONFIG, engine=InProcess(), progress=Flip())
+    build_shards(raw, out, CONFIG, engine=InProcess())
+    assert make.hashes(out) == whole
 
 
 @pytest.mark.parametrize("content", [b"", b'{"config": ', b"[]", b'{"config": 1, "input": "", "mimicit_version": ""}'])
@@ -161,8 +171,8 @@ def test_a_damaged_state_is_named(tmp_path: Path, content: bytes) -> None:
     stopped(raw, out, "encode")
     (out / ".mimicit-work" / "build.json").write_bytes(content)
     with pytest.raises(BuildError, match=r"build\.json: is damaged .*--overwrite"):
-        build_shards(raw, out, CONFIG, engine=LocalEngine(1))
-    build_shards(raw, out, CONFIG, engine=LocalEngine(1), overwrite=True)
+        build_shards(raw, out, CONFIG, engine=InProcess())
+    build_shards(raw, out, CONFIG, engine=InProcess(), overwrite=True)
 
 
 def test_what_an_earlier_version_left_is_not_used(tmp_path: Path) -> None:
@@ -171,7 +181,7 @@ def test_what_an_earlier_version_left_is_not_used(tmp_path: Path) -> None:
     stopped(raw, out, "pack")
     (out / ".mimicit-work" / "catalog.sqlite").touch()
     (out / ".mimicit-work" / "samples" / "00000000.arrow").write_bytes(b"something else")
-    build_shards(raw, out, CONFIG, engine=LocalEngine(1))
+    build_shards(raw, out, CONFIG, engine=InProcess())
     assert (out / "manifest.json").exists()
 
 
@@ -216,6 +226,6 @@ def test_rejects_of_a_folder_are_what_they_were(tmp_path: Path) -> None:
     raw, out = tmp_path / "raw", tmp_path / "out"
     make.add_manifest(raw, pictures=3, questions=1)
     (raw / "own" / "images" / "1.jpg").write_bytes(b"no picture")
-    build_shards(raw, out, CONFIG, engine=LocalEngine(1))
-    assert build_shards(raw, out, CONFIG, engine=LocalEngine(1), retry_rejects=True).was_finished
+    build_shards(raw, out, CONFIG, engine=InProcess())
+    assert build_shards(raw, out, CONFIG, engine=InProcess(), retry_rejects=True).was_finished
     assert pq.read_table(out / "rejects.parquet").column("reason").to_pylist()[:1] == ["unsupported_media"]
