@@ -450,6 +450,17 @@ CASES = [
         says=(Says("two", (RED, GREEN), "Q?"), Says("one", (BLUE,), "Q?")),
     ),
     Case(
+        name="lists-as-texts-in-lines",
+        write=rows(
+            {"image": f'["{ONE}", "{TWO}"]', "question": "Q?", "answer": "two"},
+            {
+                "image": f"['{THREE}']",
+                "conversations": [{"from": "human", "value": "<image>Q?"}, {"from": "gpt", "value": "one"}],
+            },
+        ),
+        says=(Says("two", (RED, GREEN), "Q?"), Says("one", (BLUE,), "Q?")),
+    ),
+    Case(
         name="inputs-and-outputs",
         write=rows(
             {"instruction": "Answer.", "inputs": "Q?", "outputs": "a", "image_base64_str": [base64_of(RED)]},

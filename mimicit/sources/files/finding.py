@@ -8,7 +8,7 @@
 6. the longest end of the path with which the path of exactly one file ends: whole steps, at least the whole name. So
    absolute paths of other machines, prefixes of published sets and pictures in another folder are found. If there is a
    folder of media that fits the written path better, however, the picture is missing from that folder;
-7. a clip under another extension, by the same steps.
+7. a clip under another extension, and a name without one with that of any picture or clip, by the same steps.
 
 If several files fit a step equally well, the record is rejected and two of them are named: no picture is ever guessed.
 Paths may be those of Windows, or ``file://`` addresses, and may be percent-encoded. What a URL names is never fetched;
@@ -27,12 +27,13 @@ from mimicit.records import MediaKind
 from mimicit.sources.files.media_names import DEFAULT_RATE, clip_times, frame_rate, named_kind
 from mimicit.sources.files.paths import is_absolute
 from mimicit.sources.files.root import Root
-from mimicit.sources.files.search import Search, Way, parsed
+from mimicit.sources.files.search import Search, Way, WrittenPath, parsed
 from mimicit.sources.items import InFile, MediaRef
 from mimicit.sources.records.text import shown
 
 CLIP_EXTENSIONS: Final = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv", ".ts")
 PICTURE_EXTENSIONS: Final = (".jpg", ".png", ".webp", ".jpeg")
+ANY_EXTENSION: Final = (*PICTURE_EXTENSIONS, ".gif", *CLIP_EXTENSIONS)
 _LONGEST_PLAIN: Final = 1024
 _PLAIN: Final = re.compile(r"(?:[A-Za-z0-9_-][A-Za-z0-9_.-]*+/)*+[A-Za-z0-9_-][A-Za-z0-9_.-]*+")
 """A relative path that is spelled in one way only."""
@@ -117,14 +118,19 @@ def _looked_up(
         found = search.find_frames(written, frames_per_second)
     found = found or search.find_by_end(written)
     if found is None and not extensions and "video" in (kind, named_kind(called[0])):
-        other = Search(root, beside, CLIP_EXTENSIONS, replaced=True, must_agree=must_agree)
-        another = other.find_in_places(written) or other.find_by_end(written)
-        found = another and ("extension", another[1])
+        found = _with_extension(Search(root, beside, CLIP_EXTENSIONS, replaced=True, must_agree=must_agree), written)
         if found is None and frames_per_second is not None:
             found = search.find_frames([parsed(_stem(name), beside) for name in called], frames_per_second)
+    elif found is None and not extensions and named_kind(called[0]) is None:
+        found = _with_extension(Search(root, beside, ANY_EXTENSION, must_agree=must_agree), written)
     if found is None:
         raise search.fault(first)
     return found
+
+
+def _with_extension(search: Search, written: Sequence[WrittenPath]) -> tuple[Way, str] | None:
+    found = search.find_in_places(written) or search.find_by_end(written)
+    return found and ("extension", found[1])
 
 
 def _first_of_places(root: Root, name: str, beside: str, hints: Sequence[str]) -> str | None:

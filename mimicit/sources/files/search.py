@@ -28,6 +28,7 @@ _IN_MANY_SETS: Final = (*_SPLITS, "data", "media", "img", "imgs", "pics", "pictu
 _MATCHES: Final = 2  # that are named if several fit
 _Found = TypeVar("_Found", str, MediaRef)
 _DRIVE: Final = re.compile(r"[A-Za-z]:")
+_BETWEEN: Final = re.compile(r"\s*[,;|]\s*|\s+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,14 @@ class Search:
         return None
 
     def find_by_end(self, written: Sequence[WrittenPath]) -> tuple[Way, str] | None:
-        """The file whose path has the longest end in common with what is ``written``."""
+        """The file whose path has the longest end in common with what is ``written``.
+
+        `RejectedError` ``malformed`` for a list of paths in one text: its end is that of the last one alone.
+        """
+        for one in written:
+            named = _BETWEEN.split(one.says.strip())
+            if len(named) > 1 and all(map(named_kind, named)):
+                raise RejectedError("malformed", f"{one.says[:200]!r} names {len(named)} files; write a list of paths")
         ended = (self._by_end(one) for one in written if not one.escapes)
         return self._chosen((one for one in ended if one is not None), written)
 

@@ -81,7 +81,7 @@ class PlainRecords:
         if shape is None or said is None:
             return None
         value = fields[shape.medium] if shape.medium else None
-        if value is not None and not isinstance(value, str):
+        if value is not None and (not isinstance(value, str) or value.startswith("[")):
             return None
         questions, answers = said
         is_shown = value is not None and value != ""

@@ -10,14 +10,14 @@ from typing import Any, Final
 from mimicit.errors import RejectedError
 from mimicit.records import MediaKind
 from mimicit.sources.containers.base64_text import looks_like_base64
-from mimicit.sources.files.finding import CLIP_EXTENSIONS, PICTURE_EXTENSIONS, media_ref, media_refs
+from mimicit.sources.files.finding import ANY_EXTENSION, CLIP_EXTENSIONS, PICTURE_EXTENSIONS, media_ref, media_refs
 from mimicit.sources.files.media_names import named_kind
 from mimicit.sources.files.root import Root
 from mimicit.sources.items import MediaRef, Row
+from mimicit.sources.records.choices import listed_texts
 from mimicit.sources.records.column_names import Columns, columns_of
 from mimicit.sources.records.text import checked_id
 
-_ANY_EXTENSION: Final = (*PICTURE_EXTENSIONS, ".gif", *CLIP_EXTENSIONS)
 _MEDIUM_NAME: Final = re.compile(
     r"(?:image|img|picture|pic|photo|figure|screenshot|video|vid|clip|gif|frame)s?_?"
     r"(?:(?:file_?)?(?:name|path|key|id|idx|ur[il]|link|src|source|dir|folder|location)s?)?",
@@ -39,7 +39,7 @@ class MediaFinder:
     def of_row(self, row: Row, fields: dict[str, Any], columns: Columns) -> Iterator[MediaRef]:
         """The media in the media fields of ``row``, in their order; raises `RejectedError`."""
         for column, kind in columns.media:
-            value = fields[column]
+            value = listed_texts(fields[column])
             for number, entry in enumerate(value) if isinstance(value, list) else [(None, value)]:
                 if column in columns.by_id and not isinstance(entry, dict) and entry is not None and entry != "":
                     yield self._called(entry, kind, column)
@@ -57,7 +57,7 @@ class MediaFinder:
             names = [name, *([coco] if coco != name else []), f"COCO_train2014_{coco}", f"COCO_val2014_{coco}"]
         elif named_kind(name) is None and kind == "video":
             names = [name, f"v_{name}", *([f"video{name}"] if name.isdecimal() else [])]
-        extensions = {"image": PICTURE_EXTENSIONS, "video": CLIP_EXTENSIONS}.get(kind or "", _ANY_EXTENSION)
+        extensions = {"image": PICTURE_EXTENSIONS, "video": CLIP_EXTENSIONS}.get(kind or "", ANY_EXTENSION)
         try:
             return media_ref(
                 self.root,
