@@ -102,6 +102,36 @@ def test_two_media_of_one_stem_both_get_the_caption(tmp_path: Path) -> None:
     assert [triplet.id for triplet in triplets_of(items_of(tmp_path))] == ["cat.jpg", "cat.mp4"]
 
 
+def test_a_sidecar_may_have_the_whole_name_of_its_medium(tmp_path: Path) -> None:
+    for name in ("cat.jpg", "cat.png", "dog.jpg", "dog.png", "fox.jpg", "run.mp4"):
+        put(tmp_path, name, jpeg())
+    for name in ("cat.jpg.txt", "cat.png.txt", "dog.jpg.txt", "dog.txt", "fox.txt"):
+        put(tmp_path, name, name)
+    put(tmp_path, "fox.jpg.json", {"licence": "CC0"})
+    put(tmp_path, "run.mp4.json", {"instruction": "What?", "answer": "run.mp4.json"})
+    triplets = triplets_of(items_of(tmp_path))
+    assert {triplet.id: triplet.answer for triplet in triplets} == {
+        "cat.jpg": "cat.jpg.txt",
+        "cat.png": "cat.png.txt",
+        "dog.jpg": "dog.jpg.txt",
+        "dog.png": "dog.txt",
+        "fox.jpg": "fox.txt",
+        "run.mp4": "run.mp4.json",
+    }
+    assert [triplet.meta for triplet in triplets if triplet.id == "fox.jpg"] == [{"licence": "CC0"}]
+
+
+def test_two_texts_beside_a_picture_are_two_captions(tmp_path: Path) -> None:
+    put(tmp_path, "cat.jpg", jpeg())
+    for name in ("cat.TXT", "cat.txt"):
+        put(tmp_path, name, name)
+    captions = [(triplet.id, triplet.answer) for triplet in triplets_of(items_of(tmp_path))]
+    assert captions == [
+        ("cat.jpg", "cat.TXT"),
+        ("cat.jpg", "cat.txt"),
+    ]  # a build keeps the first, and rejects the other
+
+
 def test_one_source_for_each_folder_at_the_top(tmp_path: Path) -> None:
     for folder in ("", "b/", "a/x/", "a/y/z/"):
         put(tmp_path, f"{folder}cat.jpg", jpeg())

@@ -1,4 +1,5 @@
-"""A folder of pictures or clips, each with a sidecar of the same stem: ``cat.jpg`` with ``cat.txt`` or ``cat.json``.
+"""A folder of pictures or clips, each with a sidecar of the same stem: ``cat.jpg`` with ``cat.txt`` or ``cat.json``
+(also ``cat.jpg.txt`` or ``cat.jpg.json``).
 
 - ``.txt`` is the caption or answer; its instruction comes from a fixed pool, picked by a hash of the id.
 - ``.json`` is one object or a list of objects with ``answer`` and optionally ``id``, ``instruction``,
@@ -17,7 +18,8 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from mimicit.errors import RejectedError
@@ -111,17 +113,17 @@ def _triplets(spec: SourceSpec, root: Root, medium: MediaRef, sidecars: Iterable
     """The triplets about ``medium``: at least one triplet or reject for each sidecar, unless it only gives the meta."""
     reader = RowReader(spec=spec, finder=MediaFinder(root, folder_of(medium.origin)), own_media=True)
     path, media = medium.origin, (medium,)
-    caption_path = next((sidecar for sidecar in sidecars if sidecar.lower().endswith(".txt")), None)
+    captions = [sidecar for sidecar in sidecars if sidecar.lower().endswith(".txt")]
     description: dict[str, Any] = {}
     for sidecar in sidecars:
-        if sidecar == caption_path:
+        if sidecar in captions:
             continue
         try:
             rows = _json_sidecar(root, sidecar)
         except RejectedError as error:
             yield spec.reject(error.reason, place=sidecar, id=path, detail=error.detail)
             continue
-        if caption_path and isinstance(rows, dict) and not describes_itself(rows):
+        if captions and isinstance(rows, dict) and not describes_itself(rows):
             description = rows
             continue
         several = isinstance(rows, list)
@@ -129,13 +131,13 @@ def _triplets(spec: SourceSpec, root: Root, medium: MediaRef, sidecars: Iterable
             place, id = (f"{sidecar}[{index}]", f"{path}#{index}") if several else (sidecar, path)
             fields = row if isinstance(row, dict) else RejectedError("malformed", _NO_SIDECAR)
             yield from reader.items_of(Row(place, fields, None, media), id=id)
-    if caption_path:
+    for sidecar in captions:
         try:
-            row = {"caption": _caption(root, caption_path), "meta": description or None}
+            row = {"caption": _caption(root, sidecar), "meta": description or None}
         except RejectedError as error:
-            yield spec.reject(error.reason, place=caption_path, id=path, detail=error.detail)
+            yield spec.reject(error.reason, place=sidecar, id=path, detail=error.detail)
         else:
-            yield from reader.items_of(Row(caption_path, row, None, media), id=path)
+            yield from reader.items_of(Row(sidecar, row, None, media), id=path)
 
 
 def _caption(root: Root, path: str) -> str:
@@ -165,16 +167,29 @@ _Stems = dict[str, tuple[list[str], list[str]]]
 """(media, sidecars) of each stem of one folder; a stem goes up to the last dot of a name."""
 
 
-def _by_folder(paths: Iterable[str]) -> dict[str, _Stems]:
-    """The media and the possible sidecars, sorted, by folder and stem."""
+def _by_folder(paths: Collection[str]) -> dict[str, _Stems]:
+    """The media and the possible sidecars, sorted, by folder and stem.
+
+    A sidecar whose stem is the whole name of a medium (``cat.jpg.txt``) belongs to that; if several media share the
+    stem ``cat``, to that alone, which then has the stem ``cat.jpg``.
+    """
+    media = {path for path in paths if named_kind(path) is not None}
+    sidecars = {path for path in paths if path not in media and path.lower().endswith((".txt", ".json"))}
+    named = {_stem(path) for path in sidecars} & media
+    count = Counter(map(_stem, media))
     folders: dict[str, _Stems] = {}
-    for path in sorted(paths):
-        is_medium = named_kind(path) is not None
-        if is_medium or path.lower().endswith((".txt", ".json")):
-            stem = path.rpartition("/")[2].rpartition(".")[0]
-            media, sidecars = folders.setdefault(folder_of(path), {}).setdefault(stem, ([], []))
-            (media if is_medium else sidecars).append(path)
+    for path in sorted(media | sidecars):
+        stem = path if path in media else _stem(path)
+        if stem in media and not (stem in named and count[_stem(stem)] > 1):
+            stem = _stem(stem)
+        pair = folders.setdefault(folder_of(path), {}).setdefault(stem.rpartition("/")[2], ([], []))
+        pair[0 if path in media else 1].append(path)
     return folders
+
+
+def _stem(path: str) -> str:
+    """``path`` without what follows the last dot of its name."""
+    return path[: path.rfind(".")]
 
 
 def _frame_folders(folders: Mapping[str, _Stems]) -> dict[str, tuple[list[str], list[str]]]:
