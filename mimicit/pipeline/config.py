@@ -107,8 +107,9 @@ class BuildConfig:
         """The options as a JSON object, as the manifest stores them."""
         value = asdict(self)
         for source in value["sources"]:
-            if source["context_from"] is None:  # older folders lack this field
-                del source["context_from"]
+            for name in ("context_from", "media_root"):  # older folders lack these fields
+                if not source[name]:
+                    del source[name]
         return value
 
     def fingerprint(self) -> str:
@@ -132,6 +133,7 @@ class SourceOptions:
     weight: float = option(1.0, "Share of its queries to draw; the others are context only.", above=0, most=1)
     filters: FilterConfig | None = same_option(BuildConfig, "filters")
     options: FormatOptions = option({}, "Options of its format, which win over those of the build.")
+    media_root: Mapping[str, str] = option({}, "As for all sources, but for paths in this one; wins over those.")
 
     def __post_init__(self) -> None:
         check(self, f"source {self.path!r}")

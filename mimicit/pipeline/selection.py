@@ -99,7 +99,8 @@ def _with_options(config: BuildConfig, spec: SourceSpec, entry: SourceOptions | 
         own = checked_options(spec.format, given)
     except UsageError as error:
         raise UsageError(f"source {spec.files[0]!r}: {error}") from None
-    return replace(spec, options={**config.options.get(spec.format, {}), **own})
+    media_roots = {**spec.media_roots, **(entry.media_root if entry else {})}
+    return replace(spec, options={**config.options.get(spec.format, {}), **own}, media_roots=media_roots)
 
 
 def _files(specs: Iterable[SourceSpec]) -> set[str]:

@@ -24,7 +24,8 @@ class SourceSpec:
     several of the same files. ``limit`` is the largest number of queries that the publisher would draw. ``options``
     are the options of the format that the user has set (see `SourceFormat`). ``beside`` are files that only describe
     the others, such as the statistics of a download: they are neither read nor reported as unused; nor is what lies in
-    the folder ``made_from`` (ends with ``/``), from which this source was written. With a ``piece``, read only that.
+    the folder ``made_from`` (ends with ``/``), from which this source was written. ``media_roots`` are those of this
+    source alone (see `Root`). With a ``piece``, read only that.
     """
 
     name: str
@@ -36,6 +37,7 @@ class SourceSpec:
     options: Mapping[str, OptionValue] = field(default_factory=dict)
     beside: tuple[str, ...] = ()
     made_from: str = ""
+    media_roots: Mapping[str, str] = field(default_factory=dict)
     piece: Piece | None = None
 
     @property

@@ -95,6 +95,24 @@ def mmc4_tars(root: Path) -> None:
     place.unlink()
 
 
+def internvl(root: Path) -> None:
+    """Two sets whose pictures have the same names, with the paths of another machine, and one that is not here."""
+
+    def record(image: str, answer: str) -> dict[str, Any]:
+        talk = [{"from": "human", "value": "<image>\nQ?"}, {"from": "gpt", "value": answer}]
+        return {"id": 0, "image": image, "conversations": talk}
+
+    put_lines(root, "opensource/a.jsonl", [record("1.png", "red"), record("2.png", "missing")])
+    put_lines(root, "opensource/b.jsonl", [record("1.png", "green"), record("2.png", "blue")])
+    for path, colour in (("data/a/1.png", RED), ("data/b/1.png", GREEN), ("data/b/2.png", BLUE)):
+        put(root, path, picture(colour))
+    sets = {
+        name: {"root": f"/mnt/x/data/{name}/", "annotation": f"/mnt/x/opensource/{name}.jsonl", "repeat_time": 1}
+        for name in "abc"
+    }
+    put(root, "shell/meta.json", sets)
+
+
 BBT = "s04e13_seg01_clip_00"
 CASES: list[Case] = [
     first_spelled_case("picture-as-data-url", f"data:image/png;base64,{text_of(RED)}"),
@@ -103,6 +121,12 @@ CASES: list[Case] = [
     first_spelled_case("picture-in-a-list", [f"data:image/png;base64,{text_of(RED)}"]),
     first_spelled_case("picture-that-is-null", None, is_lost=True),
     first_spelled_case("picture-that-is-empty", "", is_lost=True),
+    Case(
+        name="internvl-list-of-sets",
+        write=internvl,
+        says=(Says("red", (RED,), "Q?"), Says("green", (GREEN,), "Q?"), Says("blue", (BLUE,), "Q?")),
+        rejects={"missing_file": 1},
+    ),
     tv_case("doubled-with-a-show", f"{BBT}_bbt_{BBT}", f"bbt_{BBT}"),
     tv_case("doubled-without-a-show", f"{BBT}_bbt_{BBT}", BBT),
     tv_case("with-a-show", f"bbt_{BBT}", f"{BBT}_bbt_{BBT}"),

@@ -216,6 +216,24 @@ def test_media_roots_map_the_beginnings_of_paths(place: Path) -> None:
     assert manifest["sources"][0]["rejected"] == {"ambiguous_path": 1}
 
 
+def test_each_source_may_have_media_roots_of_its_own(place: Path) -> None:
+    """They win over those of the build; what is not in the folder that a path is mapped to is no picture elsewhere."""
+    for name, colour in (("one", RED), ("two", GREEN)):
+        put(place, f"set/{name}.json", [talk("x/1.png", name), talk(f"x/{name}.png", f"missing {name}")])
+        put(place, f"set/pictures/{name}/1.png", picture(colour))
+        put(place, f"set/others/{name}.png", picture(BLUE))
+    sources = (
+        '[[source]]\npath = "one.json"\n',
+        '[[source]]\npath = "two.json"\nmedia_root = { x = "pictures/two" }\n',
+    )
+    put(place, "conf.toml", '[media_root]\nx = "pictures/one"\n' + "".join(sources))
+    code, output = run(place / "set", place / "out", "--config", place / "conf.toml")
+    assert (code, shown(place / "out")) == (0, {"one": RED, "two": GREEN}), output
+    manifest = json.loads((place / "out" / "manifest.json").read_text())
+    assert [source["rejected"] for source in manifest["sources"]] == [{"missing_file": 1}] * 2
+    assert [source.get("media_root") for source in manifest["config"]["sources"]] == [None, {"x": "pictures/two"}]
+
+
 def test_the_file_with_the_options_may_have_them_too(place: Path) -> None:
     text = f'follow_links = true\nallow_root = ["{place}/coco"]\n[media_root]\n"train" = "coco/train2017"\n'
     put(place, "raw/llava.json", [talk("train/1.png", "red")])

@@ -103,7 +103,7 @@ def import_sources(
     tables = _entry_tables(work, pieces)
     tasks = [
         _Task(
-            root=root,
+            root=root.with_media_roots(specs[source].media_roots),
             work=work,
             number=number,
             source=source,

@@ -113,6 +113,15 @@ class Root:
         root._scanned, root._inputs, root._known = scanned, set(), {}
         return root
 
+    def with_media_roots(self, roots: Mapping[str, str]) -> Root:
+        """The same root with these ``media_roots`` too, which win; `UsageError` as the constructor."""
+        if not roots:
+            return self
+        root = copy.copy(self)
+        root.media_roots = {**self.media_roots, **{old: self._media_root(old, new) for old, new in roots.items()}}
+        root.found, root._inputs, root._known = Counter(), set(), {}
+        return root
+
     @property
     def is_scanned(self) -> bool:
         """Whether its files are those of a scan (see `compared`), so that what was found once stays found."""

@@ -228,11 +228,15 @@ class Search:
     def _folders(self, found: str, written: WrittenPath) -> Iterator[tuple[list[str], bool]]:
         """(steps, whether these are the whole path) of the folders that would fit ``written`` better.
 
-        Next to the record: the folder that the path names, or for a bare name the usual ones, if ``found`` lies in the
-        folder of another set. Anywhere: a folder with one more step in common with the path than the folder of
-        ``found``. If that step alone is a name that many sets use (``train``), a second one is asked for, or that the
-        folder lies in one that holds ``found``; if it is a usual name (``images``), there is none.
+        That to which a media root maps the path. Next to the record: the folder that the path names, or for a bare name
+        the usual ones, if ``found`` lies in the folder of another set. Anywhere: a folder with one more step in common
+        with the path than the folder of ``found``. If that step alone is a name that many sets use (``train``), a
+        second one is asked for, or that the folder lies in one that holds ``found``; if it is a usual name
+        (``images``), there is none.
         """
+        for path in _mapped(self._root, written.says):
+            if folder := folder_of(posixpath.normpath(path)):
+                yield folder.split("/"), True
         is_elsewhere = not found.startswith(f"{self._beside}/" if self._beside else "")
         for path in written.relative:
             folder = folder_of(path)
