@@ -109,7 +109,7 @@ def write_mimicit_parquet(folder: Path, size: int) -> int:
 
 
 def write_llava(folder: Path, size: int) -> int:
-    """A LLaVA array of long talks about a thousand pictures; returns the number of talks."""
+    """A LLaVA array of long talks about a thousand pictures; returns the number of triplets."""
     (folder / "images").mkdir()
     pictures = _pictures(comment_bytes=1000)  # small: a picture stands in every sample that asks about it
     for number in range(1000):
@@ -128,7 +128,7 @@ def write_llava(folder: Path, size: int) -> int:
             file.write(("," if count else "") + json.dumps(row))
             count += 1
         file.write("]")
-    return count
+    return 4 * count
 
 
 def _pictures(comment_bytes: int = _COMMENT_BYTES) -> Iterator[bytes]:

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from mimicit.errors import BuildError
 
-_MEMORY_LIMIT: Final = "256MB"
+_MEMORY_LIMIT: Final = "192MB"
 _THREADS: Final = 2
 _BATCH_ROWS: Final = 1 << 14  # held in memory while they are read
 _TABLES: Final = """

@@ -236,9 +236,10 @@ class ColumnFile:
         return pa.concat_batches(list(self.taken(names, rows)))
 
     def taken(self, names: Sequence[str], rows: npt.NDArray[np.int64]) -> Iterator[pa.RecordBatch]:
-        """As `take`, in batches, each from one batch of the table."""
+        """As `take`, in batches, each from one batch of the table; releases the memory that it has mapped."""
         for batch, places in self._by_batch(rows):
             yield self._batches[batch].select(names).take(pa.array(places))
+            self.give_back()
 
     def bytes_of(self, names: Sequence[str], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """int64[rows]: how many bytes the texts ``names`` of ``rows``, which ascend, take together."""

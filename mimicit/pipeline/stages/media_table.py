@@ -80,11 +80,12 @@ def write_media_table(scanned: ScannedFiles, work: Path, out: Path) -> None:
 
 
 def _tables(scanned: ScannedFiles, work: Path) -> Iterator[pa.Table]:
-    references = ColumnFile(work / MEDIA_REFERENCES_NAME).table(["ref"])
-    media = ColumnFile(work / tables.MEDIA_NAME).table(_SCHEMA.names[2:])
-    for start in range(0, media.num_rows, _BATCH):
-        rows = media.slice(start, _BATCH)
-        rows = rows.add_column(0, "ref", references.slice(start, _BATCH).column(0))
+    references, media = ColumnFile(work / MEDIA_REFERENCES_NAME), ColumnFile(work / tables.MEDIA_NAME)
+    for start in range(0, media.rows, _BATCH):
+        rows = media.table(_SCHEMA.names[2:]).slice(start, _BATCH)
+        rows = rows.add_column(0, "ref", references.table(["ref"]).slice(start, _BATCH).column(0))
         rows = rows.filter(rows.column("content").is_valid())
         digests = [input_digest(ref, scanned) for ref in rows.column("ref").to_numpy().tolist()]
         yield rows.add_column(1, "input", pa.array(digests, pa.string())).cast(_SCHEMA)
+        references.give_back()
+        media.give_back()

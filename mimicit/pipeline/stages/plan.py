@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -84,7 +84,7 @@ class PlannedSamples:
         order = work / _ORDER_NAME
         self._order = np.load(order, mmap_mode="r") if order.exists() else None
         most = 2 if self._order is None else None  # parts held open; None: all
-        self._part = lru_cache(most)(lambda number: ColumnFile(self._paths[number]))
+        self._part = lru_cache(most)(partial(_opened, self._paths))  # a method would keep the last parts mapped
         self._rows = self._part(0).rows if self._paths else 1  # of every part but the last
         self.count = (len(self._paths) - 1) * self._rows + self._part(len(self._paths) - 1).rows if self._paths else 0
 
@@ -118,6 +118,10 @@ class PlannedSamples:
         for run in np.split(numbers, np.flatnonzero(np.diff(parts)) + 1):
             part = int(run[0]) // self._rows
             yield part, run - part * self._rows
+
+
+def _opened(parts: Sequence[Path], number: int) -> ColumnFile:
+    return ColumnFile(parts[number])
 
 
 def make_plan(work: Path, config: BuildConfig) -> None:
