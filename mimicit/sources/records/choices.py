@@ -92,7 +92,7 @@ def chosen(
         raise RejectedError("malformed", f"the answer {shown(answer)} is none of {len(choices)} choices")
     if len({_plain(reading.text) for reading in found}) > 1:
         named = " or ".join(f"{reading.letter} ({reading.text!a:.40})" for reading in found)
-        raise RejectedError("malformed", f"the answer {shown(answer)} may be {named}; write the choice's own text")
+        raise RejectedError("malformed", f"the answer {shown(answer)} may be {named}; write its letter")
     return found[0]
 
 
@@ -102,9 +102,9 @@ def readings(
     """Every choice that ``answer`` may mean; `RejectedError` if it is neither text nor a number.
 
     A number is the label of a choice if all labels are numbers. Otherwise it is the text of a choice, or its place from
-    0, or, if columns number the choices from ``first_number`` on, that number; written as text, it is only the text of
-    a choice if all choices are numbers. With ``is_place`` it is the place. Any other text is a choice's text, its
-    letter, or both.
+    0, or, if columns number the choices from ``first_number`` on, that number; written as text, it is no place where
+    all choices are other numbers. With ``is_place`` it is the place. Any other text is a choice's text, its letter, or
+    both.
     """
     text = checked_answer(answer)
     same = [choice for choice in choices if _plain(choice.text) == _plain(text)][:1]
@@ -119,7 +119,7 @@ def readings(
     if all(choice.number is not None for choice in choices):
         return labelled
     is_own = is_text and all(_NUMBER.fullmatch(choice.text) for choice in choices)
-    return same if is_own else same + placed
+    return same + placed if same or not is_own else []  # AI2D writes places as texts, MathVista the numbers themselves
 
 
 def with_choices(question: str, choices: Sequence[Choice]) -> str:
