@@ -64,6 +64,9 @@ def why_unused(root: Root, path: str) -> str:
     if half:
         return f"{seen}; {half}"
     format, missing = _nearest(head)
+    if not missing:  # as {"data": [...]}, which MIMIC-IT writes otherwise
+        inside = [name.partition("[].")[2] for name in fields if name.count(".") == 1 and name.count("[]") == 1]
+        return f"{seen}; name the fields of its records ({_listed(inside)}) image, question and answer"
     return f"{seen}; the nearest format is {format}, for which {_listed(missing)} is missing"
 
 

@@ -430,6 +430,11 @@ CASES = [
         unused=(THREE,),
     ),
     Case(
+        name="captions-between-bars",  # as of Flickr30k
+        write=csv(f"image_name| number| caption\n{ONE}| 0| Red, green; blue.\n{TWO}| 0| b\n"),
+        says=(Says("Red, green; blue.", (RED,)), Says("b", (GREEN,))),
+    ),
+    Case(
         name="questions-and-answers-in-a-table-by-hand",
         write=csv(f"image,Questions,Answers\n{ONE},A?,a\n"),
         says=(Says("a", (RED,), "A?"),),

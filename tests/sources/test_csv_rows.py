@@ -40,7 +40,7 @@ def table(written: Iterable[Sequence[str]], delimiter: str = ",", end: str = "\r
 
 @given(
     st.lists(st.tuples(cells, cells), max_size=5),
-    st.sampled_from([",", ";", "\t"]),
+    st.sampled_from([",", ";", "\t", "|"]),
     st.sampled_from(["\n", "\r\n", "\r"]),
     st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
     st.booleans(),

@@ -50,6 +50,8 @@ def test_what_is_seen_in_a_file_is_said_with_the_nearest_format_and_what_it_miss
     put_tar(tmp_path, "j.tar", [("a.jpg", jpeg()), ("b.jpg", jpeg())])
     put_tar(tmp_path, "k.tar", [("a.json", {"text_list": [], "other": 1})])
     pq.write_table(pa.table({"question": ["?"], "answer": ["!"]}), tmp_path / "l.parquet")
+    records = [{"questionId": 1, "question": "?", "image_local_name": "1.jpg", "answers": ["a"], "boxes": [{"x": 1}]}]
+    put(tmp_path, "m.json", {"dataset_name": "x", "data": records})
     assert lines_of(tmp_path) == [
         "a.json: a JSON list of records with id, caption, thing; the nearest format is captions, for which image or"
         " video is missing",
@@ -70,6 +72,8 @@ def test_what_is_seen_in_a_file_is_said_with_the_nearest_format_and_what_it_miss
         " missing",
         "l.parquet: a parquet table with the columns question, answer; the nearest format is datasets, for which"
         " a column of pictures is missing",
+        "m.json: a JSON object with dataset_name, data; name the fields of its records (questionId, question,"
+        " image_local_name, answers, boxes) image, question and answer",
     ]
 
 

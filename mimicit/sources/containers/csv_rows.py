@@ -1,8 +1,8 @@
 """The records of a CSV file with a header line, as programs and spreadsheets write it.
 
-Cells are separated by commas, semicolons or tabs: by those that split the header into the most names, or that a first
-line ``sep=;`` names. Quotes are as in RFC 4180. Lines may end as on any system. Columns without a name at the right
-end (a spreadsheet's) or on the left (the row numbers of a data frame) are left out.
+Cells are separated by commas, semicolons, tabs or bars: by those that split the header into the most names, or that a
+first line ``sep=;`` names. Quotes are as in RFC 4180. Lines may end as on any system. Columns without a name at the
+right end (a spreadsheet's) or on the left (the row numbers of a data frame) are left out.
 
 A row with too many or too few cells, or with stray text after a quote, costs only itself. A quote that is never
 closed swallows the rest of the file, so it is a `SourceError` that names the line it begins on.
@@ -28,8 +28,8 @@ from mimicit.sources.records.text import is_unicode
 
 _MAX_LINE_CHARACTERS: Final = 8 << 20
 _MAX_COLUMNS: Final = 1000
-_DELIMITERS: Final = ("\t", ",", ";")  # of two that split a header alike, the first
-_SEPARATOR_LINE: Final = re.compile(r'"?sep=([,;\t])"?\s*')
+_DELIMITERS: Final = ("\t", ",", ";", "|")  # of two that split a header alike, the first
+_SEPARATOR_LINE: Final = re.compile(r'"?sep=([,;|\t])"?\s*')
 
 
 @dataclass(frozen=True, slots=True)
