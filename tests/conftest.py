@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,46 @@ def no_waiting_for_the_disk() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", os.fstat)  # which takes open descriptors alone, too
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_repeated_start_of_duckdb() -> Iterator[None]:
+    """Builds in this process share one instance, whose start takes as long as an eighth of a small build.
+
+    A build that fails may leave tables in it, so the next one starts its own; and so does a fork, which has none of the
+    threads of DuckDB. Where no collected test builds, DuckDB is not imported here.
+    """
+    if "mimicit.pipeline.run" not in sys.modules:
+        yield
+        return
+    import duckdb
+
+    from mimicit.pipeline import joins
+
+    owner = os.getpid()
+    started_once = joins.started_once
+    kept: list[duckdb.DuckDBPyConnection] = []
+
+    @contextmanager
+    def started_before(work: Path) -> Iterator[None]:
+        if os.getpid() != owner:
+            with started_once(work):
+                yield
+            return
+        with ExitStack() as unless_done:
+            instance = kept.pop() if kept else duckdb.connect(config={"threads": 2})
+            unless_done.callback(instance.close)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setitem(joins._instances, work, instance)
+                yield
+            unless_done.pop_all()
+            kept.append(instance)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mimicit.pipeline.run.started_once", started_before)
+        yield
+    for instance in kept:
+        instance.close()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -19,9 +19,7 @@ from PIL import Image
 
 from mimicit.errors import SourceError
 from mimicit.loading import load
-from mimicit.media import MediaOptions
 from mimicit.pipeline import BuildConfig, build_shards
-from mimicit.pipeline.engines.local import LocalEngine
 from mimicit.schema import validate
 from mimicit.shards.verify import verify_folder
 from tests.factories import hostile
@@ -174,18 +172,6 @@ def test_a_png_of_30_000_squared_is_refused_in_no_time_and_no_memory(
     assert reason == "too_many_pixels"
     assert float(milliseconds) < 50
     assert float(traced_kib) < 50 * 1024 and float(grown_kib) < 50 * 1024
-
-
-def test_a_picture_that_takes_too_long_is_a_reject_that_names_the_limit(tmp_path: Path) -> None:
-    """The decoder never returns to Python, so its worker is ended; what stands around it is built all the same."""
-    after = Case("png", encoded(scene(), "PNG"), None)
-    lay_out(tmp_path / "raw", {"slow": Case("png", hostile.png_of_many_chunks(600_000), "timeout"), "after": after})
-    config = BuildConfig(media=MediaOptions(max_seconds=1))
-    build_shards(tmp_path / "raw", tmp_path / "out", config, engine=LocalEngine(1))
-    rejects = rejects_of(tmp_path / "out")
-    assert {id: reject["reason"] for id, reject in rejects.items()} == {"slow": "timeout"}
-    assert "more than 1 s of CPU time and what its size explains; see --max-seconds" in rejects["slow"]["detail"]
-    assert {sample.id for sample in load(tmp_path / "out")} == {"good", "after"}
 
 
 HOSTILE_LINES = {

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import io
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 pytest.importorskip("torch", reason="comes with the extra 'train'")
 
 from mimicit.errors import UsageError
 from mimicit.records import Media, Sample
-from otter_train.chat import Chat, converse
+from otter_train.chat import Chat, converse, main
 from otter_train.data.question import Turn, asking_sample
 from otter_train.model import PRESETS
 from tests.factories.serving import trained_model
@@ -96,7 +95,7 @@ def test_through_a_pipe_each_answer_is_a_line(tmp_path: Path, monkeypatch: pytes
     trained_model(tmp_path / "run")
     (tmp_path / "a.png").write_bytes(png((220, 20, 20)))
     lines = f"/image {tmp_path / 'a.png'}\nwhich colour?\nsure?\n/image nowhere.png\n"
-    command = [sys.executable, "-m", "otter_train.chat", "--checkpoint", str(tmp_path / "run"), "--max-new-tokens", "3"]
-    done = subprocess.run(command, input=lines, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1 and done.stdout.count("\n") == 2, done.stderr
+    arguments = ["--checkpoint", str(tmp_path / "run"), "--max-new-tokens", "3"]
+    done = CliRunner().invoke(main, arguments, input=lines)
+    assert done.exit_code == 1 and done.stdout.count("\n") == 2, done.stderr
     assert "nowhere.png: No such file" in done.stderr and "Traceback" not in done.stderr

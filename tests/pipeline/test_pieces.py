@@ -16,7 +16,7 @@ import pytest
 from mimicit.errors import SourceError
 from mimicit.pipeline import BuildConfig
 from mimicit.pipeline.engines.local import Engine, LocalEngine
-from mimicit.pipeline.joins import joins
+from mimicit.pipeline.joins import joins, started_once
 from mimicit.pipeline.parts import ColumnFile
 from mimicit.pipeline.progress import Silent
 from mimicit.pipeline.rejects import Rejects
@@ -181,11 +181,14 @@ def imported(raw: Path, work: Path, engine: Engine | None = None, *, keep_going:
     root = Root(raw, scratch=work / "scratch")
     specs = list(detect(root).sources)
     rules = {spec.name: BuildConfig().rules() for spec in specs}
-    try:
-        import_sources(work, root, specs, rules, engine or InProcess(), Silent(), keep_going=keep_going)
-    except SourceError as error:
-        return {"error": str(error)}
-    resolve_references(work, specs)
+    with started_once(work):
+        try:
+            import_sources(work, root, specs, rules, engine or InProcess(), Silent(), keep_going=keep_going)
+        except SourceError as error:
+            return {"error": str(error)}
+        resolve_references(work, specs)
+        with joins(work) as db:
+            rejects = list(Rejects(db, work, part_rejects(work)).in_order())
     parts = [part for part in import_parts(work) if part.summary.unreadable is None]
     records = {part.number: ColumnFile(part_table(work, part.number, "records")).table().to_pylist() for part in parts}
     found = []
@@ -193,8 +196,6 @@ def imported(raw: Path, work: Path, engine: Engine | None = None, *, keep_going:
         record = records[row.pop("part")][row.pop("row")]
         texts = ("place", "instruction", "answer", "meta", "conversation", "turn", "parts")
         found.append(row | {name: record[name] for name in texts})
-    with joins(work) as db:
-        rejects = list(Rejects(db, work, part_rejects(work)).in_order())
     notes: dict[tuple[int, str], tuple[int, str]] = {}
     counts: dict[tuple[int, str], int] = {}
     for part in parts:

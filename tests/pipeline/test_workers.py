@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mimicit.errors import BuildError
+from mimicit.loading import load
 from mimicit.media import MediaOptions
 from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.pipeline.engines.local import LocalEngine
@@ -85,12 +86,16 @@ def test_fifty_rounds_of_random_kills(tmp_path: Path) -> None:
 
 
 def test_only_what_ends_its_process_alone_is_rejected_and_it_is_tried_again(tmp_path: Path) -> None:
+    """The decoder never returns to Python, so its worker is ended; what stands around it is built all the same."""
     raw, out = tmp_path / "raw", tmp_path / "out"
     make.add_manifest(raw, pictures=4, questions=1)
     (raw / "own" / "images" / "2.jpg").write_bytes(hostile.png_of_many_chunks(600_000))
     low = BuildConfig(media=MediaOptions(max_seconds=1))
     manifest = build_shards(raw, out, low, engine=LocalEngine(1)).manifest
     assert manifest["sources"][0]["rejected"] == {"timeout": 1}
+    (detail,) = pq.read_table(out / "rejects.parquet").column("detail").to_pylist()
+    assert "more than 1 s of CPU time and what its size explains; see --max-seconds" in detail
+    assert {sample.id for sample in load(out)} == {"own-0-0", "own-1-0", "own-3-0"}
     assert build_shards(raw, out, low, engine=LocalEngine(1)).was_finished
     high = BuildConfig(media=MediaOptions(max_seconds=1_000))
     again = build_shards(raw, out, high, engine=LocalEngine(1), retry_rejects=True)
