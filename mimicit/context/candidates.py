@@ -78,6 +78,9 @@ class Pool(Protocol):
         The other source may hold a copy of the query.
         """
 
+    def is_document(self, row: int) -> bool:
+        """Whether it is an interleaved document."""
+
     def id(self, row: int) -> str:
         """Its id, which no other triplet of its source has."""
 

@@ -131,7 +131,7 @@ def choose(
     """Up to ``shots`` context triplets for ``query``, nearest to the query first; strategies are tried in order.
 
     ``guards`` apply to the strategies that compare triplets (see `mimicit.context.candidates`); these also never choose
-    a triplet that shows a picture of one chosen before.
+    a triplet that shows a picture of one chosen before. An interleaved document is never context: it has no answer.
     """
     chosen: list[Choice] = []
     taken = {query}
@@ -148,7 +148,9 @@ def choose(
             relation, strategy = STRATEGIES.get(name) or (_relation(name), added_strategies()[name])
             found = zip(strategy(query, pool, shots - len(chosen), seed), repeat(None), strict=False)
         for row, score in found:
-            if row in taken or (name in SIMILAR and not shown.isdisjoint(pictures := pool.pictures(row))):
+            if row in taken or pool.is_document(row):
+                continue
+            if name in SIMILAR and not shown.isdisjoint(pictures := pool.pictures(row)):
                 continue
             if name in SIMILAR:
                 shown |= pictures

@@ -32,6 +32,9 @@ class ListPool:
     def rows_of_source(self, row: int) -> range:
         return self.rows
 
+    def is_document(self, row: int) -> bool:
+        return False
+
     def id(self, row: int) -> str:
         return self.all[row].id
 

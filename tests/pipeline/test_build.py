@@ -26,7 +26,9 @@ from mimicit.schema import validate
 from mimicit.shards.manifest import read_manifest
 from mimicit.shards.verify import verify_folder
 from tests.factories import raw as make
+from tests.factories.builds import build
 from tests.factories.engines import InProcess
+from tests.factories.sources import put
 
 
 @pytest.fixture(scope="module")
@@ -213,3 +215,16 @@ def test_the_manifest_names_what_shaped_the_bytes(shards: Path) -> None:
     assert manifest["config"]["media"]["size"] == 336
     assert not {"workers", "engine"} & set(manifest["config"])
     assert set(manifest["libraries"]) >= {"pillow", "pyarrow"}
+
+
+def test_a_document_is_no_context(tmp_path: Path) -> None:
+    put(tmp_path, "raw/0.jpg", make.picture(0))
+    pages = [{"id": f"page{n}", "document": [{"media": "0.jpg"}, {"text": f"Text {n}."}]} for n in range(4)]
+    asked = [
+        {"id": f"{n}", "media": "0.jpg", "instruction": f"{n}?", "answer": f"{n}", "related": ["page0", "page1"]}
+        for n in range(4)
+    ]
+    put(tmp_path, "raw/manifest.jsonl", "\n".join(map(json.dumps, [*pages, *asked])))
+    build(tmp_path / "raw", tmp_path / "out", BuildConfig(shots=2))
+    context = {sample.id: [triplet.id for triplet in sample.context] for sample in load(tmp_path / "out")}
+    assert all(len(context[f"{n}"]) == 2 and not any("page" in id for id in context[f"{n}"]) for n in range(4))

@@ -78,8 +78,11 @@ class TripletPool:
 
     def may_lend(self, row: int, query: int) -> bool:
         """See `mimicit.context.candidates.Pool`."""
-        is_document = bool(self.triplets.data("parts", row))
-        return not is_document and not is_leak(self._told_apart_by(query), self._told_apart_by(row), Guards())
+        return not is_leak(self._told_apart_by(query), self._told_apart_by(row), Guards())
+
+    def is_document(self, row: int) -> bool:
+        """See `mimicit.context.candidates.Pool`."""
+        return bool(self.triplets.data("parts", row))
 
     def related(self, row: int) -> list[int]:
         """See `mimicit.context.candidates.Pool`."""
