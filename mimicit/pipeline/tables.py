@@ -109,10 +109,11 @@ ENTRIES: Final = pa.schema(
 
 ENTRY_INDEX: Final = pa.schema(
     [
-        # The first entry of each key of one source, by the digest of the key.
+        # The entries of one source, by the digest of the key; those with the same one in their order.
         ("digest", pa.uint64()),
         ("part", pa.int64()),  # of ENTRIES,
         ("row", pa.int64()),  # in this row
+        ("is_first", pa.bool_()),  # of its key
     ]
 )
 

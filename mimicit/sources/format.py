@@ -88,6 +88,10 @@ class Needs:
     fields: tuple[tuple[str, ...], ...]
 
 
+EntryPlace = tuple[int, int]
+"""Where an entry lies; places ascend in the order in which a source is read."""
+
+
 class Lookup(Protocol):
     """The entries of a source by their keys."""
 
@@ -97,6 +101,22 @@ class Lookup(Protocol):
 
     def use_all(self, keys: Sequence[str]) -> dict[str, str]:
         """The values of the ``keys`` that exist; their entries count as used from then on (see `Join.unused`)."""
+        ...
+
+    def own(self) -> Iterator[tuple[EntryPlace, Entry]]:
+        """The entries that were read from the very piece whose records are made, in their order."""
+        ...
+
+    def first(self, key: str) -> EntryPlace | None:
+        """Where the first entry with ``key`` lies, if there is any."""
+        ...
+
+    def all(self, key: str) -> Iterator[EntryPlace]:
+        """Where the entries with ``key`` lie, in their order."""
+        ...
+
+    def value(self, place: EntryPlace) -> str:
+        """The value of an entry."""
         ...
 
 

@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,18 @@ from mimicit.pipeline.stages import entries, part_writer
 from mimicit.pipeline.stages.importing import import_parts, import_sources, part_rejects, part_table
 from mimicit.pipeline.stages.resolve import resolve_references
 from mimicit.pipeline.tables import MEDIA_REFERENCES_NAME, RESOLVED_NAME
+from mimicit.records import Sample, sample_to_json
+from mimicit.sample_table import embedded_pictures, row_of_sample, table_schema
+from mimicit.schema import canonical_json
 from mimicit.sources import detect
 from mimicit.sources.files.root import Root
+from mimicit.sources.formats import shards
 from mimicit.sources.records import pieces
 from tests.factories import raw as make
+from tests.factories.assembling import Part
 from tests.factories.builds import build
 from tests.factories.engines import InProcess
+from tests.factories.exporting import make_sample, write_shard
 from tests.factories.formats import (
     coco,
     coco_image,
@@ -44,6 +51,7 @@ from tests.factories.formats import (
     vqa_question,
     zip_of,
 )
+from tests.factories.shards import rewrite_index, write_shards
 from tests.factories.sources import base64_jpeg, put
 
 RECORDS = 24
@@ -55,6 +63,7 @@ def cut_small(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     monkeypatch.setattr(pieces, "_PIECE_BYTES", size)
     monkeypatch.setattr(pieces, "_GROUP_BYTES", size)
     monkeypatch.setattr(pieces, "_ZIPPED_BYTES", size)
+    monkeypatch.setattr(shards, "_PIECE_SAMPLES", 1)
 
 
 def put_vqav2(root: Path) -> None:
@@ -164,6 +173,47 @@ def put_csv(root: Path) -> None:
     put(root, "sheet/asked.csv", f"sep=;\rquestion;answer;\r{asked}")
 
 
+def samples_of(source: str) -> list[Sample]:
+    """Samples as of several builds: what they say and show contradicts others, some are repeated, some not sound."""
+    rng = random.Random(source)
+    samples = []
+    for number in range(RECORDS):
+        ids = [f"{'only ' * (id % 4 == 3)}{id}" for id in rng.choices(range(12), k=rng.randrange(3))] + [
+            f"{number % 19}"
+        ]
+        parts = [
+            Part(
+                id=id,
+                media=rng.choice([(), (0,), (0,), (4,), (1, 5)]),
+                instruction=f"What is {id}, {number}?" + "<image>" * (number % 11 == 7),
+                answer=f"It is {id}.",
+                relation=rng.choice(["related", "random", "same_media"]) if id is not ids[-1] else None,
+            )
+            for id in ids
+        ]
+        if number % 6 == 5:
+            parts = [replace(part, instruction="", relation="document") for part in parts]
+        samples.append(make_sample(source, parts, {"number": number}))
+    return samples
+
+
+def put_shards(root: Path) -> None:
+    samples = [sample for pair in zip(samples_of("one"), samples_of("two"), strict=True) for sample in pair]
+    write_shards(root / "finished", samples, per_shard=5)
+    write_shards(root / "no index", samples, per_shard=5)
+    (root / "no index/index.parquet").unlink()
+    (root / "loose").mkdir()
+    for part in range(3):
+        write_shard(root / f"loose/{part}.tar", samples[part::3])
+    broken = tar_of({f"{samples[0].key}.json": b"{", "a/b.json": canonical_json(sample_to_json(samples[3]))})
+    put(root, "loose/broken.tar", broken)
+    rows = [row_of_sample(sample, embedded_pictures(sample)) for sample in samples]
+    rows[7]["meta"], rows[9]["source"] = "{", None
+    for part in range(3):
+        table = pa.Table.from_pylist(rows[part::3], schema=table_schema())
+        put_groups(root, f"samples/train-{part:05d}-of-00003.parquet", table)
+
+
 def put_groups(root: Path, path: str, table: pa.Table) -> None:
     """A parquet file of row groups of two rows."""
     (root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -171,7 +221,7 @@ def put_groups(root: Path, path: str, table: pa.Table) -> None:
 
 
 def put_all(root: Path) -> None:
-    for put_one in (put_vqav2, put_coco, put_mmc4, put_obelics, put_mimicit, put_tables, put_csv):
+    for put_one in (put_vqav2, put_coco, put_mmc4, put_obelics, put_mimicit, put_tables, put_csv, put_shards):
         put_one(root)
 
 
@@ -272,6 +322,15 @@ def test_a_table_with_an_open_quote_fails_as_in_one_go(tmp_path: Path, monkeypat
     assert imported(tmp_path / "raw", tmp_path / "pieces") == whole
 
 
+def test_an_index_that_lacks_a_sample_fails_as_in_one_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_shards(tmp_path / "raw", samples_of("one"), per_shard=5)
+    rewrite_index(folder, lambda table: table.slice(0, RECORDS - 1))
+    whole = imported(folder, tmp_path / "whole")
+    assert "index.parquet: lists 3 samples of shard-004.tar, which has 4" in whole["error"]
+    cut_small(monkeypatch, 20)
+    assert imported(folder, tmp_path / "pieces") == whole
+
+
 def test_a_source_that_cannot_be_read_is_left_out_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = tmp_path / "raw"
     put_vqav2(raw)
@@ -309,8 +368,8 @@ def test_workers_find_what_others_have_read(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_equal_digests_of_other_keys_do_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    put_vqav2(tmp_path / "raw")
-    put_coco(tmp_path / "raw")
+    for put_one in (put_vqav2, put_coco, put_shards):
+        put_one(tmp_path / "raw")
     for module in (entries, part_writer):
         monkeypatch.setattr(module, "digest_of", lambda key: len(key) % 2)
     check_same(tmp_path / "raw", tmp_path / "work", monkeypatch, 1_000)

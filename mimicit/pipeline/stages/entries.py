@@ -18,18 +18,20 @@ from typing import Any, Final, Self
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mimicit.pipeline.joins import insert, joins, ordered, rows_of
 from mimicit.pipeline.parts import ColumnFile, TableWriter, batches_of_rows, numbered, write_columns
 from mimicit.pipeline.tables import ENTRY_INDEX, USED_ENTRIES
+from mimicit.sources.format import EntryPlace
 from mimicit.sources.items import Entry
 
 _OPEN_PARTS: Final = 64
 _GIVE_BACK: Final = 1 << 12  # look-ups between two releases of memory
 _USED_ROWS: Final = 1 << 12
 _INDEX: Final = """
-SELECT digest, part, n AS row FROM entries
-QUALIFY row_number() OVER (PARTITION BY digest, key ORDER BY part, n) = 1 ORDER BY digest, part, n
+SELECT digest, part, n AS row, row_number() OVER (PARTITION BY digest, key ORDER BY part, n) = 1 AS is_first
+FROM entries ORDER BY digest, part, n
 """
 _LEFT: Final = "SELECT part, row FROM {} ANTI JOIN {} USING (part, row) ORDER BY part, row"
 _KEYS: Final = pa.schema([("part", pa.int64()), ("row", pa.int64()), ("key", pa.large_string())])
@@ -78,10 +80,13 @@ def index_entries(work: Path, tables: EntryTables) -> None:
 class EntryFinder:
     """Finds the entries of one source, inside a ``with`` block; a `mimicit.sources.format.Lookup`.
 
-    When the block ends, the table ``used`` lists the entries that were used.
+    ``own`` is the part with the entries of the piece whose records look them up, if there is one. When the block ends,
+    the table ``used`` lists the entries that were used.
     """
 
-    def __init__(self, tables: EntryTables, used: Path) -> None:
+    def __init__(self, tables: EntryTables, own: int | None, used: Path) -> None:
+        self._tables = tables
+        self._own = own
         self._index = ColumnFile(tables.index)
         self._part = lru_cache(_OPEN_PARTS)(lambda part: ColumnFile(tables.of_part(part)))
         self._used = TableWriter(used, USED_ENTRIES, skip_empty=True)
@@ -102,16 +107,15 @@ class EntryFinder:
 
     def get(self, key: str) -> str | None:
         """The value of ``key``, or None."""
-        found = self._found(key)
-        return None if found is None else self._part(found[0]).text("value", found[1])
+        found = self.first(key)
+        return None if found is None else self.value(found)
 
     def use_all(self, keys: Sequence[str]) -> dict[str, str]:
         """The values of the ``keys`` that exist; their entries then count as used."""
         values: dict[str, str] = {}
         for key in keys:
-            if key not in values and (found := self._found(key)):
-                part, row = found
-                values[key] = self._part(part).text("value", row)
+            if key not in values and (found := self.first(key)):
+                values[key] = self.value(found)
                 self._rows.append(found)
         if len(self._rows) >= _USED_ROWS:
             self._write_used()
@@ -122,8 +126,20 @@ class EntryFinder:
             self._used.add_columns(list(zip(*self._rows, strict=True)))
             self._rows = []
 
-    def _found(self, key: str) -> tuple[int, int] | None:
-        """The part and the row of the entry."""
+    def own(self) -> Iterator[tuple[EntryPlace, Entry]]:
+        """The entries of the piece, in their order."""
+        if self._own is None or not (path := self._tables.of_part(self._own)).exists():
+            return
+        for batch in numbered(path, ["key", "value", "place"]):
+            rows = zip(*(column.to_pylist() for column in batch.columns), strict=True)
+            yield from (((self._own, row), Entry(*entry)) for row, *entry in rows)
+
+    def first(self, key: str) -> EntryPlace | None:
+        """The part and the row of the first entry with ``key``."""
+        return next(self.all(key), None)
+
+    def all(self, key: str) -> Iterator[EntryPlace]:
+        """The part and the row of each entry with ``key``, in their order."""
         self._asked += 1
         if self._asked % _GIVE_BACK == 0:
             self._index.give_back()
@@ -134,18 +150,20 @@ class EntryFinder:
                 break
             part, row = self._index.number("part", place), self._index.number("row", place)
             if self._part(part).text("key", row) == key:
-                return part, row
-        return None
+                yield part, row
+
+    def value(self, place: EntryPlace) -> str:
+        """The value of the entry in a part and a row."""
+        part, row = place
+        return self._part(part).text("value", row)
 
 
 def repeated_entries(work: Path, tables: EntryTables) -> Iterator[tuple[int, int, Entry]]:
     """(part, item, entry) of the entries whose key an earlier one has, in their order."""
     with joins(work) as db:
-        _create(db, "entries", "first")
-        for part, path in tables.entries():
-            insert(db, "entries", numbered(path, ["item"]), f"{part}, n")
-        insert(db, "first", _places(tables.index))
-        for part, row in rows_of(db, _LEFT.format("entries", "first")):
+        _create(db, "repeated")
+        insert(db, "repeated", _indexed(tables, is_first=False))
+        for part, row in rows_of(db, "SELECT part, row FROM repeated ORDER BY part, row"):
             table = ColumnFile(tables.of_part(part))
             yield part, table.number("item", row), _entry(table, row)
 
@@ -154,9 +172,9 @@ def unused_entries(work: Path, tables: EntryTables, used: Iterable[Path]) -> Ite
     """The entries that no record has used (``used``: the tables of all parts), sorted by key, without repeated ones."""
     with joins(work) as db:
         _create(db, "first", "used")
-        insert(db, "first", _places(tables.index))
+        insert(db, "first", _indexed(tables, is_first=True))
         for path in used:
-            insert(db, "used", _places(path))
+            insert(db, "used", numbered(path, ["part", "row"]), "part, row")
         part_of = lru_cache(_OPEN_PARTS)(lambda part: ColumnFile(tables.of_part(part)))
         left = rows_of(db, _LEFT.format("first", "used"))
         db.execute("CREATE TABLE unused(part BIGINT, row BIGINT, key VARCHAR)")
@@ -171,9 +189,11 @@ def _create(db: duckdb.DuckDBPyConnection, *names: str) -> None:
         db.execute(f"CREATE TABLE {name}(part BIGINT, row BIGINT)")
 
 
-def _places(path: Path) -> Iterator[pa.RecordBatch]:
-    for batch in numbered(path, ["part", "row"]):
-        yield batch.select(["part", "row"])
+def _indexed(tables: EntryTables, *, is_first: bool) -> Iterator[pa.RecordBatch]:
+    """The parts and rows of the entries that are the first of their key, or of the others."""
+    for batch in numbered(tables.index, ["part", "row", "is_first"]):
+        wanted = batch.column("is_first") if is_first else pc.invert(batch.column("is_first"))
+        yield batch.select(["part", "row"]).filter(wanted)
 
 
 def _entry(table: ColumnFile, row: int) -> Entry:

@@ -75,6 +75,7 @@ class _Task:
     filters: FilterConfig
     keep_going: bool
     looks_up: EntryTables | None
+    own: int | None  # the part with the entries of the same piece
 
     @property
     def is_of_entries(self) -> bool:
@@ -101,6 +102,7 @@ def import_sources(
     (work / _FOLDER).mkdir(exist_ok=True)
     pieces = _pieces(work, root, specs, engine, progress)
     tables = _entry_tables(work, pieces)
+    numbers = {part: number for number, part in enumerate(pieces)}
     tasks = [
         _Task(
             root=root.with_media_roots(specs[source].media_roots),
@@ -111,6 +113,7 @@ def import_sources(
             filters=rules[specs[source].name].filters,
             keep_going=keep_going,
             looks_up=None if piece is None or piece.is_entries else tables.get(source),
+            own=None if piece is None else numbers.get((source, replace(piece, is_entries=True))),
         )
         for number, (source, piece) in enumerate(pieces)
         if not _summary_path(work, number).exists()
@@ -223,7 +226,7 @@ def _items(task: _Task, root: Root) -> Iterator[Item | Entry]:
     """The items of one part, or its entries."""
     format = SOURCES[task.spec.format]
     if format.join is not None and task.looks_up is not None:
-        with EntryFinder(task.looks_up, part_table(task.work, task.number, _USED)) as entries:
+        with EntryFinder(task.looks_up, task.own, part_table(task.work, task.number, _USED)) as entries:
             yield from format.join.records(task.spec, root, entries)
     elif format.join is not None and task.is_of_entries:
         yield from format.join.entries(task.spec, root)

@@ -13,11 +13,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from mimicit.sources.format import EntryPlace
 from mimicit.sources.items import Entry
 
 _CACHE_KIB: Final = 16 << 10
 _MOST_ASKED: Final = 500  # keys in one query
-_ADD: Final = "INSERT OR IGNORE INTO entry(key, value, place) VALUES (?, ?, ?)"
+_ADD: Final = "INSERT INTO entry(key, value, place) VALUES (?, ?, ?)"
+_FIRST: Final = "SELECT min(number), key, value, place FROM entry"  # SQLite takes the others from the row of the least
 
 
 class DiskTable:
@@ -33,29 +35,26 @@ class DiskTable:
         # Values are stored in the order in which they were added, mostly also that in which they are looked up.
         self._db.execute(
             "CREATE TABLE entry(number INTEGER PRIMARY KEY,"
-            " key TEXT NOT NULL UNIQUE, value TEXT NOT NULL, place TEXT NOT NULL)"
+            " key TEXT NOT NULL, value TEXT NOT NULL, place TEXT NOT NULL)"
         )
+        self._db.execute("CREATE INDEX entry_key ON entry(key)")
         self._db.execute("BEGIN")
         self._used = bytearray()  # by number
 
     def add_all(self, entries: Sequence[Entry]) -> list[bool]:
-        """Add the ``entries``; return for each whether it was added: a key that is there keeps its first value."""
-        before = self._db.total_changes
-        first = self._db.execute("SELECT max(number) FROM entry").fetchone()[0] or 0
-        self._db.executemany(_ADD, entries)
-        if self._db.total_changes - before == len(entries):
-            return [True] * len(entries)
-        new = {key for number, key, _ in self._found([entry.key for entry in entries]) if number > first}
-        added: list[bool] = []
+        """Add the ``entries``; return for each whether it is the first of its key, whose value `get` finds."""
+        known = {key for _, key, _ in self._found([entry.key for entry in entries])}
+        new: list[bool] = []
         for entry in entries:
-            added.append(entry.key in new)
-            new.discard(entry.key)
-        return added
+            new.append(entry.key not in known)
+            known.add(entry.key)
+        self._db.executemany(_ADD, entries)
+        return new
 
     def get(self, key: str) -> str | None:
         """The value of ``key``, or None."""
-        row = self._db.execute("SELECT value FROM entry WHERE key = ?", (key,)).fetchone()
-        return None if row is None else str(row[0])
+        place = self.first(key)
+        return None if place is None else self.value(place)
 
     def use_all(self, keys: Sequence[str]) -> dict[str, str]:
         """The values of the ``keys`` that exist; their entries are no longer among `unused`."""
@@ -72,11 +71,30 @@ class DiskTable:
         for start in range(0, len(keys), _MOST_ASKED):
             asked = keys[start : start + _MOST_ASKED]
             marks = ", ".join("?" * len(asked))
-            yield from self._db.execute(f"SELECT number, key, value FROM entry WHERE key IN ({marks})", asked)
+            for number, key, value, _ in self._db.execute(f"{_FIRST} WHERE key IN ({marks}) GROUP BY key", asked):
+                yield number, key, value
+
+    def own(self) -> Iterator[tuple[EntryPlace, Entry]]:
+        """All entries, in the order in which they were added."""
+        for number, *entry in self._db.execute("SELECT number, key, value, place FROM entry ORDER BY number"):
+            yield (0, number), Entry(*entry)
+
+    def first(self, key: str) -> EntryPlace | None:
+        """Where the first entry with ``key`` lies."""
+        return next(self.all(key), None)
+
+    def all(self, key: str) -> Iterator[EntryPlace]:
+        """Where the entries with ``key`` lie, in the order in which they were added."""
+        for (number,) in self._db.execute("SELECT number FROM entry WHERE key = ? ORDER BY number", (key,)):
+            yield 0, number
+
+    def value(self, place: EntryPlace) -> str:
+        """The value of an entry."""
+        return str(self._db.execute("SELECT value FROM entry WHERE number = ?", (place[1],)).fetchone()[0])
 
     def unused(self) -> Iterator[Entry]:
-        """The entries that were never looked up with `use_all`, sorted by key."""
-        for number, *entry in self._db.execute("SELECT number, key, value, place FROM entry ORDER BY key"):
+        """The first entries of the keys that were never looked up with `use_all`, sorted by key."""
+        for number, *entry in self._db.execute(f"{_FIRST} GROUP BY key ORDER BY key"):
             if number >= len(self._used) or not self._used[number]:
                 yield Entry(*entry)
 

@@ -8,6 +8,7 @@ parquet or Arrow; the parts of one split (``train-00000-of-00005.parquet``) belo
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import BinaryIO, Final
 
 from mimicit.errors import RejectedError, SchemaError, SourceError
@@ -19,14 +20,17 @@ from mimicit.sources.containers.table_process import value_apart
 from mimicit.sources.containers.table_rows import picture_columns, table_rows
 from mimicit.sources.files.media_names import folder_of
 from mimicit.sources.files.root import Root
-from mimicit.sources.format import Needs, SourceFormat, SourceSpec
+from mimicit.sources.format import Join, Needs, SourceFormat, SourceSpec
 from mimicit.sources.formats.datasets import TableSplit, table_splits
-from mimicit.sources.formats.shard_triplets import ShardTriplets, check_shown, record_of
-from mimicit.sources.items import Item, MediaRef, Row
-from mimicit.sources.sniff import Head, sniff
+from mimicit.sources.formats.shard_triplets import check_shown, entries_of, records
+from mimicit.sources.items import Entry, MediaRef, Piece, Reject, Row
+from mimicit.sources.records.joined import read_joined
+from mimicit.sources.records.pieces import cut_rows, grouped, joined_pieces, whole
+from mimicit.sources.sniff import Head, kept_head
 
 _TABLES: Final = ("parquet", "arrow")
 _CARD: Final = ("README.md", "contact-sheet.jpg")
+_SOURCES: Final = "sources"
 _MAX_SOURCES: Final = 10_000
 _ROWS_AT_ONCE: Final = 10_000
 
@@ -85,33 +89,42 @@ def _names(file: BinaryIO, path: str, kind: str) -> list[str]:
     return sorted(names)
 
 
-def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
-    tables = [(path, kind) for path in spec.paths if (kind := sniff(root, path).kind) in _TABLES]
+def _entries(spec: SourceSpec, root: Root) -> Iterator[Entry | Reject]:
     # The source of a row that cannot be read is unknown, so only the first source reports it.
-    answers = _sources_in(root, [path for path, _ in tables], tables[0][1])[0] == spec.part if tables else True
-    with ShardTriplets() as triplets:
-        for path, kind in tables:
-            for _, row in table_rows(root, path, is_arrow=kind == "arrow"):
-                fields = {} if isinstance(row.fields, RejectedError) else row.fields
-                is_mine = spec.part == fields["source"] if isinstance(fields.get("source"), str) else answers
-                if not is_mine and spec.part:
-                    continue
-                try:
-                    sample = _sample(row)
-                    triplets.add(sample, _media(sample, row), row.place)
-                except RejectedError as error:
-                    id = str(fields.get("id") or "")
-                    yield spec.reject(error.reason, place=row.place, id=id, detail=error.detail)
-        for triplet in triplets:
+    answers = root.kept((_SOURCES, spec.files), lambda: _first_source(spec, root)) == spec.part
+    for path in spec.paths:
+        if (kind := kept_head(root, path).kind) not in _TABLES:
+            continue  # the other files of a saved data set
+        for _, row in table_rows(root, path, is_arrow=kind == "arrow", piece=spec.piece):
+            fields = {} if isinstance(row.fields, RejectedError) else row.fields
+            is_mine = spec.part == fields["source"] if isinstance(fields.get("source"), str) else answers
+            if not is_mine and spec.part:
+                continue
+            name = str(fields.get("id") or "")
             try:
-                yield record_of(triplet)
+                sample = _sample(row)
+                yield from entries_of(sample, _media(sample, row), row.place, name)
             except RejectedError as error:
-                yield spec.reject(error.reason, place=triplet.place, id=triplet.id, detail=error.detail)
+                yield spec.reject(error.reason, place=row.place, id=name, detail=error.detail)
 
 
+def _first_source(spec: SourceSpec, root: Root) -> str:
+    kinds = {path: kept_head(root, path).kind for path in spec.files}
+    tables = [path for path, kind in kinds.items() if kind in _TABLES]
+    return _sources_in(root, tables, kinds[tables[0]])[0] if tables else spec.part
+
+
+def _split(spec: SourceSpec, root: Root) -> list[Piece]:
+    pieces = grouped(root, (piece for path in spec.files for piece in (cut_rows(root, path) or [whole(path)])))
+    return joined_pieces(pieces, pieces)
+
+
+_JOIN: Final = Join(entries=_entries, records=records)
 SAMPLES: Final = SourceFormat(
     claim=_claim,
-    read=_read,
+    read=partial(read_joined, _JOIN),
+    split=_split,
+    join=_JOIN,
     needs=(Needs(_TABLES, (("triplets",), ("media_info",))),),
 )
 

@@ -16,8 +16,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, BinaryIO, Final
 
 import orjson
 
@@ -25,20 +26,25 @@ from mimicit.errors import RejectedError, SchemaError, SourceError
 from mimicit.records import Media, Sample, sample_from_json
 from mimicit.schema import validate
 from mimicit.sources.containers.json_rows import MAX_RECORD_BYTES, parsed
-from mimicit.sources.containers.parquet import parquet_columns, parquet_rows
+from mimicit.sources.containers.parquet import parquet_batches, parquet_columns, parquet_rows
+from mimicit.sources.containers.table_process import value_apart
 from mimicit.sources.containers.tar_members import TarMember
 from mimicit.sources.containers.tar_samples import TarSample, read_member, tar_samples
 from mimicit.sources.files.media_names import folder_of
 from mimicit.sources.files.root import Root
-from mimicit.sources.format import Needs, SourceFormat, SourceSpec
-from mimicit.sources.formats.shard_triplets import ShardTriplets, check_shown, record_of
-from mimicit.sources.items import InTar, Item, MediaRef, Reject
+from mimicit.sources.format import Join, Needs, SourceFormat, SourceSpec
+from mimicit.sources.formats.shard_triplets import check_shown, entries_of, records
+from mimicit.sources.items import Entry, InTar, MediaRef, Piece, Reject
+from mimicit.sources.records.joined import read_joined
+from mimicit.sources.records.pieces import grouped, joined_pieces, whole
 from mimicit.sources.sniff import Fields, Head
 
 _MANIFEST: Final = "manifest.json"
 _INDEX: Final = "index.parquet"
 _BESIDE: Final = (_MANIFEST, _INDEX, "media.parquet", "rejects.parquet", "README.md", "contact-sheet.jpg")
 _MAX_MANIFEST_BYTES: Final = 256 << 20
+_PIECE_SAMPLES: Final = 20_000
+_ROWS_AT_ONCE: Final = 10_000
 _COLUMNS: Final = ("shard", "key", "source", "member_offsets", "member_sizes")
 
 
@@ -89,30 +95,37 @@ def _manifest(root: Root, path: str) -> dict[str, Any]:
     return value
 
 
-def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
+def _entries(spec: SourceSpec, root: Root) -> Iterator[Entry | Reject]:
     manifest, index = (_beside(spec, name) for name in (_MANIFEST, _INDEX))
     if manifest is not None:
         _check_complete(spec, root, manifest)
     # The source of what cannot be read is unknown, so only the first source reports it.
     answers = manifest is None or _sources_in(root, manifest)[0] == spec.part
-    with ShardTriplets() as triplets:
-        if manifest is not None and index is not None:
-            samples = indexed_samples(root, index, spec.part, _manifest(root, manifest))
-            yield from _gather_indexed(spec, root, samples, triplets)
-        else:
-            for path in spec.files:
-                if path.rpartition("/")[2] not in _BESIDE:
-                    yield from _gather(spec, root, path, triplets, answers=answers)
-        for triplet in triplets:
-            try:
-                yield record_of(triplet)
-            except RejectedError as error:
-                yield spec.reject(error.reason, place=triplet.place, id=triplet.id, detail=error.detail)
+    if manifest is not None and index is not None:
+        samples = indexed_samples(root, index, spec.part, _manifest(root, manifest), spec.piece)
+        yield from _of_indexed(spec, root, samples)
+        return
+    for path in spec.paths:
+        if path.rpartition("/")[2] not in _BESIDE:
+            yield from _of_shard(spec, root, path, answers=answers)
 
 
+def _split(spec: SourceSpec, root: Root) -> list[Piece]:
+    manifest, index = (_beside(spec, name) for name in (_MANIFEST, _INDEX))
+    if manifest is not None and index is not None:
+        pieces = _index_pieces(root, index, _manifest(root, manifest))
+    else:
+        tars = [path for path in spec.files if path.rpartition("/")[2] not in _BESIDE]
+        pieces = grouped(root, map(whole, tars))
+    return joined_pieces(pieces, pieces)
+
+
+_JOIN: Final = Join(entries=_entries, records=records)
 SHARDS: Final = SourceFormat(
     claim=_claim,
-    read=_read,
+    read=partial(read_joined, _JOIN),
+    split=_split,
+    join=_JOIN,
     needs=(Needs(("tar",), (("json.format",), ("json.media",), ("json.triplets",))),),
 )
 
@@ -121,10 +134,8 @@ def _beside(spec: SourceSpec, name: str) -> str | None:
     return next((path for path in spec.files if path.rpartition("/")[2] == name), None)
 
 
-def _gather_indexed(
-    spec: SourceSpec, root: Root, samples: Iterable[IndexedSample], triplets: ShardTriplets
-) -> Iterator[Reject]:
-    """Add the ``samples``, all of which belong to ``spec``; yield a reject for each that cannot be added."""
+def _of_indexed(spec: SourceSpec, root: Root, samples: Iterable[IndexedSample]) -> Iterator[Entry | Reject]:
+    """The entries of the ``samples``, all of which belong to ``spec``, and a reject for each that cannot be read."""
     for sample in samples:
         place = f"{sample.path}#{sample.key}"
         try:
@@ -133,13 +144,14 @@ def _gather_indexed(
             if (value.key, value.source, len(names)) != (sample.key, spec.part, len(sample.files)):
                 raise RejectedError("schema", "the sample is another one than the index says; build the folder again")
             files = dict(zip(names, sample.files, strict=True))
-            triplets.add(value, [_ref(sample.path, sample.key, files, media) for media in value.media], place)
+            refs = [_ref(sample.path, sample.key, files, media) for media in value.media]
+            yield from entries_of(value, refs, place, sample.key)
         except RejectedError as error:
             yield spec.reject(error.reason, place=place, id=sample.key, detail=error.detail)
 
 
-def _gather(spec: SourceSpec, root: Root, path: str, triplets: ShardTriplets, *, answers: bool) -> Iterator[Reject]:
-    """Add the samples of one shard that belong to ``spec``; yield a reject for each that cannot be added.
+def _of_shard(spec: SourceSpec, root: Root, path: str, *, answers: bool) -> Iterator[Entry | Reject]:
+    """The entries of the samples of one shard that belong to ``spec``, and a reject for each that cannot be read.
 
     With ``answers``, this includes samples that are too damaged to tell their source.
     """
@@ -156,7 +168,7 @@ def _gather(spec: SourceSpec, root: Root, path: str, triplets: ShardTriplets, *,
             value = _parsed_sample(root, path, sample)
             is_mine = spec.part in ("", value.source)
             if is_mine:
-                triplets.add(value, _refs(path, sample, value), place)
+                yield from entries_of(value, _refs(path, sample, value), place, sample.key)
         except RejectedError as error:
             if is_mine:
                 yield spec.reject(error.reason, place=place, id=sample.key, detail=error.detail)
@@ -222,8 +234,10 @@ class IndexedSample:
     files: tuple[TarMember, ...]
 
 
-def indexed_samples(root: Root, path: str, source: str, manifest: Mapping[str, Any]) -> Iterator[IndexedSample]:
-    """The samples of ``source`` in the index at ``path``, in its order.
+def indexed_samples(
+    root: Root, path: str, source: str, manifest: Mapping[str, Any], piece: Piece | None = None
+) -> Iterator[IndexedSample]:
+    """The samples of ``source`` in the index at ``path``, or in a ``piece`` of it, in its order.
 
     `SourceError` if it is damaged, is not one of ours, or does not list what the ``manifest`` of its folder lists.
     """
@@ -232,7 +246,7 @@ def indexed_samples(root: Root, path: str, source: str, manifest: Mapping[str, A
     folder = folder_of(path)
     found: Counter[str] = Counter()
     known = {shard["name"]: shard["samples"] for shard in manifest["shards"]}
-    for number, _, _, row in parquet_rows(root, path, _COLUMNS):
+    for number, _, _, row in parquet_rows(root, path, _COLUMNS, piece):
         if isinstance(row, RejectedError):
             raise _fault(path, f"row {number} cannot be read: {row.detail}")
         if row["shard"] not in known:
@@ -240,9 +254,43 @@ def indexed_samples(root: Root, path: str, source: str, manifest: Mapping[str, A
         found[row["shard"]] += 1
         if row["source"] == source:
             yield _sample(row, f"{folder}/{row['shard']}".lstrip("/"), path, number)
-    for name, samples in known.items():
-        if found[name] != samples:
-            raise _fault(path, f"lists {found[name]} samples of {name}, which has {samples}")
+    if piece is None or piece.end is None:  # else it was checked before the index was cut
+        _check_counts(path, found, manifest)
+
+
+def _check_counts(path: str, found: Mapping[str, int], manifest: Mapping[str, Any]) -> None:
+    """`SourceError` if the index at ``path`` lists other numbers of samples than the ``manifest``."""
+    for shard in manifest["shards"]:
+        name, samples = shard["name"], shard["samples"]
+        if (listed := found.get(name, 0)) != samples:
+            raise _fault(path, f"lists {listed} samples of {name}, which has {samples}")
+
+
+def _index_pieces(root: Root, path: str, manifest: Mapping[str, Any]) -> list[Piece]:
+    """Runs of row groups of the index, each of `_PIECE_SAMPLES` or a few more; `SourceError` as `_check_counts`."""
+    if parquet_columns(root, path).get("shard") != "string":
+        return []  # reading will say what is wrong
+    pieces: list[Piece] = []
+    found: Counter[str] = Counter()
+    first = 0
+    for number, counts in enumerate(value_apart(root, path, _shards_by_group)):
+        found.update(counts)
+        if not pieces or first - pieces[-1].first >= _PIECE_SAMPLES:
+            pieces.append(Piece(paths=(path,), start=number, first=first))
+        pieces[-1] = replace(pieces[-1], end=number + 1)
+        first += sum(counts.values())
+    _check_counts(path, found, manifest)
+    return pieces
+
+
+def _shards_by_group(file: BinaryIO, path: str) -> list[dict[str, int]]:
+    """How many rows each row group of an index has of each shard."""
+    groups: list[Counter[str]] = []
+    for group, _, batch in parquet_batches(file, path, lambda leaf, nulls: leaf == "shard", _ROWS_AT_ONCE, (0, 0)):
+        groups.extend(Counter() for _ in range(len(groups), group + 1))
+        counts = batch.column("shard").value_counts()
+        groups[-1].update({str(count["values"]): count["counts"] for count in counts.to_pylist()})
+    return [dict(counts) for counts in groups]
 
 
 def _sample(row: Mapping[str, Any], shard: str, path: str, number: int) -> IndexedSample:
