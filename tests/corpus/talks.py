@@ -278,6 +278,19 @@ CASES: list[Case] = [
         ),
     ),
     Case(
+        name="media-by-placeholder",  # as MiniCPM-V writes them; other objects say nothing that is known
+        write=rows(
+            {
+                "image": {"<image_01>": TWO, "<image_00>": ONE, "<image_02>": THREE},
+                "conversations": talk("Is <image_00> like <image_01> or <image_02>?", "a"),
+            },
+            {"image": {"left": ONE}, "conversations": talk("<image>Q?", "b")},
+            name="d.json",
+        ),
+        says=(Says("a", (RED, GREEN, BLUE), "Is image 1 like image 2 or image 3?"),),
+        rejects={"malformed": 1},
+    ),
+    Case(
         name="parts-of-other-kinds",
         write=rows(
             {"messages": content({"type": "input_audio", "input_audio": {"data": "x"}}, words("A?"))},

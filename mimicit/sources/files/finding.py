@@ -178,7 +178,7 @@ def media_refs(
     """
     refs = []
     for path in paths:
-        if isinstance(path, dict):
+        if isinstance(path, dict) and "frames" in path:
             refs.append(_frames_ref(root, path, beside))
         elif isinstance(path, str):
             refs.append(media_ref(root, path, beside=beside, kind=kind, hints=hints))

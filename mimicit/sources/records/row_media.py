@@ -23,6 +23,7 @@ _MEDIUM_NAME: Final = re.compile(
     r"(?:(?:file_?)?(?:name|path|key|id|idx|ur[il]|link|src|source|dir|folder|location)s?)?",
     re.IGNORECASE,
 )
+_NUMBERED: Final = re.compile(r"<image_?[0-9]{1,4}>")
 _MAX_PATH_CHARACTERS: Final = 4096
 _HEAD_CHARACTERS: Final = 1024
 _MAX_ORIGIN: Final = 1024
@@ -39,12 +40,11 @@ class MediaFinder:
     def of_row(self, row: Row, fields: dict[str, Any], columns: Columns) -> Iterator[MediaRef]:
         """The media in the media fields of ``row``, in their order; raises `RejectedError`."""
         for column, kind in columns.media:
-            value = listed_texts(fields[column])
-            for number, entry in enumerate(value) if isinstance(value, list) else [(None, value)]:
+            for step, entry in _entries(listed_texts(fields[column])):
                 if column in columns.by_id and not isinstance(entry, dict) and entry is not None and entry != "":
                     yield self._called(entry, kind, column)
-                elif number is not None or (entry is not None and entry != ""):
-                    yield self.find(entry, kind, row, (column,) if number is None else (column, number))
+                elif step is not None or (entry is not None and entry != ""):
+                    yield self.find(entry, kind, row, (column,) if step is None else (column, step))
 
     def _called(self, value: object, kind: MediaKind | None, column: str) -> MediaRef:
         """The medium named ``value``, with or without its extension, also by an id as in COCO and other sets."""
@@ -115,6 +115,18 @@ class MediaFinder:
         if isinstance(value, str):
             return media_ref(self.root, value, beside=self.beside, kind=kind)
         return media_refs(self.root, [value], beside=self.beside, kind=kind)[0]
+
+
+def _entries(value: object) -> list[tuple[int | str | None, object]]:
+    """What a field lists, each with its step in the field: a list, or an object by placeholder; else the field itself.
+
+    MiniCPM-V writes ``{"<image_00>": "a.jpg", "<image_01>": "b.jpg"}``.
+    """
+    if isinstance(value, list):
+        return list(enumerate(value))
+    if isinstance(value, dict) and value and all(map(_NUMBERED.fullmatch, value)):
+        return sorted(value.items(), key=lambda entry: int(entry[0].strip("<image_>")))
+    return [(None, value)]
 
 
 def _is_base64(value: str) -> bool:
