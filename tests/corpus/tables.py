@@ -406,7 +406,36 @@ def lists_side_by_side(root: Path) -> None:
     put(root, "b.json", json.dumps({"images": images, "dataset": "coco"}, indent=1))
 
 
+def records_by_id(root: Path) -> None:
+    """The questions of GQA, a data frame by its index, conversations, and objects that are no records."""
+    put_pictures(root)
+    named = {ONE: "11", TWO: "n12"}
+    for name, id in named.items():
+        put(root, f"images/{id}.png", (root / name).read_bytes())
+        (root / name).unlink()
+    gqa = {"question": "Q?", "answer": "no", "semantic": [{"operation": "select"}], "groups": {"global": None}}
+    put(root, "gqa.json", {"07333408": gqa | {"imageId": "11"}, "1": gqa | {"imageId": "n12", "answer": "yes"}})
+    frame = {"0": {"image": THREE, "caption": "a"}, "1": {"image": "none.png", "caption": "b"}}
+    put(root, "frame.json", json.dumps(frame, indent=1))
+    talk = [{"from": "human", "value": "<image>\nQ?"}, {"from": "gpt", "value": "talk"}]
+    put(root, "talks.json", {"x": {"image": THREE, "conversations": talk}})
+    put(root, "services.json", {"web": {"image": "nginx"}, "db": {"image": "postgres"}})
+    put(root, "mixed.json", {"1": gqa | {"imageId": "11"}, "version": 1})
+
+
 CASES = [
+    Case(
+        name="records-by-id",
+        write=records_by_id,
+        says=(
+            Says("no", (RED,), "Q?"),
+            Says("yes", (GREEN,), "Q?"),
+            Says("a", (BLUE,)),
+            Says("talk", (BLUE,), "Q?"),
+        ),
+        rejects={"missing_file": 1},
+        unused=("mixed.json", "services.json"),
+    ),
     Case(
         name="lists-of-captions-and-media-side-by-side",
         write=lists_side_by_side,

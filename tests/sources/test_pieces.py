@@ -46,8 +46,13 @@ def in_pieces(root: Root, spec: SourceSpec) -> tuple[list[Piece], list[Item]]:
         ("x.json", f"[ {' ,'.join([*LINES[:30], '5', 'null', *LINES[30:]])} ]\n"),
         ("x.jsonl", "\n".join([*LINES[:20], "", "no JSON", *LINES[20:]])),
         ("x.jsonl", "\ufeff" + "\r\n".join(LINES) + "\r\n\r\n"),
+        ("x.json", json.dumps({f"k{n}": record for n, record in enumerate(RECORDS)})),
+        (
+            "x.json",
+            json.dumps({str(n): {"conversations": record["conversations"]} for n, record in enumerate(RECORDS)}),
+        ),
     ],
-    ids=["array", "indented", "scalars", "lines", "windows"],
+    ids=["array", "indented", "scalars", "lines", "windows", "by-id", "by-id-alone"],
 )
 def test_a_json_file_in_pieces_is_the_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str, size: int

@@ -55,6 +55,24 @@ def blocks_of_member(root: Root, path: str, name: str, piece: Piece | None = Non
         raise SourceError(f"{path}: has no list {name!r}")
 
 
+def keyed_rows(root: Root, path: str, piece: Piece | None = None) -> Iterator[Row]:
+    """The records of the object ``{id: record}`` at ``path``; the id is the field ``id`` of a record that has none.
+
+    Places are ``path#id``. With a ``piece`` that is a range of the file, only its records. `SourceError` if the file is
+    not one JSON object.
+    """
+    with open_text(root, path) as file:
+        for cursor, key in members_in(file, path, piece):
+            try:
+                id = decoded_key(key)
+            except RejectedError as error:
+                cursor.value(keep_bytes=0)
+                yield Row(f"{path}#byte {key.offset}", error)
+                continue
+            row = element(cursor, path, f"{path}#{id}")
+            yield row if isinstance(row.fields, RejectedError) else row._replace(fields={"id": id, **row.fields})
+
+
 def first_of_members(root: Root, path: str, *, until: str | None = None) -> dict[str, Any]:
     """A sample of each member of the object at ``path``: the first record of a list, or the text if it is one.
 

@@ -1,7 +1,7 @@
 """The manifest: a table of triplets, as a user with their own data writes it.
 
-``manifest.jsonl`` (or a JSON array, or one object around lists: ``{"data": [...]}``), ``manifest.csv``,
-``manifest.parquet``, or any other name with these columns:
+``manifest.jsonl`` (or a JSON array, one object around lists: ``{"data": [...]}``, or one of records by id),
+``manifest.csv``, ``manifest.parquet``, or any other name with these columns:
 
 - ``instruction`` and ``answer``: text. Without an instruction, the answer is taken for a caption.
 - ``media``: a path or a list of paths; ``image``, ``images`` and ``video`` are accepted in its place. Paths are
@@ -32,7 +32,7 @@ import orjson
 
 from mimicit.errors import RejectedError
 from mimicit.sources.containers.csv_rows import csv_rows
-from mimicit.sources.containers.json_members import first_of_members, member_rows
+from mimicit.sources.containers.json_members import first_of_members, keyed_rows, member_rows
 from mimicit.sources.containers.json_rows import json_rows
 from mimicit.sources.containers.table_rows import picture_columns, table_rows
 from mimicit.sources.files.media_names import folder_of
@@ -43,7 +43,7 @@ from mimicit.sources.records.choices import listed_texts
 from mimicit.sources.records.claiming import around_annotated
 from mimicit.sources.records.column_names import MEDIA_FIELDS, columns_of, field_names
 from mimicit.sources.records.conversations import CONVERSATION_FIELDS
-from mimicit.sources.records.pieces import cut_list, cut_records, cut_rows, whole
+from mimicit.sources.records.pieces import cut_list, cut_members, cut_records, cut_rows, whole
 from mimicit.sources.records.row_media import MediaFinder
 from mimicit.sources.records.rows import PlaceholderOptions, RowReader
 from mimicit.sources.sniff import Fields, Head, HeadKind, sniff
@@ -56,7 +56,7 @@ _TABLES: Final = frozenset({"array", "lines", "csv", "parquet"})
 def _claim(root: Root, heads: Mapping[str, Head], *, force: bool = False) -> list[SourceSpec]:
     specs = []
     for path, head in sorted(heads.items()):
-        if (head.kind in _TABLES and (force or _fits(path, head))) or _lists(head):
+        if (head.kind in _TABLES and (force or _fits(path, head))) or _lists(head) or _has_keys(head):
             beside, made_from = around_annotated(heads, path)
             specs.append(
                 SourceSpec(
@@ -95,7 +95,10 @@ MANIFEST: Final = SourceFormat(
 
 def _cut_text(root: Root, path: str) -> list[Piece]:
     """The pieces of a JSON or CSV file; an object around several lists stays whole."""
-    match _all_lists(root, path, sniff(root, path)):
+    head = sniff(root, path)
+    if _has_keys(head):
+        return cut_members()(root, path)
+    match _all_lists(root, path, head):
         case []:
             return cut_records(root, path)
         case [name]:
@@ -127,6 +130,8 @@ def _rows(root: Root, path: str, piece: Piece | None) -> Iterator[Row]:
         return _csv_rows(root, path, piece)
     if kind == "parquet":
         return (row for _, row in table_rows(root, path, is_arrow=False, piece=piece))
+    if _has_keys(head):
+        return keyed_rows(root, path, piece)
     if lists := _lists(head):
         if piece is None or piece.end is None or len(lists) > 1:  # a piece is of the only list
             lists = _all_lists(root, path, head)
@@ -148,14 +153,22 @@ def _lists(head: Head) -> list[str]:
     is_record = bool(columns.media or columns.instructions or columns.captions or {"id", "document"} & set(names))
     if head.kind not in ("object", "lines") or sum(head.counts) != 1 or is_record:
         return []
-    found = []
-    for name in names:
-        start = f"{name}[]."
-        fields = {path.removeprefix(start): kind for path, kind in head.fields.items() if path.startswith(start)}
-        # The head does not reach as deep as the speakers of a conversation.
-        if _is_row("array", fields) or any(fields.get(key) == "array" for key in CONVERSATION_FIELDS[:2]):
-            found.append(name)
-    return found
+    return [name for name in names if _are_rows(head, f"{name}[].")]
+
+
+def _has_keys(head: Head) -> bool:
+    """Whether the file is a JSON object of records by their ids (``{"07333408": {"imageId": ..., ...}}``)."""
+    if head.kind not in ("object", "lines") or sum(head.counts) != 1:
+        return False
+    names = _names(head.kind, head.fields)
+    return all(head.fields[name] == "object" for name in names) and any(_are_rows(head, f"{name}.") for name in names)
+
+
+def _are_rows(head: Head, start: str) -> bool:
+    """Whether the records whose fields begin with ``start`` in the ``head`` are rows."""
+    fields = {path.removeprefix(start): kind for path, kind in head.fields.items() if path.startswith(start)}
+    # The head does not reach as deep as the speakers of a conversation.
+    return _is_row("array", fields) or any(fields.get(key) == "array" for key in CONVERSATION_FIELDS[:2])
 
 
 def _is_row(kind: HeadKind, fields: Fields) -> bool:
@@ -183,8 +196,9 @@ def _names(kind: HeadKind, fields: Fields) -> list[str]:
 def _shown_columns(head: Head) -> str:
     """The known columns, by name; for a column with another name, also the field that it stands for."""
     names = _names(head.kind, head.fields)
-    for name in _lists(head)[:1]:
-        inner = [path.removeprefix(f"{name}[].") for path in head.fields if path.startswith(f"{name}[].")]
+    starts = [f"{name}." for name in names] if _has_keys(head) else [f"{name}[]." for name in _lists(head)]
+    for start in starts[:1]:
+        inner = [path.removeprefix(start) for path in head.fields if path.startswith(start)]
         names = _names("array", dict.fromkeys(inner, ""))
     known = {"id", "instruction", "answer", "related", *MEDIA_FIELDS}
     fields = sorted((column, field) for column, field in field_names(names).items() if field in known)
