@@ -75,7 +75,7 @@ VISIONS: dict[str, VisionConfig] = {
     "dinov2": _other(24, model_type="dinov2", **_TRANSFORMER),
     "dinov2 with registers": _other(24, model_type="dinov2_with_registers", num_register_tokens=3, **_TRANSFORMER),
     "dinov3": _other(24, model_type="dinov3_vit", num_register_tokens=2, **_TRANSFORMER),
-    "mobilenet": _other(1280, model_type="mobilenet_v2", depth_multiplier=0.25),
+    "mobilenet": _other(128, model_type="mobilenet_v2", depth_multiplier=0.1, finegrained_output=False),
     "open_clip": replace(CONFIG.vision, layout="open_clip"),
     "resnet": _other(
         16, model_type="resnet", embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"

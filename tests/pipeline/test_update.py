@@ -57,13 +57,19 @@ def rebuild(raw: Path, out: Path, config: BuildConfig = SMALL, **options: Any) -
     return engine
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    make.add_manifest(folder / "raw", "first", pictures=12, questions=2)
+    make.add_llava(folder / "raw", "llava_tiny")
+    build_shards(folder / "raw", folder / "out", SMALL, engine=InProcess())
+    return folder
+
+
 @pytest.fixture
-def built(tmp_path: Path) -> tuple[Path, Path]:
-    raw, out = tmp_path / "raw", tmp_path / "out"
-    make.add_manifest(raw, "first", pictures=12, questions=2)
-    make.add_llava(raw, "llava_tiny")
-    build_shards(raw, out, SMALL, engine=InProcess())
-    return raw, out
+def built(whole: Path, tmp_path: Path) -> tuple[Path, Path]:
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "raw", tmp_path / "out"
 
 
 def test_a_source_that_comes_last_costs_only_itself(built: tuple[Path, Path]) -> None:
