@@ -326,6 +326,7 @@ def other_names(root: Path) -> None:
         {"image": TWO, "captions": ["b", "c"]},
         {"image": TWO, "caption": '["b", "c"]'},
         {"image": TWO, "description": "b", "split": "train"},
+        {"image_path": TWO, "image_id": "x", "caption_str": "b", "reference_strs": ["b", "c"]},
         {"image": THREE, "caption": "[b] [1, 2]"},
     ]
     for number, record in enumerate(records):
@@ -340,6 +341,7 @@ def called_by_ids(root: Path) -> None:
         put(root, f"{folder}/{name}", picture(colour))
     clip(root / "v" / "v_abc.mp4", RED)
     clip(root / "v" / "video9.mp4", GREEN)
+    clip(root / "v" / "vid5.mp4", BLUE)
     records: list[dict[str, Any]] = [
         {"image_id": 7, "question": "Q?", "answer": "coco"},
         {"imageId": "0a4f", "question": "Q?", "answer": "text"},
@@ -347,6 +349,7 @@ def called_by_ids(root: Path) -> None:
         {"image": "x.png", "image_id": 7, "question": "Q?", "answer": "path"},
         {"video_name": "abc", "question": "Q?", "answer": "activity"},
         {"video_id": 9, "question": "Q?", "answer": "msrvtt"},
+        {"video_id": 5, "question": "Q?", "answer": "msvd"},
         {"image_id": 8, "question": "Q?", "answer": "nowhere"},
     ]
     for number, record in enumerate(records):
@@ -450,13 +453,14 @@ CASES = [
             {"image": TWO, "questions": "['C?']", "answers": ["c"]},
             {"image": TWO, "questions": "D?", "answers": ["no", "d", "d"]},
             {"image": THREE, "questions": ["E?", "F?"], "answers": ["e"]},
+            {"image": THREE, "questions": ["G?"], "caption": "g"},
         ),
         says=(
+            Says("g", (BLUE,)),
             *(Says(text.lower(), (RED,), f"{text}?") for text in "AB"),
             *(Says(text.lower(), (GREEN,), f"{text}?") for text in "CD"),
         ),
         rejects={"malformed": 1},
-        unused=(THREE,),
     ),
     Case(
         name="captions-between-bars",  # as of Flickr30k
@@ -467,6 +471,11 @@ CASES = [
         name="questions-and-answers-in-a-table-by-hand",
         write=csv(f"image,Questions,Answers\n{ONE},A?,a\n"),
         says=(Says("a", (RED,), "A?"),),
+    ),
+    Case(
+        name="questions-beside-captions-in-a-table-by-hand",
+        write=csv(f"image,Questions,Caption\n{ONE},A?,a\n"),
+        says=(Says("a", (RED,)),),
     ),
     Case(
         name="records-inside-an-object",
@@ -541,6 +550,7 @@ CASES = [
             *[Says(name, (BLUE,), "Q?") for name in ("name", "path", "tsv")],
             Says("activity", (RED,), "Q?"),
             Says("msrvtt", (GREEN,), "Q?"),
+            Says("msvd", (BLUE,), "Q?"),
         ),
         rejects={"missing_file": 1},
     ),
@@ -556,7 +566,7 @@ CASES = [
         write=other_names,
         says=(
             *[Says("a", (RED,), "A?")] * 5,
-            *[Says("b", (GREEN,))] * 4,
+            *[Says("b", (GREEN,))] * 5,
             *[Says("c", (GREEN,))] * 3,
             Says("[b] [1, 2]", (BLUE,)),
             Says("[1, 2]", (BLUE,)),

@@ -31,7 +31,10 @@ ANSWERS: Final = (
     *("answer", "multiple_choice_answer", "answers", "response", "output", "completion", "text_output", "target"),
     *("ground_truth", "solution", "outputs"),
 )
-CAPTIONS: Final = ("caption", "captions", "text", "txt", "texts", "sentences", "description", "alt_text", "label")
+CAPTIONS: Final = (
+    *("caption", "captions", "text", "txt", "texts", "sentences", "description", "alt_text", "label"),
+    *("caption_str",),
+)
 _CHOICES: Final = ("choices", "options", "answer_choices", "multiple_choices", "candidates")
 _CHOICE_PLACES: Final = (
     *("correct_choice_idx", "correct_choice_index", "correct_answer_idx", "correct_answer_index", "correct_idx"),
@@ -46,7 +49,7 @@ _BY_ID: Final = re.compile(
 )
 _MAX_NAMES: Final = 200
 _OTHER_NAMES: Final = {
-    "instruction": ("question", "prompt", "problem", "text_input", "input", "questions"),
+    "instruction": ("question", "prompt", "problem", "text_input", "input"),
     "answer": (*ANSWERS[1:], *CAPTIONS),
     "media": (
         *(
@@ -118,7 +121,8 @@ def _columns_of(written: tuple[str, ...]) -> Columns:
     numbered = in_order([column for column in written if _NUMBERED.fullmatch(_plain(column))])
     own += [(column, "video" if _plain(column).startswith("video") else None) for column in numbered]
     answers, captions = named(*ANSWERS), named(*CAPTIONS)
-    instructions = named("instruction", "question", "prompt", "query", *_OTHER_NAMES["instruction"][2:])
+    plural = ("questions",) if answers else ()  # beside a caption alone, they are notes
+    instructions = named("instruction", "question", "prompt", "query", *_OTHER_NAMES["instruction"][2:], *plural)
     if not instructions and "question_id" in plain and "text" in plain:  # as in POPE, and in LLaVA's files of questions
         instructions = named("text")
         captions = named(*(name for name in CAPTIONS if name != "text"))
@@ -201,7 +205,7 @@ def field_names(columns: Iterable[str]) -> dict[str, str]:
     for field in _FIELDS:
         _name(field, (field,), written, fields)
     asking = columns_of(written).instructions[:1]
-    fields.update((column, "instruction") for column in asking if _plain(column) == "text")
+    fields.update((column, "instruction") for column in asking if _plain(column) in ("text", "questions"))
     for field, others in _OTHER_NAMES.items():
         if field != "media" or MEDIA_FIELDS.keys().isdisjoint(fields.values()):
             _name(field, others, written, fields)
