@@ -257,7 +257,7 @@ def test_readers_end_with_their_context() -> None:
     wait_for(lambda: not any(pid in descendants(os.getpid()) for pid in pids))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_ends_the_server_whatever_is_under_way(run: Path, number: signal.Signals) -> None:
     with attack.served(run) as (server, address), ExitStack() as stack:
         costly = attack.question(pictures=[attack.jpeg_of_scans(5000, 99)] * 16)
