@@ -6,6 +6,7 @@ import json
 import os
 import struct
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,20 +98,18 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_a_broken_record_is_one_reject(tmp_path: Path, case: str) -> None:
-    prepare, row, reason = CASES[case]
-    folder = folder_with(tmp_path, row)
-    prepare(folder)
+def test_every_broken_record_is_one_reject(tmp_path: Path) -> None:
+    rows = [row if row["id"] == "good" else {**row, "id": name} for name, (_, row, _) in CASES.items()]
+    reasons = [reason for _, _, reason in CASES.values()]
+    folder = folder_with(tmp_path, *rows)
+    for prepare, _, _ in CASES.values():
+        prepare(folder)
     source, rejects = build(tmp_path)
-    assert source["in"] == 2
-    assert source["out"] == 1
-    assert source["rejected"] == {reason: 1}
-    (reject,) = [reject for reject in rejects if reject["scope"] == "record"]
-    assert reject["reason"] == reason
-    assert reject["id"] in ("bad", "good")
-    assert reject["locator"].startswith("manifest.jsonl")
-    assert reject["detail"]
+    assert (source["in"], source["out"], source["rejected"]) == (1 + len(rows), 1, Counter(reasons))
+    found = {one["locator"]: (one["id"], one["reason"]) for one in rejects if one["scope"] == "record"}
+    wanted = zip((row["id"] for row in rows), reasons, strict=True)
+    assert found == {f"manifest.jsonl:{line}": pair for line, pair in enumerate(wanted, 2)}
+    assert all(reject["detail"] for reject in rejects)
 
 
 def test_a_dangling_related_id_is_dropped_and_counted(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.factories import disks
 from tests.factories import raw as make
 from tests.factories.commands import Done, mimicit
 
@@ -33,15 +34,8 @@ def whole(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own, of 64 KiB at first."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("mounting a small disk takes root")
-    yield disk
-    subprocess.run(["umount", "-l", disk], check=True)
+    with disks.small_disk(tmp_path / "disk", "64k") as disk:
+        yield disk
 
 
 def build(raw: Path, out: Path, largest: int = resource.RLIM_INFINITY) -> Done:

@@ -20,6 +20,7 @@ from otter_train.config.run_config import RunOptions, resolve
 from otter_train.model import PRESETS
 from otter_train.reporting.metrics import Console, Row, Table, read_table
 from otter_train.training.loop import Outcome, train
+from tests.factories import disks
 from tests.factories.runs import row
 from tests.factories.train import MINUTE_MODEL, Colours
 
@@ -27,13 +28,8 @@ from tests.factories.train import MINUTE_MODEL, Colours
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own of 4 MiB: room for a few checkpoints of about 1 MB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], capture_output=True, check=False)
-    if mounted.returncode:
-        pytest.skip("mounting a small disk takes root")
-    yield disk
-    subprocess.run(["umount", "-l", disk], check=True)
+    with disks.small_disk(tmp_path / "disk", "4m") as disk:
+        yield disk
 
 
 def run(folder: Path, **options: Any) -> Outcome:
