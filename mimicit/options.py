@@ -260,6 +260,8 @@ def _less_none(kind: Any) -> Any:
 
 
 def _stored(value: Any, declared: Option) -> Any:
+    if value is None:
+        return None
     if declared.kind is float:  # a ratio written as 4 or 4.0 is one ratio, and must not look like two
         return float(value)
     if get_origin(declared.kind) is tuple:

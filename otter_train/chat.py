@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from mimicit.errors import MimicitError, UsageError
+from mimicit.options import click_options, configured
 from otter_train.config.command_line import HELP, Program, calm_threads, errors_on_one_line, importing
+from otter_train.inference import AnswerOptions, ModelOptions
 
 if TYPE_CHECKING:
     from mimicit.records import Media, Sample
@@ -96,25 +98,10 @@ def _write(out: TextIO, text: str) -> None:
 
 @click.command(cls=Program, context_settings=HELP)
 @click.option("--checkpoint", type=click.Path(path_type=Path), required=True, help="Run folder, or one checkpoint.")
-@click.option("--max-new-tokens", type=click.IntRange(min=1), default=128, help="Longest answer, in tokens.")
-@click.option("--temperature", type=float, default=0.0, help="Sampling temperature; 0: the likeliest token.")
-@click.option("--top-p", type=float, default=1.0, help="Sample among the likeliest tokens of this total probability.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed of the sampling.")
+@click_options(AnswerOptions, only=("max_new_tokens", "temperature", "top_p", "seed"))
 @click.option("--frames", type=click.IntRange(min=1), default=8, help="Frames taken from a clip.")
-@click.option("--language-model", help="Where the frozen language model lies now, if it was moved.")
-@click.option("--vision-model", help="Where the frozen vision model lies now, if it was moved.")
-@click.option("--device", default="auto", help="Device to run on: auto, cpu, cuda, cuda:1, ...")
-def main(
-    checkpoint: Path,
-    max_new_tokens: int,
-    temperature: float,
-    top_p: float,
-    seed: int,
-    frames: int,
-    language_model: str | None,
-    vision_model: str | None,
-    device: str,
-) -> None:
+@click_options(ModelOptions)
+def main(checkpoint: Path, frames: int, **given: Any) -> None:
     """Talk with a trained model about pictures and clips.
 
     Show them with /image PATH and /video PATH; /reset forgets everything, /quit ends. Through a pipe, each line of
@@ -125,13 +112,10 @@ def main(
         with importing():
             from mimicit.media import MediaOptions
             from otter_train.data.question import media_from_file
-            from otter_train.inference import AnswerOptions
             from otter_train.inference.answering import load_trained_model, stream_answers
 
-        options = AnswerOptions(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
-        trained = load_trained_model(
-            checkpoint, device=device, language_model=language_model, vision_model=vision_model
-        )
+        options = configured(AnswerOptions, given)
+        trained = load_trained_model(checkpoint, **asdict(configured(ModelOptions, given)))
 
         def answer(sample: Sample, hand_over: Callable[[str], None]) -> str:
             text = ""

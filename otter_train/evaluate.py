@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import click
 
 from mimicit.errors import UsageError
+from mimicit.options import click_options, configured
 from mimicit.schema import canonical_json
 from otter_train.config.command_line import HELP, Program, calm_threads, errors_on_one_line, importing, run_and_leave
+from otter_train.inference import AnswerOptions, ModelOptions
 
 _FOLDER = click.Path(path_type=Path)
 _PROGRESS_EVERY = 500
@@ -45,9 +48,7 @@ class _Shots(click.ParamType[tuple[int, ...]]):
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=32, help="Longest answer, in tokens.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed of the resampling for the intervals.")
 @click.option("--out", type=_FOLDER, help="Folder for evaluation.json, evaluation.txt and evaluation.png.")
-@click.option("--language-model", help="Where the frozen language model lies now, if it was moved.")
-@click.option("--vision-model", help="Where the frozen vision model lies now, if it was moved.")
-@click.option("--device", default="auto", help="Device to run on: auto, cpu, cuda, cuda:1, ...")
+@click_options(ModelOptions)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, with every answer.")
 def main(
     checkpoint: Path,
@@ -63,10 +64,8 @@ def main(
     max_new_tokens: int,
     seed: int,
     out: Path | None,
-    language_model: str | None,
-    vision_model: str | None,
-    device: str,
     as_json: bool,
+    **given: Any,
 ) -> None:
     """Ask the queries of SHARDS, and compare greedy answers with the true ones (capitals and a final stop aside).
 
@@ -87,7 +86,6 @@ def main(
             from otter_train.evaluation.report import draw, lines, summarise, to_json, write_report
             from otter_train.evaluation.scores import evaluate
             from otter_train.evaluation.support_set import Support
-            from otter_train.inference import AnswerOptions
             from otter_train.inference.answering import load_trained_model
             from otter_train.reporting.metrics import Console
 
@@ -107,9 +105,7 @@ def main(
                     console.progress(f"{done:,} examples read") if done % _EXAMPLES_EVERY == 0 else None
                 ),
             ).with_context
-        trained = load_trained_model(
-            checkpoint, device=device, language_model=language_model, vision_model=vision_model
-        )
+        trained = load_trained_model(checkpoint, **asdict(configured(ModelOptions, given)))
         trained.model.vision = CachedTower(trained.model.vision)  # every picture is asked about several times
         options = AnswerOptions(max_new_tokens=max_new_tokens)
         reports = [

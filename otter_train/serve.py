@@ -5,22 +5,22 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mimicit.errors import UsageError
+from mimicit.options import click_options, configured
 from mimicit.web import LOCAL_NAMES, is_local, listen, url
 from otter_train.config.command_line import HELP, Program, calm_threads, errors_on_one_line
+from otter_train.inference import ModelOptions
 from otter_train.serving.fields import Limits
 
 if TYPE_CHECKING:
     from otter_train.inference.answering import TrainedModel
 
-_DEFAULT = Limits()
-_AT_LEAST_1 = click.IntRange(min=1)
 _SWITCH_S = 0.0005  # the event loop waits this long for the model's thread to yield, ten times a question
 
 
@@ -30,37 +30,9 @@ _SWITCH_S = 0.0005  # the event loop waits this long for the model's thread to y
 @click.option("--port", type=click.IntRange(0, 65_535), default=8000, help="Port to listen on; 0 picks a free one.")
 @click.option("--api-key", envvar="OTTER_API_KEY", help="Key that every request must carry.  [env: OTTER_API_KEY]")
 @click.option("--model-name", help="Name of the model in requests.  [default: name of the run folder]")
-@click.option("--max-body-mb", type=_AT_LEAST_1, default=_DEFAULT.body_bytes >> 20, help="Largest request, in MiB.")
-@click.option("--max-pictures", type=_AT_LEAST_1, default=_DEFAULT.pictures, help="Pictures in one request, at most.")
-@click.option("--max-pixels", type=_AT_LEAST_1, default=_DEFAULT.pixels, help="Largest picture, in pixels.")
-@click.option("--max-characters", type=_AT_LEAST_1, default=_DEFAULT.characters, help="Characters in one request.")
-@click.option("--max-new-tokens", type=_AT_LEAST_1, default=_DEFAULT.tokens, help="Longest answer, in tokens.")
-@click.option(
-    "--context", type=_AT_LEAST_1, default=_DEFAULT.context, help="Longest prompt and answer together, in tokens."
-)
-@click.option("--queue", type=_AT_LEAST_1, default=_DEFAULT.queue, help="Open requests, at most; more get a 429.")
-@click.option("--batch-size", type=_AT_LEAST_1, default=_DEFAULT.batch, help="Questions answered at once, at most.")
-@click.option("--language-model", help="Where the frozen language model lies now, if it was moved.")
-@click.option("--vision-model", help="Where the frozen vision model lies now, if it was moved.")
-@click.option("--device", default="auto", help="Device to run on: auto, cpu, cuda, cuda:1, ...")
-def main(
-    checkpoint: Path,
-    host: str,
-    port: int,
-    api_key: str | None,
-    model_name: str | None,
-    max_body_mb: int,
-    max_pictures: int,
-    max_pixels: int,
-    max_characters: int,
-    max_new_tokens: int,
-    context: int,
-    queue: int,
-    batch_size: int,
-    language_model: str | None,
-    vision_model: str | None,
-    device: str,
-) -> None:
+@click_options(Limits)
+@click_options(ModelOptions)
+def main(checkpoint: Path, host: str, port: int, api_key: str | None, model_name: str | None, **given: Any) -> None:
     """Serve a trained model at http://HOST:PORT/v1, as OpenAI's chat completions are.
 
     Pictures come as data URLs; nothing is ever fetched. Answers are greedy unless a request gives a temperature.
@@ -69,16 +41,7 @@ def main(
         local = is_local(host)
         if not local and not api_key:
             raise UsageError(f"--host {host} can be reached from other machines; give --api-key (or OTTER_API_KEY)")
-        limits = Limits(
-            body_bytes=max_body_mb << 20,
-            pictures=max_pictures,
-            pixels=max_pixels,
-            characters=max_characters,
-            tokens=max_new_tokens,
-            context=context,
-            queue=queue,
-            batch=batch_size,
-        )
+        limits: Limits = configured(Limits, given)
         calm_threads()
         try:
             from mimicit.web.server import run_server
@@ -88,12 +51,13 @@ def main(
         from otter_train.inference.answering import load_trained_model
         from otter_train.serving.worker import Worker
 
-        trained = load_trained_model(
-            checkpoint, device=device, language_model=language_model, vision_model=vision_model
-        )
-        longest = getattr(trained.model.language.lm.config, "max_position_embeddings", None) or context
+        trained = load_trained_model(checkpoint, **asdict(configured(ModelOptions, given)))
+        longest = getattr(trained.model.language.lm.config, "max_position_embeddings", None) or limits.context
         name = model_name or _name_of(trained)
-        with listen(host, port) as listener, Worker(trained, replace(limits, context=min(context, longest))) as worker:
+        with (
+            listen(host, port) as listener,
+            Worker(trained, replace(limits, context=min(limits.context, longest))) as worker,
+        ):
             hosts = LOCAL_NAMES if local and not api_key else None
             app = create_app(worker, model=name, api_key=api_key, hosts=hosts)
             gc.freeze()  # or each full collection scans all of torch and the model, and every request waits

@@ -19,8 +19,9 @@ from typing import Final
 
 import click
 
+from mimicit.annotating.config import Limits
 from mimicit.annotating.recipe import read_recipe
-from mimicit.annotating.run import Limits, Server, annotate
+from mimicit.annotating.run import Server, annotate
 from mimicit.annotating.work import Work
 from mimicit.sources.files.root import Root
 

@@ -18,6 +18,8 @@ from typing import Any, Final
 
 from mimicit.options import Option, json_schema, options_of
 from mimicit.pipeline.config import BuildConfig, SourceOptions
+from mimicit.sources.options import declared_options
+from mimicit.sources.registry import SOURCES
 from otter_train.config.run_config import PRESETS, RunConfig, RunOptions
 
 ROOT: Final = Path(__file__).parents[1]
@@ -25,7 +27,7 @@ SCHEMA: Final = ROOT / "schemas" / "mixture.json"
 PAGE: Final = ROOT / "docs" / "command-line.md"
 _WIDTH: Final = 120
 _TABLE: Final = re.compile(r"(<!-- options: (\w+); made by python -m tools.options -->\n).*?(<!-- end -->)", re.DOTALL)
-_KINDS: Final = {int: "a whole number", float: "a number", Path: "a folder"}
+_KINDS: Final = {int: "a whole number", float: "a number", Path: "a folder", tuple[str, ...]: "texts"}
 
 
 def mixture_schema() -> str:
@@ -52,7 +54,7 @@ def _written(value: Any, indent: int = 0) -> str:
 
 def page_with_tables(page: str) -> str:
     """The text of ``docs/command-line.md`` with its tables made anew."""
-    tables = {"build": _build_table, "training": _training_table}
+    tables = {"build": _build_table, "formats": _formats_table, "training": _training_table}
     return _TABLE.sub(lambda found: found[1] + tables[found[2]]() + found[3], page)
 
 
@@ -65,6 +67,18 @@ def _build_table() -> str:
         place = ("also" if key in build else "only") if key in source else ""
         rows.append((flag, _code(key), place, _values(one), _default(one), one.help))
     return _table(("command line", "`mimicit.toml`", "`[[source]]`", "values", "default", ""), rows)
+
+
+def _formats_table() -> str:
+    takers: dict[Option, list[str]] = {}
+    for format in sorted(SOURCES):
+        for one in declared_options(format).values():
+            takers.setdefault(one, []).append(format)
+    rows = (
+        (", ".join(map(_code, formats)), _code(one.key), _values(one), _default(one), one.help)
+        for one, formats in takers.items()
+    )
+    return _table(("format", "option", "values", "default", ""), rows)
 
 
 def _training_table() -> str:

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
+from mimicit.annotating.config import Prices
 from mimicit.errors import AnnotateError
 
 _MOST_TOKENS_USUALLY: Final = 1024  # of an answer, if the recipe sets no max_tokens
@@ -23,18 +24,6 @@ class Cost:
     def tokens(self) -> int:
         """Both together."""
         return self.input_tokens + self.output_tokens
-
-
-@dataclass(frozen=True, slots=True)
-class Prices:
-    """US dollars per million tokens; zero if not given."""
-
-    input_usd: float = 0.0
-    output_usd: float = 0.0
-
-    def of(self, input_tokens: int, output_tokens: int) -> float:
-        """The price in US dollars."""
-        return (input_tokens * self.input_usd + output_tokens * self.output_usd) / 1e6
 
 
 class Pace:

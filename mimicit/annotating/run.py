@@ -19,7 +19,8 @@ from typing import Final
 from mimicit.annotating.asking import Asker, Judge, NotAskedError, Outcome, Send, outcome_of
 from mimicit.annotating.batch import BatchWriter, take_in
 from mimicit.annotating.client import ModelClient
-from mimicit.annotating.limits import Breaker, Budget, BudgetReachedError, Cost, Pace, Prices
+from mimicit.annotating.config import Limits, Prices
+from mimicit.annotating.limits import Breaker, Budget, BudgetReachedError, Cost, Pace
 from mimicit.annotating.pictures import Pictures
 from mimicit.annotating.records import Dropped
 from mimicit.annotating.report import report_html
@@ -42,20 +43,6 @@ class Server:
     model: str
     base_url: str
     key: str = field(default="", repr=False)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """How fast, and for how much, the model is asked; None: no limit. None of these affects a pair."""
-
-    concurrency: int = 16
-    requests_per_minute: float | None = None
-    tokens_per_minute: float | None = None
-    budget_tokens: int | None = None
-    budget_usd: float | None = None
-    prices: Prices = field(default_factory=Prices)
-    timeout_s: float = 120.0
-    retries: int = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

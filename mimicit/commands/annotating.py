@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from mimicit.annotating.config import Limits
 from mimicit.commands.groups import EXIT_FAILED, print_json
 from mimicit.errors import UsageError
-from mimicit.options import click_options
+from mimicit.options import click_options, configured
 from mimicit.pipeline import BuildConfig
 
 if TYPE_CHECKING:
     from mimicit.annotating.batch import BatchWriter
-    from mimicit.annotating.limits import Prices
+    from mimicit.annotating.config import Prices
     from mimicit.annotating.run import Summary
     from mimicit.annotating.work import Preview
 
@@ -38,15 +39,7 @@ if TYPE_CHECKING:
 @click.option("--answers", type=click.Choice(["json", "text"]), help="Ask for JSON by a schema, or for lines of text.")
 @click.option("--limit", type=click.IntRange(min=1), help="Use only this many records, the first ones.")
 @click_options(BuildConfig, only=("format", "follow_links", "allow_root"))
-@click.option("--concurrency", type=click.IntRange(1, 4096), default=16, show_default=True, help="Concurrent requests.")
-@click.option("--requests-per-minute", type=click.FloatRange(min=0, min_open=True), help="Most requests per minute.")
-@click.option("--tokens-per-minute", type=click.FloatRange(min=0, min_open=True), help="Most tokens per minute.")
-@click.option("--budget-tokens", type=click.IntRange(min=1), help="Stop before answers cost more tokens.")
-@click.option("--budget-usd", type=click.FloatRange(min=0, min_open=True), help="Stop before answers cost more USD.")
-@click.option("--price-in", type=click.FloatRange(min=0), default=0.0, help="US dollars per million tokens sent.")
-@click.option("--price-out", type=click.FloatRange(min=0), default=0.0, help="US dollars per million tokens received.")
-@click.option("--timeout", type=click.FloatRange(min=0.1), default=120.0, show_default=True, help="Seconds per try.")
-@click.option("--retries", type=click.IntRange(0, 100), default=6, show_default=True, help="Tries after the first.")
+@click_options(Limits)
 @click.option("--judge", metavar="MODEL", help="Have this model of the same server score every pair from 1 to 5.")
 @click.option("--judge-least", type=click.FloatRange(1, 5), default=4.0, show_default=True, help="Lowest score kept.")
 @click.option("--batch-out", type=click.Path(path_type=Path), help="Send nothing; write requests for a batch API.")
@@ -71,15 +64,6 @@ def annotate(
     format: str | None,
     follow_links: bool,
     allow_root: tuple[str, ...],
-    concurrency: int,
-    requests_per_minute: float | None,
-    tokens_per_minute: float | None,
-    budget_tokens: int | None,
-    budget_usd: float | None,
-    price_in: float,
-    price_out: float,
-    timeout: float,
-    retries: int,
     judge: str | None,
     judge_least: float,
     batch_out: Path | None,
@@ -87,6 +71,7 @@ def annotate(
     dry_run: bool,
     report: bool,
     as_json: bool,
+    **given: Any,
 ) -> None:
     """Let a language model write instructions and answers about raw pictures, clips and captions.
 
@@ -100,9 +85,8 @@ def annotate(
     """
     from mimicit.annotating.asking import Judge
     from mimicit.annotating.client import checked_base_url
-    from mimicit.annotating.limits import Prices
     from mimicit.annotating.recipe import read_recipe
-    from mimicit.annotating.run import Limits, Server, write_batch
+    from mimicit.annotating.run import Server, write_batch
     from mimicit.annotating.run import annotate as run
     from mimicit.annotating.work import Work, preview, refusals_named
     from mimicit.sources.files.root import Root
@@ -112,20 +96,9 @@ def annotate(
         raise UsageError("--allow-root goes with --follow-links")
     if (batch_out is not None) + bool(batch_in) + dry_run > 1:
         raise UsageError("--batch-out, --batch-in and --dry-run: one of them at a time")
-    if budget_usd is not None and not price_in and not price_out:
-        raise UsageError("--budget-usd needs the prices: add --price-in and --price-out, in dollars a million tokens")
     written = read_recipe(recipe, answers=answers)  # type: ignore[arg-type]
     server = Server(model=model, base_url=checked_base_url(base_url), key=os.environ.get(key_env, ""))
-    limits = Limits(
-        concurrency=concurrency,
-        requests_per_minute=requests_per_minute,
-        tokens_per_minute=tokens_per_minute,
-        budget_tokens=budget_tokens,
-        budget_usd=budget_usd,
-        prices=Prices(price_in, price_out),
-        timeout_s=timeout,
-        retries=retries,
-    )
+    limits: Limits = configured(Limits, given)
     second = Judge(judge, judge_least) if judge else None
     root = Root(src, exclude=(out,), follow_links=follow_links, allow=tuple(map(Path, allow_root)))
     with (

@@ -147,8 +147,8 @@ class SourceFormat:
     apart by a number (``x``, ``x~2``, ...), and only a record that says the same again is a duplicate. With
     ``by_record``, each file is a source by itself, claimed because of what its single records hold.
 
-    ``options`` is a dataclass of numbers and tuples of texts that a user may set, all with defaults; its constructor
-    raises `UsageError` for a value out of range. ``read`` makes it from ``spec.options``. ``needs`` serves to say how
+    ``options`` is a dataclass of numbers and tuples of texts that a user may set, each declared as a
+    `mimicit.options.option`. ``read`` makes it from ``spec.options``. ``needs`` serves to say how
     far a file that no format claims is from this one.
     """
 

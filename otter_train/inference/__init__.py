@@ -1,6 +1,7 @@
 """Answers of a trained model.
 
-`AnswerOptions` says how an answer is chosen. No torch here, so that command lines can check what they were given.
+`AnswerOptions` says how an answer is chosen, and `ModelOptions` where the model is. No torch here, so that command
+lines can show and check their options.
 """
 
 from __future__ import annotations
@@ -8,8 +9,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mimicit.errors import UsageError
+from mimicit.options import check, option
 
-__all__ = ["AnswerOptions"]
+__all__ = ["AnswerOptions", "ModelOptions"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelOptions:
+    """Where the parts of a trained model lie that its checkpoint does not hold, and where it runs; see
+    `otter_train.inference.answering.load_trained_model`.
+    """
+
+    language_model: str | None = option(None, "Where the frozen language model lies now, if it was moved.")
+    vision_model: str | None = option(None, "Where the frozen vision model lies now, if it was moved.")
+    device: str = option("auto", "Device to run on: auto, cpu, cuda, cuda:1, ...")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,22 +39,17 @@ class AnswerOptions:
     an answer are exempt.
     """
 
-    max_new_tokens: int = 128
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-    beams: int = 1
+    max_new_tokens: int = option(128, "Longest answer, in tokens.", least=1)
+    temperature: float = option(0.0, "Sampling temperature; 0: the likeliest token.", least=0, most=100)
+    top_p: float = option(1.0, "Sample among the likeliest tokens of this total probability.", above=0, most=1)
+    seed: int = option(0, "Seed of the sampling.", least=0)
+    beams: int = option(1, "Beams of a beam search for the likeliest answer; 1 for none.", least=1)
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1 or self.beams < 1:
-            raise UsageError(f"--max-new-tokens {self.max_new_tokens}, --beams {self.beams}: must be at least 1")
-        if not 0 <= self.temperature <= 100:
-            raise UsageError(f"--temperature {self.temperature}: must be between 0 and 100")
-        if not 0 < self.top_p <= 1:
-            raise UsageError(f"--top-p {self.top_p}: must be above 0 and at most 1")
+        check(self)
         if self.beams > 1 and self.temperature > 0:
             raise UsageError("--beams looks for the likeliest answer and --temperature draws one; give one of them")
         if not self.repetition_penalty > 0:

@@ -7,31 +7,36 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
+
+from mimicit.options import check, option
+
+_MIB: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """``body_bytes`` of a request, which must arrive within ``body_seconds``; ``pictures`` in it, ``pixels`` in each.
+    """What users cannot set: the body must arrive within ``body_seconds``; a conversation has ``messages`` at most;
+    reading a request may take ``cpu_seconds`` and, with the time it waits for its turn, ``wait_seconds``.
 
-    ``messages`` in a conversation, with ``characters`` in all. Reading a request may take ``cpu_seconds`` and, with
-    the time it waits for its turn, ``wait_seconds``. ``tokens`` of an answer (also the default of a request that names
-    none), ``context`` of prompt and answer together. ``queue`` requests wait or are answered at the same time, at
-    most ``batch`` of them in one forward pass.
+    ``tokens`` is also what a request gets that names no number.
     """
 
-    body_bytes: int = 20 * 1024**2
+    body_bytes: int = option(20 * _MIB, "Largest request, in MiB.", least=1, key="max_body_mb", unit=_MIB)
     body_seconds: float = 30.0
-    pictures: int = 16
-    pixels: int = 25_000_000
+    pictures: int = option(16, "Pictures in one request, at most.", least=1, key="max_pictures")
+    pixels: int = option(25_000_000, "Largest picture, in pixels.", least=1, key="max_pixels")
     messages: int = 256
-    characters: int = 65_536
+    characters: int = option(65_536, "Characters in one request.", least=1, key="max_characters")
     cpu_seconds: float = 5.0
     wait_seconds: float = 30.0
-    tokens: int = 256
-    context: int = 2048
-    queue: int = 256
-    batch: int = 8
+    tokens: int = option(256, "Longest answer, in tokens.", least=1, key="max_new_tokens")
+    context: int = option(2048, "Longest prompt and answer together, in tokens.", least=1)
+    queue: int = option(256, "Open requests, at most; more get a 429.", least=1)
+    batch: int = option(8, "Questions answered at once, at most.", least=1, key="batch_size")
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 class ApiError(Exception):

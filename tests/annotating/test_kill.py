@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from mimicit.annotating.config import Limits
 from mimicit.annotating.recipe import parse_recipe
-from mimicit.annotating.run import Limits, Server, annotate
+from mimicit.annotating.run import Server, annotate
 from mimicit.annotating.store import Store
 from mimicit.annotating.work import Progress, Work, refusals_named
 from mimicit.errors import AnnotateError

@@ -72,15 +72,16 @@ def test_the_options_of_an_entry_win_over_those_of_the_build(root: Path) -> None
 @pytest.mark.parametrize(
     ("format", "values", "message"),
     [
-        ("mmc4", {"min_simularity": 0.2}, "mmc4 has no option 'min_simularity'; there are: max_pictures, min_b"),
+        ("mmc4", {"min_simularity": 0.2}, "mmc4 has no option 'min_simularity'; did you mean min_similarity"),
         ("alpaca", {"x": 1}, "alpaca has no option 'x'; it has none"),
-        ("mmc5", {}, "no format 'mmc5'; there are: alpaca"),
+        ("mmc5", {}, "no format 'mmc5'; did you mean mmc4"),
         ("mmc4", {"min_similarity": "0.2"}, r"mmc4\.min_similarity must be a number, not '0.2'"),
         ("mmc4", {"min_similarity": True}, "must be a number"),
         ("mmc4", {"min_similarity": float("nan")}, "must be a number"),
-        ("mmc4", {"min_similarity": 1.5}, "must be -1 to 1"),
+        ("mmc4", {"min_similarity": 1.5}, "options: mmc4: min_similarity 1.5: must be between -1 and 1"),
         ("mmc4", {"min_bytes": 0.5}, "must be a whole number"),
-        ("mmc4", {"max_pictures": -1}, "the least is 0"),
+        ("mmc4", {"max_pictures": -1}, "options: mmc4: max_pictures -1: must be at least 0"),
+        ("llava", {"require_placeholders": 2}, "require_placeholders 2: must be between 0 and 1"),
     ],
 )  # fmt: skip
 def test_a_wrong_option_is_one_line_that_names_it(format: str, values: dict[str, object], message: str) -> None:
@@ -118,7 +119,7 @@ def test_the_command_line_refuses_what_is_no_option(tmp_path: Path) -> None:
     arguments = ["build", "--src", str(tmp_path / "raw"), "--out", str(tmp_path / "out"), "--option"]
     for text, message in (
         ("mmc4.min_bytes", "is not FORMAT.NAME=NUMBER"),
-        ("mmc4.min_bites=1", "no option 'min_bites'; there are: max_pictures"),
+        ("mmc4.min_bites=1", "no option 'min_bites'; did you mean min_bytes?"),
     ):
         result = CliRunner().invoke(main, [*arguments, text])
         assert (result.exit_code, result.output.count("\n")) == (2, 1)

@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-from mimicit.errors import RejectedError, UsageError
+from mimicit.errors import RejectedError
+from mimicit.options import option
 from mimicit.sources.containers.json_cursor import JsonCursor, Span
 from mimicit.sources.containers.json_rows import MAX_RECORD_BYTES, Line, json_lines, record_of
 from mimicit.sources.containers.tar_samples import read_member, tar_samples
@@ -52,20 +53,11 @@ _SHARD: Final = re.compile(r"_shard_(\d{1,9})_")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mmc4Options:
-    """Which pictures of a document are shown: those whose ``matched_sim`` (a cosine, -1 to 1) is not below
-    ``min_similarity`` and whose file has more than ``min_bytes``, and of these the first ``max_pictures`` (0: all).
-    """
+    """Which pictures of a document are shown."""
 
-    min_similarity: float = 0.24
-    min_bytes: int = 10_000
-    max_pictures: int = 5
-
-    def __post_init__(self) -> None:
-        if not -1 <= self.min_similarity <= 1:
-            raise UsageError(f"options: mmc4.min_similarity {self.min_similarity} must be -1 to 1; -1 keeps all")
-        for name, value in (("min_bytes", self.min_bytes), ("max_pictures", self.max_pictures)):
-            if value < 0:
-                raise UsageError(f"options: mmc4.{name} {value} is too small; the least is 0, which keeps all")
+    min_similarity: float = option(0.24, "Least `matched_sim` of a picture, a cosine; -1 keeps all.", least=-1, most=1)
+    min_bytes: int = option(10_000, "Show only pictures whose file has more bytes.", least=0)
+    max_pictures: int = option(5, "Pictures of a document, at most, the first ones; 0 keeps all.", least=0)
 
 
 @dataclass(frozen=True, slots=True)

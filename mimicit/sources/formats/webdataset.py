@@ -25,6 +25,7 @@ from functools import partial
 from typing import Any, Final
 
 from mimicit.errors import RejectedError
+from mimicit.options import option
 from mimicit.sources.containers.json_rows import MAX_RECORD_BYTES, located_text, parsed
 from mimicit.sources.containers.tar_members import TarMember
 from mimicit.sources.containers.tar_samples import TarSample, read_member, tar_samples
@@ -50,12 +51,10 @@ _MOST_SUFFIXES: Final = 6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebdatasetOptions(PlaceholderOptions):
-    """``pictures`` are the suffixes of the members that are shown, such as ``jpg``, or patterns of them, such as
-    ``*.jpg``; none: all pictures and clips. ``classes`` are the names of the classes that ``.cls`` numbers from 0.
-    """
+    """What is shown, and what the numbers in ``.cls`` mean."""
 
-    pictures: tuple[str, ...] = ()
-    classes: tuple[str, ...] = ()
+    pictures: tuple[str, ...] = option((), "Suffixes of the members to show, such as jpg, or patterns such as *.jpg.")
+    classes: tuple[str, ...] = option((), "Names of the classes that .cls numbers from 0.")
 
 
 def _claim(root: Root, heads: Mapping[str, Head], *, force: bool = False) -> list[SourceSpec]:

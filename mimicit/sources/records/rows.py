@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
-from mimicit.errors import RejectedError, UsageError
+from mimicit.errors import RejectedError
+from mimicit.options import option
 from mimicit.placeholders import question_about, with_words
 from mimicit.records import MediaKind
 from mimicit.sources.format import SourceSpec
@@ -57,16 +58,11 @@ _ROUNDS: Final = ("questions", "answers")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlaceholderOptions:
-    """What formats with conversations let a user set.
+    """What formats with conversations let a user set."""
 
-    ``require_placeholders``: 1 rejects a conversation with media in which no placeholder says where they are shown.
-    """
-
-    require_placeholders: int = 0
-
-    def __post_init__(self) -> None:
-        if self.require_placeholders not in (0, 1):
-            raise UsageError(f"options: require_placeholders {self.require_placeholders} must be 0 or 1")
+    require_placeholders: int = option(
+        0, "1 rejects a conversation with media in which no placeholder shows them.", least=0, most=1
+    )
 
 
 def describes_itself(fields: Mapping[str, Any]) -> bool:
