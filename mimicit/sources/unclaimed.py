@@ -131,7 +131,9 @@ def _generic_names(kind: HeadKind, fields: Fields) -> Iterator[str]:
 def _names(kind: HeadKind, fields: Fields) -> list[str]:
     if kind in ("csv", "parquet", "arrow"):
         return list(fields)
-    return [f".{name}" if kind == "tar" else name for name in fields if name and "." not in name and "[" not in name]
+    named = [name for name in fields if name and "[" not in name]
+    outer = [name for name in named if "." not in name or name.partition(".")[0] not in fields]  # also "1.jpg"
+    return [f".{name}" if kind == "tar" else name for name in outer]
 
 
 def _listed(names: Iterable[str]) -> str:
