@@ -252,6 +252,10 @@ class ColumnFile:
             done += len(places)
         return found
 
+    def has_bytes(self, name: str) -> bool:
+        """Whether any cell of a column of texts is not empty."""
+        return any(offsets[len(offsets) - 1] > offsets[0] for offsets, _ in self._bytes(name))
+
     def _by_batch(self, rows: npt.NDArray[np.int64]) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
         """(number of a batch, places in it) for all ``rows``, which ascend."""
         cuts = np.searchsorted(rows, [*self._starts, self.rows]).tolist()

@@ -44,6 +44,7 @@ class TripletPool:
         self.conversation = self._links.reader("conversation")
         self.shown = self._links.reader("same_media")
         self.same_media_count = self._links.reader("same_media_count")
+        self._has_documents = self.triplets.has_bytes("parts")
         rows = range(self.triplets.rows)
         starts = [bisect_left(rows, number, key=self._source) for number in range(len(names) + 1)]
         spans = [range(*span) for span in pairwise(starts)]
@@ -82,7 +83,7 @@ class TripletPool:
 
     def is_document(self, row: int) -> bool:
         """See `mimicit.context.candidates.Pool`."""
-        return bool(self.triplets.data("parts", row))
+        return self._has_documents and bool(self.triplets.view("parts", row))
 
     def related(self, row: int) -> list[int]:
         """See `mimicit.context.candidates.Pool`."""
