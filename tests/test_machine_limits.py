@@ -17,6 +17,7 @@ import pytest
 from mimicit.errors import BuildError, UsageError
 from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.pipeline.mixture import read_mixture
+from mimicit.sources.files.readable import ReadableFolders
 from mimicit.sources.files.root import Root
 from tests.factories.bombs import put_sound_record
 from tests.factories.engines import InProcess
@@ -100,14 +101,14 @@ def test_a_file_that_may_not_be_read_ends_the_build_by_name_or_costs_its_own_rec
 ) -> None:
     (root / "raw" / "sound" / "b.txt").write_text("a caption")
     shutil.copy(root / "raw" / "sound" / "a.jpg", root / "raw" / "sound" / "b.jpg")
-    opened = Root._opened
+    opened = ReadableFolders.open
 
-    def refused(self: Root, path: str, *arguments: Any) -> int:
+    def refused(self: ReadableFolders, path: str, *arguments: Any) -> int:
         if path == "sound/b.jpg":  # as where it is another user's; root, as whom tests may run, may read everything
             raise PermissionError(13, "Permission denied")
         return opened(self, path, *arguments)
 
-    monkeypatch.setattr(Root, "_opened", refused)
+    monkeypatch.setattr(ReadableFolders, "open", refused)
     src, out, config = root / "raw", root / "out", BuildConfig(context="none")
     with pytest.raises(BuildError, match=r"sound/b\.jpg.*--keep-going"):
         build_shards(src, out, config, engine=InProcess())

@@ -63,6 +63,11 @@ def text_of_path(path: str) -> str:
     return path if path.isascii() else os.fsencode(path).decode("utf-8", "surrogateescape")
 
 
+def shown_path(path: str) -> str:
+    """``path`` for messages, with bytes that are not UTF-8 escaped."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def open_beneath(folder: Path, path: str, flags: int = 0) -> int:
     """The descriptor of what lies at ``path`` in ``folder``, opened step by step; a link on the way is an OSError."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -15,7 +15,8 @@ from mimicit.errors import RejectedError
 from mimicit.sources.files.frame_folders import frames_of_folder
 from mimicit.sources.files.media_names import folder_of, named_kind
 from mimicit.sources.files.paths import check_name, is_absolute, joined, spellings
-from mimicit.sources.files.root import UNREADABLE, Root
+from mimicit.sources.files.readable import UNREADABLE
+from mimicit.sources.files.root import Root
 from mimicit.sources.items import InFile, MediaRef
 
 Way = Literal["media_root", "beside", "src", "absolute", "usual_folder", "suffix", "name", "extension"]
