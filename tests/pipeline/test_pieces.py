@@ -309,7 +309,7 @@ def test_however_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         put_one(raw)
     for path in sorted(raw.rglob("*.json")):
         path.write_bytes(SPELLINGS[spelling](json.loads(path.read_bytes())))
-    check_same(raw, tmp_path / "work", monkeypatch, 600)
+    check_same(raw, tmp_path / "work", monkeypatch, 1_200)
 
 
 def test_a_table_with_an_open_quote_fails_as_in_one_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,7 @@ class EightPictures:
 
 def test_eight_pictures_are_learnt_by_heart_and_looked_at(tmp_path: Path) -> None:
     pictures = EightPictures()
-    config = resolve("tiny", batch_size=8, epochs=1000, max_steps=80, lr=1e-3)
+    config = resolve("tiny", batch_size=8, epochs=1000, max_steps=55, lr=1e-3)
     options = RunOptions(save_every=0, log_every=50, device="cpu")
     train(config, pictures, tmp_path, options=options, console=Console(io.StringIO()))
     trained = load_trained_model(tmp_path, device="cpu")
