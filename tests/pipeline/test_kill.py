@@ -45,6 +45,7 @@ def test_killed_at_some_fsyncs_and_renames(small: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("layout", ["inline", "dedupe"])
 def test_killed_at_every_fsync_and_rename(small: Path, tmp_path: Path, layout: str) -> None:
     survived = kill_at_calls(small, tmp_path, 1, layout)
