@@ -468,9 +468,19 @@ CASES = [
         says=(Says("Red, green; blue.", (RED,)), Says("b", (GREEN,))),
     ),
     Case(
+        name="bars-in-a-name-of-a-column",
+        write=csv(f"image,caption,tags|en|de|fr\n{ONE},a,b|c\n"),
+        says=(Says("a", (RED,)),),
+    ),
+    Case(
         name="questions-and-answers-in-a-table-by-hand",
         write=csv(f"image,Questions,Answers\n{ONE},A?,a\n"),
         says=(Says("a", (RED,), "A?"),),
+    ),
+    Case(
+        name="lists-of-questions-and-answers-in-a-table-by-hand",
+        write=csv(f"image,Questions,Answers\n{ONE},\"['A?', 'B?']\",\"['a', 'b']\"\n"),
+        says=(Says("a", (RED,), "A?"), Says("b", (RED,), "B?")),
     ),
     Case(
         name="questions-beside-captions-in-a-table-by-hand",

@@ -121,6 +121,20 @@ def test_a_sidecar_may_have_the_whole_name_of_its_medium(tmp_path: Path) -> None
     assert [triplet.meta for triplet in triplets if triplet.id == "fox.jpg"] == [{"licence": "CC0"}]
 
 
+def test_the_stem_of_a_medium_comes_before_its_whole_name(tmp_path: Path) -> None:
+    for name in ("cat.jpg", "dog.jpg", "dog.jpg.png"):
+        put(tmp_path, name, jpeg())
+    for name in ("cat.jpg.txt", "cat.txt", "dog.jpg.txt", "dog.txt"):
+        put(tmp_path, name, name)
+    captions = [(triplet.id, triplet.answer) for triplet in triplets_of(items_of(tmp_path))]
+    assert captions == [
+        ("cat.jpg", "cat.txt"),  # which a build keeps
+        ("cat.jpg", "cat.jpg.txt"),
+        ("dog.jpg", "dog.txt"),
+        ("dog.jpg.png", "dog.jpg.txt"),
+    ]
+
+
 def test_two_texts_beside_a_picture_are_two_captions(tmp_path: Path) -> None:
     put(tmp_path, "cat.jpg", jpeg())
     for name in ("cat.TXT", "cat.txt"):

@@ -1,8 +1,8 @@
 """The records of a CSV file with a header line, as programs and spreadsheets write it.
 
-Cells are separated by commas, semicolons, tabs or bars: by those that split the header into the most names, or that a
-first line ``sep=;`` names. Quotes are as in RFC 4180. Lines may end as on any system. Columns without a name at the
-right end (a spreadsheet's) or on the left (the row numbers of a data frame) are left out.
+Cells are separated by commas, semicolons or tabs: by those that split the header into the most names, or that a first
+line ``sep=;`` names; by bars if none of these splits it. Quotes are as in RFC 4180. Lines may end as on any system.
+Columns without a name at the right end (a spreadsheet's) or on the left (the row numbers of a data frame) are left out.
 
 A row with too many or too few cells, or with stray text after a quote, costs only itself. A quote that is never
 closed swallows the rest of the file, so it is a `SourceError` that names the line it begins on.
@@ -28,7 +28,7 @@ from mimicit.sources.records.text import is_unicode
 
 _MAX_LINE_CHARACTERS: Final = 8 << 20
 _MAX_COLUMNS: Final = 1000
-_DELIMITERS: Final = ("\t", ",", ";", "|")  # of two that split a header alike, the first
+_DELIMITERS: Final = ("\t", ",", ";")  # of two that split a header alike, the first
 _SEPARATOR_LINE: Final = re.compile(r'"?sep=([,;|\t])"?\s*')
 
 
@@ -218,6 +218,8 @@ def _read_header(text: TextIO) -> _Header:
         before, line = line, text.readline(_MAX_LINE_CHARACTERS)
     delimiters = (named[1],) if named else _DELIMITERS
     delimiter = max(delimiters, key=lambda candidate: len(_names(line, candidate)))
+    if not named and "|" in line and len(_names(line, delimiter)) < 2:  # a name may hold bars: ``tags|en|de``
+        delimiter = "|"
     names = _names(line, delimiter)
     while names and not names[-1]:
         names.pop()

@@ -170,17 +170,18 @@ _Stems = dict[str, tuple[list[str], list[str]]]
 def _by_folder(paths: Collection[str]) -> dict[str, _Stems]:
     """The media and the possible sidecars, sorted, by folder and stem.
 
-    A sidecar whose stem is the whole name of a medium (``cat.jpg.txt``) belongs to that; if several media share the
-    stem ``cat``, to that alone, which then has the stem ``cat.jpg``.
+    A sidecar whose stem is the whole name of a medium (``cat.jpg.txt``) belongs to that, after ``cat.txt``, unless a
+    medium has that stem (``cat.jpg.png``). If several media share the stem ``cat``, it belongs to that alone, which
+    then has the stem ``cat.jpg``.
     """
     media = {path for path in paths if named_kind(path) is not None}
     sidecars = {path for path in paths if path not in media and path.lower().endswith((".txt", ".json"))}
-    named = {_stem(path) for path in sidecars} & media
     count = Counter(map(_stem, media))
+    named = {stem for path in sidecars if (stem := _stem(path)) in media and not count[stem]}
     folders: dict[str, _Stems] = {}
-    for path in sorted(media | sidecars):
+    for path in sorted(media | sidecars, key=lambda path: (_stem(path) in named, path)):
         stem = path if path in media else _stem(path)
-        if stem in media and not (stem in named and count[_stem(stem)] > 1):
+        if count[_stem(stem)] == 1 if stem in named else path in media:
             stem = _stem(stem)
         pair = folders.setdefault(folder_of(path), {}).setdefault(stem.rpartition("/")[2], ([], []))
         pair[0 if path in media else 1].append(path)

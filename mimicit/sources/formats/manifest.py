@@ -200,7 +200,7 @@ def _shown_columns(head: Head) -> str:
     for start in starts[:1]:
         inner = [path.removeprefix(start) for path in head.fields if path.startswith(start)]
         names = _names("array", dict.fromkeys(inner, ""))
-    known = {"id", "instruction", "answer", "related", *MEDIA_FIELDS}
+    known = {"id", "instruction", "answer", "questions", "answers", "related", *MEDIA_FIELDS}
     fields = sorted((column, field) for column, field in field_names(names).items() if field in known)
     return ", ".join(column if field == column.casefold() else f"{column} ({field})" for column, field in fields)
 

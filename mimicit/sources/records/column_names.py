@@ -205,7 +205,10 @@ def field_names(columns: Iterable[str]) -> dict[str, str]:
     for field in _FIELDS:
         _name(field, (field,), written, fields)
     asking = columns_of(written).instructions[:1]
-    fields.update((column, "instruction") for column in asking if _plain(column) in ("text", "questions"))
+    fields.update((column, "instruction") for column in asking if _plain(column) == "text")
+    if "questions" in map(_plain, asking):  # these may be lists, one of answers to the other
+        for field in ("questions", "answers"):
+            _name(field, (field,), written, fields)
     for field, others in _OTHER_NAMES.items():
         if field != "media" or MEDIA_FIELDS.keys().isdisjoint(fields.values()):
             _name(field, others, written, fields)
