@@ -69,6 +69,7 @@ def test_a_task_with_pictures_and_earlier_turns(tmp_path: Path, monkeypatch: pyt
             check=False,
         )
     assert done.returncode == 0, done.stderr[-3000:]
+    print(done.stdout)  # noqa: T201 - the table of lmms-eval, for whoever runs this with -s
     (results,) = Path("results").rglob("*_results.json")
     assert json.loads(results.read_text())["results"]["ours"]["exact_match,none"] == 1.0
     (said,) = Path("results").rglob("*_samples_ours.jsonl")
