@@ -81,6 +81,9 @@ class PlainRecords:
         if shape is None or said is None:
             return None
         value = fields[shape.medium] if shape.medium else None
+        steps: tuple[str | int, ...] = (shape.medium,)
+        if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str) and value[0]:
+            value, steps = value[0], (shape.medium, 0)
         if value is not None and (not isinstance(value, str) or value.startswith("[")):
             return None
         questions, answers = said
@@ -102,7 +105,7 @@ class PlainRecords:
         media: tuple[MediaRef, ...] = ()
         try:
             if is_shown:
-                media = (self.finder.find(value, shape.kind, row, (shape.medium,)),)
+                media = (self.finder.find(value, shape.kind, row, steps),)
             else:
                 self.finder.check_text_alone(fields, shape.free)
         except RejectedError as error:
