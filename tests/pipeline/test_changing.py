@@ -23,6 +23,7 @@ from mimicit.pipeline.progress import Silent
 from tests.factories import raw as make
 from tests.factories.engines import InProcess
 from tests.factories.processes import descendants
+from tests.factories.sources import jpeg
 
 ROWS = 40_000  # so that reading them takes a while
 
@@ -278,3 +279,13 @@ def test_only_what_is_listed_can_be_referred_to(tmp_path: Path, name: str) -> No
     make.write_manifest(raw, rows)
     (source,) = build(raw, tmp_path / "out")["sources"]
     assert source["rejected"] == {"missing_file": 1}
+
+
+def test_a_process_that_builds_again_need_not_find_what_it_built_before(tmp_path: Path) -> None:
+    for number in range(2):  # as a worker of Ray does, which serves one build after the other
+        raw = tmp_path / f"raw{number}"
+        raw.mkdir()
+        pictures = [{"bytes": jpeg(), "path": None}]
+        pq.write_table(pa.table({"image": pictures, "question": ["What?"], "answer": ["This."]}), raw / "train.parquet")
+        assert build(raw, tmp_path / f"out{number}")["totals"]["samples"] == 1
+        (raw / "train.parquet").unlink()

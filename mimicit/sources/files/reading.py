@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tarfile import BLOCKSIZE
 from types import TracebackType
@@ -15,7 +15,7 @@ from typing import BinaryIO, Final, Self
 
 import orjson
 
-from mimicit.errors import RejectedError, SourceError
+from mimicit.errors import BuildError, RejectedError, SourceError
 from mimicit.sources.containers.arrow import ArrowCells
 from mimicit.sources.containers.base64_text import decode_base64
 from mimicit.sources.containers.parquet import ParquetCells
@@ -254,7 +254,8 @@ def kept_reader(root: Root, scratch: Path) -> Iterator[Reader]:
     """
     if not (_kept and _kept[0].serves(root, scratch)):
         while _kept:
-            _kept.pop().close()
+            with suppress(BuildError):  # what another build read may be gone by now; it has checked that itself
+                _kept.pop().close()
         _kept.append(Reader(root, scratch=scratch))
     reader = _kept[0]
     reader.wake()
