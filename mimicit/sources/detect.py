@@ -48,23 +48,26 @@ def detect(root: Root, *, format: str | None = None) -> Detection:
         raise UsageError(f"--format: no format {format!r}; there are: {', '.join(sorted(SOURCES))}")
     skipped: list[tuple[str, str]] = []
     heads = _heads(root, skipped)
+    described = {path: head for path, head in heads.items() if head.kind not in ("image", "video")}
     sources: list[SourceSpec] = []
     by_record = [(name, taken, False) for name, taken in SOURCES.items() if taken.by_record]
     for name, source_format, of_most in [(name, taken, taken.by_record) for name, taken in SOURCES.items()] + by_record:
         if format in (None, name):
             # A format with ``by_record`` first claims files most of whose records are its own, and in a second round
             # files in which any record is: so a stray record of one format does not decide what a file is.
-            seen = {path: head.of_most() for path, head in heads.items()} if of_most else heads
+            seen = heads if source_format.of_media else described
+            if of_most:
+                seen = {path: head.of_most() for path, head in seen.items()}
             found = source_format.claim(root, seen, force=format is not None)
             for spec in found:
                 for path in (*spec.files, *spec.beside):
                     heads.pop(path, None)
+                    described.pop(path, None)
             sources.extend(found)
-    unused = [path for path, head in heads.items() if head.kind not in ("image", "video")]
     return Detection(
         sources=tuple(sorted(_named(sources), key=lambda spec: spec.name)),
-        unused=tuple(unused),
-        loose_media=len(heads) - len(unused),
+        unused=tuple(described),
+        loose_media=len(heads) - len(described),
         skipped=tuple(sorted(skipped)),
     )
 

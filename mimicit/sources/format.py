@@ -145,7 +145,8 @@ class SourceFormat:
 
     With ``ids_repeat``, published ids name the picture and not the record: equal ids of different records are then told
     apart by a number (``x``, ``x~2``, ...), and only a record that says the same again is a duplicate. With
-    ``by_record``, each file is a source by itself, claimed because of what its single records hold.
+    ``by_record``, each file is a source by itself, claimed because of what its single records hold. Only with
+    ``of_media``, ``claim`` is also given the pictures and clips, which may be millions.
 
     ``options`` is a dataclass of numbers and tuples of texts that a user may set, each declared as a
     `mimicit.options.option`. ``read`` makes it from ``spec.options``. ``needs`` serves to say how
@@ -158,5 +159,6 @@ class SourceFormat:
     join: Join | None = None
     ids_repeat: bool = False
     by_record: bool = False
+    of_media: bool = False
     options: type[Any] | None = None
     needs: tuple[Needs, ...] = ()

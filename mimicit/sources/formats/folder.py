@@ -89,7 +89,7 @@ def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
                     yield spec.reject("missing_sidecar", place=path, id=path, detail=f"no {stem}.txt, no {stem}.json")
 
 
-FOLDER: Final = SourceFormat(claim=_claim, read=_read)
+FOLDER: Final = SourceFormat(claim=_claim, read=_read, of_media=True)
 
 
 def _clip_triplets(

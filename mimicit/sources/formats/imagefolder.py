@@ -48,4 +48,4 @@ def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
             yield spec.reject(error.reason, place=path, id=path, detail=error.detail)
 
 
-IMAGEFOLDER: Final = SourceFormat(claim=_claim, read=_read)
+IMAGEFOLDER: Final = SourceFormat(claim=_claim, read=_read, of_media=True)
