@@ -464,7 +464,7 @@ CASES = [
     ),
     Case(
         name="captions-between-bars",  # as of Flickr30k
-        write=csv(f"image_name| number| caption\n{ONE}| 0| Red, green; blue.\n{TWO}| 0| b\n"),
+        write=csv(f"image_name| comment_number| comment\n{ONE}| 0| Red, green; blue.\n{TWO}| 0| b\n"),
         says=(Says("Red, green; blue.", (RED,)), Says("b", (GREEN,))),
     ),
     Case(

@@ -123,6 +123,8 @@ def _columns_of(written: tuple[str, ...]) -> Columns:
     answers, captions = named(*ANSWERS), named(*CAPTIONS)
     plural = ("questions",) if answers else ()  # beside a caption alone, they are notes
     instructions = named("instruction", "question", "prompt", "query", *_OTHER_NAMES["instruction"][2:], *plural)
+    if "comment_number" in plain:  # as in Flickr30k; elsewhere comments are notes
+        captions += named("comment")
     if not instructions and "question_id" in plain and "text" in plain:  # as in POPE, and in LLaVA's files of questions
         instructions = named("text")
         captions = named(*(name for name in CAPTIONS if name != "text"))
