@@ -12,7 +12,7 @@ import pytest
 from mimicit.errors import RejectedError
 from mimicit.sources.files.root import Root
 from mimicit.sources.format import SourceSpec
-from mimicit.sources.items import InJson, Item, RawTriplet, Row
+from mimicit.sources.items import InJson, Item, RawTriplet, Reject, Row
 from mimicit.sources.records.plain_records import PlainRecords
 from mimicit.sources.records.row_media import MediaFinder
 from mimicit.sources.records.rows import RowReader
@@ -133,6 +133,17 @@ def test_the_short_way_leads_where_the_long_one_does(root: Root, options: dict[s
             items: list[Item] = list(way)
             found.append((repr(items), Counter(root.found)))
     assert found[::2] == found[1::2]
+
+
+@pytest.mark.parametrize("fields", [{"instruction": "What?", "answer": "This."}, {"conversations": talk(["A?", "B."])}])
+def test_of_several_fields_that_nobody_reads_the_first_is_named(root: Root, fields: dict[str, Any]) -> None:
+    names = [f"{of}_{end}" for of, end in product(("photo", "frame", "clip", "gif"), ("dir", "url", "link", "source"))]
+    reader = RowReader(spec=SPEC, finder=MediaFinder(root, ""), require_placeholders=True)  # takes the long way
+    for first in range(len(names)):
+        turned = [*names[first:], *names[:first]]
+        (reject,) = reader.items([Row("x.json[0]", fields | dict.fromkeys(turned, "x"))])
+        assert isinstance(reject, Reject)
+        assert reject.detail.startswith(f"column {turned[0]!r} ")
 
 
 @pytest.mark.parametrize("question", ["What?", "<image>\nWhat?", "What?\n<image>"])

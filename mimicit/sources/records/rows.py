@@ -140,7 +140,7 @@ class RowReader:
                 used |= {column for column, _ in columns.media}
             media = self._shown_by_parts(said.parts, row, media)
             if self.finder is not None and not self.own_media and not media:
-                self.finder.check_text_alone(fields, fields.keys() - used)
+                self.finder.check_text_alone(fields, (name for name in fields if name not in used))
             free = {name: value for name, value in fields.items() if name not in used}
             free = {name: value for name, value in free.items() if self.keeps_nulls or value is not None}
             free |= {name: texts[0] if len(texts) == 1 else texts for name, texts in said.beside.items()}
@@ -206,7 +206,7 @@ class RowReader:
             media += tuple(self.finder.of_row(row, fields, columns))
             used |= {column for column, _ in columns.media}
             if not media:
-                self.finder.check_text_alone(fields, fields.keys() - used)
+                self.finder.check_text_alone(fields, (name for name in fields if name not in used))
         kinds = [medium.kind for medium in media]
         instruction = question_about(said.question, kinds)
         if said.choices and isinstance(instruction, str):
