@@ -5,6 +5,7 @@ Costs one look at the beginning of the file (see `sniff`). Each format declares 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import Final
@@ -66,7 +67,8 @@ def why_unused(root: Root, path: str) -> str:
     format, missing = _nearest(head)
     if not missing:  # as {"data": [...]}, which MIMIC-IT writes otherwise
         inside = [name.partition("[].")[2] for name in fields if name.count(".") == 1 and name.count("[]") == 1]
-        return f"{seen}; name the fields of its records ({_listed(inside)}) image, question and answer"
+        of_records = f"the fields of its records ({_listed(inside)})" if inside else "what is in it"
+        return f"{seen}; name {of_records} image, question and answer"
     return f"{seen}; the nearest format is {format}, for which {_listed(missing)} is missing"
 
 
@@ -132,7 +134,8 @@ def _names(kind: HeadKind, fields: Fields) -> list[str]:
     if kind in ("csv", "parquet", "arrow"):
         return list(fields)
     named = [name for name in fields if name and "[" not in name]
-    outer = [name for name in named if "." not in name or name.partition(".")[0] not in fields]  # also "1.jpg"
+    # Also "1.jpg", which is inside of nothing, and not "1.jpg.width".
+    outer = [name for name in named if not any(name[: dot.start()] in fields for dot in re.finditer(r"\.", name))]
     return [f".{name}" if kind == "tar" else name for name in outer]
 
 
