@@ -17,6 +17,7 @@ from mimicit.sources import detect
 from mimicit.sources.files.root import Root
 from tests.factories.exporting import built_again, corpora, meaning, picture
 from tests.factories.shards import picture_sample
+from tests.factories.sources import jpeg
 
 # A build's worker leaves it to its end to close the files it has read.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -68,6 +69,14 @@ def test_a_row_that_is_no_sample_costs_itself(tmp_path: Path) -> None:
     assert sorted(sample.id for sample in found) == ["t0-0", "t5-0"]
     (source,) = manifest["sources"]
     assert source["rejected"] == {"schema": 4}
+
+
+def test_the_card_and_the_sheet_above_the_tables_belong_to_them(tmp_path: Path) -> None:
+    put(rows_of([shown(0), shown(1)]), tmp_path / "data")
+    (tmp_path / "README.md").write_text("A card.")
+    (tmp_path / "contact-sheet.jpg").write_bytes(jpeg())
+    detection = detect(Root(tmp_path))
+    assert (detection.unused, detection.loose_media) == ((), 0)
 
 
 def test_other_tables_are_not_taken_for_samples(tmp_path: Path) -> None:

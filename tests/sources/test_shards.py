@@ -179,6 +179,7 @@ def test_the_index_gives_what_the_tars_give_and_no_tar_is_walked(
     without = items_by_source(copied(finished, tmp_path / "without", "index.parquet"))
     root = copied(finished, tmp_path / "with")
     assert detect(Root(root)).unused == ()
+    assert detect(Root(root)).loose_media == 0  # nor the contact sheet
 
     def never(root: Root, path: str) -> NoReturn:
         raise AssertionError(f"{path} is read from end to end")

@@ -125,6 +125,7 @@ SAMPLES: Final = SourceFormat(
     read=partial(read_joined, _JOIN),
     split=_split,
     join=_JOIN,
+    of_media=True,  # the contact sheet
     needs=(Needs(_TABLES, (("triplets",), ("media_info",))),),
 )
 

@@ -126,6 +126,7 @@ SHARDS: Final = SourceFormat(
     read=partial(read_joined, _JOIN),
     split=_split,
     join=_JOIN,
+    of_media=True,  # the contact sheet
     needs=(Needs(("tar",), (("json.format",), ("json.media",), ("json.triplets",))),),
 )
 
