@@ -121,6 +121,14 @@ def test_a_sidecar_may_have_the_whole_name_of_its_medium(tmp_path: Path) -> None
     assert [triplet.meta for triplet in triplets if triplet.id == "fox.jpg"] == [{"licence": "CC0"}]
 
 
+def test_json_about_one_of_two_media_takes_no_caption_of_both_away(tmp_path: Path) -> None:
+    for name in ("cat.jpg", "cat.mp4"):
+        put(tmp_path, name, jpeg())
+    put(tmp_path, "cat.txt", "A cat.")
+    put(tmp_path, "cat.jpg.json", {"width": 1})
+    assert [triplet.id for triplet in triplets_of(items_of(tmp_path))] == ["cat.jpg", "cat.mp4"]
+
+
 def test_the_stem_of_a_medium_comes_before_its_whole_name(tmp_path: Path) -> None:
     for name in ("cat.jpg", "dog.jpg", "dog.jpg.png"):
         put(tmp_path, name, jpeg())

@@ -172,12 +172,18 @@ def _by_folder(paths: Collection[str]) -> dict[str, _Stems]:
 
     A sidecar whose stem is the whole name of a medium (``cat.jpg.txt``) belongs to that, after ``cat.txt``, unless a
     medium has that stem (``cat.jpg.png``). If several media share the stem ``cat``, it belongs to that alone, which
-    then has the stem ``cat.jpg``.
+    then has the stem ``cat.jpg``; but ``cat.jpg.json``, which may hold no caption, to none beside ``cat.txt``.
     """
     media = {path for path in paths if named_kind(path) is not None}
     sidecars = {path for path in paths if path not in media and path.lower().endswith((".txt", ".json"))}
     count = Counter(map(_stem, media))
-    named = {stem for path in sidecars if (stem := _stem(path)) in media and not count[stem]}
+    shared = {stem for path in sidecars if count[stem := _stem(path)] > 1}
+    named = {
+        stem
+        for path in sidecars
+        if (stem := _stem(path)) in media
+        and not (count[stem] or (path.lower().endswith(".json") and _stem(stem) in shared))
+    }
     folders: dict[str, _Stems] = {}
     for path in sorted(media | sidecars, key=lambda path: (_stem(path) in named, path)):
         stem = path if path in media else _stem(path)
