@@ -133,5 +133,6 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def hashes_without_work(folder: Path) -> dict[str, str]:
-    """As `hashes`, without the work folder that a kill after the manifest may leave until the next run."""
-    return {name: digest for name, digest in hashes(folder).items() if not name.startswith(".mimicit-work")}
+    """As `hashes`, without the work folder and the scan that a kill after the manifest leaves until the next run."""
+    left = (".mimicit-work", ".scan.tmp")
+    return {name: digest for name, digest in hashes(folder).items() if not name.startswith(left)}
