@@ -426,7 +426,37 @@ def records_by_id(root: Path) -> None:
     put(root, "mixed.json", {"1": gqa | {"imageId": "11"}, "version": 1})
 
 
+def science_questions(root: Path) -> None:
+    """ScienceQA, whose pictures are all called ``image.png``, without the last one."""
+    put(root, "train/1/image.png", picture(RED))
+    put(root, "val/2/image.png", picture(GREEN))
+    asked = {"question": "Q?", "choices": ["a", "b"], "answer": 1, "hint": ""}
+    splits = {"1": "train", "2": "val", "3": "train"}
+    records = {id: {**asked, "image": "image.png", "split": split} for id, split in splits.items()}
+    put(root, "problems.json", {**records, "4": {**asked, "image": None, "split": "test"}})
+
+
+def numbered_folders(root: Path) -> None:
+    """A record of each scene; the second was not downloaded, and the third lies in a folder with zeros."""
+    put(root, "scene_1/left.png", picture(RED))
+    put(root, "scene_0003/right.png", picture(BLUE))
+    put_lines(root, "a.jsonl", [{"image": f"scene_{n}/left.png", "question": "Q?", "answer": f"{n}"} for n in (1, 2)])
+    put_lines(root, "b/b.jsonl", [{"image": "scene_3/right.png", "question": "Q?", "answer": "3"}])
+
+
 CASES = [
+    Case(
+        name="pictures-in-folders-by-split-and-id",
+        write=science_questions,
+        says=(*(Says("b", (colour,), "Q?\nA. a\nB. b") for colour in (RED, GREEN)), Says("b", (), "Q?\nA. a\nB. b")),
+        rejects={"ambiguous_path": 1},
+    ),
+    Case(
+        name="a-picture-of-the-same-name-in-the-folder-of-another-number",
+        write=numbered_folders,
+        says=(Says("1", (RED,), "Q?"), Says("3", (BLUE,), "Q?")),
+        rejects={"missing_file": 1},
+    ),
     Case(
         name="records-by-id",
         write=records_by_id,

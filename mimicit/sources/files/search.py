@@ -28,6 +28,7 @@ _IN_MANY_SETS: Final = (*_SPLITS, "data", "media", "img", "imgs", "pics", "pictu
 """Names of folders that, like numbers, do not tell one set from another."""
 _MATCHES: Final = 2  # that are named if several fit
 _Found = TypeVar("_Found", str, MediaRef)
+_NUMBER: Final = re.compile("[0-9]+")
 _DRIVE: Final = re.compile(r"[A-Za-z]:")
 _BETWEEN: Final = re.compile(r"\s*[,;|]\s*|\s+")
 
@@ -212,8 +213,17 @@ class Search:
     def _check_folder(self, found: str, written: WrittenPath) -> None:
         """Raise `RejectedError` if some folder of media fits the ``written`` path better than the folder of ``found``.
 
-        Then the picture is missing from that folder, and ``found`` is another picture of the same name.
+        Then the picture is missing from that folder, and ``found`` is another picture of the same name. So it is if
+        their folders differ by a number alone (``train/2/image.png``, ``train/1/image.png``).
         """
+        own = folder_of(found).rpartition("/")[2]
+        for *folders, _ in written.ends:
+            if folders and _differ_by_a_number(folders[-1], own):
+                raise RejectedError(
+                    "missing_file",
+                    f"{written.says[:200]!r} is not in the source folder; {found!r} is called the same, and lies in "
+                    f"{own!r} instead of {folders[-1]!r}: if it is meant, map the folder by --media-root",
+                )
         for steps, is_whole in self._folders(found, written):
             folder = self._root.names.media_folder(steps, is_whole=is_whole)
             inside = [
@@ -285,6 +295,13 @@ class Search:
                 )
                 raise RejectedError("ambiguous_path", detail)
         return first
+
+
+def _differ_by_a_number(one: str, other: str) -> bool:
+    """Whether two names are equal but for the values of their numbers: ``scene_2`` and ``scene_10``."""
+    if _NUMBER.sub("0", one) != _NUMBER.sub("0", other):
+        return False
+    return [*map(int, _NUMBER.findall(one))] != [*map(int, _NUMBER.findall(other))]
 
 
 def _first_file(found: str | MediaRef) -> str:

@@ -131,12 +131,20 @@ def _rows(root: Root, path: str, piece: Piece | None) -> Iterator[Row]:
     if kind == "parquet":
         return (row for _, row in table_rows(root, path, is_arrow=False, piece=piece))
     if _has_keys(head):
-        return keyed_rows(root, path, piece)
+        return map(_with_own_folder, keyed_rows(root, path, piece))
     if lists := _lists(head):
         if piece is None or piece.end is None or len(lists) > 1:  # a piece is of the only list
             lists = _all_lists(root, path, head)
         return chain.from_iterable(member_rows(root, path, name, piece) for name in lists)
     return json_rows(root, path, piece)
+
+
+def _with_own_folder(row: Row) -> Row:
+    """The row with the path of its picture, if it is one of ScienceQA: all are called ``image.png``."""
+    fields = row.fields
+    if isinstance(fields, dict) and fields.get("image") == "image.png" and isinstance(fields.get("split"), str):
+        return row._replace(fields={**fields, "image": f"{fields['split']}/{fields['id']}/image.png"})
+    return row
 
 
 def _fits(path: str, head: Head) -> bool:
