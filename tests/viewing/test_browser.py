@@ -98,6 +98,7 @@ def test_a_card_is_chosen_opened_and_left_by_keys(page: Any, address: str, folde
     assert page.locator("dialog[open]").count() == 1
     page.keyboard.press("Escape")
     page.locator("dialog[open]").wait_for(state="detached")
+    page.wait_for_function("document.activeElement === document.body")  # it gets the focus back a moment later
     page.keyboard.press("/")
     page.keyboard.type("jk?")  # typed, not obeyed
     assert page.input_value("#text") == "jk?" and page.locator("dialog[open]").count() == 0
