@@ -161,12 +161,12 @@ def test_the_loss_falls_and_does_not_depend_on_the_side_of_padding(name: str, sa
         losses = [model(**batch).loss.item() for batch in (left, right)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for batch in Loader(samples, batch_size=8, steps=5, collate=ChatCollator(processor)):
+    for batch in Loader(samples, batch_size=8, steps=10, collate=ChatCollator(processor)):
         optimizer.zero_grad()
         loss = model(**batch).loss
         loss.backward()
         optimizer.step()
-    assert loss.item() < 0.8 * losses[0]
+    assert loss.item() < 0.6 * losses[0]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
