@@ -32,8 +32,7 @@ ANSWERS: Final = (
     *("ground_truth", "solution", "outputs"),
 )
 CAPTIONS: Final = (
-    *("caption", "captions", "text", "txt", "texts", "sentences", "description", "alt_text", "label"),
-    *("caption_str",),
+    *("caption", "captions", "text", "txt", "texts", "sentences", "description", "alt_text", "label", "caption_str"),
 )
 _CHOICES: Final = ("choices", "options", "answer_choices", "multiple_choices", "candidates")
 _CHOICE_PLACES: Final = (

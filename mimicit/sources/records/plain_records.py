@@ -16,14 +16,7 @@ from mimicit.records import MediaKind
 from mimicit.sources.format import SourceSpec
 from mimicit.sources.items import Item, MediaRef, Note, RawTriplet, Row
 from mimicit.sources.records.column_names import columns_of
-from mimicit.sources.records.conversations import (
-    ANSWERS,
-    ASKS,
-    CONVERSATION_FIELDS,
-    SOUND,
-    Turn,
-    rejected_turns,
-)
+from mimicit.sources.records.conversations import ANSWERS, ASKS, CONVERSATION_FIELDS, SOUND, Turn, rejected_turns
 from mimicit.sources.records.row_media import MediaFinder
 from mimicit.sources.records.text import MAX_TEXT_CHARACTERS, checked_meta, is_unicode
 
