@@ -150,10 +150,11 @@ def _build(
     root: Root, out: Path, config: BuildConfig, engine: Engine, progress: Progress, execution: ExecutionOptions
 ) -> BuildResult | WaitingStage:
     work = out / WORK_NAME
+    noting, noted = root.noting()
     with stage("detect", progress):
-        selection = _selected(root, config, progress, strict=execution.strict)
+        selection = _selected(noting, config, progress, strict=execution.strict)
     sources = {path for spec in selection.specs for path in (*spec.files, *spec.beside)}
-    scan = scan_input(root, out / SCAN_NAME, sources, engine, progress, keep_going=execution.keep_going)
+    scan = scan_input(root, out / SCAN_NAME, noted, sources, engine, progress, keep_going=execution.keep_going)
     state = {"config": config.to_json(), "input": scan.fingerprint, "mimicit_version": own_version()}
     previous = previous_rejects(out, state) if execution.retry_rejects else None
     finished = finished_manifest(out, state, overwrite=execution.overwrite or previous is not None)

@@ -244,6 +244,62 @@ def test_a_file_that_appears_is_missing(tmp_path: Path) -> None:
         build(raw, tmp_path / "out")
 
 
+def appears(raw: Path) -> None:
+    make.add_manifest(raw, "later", pictures=1, questions=1)
+
+
+def changes(raw: Path) -> None:
+    (raw / "notes.json").write_text('[{"image": "own/images/0.jpg", "caption": "A shade."}]')
+
+
+def goes(raw: Path) -> None:
+    (raw / "notes.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("act", "named"), [(appears, r"later/manifest\.jsonl"), (changes, r"notes\.json"), (goes, r"notes\.json")]
+)
+def test_sources_that_change_before_they_are_hashed(tmp_path: Path, act: Callable[[Path], object], named: str) -> None:
+    """Which sources there are was decided by what was there before, and is no part of the fingerprint."""
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    make.add_manifest(raw, pictures=2, questions=1)
+    (raw / "notes.json").write_text("[]")
+    with pytest.raises(BuildError, match=rf"{named}: changed while the build was running"):
+        build(raw, out, During("scan", lambda: act(raw)))
+    build(raw, out)
+    build(raw, tmp_path / "fresh")
+    assert make.hashes(out) == make.hashes(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize("gone", [None, "deep/images/1.jpg", "clip/3.jpg"])
+def test_names_are_those_that_the_scan_has_found(tmp_path: Path, gone: str | None) -> None:
+    """A path from elsewhere is searched by its end, and a folder of frames is listed: both in the scan, not on disk."""
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    rows = [{"id": name, "media": name, "instruction": "What?", "answer": f"{name}."} for name in ("1.jpg", "clip")]
+    make.write_manifest(raw / "own", rows)
+    for folder in ("deep/images", "clip"):
+        (raw / folder).mkdir(parents=True)
+        for number in range(4):
+            (raw / folder / f"{number}.jpg").write_bytes(make.picture(number))
+    (raw / "clip" / "1.jpg").rename(raw / "clip" / "01.jpg")  # else a record's 1.jpg could be either
+
+    def act() -> None:
+        if gone is not None:
+            (raw / gone).unlink()
+            return
+        (raw / "other").mkdir()
+        (raw / "other" / "1.jpg").write_bytes(make.picture(9))
+        (raw / "clip" / "4.jpg").write_bytes(make.picture(9))
+
+    if gone is None:
+        build(raw, tmp_path / "whole")
+        build(raw, out, During("import", act))
+        assert make.hashes(out) == make.hashes(tmp_path / "whole")
+    else:
+        with pytest.raises(BuildError, match=f"{gone}: changed .*not there any more"):
+            build(raw, out, During("import", act))
+
+
 def test_what_nothing_uses_is_not_read(tmp_path: Path) -> None:
     """A sparse file of a terabyte would take an hour."""
     raw, out = tmp_path / "raw", tmp_path / "out"

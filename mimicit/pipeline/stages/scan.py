@@ -23,7 +23,7 @@ from mimicit.pipeline.engines.local import Engine
 from mimicit.pipeline.progress import Progress
 from mimicit.sources.files.reading import MAX_FILE_BYTES
 from mimicit.sources.files.root import Root
-from mimicit.sources.files.scanned import SCANNED_TABLE, FileState
+from mimicit.sources.files.scanned import APPEARED, GONE, SCANNED_TABLE, FileState, changed, compare
 
 _BATCH_BYTES: Final = 64 * 1024**2
 _BATCH_FILES: Final = 4096
@@ -43,17 +43,21 @@ class InputScan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Batch:
-    """Files to hash: (path, whether a source is made of it); ``first`` is the place of the first in the walk."""
+    """Files to hash: (path, whether a source is made of it, its state when it was last opened, if it was).
+
+    ``first`` is the place of the first in the walk.
+    """
 
     root: Root
     first: int
-    files: tuple[tuple[str, bool], ...]
+    files: tuple[tuple[str, bool, FileState | None], ...]
     keep_going: bool
 
 
 def scan_input(
     root: Root,
     table: Path,
+    noted: dict[str, FileState | None],
     sources: Collection[str],
     engine: Engine,
     progress: Progress,
@@ -62,8 +66,10 @@ def scan_input(
 ) -> InputScan:
     """Hash what can be used of the input, in parallel, into the new file ``table``, which `ScannedFiles` reads.
 
-    ``sources`` are the paths of the files that sources are made of. The result does not depend on dates, links or the
-    order of folders. `BuildError` if a file cannot be read, or is written to meanwhile. With ``keep_going``, unreadable
+    ``sources`` are the paths of the files that sources are made of, and ``noted`` is what the build has found of the
+    input so far, by which it has chosen them (see `Root.noting`); it is used up. The result does not depend on dates,
+    links or the order of folders. `BuildError` if a file cannot be read, is written to meanwhile, or is not as it was
+    noted. With ``keep_going``, unreadable
     files are treated as missing: the records that need them become rejects.
     """
     table.unlink(missing_ok=True)
@@ -74,7 +80,7 @@ def scan_input(
         db.execute(SCANNED_TABLE)
         db.execute("BEGIN")
         for batch, rows in engine.run(
-            _hash_files, _batches(root, sources, keep_going), label="scan", progress=progress
+            _hash_files, _batches(root, noted, sources, keep_going), label="scan", progress=progress
         ):
             numbered = ((batch.first + place, *row) for place, row in enumerate(rows))
             db.executemany("INSERT INTO file VALUES (?, ?, ?, ?, ?, ?, ?, ?)", numbered)
@@ -90,24 +96,30 @@ def scan_input(
     return InputScan(fingerprint=total.hexdigest(), files=files, bytes=size)
 
 
-def _batches(root: Root, sources: Collection[str], keep_going: bool) -> Iterator[_Batch]:
-    files: list[tuple[str, bool]] = []
+def _batches(
+    root: Root, noted: dict[str, FileState | None], sources: Collection[str], keep_going: bool
+) -> Iterator[_Batch]:
+    files: list[tuple[str, bool, FileState | None]] = []
     first = waiting = 0
     for path, size in root.walk():
+        if path not in noted:
+            raise changed(path, APPEARED)
         is_source = path in sources
-        files.append((path, is_source))
+        files.append((path, is_source, noted.pop(path)))
         waiting += size if is_source else min(size, MAX_FILE_BYTES)
         if waiting >= _BATCH_BYTES or len(files) >= _BATCH_FILES:
             yield _Batch(root=root, first=first, files=tuple(files), keep_going=keep_going)
             first, waiting, files = first + len(files), 0, []
     if files:
         yield _Batch(root=root, first=first, files=tuple(files), keep_going=keep_going)
+    for path in noted:
+        raise changed(path, GONE)
 
 
 def _hash_files(batch: _Batch) -> list[tuple[Any, ...]]:
     """The row of each file in the table, without its number; runs in a worker."""
     rows: list[tuple[Any, ...]] = []
-    for path, is_source in batch.files:
+    for path, is_source, noted in batch.files:
         try:
             with batch.root.open(path) as file:
                 before = FileState.of(file.fileno())
@@ -118,13 +130,15 @@ def _hash_files(batch: _Batch) -> list[tuple[Any, ...]]:
                     digest.update(data)
                 after = FileState.of(file.fileno())
         except (RejectedError, OSError) as error:
-            if batch.keep_going:
+            if batch.keep_going and noted is None:
                 continue
             raise BuildError(
                 f"{path}: cannot be read ({error}); fix or remove it, or leave it out with --keep-going"
             ) from None
         if after != before:
             raise BuildError(f"{path}: is being written to; run the same command again when that has ended")
+        if noted is not None:
+            compare(path, before, noted)
         rows.append((path, *before, digest.hexdigest(), is_whole))
     return rows
 

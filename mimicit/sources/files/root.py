@@ -15,7 +15,7 @@ from mimicit.errors import RejectedError, SourceError, UsageError
 from mimicit.sources.files.file_names import FileNames
 from mimicit.sources.files.paths import check_relative, is_absolute, joined, spellings, text_of_path
 from mimicit.sources.files.readable import ReadableFolders
-from mimicit.sources.files.scanned import ScannedFiles
+from mimicit.sources.files.scanned import APPEARED, FileState, ScannedFiles, changed
 from mimicit.sources.files.walking import OnSkip, walk
 
 _T = TypeVar("_T")
@@ -53,6 +53,7 @@ class Root:
         self._known: dict[tuple[object, ...], Any] = {}
         self._names: FileNames | None = None
         self._scanned: ScannedFiles | None = None
+        self._noted: dict[str, FileState | None] | None = None
         self._inputs: set[str] = set()  # opened as the files of a source, to be compared after it was read
         self._folders: dict[str, bool] = {}
         self._exclude = frozenset(path.resolve() for path in exclude)
@@ -64,18 +65,31 @@ class Root:
         return hash((self.folder, self._exclude))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_names": None, "_folders": {}, "found": Counter(), "_known": {}}
+        return {**self.__dict__, "_names": None, "_noted": None, "_folders": {}, "found": Counter(), "_known": {}}
 
     def _key(self) -> tuple[object, ...]:
         return self.folder, self._exclude, self.follow_links, self.allowed, self.media_roots, self._scanned
 
+    def noting(self) -> tuple[Root, dict[str, FileState | None]]:
+        """The same root, and what it lists and opens from now on, before there is a scan to compare it with.
+
+        That is the state of each file when it was first opened, and None for each that was only listed. A file that
+        appears between two listings is a `BuildError` that names it.
+        """
+        root = copy.copy(self)
+        noted: dict[str, FileState | None] = {}
+        root._noted = noted
+        return root, noted
+
     def compared(self, scanned: ScannedFiles) -> Root:
         """The same root, but only with the files that a scan has found, each compared with the scan when it is opened.
 
-        A file that has changed since the scan is a `BuildError` that names it.
+        Names are looked up in the scan, too: what has appeared or gone since then changes no answer. A file that has
+        changed since the scan is a `BuildError` that names it.
         """
         root = copy.copy(self)
-        root._scanned, root._inputs, root._known = scanned, set(), {}
+        root._scanned, root._noted, root._names = scanned, None, None
+        root._inputs, root._known, root._folders = set(), {}, {}
         return root
 
     def with_media_roots(self, roots: Mapping[str, str]) -> Root:
@@ -121,7 +135,8 @@ class Root:
     def names(self) -> FileNames:
         """The names of all files that `walk` lists, for searches; made on first use."""
         if self._names is None:
-            self._names = FileNames(path for path, _ in self.walk())
+            listed = (path for path, _ in self.walk())
+            self._names = FileNames(listed if self._scanned is None else self._scanned.paths())
         return self._names
 
     def walk(self, on_skip: OnSkip | None = None) -> Iterator[tuple[str, int]]:
@@ -133,7 +148,8 @@ class Root:
         Links come last. Pictures, clips and captions are listed under all their names, any other file under one, so
         that its records do not count twice: the name that needs no link, else the first name.
         """
-        return walk(self._readable, self._exclude, on_skip or (lambda path, why: None))
+        found = walk(self._readable, self._exclude, on_skip or (lambda path, why: None))
+        return found if self._noted is None else _noting(self._noted, found)
 
     def resolve(self, path: str, *, beside: Sequence[str] = ("",)) -> str:
         """``path``, as written in an input file, as a relative POSIX path of a regular file under the root.
@@ -171,6 +187,8 @@ class Root:
             os.close(descriptor)
             raise RejectedError("missing_file", f"{path!r} is not a regular file")
         if self._scanned is None:
+            if self._noted is not None and self._noted.get(path) is None:
+                self._noted[path] = FileState.of(descriptor)
             return os.fdopen(descriptor, "rb")
         file = self._scanned.opened(path, descriptor)
         if file is None:
@@ -223,6 +241,8 @@ class Root:
 
     def names_in(self, folder: str) -> list[str]:
         """The names of the regular files right in ``folder`` (relative POSIX path); empty if it is no folder."""
+        if self._scanned is not None:
+            return self._scanned.names_in(folder)
         try:
             entries = self._readable.listed(f"{folder}/" if folder else "")
         except (SourceError, ValueError):
@@ -235,9 +255,10 @@ class Root:
             return os.path.samestat(os.fstat(one.fileno()), os.fstat(two.fileno()))
 
     def has_folder(self, path: str) -> bool:
-        """Whether a folder lies at the relative POSIX ``path``; the answer is cached."""
+        """Whether a folder (of a scan: one with files) lies at the relative POSIX ``path``; the answer is cached."""
         if path not in self._folders:
-            self._folders[path] = self._readable.has_folder(path)
+            there = self._readable if self._scanned is None else self._scanned
+            self._folders[path] = there.has_folder(path)
         return self._folders[path]
 
     def relative(self, path: str) -> str | None:
@@ -257,6 +278,17 @@ class Root:
         if inside is None or ".." in inside.split("/"):
             raise UsageError(f"--media-root {old}={new}: {new} must be a folder in --src")
         return posixpath.normpath(inside).strip("/") if inside else ""
+
+
+def _noting(noted: dict[str, FileState | None], found: Iterator[tuple[str, int]]) -> Iterator[tuple[str, int]]:
+    """The files ``found`` by a walk, which only the first walk may add to ``noted``."""
+    is_first = not noted
+    for path, size in found:
+        if path not in noted:
+            if not is_first:
+                raise changed(path, APPEARED)
+            noted[path] = None
+        yield path, size
 
 
 def _hidden(path: str) -> str:

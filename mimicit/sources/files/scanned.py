@@ -26,6 +26,9 @@ CREATE TABLE file(
     is_whole INTEGER NOT NULL
 )
 """
+APPEARED: Final = "it was not there before"
+GONE: Final = "it is not there any more"
+_AFTER_SLASH: Final = "0"  # the next character: no path in a folder comes after the folder's name and this
 _OF_FILE: Final = "SELECT size, modified_ns, changed_ns, inode, sha256, is_whole FROM file WHERE path = ?"
 
 
@@ -76,6 +79,30 @@ class ScannedFiles:
         """The paths of all files, in the order of the scan."""
         return (path for (path,) in self._table().execute("SELECT path FROM file ORDER BY id"))
 
+    def names_in(self, folder: str) -> list[str]:
+        """The names of the files right in ``folder``; costs a lookup for each folder in it, whatever lies deeper."""
+        prefix = f"{folder}/" if folder else ""
+        names: list[str] = []
+        after: str | None = prefix
+        while after is not None:
+            rows = self._table().execute("SELECT path FROM file WHERE path >= ? ORDER BY path", (after,))
+            after = None
+            for (path,) in rows:
+                if not path.startswith(prefix):
+                    break
+                name, slash, _ = path[len(prefix) :].partition("/")
+                if slash:
+                    after = f"{prefix}{name}{_AFTER_SLASH}"
+                    break
+                names.append(name)
+        return names
+
+    def has_folder(self, path: str) -> bool:
+        """Whether a file lies somewhere in the folder ``path``."""
+        bounds = (f"{path}/", f"{path}{_AFTER_SLASH}")
+        found = self._table().execute("SELECT 1 FROM file WHERE path > ? AND path < ? LIMIT 1", bounds)
+        return not path or found.fetchone() is not None
+
     def opened(self, path: str, descriptor: int) -> BinaryIO | None:
         """The open file for reading; None if the scan has not found it: then the caller keeps the descriptor.
 
@@ -86,7 +113,7 @@ class ScannedFiles:
             return None
         then = FileState(*row[:4])
         try:
-            _compare(path, descriptor, then)
+            compare(path, FileState.of(descriptor), then)
         except BaseException:
             os.close(descriptor)
             raise
@@ -103,7 +130,7 @@ class ScannedFiles:
 
     def missing(self, path: str) -> BuildError:
         """The error about a file that was scanned and cannot be opened any more."""
-        return _changed(path, "it is not there any more")
+        return changed(path, GONE)
 
     def digest(self, paths: Sequence[str]) -> str | None:
         """One SHA-256 over the contents of ``paths``; ``None`` if one was not found."""
@@ -119,7 +146,7 @@ class ScannedFiles:
         row = self._row(path)
         assert row is not None  # it was opened
         if row[5] and found() != row[4]:
-            raise _changed(path, "it has other contents")
+            raise changed(path, "it has other contents")
 
     def _table(self) -> sqlite3.Connection:
         if self._open is None:
@@ -146,18 +173,19 @@ class _CheckedFile(io.FileIO):
         if self.closed:
             return
         try:
-            _compare(self._path, self.fileno(), self._scanned)
+            compare(self._path, FileState.of(self.fileno()), self._scanned)
         finally:
             super().close()
 
 
-def _compare(path: str, descriptor: int, then: FileState) -> None:
-    now = FileState.of(descriptor)
+def compare(path: str, now: FileState, then: FileState) -> None:
+    """Raise `BuildError` if the file at ``path`` is not as it was ``then``."""
     if now.size != then.size:
-        raise _changed(path, f"it had {then.size:,} bytes and has {now.size:,}")
+        raise changed(path, f"it had {then.size:,} bytes and has {now.size:,}")
     if now != then:
-        raise _changed(path, "it was written to or replaced")
+        raise changed(path, "it was written to or replaced")
 
 
-def _changed(path: str, what: str) -> BuildError:
+def changed(path: str, what: str) -> BuildError:
+    """The error about a file that is not what it was when the build looked at it before."""
     return BuildError(f"{path}: changed while the build was running ({what}); run the same command again")
