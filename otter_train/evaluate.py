@@ -20,6 +20,7 @@ _PROGRESS_EVERY = 500
 _EXAMPLES_EVERY = 5_120
 _MAX_SHOTS = 1000
 _CONTEXTS = ("random", "image-similar", "text-similar")
+_IMAGE_EMBEDDER, _TEXT_EMBEDDER = "classical", "hashed"
 
 
 class _Shots(click.ParamType[tuple[int, ...]]):
@@ -40,13 +41,14 @@ class _Shots(click.ParamType[tuple[int, ...]]):
 @click.option("--shots", type=_Shots(), default="0", help="Context triplets before each query: 0,1,2,4,8.")
 @click.option("--support", help="Shards whose samples serve as context, in place of the query's own.")
 @click.option("--context", type=click.Choice(_CONTEXTS), help="How context is chosen from --support; else at random.")
-@click.option("--image-embedder", default="classical", help="Embedder of --context image-similar, as in mimicit build.")
-@click.option("--text-embedder", default="hashed", help="Embedder of --context text-similar, as in mimicit build.")
+@click.option("--image-embedder", default=_IMAGE_EMBEDDER, help="Embedder of --context image-similar, as in builds.")
+@click.option("--text-embedder", default=_TEXT_EMBEDDER, help="Embedder of --context text-similar, as in builds.")
 @click.option("--baselines", is_flag=True, help="Also report what a model that never looks at pictures could reach.")
 @click.option("--limit", type=click.IntRange(min=1), help="Ask only this many queries, drawn at random.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=64, help="Queries per forward pass.")
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=32, help="Longest answer, in tokens.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed of the resampling for the intervals.")
+@click.option("--beams", type=click.IntRange(min=1), default=1, help="Beams of a beam search; 1 for none.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed of random context, and of the intervals.")
 @click.option("--out", type=_FOLDER, help="Folder for evaluation.json, evaluation.txt and evaluation.png.")
 @click_options(ModelOptions)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, with every answer.")
@@ -62,6 +64,7 @@ def main(
     limit: int | None,
     batch_size: int,
     max_new_tokens: int,
+    beams: int,
     seed: int,
     out: Path | None,
     as_json: bool,
@@ -79,6 +82,14 @@ def main(
     does, the VQA accuracy compares with all of them.
     """
     with errors_on_one_line():
+        if context is not None and support is None:
+            raise UsageError("--context: says how to choose from --support; give that too")
+        for option, given_one, usual, way in (
+            ("--image-embedder", image_embedder, _IMAGE_EMBEDDER, "image-similar"),
+            ("--text-embedder", text_embedder, _TEXT_EMBEDDER, "text-similar"),
+        ):
+            if given_one != usual and context != way:
+                raise UsageError(f"{option}: compares only with --context {way}; give that too")
         calm_threads()
         with importing():
             from mimicit.loading import load
@@ -89,8 +100,6 @@ def main(
             from otter_train.inference.answering import load_trained_model
             from otter_train.reporting.metrics import Console
 
-        if context is not None and support is None:
-            raise UsageError("--context: says how to choose from --support; give that too")
         samples = load(shards, shuffle="full", seed=0)
         console = Console(sys.stderr)
         with_context = None
@@ -107,7 +116,7 @@ def main(
             ).with_context
         trained = load_trained_model(checkpoint, **asdict(configured(ModelOptions, given)))
         trained.model.vision = CachedTower(trained.model.vision)  # every picture is asked about several times
-        options = AnswerOptions(max_new_tokens=max_new_tokens)
+        options = AnswerOptions(max_new_tokens=max_new_tokens, beams=beams)
         reports = [
             evaluate(
                 samples,

@@ -2,8 +2,9 @@
 
 Similarity by picture is RICES (Yang et al., arXiv 2109.05014). Every query is compared with all examples of its own
 source if the set has that source, else with all; the most similar stands nearest to it. No example that shows a picture
-of the query, or is the query, is ever chosen; a copy of a picture in another size or encoding is not recognised, so
-keep the splits of published sets apart.
+of the query, or of an example chosen before, or is the query, is ever chosen: the five captions of a picture of COCO
+are one example. A copy of a picture in another size or encoding is not recognised, so keep the splits of published sets
+apart.
 
 With fewer shots, the examples are the nearest of those with more shots. Memory: the texts and, if pictures or texts are
 compared, one byte for each component of a vector per example.
@@ -104,6 +105,7 @@ class Support:
     def _choices(self, bare: Sample, shots: int) -> Iterator[tuple[int, float | None]]:
         """Numbers of examples with their scores, nearest first."""
         mine = _example(0, bare)
+        shown = set(mine.shown)
         group = self._sources.get(bare.source, slice(0, len(self._examples)))
         scores = self._scores(bare, group)
         if scores is None:
@@ -114,8 +116,9 @@ class Support:
             if shots <= 0:
                 return
             example = self._examples[group.start + place]
-            if example.shown.isdisjoint(mine.shown) and (example.source, example.id) != (mine.source, mine.id):
+            if shown.isdisjoint(example.shown) and (example.source, example.id) != (mine.source, mine.id):
                 shots -= 1
+                shown |= example.shown
                 yield group.start + place, None if scores is None else float(scores[place])
 
     def _scores(self, bare: Sample, group: slice) -> Float32 | None:

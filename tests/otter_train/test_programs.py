@@ -213,7 +213,7 @@ def test_evaluation_prints_a_table_and_json(place: Path) -> None:
     assert sorted(path.name for path in (place / "evaluation").iterdir()) == [
         *("evaluation.json", "evaluation.png", "evaluation.txt"),
     ]
-    value = orjson.loads(run(evaluate, *common, "--json").output)
+    value = orjson.loads(run(evaluate, *common, "--beams", 2, "--json").output)
     (result,) = value["results"]
     assert result["all"]["queries"] == len(result["answers"]) == 12
     assert result["all"]["exact"]["value"] == sum(one["is_right"] for one in result["answers"]) / 12

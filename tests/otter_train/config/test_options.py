@@ -42,9 +42,9 @@ def test_options_are_pinned() -> None:
         "--video", "--vision-model",
     ]  # fmt: skip
     assert options(evaluate) == [
-        "--baselines", "--batch-size", "--checkpoint", "--context", "--device", "--image-embedder", "--json",
-        "--language-model", "--limit", "--max-new-tokens", "--out", "--seed", "--shards", "--shots", "--support",
-        "--text-embedder", "--vision-model",
+        "--baselines", "--batch-size", "--beams", "--checkpoint", "--context", "--device", "--image-embedder",
+        "--json", "--language-model", "--limit", "--max-new-tokens", "--out", "--seed", "--shards", "--shots",
+        "--support", "--text-embedder", "--vision-model",
     ]  # fmt: skip
     assert options(chat) == [
         "--checkpoint", "--device", "--frames", "--language-model", "--max-new-tokens", "--seed", "--temperature",

@@ -77,8 +77,19 @@ def test_no_query_sees_itself_or_its_own_picture(by: SupportContext) -> None:
     for query in queries:
         shown = chooser.with_context(query, 100)
         own = set(query.media[-1].sha256)
-        assert len(shown.context) == 3 * 12 - 3
+        assert len(shown.context) == 2 * 12 - 2  # a query and its copy show the same
         assert all(own.isdisjoint(medium.sha256) for medium in shown.media[:-1])
+
+
+@pytest.mark.parametrize("by", get_args(SupportContext))
+def test_a_picture_with_several_captions_is_shown_once(by: SupportContext) -> None:
+    pictures = examples(6)
+    captions = [replace(one, id=f"{one.id}-{n}") for one in pictures for n in range(5)]
+    query = examples(1, first=700)[0]
+    shown = context_of(Support(captions, by).with_context(query, 100))
+    assert sorted(shown) == [str(number) for number in range(6)]
+    if by != "random":
+        assert shown == context_of(Support(pictures, by).with_context(query, 6))
 
 
 @pytest.mark.parametrize("by", get_args(SupportContext))
@@ -114,9 +125,23 @@ def test_a_source_gets_examples_of_its_own_and_others_get_any() -> None:
     assert len(chooser.with_context(examples(1, first=800, source="new")[0], 100).context) == 30
 
 
-def test_a_context_without_a_set_is_refused() -> None:
-    result = CliRunner().invoke(main, ["--checkpoint", "run", "--shards", "held-out", "--context", "random"])
-    assert result.exit_code == 2 and "--context: says how to choose from --support; give that too" in result.output
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("--context", "random"), "--context: says how to choose from --support; give that too"),
+        (
+            ("--support", "s", "--image-embedder", "open_clip:x"),
+            "--image-embedder: compares only with",
+        ),
+        (
+            ("--support", "s", "--context", "image-similar", "--text-embedder", "transformers:x"),
+            "with --context text",
+        ),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(given: tuple[str, ...], message: str) -> None:
+    result = CliRunner().invoke(main, ["--checkpoint", "run", "--shards", "held-out", *given])
+    assert result.exit_code == 2 and message in result.output
 
 
 def test_what_shows_nothing_is_compared_by_nothing() -> None:
