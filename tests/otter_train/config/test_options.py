@@ -98,7 +98,7 @@ def test_shards_may_be_a_url(
         if len(asked) > len(others):
             raise UsageError("enough")
 
+    monkeypatch.setattr("otter_train.data.shards.load", load)  # first: importing it later would keep the other patch
     monkeypatch.setattr("mimicit.loading.load", load)
-    monkeypatch.setattr("otter_train.data.shards.load", load)
     CliRunner().invoke(command, [*arguments, "--shards", "http://host/shards/"])
     assert asked == ["http://host/shards/", *others]
