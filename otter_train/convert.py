@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from mimicit.errors import UsageError
 from mimicit.schema import canonical_json
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from otter_train.conversion import Report
     from otter_train.model import ModelConfig
 
+_FOR_ADAPTERS = frozenset(("source", "target", "to", "dtype", "language_model", "as_json"))
 _PATH = click.Path(path_type=Path)
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -87,8 +89,16 @@ def main(
         if to == "peft":
             from otter_train.conversion.model_folder import write_adapter
 
-            count = write_adapter(source, target, dtype=None if dtype is None else getattr(torch, dtype))
-            click.echo(canonical_json({"adapters": count}) if as_json else f"{source} -> {target}: {count} adapters")
+            _refuse_for_adapters(click.get_current_context())
+            adapters = write_adapter(
+                source, target, dtype=None if dtype is None else getattr(torch, dtype), language_model=language_model
+            )
+            if as_json:
+                click.echo(canonical_json({"adapters": adapters.written, "left_out": list(adapters.left_out)}))
+                return
+            click.echo(f"{source} -> {target}: {adapters.written} adapters of the language model")
+            if adapters.left_out:
+                click.echo(f"trained beside them, and not in it: {', '.join(adapters.left_out)}")
             return
         from otter_train.conversion import convert
 
@@ -109,6 +119,14 @@ def main(
             moved={"language_model": language_model, "vision_model": vision_model},
         )
     click.echo(canonical_json(report.to_json()) if as_json else _in_words(report))
+
+
+def _refuse_for_adapters(context: click.Context) -> None:
+    """`UsageError` if an option was given that means nothing to adapters alone."""
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if name not in _FOR_ADAPTERS and context.get_parameter_source(name) == ParameterSource.COMMANDLINE:
+            raise UsageError(f"--to peft writes the adapters alone; leave out {parameter.opts[0]}")
 
 
 def _architecture(

@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import save_file
@@ -20,13 +20,15 @@ from mimicit.errors import UsageError
 from mimicit.schema import canonical_json
 from mimicit.shards.files import write_atomically
 from otter_train.checkpoint.files import is_checkpointed, open_checkpoint
+from otter_train.checkpoint.pretrained_parts import find_parts
+from otter_train.config.command_line import absolute_path
 from otter_train.config.run_config import RunConfig
 from otter_train.conversion.published_config import write_published
 from otter_train.conversion.source import Origin
 from otter_train.conversion.weight_files import read_weights
 from otter_train.data.tokenizer import load_tokenizer, special_ids
 from otter_train.model import TokenIds, build_model
-from otter_train.model.adapters import LANGUAGE, adapters_of, lora_config
+from otter_train.model.adapters import LANGUAGE, adapters_of, is_adapter, lora_config
 from otter_train.model.config import ModelConfig
 from otter_train.model.layouts import Layout
 from otter_train.model.vision import VisionLayout
@@ -89,21 +91,33 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
     write_atomically(path, [canonical_json(value)])
 
 
-def write_adapter(source: Path, target: Path, *, dtype: torch.dtype | None = None) -> int:
-    """Write the adapters of the run or checkpoint ``source`` into the new folder ``target``; returns their number.
+class WrittenAdapters(NamedTuple):
+    """How many adapters were ``written``, and what else the run trained that is not among them."""
 
-    `UsageError` if ``source`` trained none on its language model, or ``target`` exists.
+    written: int
+    left_out: tuple[str, ...]
+
+
+def write_adapter(
+    source: Path, target: Path, *, dtype: torch.dtype | None = None, language_model: str | None = None
+) -> WrittenAdapters:
+    """Write the adapters of the language model of ``source``, a run or checkpoint, into the new folder ``target``.
+
+    It names ``language_model`` as what they adapt, or else that of the run, where it lies now. `UsageError` if there
+    are none, or ``target`` exists.
     """
     if not is_checkpointed(source):
         raise UsageError(f"{source}: no training run; --to peft writes the adapters that a run has trained")
     checkpoint = open_checkpoint(source)
-    config = RunConfig.from_json(checkpoint.meta["config"])
-    found = adapters_of(read_weights(checkpoint.folder / "model.safetensors"), checkpoint.meta["config"])
+    stored = checkpoint.meta["config"]
+    weights = read_weights(checkpoint.folder / "model.safetensors")
+    found = adapters_of(weights, stored)
     adapters = {name.removeprefix(LANGUAGE): one for name, one in found.items() if name.startswith(LANGUAGE)}
     if not adapters:
         raise UsageError(f"{source}: trained no adapters on its language model; --lora-rank makes a run train some")
     if target.exists():
         raise UsageError(f"{target}: is there already; give a new folder")
+    base = find_parts(checkpoint, if_gone=stored, language_model=language_model)["language_model"]
     target.mkdir(parents=True)
     tensors = {}
     for name, adapter in adapters.items():
@@ -111,5 +125,14 @@ def write_adapter(source: Path, target: Path, *, dtype: torch.dtype | None = Non
         for half, tensor in (("lora_A", adapter.down), ("lora_B", adapter.up)):
             tensors[f"{module}.{half}.weight"] = tensor.read().to(tensor.dtype if dtype is None else dtype).contiguous()
     save_file(tensors, target / "adapter_model.safetensors", metadata={"format": "pt"})
-    lora_config(config, (name.removesuffix(".weight") for name in adapters)).save_pretrained(str(target))
-    return len(adapters)
+    described = lora_config(
+        replace(RunConfig.from_json(stored), language_model=base and absolute_path(base)),
+        (name.removesuffix(".weight") for name in adapters),
+    ).to_dict()  # type: ignore[no-untyped-call]
+    ordered = {name: sorted(value) if isinstance(value, set) else value for name, value in described.items()}
+    _write_json(target / "adapter_config.json", ordered)
+    parts = ["language.cross_attention", "perceiver", "vision"]
+    left_out = [part for part in parts if any(name.startswith(f"{part}.") for name in weights)]
+    if any(name.startswith((LANGUAGE, "new_rows.")) and not is_adapter(name) for name in weights):
+        left_out.insert(0, "embeddings")
+    return WrittenAdapters(len(adapters), tuple(left_out))

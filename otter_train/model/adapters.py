@@ -55,31 +55,44 @@ def lora_config(config: RunConfig, targets: Iterable[str]) -> LoraConfig:
 def add_adapters(model: Otter, config: RunConfig, *, dtype: torch.dtype) -> None:
     """Put the adapters of ``config`` into ``model``, trained in ``dtype``; what is trained already stays so.
 
-    With ``config.lora_only``, only they are trained. `UsageError` if no layer has a name in ``config.lora_targets``.
+    With ``config.lora_only``, only they are trained. `UsageError` if a name in ``config.lora_targets`` is that of no
+    layer, or a model has no layer to adapt.
     """
     if not config.lora_rank:
         return
     trained = set() if config.lora_only else {id(one) for one in model.parameters() if one.requires_grad}
+    parts: dict[str, tuple[nn.Module, list[str]]] = {}
     if config.lora_on in ("language", "both"):
-        _add(model.language.lm, config, _linear_in_layers(model.language.lm))
+        parts["language"] = model.language.lm, _linear_in_layers(model.language.lm)
     if config.lora_on in ("vision", "both"):
-        _add(model.vision, config, _linear_in_tower(model))
+        parts["vision"] = model.vision, _linear_in_tower(model)
+    wanted = {name.strip() for name in config.lora_targets.split(",") if name.strip()}
+    known = {_own_name(name) for _, linear in parts.values() for name in linear}
+    if unknown := sorted(wanted - known):
+        there = ", ".join(sorted(known))
+        raise UsageError(f"--lora-targets: no layer is called {', '.join(unknown)}; there are: {there}")
+    for place, (part, linear) in parts.items():
+        targets = [name for name in linear if not wanted or _own_name(name) in wanted]
+        if not targets:
+            there = ", ".join(sorted({_own_name(name) for name in linear})) or "none that LoRA adapts"
+            raise UsageError(f"--lora-on {config.lora_on}: the {place} model has no target; there are: {there}")
+        _add(part, config, targets)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(is_adapter(name) or id(parameter) in trained)
         if is_adapter(name):
             parameter.data = parameter.data.to(dtype)
 
 
-def _add(part: nn.Module, config: RunConfig, linear: list[str]) -> None:
-    wanted = [name.strip() for name in config.lora_targets.split(",") if name.strip()]
-    targets = [name for name in linear if not wanted or name.rpartition(".")[2] in wanted]
-    if not targets:
-        known = sorted({name.rpartition(".")[2] for name in linear})
-        raise UsageError(f"--lora-targets {config.lora_targets}: no layer is called so; there are: {', '.join(known)}")
+def _add(part: nn.Module, config: RunConfig, targets: list[str]) -> None:
     described = lora_config(config, targets)
     from peft import inject_adapter_in_model
 
     inject_adapter_in_model(described, part, adapter_name=_NAME)
+
+
+def _own_name(name: str) -> str:
+    """``model.layers.0.self_attn.q_proj`` is called ``q_proj``."""
+    return name.rpartition(".")[2]
 
 
 def _linear_in_layers(lm: Any) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -159,8 +160,14 @@ def test_peft_loads_those_of_the_language_model(adapted: Path, folders: dict[str
     for name, tensor in ours.named_parameters():
         if is_adapter(name):
             torch.testing.assert_close(names[name], tensor, rtol=0, atol=0)
+    assert "not in it: language.cross_attention, perceiver, vision" in result.output
+    described = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert described["target_modules"] == sorted(described["target_modules"])  # peft has a set of them
+    assert described["base_model_name_or_path"] == folders["language_model"]
     refused = CliRunner().invoke(convert, [str(adapted), str(tmp_path / "adapter"), "--to", "peft"])
     assert refused.exit_code == 2 and "is there already" in refused.output
+    refused = CliRunner().invoke(convert, [str(adapted), str(tmp_path / "new"), "--to", "peft", "--format", "bin"])
+    assert refused.exit_code == 2 and "adapters alone; leave out --format" in refused.output
 
 
 def test_a_run_that_moved_with_its_models_is_converted(tmp_path: Path) -> None:
@@ -174,6 +181,8 @@ def test_a_run_that_moved_with_its_models_is_converted(tmp_path: Path) -> None:
         result = CliRunner().invoke(convert, command if form == "peft" else [*command, "--with-frozen"])
         assert result.exit_code == 0, result.output
         assert (tmp_path / target).exists()
+    described = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert described["base_model_name_or_path"] == str(tmp_path / "there" / "pretrained" / "language")
 
 
 def test_parts_have_rates_of_their_own(folders: dict[str, Any]) -> None:
@@ -219,8 +228,10 @@ def test_what_there_is_nothing_to_adapt_for_is_named(folders: dict[str, Any], tm
         resolve("tiny", lora_rank=4)
     with pytest.raises(UsageError, match="--train-vision thaws a pretrained model"):
         resolve("tiny", train_vision=True)
-    with pytest.raises(UsageError, match=r"no layer is called so; there are: .*q_proj"):
-        built(folders, lora_rank=4, lora_targets="query")
+    with pytest.raises(UsageError, match=r"no layer is called key, query; there are: .*q_proj"):
+        built(folders, lora_rank=4, lora_targets="query,q_proj,key")
+    with pytest.raises(UsageError, match=r"the vision model has no target; there are: .*q_proj"):
+        built(folders, lora_rank=4, lora_targets="gate_proj", lora_on="both")
     with pytest.raises(UsageError, match=r"it holds adapters; otter_train\.convert"):
         run(tmp_path / "new", **folders, init_from=str(adapted))
     result = CliRunner().invoke(convert, [folders["language_model"], str(tmp_path / "x"), "--to", "peft"])
