@@ -169,10 +169,10 @@ def sample_of_row(row: Mapping[str, Any]) -> Sample:
 
 
 def _extension(pictures: Sequence[Any], place: int) -> str:
-    """The extension of a stored file by its path, else by its first bytes; ``jpg`` if neither is known."""
+    """The extension of a stored file by its first bytes, else by its path; ``jpg`` if neither is known."""
     picture = pictures[place] if place < len(pictures) else None
     data, path = (picture.get("bytes"), picture.get("path")) if isinstance(picture, Mapping) else (None, None)
+    if data:
+        return "png" if data.startswith(b"\x89PNG") else "webp" if data.startswith(b"RIFF") else "jpg"
     ending = (path or "").rpartition(".")[2]
-    if ending in ("jpg", "png", "webp"):
-        return ending
-    return "png" if (data or b"").startswith(b"\x89PNG") else "webp" if (data or b"").startswith(b"RIFF") else "jpg"
+    return ending if ending in ("png", "webp") else "jpg"

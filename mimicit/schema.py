@@ -8,12 +8,14 @@ import math
 from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import jsonschema_rs
 import orjson
 
 from mimicit.errors import SchemaError, hint
+
+_INT64: Final = 1 << 63
 
 
 def names() -> tuple[str, ...]:
@@ -29,12 +31,17 @@ def schema(name: str) -> dict[str, Any]:
 
 
 def validate(name: str, value: Any) -> None:
-    """Check ``value`` against the schema ``name``; `SchemaError` names the place and the fault."""
+    """Check ``value`` against the schema ``name``; `SchemaError` names the place and the fault.
+
+    More than JSON Schema asks: an integer is written as one (``4.0`` is none) and has at most 64 bits.
+    """
     try:
         _validator(name)(value)
     except jsonschema_rs.ValidationError as error:
         place = "/".join(str(step) for step in error.instance_path) or "(top)"
         raise SchemaError(f"{place}: {error.message[:300]}") from None
+    if (fault := _integer_fault(name)(value)) is not None:
+        raise SchemaError(fault.removeprefix("/"))
 
 
 def canonical_json(value: Any) -> bytes:
@@ -81,6 +88,50 @@ def _folder() -> Any:
 @functools.cache
 def _validator(name: str) -> Callable[[Any], None]:
     return jsonschema_rs.validator_for(schema(name)).validate
+
+
+@functools.cache
+def _integer_fault(name: str) -> Callable[[Any], str | None]:
+    """Where a value that matches the schema ``name`` has an integer of another kind; it visits only what holds some."""
+    whole = schema(name)
+
+    def finder(definition: Any) -> Callable[[Any], str | None] | None:
+        if not isinstance(definition, dict):
+            return None
+        if "$ref" in definition:
+            return finder(whole["$defs"][definition["$ref"].rpartition("/")[2]])
+        if "integer" in (kind := definition.get("type", ())) and "number" not in kind:
+            return _fault_of_integer
+        of_items, of_others = finder(definition.get("items")), finder(definition.get("additionalProperties"))
+        of_keys = [(key, of_key) for key, part in definition.get("properties", {}).items() if (of_key := finder(part))]
+        if not (of_items or of_others or of_keys):
+            return None
+
+        def find(value: Any) -> str | None:
+            if type(value) is list:
+                if of_items is not None:
+                    for number, part in enumerate(value):
+                        if (fault := of_items(part)) is not None:
+                            return f"/{number}{fault}"
+            elif type(value) is dict:
+                for key, of_key in of_keys:
+                    if key in value and (fault := of_key(value[key])) is not None:
+                        return f"/{key}{fault}"
+                if of_others is not None:
+                    for key, part in value.items():
+                        if (fault := of_others(part)) is not None:
+                            return f"/{key}{fault}"
+            return None
+
+        return find
+
+    return finder(whole) or (lambda value: None)
+
+
+def _fault_of_integer(value: Any) -> str | None:
+    if (type(value) is int and -_INT64 <= value < _INT64) or value is None:
+        return None
+    return f": {str(value)[:80]} is not written as an integer of 64 bits"
 
 
 def refuse_unknown_keys(name: str, value: Any) -> None:

@@ -82,7 +82,7 @@ def decode_media(media: Media, size: int, *, where: str = "") -> Pixels:
     result = np.empty((len(media.files), size, size, 3), np.uint8)
     for frame, (file, data) in enumerate(zip(media.files, media.data, strict=True)):
         try:
-            result[frame] = _decode(data, (media.height, media.width), size)
+            result[frame] = _decode(data, file, (media.height, media.width), size)
         except RejectedError as error:
             raise CorruptShardError(f"{where}: {file} is damaged ({error}); run mimicit verify") from None
     return result
@@ -142,8 +142,8 @@ def scratch(purpose: str, shape: tuple[int, ...], dtype: type[np.generic]) -> ND
     return kept[:size].view(dtype).reshape(shape)
 
 
-def _decode(data: bytes, original: tuple[int, int], size: int) -> Pixels:
-    with open_stored(data, original[1], original[0]) as (picture, _):  # it refuses impossible sizes
+def _decode(data: bytes, name: str, original: tuple[int, int], size: int) -> Pixels:
+    with open_stored(data, name, original[1], original[0]) as (picture, _):  # it refuses impossible sizes
         box = _crop_box(*original, size)
         least = (ceil(box.height * _LEAST_SCALED), ceil(box.width * _LEAST_SCALED))
         if isinstance(picture, JpegImagePlugin.JpegImageFile):

@@ -31,7 +31,6 @@ _STORED_AS: Final = {"jpeg": "jpg", "png": "png", "webp": "webp"}
 _PNG_BIT_DEPTH_OFFSET: Final = 24
 
 _OPTIONS: Final = MediaOptions()
-_STORED: Final = ("jpeg", "png", "webp")
 
 _COLUMNS: Final = 9
 _ROWS: Final = 8
@@ -73,22 +72,25 @@ def encode_image(data: bytes, options: MediaOptions) -> EncodedMedia:
 
 
 @contextmanager
-def open_stored(data: bytes, width: int, height: int) -> Iterator[tuple[Image.Image, ImageHeader]]:
+def open_stored(data: bytes, name: str, width: int, height: int) -> Iterator[tuple[Image.Image, ImageHeader]]:
     """The stored picture ``data`` of ``width`` x ``height`` pixels, opened but not decoded; errors as `open_image`.
 
-    `RejectedError` also if it is a picture of another format or size.
+    `RejectedError` also if it is a picture of another size, or of another format than its ``name`` ends in.
     """
     with open_image(data, _OPTIONS) as (picture, header):
-        if header.format not in _STORED:
-            raise RejectedError("unsupported_media", f"a {header.format} picture; shards hold {', '.join(_STORED)}")
+        extension = _STORED_AS.get(header.format)
+        if extension is None:
+            raise RejectedError("unsupported_media", f"a {header.format} picture; shards hold {', '.join(_STORED_AS)}")
+        if not name.endswith(f".{extension}"):
+            raise RejectedError("bad_media", f"a {header.format} picture, which its name does not say")
         if (header.width, header.height) != (width, height):  # known before any pixel is decoded
             raise RejectedError("bad_media", f"{header.width}x{header.height} pixels, expected {width}x{height}")
         yield picture, header
 
 
-def check_stored(data: bytes, width: int, height: int) -> None:
+def check_stored(data: bytes, name: str, width: int, height: int) -> None:
     """Decode the stored picture ``data`` as cheaply as possible, to check that it can be; errors as `open_stored`."""
-    with open_stored(data, width, height) as (picture, _):
+    with open_stored(data, name, width, height) as (picture, _):
         if isinstance(picture, JpegImagePlugin.JpegImageFile):
             picture.draft(None, (1, 1))
         picture.load()

@@ -55,10 +55,10 @@ def read_mixture(path: Path) -> dict[str, Any]:
     try:
         plain = orjson.loads(orjson.dumps(value))  # dates become text, and infinities null: both fail the schema
         refuse_unknown_keys("mixture", plain)
-        validate("mixture", plain)
+        options: dict[str, Any] = _whole_numbers(plain)
+        validate("mixture", options)
     except (SchemaError, TypeError) as error:
         raise UsageError(f"{path}: {error}") from None
-    options: dict[str, Any] = _whole_numbers(plain)
     return options
 
 
@@ -135,7 +135,7 @@ def _source_options(entry: Mapping[str, Any], filters: Mapping[str, Any]) -> Sou
 
 
 def _whole_numbers(value: Any) -> Any:
-    """``value`` with 5.0 as 5: JSON Schema accepts both as an integer."""
+    """``value`` with 5.0 as 5, which is no integer for `validate`."""
     match value:
         case dict():
             return {key: _whole_numbers(part) for key, part in value.items()}

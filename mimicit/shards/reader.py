@@ -17,6 +17,9 @@ from mimicit.shards.files import open_regular
 from mimicit.shards.index import JSON_COLUMN
 from mimicit.shards.tar import BLOCK, END_OF_ARCHIVE, Header, member_span, parse_header
 
+MAX_SAMPLE_BYTES: Final = 512 << 20
+"""The limit of a sample, all members together; hard links could make it many times as large as its shard."""
+
 _MAX_JSON_BYTES: Final = 64 << 20
 
 
@@ -90,6 +93,7 @@ def iterate_indexed(path: Path, rows: Iterable[Mapping[str, Any]]) -> Iterator[S
             end = os.fstat(file.fileno()).st_size
             for row in rows:
                 where = f"{path}: sample {row['key']}"
+                _check_size(sum(row["member_sizes"]), where)
                 payloads = [bytes(row[JSON_COLUMN])]
                 for offset, size in zip(row["member_offsets"], row["member_sizes"], strict=True):
                     if not 0 <= offset <= offset + size <= end:
@@ -107,6 +111,12 @@ def iterate_indexed(path: Path, rows: Iterable[Mapping[str, Any]]) -> Iterator[S
                 )
     except (OSError, ValueError) as error:
         raise CorruptShardError(f"{path}: cannot be read as its index says ({error})") from None
+
+
+def _check_size(size: int, where: str) -> None:
+    """`CorruptShardError` if the members of a sample have more bytes than it may have."""
+    if size > MAX_SAMPLE_BYTES:
+        raise CorruptShardError(f"{where}: has {size:,} bytes; the limit is {MAX_SAMPLE_BYTES:,}")
 
 
 class _Member(NamedTuple):
@@ -177,6 +187,7 @@ def _stored(path: Path, file: BinaryIO, group: list[_Member]) -> StoredSample:
     where = f"{path}: sample {first.key}"
     if first.name != f"{first.key}.json":
         raise CorruptShardError(f"{where}: starts with member {first.name!r}, not with {first.key}.json")
+    _check_size(sum(member.size for member in group), where)
     payloads = [_payload(file, member) for member in group]
     sample = decode_sample(payloads, where)
     names = [f"{first.key}.{name}" for media in sample.media for name in media.files]

@@ -22,10 +22,8 @@ from mimicit.prompt import IMAGE
 from mimicit.records import Sample
 from mimicit.shards.index import INDEX_NAME, checked_batches, repeated_key
 from mimicit.shards.manifest import MANIFEST_NAME
+from mimicit.shards.reader import MAX_SAMPLE_BYTES
 from mimicit.shards.tar import BLOCK, END_OF_ARCHIVE
-
-MAX_SAMPLE_BYTES: Final = 512 << 20
-"""The limit of a sample, all members together; hard links could make it many times as large as its shard."""
 
 _FOREIGN: Final = "foreign"
 _SUMMED: Final = ("triplets", "media", "frames", "characters")
@@ -264,7 +262,7 @@ def sample_faults(sample: Sample, key: str | None = None) -> Iterator[str]:
         if len(medium.files) != len(medium.sha256):
             yield f"media[{place}] has {len(medium.files)} files and {len(medium.sha256)} checksums"
         for file in medium.files:
-            if int(file.partition(".")[0]) != number:
+            if file.partition(".")[0] != f"{number:03d}":
                 yield f"media[{place}] has the file {file} where number {number} is expected"
             number += 1
     for place, triplet in enumerate(triplets):

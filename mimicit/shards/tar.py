@@ -79,9 +79,12 @@ def parse_header(block: bytes) -> Header:
         raise CorruptShardError(f"member {name!r} is not a regular file")
     if block[345]:  # the prefix of long paths
         raise CorruptShardError(f"member {name!r} lies in a folder")
+    size = _octal(block[124:136])
     if kind == _HARD_LINK:
+        if size:
+            raise CorruptShardError(f"member {name!r} is a hard link, but has a size")  # readers skip it, or do not
         return Header(name, 0, target)
-    return Header(name, _octal(block[124:136]), "")
+    return Header(name, size, "")
 
 
 def _text(field: bytes) -> str:
@@ -89,10 +92,10 @@ def _text(field: bytes) -> str:
 
 
 def _octal(field: bytes) -> int:
-    try:
-        return int(field.rstrip(b"\0 ") or b"0", 8)
-    except ValueError:
-        raise CorruptShardError("is a header with a number that is none") from None
+    digits = field.strip(b"\0 ") or b"0"
+    if not digits.isdigit() or max(digits) > ord("7"):  # int() takes signs and underscores, too
+        raise CorruptShardError("is a header with a number that is none")
+    return int(digits, 8)
 
 
 def member_span(size: int) -> int:

@@ -141,7 +141,7 @@ def _picture_faults(sample: Sample) -> Iterator[str]:
     for media in sample.media:
         for name, data in zip(media.files, media.data, strict=False):
             try:
-                check_stored(data, media.width, media.height)
+                check_stored(data, name, media.width, media.height)
             except RejectedError as error:
                 yield f"{name} is not the picture that the sample describes ({error})"
 

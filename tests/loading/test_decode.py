@@ -30,13 +30,17 @@ def detailed(width: int, height: int) -> Image.Image:
 def medium(*data: bytes, width: int, height: int) -> Media:
     return Media(
         kind="image" if len(data) == 1 else "video",
-        files=tuple(f"{n:03d}.jpg" for n in range(len(data))),
+        files=tuple(f"{n:03d}.{extension(part)}" for n, part in enumerate(data)),
         width=width,
         height=height,
         sha256=tuple(hashlib.sha256(part).hexdigest() for part in data),
         origin="",
         data=data,
     )
+
+
+def extension(data: bytes) -> str:
+    return "png" if data.startswith(b"\x89PNG") else "webp" if data.startswith(b"RIFF") else "jpg"
 
 
 def reference(data: bytes, size: int) -> np.ndarray:
@@ -156,7 +160,7 @@ def test_media_of_a_sample_are_padded_and_masked() -> None:
     ids=["empty", "text", "cut-jpeg", "cut-png", "other-size", "bomb", "beyond-floats"],
 )
 def test_bad_bytes_name_the_place_and_the_file(data: bytes, width: int, height: int) -> None:
-    with pytest.raises(CorruptShardError, match=r"shard-007\.tar: sample k: 000\.jpg"):
+    with pytest.raises(CorruptShardError, match=r"shard-007\.tar: sample k: 000\.(jpg|png)"):
         decode_media(medium(data, width=width, height=height), 16, where="shard-007.tar: sample k")
 
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from mimicit.errors import CorruptShardError, ShardError
 from mimicit.records import Sample, sample_to_json
 from mimicit.schema import canonical_json
-from mimicit.shards.reader import iterate_shard
-from mimicit.shards.tar import Members, member_header, member_span
+from mimicit.shards.reader import MAX_SAMPLE_BYTES, iterate_shard
+from mimicit.shards.tar import END_OF_ARCHIVE, Members, member_header, member_span, parse_header
 from tests.factories.strategies import samples
 
 
@@ -29,6 +29,36 @@ def test_header_is_that_of_tarfile(name: str, size: int) -> None:
 def test_header_refuses_what_ustar_cannot_hold(name: str, size: int) -> None:
     with pytest.raises(ShardError):
         member_header(name, size)
+
+
+@pytest.mark.parametrize("size", [b"-0000000001", b"+0000000001", b"0000000_001", b"00000000008", b"0x000000001"])
+def test_sizes_are_octal_digits(size: bytes) -> None:
+    with pytest.raises(CorruptShardError, match="a number that is none"):
+        parse_header(_with_field(member_header("a.jpg", 0), 124, size))
+
+
+def test_a_hard_link_has_no_bytes_of_its_own() -> None:
+    """Some readers of tars skip as many bytes as it says, and others do not."""
+    with pytest.raises(CorruptShardError, match="has a size"):
+        parse_header(_with_field(member_header("a.jpg", 0, "b.jpg"), 124, b"00000001000"))
+
+
+def _with_field(header: bytes, place: int, value: bytes) -> bytes:
+    changed = header[:place] + value + header[place + len(value) :]
+    checksum = sum(changed[:148]) + 8 * ord(" ") + sum(changed[156:])
+    return changed[:148] + b"%06o\0 " % checksum + changed[156:]
+
+
+def test_links_cannot_make_a_sample_of_many_times_its_shard(tmp_path: Path) -> None:
+    members = Members()
+    members.add(b"a", b".json", b"{}")
+    members.add(b"a", b".000.jpg", bytes(1 << 20))
+    for number in range(1, MAX_SAMPLE_BYTES >> 20):
+        members.link(f"a.{number:03d}.jpg", "a.000.jpg", 2048, 1 << 20)
+    path = tmp_path / "a.tar"
+    path.write_bytes(members.taken() + END_OF_ARCHIVE)
+    with pytest.raises(CorruptShardError, match=r"the limit is 536,870,912"):
+        list(iterate_shard(path))
 
 
 @given(st.lists(st.binary(max_size=1500), min_size=1, max_size=5))

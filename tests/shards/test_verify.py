@@ -149,6 +149,8 @@ MANIFEST: dict[str, Callable[[dict[str, Any]], Any]] = {
         f"totals: {name}": lambda m, name=name: m["totals"].update({name: m["totals"][name] + 1})
         for name in ("samples", "triplets", "media", "frames", "characters", "bytes")
     },
+    "bytes of a shard: 2^63": lambda m: m["shards"][0].update(bytes=2**63),
+    "samples of a shard: no integer": lambda m: m["shards"][0].update(samples=float(m["shards"][0]["samples"])),
     "totals: relations": lambda m: m["totals"]["relations"].update(random=999),
     "totals: a relation left out": lambda m: m["totals"].update(relations={}),
     "sources: none": lambda m: m["sources"].clear(),
@@ -276,7 +278,12 @@ def moments(parts: Shards) -> None:
     video["timestamps_s"].pop()
 
 
-JPEG = encoded(scene(), "JPEG")
+def floats(parts: Shards) -> None:
+    for triplet in parts.shards[0][0].value["triplets"]:
+        triplet["media"] = [float(number) for number in triplet["media"]]
+
+
+JPEG = encoded(scene(48, 32), "JPEG")
 SAMPLES: dict[str, Edit] = {
     "a shard under two names": two_names,
     "one key in two shards": one_key,
@@ -285,6 +292,11 @@ SAMPLES: dict[str, Edit] = {
     "a false width": changed(0, width=9),
     "a false height": changed(0, height=9),
     "width and height exchanged": changed(0, width=32, height=48),
+    "a width that is no integer": changed(0, width=48.0),
+    "media by numbers that are no integers": floats,
+    "a file of another name than its number": changed(0, files=["0000.jpg"]),
+    "a PNG called JPEG": picture(encoded(scene(48, 32), "PNG")),
+    "a JPEG called WebP": lambda parts: parts.shards[0][0].put_picture(0, JPEG, "000.webp"),
     "text for a picture": picture(b"no picture"),
     "nothing for a picture": picture(b""),
     "a GIF for a picture": picture(encoded(scene(48, 32), "GIF")),

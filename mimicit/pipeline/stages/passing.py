@@ -33,7 +33,7 @@ from mimicit.pipeline.stages.look_alikes import LookAlikes
 from mimicit.pipeline.stages.resolve import open_records
 from mimicit.pipeline.tables import MEDIA_NAME, MEDIA_REFERENCES_NAME, RESOLVED, RESOLVED_NAME
 from mimicit.schema import canonical_json
-from mimicit.shards.soundness import MAX_SAMPLE_BYTES
+from mimicit.shards.reader import MAX_SAMPLE_BYTES
 from mimicit.sources.items import Reject
 
 _OUTCOMES_KEPT: Final = 1 << 14
