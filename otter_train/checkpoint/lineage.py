@@ -15,12 +15,15 @@ from typing import Final
 
 from mimicit.errors import TrainError, UsageError
 from mimicit.shards.files import write_atomically
-from otter_train.config.command_line import CONFIG_NAME
-from otter_train.data.shards import absolute_shards, parse_shards
+from otter_train.config.command_line import CONFIG_NAME, same_place
+from otter_train.data.shards import absolute_shards, parse_shards, weighted
 
 LINEAGE_NAME: Final = "lineage.json"
 CHANGEABLE: Final = frozenset(
-    {"beta2", "clip", "epochs", "guard", "guard_factor", "lr", "max_steps", "schedule", "warmup", "weight_decay"}
+    {
+        *("beta2", "clip", "epochs", "guard", "guard_factor", "max_steps", "schedule", "warmup", "weight_decay"),
+        *("lr", "lr_cross_attention", "lr_language", "lr_perceiver", "lr_vision"),
+    }
 )
 """The options of a run that decide how its steps update the model, or their number, but not the model or the data."""
 
@@ -65,30 +68,48 @@ def descend(parent: Path, run: Path, step: int, changes: Sequence[str]) -> None:
 
 
 def shards_to_open(run: Path, parent: Path | None, given: Sequence[str]) -> tuple[list[str], list[float] | None]:
-    """The folders as the first of the runs had them, and their weights from now on; None: unchanged.
+    """The folders with the weights that the first of the runs gave them, and those from now on; None: unchanged.
 
-    The order of a mixture depends on its first weights; later ones are a part of the state. `UsageError` if ``run`` is
-    resumed with other weights, or began from a run that is not named.
+    The order of a mixture depends on its first weights; later ones are a part of the state. Folders may have moved: the
+    state knows what they hold. `UsageError` if ``run`` is resumed with other weights, began from a run that is not
+    named, or does not continue from ``parent``.
     """
     given = absolute_shards(given)
     has_begun = any(run.glob("checkpoint-*"))
     before = read_lineage(run)
+    if parent is not None and has_begun:
+        _check_descent(run, parent, before)
     if before.ancestors and parent is None and not has_begun:
         last = before.ancestors[-1].run
         raise UsageError(f"{run} goes on from {last}, and has no checkpoint yet; give --out {last} --continue-as {run}")
     holder = run if has_begun and before.ancestors else parent
     if holder is None:
         return given, None
-    first, last_given = read_lineage(holder).shards, _shards_of(holder)
     places, weights = zip(*parse_shards(given), strict=True)
-    if places != tuple(place for place, _ in parse_shards(first)) or not any(weights):
+    first, last_given = parse_shards(read_lineage(holder).shards), _shards_of(holder)
+    if len(first) != len(places) or not any(weights):
         return given, None
-    if tuple(given) == last_given:
-        return list(first), None
+    at_first = [weighted(place, weight) for place, (_, weight) in zip(places, first, strict=True)]
+    if _numbers(weights) == _numbers([weight for _, weight in parse_shards(last_given)]):
+        return at_first, None
     if holder is run:
         words = " ".join(last_given)
         raise UsageError(f"{run}: --shards had the weights {words}; give them again, or go on with --continue-as")
-    return list(first), [1.0 if weight is None else weight for weight in weights]
+    return at_first, _numbers(weights)
+
+
+def _check_descent(run: Path, parent: Path, lineage: Lineage) -> None:
+    if same_place(str(run), str(parent)):
+        raise UsageError(f"--continue-as {run}: is --out itself; give a new folder")
+    last = lineage.ancestors[-1].run if lineage.ancestors else None
+    if last is None or (Path(last).exists() and not same_place(last, str(parent))):
+        origin = f"continues {last}" if last else "is a run of its own"
+        raise UsageError(f"--continue-as {run}: {origin}, and does not continue {parent}; give a new folder")
+
+
+def _numbers(weights: Sequence[float | None]) -> list[float] | None:
+    """The shares that ``weights`` mean; None: by size."""
+    return [1.0 if weight is None else weight for weight in weights] if any(weights) else None
 
 
 def _shards_of(run: Path) -> tuple[str, ...]:

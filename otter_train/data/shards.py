@@ -66,6 +66,8 @@ def parse_shards(given: Sequence[str]) -> list[tuple[str, float | None]]:
         try:
             weight = float(number)
         except ValueError:
+            if Path(place).exists():
+                raise UsageError(f"--shards {text}: the weight is a number above 0, not {number!r}") from None
             places.append((text, None))
             continue
         if not 0 < weight < math.inf:
@@ -80,7 +82,12 @@ def parse_shards(given: Sequence[str]) -> list[tuple[str, float | None]]:
 
 def absolute_shards(given: Sequence[str]) -> list[str]:
     """``given``, with the folders among it as absolute paths."""
-    return [absolute_path(place) + ("" if weight is None else f"={weight:g}") for place, weight in parse_shards(given)]
+    return [weighted(absolute_path(place), weight) for place, weight in parse_shards(given)]
+
+
+def weighted(place: str, weight: float | None) -> str:
+    """``place`` with its weight, as `parse_shards` reads it."""
+    return place if weight is None else f"{place}={weight:g}"
 
 
 def parse_where(conditions: Sequence[str]) -> Where | None:

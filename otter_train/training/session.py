@@ -131,7 +131,7 @@ def begin(
     if checkpoint:
         restore_optimizer(model, optimizer, load_optimizer_state(checkpoint))
         guard.load_state(checkpoint.meta["guard"])
-        _restore_loader(loader, checkpoint, run, weights)
+        _restore_loader(loader, checkpoint, weights)
         states = checkpoint.meta["rng"]
         restore_generators(states[world.rank % len(states)], device)
         console.say(f"going on from {checkpoint.folder} (step {checkpoint.step} of {total})")
@@ -308,10 +308,11 @@ def _feature_cache(model: Otter, options: RunOptions, dtype: torch.dtype) -> Fea
     return FeatureCache(options.vision_cache, model.vision, dtype=dtype, limit_bytes=limit_bytes)
 
 
-def _restore_loader(loader: Loader[Any], checkpoint: Checkpoint, run: Path, weights: Sequence[float] | None) -> None:
+def _restore_loader(loader: Loader[Any], checkpoint: Checkpoint, weights: Sequence[float] | None) -> None:
     try:
         loader.load_state_dict(checkpoint.meta["loader"])
     except UsageError as error:
+        run = checkpoint.folder.parent
         raise UsageError(f"{run} was begun with other shards than these; {error}, or give another --out") from None
     if weights is not None:
         loader.set_weights(weights)

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from mimicit.errors import TrainError
 from otter_train.__main__ import main
 from otter_train.checkpoint.files import latest_checkpoint, load_optimizer_state, load_weights
-from otter_train.checkpoint.lineage import Ancestor, read_lineage
+from otter_train.checkpoint.lineage import Ancestor, descend, read_lineage
 from otter_train.model import PRESETS
 from otter_train.reporting.metrics import Row, SourceRow, read_table
 from tests.factories.loading import small_shards
@@ -69,22 +69,25 @@ def test_ten_steps_and_ten_are_twenty(place: Path) -> None:
 def test_another_rate_is_all_that_differs_and_the_chain_is_in_the_report(place: Path) -> None:
     faster, longer = place / "faster", place / "longer"
     schedule = ("--schedule", "constant", "--warmup", 0)
-    result = train(place, "--out", place / "half", "--continue-as", faster, "--max-steps", 12, "--lr", 1e-3, *schedule)
+    rates = ("--lr", 1e-3, "--lr-perceiver", 2e-3, *schedule)
+    result = train(place, "--out", place / "half", "--continue-as", faster, "--max-steps", 12, *rates)
     assert result.exit_code == 0, result.output
     assert [lr for _, _, lr, _ in numbers(faster)] == [1e-3, 1e-3]
     whole = numbers(place / "whole", 10)
     assert numbers(faster)[0][1] == whole[0][1]  # the loss before the first update with the new rate
     assert numbers(faster)[1][1] != whole[1][1]
-    again = train(place, "--out", faster, "--continue-as", longer, "--max-steps", 13, "--lr", 1e-3, *schedule)
+    again = train(place, "--out", faster, "--continue-as", longer, "--max-steps", 13, *rates)
     assert again.exit_code == 0, again.output
     chain = read_lineage(longer).ancestors
     assert [(one.run, one.step) for one in chain] == [(str(place / "half"), 10), (str(faster), 12)]
-    assert "lr was" in " ".join(chain[0].changes) and chain[1].changes == ("max_steps was 12, is 13",)
+    assert {"lr was 0.0005, is 0.001", "lr_perceiver was None, is 0.002"} <= set(chain[0].changes) and chain[
+        1
+    ].changes == ("max_steps was 12, is 13",)
     report = (longer / "report.html").read_text()
     assert f"{faster}, left after step 12; max_steps was 12, is 13" in report and str(place / "half") in report
 
 
-def test_weights_of_folders_may_change_and_stay_so_on_resume(place: Path) -> None:
+def test_weights_of_folders_may_change_and_stay_so_on_resume(place: Path, tmp_path: Path) -> None:
     run = place / "reweighted"
     words = ("--out", place / "half", "--continue-as", run, "--save-every", 16)
     result = train(place, *words, "--max-steps", 48, shares=(1, 1))
@@ -100,11 +103,26 @@ def test_weights_of_folders_may_change_and_stay_so_on_resume(place: Path) -> Non
     kept = json.loads((run / "config.json").read_text())["shards"]
     assert kept == [f"{place}/a/shards=1", f"{place}/b/shards=1"]
     shutil.rmtree(run / "checkpoint-00000048")
-    on = train(place, "--out", run, "--max-steps", 48, shares=(1, 1))
+    for name in "ab":
+        shutil.copytree(place / name, tmp_path / name)
+    on = train(tmp_path, "--out", run, "--max-steps", 48, shares=(1, 1))  # what lies elsewhere now
     assert on.exit_code == 0 and "(step 32 of 48)" in on.output, on.output
     assert read_table(SourceRow, run / "sources.csv") == table
     refused = train(place, "--out", run, "--max-steps", 48, shares=(2, 1))
     assert refused.exit_code == 2 and "--continue-as" in refused.output
+
+
+def test_the_new_run_has_a_folder_of_its_own(place: Path) -> None:
+    for run, message in (("half", "is --out itself"), ("whole", "is a run of its own, and does not continue")):
+        result = train(place, "--out", place / "half", "--continue-as", place / run, "--max-steps", 20)
+        assert result.exit_code == 2 and f"--continue-as {place / run}: {message}" in result.output, result.output
+    child = shutil.copytree(place / "whole", place / "child")
+    descend(place / "half", child, 10, [])
+    result = train(place, "--out", place / "whole", "--continue-as", child, "--max-steps", 20)
+    assert (
+        result.exit_code == 2
+        and f"continues {place / 'half'}, and does not continue {place / 'whole'}" in result.output
+    )
 
 
 def test_killed_before_its_first_checkpoint_it_begins_there_again(place: Path) -> None:

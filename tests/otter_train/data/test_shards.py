@@ -157,6 +157,8 @@ def test_a_folder_with_an_equals_sign_in_its_name_is_one(tmp_path: Path, monkeyp
     assert parse_shards(["lr=3"]) == [("lr=3", None)]
     assert parse_shards(["lr=3=0.5"]) == [("lr=3", 0.5)]
     assert absolute_shards(["lr=3"]) == [f"{tmp_path}/lr=3"]
+    with pytest.raises(UsageError, match="--shards lr=3=half: the weight is a number above 0, not 'half'"):
+        parse_shards(["lr=3=half"])
     assert absolute_shards(["lr=3=0.5", "http://host/s=2"]) == [f"{tmp_path}/lr=3=0.5", "http://host/s=2"]
 
 
