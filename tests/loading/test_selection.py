@@ -83,7 +83,7 @@ def test_keys_that_are_left_out_are_unknown(shards: Path) -> None:
         ({"sources": "own"}, "'sources' is not known; did you mean source"),
         ({"kind": "audio"}, "'audio' is not known; there are: image, text, video"),
         ({"relation": "radom"}, "did you mean random"),
-        ({"source": "nobody"}, "none of .* samples meets it"),
+        ({"source": "nobody"}, r"shards: none .*where=\{'source': 'nobody'\}; its sources are clips, .*, talk"),
         (pc.field("nothing") > 3, "the index has key, id, source"),
         ({"min_frames": "many"}, "where="),
     ],

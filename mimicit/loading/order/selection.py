@@ -21,6 +21,7 @@ from mimicit.shards.index import INDEX_SCHEMA, RELATIONS
 _KINDS = ("image", "text", "video")
 _COUNTED = ("triplets", "media", "frames", "characters")
 _PLACES = ("shard", "offset", "size", "member_offsets", "member_sizes")  # change when a folder is only cut differently
+_NAMED = 8  # sources in an error
 _COLUMNS = [name for name in INDEX_SCHEMA.names if name not in _PLACES]
 
 
@@ -98,8 +99,18 @@ def select_rows(store: Store, condition: Condition | None) -> NDArray[np.int64] 
     except (pa.ArrowException, TypeError) as error:
         raise UsageError(f"where={expression}: {error}; the index has {', '.join(_COLUMNS)}") from None
     if not rows.size:
-        raise UsageError(f"where={expression}: none of {table.num_rows} samples meets it")
+        sources = sorted(set(table["source"].unique().to_pylist()))
+        there = f"its sources are {', '.join(sources[:_NAMED])}{', …' * (len(sources) > _NAMED)}"
+        asked = f"where={_in_words(condition)}"
+        raise UsageError(f"{store.location}: none of {table.num_rows:,} samples meets {asked}; {there}")
     return rows
+
+
+def _in_words(condition: Condition) -> str:
+    """Only what is set of a `Where`."""
+    if not isinstance(condition, Where):
+        return str(condition)
+    return str({name: value for name, value in dataclasses.asdict(condition).items() if value is not None})
 
 
 def _any(tests: list[Any]) -> Any:
