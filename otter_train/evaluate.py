@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ import click
 from mimicit.errors import UsageError
 from mimicit.options import click_options, configured
 from mimicit.schema import canonical_json
+from mimicit.shards.folders import held_folder
 from otter_train.config.command_line import HELP, Program, calm_threads, errors_on_one_line, importing, run_and_leave
 from otter_train.inference import AnswerOptions, ModelOptions
 
@@ -81,7 +83,7 @@ def main(
     The loss is that of the true answers. Where a sample's meta holds the answers of ten people, as that of VQAv2
     does, the VQA accuracy compares with all of them.
     """
-    with errors_on_one_line():
+    with errors_on_one_line(), ExitStack() as stack:
         if context is not None and support is None:
             raise UsageError("--context: says how to choose from --support; give that too")
         for option, given_one, usual, way in (
@@ -100,6 +102,9 @@ def main(
             from otter_train.inference.answering import load_trained_model
             from otter_train.reporting.metrics import Console
 
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(held_folder(out, "evaluation"))
         samples = load(shards, shuffle="full", seed=0)
         console = Console(sys.stderr)
         with_context = None

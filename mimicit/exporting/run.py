@@ -54,8 +54,7 @@ def export_shards(
     counter = _Counter(on_progress)
     samples = counter.count(_sound_samples(shards))
     try:
-        busy = "another mimicit export is writing there"
-        with folders_beside(out, ".tmp", ("folder", "scratch"), busy=busy) as (folder, scratch):
+        with folders_beside(out, ".tmp", ("folder", "scratch"), writer="mimicit export") as (folder, scratch):
             written = EXPORTERS[to](samples, folder, scratch)
             if not written.records:
                 raise BuildError(f"{shards}: the format {to} can hold none of its {counter.samples} samples")

@@ -52,8 +52,7 @@ def from_datasets(
 
     register()  # of a table that `to_datasets` made
     out = Path(out)
-    busy = "another from_datasets is building it"
-    with folders_beside(out, ".rows", ("rows",), busy=busy) as (folder,):
+    with folders_beside(out, ".rows", ("rows",), writer="from_datasets") as (folder,):
         try:
             for split, part in splits.items():
                 _write(library, part, folder / f"{split}.arrow")

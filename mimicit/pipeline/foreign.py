@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -31,6 +31,7 @@ from mimicit.pipeline.stages.publish import REJECTS_NAME, REJECTS_SCHEMA
 from mimicit.records import FORMAT, Media, Sample, Triplet, sample_to_json
 from mimicit.schema import canonical_json, validate
 from mimicit.shards.files import publish, sha256_of, write_atomically
+from mimicit.shards.folders import held_folder
 from mimicit.shards.index import INDEX_NAME, INDEX_SCHEMA, JSON_COLUMN, IndexRow, rows_to_table
 from mimicit.shards.manifest import MANIFEST_NAME, read_manifest
 from mimicit.sources.files.root import Root
@@ -82,6 +83,12 @@ def index_folder(folder: Path) -> IndexReport:
             raise ShardError(
                 f"{folder / name}: rename it; names of shards are letters, digits, dot, dash and underscore"
             )
+    with held_folder(folder, "mimicit index"):
+        return _index_tars(folder, paths)
+
+
+def _index_tars(folder: Path, paths: Sequence[str]) -> IndexReport:
+    """As `index_folder`, for the tars ``paths`` of a folder that is locked."""
     if (folder / MANIFEST_NAME).exists():
         if read_manifest(folder)["layout"] != LAYOUT:
             raise UsageError(f"{folder}: mimicit build has written it, and its index; load it as it is")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sys
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from mimicit.pipeline.retry import GIVEN_UP, has_reason
 from mimicit.pipeline.stages.media_table import own_version
 from mimicit.pipeline.stages.publish import BESIDE_SHARDS, REJECTS_NAME
 from mimicit.shards.files import read_regular, sync_folder, write_atomically
-from mimicit.shards.folders import empty_folder, make_folder, refuse_links, remove_folder
+from mimicit.shards.folders import empty_folder, held_folder, make_folder, refuse_links, remove_folder
 from mimicit.shards.manifest import MANIFEST_NAME, WORK_NAME, read_manifest
 from mimicit.sources.files.root import Root
 
@@ -55,15 +54,8 @@ def held(out: Path, *, shared: bool = False) -> Iterator[None]:
     out.mkdir(parents=True, exist_ok=True)
     _refuse_strangers(out)
     refuse_links(out / WORK_NAME)
-    descriptor = os.open(out, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BuildError(f"{out}: another mimicit build is writing there; wait for it to end") from None
+    with held_folder(out, "mimicit build", shared=shared):
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _unwritable(path: bytes) -> str:

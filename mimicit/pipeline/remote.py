@@ -9,7 +9,6 @@ it.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import sqlite3
@@ -29,7 +28,7 @@ from mimicit.pipeline.remote_files import RemoteFiles, RemoteObject, is_on_hub, 
 from mimicit.pipeline.stages.media_table import MEDIA_NAME
 from mimicit.pipeline.stages.publish import BESIDE_SHARDS, REJECTS_NAME
 from mimicit.shards.files import sha256_of
-from mimicit.shards.folders import make_folder, refuse_link, remove_folder
+from mimicit.shards.folders import held_folder, make_folder, refuse_link, remove_folder
 from mimicit.shards.index import INDEX_NAME
 from mimicit.shards.manifest import MANIFEST_NAME, read_manifest
 
@@ -95,15 +94,8 @@ def _default_work(src: str, out: str) -> Path:
 def _held(work: Path) -> Iterator[None]:
     """Make the work folder and lock it against other builds."""
     work.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(work, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BuildError(f"{work}: another mimicit build works there; wait for it to end") from None
+    with held_folder(work, "mimicit build"):
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _fetch_input(source: RemoteFiles, target: RemoteFiles | None, work: Path, progress: Progress) -> None:

@@ -7,6 +7,7 @@ never comes, and reading a device may never end, so everything that reads such a
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import stat
@@ -14,6 +15,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final
+
+from mimicit.errors import BuildError
 
 _WITHOUT_WAITING: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _CHUNK_BYTES: Final = 1 << 20
@@ -42,10 +45,13 @@ def publish(path: Path, temporary: Path, *, durable: bool = True) -> Iterator[Bi
 
     It is written as ``temporary`` (same file system), which is removed if the block fails. Without ``durable`` it is
     not synced, as syncing takes many times as long as writing: a crash of the machine may then cut it short.
+
+    `BuildError` if another process is writing ``temporary``; what a killed one has left is written anew.
     """
-    temporary.unlink(missing_ok=True)
+    _remove_abandoned(path, temporary)
     try:
         with open(temporary, "xb", buffering=1 << 20) as file:
+            _lock(file.fileno())
             yield file
             if durable:
                 file.flush()
@@ -56,6 +62,33 @@ def publish(path: Path, temporary: Path, *, durable: bool = True) -> Iterator[Bi
         raise
     if durable:
         sync_folder(path.parent)
+
+
+def _remove_abandoned(path: Path, temporary: Path) -> None:
+    try:
+        descriptor = os.open(temporary, _WITHOUT_WAITING | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return
+    except OSError:  # a link, or a file that may not be read
+        temporary.unlink(missing_ok=True)
+        return
+    try:
+        if not _lock(descriptor):
+            raise BuildError(f"{path}: another process is writing it; wait for it to end")
+        temporary.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Whether the open file was not locked by another process; it is locked from now on until it is closed."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
 
 
 def write_atomically(path: Path, chunks: Iterable[bytes]) -> None:

@@ -82,19 +82,32 @@ def refuse_link(path: Path) -> None:
 
 
 @contextmanager
-def folders_beside(out: Path, suffix: str, names: Sequence[str], *, busy: str) -> Iterator[list[Path]]:
+def held_folder(path: Path, writer: str, *, shared: bool = False, named: Path | None = None) -> Iterator[None]:
+    """Lock the folder ``path`` for the length of the block; a lock ends with its process, and leaves no file.
+
+    `BuildError` if another process holds it, which says that another ``writer`` is writing to ``named``, by default
+    the folder. With ``shared``, others that lock it as shared may hold it at the same time.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BuildError(f"{named or path}: another {writer} is writing there; wait for it to end") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def folders_beside(out: Path, suffix: str, names: Sequence[str], *, writer: str) -> Iterator[list[Path]]:
     """Empty folders of these ``names`` next to ``out``, removed when the block ends, or by the next call after a kill.
 
-    `BuildError`, with ``busy`` as its message, if another process holds them.
+    `BuildError` if another ``writer`` holds them.
     """
     work = out.absolute().with_name(f".{out.absolute().name}{suffix}")
     make_folder(work)
-    descriptor = os.open(work, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BuildError(f"{out}: {busy}; wait for it to end") from None
+    with held_folder(work, writer, named=out):
         try:
             for name in names:
                 remove_folder(work / name)
@@ -102,5 +115,3 @@ def folders_beside(out: Path, suffix: str, names: Sequence[str], *, busy: str) -
             yield [work / name for name in names]
         finally:
             remove_folder(work)
-    finally:
-        os.close(descriptor)

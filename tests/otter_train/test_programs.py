@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 
 from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.prompt import render
+from mimicit.shards.folders import held_folder
 from otter_train.__main__ import main
 from otter_train.chat import main as chat
 from otter_train.evaluate import main as evaluate
@@ -213,6 +214,9 @@ def test_evaluation_prints_a_table_and_json(place: Path) -> None:
     assert sorted(path.name for path in (place / "evaluation").iterdir()) == [
         *("evaluation.json", "evaluation.png", "evaluation.txt"),
     ]
+    with held_folder(place / "evaluation", "evaluation"):
+        again = run(evaluate, *common, "--out", place / "evaluation")
+    assert again.exit_code == 1 and f"{place / 'evaluation'}: another evaluation is writing there" in again.output
     value = orjson.loads(run(evaluate, *common, "--beams", 2, "--json").output)
     (result,) = value["results"]
     assert result["all"]["queries"] == len(result["answers"]) == 12

@@ -11,12 +11,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from mimicit.errors import ChangedShardError, ShardError, SourceError, UsageError
+from mimicit.errors import BuildError, ChangedShardError, ShardError, SourceError, UsageError
 from mimicit.exporting import export_shards
 from mimicit.inspecting.summary import summarise
 from mimicit.loading import load
 from mimicit.pipeline.foreign import index_folder
 from mimicit.schema import validate
+from mimicit.shards.folders import held_folder
 from mimicit.shards.verify import verify_folder
 from tests.factories.media import encoded, scene
 from tests.factories.raw import hashes, picture
@@ -155,6 +156,14 @@ def test_hard_links_and_other_odd_members_do_no_harm(tmp_path: Path) -> None:
         archive.addfile(outside)
     assert index_folder(tmp_path).samples == 1
     assert json.loads((tmp_path / "manifest.json").read_bytes())["totals"]["rejects"] >= 2
+
+
+def test_a_folder_that_another_process_indexes_is_left_to_it(tmp_path: Path) -> None:
+    """The second would move files away that the first is writing."""
+    put_tar(tmp_path, "00000.tar", files("000000000", 0))
+    with held_folder(tmp_path, "mimicit index"), pytest.raises(BuildError, match=f"{tmp_path}: another mimicit index"):
+        index_folder(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["00000.tar"]
 
 
 def test_an_indexed_folder_can_be_exported(tmp_path: Path) -> None:
