@@ -45,6 +45,7 @@ _LIMITS: Final = (
 )
 _JSON_TYPES: Final = {bool: "boolean", int: "integer", float: "number", str: "string", Path: "string"}
 
+_INT64: Final = 1 << 63
 _MAX_CHARACTERS: Final = 1 << 20
 _MAX_STEPS: Final = 64
 _LITERAL: Final = re.compile(r'"(?:[^"\\\n]|\\.)*+"|\'[^\'\n]*+\'')
@@ -59,7 +60,7 @@ class Option:
     must be one of ``choices`` (those of a `Literal`, unless others are given), or match ``pattern`` as a whole.
     ``key`` is its name in a file if that is not the field's, and ``flag`` its name on the command line: True derives it
     from the key, False leaves the option to files. Users write the value in multiples of ``unit``. ``unset`` is what
-    the help shows instead of the default.
+    the help shows instead of the default. Whole numbers have at most 64 bits.
     """
 
     help: str
@@ -106,6 +107,8 @@ class Option:
             raise UsageError(f"{label} {value}: no such choice; {hint(str(value), self.choices)}")
         if self.pattern and not re.fullmatch(self.pattern, value):
             raise UsageError(f"{label} {value!r}: must match {self.pattern}")
+        if isinstance(value, int) and not -_INT64 <= value < _INT64:  # unlimited in Python, but not in files
+            raise UsageError(f"{label}: a number of at most 64 bits is expected")
         if isinstance(value, int | float) and not self._admits(value):
             written = value if self.unit == 1 else f"{value / self.unit:g}"
             wanted = self.range if math.isfinite(value) else f"{self.range} and finite".removeprefix(" and ")

@@ -94,6 +94,8 @@ def test_what_a_file_says_becomes_the_dataclass_and_what_stands_outside_a_table_
         (Settings(size=Size(ratio=5.0)), "ratio 5.0: must be more than 0 and at most 4"),
         (Settings(size=Size(ratio=float("nan"))), "ratio nan: must be .* and finite"),
         (Settings(room=0), "--room-mib 0: must be at least 1"),
+        (Settings(size=Size(side=10**400)), "--side: a number of at most 64 bits"),
+        (Settings(room=2**63), "--room-mib: a number of at most 64 bits"),
         (Settings(paint=Paint(color="grene")), "--color grene: no such choice; did you mean green"),  # type: ignore[arg-type]
     ],
 )

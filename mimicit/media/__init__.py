@@ -28,8 +28,12 @@ class MediaOptions:
     max_pixels: int = option(100_000_000, "Pixels of a picture or frame, at most; larger ones stay unread.", least=1)
     max_duration_s: float = 6 * 3600.0
     max_video_frames: int = 2_000_000
-    max_memory_bytes: int = option(2 << 30, "Memory to decode a picture or clip, in bytes.", least=64 << 20, flag=False)
-    max_seconds: int = option(30, "CPU seconds for a picture or clip, beyond what its size explains.", least=1)
+    max_memory_bytes: int = option(
+        2 << 30, "Memory to decode a picture or clip, in bytes.", least=64 << 20, most=1 << 40, flag=False
+    )
+    max_seconds: int = option(
+        30, "CPU seconds for a picture or clip, beyond what its size explains.", least=1, most=1_000_000
+    )
     video_reader: VideoReader = option("av", "Library that reads clips; decord keeps damaged ones, as players do.")
 
 

@@ -89,7 +89,8 @@ def open_clip(path: Path, options: MediaOptions) -> Iterator[Clip]:
     import av  # takes 0.1 s, and only clips need it
 
     format = _format_of(path)
-    limits = {"max_pixels": str(options.max_pixels)}  # frames can be larger than the container says
+    # Frames can be larger than the container says. ffmpeg takes no larger number, and fails for one.
+    limits = {"max_pixels": str(min(options.max_pixels, 2**31 - 1))}
     try:
         with av.open(
             os.path.abspath(path),  # a plain path: never read as ``protocol:...``

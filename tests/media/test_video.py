@@ -428,6 +428,7 @@ def test_limits_are_checked_in_the_header(tmp_path: Path) -> None:
     header = probe_video(path, MediaOptions())
     assert (header.format, header.codec, header.width, header.height) == ("mp4", "h264", 64, 48)
     assert (header.frames, header.duration_s) == (40, 1.6)
+    assert probe_video(path, MediaOptions(max_pixels=2**40)) == header
     for options, reason in (
         (MediaOptions(max_pixels=3_000), "too_many_pixels"),
         (MediaOptions(max_duration_s=1.5), "too_long"),
