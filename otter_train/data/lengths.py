@@ -9,7 +9,7 @@ samples of each source, once, whatever the size of the folder.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,7 +21,7 @@ from mimicit.errors import UsageError
 from mimicit.loading.mixture import Mixture
 from mimicit.loading.order.costs import costs_of
 from mimicit.loading.order.steps import Ordered
-from mimicit.loading.packing import Pack, pack
+from mimicit.loading.packing import Pack, PackedSamples, pack
 from mimicit.loading.samples import Samples
 from mimicit.prompt import template_named
 from mimicit.records import Sample
@@ -90,18 +90,21 @@ def within_budget(samples: Ordered[Sample], encoder: PromptEncoder, budget: int,
     """
     if isinstance(samples, Mixture) and not samples.changes:
         rows = [within_budget(part, encoder, budget, cache) for part in samples.parts]
-        # A part whose rows hold more samples gives fewer rows.
-        weights = [
-            weight * len(packed) / len(part)
-            for weight, packed, part in zip(samples.weights, rows, samples.parts, strict=True)
-        ]
-        return Mixture(rows, weights, seed=samples.seed, window=samples.window)
+        return Mixture(rows, shares_of_rows(rows, samples.weights), seed=samples.seed, window=samples.window)
     if not isinstance(samples, Samples):
         raise UsageError(
             "--batch-tokens packs the samples of a folder of shards, or of a mixture of folders with fixed weights; "
             "give --batch-size instead"
         )
     return pack(samples, budget=budget, cost=estimate_lengths(samples, encoder).costs(budget), cache_dir=cache)
+
+
+def shares_of_rows(parts: Sequence[Ordered[Pack]], weights: Sequence[float]) -> list[float]:
+    """The weights of ``parts`` by which ``weights`` are shares of samples: a part with more in each row gives fewer."""
+    return [
+        weight * len(part) / len(part.samples) if isinstance(part, PackedSamples) else weight
+        for weight, part in zip(weights, parts, strict=True)
+    ]
 
 
 def estimate_lengths(samples: Samples, encoder: PromptEncoder) -> Lengths:

@@ -16,6 +16,7 @@ from torch.optim import AdamW
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from mimicit.errors import UsageError
+from mimicit.loading import Mixture
 from mimicit.loading.order.steps import Ordered
 from mimicit.loading.torch import Loader
 from mimicit.prompt import template_named
@@ -37,7 +38,7 @@ from otter_train.checkpoint.provenance import check_tokens, restore_generators, 
 from otter_train.config.command_line import same_place
 from otter_train.config.run_config import RunConfig, RunOptions, difference
 from otter_train.data.encoding import PromptEncoder
-from otter_train.data.lengths import showable, within_budget
+from otter_train.data.lengths import shares_of_rows, showable, within_budget
 from otter_train.data.micro_batches import GroupCollator, training_loader
 from otter_train.data.tokenizer import load_tokenizer, train_tokenizer
 from otter_train.data.vision_cache import FeatureCache
@@ -96,8 +97,8 @@ def begin(
 ) -> Session:
     """A `Session` that starts from the beginning, or from ``checkpoint``, of this run or of its parent.
 
-    ``weights`` replace those of the parts of a mixture from there on. `UsageError` if there are no samples, or others
-    than those of the checkpoint; `TrainError` if the checkpoint does not fit the model.
+    ``weights`` replace those of the parts of a mixture from there on, as shares of samples. `UsageError` if there are
+    no samples, or others than those of the checkpoint; `TrainError` if the checkpoint does not fit the model.
     """
     if not len(samples):
         raise UsageError("the shards hold no sample; look at their rejects.parquet")
@@ -123,6 +124,8 @@ def begin(
     rows: Ordered[Any] = samples
     if config.batch_tokens:
         rows = within_budget(samples, encoder, config.batch_tokens, run / "rows")
+        if weights is not None and isinstance(rows, Mixture):
+            weights = shares_of_rows(rows.parts, weights)
     dtype = torch.bfloat16 if uses_bfloat16(device, config.precision) else torch.float32
     features = _feature_cache(model, options, dtype)
     total = total_steps(config, len(rows))

@@ -38,7 +38,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def train(place: Path, *arguments: object, shares: tuple[float, float] = (3, 1)) -> Result:
     shards = [f"--shards={place}/{name}/shards={share:g}" for name, share in zip("ab", shares, strict=True)]
-    fast = ["--preset", "tiny", "--batch-size", "4", "--log-every", "1", "--device", "cpu"]
+    fast = ["--preset", "tiny", "--log-every", "1", "--device", "cpu"]
+    fast += [] if "--batch-size" in arguments else ["--batch-size", "4"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS, "tiny", MINUTE_MODEL)
         return CliRunner().invoke(main, [*shards, *fast, *map(str, arguments)])
@@ -110,6 +111,19 @@ def test_weights_of_folders_may_change_and_stay_so_on_resume(place: Path, tmp_pa
     assert read_table(SourceRow, run / "sources.csv") == table
     refused = train(place, "--out", run, "--max-steps", 48, shares=(2, 1))
     assert refused.exit_code == 2 and "--continue-as" in refused.output
+
+
+def test_they_stay_shares_of_samples_where_rows_of_one_folder_hold_fewer(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "a", tmp_path / "a")
+    small_shards(tmp_path / "b", 16, name="long-" * 20)
+    rows = ("--batch-tokens", 512, "--batch-size", 16, "--epochs", 99, "--schedule", "constant")
+    assert train(tmp_path, "--out", tmp_path / "old", "--max-steps", 4, *rows).exit_code == 0
+    words = ("--out", tmp_path / "old", "--continue-as", tmp_path / "new", "--max-steps", 16, *rows)
+    result = train(tmp_path, *words, shares=(1, 1))
+    assert result.exit_code == 0, result.output
+    table = read_table(SourceRow, tmp_path / "new" / "sources.csv")  # of 3 windows of 64 rows
+    seen = [sum(row.samples for row in table if (row.source == "a") == is_first) for is_first in (True, False)]
+    assert 0.95 < seen[0] / seen[1] < 1.05, seen
 
 
 def test_the_new_run_has_a_folder_of_its_own(place: Path) -> None:
