@@ -210,6 +210,7 @@ def resolve(preset: str | None, *, recipe: str | None = None, **given: Any) -> R
         values["batch_size"] = overrides.get("batch_size", 1)
     config = RunConfig(**values)
     _check_folders(config)
+    _check_rates(config)
     return config
 
 
@@ -246,6 +247,8 @@ def _check_trained(config: RunConfig) -> None:
         if config.lora_only or config.lora_targets or config.lora_alpha is not None:
             raise UsageError("--lora-only, --lora-targets and --lora-alpha are for adapters; give --lora-rank too")
         return
+    if config.lora_targets and not config.lora_targets.replace(",", "").strip():
+        raise UsageError(f"--lora-targets {config.lora_targets!r}: names no matrix; leave it out for all")
     for place in ("language", "vision") if config.lora_on == "both" else (config.lora_on,):
         if not getattr(config, f"{place}_model"):
             raise UsageError(
@@ -278,6 +281,21 @@ def _check_folders(config: RunConfig) -> None:
             continue
         if not _MODEL_NAME.fullmatch(folder) or (":" not in folder and Path(folder).parent.is_dir()):
             raise UsageError(f"{_option(name)} {folder}: no such folder")
+
+
+def _check_rates(config: RunConfig) -> None:
+    """`UsageError` for the rate of a part of which a new run trains nothing."""
+    adapted = {"language", "vision"} if config.lora_on == "both" else {config.lora_on}
+    trained = adapted if config.lora_rank else set()
+    if not config.lora_only:
+        trained |= {"perceiver", "cross_attention"}
+        trained |= {part for part in ("language", "vision") if getattr(config, f"train_{part}")}
+        trained |= {part for part in ("language", "vision") if getattr(config, f"{part}_model") is None}
+        trained |= {"language"} if config.embeddings != "none" else set()
+    for part in ("perceiver", "cross_attention", "language", "vision"):
+        name = f"lr_{part}"
+        if getattr(config, name) is not None and part not in trained:
+            raise UsageError(f"{_option(name)}: nothing of that part is trained; leave it out, or say what to train")
 
 
 def _option(name: str) -> str:

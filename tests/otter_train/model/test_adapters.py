@@ -213,7 +213,12 @@ def test_the_pretrained_tower_is_trained_and_kept(folders: dict[str, Any], tmp_p
         ({"lora_rank": 4, "train_language": True}, "leave out one of the two"),
         ({"lora_rank": 4, "lora_alpha": -1.0}, "--lora-alpha -1.0: must be more than 0"),
         ({"lora_rank": -1}, "--lora-rank -1: must be at least 0"),
+        ({"lora_rank": 4, "lora_targets": " , "}, "--lora-targets ' , ': names no matrix"),
         ({"lr_vision": 0.0}, "--lr-vision 0.0: must be more than 0"),
+        ({"lr_vision": 1e-5}, "--lr-vision: nothing of that part is trained"),
+        ({"lr_vision": 1e-5, "lora_rank": 4}, "--lr-vision: nothing of that part is trained"),
+        ({"lr_language": 1e-5, "embeddings": "none"}, "--lr-language: nothing of that part is trained"),
+        ({"lr_perceiver": 1e-5, "lora_rank": 4, "lora_only": True}, "--lr-perceiver: nothing of that part is trained"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(
@@ -221,6 +226,12 @@ def test_settings_that_contradict_each_other_are_refused(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         resolve(None, **folders, **given)
+
+
+def test_rates_of_what_is_trained_are_taken(folders: dict[str, Any]) -> None:
+    resolve("tiny", lr_perceiver=1e-3, lr_cross_attention=1e-3, lr_language=1e-3, lr_vision=1e-3)
+    for given in ({"train_vision": True}, {"lora_rank": 4, "lora_on": "both", "lora_only": True}):
+        resolve(None, **folders, **given, lr_language=1e-3, lr_vision=1e-3)
 
 
 def test_what_there_is_nothing_to_adapt_for_is_named(folders: dict[str, Any], tmp_path: Path, adapted: Path) -> None:
