@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
-from itertools import islice, repeat
+from itertools import islice
 from math import gcd
-from typing import Any, Final
+from typing import Final
 
 from mimicit import plugins
 from mimicit.context.candidates import SIMILAR, Choice, Guards, Pool, similar
@@ -135,30 +135,36 @@ def choose(
     """
     chosen: list[Choice] = []
     taken = {query}
-    shown: set[str] = set()
-    found: Iterator[Any]
     for name in strategies:
         if len(chosen) >= shots:
             break
         if name in SIMILAR:
-            relation, by = SIMILAR[name]
-            found = similar(query, pool, by, guards or Guards())
-            shown.update(*(pool.pictures(choice.row) for choice in chosen))
-        else:
-            relation, strategy = STRATEGIES.get(name) or (_relation(name), added_strategies()[name])
-            found = zip(strategy(query, pool, shots - len(chosen), seed), repeat(None), strict=False)
-        for row, score in found:
-            if row in taken or pool.is_document(row):
-                continue
-            if name in SIMILAR and not shown.isdisjoint(pictures := pool.pictures(row)):
-                continue
-            if name in SIMILAR:
-                shown |= pictures
-            taken.add(row)
-            chosen.append(Choice(row, relation, score))
-            if len(chosen) >= shots:
-                break
+            _choose_similar(query, pool, name, shots, guards or Guards(), chosen, taken)
+            continue
+        relation, strategy = STRATEGIES.get(name) or (_relation(name), added_strategies()[name])
+        for row in strategy(query, pool, shots - len(chosen), seed):
+            if row not in taken and not pool.is_document(row):
+                taken.add(row)
+                chosen.append(Choice(row, relation))
+                if len(chosen) >= shots:
+                    break
     return chosen
+
+
+def _choose_similar(
+    query: int, pool: Pool, name: str, shots: int, guards: Guards, chosen: list[Choice], taken: set[int]
+) -> None:
+    """Add to ``chosen``, up to ``shots``, and to ``taken`` what a strategy of `SIMILAR` finds."""
+    relation, by = SIMILAR[name]
+    shown = {picture for choice in chosen for picture in pool.pictures(choice.row)}
+    for row, score in similar(query, pool, by, guards):
+        if row in taken or pool.is_document(row) or not shown.isdisjoint(pictures := pool.pictures(row)):
+            continue
+        shown |= pictures
+        taken.add(row)
+        chosen.append(Choice(row, relation, score))
+        if len(chosen) >= shots:
+            break
 
 
 def _key(query: int, pool: Pool, purpose: str, seed: int) -> str:

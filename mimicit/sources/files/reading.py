@@ -8,6 +8,7 @@ import tempfile
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from tarfile import BLOCKSIZE
 from types import TracebackType
@@ -96,7 +97,7 @@ class Reader:
         """
         if isinstance(locator, InFile):
             with self._root.open(locator.path) as file:
-                self._check_file(locator.path, file)
+                self._check_size(locator.path, os.fstat(file.fileno()).st_size)
                 self._root.check_content(locator.path, file)
                 if _OPEN_DESCRIPTORS.is_dir():
                     yield _OPEN_DESCRIPTORS / str(file.fileno())
@@ -148,11 +149,7 @@ class Reader:
         self.close()
 
     def _in_file(self, locator: InFile) -> bytes:
-        with self._root.open(locator.path) as file:
-            # Read only what was checked, even if the file grows meanwhile; `read` allocates all that it is asked for.
-            data = file.read(self._check_file(locator.path, file))
-        self._root.check_content(locator.path, data)
-        return data
+        return self._root.read(locator.path, partial(self._check_size, locator.path))
 
     def _in_json(self, locator: InJson) -> bytes:
         self._check_base64(locator.path, locator.length)
@@ -229,13 +226,11 @@ class Reader:
             self._files.popitem(last=False)[1].close()
         return file
 
-    def _check_file(self, path: str, file: BinaryIO) -> int:
-        size = os.fstat(file.fileno()).st_size
+    def _check_size(self, path: str, size: int) -> None:
         if size == 0:
             raise RejectedError("empty_media", f"{path} is empty")
         if size > self._max_file_bytes:
             raise RejectedError("bad_media", f"{path} has {size} bytes, more than {self._max_file_bytes}")
-        return size
 
     def _check_base64(self, path: str, length: int) -> None:
         if length > self._max_base64_bytes:

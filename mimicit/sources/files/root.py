@@ -177,24 +177,49 @@ class Root:
 
     def open(self, path: str) -> BinaryIO:
         """The file at the relative POSIX ``path`` for reading bytes; errors as in `resolve`."""
+        descriptor = self._opened(path)
+        return os.fdopen(descriptor, "rb") if self._scanned is None else self._scanned.file(path, descriptor)
+
+    def read(self, path: str, check_size: Callable[[int], None]) -> bytes:
+        """The bytes of the file at ``path``, as they were hashed if it was scanned; errors as in `open`.
+
+        ``check_size`` is given the number of bytes before any is read, and may raise.
+        """
+        descriptor = self._opened(path)
+        try:
+            # Read only what was checked, even if the file grows meanwhile.
+            size = os.fstat(descriptor).st_size
+            check_size(size)
+            data = _read(descriptor, size)
+            if self._scanned is not None:
+                self._scanned.check(path, descriptor)
+        finally:
+            os.close(descriptor)
+        self.check_content(path, data)
+        return data
+
+    def _opened(self, path: str) -> int:
+        """The descriptor of the file at ``path``, compared with the scan if there was one."""
         try:
             descriptor = self._readable.open(path)
         except (OSError, ValueError) as error:
             if self._scanned is not None and self._scanned.has(path):
                 raise self._scanned.missing(path) from None
             raise self._readable.fault(path, error) from None
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
-            raise RejectedError("missing_file", f"{path!r} is not a regular file")
-        if self._scanned is None:
-            if self._noted is not None and self._noted.get(path) is None:
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise RejectedError("missing_file", f"{path!r} is not a regular file")
+            if self._scanned is not None:
+                if not self._scanned.has(path):
+                    detail = f"{path!r} is not among the files that were found{_hidden(path)}"
+                    raise RejectedError("missing_file", detail)
+                self._scanned.check(path, descriptor)
+            elif self._noted is not None and self._noted.get(path) is None:
                 self._noted[path] = FileState.of(descriptor)
-            return os.fdopen(descriptor, "rb")
-        file = self._scanned.opened(path, descriptor)
-        if file is None:
+        except BaseException:
             os.close(descriptor)
-            raise RejectedError("missing_file", f"{path!r} is not among the files that were found{_hidden(path)}")
-        return file
+            raise
+        return descriptor
 
     def check_there(self, path: str) -> None:
         """Raise what `open` would; a file that the scan has found counts as there, and is not opened."""
@@ -289,6 +314,17 @@ def _noting(noted: dict[str, FileState | None], found: Iterator[tuple[str, int]]
                 raise changed(path, APPEARED)
             noted[path] = None
         yield path, size
+
+
+def _read(descriptor: int, size: int) -> bytes:
+    """Up to ``size`` bytes; one call of the system reads 2 GiB at most, and may be interrupted."""
+    data = os.read(descriptor, size)
+    if len(data) == size:
+        return data
+    parts = [data]
+    while parts[-1] and (size := size - len(parts[-1])):
+        parts.append(os.read(descriptor, size))
+    return b"".join(parts)
 
 
 def _hidden(path: str) -> str:

@@ -103,21 +103,13 @@ class ScannedFiles:
         found = self._table().execute("SELECT 1 FROM file WHERE path > ? AND path < ? LIMIT 1", bounds)
         return not path or found.fetchone() is not None
 
-    def opened(self, path: str, descriptor: int) -> BinaryIO | None:
-        """The open file for reading; None if the scan has not found it: then the caller keeps the descriptor.
+    def file(self, path: str, descriptor: int) -> BinaryIO:
+        """The file of ``descriptor``, which the scan has found at ``path``; compared once more when it is closed."""
+        return cast(BinaryIO, io.BufferedReader(_CheckedFile(descriptor, path, self._state(path))))
 
-        `BuildError` if it differs from the scan, here or when it is closed.
-        """
-        row = self._row(path)
-        if row is None:
-            return None
-        then = FileState(*row[:4])
-        try:
-            compare(path, FileState.of(descriptor), then)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        return cast(BinaryIO, io.BufferedReader(_CheckedFile(descriptor, path, then)))
+    def check(self, path: str, descriptor: int) -> None:
+        """Raise `BuildError` if the open file is not as it was scanned."""
+        compare(path, FileState.of(descriptor), self._state(path))
 
     def check_content(self, path: str, data: bytes) -> None:
         """Raise `BuildError` if ``data`` is not the whole content that the file had when it was hashed."""
@@ -141,6 +133,11 @@ class ScannedFiles:
                 return None
             total.update(bytes.fromhex(row[4]))
         return total.hexdigest()
+
+    def _state(self, path: str) -> FileState:
+        row = self._row(path)
+        assert row is not None  # it was asked for by `has`
+        return FileState(*row[:4])
 
     def _check_sha256(self, path: str, found: Any) -> None:
         row = self._row(path)
