@@ -18,14 +18,15 @@ from mimicit.sources.options import checked_options
 class Selection:
     """The sources of a build in order, and the rules of each by its name; the mixture does not list ``left_out``.
 
-    ``unused`` and ``skipped`` are as in `Detection`; files of sources that are left out count as unused, unless a
-    source of the build was made from them.
+    ``unused``, ``unnamed_media`` and ``skipped`` are as in `Detection`; files of sources that are left out count as
+    unused, unless a source of the build was made from them.
     """
 
     specs: tuple[SourceSpec, ...]
     rules: Mapping[str, SourceRules]
     left_out: tuple[SourceSpec, ...]
     unused: tuple[str, ...]
+    unnamed_media: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...]
 
 
@@ -42,6 +43,7 @@ def select_sources(config: BuildConfig, detected: Callable[[str | None], Detecti
             rules={spec.name: _rules(config, spec) for spec in detection.sources},
             left_out=(),
             unused=detection.unused,
+            unnamed_media=detection.unnamed_media,
             skipped=detection.skipped,
         )
     specs: list[SourceSpec] = []
@@ -64,6 +66,7 @@ def select_sources(config: BuildConfig, detected: Callable[[str | None], Detecti
         rules={name: _lent(name, rule, rules) for name, rule in rules.items()},
         left_out=left_out,
         unused=tuple(sorted(path for path in unused if not path.startswith(made_from))),
+        unnamed_media=detection.unnamed_media,
         skipped=detection.skipped,
     )
 

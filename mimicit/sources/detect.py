@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mimicit.errors import RejectedError, UsageError
+from mimicit.sources.files.media_names import named_kind
 from mimicit.sources.files.root import Root
 from mimicit.sources.format import SourceSpec
 from mimicit.sources.registry import SOURCES
@@ -28,13 +29,15 @@ class Detection:
 
     ``unused`` are the files that no source is made of. Pictures and clips are not among them: whether a record uses
     them is known only once the records have been read; ``loose_media`` is the number of pictures and clips that no
-    ``folder`` source holds. ``skipped`` are (path, why) of links, special files and files that cannot be opened or
+    ``folder`` source holds. ``unnamed_media`` are pictures and clips by their contents, but not by their names.
+    ``skipped`` are (path, why) of links, special files and files that cannot be opened or
     named.
     """
 
     sources: tuple[SourceSpec, ...]
     unused: tuple[str, ...]
     loose_media: int
+    unnamed_media: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...]
 
 
@@ -68,6 +71,7 @@ def detect(root: Root, *, format: str | None = None) -> Detection:
         sources=tuple(sorted(_named(sources), key=lambda spec: spec.name)),
         unused=tuple(described),
         loose_media=len(heads) - len(described),
+        unnamed_media=tuple(path for path in heads if path not in described and named_kind(path) is None),
         skipped=tuple(sorted(skipped)),
     )
 

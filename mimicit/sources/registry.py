@@ -18,6 +18,7 @@ from mimicit.sources.formats.mimicit import MIMICIT
 from mimicit.sources.formats.minigpt4 import MINIGPT4
 from mimicit.sources.formats.mmc4 import MMC4
 from mimicit.sources.formats.obelics import OBELICS
+from mimicit.sources.formats.question_answers import QUESTION_ANSWERS
 from mimicit.sources.formats.samples import SAMPLES
 from mimicit.sources.formats.shards import SHARDS
 from mimicit.sources.formats.video_chatgpt import VIDEO_CHATGPT
@@ -41,6 +42,7 @@ _OURS: Final[dict[str, SourceFormat]] = {
     "folder": FOLDER,
     # Of the files with annotations, those that also list the pictures are COCO's.
     "vqav2": VQAV2,
+    "question-answers": QUESTION_ANSWERS,
     "coco-captions": COCO_CAPTIONS,
     "minigpt4": MINIGPT4,
     "captions": CAPTION_LIST,

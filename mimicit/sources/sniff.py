@@ -1,8 +1,9 @@
 """What a file is made of, from its beginning alone: the kind of file, and the shapes of its first records.
 
 Formats claim files by these heads. Pictures and clips are known by their names, and ``.txt`` is a caption by its
-name; neither is opened. Of every other file, the first 1,000 records are looked at, as far as they lie in its first
-4 MiB: one odd record, first or not, must not decide what a file is. A small file costs no more than its own bytes.
+name; neither is opened, but for the lists of captions of Flickr8k. A file of another name may be a picture or clip by
+its first bytes. Of all others, the first 1,000 records are looked at, as far as they lie in the first 4 MiB: one odd
+record, first or not, must not decide what a file is. A small file costs no more than its own bytes.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any, BinaryIO, Final, Literal
 import orjson
 
 from mimicit.errors import SourceError
+from mimicit.media.sniff import HEAD_BYTES, kind_of
 from mimicit.sources.containers.arrow import arrow_columns, is_arrow
 from mimicit.sources.containers.base64_text import looks_like_base64
 from mimicit.sources.containers.csv_rows import csv_columns
@@ -51,6 +53,9 @@ _MAX_KEY_CHARACTERS: Final = 200
 _TEXT_BYTES: Final = 1024  # of a text, looked at to recognise base64
 _LINES: Final = (".jsonl", ".ndjson")
 _PACKED: Final = frozenset({".bz2", ".gz", ".xz", ".zst"})
+_CAPTIONS: Final = (".txt", ".token")
+_MAY_LIST_CAPTIONS: Final = re.compile(r"(?:^|/)captions\.txt$|(?<!\.lemma)\.token\.txt$")
+_LISTED: Final = {"image", "caption"}
 _YAML_KEY: Final = re.compile(rb"^[ -]*([A-Za-z0-9_]{1,64})[ ]*:", re.MULTILINE)
 _TELLING: Final = ("other", "text", "array", "object", "base64")  # of two kinds at one path, the later one counts
 
@@ -93,10 +98,13 @@ def sniff(root: Root, path: str) -> Head:
     if medium is not None:
         return Head(medium)
     suffix = PurePosixPath(path).suffix.lower()
-    if suffix == ".txt":
+    if suffix == ".txt" and not _MAY_LIST_CAPTIONS.search(path.lower()):
         return Head("text")
     with root.open(path) as file:
         head = file.read(_KIND_BYTES)
+        if suffix in _CAPTIONS:
+            columns = csv_columns(head)
+            return _one_shape("csv", dict.fromkeys(columns, "text")) if {*columns} == _LISTED else Head("text")
         if not is_packed(head) and (found := _text_head(head, file, suffix)):
             return found
     if is_packed(head):
@@ -109,7 +117,7 @@ def sniff(root: Root, path: str) -> Head:
         return _tar_head(root, path)
     if head.startswith(b"PK\x03\x04"):
         return _zip_head(root, path)
-    return Head("other")
+    return Head(kind_of(head[:HEAD_BYTES]) or "other")
 
 
 def kept_head(root: Root, path: str) -> Head:

@@ -83,6 +83,24 @@ def put_vqav2(root: Path) -> None:
     put_vqa(root, "test", questions, None, subtype="test2015")
 
 
+def put_questions(root: Path) -> None:
+    """Questions with answers in another file, and in lists of each picture."""
+    for number in range(3):
+        put(root, f"q/images/p{number}.jpg", make.picture(30 + number))
+    questions: list[Any] = [{"question_id": n, "question": f"Q{n}?", "image": f"p{n % 4}.jpg"} for n in range(RECORDS)]
+    questions[3:5] = [questions[2], {"question_id": None}]
+    answers: list[Any] = [{"question_id": n, "answer": f"a{n}", "of": NAN if n == 4 else n} for n in range(RECORDS + 2)]
+    answers[7:9] = [answers[1], "none"]
+    put(root, "q/val_q.json", questions)
+    put(root, "q/val_a.json", json.dumps(answers))
+    pictures: list[Any] = [
+        {"id": n, "image": f"p{n % 4}.jpg", "qas": [{"question": f"Q{i}?", "answer": f"{n}"} for i in range(n % 4)]}
+        for n in range(RECORDS)
+    ]
+    put(root, "q/nested.json", [*pictures[:5], 3, *pictures[5:]])
+    put(root, "q/around.json", {"images": pictures})
+
+
 def put_coco(root: Path) -> None:
     for picture in range(3):
         put(root, f"coco/train2017/{picture:012d}.jpg", make.picture(10 + picture))
@@ -221,7 +239,8 @@ def put_groups(root: Path, path: str, table: pa.Table) -> None:
 
 
 def put_all(root: Path) -> None:
-    for put_one in (put_vqav2, put_coco, put_mmc4, put_obelics, put_mimicit, put_tables, put_csv, put_shards):
+    every = (put_vqav2, put_coco, put_mmc4, put_obelics, put_mimicit, put_tables, put_csv, put_questions, put_shards)
+    for put_one in every:
         put_one(root)
 
 

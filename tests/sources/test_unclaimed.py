@@ -50,7 +50,7 @@ def test_what_is_seen_in_a_file_is_said_with_the_nearest_format_and_what_it_miss
     put_tar(tmp_path, "j.tar", [("a.jpg", jpeg()), ("b.jpg", jpeg())])
     put_tar(tmp_path, "k.tar", [("a.json", {"text_list": [], "other": 1})])
     pq.write_table(pa.table({"question": ["?"], "answer": ["!"]}), tmp_path / "l.parquet")
-    records = [{"questionId": 1, "question": "?", "image_local_name": "1.jpg", "answers": ["a"], "boxes": [{"x": 1}]}]
+    records = [{"questionId": 1, "question": "?", "image_local_title": "1.jpg", "answers": ["a"], "boxes": [{"x": 1}]}]
     put(tmp_path, "m.json", {"dataset_name": "x", "data": records})
     put(tmp_path, "n.json", {"1.jpg": "a cat", "2.jpg": {"width": 1}})
     put(tmp_path, "o.json", {"data": {"a": {"thing": 1}}})
@@ -75,7 +75,7 @@ def test_what_is_seen_in_a_file_is_said_with_the_nearest_format_and_what_it_miss
         "l.parquet: a parquet table with the columns question, answer; the nearest format is datasets, for which"
         " a column of pictures is missing",
         "m.json: a JSON object with dataset_name, data; name the fields of its records (questionId, question,"
-        " image_local_name, answers, boxes) image, question and answer",
+        " image_local_title, answers, boxes) image, question and answer",
         "n.json: a JSON object with 1.jpg, 2.jpg; the nearest format is mimicit, for which data is missing",
         "o.json: a JSON object with data; name what is in it image, question and answer",
     ]

@@ -70,7 +70,12 @@ def write_unused_media(work: Path, selection: Selection, scanned: ScannedFiles) 
     with joins(work) as db, RejectWriter(rejects_path(work, "unused")) as rejects:
         db.execute(_TABLES)
         insert(db, "shown", batches_of_rows(_shown(work, selection), _PATHS))
-        files = ((place, path) for place, path in enumerate(scanned.paths()) if named_kind(path) is not None)
+        unnamed = frozenset(selection.unnamed_media)
+        files = (
+            (place, path)
+            for place, path in enumerate(scanned.paths())
+            if named_kind(path) is not None or path in unnamed
+        )
         insert(db, "files", batches_of_rows(files, _FILES))
         for row, (path,) in enumerate(rows_of(db, _NOT_SHOWN)):
             reject = _reject(UNUSED_MEDIA, path, "no record shows this file")

@@ -2,6 +2,7 @@
 
 Cells are separated by commas, semicolons or tabs: by those that split the header into the most names, or that a first
 line ``sep=;`` names; by bars if none of these splits it. Quotes are as in RFC 4180. Lines may end as on any system.
+The captions of Flickr8k and Flickr30k have no header: ``1.jpg#0``, a tab, and a caption in each line.
 Columns without a name at the right end (a spreadsheet's) or on the left (the row numbers of a data frame) are left out.
 
 A row with too many or too few cells, or with stray text after a quote, costs only itself. A quote that is never
@@ -31,10 +32,15 @@ _MAX_COLUMNS: Final = 1000
 _DELIMITERS: Final = ("\t", ",", ";")  # of two that split a header alike, the first
 _SEPARATOR_LINE: Final = re.compile(r'"?sep=([,;|\t])"?\s*')
 
+_CAPTION_LINE: Final = re.compile(r"[^\t\n]{1,1024}\.[A-Za-z]{3,4}#[0-9]\t")
+
 
 @dataclass(frozen=True, slots=True)
 class _Header:
-    """The names of the columns from the ``first`` one on; the rows begin after ``lines`` lines, at the byte ``end``."""
+    """The names of the columns from the ``first`` one on; the rows begin after ``lines`` lines, at the byte ``end``.
+
+    Without any such line, the rows are captions of Flickr8k, and no cell is in quotes.
+    """
 
     columns: list[str]
     first: int
@@ -145,7 +151,9 @@ def _size(text: str) -> int:
 
 def _reader(lines: Iterator[str], header: _Header) -> Iterator[list[str]]:
     csv.field_size_limit(_MAX_LINE_CHARACTERS)  # a picture as text is longer than the 128 KiB that Python allows
-    return csv.reader(lines, delimiter=header.delimiter, strict=True)
+    if header.lines:
+        return csv.reader(lines, delimiter=header.delimiter, strict=True)
+    return csv.reader(lines, delimiter=header.delimiter, quoting=csv.QUOTE_NONE, strict=True)
 
 
 def _costs_a_row(error: csv.Error) -> bool:
@@ -172,11 +180,14 @@ def _rows(lines: _Lines, header: _Header, path: str) -> Iterator[Row]:
             yield Row(place, RejectedError("malformed", "the line is not UTF-8; save the table as UTF-8"))
         elif len(cells) >= len(columns) and not any(cells[len(columns) :]):
             if any(cells):
+                if not header.lines:
+                    cells[0] = cells[0].rpartition("#")[0]
                 row = {name: cell or None for name, cell in zip(columns, cells, strict=False)}
                 yield Row(place, row, partial(_located, path, lines.offset, lines.text, row))
         elif cells:
-            what = f"{len(cells)} cells under {len(columns)} columns"
-            detail = f"{what}; a cell that holds {header.delimiter!r} needs quotes"
+            detail = f"{len(cells)} cells under {len(columns)} columns"
+            if header.lines:
+                detail += f"; a cell that holds {header.delimiter!r} needs quotes"
             yield Row(place, RejectedError("malformed", detail))
 
 
@@ -216,6 +227,8 @@ def _read_header(text: TextIO) -> _Header:
     named = _SEPARATOR_LINE.fullmatch(line)
     if named:
         before, line = line, text.readline(_MAX_LINE_CHARACTERS)
+    if _CAPTION_LINE.match(line):
+        return _Header(["image", "caption"], 0, "\t", lines=0, end=0)
     delimiters = (named[1],) if named else _DELIMITERS
     delimiter = max(delimiters, key=lambda candidate: len(_names(line, candidate)))
     if not named and "|" in line and len(_names(line, delimiter)) < 2:  # a name may hold bars: ``tags|en|de``

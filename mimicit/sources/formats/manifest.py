@@ -22,7 +22,7 @@ with choices or a conversation (see `rows`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import PurePosixPath
@@ -43,6 +43,7 @@ from mimicit.sources.records.choices import listed_texts
 from mimicit.sources.records.claiming import around_annotated
 from mimicit.sources.records.column_names import MEDIA_FIELDS, columns_of, field_names
 from mimicit.sources.records.conversations import CONVERSATION_FIELDS
+from mimicit.sources.records.nested_rows import fields_of, merged, nested_list, spread
 from mimicit.sources.records.pieces import cut_list, cut_members, cut_records, cut_rows, whole
 from mimicit.sources.records.row_media import MediaFinder
 from mimicit.sources.records.rows import PlaceholderOptions, RowReader
@@ -51,6 +52,7 @@ from mimicit.sources.sniff import Fields, Head, HeadKind, sniff
 _NAMES: Final = frozenset({"manifest.jsonl", "manifest.ndjson", "manifest.csv", "manifest.tsv", "manifest.parquet"})
 _FLAGS: Final = {"true": True, "false": False}
 _TABLES: Final = frozenset({"array", "lines", "csv", "parquet"})
+_ADDRESS: Final = "imageURL"
 
 
 def _claim(root: Root, heads: Mapping[str, Head], *, force: bool = False) -> list[SourceSpec]:
@@ -130,21 +132,40 @@ def _rows(root: Root, path: str, piece: Piece | None) -> Iterator[Row]:
         return _csv_rows(root, path, piece)
     if kind == "parquet":
         return (row for _, row in table_rows(root, path, is_arrow=False, piece=piece))
+    found: Iterator[Row]
     if _has_keys(head):
-        return map(_with_own_folder, keyed_rows(root, path, piece))
-    if lists := _lists(head):
+        found = map(_named_by_key, keyed_rows(root, path, piece))
+        shapes = [_inside(head, f"{name}.") for name in fields_of(head.fields)]
+    elif lists := _lists(head):
         if piece is None or piece.end is None or len(lists) > 1:  # a piece is of the only list
             lists = _all_lists(root, path, head)
-        return chain.from_iterable(member_rows(root, path, name, piece) for name in lists)
-    return json_rows(root, path, piece)
+        found = chain.from_iterable(member_rows(root, path, name, piece) for name in lists)
+        shapes = [_inside(head, f"{name}[].") for name in lists]
+    else:
+        found, shapes = json_rows(root, path, piece), list(head.shapes)
+    nested = next(filter(None, map(nested_list, shapes)), None)
+    return found if nested is None else spread(found, nested)
 
 
-def _with_own_folder(row: Row) -> Row:
-    """The row with the path of its picture, if it is one of ScienceQA: all are called ``image.png``."""
+def _named_by_key(row: Row) -> Row:
+    """The row of a record by its id, with the path or the name of its picture, if only the id tells it.
+
+    ScienceQA calls all pictures ``image.png``, each in a folder named by the id; OCR-VQA gives their addresses, but
+    calls the files by the ids.
+    """
     fields = row.fields
-    if isinstance(fields, dict) and fields.get("image") == "image.png" and isinstance(fields.get("split"), str):
+    if not isinstance(fields, dict):
+        return row
+    if fields.get("image") == "image.png" and isinstance(fields.get("split"), str):
         return row._replace(fields={**fields, "image": f"{fields['split']}/{fields['id']}/image.png"})
+    if _shows_its_key(fields):
+        return row._replace(fields={**fields, "image_id": fields["id"]})
     return row
+
+
+def _shows_its_key(names: Collection[str]) -> bool:
+    """Whether a record with these fields, in an object by ids, is about the picture that its id names."""
+    return _ADDRESS in names and not columns_of(names).media
 
 
 def _fits(path: str, head: Head) -> bool:
@@ -174,17 +195,25 @@ def _has_keys(head: Head) -> bool:
 
 def _are_rows(head: Head, start: str) -> bool:
     """Whether the records whose fields begin with ``start`` in the ``head`` are rows."""
-    fields = {path.removeprefix(start): kind for path, kind in head.fields.items() if path.startswith(start)}
+    fields = _inside(head, start)
+    if not start.endswith("[].") and _shows_its_key(fields_of(fields)):
+        fields = {**fields, "image_id": "text"}
     # The head does not reach as deep as the speakers of a conversation.
     return _is_row("array", fields) or any(fields.get(key) == "array" for key in CONVERSATION_FIELDS[:2])
 
 
+def _inside(head: Head, start: str) -> Fields:
+    return {path.removeprefix(start): kind for path, kind in head.fields.items() if path.startswith(start)}
+
+
 def _is_row(kind: HeadKind, fields: Fields) -> bool:
-    """Whether the columns hold media and a text about them, or a question and its answer.
+    """Whether the columns hold media and a text about them, or a question and its answer, or a list of these.
 
     Only a CSV file may use other names for question and answer: in JSON, a question without a picture is mostly about
     a picture that another file names.
     """
+    if kind in ("array", "lines", "object") and (nested := nested_list(fields)):
+        fields = merged(fields, nested)
     columns = columns_of(_names(kind, fields))
     if any("binary" in fields[column] for column, _ in columns.media) or picture_columns(fields):
         return False  # pictures inside the table: another format

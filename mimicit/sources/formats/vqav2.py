@@ -31,7 +31,7 @@ from mimicit.sources.files.root import Root
 from mimicit.sources.format import Join, Lookup, Needs, SourceFormat, SourceSpec
 from mimicit.sources.items import Entry, Item, MediaRef, Note, Piece, RawTriplet, Reject, Row
 from mimicit.sources.records.each_row import triplets_of_rows
-from mimicit.sources.records.joined import read_joined
+from mimicit.sources.records.joined import read_joined, repeated_answer, unused_answer
 from mimicit.sources.records.pieces import cut_list, joined_pieces
 from mimicit.sources.records.text import (
     MAX_META_BYTES,
@@ -119,23 +119,13 @@ def _answers(spec: SourceSpec, root: Root) -> Iterator[Entry | Reject | Note]:
             yield Entry(id, text, place)
 
 
-def _repeated(spec: SourceSpec, answer: Entry) -> Reject:
-    detail = "this question was answered before; the first annotation counts"
-    return spec.reject("duplicate_id", place=answer.place, id=answer.key, detail=detail, scope="reference")
-
-
-def _unused(spec: SourceSpec, answer: Entry) -> Reject:
-    detail = "no question has the question_id of this answer"
-    return spec.reject("dangling_reference", place=answer.place, id=answer.key, detail=detail, scope="reference")
-
-
 def _split(spec: SourceSpec, root: Root) -> list[Piece]:
     questions, *annotations = spec.files
     answers = [piece for path in annotations for piece in cut_list("annotations")(root, path)]
     return joined_pieces(answers, cut_list("questions")(root, questions))
 
 
-_JOIN: Final = Join(entries=_answers, records=_questions, repeated=_repeated, unused=_unused)
+_JOIN: Final = Join(entries=_answers, records=_questions, repeated=repeated_answer, unused=unused_answer)
 VQAV2: Final = SourceFormat(
     claim=_claim,
     read=partial(read_joined, _JOIN),

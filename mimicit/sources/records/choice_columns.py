@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from mimicit.errors import RejectedError
 from mimicit.sources.records.choices import Choice, chosen, offered, readings
 from mimicit.sources.records.column_names import Columns
 from mimicit.sources.records.text import shown
 
+_WRONG_ONES: Final = "multiple_choices"
+
 
 def choices_of(fields: Mapping[str, Any], columns: Columns) -> tuple[Choice, ...]:
-    """The choices of the record; none if it lists none, or if its ``columns`` are in doubt and no answer names one."""
+    """The choices of the record; none if it lists none, or if its ``columns`` are in doubt and no answer names one.
+
+    The ``multiple_choices`` of Visual7W are those that are wrong, and so none.
+    """
     for name in columns.choices:
         if choices := offered(fields[name]):
-            return choices
+            are_wrong = name == _WRONG_ONES and _answers_otherwise(fields, columns, choices)
+            return () if are_wrong else choices
     by_letter = {letter: fields[name] for letter, name in columns.lettered}
     if not columns.doubtful:
         return offered(by_letter)
@@ -50,6 +56,13 @@ def first_filled(fields: Mapping[str, Any], names: Iterable[str]) -> str | None:
     return next(
         (name for name in names if fields[name] is not None and fields[name] != "" and fields[name] != []), None
     )
+
+
+def _answers_otherwise(fields: Mapping[str, Any], columns: Columns, choices: tuple[Choice, ...]) -> bool:
+    """Whether the answer is a text, and none of the ``choices``."""
+    column = first_filled(fields, columns.chosen)
+    is_text = column is not None and isinstance(fields[column], str) and not columns.places
+    return is_text and not _meant(fields, columns, choices, str(column), None)
 
 
 def _meant(

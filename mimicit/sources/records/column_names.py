@@ -66,6 +66,7 @@ _OTHER_NAMES: Final = {
         *("image_base64", "image_b64", "image_base64_str", "image_str"),
         *("image_paths", "image_files", "image_names", "img_paths", "img_file", "imgs", "pictures", "photos"),
         *("video_paths", "video_files", "clip", "clips", "local_path", "screenshot", "figure", "gif"),
+        *("image_local_name", "image_local_path", "local_image_path"),
     ),
 }
 
@@ -153,6 +154,8 @@ def _by_id(columns: Mapping[str, str]) -> tuple[tuple[str, MediaKind | None], ..
     kinds: list[MediaKind | None] = ["image" if match[1] else "video" if match[2] else None for match, _ in found]
     ids = [match[3] in ("id", "idx") for match, _ in found]
     ranked = sorted(range(len(found)), key=lambda place: (ids[place], place))
+    if not ranked and {"data_id", "data_type"} <= columns.keys():  # as in SEED-Bench, of pictures and clips
+        return ((columns["data_id"], None),)
     return tuple((found[place][1], kinds[place]) for place in ranked[:1])
 
 

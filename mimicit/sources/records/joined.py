@@ -29,6 +29,18 @@ def read_joined(join: Join, spec: SourceSpec, root: Root) -> Iterator[Item]:
                 yield join.unused(spec, entry)
 
 
+def repeated_answer(spec: SourceSpec, answer: Entry) -> Reject:
+    """The reject of a second answer to a question."""
+    detail = "this question was answered before; the first annotation counts"
+    return spec.reject("duplicate_id", place=answer.place, id=answer.key, detail=detail, scope="reference")
+
+
+def unused_answer(spec: SourceSpec, answer: Entry) -> Reject:
+    """The reject of an answer whose question is absent."""
+    detail = "no question has the question_id of this answer"
+    return spec.reject("dangling_reference", place=answer.place, id=answer.key, detail=detail, scope="reference")
+
+
 def _entered(
     join: Join, spec: SourceSpec, table: DiskTable, items: Iterable[Entry | Reject | Note]
 ) -> Iterator[Reject | Note]:

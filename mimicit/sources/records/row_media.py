@@ -57,7 +57,7 @@ class MediaFinder:
             names = [name, *([coco] if coco != name else []), f"COCO_train2014_{coco}", f"COCO_val2014_{coco}"]
         elif named_kind(name) is None and kind == "video":
             names = [name, f"v_{name}", *([f"video{name}", f"vid{name}"] if name.isdecimal() else [])]
-        extensions = {"image": PICTURE_EXTENSIONS, "video": CLIP_EXTENSIONS}.get(kind or "", ANY_EXTENSION)
+        extensions = {"image": PICTURE_EXTENSIONS, "video": CLIP_EXTENSIONS}.get(kind or "", (*ANY_EXTENSION, ""))
         try:
             return media_ref(
                 self.root,

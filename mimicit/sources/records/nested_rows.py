@@ -1,0 +1,87 @@
+"""Records that hold a list of questions with their answers, all about what the record shows.
+
+Visual Genome writes ``{"id": 1, "qas": [{"qa_id": 9, "image_id": 1, "question": ..., "answer": ...}, ...]}``, and
+Visual7W a record of each picture with its ``qa_pairs``. Every question becomes a row of its own, with the other fields
+of the record. Its id is that of the record, and its own or its number: ``1_0``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any, Final
+
+from mimicit.errors import RejectedError
+from mimicit.sources.items import Locate, Locator, Row
+from mimicit.sources.records.column_names import columns_of
+from mimicit.sources.sniff import Fields
+
+_KNOWN: Final = ("qas", "qa_pairs")
+
+
+def nested_list(fields: Fields) -> str | None:
+    """The field of a record of this shape that lists questions with answers; None if there is none.
+
+    A record that asks something itself has none.
+    """
+    if columns_of(fields_of(fields)).instructions:
+        return None
+    return next(
+        (name for name in fields_of(fields) if fields.get(f"{name}[]") == "object" and _asks(fields, name)), None
+    )
+
+
+def merged(fields: Fields, name: str) -> Fields:
+    """The shape of the rows that a record of this shape becomes by its list ``name``."""
+    outer = {place: kind for place, kind in fields.items() if place != name and not place.startswith(f"{name}[")}
+    return {**outer, **(_inside(fields, name) or dict.fromkeys(("question", "answer"), "text"))}
+
+
+def spread(rows: Iterable[Row], name: str) -> Iterator[Row]:
+    """A row for each entry of the list ``name`` of each of the ``rows``; a row without it stays as it is."""
+    for row in rows:
+        fields = row.fields
+        if isinstance(fields, RejectedError) or not isinstance(fields.get(name), list):
+            yield row
+            continue
+        entries = fields[name]
+        if not entries:
+            yield Row(row.place, RejectedError("malformed", f"{name} is empty; nothing is asked"))
+        shared = {key: value for key, value in fields.items() if key != name}
+        for number, entry in enumerate(entries):
+            place = f"{row.place}.{name}[{number}]"
+            if isinstance(entry, dict):
+                locate = row.locate and partial(_located, row.locate, entry, (name, number))
+                yield Row(place, {**shared, **entry, **_id(shared, entry, number)}, locate, row.media)
+            else:
+                yield Row(place, RejectedError("malformed", f"{name} must list objects"))
+
+
+def fields_of(shape: Fields) -> list[str]:
+    """The names of the fields of a record, without those that are nested inside them."""
+    return [name for name in shape if name and "." not in name and "[" not in name]
+
+
+def _asks(fields: Fields, name: str) -> bool:
+    inner = fields_of(_inside(fields, name))
+    if not inner:  # deeper than the head of the file reaches
+        return name in _KNOWN
+    columns = columns_of(inner)
+    return bool(columns.instructions and (columns.answers or columns.chosen or columns.places))
+
+
+def _inside(fields: Fields, name: str) -> Fields:
+    start = f"{name}[]."
+    return {place.removeprefix(start): kind for place, kind in fields.items() if place.startswith(start)}
+
+
+def _id(shared: dict[str, Any], entry: dict[str, Any], number: int) -> dict[str, str]:
+    """The field ``id`` of a row; empty if the record has none, so that the entry's own or a hash serves."""
+    if shared.get("id") is None:
+        return {}
+    own = entry.get("id")
+    return {"id": f"{shared['id']}_{number if own is None else own}"}
+
+
+def _located(locate: Locate, entry: dict[str, Any], step: tuple[str, int], steps: Sequence[str | int]) -> Locator:
+    return locate((*step, *steps) if steps[0] in entry else steps)

@@ -1,0 +1,158 @@
+"""Sets of questions and captions as they are published: in lists of lists, in two files, or named in odd ways."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.corpus.case import BLUE, GREEN, RED, Case, Says, picture
+from tests.corpus.media import clip
+from tests.factories.sources import put
+
+
+def visual_genome(root: Path) -> None:
+    """Questions in lists of each picture, and regions, which say nothing of the whole picture."""
+    put(root, "VG_100K/1.jpg", picture(RED))
+    put(root, "VG_100K_2/2.jpg", picture(GREEN))
+
+    def asked(image: int, qa: int, **fields: Any) -> dict[str, Any]:
+        return {"qa_id": qa, "image_id": image, "question": "Q?", "answer": f"{image}.{qa}", "a_objects": [], **fields}
+
+    about = [
+        {"id": 1, "qas": [asked(1, 10), asked(1, 11)]},
+        {"id": 2, "qas": [asked(2, 20), "none", asked(2, 21, answer=None)]},
+        {"id": 3, "qas": []},
+        {"id": 4, "qas": [asked(4, 40)]},
+    ]
+    put(root, "question_answers.json", about)
+    put(root, "region_descriptions.json", [{"id": 1, "regions": [{"image_id": 1, "phrase": "a leg", "x": 1}]}])
+
+
+def visual7w(root: Path) -> None:
+    """Pictures with questions, in one object; the choices listed are the wrong ones."""
+    images = []
+    for number, colour in enumerate((RED, GREEN), 1):
+        put(root, f"images/v7w_{number}.jpg", picture(colour))
+        pair = {"qa_id": number, "question": "Q?", "answer": f"right {number}", "multiple_choices": ["a", "b", "c"]}
+        images.append({"image_id": number, "filename": f"v7w_{number}.jpg", "split": "train", "qa_pairs": [pair]})
+    put(root, "dataset_v7w_telling.json", json.dumps({"dataset": "v7w", "images": images}, indent=1))
+
+
+def nested_as_it_comes(root: Path) -> None:
+    """Lists of questions by id, below pictures written as text, with ids of their own, and a question beside one."""
+    for number, colour in enumerate((RED, GREEN, BLUE), 1):
+        put(root, f"{number}.png", picture(colour))
+    one = {"question": "Q?", "answer": "one"}
+    put(root, "by_id.json", {"a": {"image": "1.png", "qa": [one]}, "b": {"image": "2.png", "qa": [one, one]}})
+    lines = [{"image": "3.png", "pairs": [{"id": n, "question": "Q?", "answer": n}]} for n in ("x", "y")]
+    put(root, "lines.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    put(root, "own.json", [{"image": "1.png", "question": "Own?", "answer": "own", "others": [one]}])
+
+
+def ocr_vqa(root: Path) -> None:
+    """Books by their ids, which are the names of their pictures; the address is that of another file."""
+    for number, colour in enumerate((RED, GREEN)):
+        put(root, f"images/000{number}.jpg", picture(colour))
+    put(root, "images/51UR0JKt.jpg", picture(BLUE))
+    book = {"imageURL": "http://ecx.example.com/images/I/51UR0JKt.jpg", "questions": ["Who?", "Title?"], "split": 1}
+    books = {f"000{number}": {**book, "answers": [f"by {number}", f"on {number}"]} for number in range(3)}
+    put(root, "dataset.json", books)
+
+
+def activity_net(root: Path) -> None:
+    """Questions in one file and answers in another; those of the test split have no answers here."""
+    (root / "videos").mkdir()
+    clip(root / "videos/v_abc.mp4", RED)
+    clip(root / "videos/v_def.mp4", GREEN)
+    names = ("abc", "def", "def")
+    questions = [{"question": "Q?", "video_name": n, "question_id": f"v_{n}_{i}"} for i, n in enumerate(names)]
+    put(root, "train_q.json", [*questions, {"question": "Q?", "video_name": "abc", "question_id": None}, 7])
+    answers = [{"answer": "a", "type": 3, "question_id": "v_abc_0"}, {"answer": "d", "question_id": "v_def_1"}]
+    put(root, "train_a.json", [*answers, {**answers[0], "answer": "again"}, {"answer": "x", "question_id": "nobody"}])
+    put(root, "test_q.json", questions)
+
+
+def seed_bench(root: Path) -> None:
+    """Pictures without extensions, called by ``data_id``; one is not used."""
+    for name, colour in (("1454_259", RED), ("x2", GREEN), ("x3", BLUE)):
+        put(root, f"SEED-Bench-image/{name}", picture(colour))
+    choices = {f"choice_{letter}": f"{letter}{letter}" for letter in "abcd"}
+    asked = [
+        {**choices, "answer": answer, "data_id": id, "data_type": "image", "question": "Q?", "question_id": id}
+        for id, answer in (("1454_259", "A"), ("x2", "D"))
+    ]
+    put(root, "SEED-Bench.json", {"questions": asked, "question_type": {"Scene": 1}})
+
+
+def flickr_captions(root: Path) -> None:
+    """The lists of captions of Flickr8k, as published and as on Kaggle, a caption of a picture, and plain words."""
+    put(root, "Flicker8k_Dataset/1_x.jpg", picture(RED))
+    put(root, "Flicker8k_Dataset/2_x.jpg", picture(GREEN))
+    lines = ('1_x.jpg#0\ta "red" one .', '2_x.jpg#0\t" an open quote', "no tab", "2_x.jpg#1\tgreen .")
+    put(root, "Flickr8k.token.txt", "\n".join(lines) + "\n")
+    put(root, "Flickr8k.lemma.token.txt", "1_x.jpg#0\tred\n")
+    put(root, "kaggle/captions.txt", 'image,caption\n1_x.jpg,"red, too"\n2_x.jpg,green too\n')
+    put(root, "own/captions.jpg", picture(BLUE))
+    put(root, "own/captions.txt", "blue")
+    put(root, "words/captions.txt", "these, are, words\n")
+
+
+QUESTION = "Q?"
+CHOICES = "\n".join((QUESTION, "A. aa", "B. bb", "C. cc", "D. dd"))
+
+CASES = [
+    Case(
+        name="questions-in-lists-of-each-picture",
+        write=visual_genome,
+        says=(*(Says(f"1.{qa}", (RED,), QUESTION) for qa in (10, 11)), Says("2.20", (GREEN,), QUESTION)),
+        rejects={"malformed": 2, "empty_answer": 1, "missing_file": 1},
+        unused=("region_descriptions.json",),
+    ),
+    Case(
+        name="questions-beside-wrong-choices",
+        write=visual7w,
+        says=(Says("right 1", (RED,), QUESTION), Says("right 2", (GREEN,), QUESTION)),
+    ),
+    Case(
+        name="questions-in-lists-as-they-come",
+        write=nested_as_it_comes,
+        says=(
+            *(Says("one", (colour,), QUESTION) for colour in (RED, GREEN, GREEN)),
+            *(Says(answer, (BLUE,), QUESTION) for answer in "xy"),
+            Says("own", (RED,), "Own?"),
+        ),
+    ),
+    Case(
+        name="pictures-called-by-the-ids-of-records",
+        write=ocr_vqa,
+        says=tuple(
+            Says(f"{word} {number}", (colour,), question)
+            for number, colour in enumerate((RED, GREEN))
+            for word, question in (("by", "Who?"), ("on", "Title?"))
+        ),
+        rejects={"missing_file": 2},
+    ),
+    Case(
+        name="answers-in-a-file-of-their-own",
+        write=activity_net,
+        says=(Says("a", (RED,), QUESTION), Says("d", (GREEN,), QUESTION)),
+        rejects={"empty_answer": 1, "malformed": 2},
+        unused=("test_q.json",),
+    ),
+    Case(
+        name="pictures-without-extensions",
+        write=seed_bench,
+        says=(Says("aa", (RED,), CHOICES), Says("dd", (GREEN,), CHOICES)),
+    ),
+    Case(
+        name="captions-listed-in-texts",
+        write=flickr_captions,
+        says=(
+            *(Says('a "red" one .', (RED,)), Says('" an open quote', (GREEN,)), Says("green .", (GREEN,))),
+            *(Says("red, too", (RED,)), Says("green too", (GREEN,)), Says("blue", (BLUE,))),
+        ),
+        rejects={"malformed": 1},
+        unused=("Flickr8k.lemma.token.txt", "words/captions.txt"),
+    ),
+]
