@@ -125,6 +125,6 @@ def test_the_formats_and_their_order_are_pinned() -> None:
     """``--format`` takes these names; a change is labelled CLI in the changelog."""
     assert list(SOURCES) == [
         "shards", "obelics", "mmc4", "webdataset", "mimicit", "samples", "datasets", "llava", "folder", "vqav2",
-        "question-answers", "coco-captions", "minigpt4", "captions", "video-chatgpt", "videochat2", "alpaca", "manifest",
-        "imagefolder",
+        "question-answers", "coco-captions", "minigpt4", "captions", "video-chatgpt", "videochat2", "alpaca",
+        "manifest", "imagefolder",
     ]  # fmt: skip
