@@ -8,14 +8,16 @@ name says so.
 A transformers model with a joint space (CLIP, SigLIP and their kin) gives its projected features. Any other text
 encoder gives the mean of its last hidden states over the tokens, or the first of them if the folder holds a
 ``1_Pooling/config.json`` of sentence-transformers which says so. Any other picture encoder (DINOv2, ViT, a timm
-network, ...) gives its pooled output, or the mean of its tokens if it has none. Code in the folder is never run.
+network, ...) gives its pooled output, or the mean of its tokens if it has none. Code in the folder is never run,
+and nothing that it names is fetched.
 """
 
 from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -156,9 +158,23 @@ def _loaded(load: Callable[..., Any], folder: str) -> Any:
     if not Path(folder).is_dir():
         raise UsageError(f"transformers:{folder}: no such folder")
     try:
-        return load(folder, local_files_only=True, trust_remote_code=False)
+        with _without_network():
+            return load(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise UsageError(f"transformers:{folder}: cannot be loaded: {error}") from error
+
+
+@contextmanager
+def _without_network() -> Iterator[None]:
+    """Fetch nothing in the block: the configuration in a folder may ask for the backbone of another model."""
+    from huggingface_hub import constants
+
+    usual = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = usual
 
 
 def _model(transformers: Any, torch: Any, folder: str) -> tuple[Any, str]:

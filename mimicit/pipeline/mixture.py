@@ -24,15 +24,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
 
 from mimicit.errors import SchemaError, UsageError
+from mimicit.media import MediaOptions
 from mimicit.options import configured, parse_toml
-from mimicit.pipeline.config import BuildConfig, SourceOptions
+from mimicit.pipeline.config import MEDIA_LIMITS, BuildConfig, SourceOptions
 from mimicit.pipeline.stages.filters import FilterConfig
 from mimicit.schema import refuse_unknown_keys, validate
 from mimicit.shards.files import read_regular
@@ -102,8 +103,8 @@ def merged_media_roots(roots: Mapping[str, str], given: Iterable[str]) -> dict[s
 def refuse_outside(options: Mapping[str, Any], path: Path) -> None:
     """`UsageError` if ``options``, which came with the data as ``path``, lead out of its folder or to the network.
 
-    The authors of the data may not choose what else of this machine is read. Only the user may, by an option on the
-    command line, or with the file itself as ``--config``.
+    Nor may they raise what a medium may take. The authors of the data may not choose what else of this machine is read
+    or used up. Only the user may, by an option on the command line, or with the file itself as ``--config``.
     """
     src = os.path.realpath(path.parent)
 
@@ -117,10 +118,17 @@ def refuse_outside(options: Mapping[str, Any], path: Path) -> None:
         if not _lies_in(src, folder):
             refuse("allow_root", folder)
     for option in ("text_embedder", "image_embedder"):
-        name, _, source = options.get(option, "").partition(":")
-        place = source.partition(":")[2] if name == "open_clip" else source
-        if source and not (os.path.exists(place) and _lies_in(src, place)):
+        name, _, place = options.get(option, "").partition(":")
+        # The tokenizers of many architectures of open_clip are on the Hub, whatever file has the weights.
+        if place and (name == "open_clip" or not (os.path.exists(place) and _lies_in(src, place))):
             refuse(option, options[option])
+    usual = asdict(MediaOptions())
+    for option in ("max_pixels", *MEDIA_LIMITS):
+        if options.get(option, 0) > usual[option]:
+            raise UsageError(
+                f"{path}: {option} = {options[option]} is more than the usual {usual[option]}, which a file that lies"
+                f" in --src may not ask for; add --config {path}"
+            )
 
 
 def _lies_in(folder: str, path: str) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +145,25 @@ def test_models_that_are_not_there_are_named(tmp_path: Path) -> None:
     (tmp_path / "broken.pt").write_bytes(b"no weights")
     with pytest.raises(UsageError, match="cannot be loaded"):
         image_embedder(f"open_clip:ViT-S-32-alt:{tmp_path / 'broken.pt'}")
+
+
+def test_a_folder_that_asks_for_a_backbone_of_the_hub_fetches_nothing(
+    dino: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder may have come with the data."""
+    folder = Path(shutil.copytree(dino, tmp_path / "model"))
+    asking = {"model_type": "dpt", "backbone": "microsoft/resnet-50", "use_pretrained_backbone": True}
+    (folder / "config.json").write_text(json.dumps({**asking, "backbone_config": None}))
+    asked = []
+
+    def look_up(host: str, *_: object, **__: object) -> None:
+        asked.append(host)
+        raise OSError("no network")
+
+    monkeypatch.setattr("socket.getaddrinfo", look_up)
+    with pytest.raises(UsageError, match="cannot be loaded"):
+        image_embedder(f"transformers:{folder}")
+    assert not asked
 
 
 def test_the_cache_computes_each_content_once(tmp_path: Path) -> None:

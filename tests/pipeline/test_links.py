@@ -251,6 +251,7 @@ def test_the_file_with_the_options_may_have_them_too(place: Path) -> None:
         ('text_embedder = "transformers:{src}/model"', "--text-embedder"),  # a link that leads out
         ('image_embedder = "open_clip:ViT-B-32:laion2b_s34b_b79k"', "--image-embedder"),
         ('image_embedder = "open_clip:ViT-B-32:/etc/hosts"', "--image-embedder"),
+        ('text_embedder = "open_clip:xlm-roberta-base-ViT-B-32:{src}/llava.json"', "--text-embedder"),  # asks the Hub
     ],
 )
 def test_options_that_come_with_the_data_do_not_lead_out(place: Path, line: str, option: str) -> None:
@@ -261,3 +262,15 @@ def test_options_that_come_with_the_data_do_not_lead_out(place: Path, line: str,
     assert "leads out of --src, which a file that lies in it may not" in output
     assert option in output
     assert not os.path.exists(place / "out")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("max_memory_bytes", 1 << 40), ("max_pixels", 1 << 40), ("max_seconds", 3600)]
+)
+def test_options_that_come_with_the_data_do_not_raise_limits(place: Path, option: str, value: int) -> None:
+    put(place, "raw/mimicit.toml", f"{option} = {value}")
+    code, output = run(place / "raw", place / "out")
+    assert code == 2
+    assert f"mimicit.toml: {option} = {value} is more than the usual" in output
+    code, output = run(place / "raw", place / "out", "--follow-links", "--config", place / "raw" / "mimicit.toml")
+    assert "is more than the usual" not in output
