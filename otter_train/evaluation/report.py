@@ -184,10 +184,10 @@ def _table(reports: Sequence[Report], summaries: Sequence[Mapping[str, Summary]]
 
 def _choices(shots: int, by_name: Mapping[str, Summary]) -> Iterator[str]:
     """Lines about the right choices among the answers that queries offer."""
-    if (found := by_name[ALL]).with_choices:
-        asked = f"{shots} shots: the likeliest choice is right, of {found.with_choices:,}"
-        yield f"{found.choice.value:6.1%}  {asked} {_interval(found.choice, '.1%')}; by chance {found.chance:.1%}"
     for name, found in by_name.items():
+        if found.with_choices:
+            asked = f"{shots} shots, {name}: the likeliest choice is right, of {found.with_choices:,}"
+            yield f"{found.choice.value:6.1%}  {asked} {_interval(found.choice, '.1%')}; by chance {found.chance:.1%}"
         if found.yes_or_no:
             asked = f"{shots} shots, {name}: ROC AUC × 100 of the likelihood of yes, of {found.yes_or_no:,}"
             yield f"{100 * found.auc.value:6.1f}  {asked} {_interval(found.auc.times(100), '.1f')}"
@@ -195,9 +195,8 @@ def _choices(shots: int, by_name: Mapping[str, Summary]) -> Iterator[str]:
 
 def _texts(shots: int, by_name: Mapping[str, Summary]) -> Iterator[str]:
     """Lines about how near the answers come to the true ones as texts."""
-    near = by_name[ALL].anls
-    yield f"{near.value:6.1%}  {shots} shots: ANLS {_interval(near, '.1%')}"
     for name, found in by_name.items():
+        yield f"{found.anls.value:6.1%}  {shots} shots, {name}: ANLS {_interval(found.anls, '.1%')}"
         if found.captioned:
             of = f"{shots} shots, {name}: CIDEr × 100, of {found.captioned:,} pictures with several captions each"
             yield f"{100 * found.cider.value:6.1f}  {of} {_interval(found.cider.times(100), '.1f')}"

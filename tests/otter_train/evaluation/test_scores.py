@@ -208,7 +208,8 @@ def test_a_letter_answers_a_question_that_lists_choices(answer: str, right: bool
 
 def test_choices_are_counted_beside_what_guessing_reaches() -> None:
     colours = Colours()
-    offering = [replace(colours.get(place), meta={"choices": ["red", "green", "blue", "white"]}) for place in range(8)]
+    four = {"choices": ["red", "green", "blue", "white"]}
+    offering = [replace(colours.get(place), meta=four, source="quiz") for place in range(8)]
     plain = [colours.get(place) for place in range(4)]
 
     def choosing(samples: Iterable[Sample]) -> Iterator[Attempt]:
@@ -221,7 +222,9 @@ def test_choices_are_counted_beside_what_guessing_reaches() -> None:
     assert (found.queries, found.with_choices, found.chance) == (12, 8, 0.25)
     assert found.choice.value == sum(one.query.answer == "red" for one in offering) / 8
     assert b'"chance":0.25' in canonical_json(found.to_json())
-    assert any("the likeliest choice is right, of 8" in line for line in lines([report], [summaries], seed=0))
+    text = "\n".join(lines([report], [summaries], seed=0))
+    for name in (ALL, "quiz"):
+        assert f"0 shots, {name}: the likeliest choice is right, of 8" in text and f"0 shots, {name}: ANLS" in text
     assert not any("choice" in line for line in lines([without], [summarise(without, seed=0)], seed=0))
 
 
