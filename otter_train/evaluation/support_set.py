@@ -147,6 +147,9 @@ def _queries(samples: Sequence[Sample], *, must_show: bool) -> Iterator[tuple[in
 
 
 def _without_context(sample: Sample) -> Sample:
+    """``sample`` with its query alone; what a turn of a conversation is about stays, though an earlier one shows it."""
+    if not sample.query.media and all(one.relation != "conversation" for one in sample.context):
+        return replace(sample, media=(), triplets=(sample.query,))
     return drop_context(sample, len(sample.context))
 
 

@@ -155,6 +155,16 @@ def test_what_shows_nothing_is_compared_by_nothing() -> None:
             Support(wanted, by)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("relation", "shows"), [("random", 0), ("image_similar", 0), ("conversation", 1)])
+def test_only_a_turn_of_a_conversation_keeps_a_picture_that_was_shown_before_it(relation: str, shows: int) -> None:
+    picture = image(raw.picture(5), size=(48, 32), origin="5.jpg")
+    turns = (triplet("what is it?", "a cat", media=[0], relation=relation), triplet("why?", "so"))
+    text = sample(*turns, media=[picture], id="text")
+    assert len(Support(examples(3), "random").with_context(text, 0).media) == shows
+    shown = Support([text], "random").with_context(examples(1, first=50)[0], 1)
+    assert [len(one.media) for one in shown.triplets] == [shows, 1]
+
+
 def test_an_evaluation_asks_with_that_context() -> None:
     queries = examples(8, first=300)
     chooser = Support(examples(20), "image-similar")
