@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+from contextlib import suppress
 from typing import Any, Final
 
 import click
@@ -35,9 +37,23 @@ _TASKS: Final = {
     },
 }
 
+_CANNOT_BE_WRITTEN: Final = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+
 
 class _Group(TaskGroup):
     """Commands that turn every expected error into one line and an exit code."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """As click does, and it fails on one line where what it prints cannot be written."""
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:
+            if error.errno not in _CANNOT_BE_WRITTEN or error.filename is not None:
+                raise
+            _drop_output()
+            with suppress(OSError):  # perhaps this cannot be written either
+                _fail(f"cannot write what it prints: {error.strerror}", EXIT_FAILED)
+            sys.exit(EXIT_FAILED)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -50,8 +66,13 @@ class _Group(TaskGroup):
         except MemoryError:
             _fail("out of memory; give it more, or fewer --workers", EXIT_FAILED)
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of our output went away
+            _drop_output()  # the reader went away
             sys.exit(EXIT_FAILED)
+
+
+def _drop_output() -> None:
+    """Let the rest of what was printed go nowhere: Python tries to write it again when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, code: int) -> None:

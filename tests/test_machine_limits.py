@@ -17,6 +17,7 @@ import pytest
 from mimicit.errors import BuildError, UsageError
 from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.pipeline.mixture import read_mixture
+from mimicit.shards.tar import END_OF_ARCHIVE
 from mimicit.sources.files.readable import ReadableFolders
 from mimicit.sources.files.root import Root
 from tests.factories.bombs import put_sound_record
@@ -114,3 +115,12 @@ def test_a_file_that_may_not_be_read_ends_the_build_by_name_or_costs_its_own_rec
         build_shards(src, out, config, engine=InProcess())
     build_shards(src, out, config, engine=InProcess(), keep_going=True)
     assert rows(root) == {"sound": (2, 1, {"missing_file": 1})}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["verify", "empty.tar"]])
+def test_output_that_cannot_be_written_is_one_line(tmp_path: Path, arguments: list[str]) -> None:
+    (tmp_path / "empty.tar").write_bytes(END_OF_ARCHIVE)
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "mimicit", *arguments]
+        done = subprocess.run(command, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, "mimicit: cannot write what it prints: No space left on device\n")

@@ -55,7 +55,9 @@ _workers_option: Final = click.option(
 @click.option(
     "--ray-address", envvar="RAY_ADDRESS", show_default="one of --workers on this machine", help="Ray cluster to join."
 )
-@click.option("--task-count", type=click.IntRange(min=1), help="Split the build into this many tasks of a scheduler.")
+@click.option(
+    "--task-count", type=click.IntRange(1, 1_000_000), help="Split the build into this many tasks of a scheduler."
+)
 @click.option("--task-index", type=click.IntRange(min=0), help="Do the part of this task, counted from 0.")
 @click.option(
     "--work",
