@@ -19,6 +19,7 @@ REASONS: dict[str, set[str]] = {
     "parquet: a dictionary of one picture": set(),
     "parquet: a page of one text": {"too_long", "too_much_memory"},
     "parquet: columns": {"malformed"},
+    "parquet: fields of a column": {"malformed"},
     "parquet: related ids": {"too_long"},
     "Arrow: a dictionary": {"too_long", "too_much_memory"},
     "JSON Lines: related ids": {"too_long"},

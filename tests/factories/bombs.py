@@ -182,6 +182,13 @@ def many_columns(root: Path) -> None:
     _table(root / "manifest.parquet", {"instruction": ["Q?"] * 1000, "answer": ["A"] * 1000, **columns})
 
 
+def many_fields(root: Path) -> None:
+    """One column of twenty thousand fields."""
+    fields = [f"f{number}" for number in range(20_000)]
+    meta = pa.StructArray.from_arrays([pa.array([1])] * len(fields), fields)
+    _table(root / "manifest.parquet", {"instruction": ["Q?"], "answer": ["A"], "meta": meta})
+
+
 def many_references(root: Path) -> None:
     """One record that shows a picture of 133 kB twenty thousand times."""
     noise = np.random.default_rng(0).integers(0, 256, (230, 230, 3), dtype=np.uint8)
@@ -208,6 +215,7 @@ BOMBS: dict[str, Callable[[Path], None]] = {
     "parquet: rows of nothing": null_rows,
     "parquet: related ids": many_related,
     "parquet: columns": many_columns,
+    "parquet: fields of a column": many_fields,
     "Arrow: zstd text": _arrow_text("zstd"),
     "Arrow: lz4 text": _arrow_text("lz4"),
     "Arrow: zstd picture": _arrow_picture("zstd"),

@@ -45,6 +45,7 @@ _CELL_ROWS: Final = 256
 _CELL_BYTES: Final = 1 << 20  # of a column that are unpacked in one go, about; or a single cell
 _OPEN_BYTES: Final = 64 << 20  # of the columns that are open, or a single larger one
 _OPEN_COLUMNS: Final = 64
+_MAX_LEAVES: Final = 4_000  # fields of all columns, of which most tables have some tens
 
 
 def parquet_columns(root: Root, path: str) -> dict[str, str]:
@@ -105,6 +106,7 @@ def parquet_batches(
     `parquet_rows_by`, also for ``at_once``, ``start`` and ``end``.
     """
     with _opened(file, path) as parquet:
+        _check_leaves(parquet)
         groups = [parquet.metadata.row_group(number) for number in range(parquet.num_row_groups)]
         leaves: list[str] = []
         size = 0
@@ -130,11 +132,20 @@ def _rows(
 ) -> Iterator[tuple[int, int, dict[str, Any]]]:
     check_columns(len(columns))
     with _opened(file, path) as parquet:
+        _check_leaves(parquet)
         for group, first, batch in _batches_from(file, parquet, path, columns, at_once, start, end):
             with arrow_damage(path, "parquet file"):
                 rows = batch.to_pylist()  # here text turns out not to be UTF-8
             for row, values in enumerate(rows, first):
                 yield group, row, values
+
+
+def _check_leaves(parquet: pq.ParquetFile) -> None:
+    """Raise `RejectedError` if the columns hold more fields than `_MAX_LEAVES`; each takes pyarrow a millisecond."""
+    leaves = parquet.metadata.num_columns
+    if leaves > _MAX_LEAVES:
+        detail = f"its columns hold {leaves:,} fields; the limit is {_MAX_LEAVES:,}; leave out those that say nothing"
+        raise RejectedError("malformed", detail)
 
 
 def _batches_from(
