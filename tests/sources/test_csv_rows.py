@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import io
+import tracemalloc
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,19 @@ def rows(folder: Path, content: bytes | str) -> list[tuple[str, Any]]:
     put(folder, "t.csv", content)
     found = csv_rows(Root(folder), "t.csv")
     return [(place, row.reason if isinstance(row, RejectedError) else row) for place, row, *_ in found]
+
+
+def test_a_cell_of_many_short_lines_takes_little_more_than_its_text(folder: Path) -> None:
+    """Each of two characters, of which the text of a cell has at most eight million."""
+    put(folder, "t.csv", 'id,text\n1,"' + "\U0001f600\n" * 200_000 + '"\n')
+    found = csv_rows(Root(folder), "t.csv")
+    tracemalloc.start()
+    try:
+        (row,) = (row for _, row, *_ in found)
+        assert tracemalloc.get_traced_memory()[1] < 16e6  # 1.6 MB of text in all the ways in which it is held
+    finally:
+        tracemalloc.stop()
+    assert isinstance(row, dict) and len(row["text"]) == 400_000
 
 
 cells = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)

@@ -29,6 +29,7 @@ from mimicit.sources.records.text import is_unicode
 
 _MAX_LINE_CHARACTERS: Final = 8 << 20
 _MAX_COLUMNS: Final = 1000
+_LINES_PER_BLOCK: Final = 4096
 _DELIMITERS: Final = ("\t", ",", ";")  # of two that split a header alike, the first
 _SEPARATOR_LINE: Final = re.compile(r'"?sep=([,;|\t])"?\s*')
 
@@ -116,15 +117,17 @@ class _Lines:
         self._next = offset
         self._end = end
         self._kept: list[str] = []
+        self._blocks: list[str] = []  # of many lines each: a short line takes 40 times as much as its text
         self.number = number
         self.offset = offset
 
     @property
     def text(self) -> str:
-        return "".join(self._kept)
+        return "".join((*self._blocks, *self._kept))
 
     def begin(self) -> None:
         self._kept.clear()
+        self._blocks.clear()
         self.offset = self._next
 
     def __iter__(self) -> Iterator[str]:
@@ -137,6 +140,9 @@ class _Lines:
                 raise _endless(self._path, self.number)
             self._next += _size(line)
             self._kept.append(line)
+            if len(self._kept) == _LINES_PER_BLOCK:
+                self._blocks.append("".join(self._kept))
+                self._kept.clear()
             yield line
 
 
