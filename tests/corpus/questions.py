@@ -48,6 +48,8 @@ def nested_as_it_comes(root: Path) -> None:
     lines = [{"image": "3.png", "pairs": [{"id": n, "question": "Q?", "answer": n}]} for n in ("x", "y")]
     put(root, "lines.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     put(root, "own.json", [{"image": "1.png", "question": "Own?", "answer": "own", "others": [one]}])
+    put(root, "dialogues.json", [{"image": "1.png", "dialog": [one, {"question": "And why?", "answer": "no"}]}])
+    put(root, "no-media.json", [{"data_id": "x", "data_type": "text", "instruction": "Q?", "answer": "text"}])
 
 
 def ocr_vqa(root: Path) -> None:
@@ -121,7 +123,9 @@ CASES = [
             *(Says("one", (colour,), QUESTION) for colour in (RED, GREEN, GREEN)),
             *(Says(answer, (BLUE,), QUESTION) for answer in "xy"),
             Says("own", (RED,), "Own?"),
+            Says("text", (), QUESTION),
         ),
+        unused=("dialogues.json",),
     ),
     Case(
         name="pictures-called-by-the-ids-of-records",

@@ -131,6 +131,8 @@ def _columns_of(written: tuple[str, ...]) -> Columns:
     media = tuple(own) or tuple((column, None) for column in named(*_OTHER_NAMES["media"])[:1])
     by_id = () if media else _by_id(plain)
     lettered, first_number, doubtful = _of_choices(written)
+    if not media and not by_id and lettered and {"data_id", "data_type"} <= plain.keys():  # as in SEED-Bench
+        by_id = ((plain["data_id"], None),)
     return Columns(
         instructions=instructions,
         answers=answers or captions,
@@ -154,8 +156,6 @@ def _by_id(columns: Mapping[str, str]) -> tuple[tuple[str, MediaKind | None], ..
     kinds: list[MediaKind | None] = ["image" if match[1] else "video" if match[2] else None for match, _ in found]
     ids = [match[3] in ("id", "idx") for match, _ in found]
     ranked = sorted(range(len(found)), key=lambda place: (ids[place], place))
-    if not ranked and {"data_id", "data_type"} <= columns.keys():  # as in SEED-Bench, of pictures and clips
-        return ((columns["data_id"], None),)
     return tuple((found[place][1], kinds[place]) for place in ranked[:1])
 
 

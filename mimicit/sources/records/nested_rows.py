@@ -7,6 +7,7 @@ of the record. Its id is that of the record, and its own or its number: ``1_0``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final
@@ -17,12 +18,13 @@ from mimicit.sources.records.column_names import columns_of
 from mimicit.sources.sniff import Fields
 
 _KNOWN: Final = ("qas", "qa_pairs")
+_DIALOGUES: Final = re.compile(r"(?:conversation|dialog|dialogue|message|chat|turn|round)s?|history", re.IGNORECASE)
 
 
 def nested_list(fields: Fields) -> str | None:
     """The field of a record of this shape that lists questions with answers; None if there is none.
 
-    A record that asks something itself has none.
+    A record that asks something itself has none. The rounds of a dialogue are no such list: each needs those before.
     """
     if columns_of(fields_of(fields)).instructions:
         return None
@@ -63,6 +65,8 @@ def fields_of(shape: Fields) -> list[str]:
 
 
 def _asks(fields: Fields, name: str) -> bool:
+    if _DIALOGUES.fullmatch(name):
+        return False
     inner = fields_of(_inside(fields, name))
     if not inner:  # deeper than the head of the file reaches
         return name in _KNOWN
