@@ -100,6 +100,27 @@ def flickr_captions(root: Path) -> None:
     put(root, "words/captions.txt", "these, are, words\n")
 
 
+def asked_in_texts(root: Path) -> None:
+    """Texts beside pictures: the questions of MME, and captions that look a little like them."""
+    for name, colour, text in (
+        ("mme", RED, "Is it red? Please answer yes or no.\tYes\r\nIs it green?\tno\r\n"),
+        ("words", GREEN, "It is green.\tYes\nIs it?"),
+        ("empty", BLUE, "\n"),
+    ):
+        put(root, f"OCR/{name}.png", picture(colour))
+        put(root, f"OCR/{name}.txt", text)
+
+
+def true_and_false(root: Path) -> None:
+    """Captions of VSR, some of which are false, and choices of STAR, in objects."""
+    put(root, "1.png", picture(RED))
+    about = {"image": "1.png", "relation": "ahead of"}
+    captions = ({"caption": "true", "label": 1}, {"caption": "false", "label": 0}, {"caption": "too", "label": "False"})
+    put(root, "vsr.jsonl", "".join(json.dumps(about | caption) + "\n" for caption in captions))
+    choices = [{"choice_id": number, "choice": f"{letter}{letter}"} for number, letter in enumerate("abcd")]
+    put(root, "star.json", [{"image": "1.png", "question": "Q?", "answer": "bb", "choices": choices}])
+
+
 QUESTION = "Q?"
 CHOICES = "\n".join((QUESTION, "A. aa", "B. bb", "C. cc", "D. dd"))
 
@@ -148,6 +169,21 @@ CASES = [
         name="pictures-without-extensions",
         write=seed_bench,
         says=(Says("aa", (RED,), CHOICES), Says("dd", (GREEN,), CHOICES)),
+    ),
+    Case(
+        name="questions-in-texts-beside-pictures",
+        write=asked_in_texts,
+        says=(
+            Says("Yes", (RED,), "Is it red? Please answer yes or no."),
+            *(Says("no", (RED,), "Is it green?"), Says("It is green.\tYes\nIs it?", (GREEN,))),
+        ),
+        rejects={"empty_answer": 1},
+    ),
+    Case(
+        name="captions-that-are-false",
+        write=true_and_false,
+        says=(Says("true", (RED,)), Says("bb", (RED,), CHOICES)),
+        rejects={"malformed": 2},
     ),
     Case(
         name="captions-listed-in-texts",

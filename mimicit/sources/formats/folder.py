@@ -1,7 +1,8 @@
 """A folder of pictures or clips, each with a sidecar of the same stem: ``cat.jpg`` with ``cat.txt`` or ``cat.json``
 (also ``cat.jpg.txt`` or ``cat.jpg.json``).
 
-- ``.txt`` is the caption or answer; its instruction comes from a fixed pool, picked by a hash of the id.
+- ``.txt`` is the caption or answer; its instruction comes from a fixed pool, picked by a hash of the id. If each of its
+  lines is a question, a tab, and Yes or No (as in MME), these are what is asked.
 - ``.json`` is one object or a list of objects with ``answer`` and optionally ``id``, ``instruction``,
   ``related``, ``meta``; other fields go to ``meta``. Next to a ``.txt``, an object without ``answer`` describes the
   picture (as img2dataset writes it) and becomes the caption's ``meta``.
@@ -37,6 +38,7 @@ from mimicit.sources.sniff import Head
 
 _MAX_CAPTION_BYTES: Final = 4 * MAX_TEXT_CHARACTERS
 _NO_SIDECAR: Final = "a sidecar must hold an object with an answer, or a list of them"
+_YES_OR_NO: Final = re.compile(r"([^\t]+)\t(yes|no)", re.IGNORECASE)
 _LISTED_BYTES: Final = 64 << 10  # of a text, looked through for names of frames
 _JSON: Final = frozenset({"array", "lines", "object"})
 _MEDIA_FIELDS: Final = frozenset({"media", "image", "images", "video"})
@@ -133,11 +135,18 @@ def _triplets(spec: SourceSpec, root: Root, medium: MediaRef, sidecars: Iterable
             yield from reader.items_of(Row(place, fields, None, media), id=id)
     for sidecar in captions:
         try:
-            row = {"caption": _caption(root, sidecar), "meta": description or None}
+            caption = _caption(root, sidecar)
         except RejectedError as error:
             yield spec.reject(error.reason, place=sidecar, id=path, detail=error.detail)
-        else:
+            continue
+        asked = [_YES_OR_NO.fullmatch(line.strip()) for line in caption.strip().splitlines()]
+        if not (asked and all(asked)):
+            row = {"caption": caption, "meta": description or None}
             yield from reader.items_of(Row(sidecar, row, None, media), id=path)
+            continue
+        for index, match in enumerate(filter(None, asked)):
+            row = {"question": match[1], "answer": match[2], "meta": description or None}
+            yield from reader.items_of(Row(f"{sidecar}[{index}]", row, None, media), id=f"{path}#{index}")
 
 
 def _caption(root: Root, path: str) -> str:

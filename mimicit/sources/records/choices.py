@@ -44,7 +44,8 @@ class Choice:
 def offered(value: object) -> tuple[Choice, ...]:
     """The choices that the field ``value`` lists, without those that are null; empty if it lists none.
 
-    A list, the text of a list, lines that begin with letters, ``{"text": [...], "label": [...]}`` or ``{"A": ...}``.
+    A list, also of objects with a ``choice`` each (STAR), the text of a list, lines that begin with letters,
+    ``{"text": [...], "label": [...]}`` or ``{"A": ...}``.
     `RejectedError` ``malformed`` if the entries are no texts, or more than there are letters.
     """
     if isinstance(value, str):
@@ -55,7 +56,7 @@ def offered(value: object) -> tuple[Choice, ...]:
         case dict():
             pairs = list(value.items())
         case list():
-            pairs = [("", text) for text in value]
+            pairs = [("", text["choice"] if isinstance(text, dict) and "choice" in text else text) for text in value]
         case _:
             return ()
     if len(pairs) > len(ascii_uppercase):

@@ -256,6 +256,8 @@ def _said(fields: Mapping[str, Any], columns: Columns) -> _Said:
     people = {
         name: list(map(_text_of, fields[name])) for name in columns.answers_of_many if isinstance(fields[name], list)
     }
+    if not asking and "relation" in fields and str(fields.get("label")).lower() in ("0", "false"):
+        raise RejectedError("malformed", "label 0 says that the caption is false, as in VSR")
     if not asking and column.strip().lower() == "label" and _holds_number(value):
         raise RejectedError("malformed", f"label {shown(value)} is the number of a class; write its name")
     is_text = isinstance(value, str)
