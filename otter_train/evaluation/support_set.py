@@ -32,6 +32,8 @@ SupportContext = Literal["random", "image-similar", "text-similar"]
 
 _BATCH: Final = 256  # examples embedded at once
 _BLOCK: Final = 4096  # vectors compared at once
+_OF_OTHERS: Final = frozenset(("random", "text_similar", "image_similar", "both_similar"))
+"""Relations of context whose pictures a query that shows none is not about."""
 _WEIGHED_TEXTS: Final = 20_000  # that the weights of words come from
 
 
@@ -147,8 +149,8 @@ def _queries(samples: Sequence[Sample], *, must_show: bool) -> Iterator[tuple[in
 
 
 def _without_context(sample: Sample) -> Sample:
-    """``sample`` with its query alone; what a turn of a conversation is about stays, though an earlier one shows it."""
-    if not sample.query.media and all(one.relation != "conversation" for one in sample.context):
+    """``sample`` with its query alone; what that is about stays, though a turn or question before it shows it."""
+    if not sample.query.media and all(one.relation in _OF_OTHERS for one in sample.context):
         return replace(sample, media=(), triplets=(sample.query,))
     return drop_context(sample, len(sample.context))
 

@@ -155,8 +155,10 @@ def test_what_shows_nothing_is_compared_by_nothing() -> None:
             Support(wanted, by)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("relation", "shows"), [("random", 0), ("image_similar", 0), ("conversation", 1)])
-def test_only_a_turn_of_a_conversation_keeps_a_picture_that_was_shown_before_it(relation: str, shows: int) -> None:
+@pytest.mark.parametrize(
+    ("relation", "shows"), [("random", 0), ("image_similar", 0), ("conversation", 1), ("same_media", 1), ("related", 1)]
+)
+def test_what_shows_nothing_is_about_pictures_of_its_own_context_alone(relation: str, shows: int) -> None:
     picture = image(raw.picture(5), size=(48, 32), origin="5.jpg")
     turns = (triplet("what is it?", "a cat", media=[0], relation=relation), triplet("why?", "so"))
     text = sample(*turns, media=[picture], id="text")
