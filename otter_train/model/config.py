@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_type_hints
 
 from mimicit.errors import UsageError
 from otter_train.model.vision import VisionLayout
@@ -85,9 +86,24 @@ class ModelConfig:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> ModelConfig:
-        """Inverse of `to_json`; `UsageError` if a field is unknown or missing."""
+        """Inverse of `to_json`; `UsageError` if a field is unknown or missing, or of another type."""
         parts = {"language": LanguageConfig, "vision": VisionConfig, "perceiver": PerceiverConfig}
         try:
-            return cls(**{name: parts[name](**part) if name in parts else part for name, part in value.items()})
+            config = cls(**{name: parts[name](**part) if name in parts else part for name, part in value.items()})
         except TypeError as error:
             raise UsageError(f"the model was configured by another version: {error}") from None
+        for part in (config, config.language, config.vision, config.perceiver):
+            _check_types(part)
+        return config
+
+
+def _check_types(config: Any) -> None:
+    """`UsageError` if a number or text in the dataclass ``config`` is of another type, or a whole number negative."""
+    for name, declared in get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        among = get_args(declared) if isinstance(declared, UnionType) else (declared,)
+        kinds = [kind for kind in (int, float, str, bool) if kind in among]
+        if not kinds or (value is None and NoneType in among):
+            continue
+        if type(value) not in (kinds if float not in kinds else [*kinds, int]) or (type(value) is int and value < 0):
+            raise UsageError(f"the model's {name} is {str(value)[:40]}, which is no {kinds[0].__name__} that it can be")

@@ -39,6 +39,21 @@ def test_presets_survive_json(name: str) -> None:
     assert ModelConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
 
 
+@pytest.mark.parametrize(
+    ("part", "field", "value"),
+    [
+        (None, "cross_attention_heads", 8.0), (None, "cross_attention_gate", "0"), ("vision", "width", -1),
+        ("vision", "quick_gelu", 1), ("vision", "pretrained", 7), ("perceiver", "depth", True),
+        ("perceiver", "max_num_frames", 2.0),
+    ],
+)  # fmt: skip
+def test_a_configuration_of_other_types_is_refused_by_name(part: str | None, field: str, value: object) -> None:
+    stored = preset("tiny").to_json()
+    (stored if part is None else stored[part])[field] = value
+    with pytest.raises(UsageError, match=f"the model's {field} is"):
+        ModelConfig.from_json(stored)
+
+
 def test_an_unknown_preset_lists_the_known_ones() -> None:
     with pytest.raises(UsageError, match="otter-9b, tiny"):
         preset("otter-1b")
