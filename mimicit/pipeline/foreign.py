@@ -71,7 +71,7 @@ def index_folder(folder: Path) -> IndexReport:
     """Write ``index.parquet``, ``rejects.parquet`` and ``manifest.json`` next to the tars of ``folder``.
 
     Run again after a tar has changed. `UsageError` if `mimicit build` has written the folder, `ShardError` if it holds
-    no tar, or none with a sample, and `SourceError` if a tar is damaged.
+    no tar, none with a sample, or files that cannot be read or written, and `SourceError` if a tar is damaged.
     """
     if not folder.is_dir():
         raise ShardError(f"{folder}: no such folder; give one that holds .tar files")
@@ -84,7 +84,11 @@ def index_folder(folder: Path) -> IndexReport:
                 f"{folder / name}: rename it; names of shards are letters, digits, dot, dash and underscore"
             )
     with held_folder(folder, "mimicit index"):
-        return _index_tars(folder, paths)
+        try:
+            return _index_tars(folder, paths)
+        except OSError as error:  # a tar that cannot be read, or a folder that cannot be written
+            place = error.filename2 or error.filename or folder
+            raise ShardError(f"{place}: {error.strerror or error}; mend this, and index the folder again") from None
 
 
 def _index_tars(folder: Path, paths: Sequence[str]) -> IndexReport:

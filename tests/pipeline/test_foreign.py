@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,21 @@ def test_a_folder_that_another_process_indexes_is_left_to_it(tmp_path: Path) -> 
     with held_folder(tmp_path, "mimicit index"), pytest.raises(BuildError, match=f"{tmp_path}: another mimicit index"):
         index_folder(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["00000.tar"]
+
+
+@pytest.mark.parametrize(
+    ("put", "name"),
+    [
+        (lambda folder: (folder / "00001.tar").symlink_to("nothing"), "00001.tar"),
+        (lambda folder: os.truncate(os.open(folder / "00001.tar", os.O_CREAT | os.O_WRONLY), 1 << 40), "00001.tar"),
+        (lambda folder: (folder / "rejects.parquet").mkdir(), "rejects.parquet"),
+    ],
+)
+def test_files_that_cannot_be_read_or_written_are_named(tmp_path: Path, put: Any, name: str) -> None:
+    put_tar(tmp_path, "00000.tar", files("000000000", 0))
+    put(tmp_path)
+    with pytest.raises(ShardError, match=f"{tmp_path}/{name}: .*index the folder again"):
+        index_folder(tmp_path)
 
 
 def test_an_indexed_folder_can_be_exported(tmp_path: Path) -> None:
