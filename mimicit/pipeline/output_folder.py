@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -173,14 +174,22 @@ def damage_named(work: Path, *, is_continued: bool) -> Iterator[None]:
     """
     try:
         yield
-    except _OF_DAMAGE as error:
-        if not is_continued or isinstance(error, MemoryError):
+    except (*_OF_DAMAGE, OSError) as error:
+        if not is_continued or isinstance(error, MemoryError) or not _is_damage(error, work):
             raise
         (work / _STATE_NAME).unlink(missing_ok=True)
         raise BuildError(
             f"{work}: what an interrupted build has left there is damaged ({type(error).__name__}: {error}); run the"
             " same command again to begin the build anew"
         ) from error
+
+
+def _is_damage(error: Exception, work: Path) -> bool:
+    """Whether an `OSError` says that a file in ``work`` is gone, or is pyarrow's for one that it cannot parse."""
+    if not isinstance(error, OSError):
+        return True
+    is_ours = Path(os.fsdecode(error.filename or "")).is_relative_to(work)
+    return error.errno is None or (error.errno == errno.ENOENT and is_ours)
 
 
 def check_options(work: Path, config: BuildConfig) -> None:

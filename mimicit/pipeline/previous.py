@@ -113,7 +113,7 @@ def previous_shards(work: Path, *, dedupe: bool) -> dict[str, PreviousShard]:
 
 def adopt_shard(shard: PreviousShard, path: Path, temporary: Path) -> bool:
     """Link a previous shard to ``path``, or copy it if links fail; returns False if its checksum does not match."""
-    if not _is_sound((shard.path, shard.info["sha256"])):
+    if not has_checksum((shard.path, shard.info["sha256"])):
         return False
     temporary.unlink(missing_ok=True)
     try:
@@ -138,7 +138,7 @@ def reuse_media(work: Path, scanned: ScannedFiles, config: BuildConfig, engine: 
     if (work / REUSED_NAME).exists() or manifest is None or not _encodes_alike(manifest, config):
         return
     for name in (INDEX_NAME, MEDIA_NAME):  # they describe the media
-        if not _is_sound((folder / name, manifest["files"].get(name, ""))):
+        if not has_checksum((folder / name, manifest["files"].get(name, ""))):
             progress.note(f"{name} of the folder that was there is not the one of its manifest; nothing of it is used")
             return
     sound = _sound_shards(folder, manifest, engine, progress)
@@ -182,11 +182,12 @@ def _encodes_alike(manifest: Mapping[str, Any], config: BuildConfig) -> bool:
 def _sound_shards(folder: Path, manifest: Mapping[str, Any], engine: Engine, progress: Progress) -> frozenset[str]:
     """The names of the shards that still match their checksum."""
     tasks = [(folder / shard["name"], shard["sha256"]) for shard in manifest["shards"]]
-    results = engine.run(_is_sound, tasks, label="check previous shards", progress=progress, total=len(tasks))
+    results = engine.run(has_checksum, tasks, label="check previous shards", progress=progress, total=len(tasks))
     return frozenset(path.name for (path, _), sound in results if sound)
 
 
-def _is_sound(task: tuple[Path, str]) -> bool:
+def has_checksum(task: tuple[Path, str]) -> bool:
+    """Whether the file at a path has that SHA-256."""
     path, checksum = task
     try:
         return sha256_of(path) == checksum

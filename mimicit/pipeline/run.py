@@ -48,7 +48,7 @@ from mimicit.pipeline.stages.filtering import filter_triplets
 from mimicit.pipeline.stages.importing import import_sources, part_rejects
 from mimicit.pipeline.stages.links import link_triplets
 from mimicit.pipeline.stages.media_table import own_version
-from mimicit.pipeline.stages.pack import pack_shards, unpacked_shards
+from mimicit.pipeline.stages.pack import forget_damaged_shards, pack_shards, unpacked_shards
 from mimicit.pipeline.stages.plan import make_plan
 from mimicit.pipeline.stages.publish import publish_folder
 from mimicit.pipeline.stages.resolve import resolve_references
@@ -177,6 +177,7 @@ def _build(
         with stage("resolve", progress):
             resolve_references(work, specs)
         forget_damaged(work, engine, progress)
+        forget_damaged_shards(work, out, engine, progress)
         reuse_media(work, scanned, config, engine, progress)
         if task_count is not None and (missing := unfinished_units(work)):
             return wait_for_tasks(work, "encode", missing, count=task_count, src=root.folder, config=config)

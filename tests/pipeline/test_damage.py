@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -34,13 +35,40 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.mark.parametrize("name", ["import/00000000.json", "triplets.arrow", "plan.json", "index/00000000.parquet"])
-def test_a_damaged_table_is_named_and_the_build_begins_anew(place: Path, tmp_path: Path, name: str) -> None:
-    out = shutil.copytree(place / "half", tmp_path / "out")
-    path = out / ".mimicit-work" / name
+def cut(path: Path) -> None:
     os.truncate(path, path.stat().st_size // 2)
+
+
+def without_footer(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[:-200] + b"\xff" * 190 + data[-10:])
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        *((name, cut) for name in ("import/00000000.json", "triplets.arrow", "plan.json", "index/00000000.parquet")),
+        ("media-references.arrow", Path.unlink),
+        ("merged.arrow", without_footer),
+    ],
+)
+def test_a_damaged_table_is_named_and_the_build_begins_anew(
+    place: Path, tmp_path: Path, name: str, fault: Callable[[Path], None]
+) -> None:
+    out = shutil.copytree(place / "half", tmp_path / "out")
+    fault(out / ".mimicit-work" / name)
     with pytest.raises(BuildError, match=r"\.mimicit-work: what an interrupted build has left there is damaged"):
         build_shards(place / "raw", out, CONFIG, engine=InProcess())
+    build_shards(place / "raw", out, CONFIG, engine=InProcess())
+    assert make.hashes(out) == make.hashes(place / "whole")
+
+
+def test_a_damaged_shard_is_packed_again(place: Path, tmp_path: Path) -> None:
+    """A bit that flips leaves the size as it was."""
+    out = shutil.copytree(place / "half", tmp_path / "out")
+    data = bytearray((out / "shard-000.tar").read_bytes())
+    data[700] ^= 1
+    (out / "shard-000.tar").write_bytes(data)
     build_shards(place / "raw", out, CONFIG, engine=InProcess())
     assert make.hashes(out) == make.hashes(place / "whole")
 

@@ -24,7 +24,7 @@ from mimicit.errors import BuildError
 from mimicit.pipeline.disk import naming, scratch
 from mimicit.pipeline.engines.local import Engine
 from mimicit.pipeline.engines.scheduler import Share
-from mimicit.pipeline.previous import PreviousShard, adopt_shard, previous_index, previous_shards
+from mimicit.pipeline.previous import PreviousShard, adopt_shard, has_checksum, previous_index, previous_shards
 from mimicit.pipeline.progress import Progress
 from mimicit.pipeline.ragged import Numbers, list_array
 from mimicit.pipeline.stages.plan import PlannedSamples, ShardPlan, planned_shards
@@ -57,6 +57,22 @@ def shard_name(number: int, count: int) -> str:
 def index_piece(work: Path, number: int) -> Path:
     """The part of the index that belongs to shard ``number``."""
     return work / "index" / f"{number:08d}.parquet"
+
+
+def forget_damaged_shards(work: Path, out: Path, engine: Engine, progress: Progress) -> None:
+    """Have shards packed again if they are not as a killed build has written them."""
+    pieces: dict[Path, tuple[Path, str]] = {}
+    for piece in sorted((work / "index").glob("*.parquet")):
+        info = _shard_info(piece)
+        pieces[piece] = out / info["name"], info["sha256"]
+    if not pieces:
+        return
+    tasks = list(pieces.values())
+    results = dict(engine.run(has_checksum, tasks, label="check shards", progress=progress, total=len(tasks)))
+    for piece, task in pieces.items():
+        if not results[task]:
+            progress.note(f"{task[0]}: damaged or gone since it was written; it is packed again")
+            piece.unlink()
 
 
 def pack_shards(work: Path, out: Path, engine: Engine, progress: Progress, *, dedupe: bool) -> list[dict[str, Any]]:
