@@ -49,6 +49,8 @@ def nested_as_it_comes(root: Path) -> None:
     put(root, "lines.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     put(root, "own.json", [{"image": "1.png", "question": "Own?", "answer": "own", "others": [one]}])
     put(root, "dialogues.json", [{"image": "1.png", "dialog": [one, {"question": "And why?", "answer": "no"}]}])
+    mixed = [{"image": "1.png", "text": "red", "others": [one]}, {"image": "2.png", "others": [{**one, "image": None}]}]
+    put(root, "mixed.json", mixed)
     put(root, "no-media.json", [{"data_id": "x", "data_type": "text", "instruction": "Q?", "answer": "text"}])
 
 
@@ -144,6 +146,8 @@ CASES = [
             *(Says("one", (colour,), QUESTION) for colour in (RED, GREEN, GREEN)),
             *(Says(answer, (BLUE,), QUESTION) for answer in "xy"),
             Says("own", (RED,), "Own?"),
+            Says("red", (RED,)),
+            Says("one", (GREEN,), QUESTION),
             Says("text", (), QUESTION),
         ),
         unused=("dialogues.json",),

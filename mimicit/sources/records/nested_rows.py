@@ -8,7 +8,7 @@ of the record. Its id is that of the record, and its own or its number: ``1_0``.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -24,9 +24,10 @@ _DIALOGUES: Final = re.compile(r"(?:conversation|dialog|dialogue|message|chat|tu
 def nested_list(fields: Fields) -> str | None:
     """The field of a record of this shape that lists questions with answers; None if there is none.
 
-    A record that asks something itself has none. The rounds of a dialogue are no such list: each needs those before.
+    A record that asks something itself, or has a caption, has none. The rounds of a dialogue are no such list: each
+    needs those before.
     """
-    if columns_of(fields_of(fields)).instructions:
+    if _own_texts(fields_of(fields)):
         return None
     return next(
         (name for name in fields_of(fields) if fields.get(f"{name}[]") == "object" and _asks(fields, name)), None
@@ -40,10 +41,17 @@ def merged(fields: Fields, name: str) -> Fields:
 
 
 def spread(rows: Iterable[Row], name: str) -> Iterator[Row]:
-    """A row for each entry of the list ``name`` of each of the ``rows``; a row without it stays as it is."""
+    """A row for each entry of the list ``name`` of each of the ``rows``.
+
+    A row without it, or with a text of its own, stays as it is.
+    """
     for row in rows:
         fields = row.fields
-        if isinstance(fields, RejectedError) or not isinstance(fields.get(name), list):
+        if (
+            isinstance(fields, RejectedError)
+            or not isinstance(fields.get(name), list)
+            or any(fields[own] for own in _own_texts(fields))
+        ):
             yield row
             continue
         entries = fields[name]
@@ -53,8 +61,9 @@ def spread(rows: Iterable[Row], name: str) -> Iterator[Row]:
         for number, entry in enumerate(entries):
             place = f"{row.place}.{name}[{number}]"
             if isinstance(entry, dict):
-                locate = row.locate and partial(_located, row.locate, entry, (name, number))
-                yield Row(place, {**shared, **entry, **_id(shared, entry, number)}, locate, row.media)
+                own = {key: value for key, value in entry.items() if value is not None or key not in shared}
+                locate = row.locate and partial(_located, row.locate, own, (name, number))
+                yield Row(place, {**shared, **own, **_id(shared, own, number)}, locate, row.media)
             else:
                 yield Row(place, RejectedError("malformed", f"{name} must list objects"))
 
@@ -62,6 +71,12 @@ def spread(rows: Iterable[Row], name: str) -> Iterator[Row]:
 def fields_of(shape: Fields) -> list[str]:
     """The names of the fields of a record, without those that are nested inside them."""
     return [name for name in shape if name and "." not in name and "[" not in name]
+
+
+def _own_texts(names: Collection[str]) -> tuple[str, ...]:
+    """The fields of a record with these ``names`` that ask something, or say what its media show."""
+    columns = columns_of(names)
+    return columns.instructions or (columns.captions if columns.media else ())
 
 
 def _asks(fields: Fields, name: str) -> bool:
