@@ -102,9 +102,10 @@ def sniff(root: Root, path: str) -> Head:
         return Head("text")
     with root.open(path) as file:
         head = file.read(_KIND_BYTES)
-        if suffix in _CAPTIONS:
-            columns = csv_columns(head)
-            return _one_shape("csv", dict.fromkeys(columns, "text")) if {*columns} == _LISTED else Head("text")
+        if suffix in _CAPTIONS and {*(columns := csv_columns(head))} == _LISTED:
+            return _one_shape("csv", dict.fromkeys(columns, "text"))
+        if suffix == ".txt":
+            return Head("text")
         if not is_packed(head) and (found := _text_head(head, file, suffix)):
             return found
     if is_packed(head):

@@ -35,7 +35,7 @@ def head_of(folder: Path, content: bytes | str | Any, name: str = "f.json") -> H
     return sniff(Root(folder), name)
 
 
-@pytest.mark.parametrize("name", ["f.json", "f.jsonl", "f", "f.log"])
+@pytest.mark.parametrize("name", ["f.json", "f.jsonl", "f", "f.log", "f.token"])
 def test_json_is_known_by_its_content(folder: Path, name: str) -> None:
     assert head_of(folder, [TALK, TALK], name) == Head("array", (TALK_FIELDS,), (2,))
     put_lines(folder, name, [TALK, TALK])
@@ -91,6 +91,10 @@ def test_tables_have_their_columns(folder: Path) -> None:
     pq.write_table(pa.table({"id": ["a"], "image": [b"x"]}), folder / "f.bin")
     assert sniff(Root(folder), "f.bin") == Head("parquet", ({"id": "string", "image": "binary"},), (1,))
     assert head_of(folder, b"PAR1 damaged PAR1", "f.parquet") == Head("parquet")
+
+
+def test_a_token_beside_a_picture_is_no_caption_of_it(folder: Path) -> None:
+    assert head_of(folder, "cls eos\n", "cat.token").kind == "other"
 
 
 def test_media_and_captions_are_known_by_name_alone(tmp_path: Path) -> None:
