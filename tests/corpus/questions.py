@@ -30,12 +30,13 @@ def visual_genome(root: Path) -> None:
 
 
 def visual7w(root: Path) -> None:
-    """Pictures with questions, in one object; the choices listed are the wrong ones."""
+    """Pictures with questions, in one object; the choices listed are the wrong ones, of which a letter is none."""
     images = []
     for number, colour in enumerate((RED, GREEN), 1):
         put(root, f"images/v7w_{number}.jpg", picture(colour))
         pair = {"qa_id": number, "question": "Q?", "answer": f"right {number}", "multiple_choices": ["a", "b", "c"]}
-        images.append({"image_id": number, "filename": f"v7w_{number}.jpg", "split": "train", "qa_pairs": [pair]})
+        pairs = [pair, {**pair, "answer": "D"}]
+        images.append({"image_id": number, "filename": f"v7w_{number}.jpg", "split": "train", "qa_pairs": pairs})
     put(root, "dataset_v7w_telling.json", json.dumps({"dataset": "v7w", "images": images}, indent=1))
 
 
@@ -51,6 +52,7 @@ def nested_as_it_comes(root: Path) -> None:
     put(root, "dialogues.json", [{"image": "1.png", "dialog": [one, {"question": "And why?", "answer": "no"}]}])
     mixed = [{"image": "1.png", "text": "red", "others": [one]}, {"image": "2.png", "others": [{**one, "image": None}]}]
     put(root, "mixed.json", mixed)
+    put(root, "boxes.json", [{"image": "1.png", "boxes": [{"label": "red", "prompt": "the square"}]}])
     put(root, "no-media.json", [{"data_id": "x", "data_type": "text", "instruction": "Q?", "answer": "text"}])
 
 
@@ -60,6 +62,7 @@ def ocr_vqa(root: Path) -> None:
         put(root, f"images/000{number}.jpg", picture(colour))
     put(root, "images/51UR0JKt.jpg", picture(BLUE))
     book = {"imageURL": "http://ecx.example.com/images/I/51UR0JKt.jpg", "questions": ["Who?", "Title?"], "split": 1}
+    put(root, "texts.json", {"a": {"imageURL": "", "instruction": "Q?", "answer": "text"}})
     books = {f"000{number}": {**book, "answers": [f"by {number}", f"on {number}"]} for number in range(3)}
     put(root, "dataset.json", books)
 
@@ -93,7 +96,7 @@ def flickr_captions(root: Path) -> None:
     """The lists of captions of Flickr8k, as published and as on Kaggle, a caption of a picture, and plain words."""
     put(root, "Flicker8k_Dataset/1_x.jpg", picture(RED))
     put(root, "Flicker8k_Dataset/2_x.jpg", picture(GREEN))
-    lines = ('1_x.jpg#0\ta "red" one .', '2_x.jpg#0\t" an open quote', "no tab", "2_x.jpg#1\tgreen .")
+    lines = ('1_x.jpg#0\ta "red" one .', '2_x.jpg#0\t" an open quote', "no tab", "2_x.jpg\tgreen .")
     put(root, "Flickr8k.token.txt", "\n".join(lines) + "\n")
     put(root, "Flickr8k.lemma.token.txt", "1_x.jpg#0\tred\n")
     put(root, "kaggle/captions.txt", 'image,caption\n1_x.jpg,"red, too"\n2_x.jpg,green too\n')
@@ -106,7 +109,7 @@ def asked_in_texts(root: Path) -> None:
     """Texts beside pictures: the questions of MME, and captions that look a little like them."""
     for name, colour, text in (
         ("mme", RED, "Is it red? Please answer yes or no.\tYes\r\nIs it green?\tno\r\n"),
-        ("words", GREEN, "It is green.\tYes\nIs it?"),
+        ("words", GREEN, "It is green.\tYes"),
         ("empty", BLUE, "\n"),
     ):
         put(root, f"OCR/{name}.png", picture(colour))
@@ -138,6 +141,7 @@ CASES = [
         name="questions-beside-wrong-choices",
         write=visual7w,
         says=(Says("right 1", (RED,), QUESTION), Says("right 2", (GREEN,), QUESTION)),
+        rejects={"malformed": 2},
     ),
     Case(
         name="questions-in-lists-as-they-come",
@@ -150,15 +154,18 @@ CASES = [
             Says("one", (GREEN,), QUESTION),
             Says("text", (), QUESTION),
         ),
-        unused=("dialogues.json",),
+        unused=("boxes.json", "dialogues.json"),
     ),
     Case(
         name="pictures-called-by-the-ids-of-records",
         write=ocr_vqa,
-        says=tuple(
-            Says(f"{word} {number}", (colour,), question)
-            for number, colour in enumerate((RED, GREEN))
-            for word, question in (("by", "Who?"), ("on", "Title?"))
+        says=(
+            *(
+                Says(f"{word} {number}", (colour,), question)
+                for number, colour in enumerate((RED, GREEN))
+                for word, question in (("by", "Who?"), ("on", "Title?"))
+            ),
+            Says("text", (), QUESTION),
         ),
         rejects={"missing_file": 2},
     ),
@@ -179,7 +186,7 @@ CASES = [
         write=asked_in_texts,
         says=(
             Says("Yes", (RED,), "Is it red? Please answer yes or no."),
-            *(Says("no", (RED,), "Is it green?"), Says("It is green.\tYes\nIs it?", (GREEN,))),
+            *(Says("no", (RED,), "Is it green?"), Says("It is green.\tYes", (GREEN,))),
         ),
         rejects={"empty_answer": 1},
     ),

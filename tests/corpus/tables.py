@@ -356,6 +356,7 @@ def called_by_ids(root: Path) -> None:
         put(root, f"{number}.json", [record])
     put(root, "t.csv", "image_id,question,answer\n7.0,Q?,float\n")
     put(root, "t.tsv", "gif_name\tquestion\tanswer\nx\tQ?\ttsv\n")
+    put(root, "x", "no picture")
 
 
 def questions_for_evaluation(root: Path) -> None:
@@ -593,6 +594,7 @@ CASES = [
             Says("msvd", (BLUE,), "Q?"),
         ),
         rejects={"missing_file": 1},
+        unused=("x",),
     ),
     Case(
         name="media-in-fields-that-nobody-reads",

@@ -187,7 +187,7 @@ def _rows(lines: _Lines, header: _Header, path: str) -> Iterator[Row]:
         elif len(cells) >= len(columns) and not any(cells[len(columns) :]):
             if any(cells):
                 if not header.lines:
-                    cells[0] = cells[0].rpartition("#")[0]
+                    cells[0] = cells[0].rsplit("#", 1)[0]
                 row = {name: cell or None for name, cell in zip(columns, cells, strict=False)}
                 yield Row(place, row, partial(_located, path, lines.offset, lines.text, row))
         elif cells:

@@ -52,7 +52,8 @@ def find_file(
 
     ``names`` is the path as written, or several names that the file may have, the most likely first. ``beside`` is
     the folder of the file that holds the record; ``hints`` are folders that the picture probably lies in, wherever they
-    are. With ``extensions``, the path may lack its own. A clip is also found under another extension.
+    are. With ``extensions``, the path may lack its own; if one of them is empty, the file may, where no other is found.
+    A clip is also found under another extension.
 
     `RejectedError`: ``missing_file`` (says where it was looked for, and the nearest name that there is),
     ``ambiguous_path`` (several files fit), ``outside_root`` (``..`` past ``--src``, a link that is not followed, an
@@ -112,7 +113,7 @@ def _looked_up(
     ]
     first, *others = (parsed(name, beside) for name in called)
     written += [first, *others]
-    search = Search(root, beside, tuple(extensions), must_agree=must_agree)
+    search = Search(root, beside, tuple(filter(None, extensions)), must_agree=must_agree)
     found: tuple[Way, str | MediaRef] | None = search.find_in_places(written)
     if found is None and frames_per_second is not None and kind != "image":
         found = search.find_frames(written, frames_per_second)
@@ -123,6 +124,9 @@ def _looked_up(
             found = search.find_frames([parsed(_stem(name), beside) for name in called], frames_per_second)
     elif found is None and not extensions and named_kind(called[0]) is None:
         found = _with_extension(Search(root, beside, ANY_EXTENSION, must_agree=must_agree), written)
+    if found is None and "" in extensions:
+        bare = Search(root, beside, (), must_agree=must_agree)
+        found = bare.find_in_places(written) or bare.find_by_end(written)
     if found is None:
         raise search.fault(first)
     return found

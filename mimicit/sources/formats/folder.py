@@ -38,7 +38,7 @@ from mimicit.sources.sniff import Head
 
 _MAX_CAPTION_BYTES: Final = 4 * MAX_TEXT_CHARACTERS
 _NO_SIDECAR: Final = "a sidecar must hold an object with an answer, or a list of them"
-_YES_OR_NO: Final = re.compile(r"([^\t]+)\t(yes|no)", re.IGNORECASE)
+_YES_OR_NO: Final = re.compile(r"([^\t]*\?[^\t]*)\t(yes|no)", re.IGNORECASE)
 _LISTED_BYTES: Final = 64 << 10  # of a text, looked through for names of frames
 _JSON: Final = frozenset({"array", "lines", "object"})
 _MEDIA_FIELDS: Final = frozenset({"media", "image", "images", "video"})

@@ -158,7 +158,7 @@ def _named_by_key(row: Row) -> Row:
         return row
     if fields.get("image") == "image.png" and isinstance(fields.get("split"), str):
         return row._replace(fields={**fields, "image": f"{fields['split']}/{fields['id']}/image.png"})
-    if _shows_its_key(fields):
+    if fields.get(_ADDRESS) and _shows_its_key(fields):
         return row._replace(fields={**fields, "image_id": fields["id"]})
     return row
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ from mimicit.sources.records.column_names import Columns
 from mimicit.sources.records.text import shown
 
 _WRONG_ONES: Final = "multiple_choices"
+_LETTER: Final = re.compile(r"\s*\(?[A-Z]\)?[.:]?\s*")
 
 
 def choices_of(fields: Mapping[str, Any], columns: Columns) -> tuple[Choice, ...]:
@@ -59,10 +61,11 @@ def first_filled(fields: Mapping[str, Any], names: Iterable[str]) -> str | None:
 
 
 def _answers_otherwise(fields: Mapping[str, Any], columns: Columns, choices: tuple[Choice, ...]) -> bool:
-    """Whether the answer is a text, and none of the ``choices``."""
+    """Whether the answer is a text but no letter, and none of the ``choices``."""
     column = first_filled(fields, columns.chosen)
-    is_text = column is not None and isinstance(fields[column], str) and not columns.places
-    return is_text and not _meant(fields, columns, choices, str(column), None)
+    if column is None or columns.places or not isinstance(fields[column], str) or _LETTER.fullmatch(fields[column]):
+        return False
+    return not _meant(fields, columns, choices, column, None)
 
 
 def _meant(

@@ -86,7 +86,8 @@ def _asks(fields: Fields, name: str) -> bool:
     if not inner:  # deeper than the head of the file reaches
         return name in _KNOWN
     columns = columns_of(inner)
-    return bool(columns.instructions and (columns.answers or columns.chosen or columns.places))
+    answers = columns.answers_of_many or ((columns.choices or columns.lettered) and (columns.chosen or columns.places))
+    return bool(columns.instructions and answers)  # the label of a box answers nothing
 
 
 def _inside(fields: Fields, name: str) -> Fields:
