@@ -48,20 +48,35 @@ def publish(path: Path, temporary: Path, *, durable: bool = True) -> Iterator[Bi
 
     `BuildError` if another process is writing ``temporary``; what a killed one has left is written anew.
     """
-    _remove_abandoned(path, temporary)
-    try:
-        with open(temporary, "xb", buffering=1 << 20) as file:
-            _lock(file.fileno())
+    with _created(path, temporary) as file:
+        try:
             yield file
+            file.flush()
             if durable:
-                file.flush()
                 os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+            os.replace(temporary, path)  # before it is closed, which ends the lock
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
     if durable:
         sync_folder(path.parent)
+
+
+def _created(path: Path, temporary: Path) -> BinaryIO:
+    """The new file ``temporary``, locked; `BuildError` if another process is writing it."""
+    _remove_abandoned(path, temporary)
+    try:
+        file = open(temporary, "xb", buffering=1 << 20)  # noqa: SIM115
+    except FileExistsError:
+        raise _busy(path) from None
+    if not _lock(file.fileno()) or not os.fstat(file.fileno()).st_nlink:  # another took it for abandoned
+        file.close()
+        raise _busy(path)
+    return file
+
+
+def _busy(path: Path) -> BuildError:
+    return BuildError(f"{path}: another process is writing it; wait for it to end")
 
 
 def _remove_abandoned(path: Path, temporary: Path) -> None:
@@ -74,7 +89,7 @@ def _remove_abandoned(path: Path, temporary: Path) -> None:
         return
     try:
         if not _lock(descriptor):
-            raise BuildError(f"{path}: another process is writing it; wait for it to end")
+            raise _busy(path)
         temporary.unlink(missing_ok=True)
     finally:
         os.close(descriptor)
