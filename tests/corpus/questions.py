@@ -52,6 +52,7 @@ def nested_as_it_comes(root: Path) -> None:
     put(root, "dialogues.json", [{"image": "1.png", "dialog": [one, {"question": "And why?", "answer": "no"}]}])
     mixed = [{"image": "1.png", "text": "red", "others": [one]}, {"image": "2.png", "others": [{**one, "image": None}]}]
     put(root, "mixed.json", mixed)
+    put(root, "conv.json", [{"image": "1.png", "conv": [one, {"question": "And why?", "answer": "no"}]}])
     put(root, "boxes.json", [{"image": "1.png", "boxes": [{"label": "red", "prompt": "the square"}]}])
     put(root, "no-media.json", [{"data_id": "x", "data_type": "text", "instruction": "Q?", "answer": "text"}])
 
@@ -154,7 +155,7 @@ CASES = [
             Says("one", (GREEN,), QUESTION),
             Says("text", (), QUESTION),
         ),
-        unused=("boxes.json", "dialogues.json"),
+        unused=("boxes.json", "conv.json", "dialogues.json"),
     ),
     Case(
         name="pictures-called-by-the-ids-of-records",

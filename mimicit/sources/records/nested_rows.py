@@ -18,7 +18,9 @@ from mimicit.sources.records.column_names import columns_of
 from mimicit.sources.sniff import Fields
 
 _KNOWN: Final = ("qas", "qa_pairs")
-_DIALOGUES: Final = re.compile(r"(?:conversation|dialog|dialogue|message|chat|turn|round)s?|history", re.IGNORECASE)
+_DIALOGUES: Final = re.compile(
+    r"(?:conv|conversation|dialog|dialogue|message|chat|exchange|turn|round|utterance)s?|history", re.IGNORECASE
+)
 
 
 def nested_list(fields: Fields) -> str | None:
