@@ -52,6 +52,8 @@ def nested_as_it_comes(root: Path) -> None:
     put(root, "dialogues.json", [{"image": "1.png", "dialog": [one, {"question": "And why?", "answer": "no"}]}])
     mixed = [{"image": "1.png", "text": "red", "others": [one]}, {"image": "2.png", "others": [{**one, "image": None}]}]
     put(root, "mixed.json", mixed)
+    counted = [{"id": number, "question": "Q?", "answer": f"{number} of two"} for number in range(2)]
+    put(root, "counted.json", [{"image": f"{number}.png", "qas": counted} for number in (2, 3)])
     put(root, "conv.json", [{"image": "1.png", "conv": [one, {"question": "And why?", "answer": "no"}]}])
     put(root, "boxes.json", [{"image": "1.png", "boxes": [{"label": "red", "prompt": "the square"}]}])
     put(root, "no-media.json", [{"data_id": "x", "data_type": "text", "instruction": "Q?", "answer": "text"}])
@@ -150,6 +152,7 @@ CASES = [
         says=(
             *(Says("one", (colour,), QUESTION) for colour in (RED, GREEN, GREEN)),
             *(Says(answer, (BLUE,), QUESTION) for answer in "xy"),
+            *(Says(f"{number} of two", (colour,), QUESTION) for colour in (GREEN, BLUE) for number in range(2)),
             Says("own", (RED,), "Own?"),
             Says("red", (RED,)),
             Says("one", (GREEN,), QUESTION),

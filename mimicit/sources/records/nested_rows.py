@@ -97,11 +97,11 @@ def _inside(fields: Fields, name: str) -> Fields:
     return {place.removeprefix(start): kind for place, kind in fields.items() if place.startswith(start)}
 
 
-def _id(shared: dict[str, Any], entry: dict[str, Any], number: int) -> dict[str, str]:
-    """The field ``id`` of a row; empty if the record has none, so that the entry's own or a hash serves."""
-    if shared.get("id") is None:
-        return {}
+def _id(shared: dict[str, Any], entry: dict[str, Any], number: int) -> dict[str, str | None]:
+    """The field ``id`` of a row: if the record has none, the entry's own, unless it only counts; else a hash serves."""
     own = entry.get("id")
+    if shared.get("id") is None:
+        return {"id": None} if str(own) in (str(number), str(number + 1)) else {}
     return {"id": f"{shared['id']}_{number if own is None else own}"}
 
 
