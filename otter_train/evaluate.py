@@ -104,7 +104,7 @@ def main(
 
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(held_folder(out, "evaluation"))
+            stack.enter_context(held_folder(out, "evaluation", required=False))
         samples = load(shards, shuffle="full", seed=0)
         console = Console(sys.stderr)
         with_context = None

@@ -83,7 +83,7 @@ def index_folder(folder: Path) -> IndexReport:
             raise ShardError(
                 f"{folder / name}: rename it; names of shards are letters, digits, dot, dash and underscore"
             )
-    with held_folder(folder, "mimicit index"):
+    with held_folder(folder, "mimicit index", required=False):
         try:
             return _index_tars(folder, paths)
         except OSError as error:  # a tar that cannot be read, or a folder that cannot be written

@@ -82,11 +82,14 @@ def refuse_link(path: Path) -> None:
 
 
 @contextmanager
-def held_folder(path: Path, writer: str, *, shared: bool = False, named: Path | None = None) -> Iterator[None]:
+def held_folder(
+    path: Path, writer: str, *, shared: bool = False, named: Path | None = None, required: bool = True
+) -> Iterator[None]:
     """Lock the folder ``path`` for the length of the block; a lock ends with its process, and leaves no file.
 
     `BuildError` if another process holds it, which says that another ``writer`` is writing to ``named``, by default
-    the folder. With ``shared``, others that lock it as shared may hold it at the same time.
+    the folder. With ``shared``, others that lock it as shared may hold it at the same time. On a file system without
+    locks it is an `OSError` if the lock is ``required``, and else not locked.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -94,6 +97,9 @@ def held_folder(path: Path, writer: str, *, shared: bool = False, named: Path | 
             fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             raise BuildError(f"{named or path}: another {writer} is writing there; wait for it to end") from None
+        except OSError:
+            if required:
+                raise
         yield
     finally:
         os.close(descriptor)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import io
 import json
 import os
@@ -165,6 +167,15 @@ def test_a_folder_that_another_process_indexes_is_left_to_it(tmp_path: Path) -> 
     with held_folder(tmp_path, "mimicit index"), pytest.raises(BuildError, match=f"{tmp_path}: another mimicit index"):
         index_folder(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["00000.tar"]
+
+
+def test_a_folder_on_a_file_system_without_locks_is_indexed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_lock(*_: Any) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", no_lock)
+    put_tar(tmp_path, "00000.tar", files("000000000", 0))
+    assert index_folder(tmp_path).samples == 1
 
 
 @pytest.mark.parametrize(
