@@ -123,8 +123,9 @@ def true_and_false(root: Path) -> None:
     """Captions of VSR, some of which are false, and choices of STAR, in objects."""
     put(root, "1.png", picture(RED))
     about = {"image": "1.png", "relation": "ahead of"}
-    captions = ({"caption": "true", "label": 1}, {"caption": "false", "label": 0}, {"caption": "too", "label": "False"})
-    put(root, "vsr.jsonl", "".join(json.dumps(about | caption) + "\n" for caption in captions))
+    captions = (("A cat is ahead of it.", 1), ("It is ahead of a cat.", 0), ("Ahead of all.", "False"), ("A class.", 0))
+    rows = [{**about, "caption": caption, "label": label} for caption, label in captions]
+    put(root, "vsr.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     choices = [{"choice_id": number, "choice": f"{letter}{letter}"} for number, letter in enumerate("abcd")]
     put(root, "star.json", [{"image": "1.png", "question": "Q?", "answer": "bb", "choices": choices}])
 
@@ -197,7 +198,7 @@ CASES = [
     Case(
         name="captions-that-are-false",
         write=true_and_false,
-        says=(Says("true", (RED,)), Says("bb", (RED,), CHOICES)),
+        says=(Says("A cat is ahead of it.", (RED,)), Says("A class.", (RED,)), Says("bb", (RED,), CHOICES)),
         rejects={"malformed": 2},
     ),
     Case(

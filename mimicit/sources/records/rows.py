@@ -256,7 +256,7 @@ def _said(fields: Mapping[str, Any], columns: Columns) -> _Said:
     people = {
         name: list(map(_text_of, fields[name])) for name in columns.answers_of_many if isinstance(fields[name], list)
     }
-    if not asking and "relation" in fields and str(fields.get("label")).lower() in ("0", "false"):
+    if not asking and _is_false(value, fields):
         raise RejectedError("malformed", "label 0 says that the caption is false, as in VSR")
     if not asking and column.strip().lower() == "label" and _holds_number(value):
         raise RejectedError("malformed", f"label {shown(value)} is the number of a class; write its name")
@@ -335,6 +335,13 @@ def _text_of(entry: object) -> object:
         name = next((name for name in _TEXT_OF_ENTRY if entry.get(name) is not None), None)
         return entry[name] if name else entry
     return entry
+
+
+def _is_false(caption: object, fields: Mapping[str, Any]) -> bool:
+    """Whether a record of VSR says of its caption, which words a ``relation``, that it is false."""
+    relation = fields.get("relation")
+    words = isinstance(relation, str) and isinstance(caption, str) and relation.strip().lower() in caption.lower()
+    return words and str(fields.get("label")).lower() in ("0", "false")
 
 
 def _holds_number(value: object) -> bool:
