@@ -30,8 +30,7 @@ class Detection:
     ``unused`` are the files that no source is made of. Pictures and clips are not among them: whether a record uses
     them is known only once the records have been read; ``loose_media`` is the number of pictures and clips that no
     ``folder`` source holds. ``unnamed_media`` are pictures and clips by their contents, but not by their names.
-    ``skipped`` are (path, why) of links, special files and files that cannot be opened or
-    named.
+    ``skipped`` are (path, why) of links, special files and files that cannot be opened or named.
     """
 
     sources: tuple[SourceSpec, ...]

@@ -32,7 +32,6 @@ _MAX_COLUMNS: Final = 1000
 _LINES_PER_BLOCK: Final = 4096
 _DELIMITERS: Final = ("\t", ",", ";")  # of two that split a header alike, the first
 _SEPARATOR_LINE: Final = re.compile(r'"?sep=([,;|\t])"?\s*')
-
 _CAPTION_LINE: Final = re.compile(r"[^\t\n]{1,1024}\.[A-Za-z]{3,4}#[0-9]\t")
 
 

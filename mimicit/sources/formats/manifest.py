@@ -43,7 +43,7 @@ from mimicit.sources.records.choices import listed_texts
 from mimicit.sources.records.claiming import around_annotated
 from mimicit.sources.records.column_names import MEDIA_FIELDS, columns_of, field_names
 from mimicit.sources.records.conversations import CONVERSATION_FIELDS
-from mimicit.sources.records.nested_rows import fields_of, merged, nested_list, spread
+from mimicit.sources.records.nested_rows import fields_of, inside, merged, nested_list, spread
 from mimicit.sources.records.pieces import cut_list, cut_members, cut_records, cut_rows, whole
 from mimicit.sources.records.row_media import MediaFinder
 from mimicit.sources.records.rows import PlaceholderOptions, RowReader
@@ -135,12 +135,12 @@ def _rows(root: Root, path: str, piece: Piece | None) -> Iterator[Row]:
     found: Iterator[Row]
     if _has_keys(head):
         found = map(_named_by_key, keyed_rows(root, path, piece))
-        shapes = [_inside(head, f"{name}.") for name in fields_of(head.fields)]
+        shapes = [inside(head.fields, f"{name}.") for name in fields_of(head.fields)]
     elif lists := _lists(head):
         if piece is None or piece.end is None or len(lists) > 1:  # a piece is of the only list
             lists = _all_lists(root, path, head)
         found = chain.from_iterable(member_rows(root, path, name, piece) for name in lists)
-        shapes = [_inside(head, f"{name}[].") for name in lists]
+        shapes = [inside(head.fields, f"{name}[].") for name in lists]
     else:
         found, shapes = json_rows(root, path, piece), list(head.shapes)
     nested = next(filter(None, map(nested_list, shapes)), None)
@@ -195,15 +195,11 @@ def _has_keys(head: Head) -> bool:
 
 def _are_rows(head: Head, start: str) -> bool:
     """Whether the records whose fields begin with ``start`` in the ``head`` are rows."""
-    fields = _inside(head, start)
+    fields = inside(head.fields, start)
     if not start.endswith("[].") and _shows_its_key(fields_of(fields)):
         fields = {**fields, "image_id": "text"}
     # The head does not reach as deep as the speakers of a conversation.
     return _is_row("array", fields) or any(fields.get(key) == "array" for key in CONVERSATION_FIELDS[:2])
-
-
-def _inside(head: Head, start: str) -> Fields:
-    return {path.removeprefix(start): kind for path, kind in head.fields.items() if path.startswith(start)}
 
 
 def _is_row(kind: HeadKind, fields: Fields) -> bool:
@@ -227,7 +223,7 @@ def _is_row(kind: HeadKind, fields: Fields) -> bool:
 
 def _names(kind: HeadKind, fields: Fields) -> list[str]:
     """The names of the columns, without the fields that are nested inside JSON columns."""
-    return [name for name in fields if kind in ("csv", "parquet") or (name and "." not in name and "[" not in name)]
+    return list(fields) if kind in ("csv", "parquet") else fields_of(fields)
 
 
 def _shown_columns(head: Head) -> str:

@@ -102,8 +102,7 @@ def _records(spec: SourceSpec, root: Root, answers: Lookup) -> Iterator[Item]:
     rows = json_rows(root, path, spec.piece)
     while some := list(islice(rows, _ROWS_AT_ONCE)):
         found = answers.use_all(list(filter(None, map(_id_of, some))))
-        for row in some:
-            yield from reader.items([_answered(row, found)])
+        yield from reader.items([_answered(row, found) for row in some])
 
 
 def _answered(row: Row, found: Mapping[str, str]) -> Row:

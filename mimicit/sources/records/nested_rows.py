@@ -39,7 +39,7 @@ def nested_list(fields: Fields) -> str | None:
 def merged(fields: Fields, name: str) -> Fields:
     """The shape of the rows that a record of this shape becomes by its list ``name``."""
     outer = {place: kind for place, kind in fields.items() if place != name and not place.startswith(f"{name}[")}
-    return {**outer, **(_inside(fields, name) or dict.fromkeys(("question", "answer"), "text"))}
+    return {**outer, **(inside(fields, f"{name}[].") or dict.fromkeys(("question", "answer"), "text"))}
 
 
 def spread(rows: Iterable[Row], name: str) -> Iterator[Row]:
@@ -75,6 +75,11 @@ def fields_of(shape: Fields) -> list[str]:
     return [name for name in shape if name and "." not in name and "[" not in name]
 
 
+def inside(shape: Fields, start: str) -> Fields:
+    """The part of ``shape`` whose fields begin with ``start``, without that."""
+    return {place.removeprefix(start): kind for place, kind in shape.items() if place.startswith(start)}
+
+
 def _own_texts(names: Collection[str]) -> tuple[str, ...]:
     """The fields of a record with these ``names`` that ask something, or say what its media show."""
     columns = columns_of(names)
@@ -84,17 +89,12 @@ def _own_texts(names: Collection[str]) -> tuple[str, ...]:
 def _asks(fields: Fields, name: str) -> bool:
     if _DIALOGUES.fullmatch(name):
         return False
-    inner = fields_of(_inside(fields, name))
+    inner = fields_of(inside(fields, f"{name}[]."))
     if not inner:  # deeper than the head of the file reaches
         return name in _KNOWN
     columns = columns_of(inner)
     answers = columns.answers_of_many or ((columns.choices or columns.lettered) and (columns.chosen or columns.places))
     return bool(columns.instructions and answers)  # the label of a box answers nothing
-
-
-def _inside(fields: Fields, name: str) -> Fields:
-    start = f"{name}[]."
-    return {place.removeprefix(start): kind for place, kind in fields.items() if place.startswith(start)}
 
 
 def _id(shared: dict[str, Any], entry: dict[str, Any], number: int) -> dict[str, str | None]:
