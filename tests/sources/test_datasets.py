@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pyarrow as pa
@@ -12,7 +16,7 @@ from hypothesis import strategies as st
 
 from mimicit.errors import RejectedError, SourceError
 from mimicit.sources import SOURCES, detect
-from mimicit.sources.containers.table_rows import class_names
+from mimicit.sources.containers.table_rows import _arrow_rows, class_names
 from mimicit.sources.files.reading import Reader
 from mimicit.sources.files.root import Root
 from mimicit.sources.format import SourceSpec
@@ -82,6 +86,46 @@ def test_a_saved_data_set(tmp_path: Path, stream: bool) -> None:
     assert found[2].media[0].parts == (InArrow(f"{folder}/data-00000-of-00002.arrow", 1, 0, "image"),)
     assert shown(tmp_path, found) == [[jpeg(n)] for n in range(5)]
     assert shown(tmp_path, found[::-1]) == [[jpeg(n)] for n in range(5)][::-1]  # backwards, too
+
+
+def calls_of(function: Callable[[], Any]) -> tuple[Any, int]:
+    """What ``function`` returns, and how many functions it called."""
+    calls = 0
+
+    def count(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        return function(), calls
+    finally:
+        sys.setprofile(None)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_batch_for_each_row_costs_little_more_than_one_for_all(tmp_path: Path, stream: bool) -> None:
+    content = table(QUESTIONS * 40)
+    costs = []
+    for name, rows in (("one", 1), ("all", len(content))):
+        with (pa.ipc.new_stream if stream else pa.ipc.new_file)(tmp_path / f"{name}.arrow", content.schema) as writer:
+            for number, batch in enumerate(content.to_batches(max_chunksize=rows)):
+                for empty in range(number % 3):
+                    writer.write_batch(batch.slice(empty, 0))
+                writer.write_batch(batch)
+        with open(tmp_path / f"{name}.arrow", "rb") as file:
+            read = partial(_arrow_rows, file, f"{name}.arrow", 1024, (0, 0))
+            rows_of, calls = calls_of(lambda read=read: list(read()))
+        places = [media[0].parts[0] for *_, (_, media, _) in rows_of]
+        with Reader(Root(tmp_path)) as reader:
+            (last,), to_last = calls_of(lambda reader=reader, at=places[-1]: [reader.read(at)])
+        assert last == jpeg(4)
+        with Reader(Root(tmp_path)) as reader:
+            assert [reader.read(at) for at in places] == [row["image"]["bytes"] for row in QUESTIONS] * 40
+        assert [values["answer"] for *_, (values, *_) in rows_of] == content["answer"].to_pylist()
+        costs.append((calls, to_last))
+    assert costs[0][0] < 2 * costs[1][0]
+    assert costs[0][1] < costs[1][1] + 4 * 2 * len(content)  # of the headers of two batches for each row
 
 
 @pytest.mark.parametrize("place", ["a.parquet", "data-00000-of-00001.arrow"])

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
@@ -53,6 +54,7 @@ _PICTURE_NAMES: Final = re.compile(
 _CLIP_NAMES: Final = re.compile(r"video|mp4|clip", re.IGNORECASE)
 _CHUNK_ROWS: Final = 256
 _CHUNK_VALUES: Final = 100_000  # of all columns together
+_RUN_BYTES: Final = 1 << 20  # of small record batches, joined
 _MAX_ORIGIN: Final = 1024
 
 _UNREAD: Final[tuple[bool, _Paths]] = (False, [(None, False)])  # a column of plain bytes without a null
@@ -119,16 +121,61 @@ def _arrow_rows(
     kinds = arrow_columns_of(file, path)
     check_columns(len(kinds))
     pictures = picture_columns(kinds)
-    for number, batch in enumerate(arrow_batches(file, path)):
-        if number >= start[0]:
-            first = start[1] if number == start[0] else 0
-            rows = _rows(path, batch.slice(first), partial(_in_arrow, path, number, first), pictures, at_once)
-            for row, values in enumerate(rows, first):
-                yield number, row, values
+    needed = [name for name, kind in kinds.items() if name in pictures or "binary" not in kind]
+    can_join = not any("dictionary" in kinds[name] for name in needed)
+    for number, firsts, batch in _runs(path, arrow_batches(file, path), start, needed, at_once if can_join else 0):
+        rows = _rows(path, batch, partial(_in_arrow, path, number, firsts), pictures, at_once)
+        for row, values in enumerate(rows):
+            yield *_in_batch(number, firsts, row), values
 
 
-def _in_arrow(path: str, batch: int, first: int, row: int, column: str, item: _Item) -> InArrow:
-    return InArrow(path, batch, first + row, column, item)
+def _runs(
+    path: str, batches: Iterable[pa.RecordBatch], start: Place, columns: Sequence[str], most_rows: int
+) -> Iterator[tuple[int, list[int], pa.RecordBatch]]:
+    """The ``columns`` of the ``batches`` from ``start`` on, small ones joined up to ``most_rows``.
+
+    With the number of the first batch in each, and the row of it at which each of its batches begins. A batch costs as
+    much as 20 rows, and writers that flush after every row make batches of one.
+    """
+    run: list[pa.RecordBatch] = []
+    first, firsts, rows, size = start[0], [-start[1]], 0, 0
+    for number, whole in enumerate(batches):
+        if number < start[0]:
+            continue
+        batch = whole.select(columns).slice(start[1] if number == start[0] else 0)
+        length = batch.get_total_buffer_size()
+        if run and (rows + len(batch) > most_rows or size + length > _RUN_BYTES):
+            yield first, firsts, _joined(path, run)
+            run, first, firsts, rows, size = [], number, [0], 0, 0
+        elif run:
+            firsts.append(rows)
+        run.append(batch)
+        rows += len(batch)
+        size += length
+    if run:
+        yield first, firsts, _joined(path, run)
+
+
+def _joined(path: str, run: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    if len(run) == 1:
+        return run[0]
+    with arrow_damage(path):
+        for batch in run:
+            batch.validate(full=True)
+        columns = [pa.concat_arrays(columns) for columns in zip(*(batch.columns for batch in run), strict=True)]
+        return pa.RecordBatch.from_arrays(columns, schema=run[0].schema)
+
+
+def _in_arrow(path: str, batch: int, firsts: Sequence[int], row: int, column: str, item: _Item) -> InArrow:
+    return InArrow(path, *_in_batch(batch, firsts, row), column, item)
+
+
+def _in_batch(batch: int, firsts: Sequence[int], row: int) -> Place:
+    """The batch, and the row in it, of a ``row`` of batches that begin at the rows ``firsts``, from ``batch`` on."""
+    step = bisect_right(firsts, row) - 1
+    return batch + step, row - firsts[step]
 
 
 def _parquet_rows(
