@@ -18,7 +18,7 @@ from datasets.iterable_dataset import _BaseExamplesIterable
 
 from mimicit.errors import UsageError
 from mimicit.hub.clips import embedded_row
-from mimicit.loading.order.steps import digest
+from mimicit.loading.order import digest
 from mimicit.loading.samples import Samples
 from mimicit.sample_table import table_schema
 

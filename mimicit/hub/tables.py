@@ -14,7 +14,7 @@ import pyarrow as pa
 from mimicit.errors import BuildError, UsageError
 from mimicit.hub import needed
 from mimicit.hub.clips import clip_name, embedded_row
-from mimicit.loading.order.steps import digest
+from mimicit.loading.order import digest
 from mimicit.loading.samples import Samples, load
 from mimicit.loading.storage.index_columns import default_cache
 from mimicit.loading.storage.store import Store

@@ -24,10 +24,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mimicit.errors import CorruptShardError, ShardError
-from mimicit.loading.storage.folder import open_folder
 from mimicit.loading.storage.index_columns import IndexColumns
 from mimicit.loading.storage.shard_files import OpenShards, ShardReader
-from mimicit.loading.storage.store import read_members
+from mimicit.loading.storage.store import open_folder, read_members
 from mimicit.records import Media, Sample, sample_from_json
 from mimicit.schema import canonical_json
 from mimicit.shards.files import open_descriptor, open_regular

@@ -3,12 +3,11 @@
 from mimicit.loading.chat import ChatCollator
 from mimicit.loading.conversation import messages
 from mimicit.loading.mixture import Mixture, load_mixture
-from mimicit.loading.order.costs import Cost, token_cost
-from mimicit.loading.order.permutation import Order
-from mimicit.loading.order.selection import Where
-from mimicit.loading.packing import Pack, PackedSamples, pack
+from mimicit.loading.order import Order
+from mimicit.loading.packing import Cost, Pack, PackedSamples, pack, token_cost
 from mimicit.loading.quarantine import Quarantine
 from mimicit.loading.samples import Samples, load
+from mimicit.loading.selection import Where
 
 __all__ = [
     "ChatCollator",

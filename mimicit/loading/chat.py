@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, NamedTuple
 from mimicit.errors import UsageError
 from mimicit.loading.chat_spans import MarkedTokenizer, Marks, Span, Words, choose_marks
 from mimicit.loading.conversation import Message, messages, text_message
-from mimicit.loading.order.steps import Slots
+from mimicit.loading.order import Slots
 from mimicit.prompt import drop_context
 from mimicit.records import Media, Sample
 

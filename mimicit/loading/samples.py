@@ -15,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mimicit.errors import UsageError
-from mimicit.loading.order.permutation import Order, Shuffle
-from mimicit.loading.order.selection import Condition, select_rows
-from mimicit.loading.order.steps import digest
+from mimicit.loading.order import Order, Shuffle, digest
 from mimicit.loading.quarantine import OnError, Quarantine
+from mimicit.loading.selection import Condition, select_rows
 from mimicit.loading.storage.store import Check, Store
 from mimicit.records import Sample
 

@@ -16,7 +16,7 @@ import torch.utils.data
 
 from mimicit.errors import LostWorkerError, MimicitError, UsageError
 from mimicit.loading.mixture import Mixture
-from mimicit.loading.order.steps import PADDING, PARTS, Address, LoaderState, Ordered, Slots, Split
+from mimicit.loading.order import PADDING, PARTS, Address, LoaderState, Ordered, Slots, Split
 from mimicit.worker import begin_worker, check_processes
 
 Value = TypeVar("Value")

@@ -14,7 +14,7 @@ import torch.utils.data
 from transformers.trainer_callback import ExportableState, TrainerCallback
 
 from mimicit.errors import UsageError
-from mimicit.loading.order.steps import LoaderState, Ordered, digest
+from mimicit.loading.order import LoaderState, Ordered, digest
 from mimicit.loading.torch import SampleDataset
 
 Value = TypeVar("Value")

@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 
 from mimicit.errors import UsageError
 from mimicit.loading.mixture import Mixture
-from mimicit.loading.order.costs import costs_of
-from mimicit.loading.order.steps import Ordered
-from mimicit.loading.packing import Pack, PackedSamples, pack
+from mimicit.loading.order import Ordered
+from mimicit.loading.packing import Pack, PackedSamples, costs_of, pack
 from mimicit.loading.samples import Samples
 from mimicit.prompt import template_named
 from mimicit.records import Sample

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from mimicit.loading.order.steps import Address, Ordered, Slots
+from mimicit.loading.order import Address, Ordered, Slots
 from mimicit.loading.packing import Pack
 from mimicit.loading.torch import Loader
 from mimicit.records import Sample

@@ -12,7 +12,7 @@ import numpy as np
 
 from mimicit.errors import UsageError, hint
 from mimicit.loading import Mixture, Quarantine, Samples, Where, load
-from mimicit.loading.order.permutation import Order
+from mimicit.loading.order import Order
 from mimicit.loading.quarantine import OnError
 from mimicit.records import Sample
 from otter_train.config.command_line import absolute_path

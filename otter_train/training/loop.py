@@ -23,7 +23,7 @@ from typing import Any, Final
 from torch.profiler import profile, schedule, supported_activities
 
 from mimicit.errors import LostWorkerError, TrainError, UsageError
-from mimicit.loading.order.steps import Ordered
+from mimicit.loading.order import Ordered
 from mimicit.records import Sample
 from otter_train.checkpoint.files import (
     BackgroundSaver,

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from mimicit.errors import TrainError, UsageError
-from mimicit.loading.order.steps import Ordered
+from mimicit.loading.order import Ordered
 from mimicit.records import Sample
 from otter_train.checkpoint.files import Checkpoint, checkpoint_name, open_checkpoint
 from otter_train.checkpoint.lineage import read_lineage

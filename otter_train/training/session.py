@@ -17,7 +17,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from mimicit.errors import UsageError
 from mimicit.loading import Mixture
-from mimicit.loading.order.steps import Ordered
+from mimicit.loading.order import Ordered
 from mimicit.loading.torch import Loader
 from mimicit.prompt import template_named
 from mimicit.records import Sample

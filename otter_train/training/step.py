@@ -15,7 +15,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
-from mimicit.loading.order.steps import Ordered
+from mimicit.loading.order import Ordered
 from mimicit.records import Sample
 from otter_train.assembly.models import autocast
 from otter_train.config.run_config import Precision

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from mimicit.loading import Order
-from mimicit.loading.order.steps import PARTS
+from mimicit.loading.order import PARTS
 from mimicit.records import Media, Sample, Triplet
 from otter_train.data.tokenizer import train_tokenizer
 from otter_train.model import ModelConfig

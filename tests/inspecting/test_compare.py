@@ -132,7 +132,7 @@ def test_a_million_samples_take_little_memory(old: Path, tmp_path: Path) -> None
     (b / "manifest.json").write_text(json.dumps(manifest))
     code = (
         "import resource, sys; from pathlib import Path; from mimicit.inspecting.compare import compare_folders;"
-        "import mimicit.loading.storage.folder as opening;"
+        "import mimicit.loading.storage.store as opening;"
         "opening._check_index = lambda *_, **__: None;"  # its rows lie in one place, as no sound folder's do
         "c = compare_folders(Path(sys.argv[1]), Path(sys.argv[2]));"
         "print(dict(c.samples), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)"

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mimicit.errors import ChangedShardError, ShardError, UsageError
-from mimicit.loading.storage import folder as folder_module
+from mimicit.loading.storage import store as folder_module
 from mimicit.loading.storage.remote import RemoteFolder, Retries
 from mimicit.loading.storage.store import Store
 from tests.factories.servers import RangeServer, range_server

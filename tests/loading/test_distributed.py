@@ -27,7 +27,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from mimicit.loading import Mixture, Pack, load, pack
-from mimicit.loading.order.steps import Ordered, Slots, Split
+from mimicit.loading.order import Ordered, Slots, Split
 from mimicit.loading.torch import Loader
 from tests.factories.loading import small_shards
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicit.errors import UsageError
-from mimicit.loading.order.permutation import Order, permute
+from mimicit.loading.order import Order, permute
 
 
 @given(st.integers(1, 3000), st.integers(0, 2**64 - 1))

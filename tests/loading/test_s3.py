@@ -17,7 +17,7 @@ import boto3
 from moto.server import ThreadedMotoServer
 
 from mimicit.errors import ShardError
-from mimicit.loading.storage import folder as folder_module
+from mimicit.loading.storage import store as folder_module
 from mimicit.loading.storage.remote import RemoteFolder, Retries
 from mimicit.loading.storage.store import Store
 from tests.factories.shards import picture_sample, write_shards

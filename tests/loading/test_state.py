@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mimicit.errors import UsageError
-from mimicit.loading.order.steps import MAX_STATE_BYTES, PARTS, LoaderState, digest
+from mimicit.loading.order import MAX_STATE_BYTES, PARTS, LoaderState, digest
 
 PRINTS = {part: digest(part) for part in PARTS}
 

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimicit.errors import ChangedShardError, CorruptShardError, ShardError, UsageError
-from mimicit.loading.storage import folder as folder_module
+from mimicit.loading.storage import store as folder_module
 from mimicit.loading.storage.index_columns import decode_index, map_index
 from mimicit.loading.storage.shard_files import LocalShards
 from mimicit.loading.storage.store import Store, read_members

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from mimicit.errors import CorruptShardError, UsageError
 from mimicit.loading import Mixture, Pack, Quarantine, Samples, load, load_mixture, pack
-from mimicit.loading.order.steps import PADDING, Ordered, Slots
+from mimicit.loading.order import PADDING, Ordered, Slots
 from mimicit.loading.torch import Loader, PositionSampler, SampleDataset
 from mimicit.records import Sample
 from tests.factories.loading import VirtualStore, small_shards

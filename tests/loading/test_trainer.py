@@ -20,7 +20,7 @@ import mimicit
 from mimicit.errors import UsageError
 from mimicit.loading import Samples
 from mimicit.loading.chat import ChatCollator
-from mimicit.loading.order.steps import Split
+from mimicit.loading.order import Split
 from mimicit.loading.torch import Loader
 from mimicit.loading.trainer import OrderCallback, TrainerDataset
 from tests.factories.loading import small_shards

@@ -273,7 +273,7 @@ def test_with_a_token_the_address_lets_in_and_forgets_it(browser: Any, folder: P
 
 
 # The rows of `many_rows` lie in one place, as those of no sound folder do.
-UNCHECKED = ("-c", "import mimicit.loading.storage.folder as opened; opened._check_index = lambda *_, **__: None;"
+UNCHECKED = ("-c", "import mimicit.loading.storage.store as opened; opened._check_index = lambda *_, **__: None;"
              "from mimicit.cli import main; main()")  # fmt: skip
 
 

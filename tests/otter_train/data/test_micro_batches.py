@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicit.errors import TrainError
-from mimicit.loading.order.steps import PADDING, Slots
+from mimicit.loading.order import PADDING, Slots
 from otter_train.data.batches import Batch
 from otter_train.data.encoding import PromptEncoder
 from otter_train.data.micro_batches import Group, GroupCollator, evaluation_loader, training_loader

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicit.loading import load
-from mimicit.loading.order.steps import Slots
+from mimicit.loading.order import Slots
 from mimicit.loading.packing import Pack
 from mimicit.records import Sample
 from otter_train.config.run_config import LabelMode, RunConfig

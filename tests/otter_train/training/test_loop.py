@@ -23,7 +23,7 @@ import torch.multiprocessing
 from torch.utils.data._utils import signal_handling
 
 from mimicit.errors import TrainError, UsageError
-from mimicit.loading.order.steps import Ordered
+from mimicit.loading.order import Ordered
 from mimicit.records import Sample
 from otter_train.assembly import models as assembly
 from otter_train.checkpoint.files import latest_checkpoint, load_weights, open_checkpoint

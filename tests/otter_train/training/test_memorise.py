@@ -14,7 +14,7 @@ pytest.importorskip("torch", reason="comes with the extra 'train'")
 
 from PIL import Image
 
-from mimicit.loading.order.steps import PARTS
+from mimicit.loading.order import PARTS
 from mimicit.records import Media, Sample
 from otter_train.config.run_config import RunOptions, resolve
 from otter_train.inference import AnswerOptions
