@@ -25,14 +25,14 @@ LAYERS = (
     {"mimicit.cli"},
     {"mimicit.commands"},
     {"mimicit.hub"},
-    {"mimicit.pipeline", "mimicit.loading", "mimicit.inspecting", "mimicit.exporting", "mimicit.terminal"}
+    {"mimicit.pipeline", "mimicit.loading", "mimicit.inspecting", "mimicit.exporting"}
     | {"mimicit.annotating", "mimicit.viewing"},
     {"mimicit.shards", "mimicit.context", "mimicit.embedding", "mimicit.sources", "mimicit.media"},
     {"mimicit.placeholders", "mimicit.sample_table"},
     {"mimicit.prompt", "mimicit.schema"},
     {"mimicit.records"},
     {"mimicit.notebook", "mimicit.web"},
-    {"mimicit.interrupts", "mimicit.options", "mimicit.plugins", "mimicit.worker"},
+    {"mimicit.interrupts", "mimicit.options", "mimicit.plugins", "mimicit.progress", "mimicit.worker"},
     {"mimicit.errors"},
 )
 BESIDE = {
@@ -146,7 +146,7 @@ def test_otter_train_uses_only_what_it_may() -> None:
         "mimicit.schema",
         "mimicit.media",
         "mimicit.options",
-        "mimicit.terminal",
+        "mimicit.progress",
         "mimicit.web",
         "mimicit.worker",
     }

@@ -14,7 +14,7 @@ import pytest
 from mimicit.errors import BuildError
 from mimicit.interrupts import ending_at_the_second, interruptible
 from mimicit.pipeline import BuildConfig, build_shards
-from mimicit.pipeline.progress import Silent
+from mimicit.progress import Silent
 from tests.factories import raw as make
 from tests.factories.engines import InProcess
 

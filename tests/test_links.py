@@ -109,8 +109,8 @@ def test_a_link_for_the_copies_of_a_build_from_a_url(raw: Path, tmp_path: Path, 
     import fsspec
 
     fsspec.filesystem("memory").put(str(raw) + "/", f"/{tmp_path.name}/raw", recursive=True)
-    from mimicit.pipeline.progress import Silent
     from mimicit.pipeline.remote import build_at
+    from mimicit.progress import Silent
 
     def never(src: Path, out: Path) -> None:
         raise AssertionError("nothing is built")

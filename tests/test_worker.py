@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from mimicit.pipeline.engines.local import LocalEngine
-from mimicit.pipeline.progress import Silent
+from mimicit.progress import Silent
 from tests.factories.media import encoded, scene
 from tests.factories.tasks import blas_threads
 

@@ -37,7 +37,7 @@ from mimicit.errors import MimicitError
 from mimicit.media import MediaOptions
 from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.pipeline.engines.local import LocalEngine
-from mimicit.pipeline.progress import Silent
+from mimicit.progress import Silent
 from mimicit.shards.verify import verify_folder
 from tools.mutate import mutated
 
@@ -94,7 +94,7 @@ class Watch(Silent):
         self.round_s = 0.0
         self._last = time.monotonic()
 
-    def update(self, stage: str, done: int, total: int | None) -> None:
+    def update(self, stage: str, done: int, total: int | None, detail: str = "") -> None:
         """A task is finished."""
         pause_s = time.monotonic() - self._last
         self.round_s = max(self.round_s, pause_s)

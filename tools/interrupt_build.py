@@ -40,7 +40,7 @@ AFTER = {"resolve": "import", "link": "filter"}
 
 TELLING = """
 import contextlib, sys
-import mimicit.terminal
+import mimicit.progress
 
 class Telling:
     def update(self, stage, done, total):
@@ -48,7 +48,7 @@ class Telling:
     def note(self, message):
         pass
 
-mimicit.terminal.progress_display = lambda: contextlib.nullcontext(Telling())
+mimicit.progress.progress_display = lambda: contextlib.nullcontext(Telling())
 from mimicit.cli import main
 main(prog_name="mimicit")
 """

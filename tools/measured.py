@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-_STAGE_DONE: Final = re.compile(r"^([a-z ]+): ([\d,]+)/\2 \(", re.MULTILINE)  # as mimicit.terminal writes it
+_STAGE_DONE: Final = re.compile(r"^([a-z ]+): ([\d,]+)/\2 \(", re.MULTILINE)  # as mimicit.progress writes it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,9 +26,10 @@ from mimicit.annotating.records import Dropped
 from mimicit.annotating.report import report_html
 from mimicit.annotating.store import Answer
 from mimicit.annotating.wording import Job, request_of, unfit
-from mimicit.annotating.work import Progress, Work
+from mimicit.annotating.work import Work
 from mimicit.annotating.writing import Counts, Outcomes, decide, write_manifest
 from mimicit.errors import AnnotateError, RejectedError
+from mimicit.progress import Progress
 from mimicit.shards.files import write_atomically
 
 _FAILURES: Final = 20  # requests in a row

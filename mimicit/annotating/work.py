@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,7 @@ from mimicit.annotating.wording import Job, request_of, shortened, unfit
 from mimicit.embedding.light import ClassicalPicture, HashedText
 from mimicit.embedding.vectors import NOTHING, nearest, quantise
 from mimicit.errors import AnnotateError, RejectedError, UsageError
+from mimicit.progress import Progress
 from mimicit.shards.folders import make_folder
 from mimicit.sources.files.root import Root
 
@@ -40,16 +41,6 @@ _LOOKED_AT: Final = 200  # jobs; the rest is taken to be like them
 
 _STRETCH: Final = 65_536
 _BLOCK: Final = 1_024
-
-
-class Progress(Protocol):
-    """Receives the state of the running stage; ``detail`` is more about it."""
-
-    def update(self, stage: str, done: int, total: int | None, detail: str = "") -> None:
-        """``done`` of ``total`` units of ``stage`` are finished."""
-
-    def note(self, message: str) -> None:
-        """One line for the user."""
 
 
 class Work:

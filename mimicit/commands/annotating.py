@@ -89,8 +89,8 @@ def annotate(
     from mimicit.annotating.run import Server, write_batch
     from mimicit.annotating.run import annotate as run
     from mimicit.annotating.work import Work, preview, refusals_named
+    from mimicit.progress import progress_display
     from mimicit.sources.files.root import Root
-    from mimicit.terminal import progress_display
 
     if allow_root and not follow_links:
         raise UsageError("--allow-root goes with --follow-links")

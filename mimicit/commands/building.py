@@ -19,8 +19,8 @@ from mimicit.pipeline import BuildConfig
 
 if TYPE_CHECKING:
     from mimicit.pipeline.engines.scheduler import Share, WaitingStage
-    from mimicit.pipeline.progress import Progress
     from mimicit.pipeline.run import BuildResult
+    from mimicit.progress import Progress
 
 _cache_option: Final = click.option(
     "--embedding-cache",
@@ -116,7 +116,7 @@ def build(
     from mimicit.pipeline.remote import build_at
     from mimicit.pipeline.remote_files import is_remote, local_path
     from mimicit.pipeline.run import ExecutionOptions, run_build
-    from mimicit.terminal import progress_display
+    from mimicit.progress import progress_display
 
     if task_index is not None and task_count is None:
         raise UsageError("--task-index goes with --task-count")
@@ -205,7 +205,7 @@ def publish(out: str, workers: int, embedding_cache: Path | None, as_json: bool)
     """
     from mimicit.pipeline.engines.local import LocalEngine
     from mimicit.pipeline.engines.tasks import publish_tasks
-    from mimicit.terminal import progress_display
+    from mimicit.progress import progress_display
 
     with progress_display() as progress:
         outcome = publish_tasks(Path(out), LocalEngine(workers), progress, embedding_cache=embedding_cache)

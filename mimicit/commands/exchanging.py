@@ -119,7 +119,7 @@ def export(path: Path, to: str, out: str, layout: Layout | None, private: bool, 
 
     from mimicit.errors import UsageError
     from mimicit.exporting import export_shards
-    from mimicit.terminal import progress_display
+    from mimicit.progress import progress_display
 
     if (to == "hub") != out.startswith("hf://"):
         raise UsageError(f"--out {out}: --to hub goes with hf://datasets/ORG/NAME, any other format with a folder")
@@ -144,7 +144,7 @@ def _push(path: Path, out: str, layout: Layout, private: bool, as_json: bool) ->
     from dataclasses import asdict
 
     from mimicit.hub.push import push_to_hub, quiet
-    from mimicit.terminal import progress_display
+    from mimicit.progress import progress_display
 
     quiet()
     with progress_display() as progress:

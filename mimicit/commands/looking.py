@@ -104,7 +104,7 @@ def _report(path: Path, html: Path, as_json: bool) -> None:
     from mimicit.inspecting.findings import warnings_of
     from mimicit.inspecting.report import write_report
     from mimicit.inspecting.summary import printable
-    from mimicit.terminal import progress_display
+    from mimicit.progress import progress_display
 
     with progress_display() as progress:
         findings = write_report(path, html, on_progress=lambda done, total: progress.update("read", done, total))
@@ -160,7 +160,7 @@ def compare(a: Path, b: Path, limit: int, as_json: bool) -> None:
     Configuration, counts, and the samples that are lost, gained or changed.
     """
     from mimicit.inspecting.compare import compare_folders, comparison_text
-    from mimicit.terminal import progress_display
+    from mimicit.progress import progress_display
 
     with progress_display() as progress:
         comparison = compare_folders(

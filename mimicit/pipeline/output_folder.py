@@ -19,10 +19,10 @@ from mimicit.pipeline.config import BuildConfig, without_limits
 from mimicit.pipeline.disk import remove_scratch
 from mimicit.pipeline.mixture import MIXTURE_NAME
 from mimicit.pipeline.previous import PREVIOUS_NAME, set_aside
-from mimicit.pipeline.progress import Progress
 from mimicit.pipeline.retry import GIVEN_UP, has_reason
 from mimicit.pipeline.stages.media_table import own_version
 from mimicit.pipeline.stages.publish import BESIDE_SHARDS, REJECTS_NAME
+from mimicit.progress import Progress
 from mimicit.shards.files import read_regular, sync_folder, write_atomically
 from mimicit.shards.folders import empty_folder, held_folder, make_folder, refuse_links, remove_folder
 from mimicit.shards.manifest import MANIFEST_NAME, WORK_NAME, read_manifest

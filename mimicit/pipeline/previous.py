@@ -26,10 +26,10 @@ from mimicit.pipeline.config import MEDIA_LIMITS, BuildConfig, without_limits
 from mimicit.pipeline.engines.local import Engine
 from mimicit.pipeline.joins import insert, joins, ordered
 from mimicit.pipeline.parts import ColumnFile, batches_of_rows, numbered, write_columns
-from mimicit.pipeline.progress import Progress
 from mimicit.pipeline.similarity import compares_pictures
 from mimicit.pipeline.stages.media_table import MEDIA_NAME, input_digest, library_versions, own_version
 from mimicit.pipeline.tables import ENCODED, MEDIA_REFERENCES_NAME
+from mimicit.progress import Progress
 from mimicit.schema import canonical_json
 from mimicit.shards.files import sha256_of, sync_folder
 from mimicit.shards.folders import remove_folder

@@ -23,10 +23,10 @@ from mimicit.errors import BuildError, ChangedInputError, SourceError, UsageErro
 from mimicit.loading.storage.index_columns import default_cache
 from mimicit.pipeline.batches import batched
 from mimicit.pipeline.disk import reported
-from mimicit.pipeline.progress import Progress
 from mimicit.pipeline.remote_files import RemoteFiles, RemoteObject, is_on_hub, is_remote, local_path, pinned
 from mimicit.pipeline.stages.media_table import MEDIA_NAME
 from mimicit.pipeline.stages.publish import BESIDE_SHARDS, REJECTS_NAME
+from mimicit.progress import Progress
 from mimicit.shards.files import sha256_of
 from mimicit.shards.folders import held_folder, make_folder, refuse_link, remove_folder
 from mimicit.shards.index import INDEX_NAME

@@ -36,7 +36,6 @@ from mimicit.pipeline.output_folder import (
 )
 from mimicit.pipeline.parts import ColumnFile
 from mimicit.pipeline.previous import reuse_media
-from mimicit.pipeline.progress import Progress, Silent, stage
 from mimicit.pipeline.rejects import Rejects
 from mimicit.pipeline.retry import Retried, count_retried, keep_previous_rejects
 from mimicit.pipeline.selection import Selection, select_sources
@@ -62,6 +61,7 @@ from mimicit.pipeline.stages.unused import (
     write_unused_media,
 )
 from mimicit.pipeline.tables import TRIPLETS_NAME
+from mimicit.progress import Progress, Silent, stage
 from mimicit.shards.manifest import WORK_NAME
 from mimicit.sources import detect
 from mimicit.sources.files.root import Root

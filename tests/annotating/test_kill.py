@@ -16,8 +16,9 @@ from mimicit.annotating.config import Limits
 from mimicit.annotating.recipe import parse_recipe
 from mimicit.annotating.run import Server, annotate
 from mimicit.annotating.store import Store
-from mimicit.annotating.work import Progress, Work, refusals_named
+from mimicit.annotating.work import Work, refusals_named
 from mimicit.errors import AnnotateError
+from mimicit.progress import Progress
 from mimicit.sources.files.root import Root
 from tests.factories.annotating import KEY, RECIPE, ModelServer, Reply, captioned_pictures, model_server, sound
 from tests.factories.killing import KILLED_BY_ITSELF, forked, kill_before

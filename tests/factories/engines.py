@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from mimicit.pipeline.engines.local import counted
-from mimicit.pipeline.progress import Progress, Silent
+from mimicit.progress import Progress, Silent
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

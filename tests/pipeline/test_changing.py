@@ -19,7 +19,7 @@ import pytest
 from mimicit.errors import BuildError, ChangedInputError
 from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.pipeline.engines.local import LocalEngine
-from mimicit.pipeline.progress import Silent
+from mimicit.progress import Silent
 from tests.factories import raw as make
 from tests.factories.engines import InProcess
 from tests.factories.processes import descendants

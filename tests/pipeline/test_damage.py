@@ -11,7 +11,7 @@ import pytest
 
 from mimicit.errors import BuildError, LinkError
 from mimicit.pipeline import BuildConfig, build_shards
-from mimicit.pipeline.progress import Silent
+from mimicit.progress import Silent
 from tests.factories import raw as make
 from tests.factories.engines import InProcess
 

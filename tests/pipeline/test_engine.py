@@ -15,7 +15,7 @@ import pytest
 from mimicit.errors import BuildError
 from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.pipeline.engines.local import LocalEngine, WorkerDiedError
-from mimicit.pipeline.progress import Silent
+from mimicit.progress import Silent
 from tests.factories import raw as make
 from tests.factories.engines import InProcess
 from tests.factories.tasks import KILLED_IN_EACH, STAGES, Killing, Witness, die_if_odd, die_once, refuse, square

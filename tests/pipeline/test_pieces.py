@@ -19,12 +19,12 @@ from mimicit.pipeline import BuildConfig
 from mimicit.pipeline.engines.local import Engine, LocalEngine
 from mimicit.pipeline.joins import joins, started_once
 from mimicit.pipeline.parts import ColumnFile
-from mimicit.pipeline.progress import Silent
 from mimicit.pipeline.rejects import Rejects
 from mimicit.pipeline.stages import entries, part_writer
 from mimicit.pipeline.stages.importing import import_parts, import_sources, part_rejects, part_table
 from mimicit.pipeline.stages.resolve import resolve_references
 from mimicit.pipeline.tables import MEDIA_REFERENCES_NAME, RESOLVED_NAME
+from mimicit.progress import Silent
 from mimicit.records import Sample, sample_to_json
 from mimicit.sample_table import embedded_pictures, row_of_sample, table_schema
 from mimicit.schema import canonical_json

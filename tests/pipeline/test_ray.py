@@ -17,7 +17,7 @@ from mimicit.errors import BuildError, UsageError
 from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.pipeline.engines.local import LocalEngine, WorkerDiedError
 from mimicit.pipeline.engines.ray import RayEngine, _probe, _versions
-from mimicit.pipeline.progress import Silent
+from mimicit.progress import Silent
 from tests.factories import raw as make
 from tests.factories.processes import killing, ray_workers
 from tests.factories.tasks import KILLED_IN_EACH, STAGES, Killing, Witness, die_if_odd, die_once, refuse, square

@@ -16,10 +16,10 @@ import pytest
 
 from mimicit.errors import BuildError, ChangedInputError, SourceError, UsageError
 from mimicit.pipeline import BuildConfig, build_shards
-from mimicit.pipeline.progress import Silent
 from mimicit.pipeline.remote import build_at
 from mimicit.pipeline.remote_files import is_remote, local_path
 from mimicit.pipeline.run import BuildResult
+from mimicit.progress import Silent
 from tests.factories import raw as make
 from tests.factories.engines import InProcess
 

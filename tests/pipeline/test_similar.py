@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from mimicit.errors import UsageError
 from mimicit.media.image import distance, fingerprint
 from mimicit.pipeline import BuildConfig, build_shards
-from mimicit.pipeline.progress import Progress
 from mimicit.pipeline.similarity import SimilarOptions, search
 from mimicit.pipeline.similarity.tables import plain_text
+from mimicit.progress import Progress
 from mimicit.records import Sample
 from tests.factories import raw as make
 from tests.factories.builds import add_rows, build, row

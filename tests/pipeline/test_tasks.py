@@ -16,10 +16,10 @@ from mimicit.pipeline.config import SourceOptions
 from mimicit.pipeline.engines.local import LocalEngine
 from mimicit.pipeline.engines.scheduler import Share, WaitingStage, config_from_json
 from mimicit.pipeline.engines.tasks import build_share, publish_tasks
-from mimicit.pipeline.progress import Silent
 from mimicit.pipeline.run import BuildResult, ExecutionOptions, run_build
 from mimicit.pipeline.stages import resolve
 from mimicit.pipeline.stages.filters import FilterConfig
+from mimicit.progress import Silent
 from tests.factories import raw as make
 from tests.factories.engines import InProcess
 from tests.factories.tasks import KILLED_IN_EACH, Killing

@@ -21,7 +21,7 @@ from mimicit.loading import load
 from mimicit.media import MediaOptions
 from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.pipeline.engines.local import LocalEngine
-from mimicit.pipeline.progress import Silent
+from mimicit.progress import Silent
 from tests.factories import hostile
 from tests.factories import raw as make
 from tests.factories.engines import InProcess

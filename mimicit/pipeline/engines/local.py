@@ -27,7 +27,7 @@ from multiprocessing.forkserver import ensure_running
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 from mimicit.errors import BuildError, MimicitError
-from mimicit.pipeline.progress import Progress
+from mimicit.progress import Progress
 from mimicit.worker import apart_from_main, begin_worker, check_processes
 
 Task = TypeVar("Task")

@@ -20,8 +20,8 @@ from typing import Any, Final, TypeVar
 
 from mimicit.errors import BuildError, UsageError
 from mimicit.pipeline.engines.local import OnDeath, WorkerDiedError, counted, result_after_death, run_alone
-from mimicit.pipeline.progress import Progress
 from mimicit.pipeline.stages.media_table import library_versions
+from mimicit.progress import Progress
 from mimicit.shards.manifest import WORK_NAME
 from mimicit.worker import begin_worker
 

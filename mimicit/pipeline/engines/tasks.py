@@ -22,11 +22,11 @@ from mimicit.pipeline.disk import reported
 from mimicit.pipeline.engines.local import Engine
 from mimicit.pipeline.engines.scheduler import Share, WaitingStage, config_from_json, read_waiting
 from mimicit.pipeline.output_folder import SCAN_NAME, check_options, held, input_root
-from mimicit.pipeline.progress import Progress
 from mimicit.pipeline.run import BuildResult, ExecutionOptions, run_build
 from mimicit.pipeline.similarity import compares_pictures
 from mimicit.pipeline.stages.encode import encode_share
 from mimicit.pipeline.stages.pack import pack_share
+from mimicit.progress import Progress
 from mimicit.shards.manifest import MANIFEST_NAME, WORK_NAME, read_manifest
 from mimicit.sources.files.scanned import ScannedFiles
 

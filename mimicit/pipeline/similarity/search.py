@@ -35,12 +35,12 @@ from mimicit.embedding.vectors import NOTHING, Int8, VectorCache, nearest, quant
 from mimicit.pipeline.config import SourceRules
 from mimicit.pipeline.engines.local import Engine
 from mimicit.pipeline.parts import ColumnFile
-from mimicit.pipeline.progress import Progress
 from mimicit.pipeline.similarity import ComparedText, SimilarOptions
 from mimicit.pipeline.similarity.pool import TABLES_NAME, neighbours_path, similar_folder, vectors_path
 from mimicit.pipeline.similarity.tables import Kind, Span, fill, mapped, open_tables, ranges, spans, write_tables
 from mimicit.pipeline.stages.stored_media import StoredMedia
 from mimicit.pipeline.tables import TRIPLETS_NAME
+from mimicit.progress import Progress
 from mimicit.shards.files import publish
 from mimicit.shards.folders import remove_folder
 

@@ -28,8 +28,8 @@ import numpy.typing as npt
 
 from mimicit.pipeline.engines.local import Engine
 from mimicit.pipeline.parts import ColumnFile, numbered
-from mimicit.pipeline.progress import Progress
 from mimicit.pipeline.similarity import ComparedText
+from mimicit.progress import Progress
 
 Kind = Literal["text", "picture"]
 _KINDS: Final[tuple[Kind, ...]] = ("text", "picture")

@@ -15,7 +15,7 @@ from typing import BinaryIO, Final
 
 from mimicit.pipeline.disk import naming, scratch
 from mimicit.pipeline.engines.local import Engine
-from mimicit.pipeline.progress import Progress
+from mimicit.progress import Progress
 from mimicit.shards.files import publish
 
 _DIGEST_BYTES: Final = 32

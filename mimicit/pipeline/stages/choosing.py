@@ -21,12 +21,12 @@ from mimicit.context.choose import STRATEGIES, choose, parse_strategies, relatio
 from mimicit.pipeline.config import SourceRules
 from mimicit.pipeline.engines.local import Engine
 from mimicit.pipeline.parts import ColumnFile, batches_of_rows, write_columns
-from mimicit.pipeline.progress import Progress
 from mimicit.pipeline.ragged import Numbers, sums
 from mimicit.pipeline.similarity.search import lenders
 from mimicit.pipeline.stages.pool import TripletPool
 from mimicit.pipeline.stages.sample_json import Chosen, SampleWriter
 from mimicit.pipeline.tables import TRIPLETS, TRIPLETS_NAME
+from mimicit.progress import Progress
 from mimicit.shards.index import RELATIONS
 
 _FOLDER: Final = "samples"

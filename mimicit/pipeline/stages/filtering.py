@@ -20,11 +20,11 @@ import pyarrow.compute as pc
 from mimicit.pipeline.config import BuildConfig, SourceRules
 from mimicit.pipeline.joins import insert, joins, ordered
 from mimicit.pipeline.parts import ColumnFile, TableWriter, numbered, write_columns
-from mimicit.pipeline.progress import Progress
 from mimicit.pipeline.rejects import Phase, RejectWriter, rejects_path
 from mimicit.pipeline.stages.passing import PASSED, SAMPLING_KEYS, FilteredSource, Judge, of_records
 from mimicit.pipeline.stages.resolve import open_records
 from mimicit.pipeline.tables import MERGED, MERGED_NAME, RECORDS, TRIPLETS, TRIPLETS_NAME
+from mimicit.progress import Progress
 from mimicit.sources.items import Reject
 
 _PASSED_NAME: Final = "passed.arrow"

@@ -19,7 +19,6 @@ import orjson
 from mimicit.errors import RejectedError, SourceError
 from mimicit.pipeline.config import SourceRules
 from mimicit.pipeline.engines.local import Engine
-from mimicit.pipeline.progress import Progress
 from mimicit.pipeline.rejects import Phase, RejectWriter, rejects_path
 from mimicit.pipeline.stages.entries import (
     EntryFinder,
@@ -30,6 +29,7 @@ from mimicit.pipeline.stages.entries import (
 )
 from mimicit.pipeline.stages.filters import FilterConfig
 from mimicit.pipeline.stages.part_writer import PartWriter
+from mimicit.progress import Progress
 from mimicit.shards.files import write_atomically
 from mimicit.sources import SOURCES
 from mimicit.sources.files.root import Root

@@ -25,10 +25,10 @@ from mimicit.pipeline.disk import naming, scratch
 from mimicit.pipeline.engines.local import Engine
 from mimicit.pipeline.engines.scheduler import Share
 from mimicit.pipeline.previous import PreviousShard, adopt_shard, has_checksum, previous_index, previous_shards
-from mimicit.pipeline.progress import Progress
 from mimicit.pipeline.ragged import Numbers, list_array
 from mimicit.pipeline.stages.plan import PlannedSamples, ShardPlan, planned_shards
 from mimicit.pipeline.stages.stored_media import StoredMedia
+from mimicit.progress import Progress
 from mimicit.shards.files import publish
 from mimicit.shards.index import index_schema
 from mimicit.shards.tar import BLOCK, Members

@@ -25,13 +25,13 @@ import pyarrow.compute as pc
 
 from mimicit.pipeline.config import BuildConfig, SourceRules
 from mimicit.pipeline.parts import ColumnFile
-from mimicit.pipeline.progress import Progress
 from mimicit.pipeline.ragged import Numbers, flat, list_array, sums
 from mimicit.pipeline.rejects import Phase, RejectWriter
 from mimicit.pipeline.stages.filters import MediaFacts, media_fault
 from mimicit.pipeline.stages.look_alikes import LookAlikes
 from mimicit.pipeline.stages.resolve import open_records
 from mimicit.pipeline.tables import MEDIA_NAME, MEDIA_REFERENCES_NAME, RESOLVED, RESOLVED_NAME
+from mimicit.progress import Progress
 from mimicit.schema import canonical_json
 from mimicit.shards.reader import MAX_SAMPLE_BYTES
 from mimicit.sources.items import Reject

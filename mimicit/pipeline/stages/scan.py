@@ -20,7 +20,7 @@ from typing import Any, Final
 from mimicit.errors import BuildError, RejectedError
 from mimicit.media.sniff import HEAD_BYTES, kind_of
 from mimicit.pipeline.engines.local import Engine
-from mimicit.pipeline.progress import Progress
+from mimicit.progress import Progress
 from mimicit.sources.files.reading import MAX_FILE_BYTES
 from mimicit.sources.files.root import Root
 from mimicit.sources.files.scanned import APPEARED, GONE, SCANNED_TABLE, FileState, changed, compare

@@ -15,10 +15,10 @@ import pyarrow as pa
 from mimicit.errors import SourceError
 from mimicit.pipeline.joins import insert, joins, rows_of
 from mimicit.pipeline.parts import ColumnFile, batches_of_rows
-from mimicit.pipeline.progress import Progress
 from mimicit.pipeline.rejects import OF_INPUT, Phase, Rejects, RejectWriter, rejects_path
 from mimicit.pipeline.selection import Selection
 from mimicit.pipeline.tables import MEDIA_REFERENCES_NAME
+from mimicit.progress import Progress
 from mimicit.sources.files.media_names import named_kind
 from mimicit.sources.files.root import Root
 from mimicit.sources.files.scanned import ScannedFiles

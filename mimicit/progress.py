@@ -1,4 +1,4 @@
-"""Progress on a terminal as one bar with rate and time left; plain lines if the output is piped."""
+"""How long work reports its progress, and who listens: a bar on a terminal, with rate and time left, or plain lines."""
 
 from __future__ import annotations
 
@@ -14,13 +14,39 @@ if TYPE_CHECKING:
 _SECONDS_BETWEEN_LINES = 5.0
 
 
-class _Display(Protocol):
-    def update(self, stage: str, done: int, total: int | None, detail: str = "") -> None: ...
-    def note(self, message: str) -> None: ...
+class Progress(Protocol):
+    """Receives the state of the running stage."""
+
+    def update(self, stage: str, done: int, total: int | None, detail: str = "") -> None:
+        """``done`` of ``total`` units of ``stage`` are finished (``None``: the total is not known yet).
+
+        ``detail`` is more about it, in words.
+        """
+
+    def note(self, message: str) -> None:
+        """Report a message of one line."""
+
+
+class Silent:
+    """Ignores all reports."""
+
+    def update(self, stage: str, done: int, total: int | None, detail: str = "") -> None:
+        """Ignore it."""
+
+    def note(self, message: str) -> None:
+        """Ignore it."""
 
 
 @contextmanager
-def progress_display() -> Iterator[_Display]:
+def stage(name: str, progress: Progress) -> Iterator[None]:
+    """Report the block as a stage of one unit."""
+    progress.update(name, 0, 1)
+    yield
+    progress.update(name, 1, 1)
+
+
+@contextmanager
+def progress_display() -> Iterator[Progress]:
     """A display on standard error: a bar if that is a terminal, else plain lines."""
     if not sys.stderr.isatty():
         yield _Lines(sys.stderr)
@@ -56,15 +82,15 @@ class _Lines:
 
 class _Bar:
     def __init__(self) -> None:
+        from rich import progress as rich_progress
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}", markup=False),
-            TimeRemainingColumn(),
+        self._progress = rich_progress.Progress(
+            rich_progress.TextColumn("{task.description}", markup=False),
+            rich_progress.BarColumn(),
+            rich_progress.MofNCompleteColumn(),
+            rich_progress.TextColumn("{task.fields[rate]}", markup=False),
+            rich_progress.TimeRemainingColumn(),
             console=Console(stderr=True),
             transient=True,
         )
