@@ -18,7 +18,7 @@ from mimicit.errors import BuildError, UsageError
 from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.pipeline.mixture import read_mixture
 from mimicit.shards.tar import END_OF_ARCHIVE
-from mimicit.sources.files.readable import ReadableFolders
+from mimicit.sources.files.paths import ReadableFolders
 from mimicit.sources.files.root import Root
 from tests.factories.bombs import put_sound_record
 from tests.factories.engines import InProcess

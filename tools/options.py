@@ -18,8 +18,7 @@ from typing import Any, Final
 
 from mimicit.options import Option, json_schema, options_of
 from mimicit.pipeline.config import BuildConfig, SourceOptions
-from mimicit.sources.options import declared_options
-from mimicit.sources.registry import SOURCES
+from mimicit.sources.registry import SOURCES, declared_options
 from otter_train.config.run_config import PRESETS, RunConfig, RunOptions
 
 ROOT: Final = Path(__file__).parents[1]

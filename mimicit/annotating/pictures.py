@@ -13,9 +13,8 @@ import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from mimicit.errors import RejectedError
 from mimicit.media import EncodedMedia, MediaOptions
@@ -25,36 +24,8 @@ from mimicit.media.image import encode_image
 from mimicit.media.video import encode_video
 from mimicit.sources.files.reading import Reader, kept_reader
 from mimicit.sources.files.root import Root
-from mimicit.sources.items import InArrow, InFile, InJson, InParquet, InTar, InText, Locator, MediaRef, Named
+from mimicit.sources.items import MediaRef
 from mimicit.worker import apart_from_main, begin_worker, check_processes
-
-_KINDS: Final[dict[str, type[Locator]]] = {
-    kind.__name__: kind for kind in (InArrow, InFile, InJson, InParquet, InTar, InText, Named)
-}
-
-
-def ref_to_json(ref: MediaRef) -> dict[str, Any]:
-    """``ref`` as JSON; each part names its kind first."""
-    parts = [[type(part).__name__, asdict(part)] for part in ref.parts]
-    return {**asdict(ref), "parts": parts}
-
-
-def ref_from_json(value: dict[str, Any]) -> MediaRef:
-    """The inverse of `ref_to_json`."""
-    times = value["timestamps_s"]
-    return MediaRef(
-        kind=value["kind"],
-        parts=tuple(_locator(*part) for part in value["parts"]),
-        origin=value["origin"],
-        timestamps_s=None if times is None else tuple(times),
-        duration_s=value["duration_s"],
-    )
-
-
-def _locator(kind: str, fields: dict[str, Any]) -> Locator:
-    plain: dict[str, Any] = {name: tuple(part) if isinstance(part, list) else part for name, part in fields.items()}
-    return _KINDS[kind](**plain)
-
 
 _WORKERS: Final = min(4, os.cpu_count() or 1)
 

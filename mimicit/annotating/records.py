@@ -29,16 +29,27 @@ from mimicit.annotating.facts import (
     moments_of,
     read_boxes,
 )
-from mimicit.annotating.pictures import ref_from_json, ref_to_json
 from mimicit.errors import SourceError
 from mimicit.schema import canonical_json, null_for_nan
 from mimicit.sources import SOURCES, detect
+from mimicit.sources.detect import is_data, why_unused
 from mimicit.sources.files.media_names import folder_of, named_kind
 from mimicit.sources.files.root import Root
 from mimicit.sources.format import SourceSpec
-from mimicit.sources.items import InArrow, InFile, InParquet, Locator, MediaRef, Named, Picture, RawTriplet, Reject
+from mimicit.sources.items import (
+    InArrow,
+    InFile,
+    InParquet,
+    Locator,
+    MediaRef,
+    Named,
+    Picture,
+    RawTriplet,
+    Reject,
+    ref_from_json,
+    ref_to_json,
+)
 from mimicit.sources.records.captions import caption_instruction
-from mimicit.sources.unclaimed import is_data, why_unused
 
 _LOOSE: Final = "media"  # what the source of loose files is called
 _BATCH: Final = 5_000

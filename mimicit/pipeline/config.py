@@ -86,7 +86,7 @@ class BuildConfig:
         if self.allow_root and not self.follow_links:
             raise UsageError("--allow-root goes with --follow-links")
         if self.options:
-            from mimicit.sources.options import checked_options  # all formats, not needed by the help
+            from mimicit.sources.registry import checked_options  # all formats, not needed by the help
 
             for format, values in self.options.items():
                 checked_options(format, values)

@@ -38,7 +38,7 @@ from mimicit.pipeline.stages.filters import FilterConfig
 from mimicit.schema import refuse_unknown_keys, validate
 from mimicit.shards.files import read_regular
 from mimicit.sources.format import OptionValue
-from mimicit.sources.options import checked_options, parsed_option
+from mimicit.sources.registry import checked_options, parsed_option
 
 MIXTURE_NAME: Final = "mimicit.toml"
 _MAX_BYTES: Final = 4 << 20

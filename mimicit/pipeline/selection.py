@@ -11,7 +11,7 @@ from mimicit.errors import SourceError, UsageError, hint
 from mimicit.pipeline.config import BuildConfig, SourceOptions, SourceRules
 from mimicit.sources import Detection
 from mimicit.sources.format import SourceSpec
-from mimicit.sources.options import checked_options
+from mimicit.sources.registry import checked_options
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

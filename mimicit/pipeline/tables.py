@@ -59,7 +59,7 @@ RECORDS: Final = pa.schema(
 REFERENCES: Final = pa.schema(
     [
         # What the records of one part show.
-        ("ref", pa.large_string()),  # as canonical JSON (see `mimicit.pipeline.stages.references`)
+        ("ref", pa.large_string()),  # as canonical JSON (see `mimicit.sources.items`)
         ("place_in_table", pa.large_string()),  # empty unless it is a cell of a table
         ("is_video", pa.bool_()),
         ("is_named", pa.bool_()),  # whether a part of it is a picture named by id, see NAMES

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicit.errors import RejectedError
-from mimicit.sources.files.file_names import FileNames
 from mimicit.sources.files.finding import PICTURE_EXTENSIONS, find_file
 from mimicit.sources.files.root import Root
+from mimicit.sources.files.walking import FileNames
 from mimicit.sources.items import Row
 from mimicit.sources.records.column_names import columns_of
 from mimicit.sources.records.row_media import MediaFinder

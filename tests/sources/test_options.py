@@ -20,7 +20,7 @@ from mimicit.sources import SOURCES, detect
 from mimicit.sources.files.root import Root
 from mimicit.sources.format import SourceSpec
 from mimicit.sources.items import RawTriplet
-from mimicit.sources.options import checked_options, parsed_option
+from mimicit.sources.registry import checked_options, parsed_option
 from tests.factories.formats import mmc4_document, mmc4_image, noise
 from tests.factories.sources import items_of, jpeg, put, put_lines, reasons_of
 

@@ -9,8 +9,8 @@ import pytest
 from mimicit.errors import SourceError
 from mimicit.pipeline import BuildConfig, build_shards
 from mimicit.sources import detect
+from mimicit.sources.detect import why_unused
 from mimicit.sources.files.root import Root
-from mimicit.sources.unclaimed import why_unused
 from tests.factories.engines import InProcess
 from tests.factories.sources import base64_jpeg, jpeg, put
 from tests.factories.tars import put_tar

@@ -33,13 +33,12 @@ from mimicit.pipeline.joins import insert, joins, ordered
 from mimicit.pipeline.parts import ColumnFile, batches_of_rows, write_columns
 from mimicit.pipeline.previous import PREVIOUS_NAME, REUSED_NAME, damaged_previous_shards
 from mimicit.pipeline.stages.blobs import damaged_blobs, writing_blob
-from mimicit.pipeline.stages.references import ref_from_json
 from mimicit.pipeline.tables import ENCODED, MEDIA, MEDIA_NAME, MEDIA_REFERENCES_NAME, UNITS_NAME
 from mimicit.progress import Progress, Silent
 from mimicit.schema import canonical_json
 from mimicit.sources.files.reading import Reader, kept_reader
 from mimicit.sources.files.root import Root
-from mimicit.sources.items import MediaRef
+from mimicit.sources.items import MediaRef, ref_from_json
 
 _FOLDER: Final = "media"
 _PARTS_PER_INSERT: Final = 64

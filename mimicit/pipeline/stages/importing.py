@@ -20,13 +20,7 @@ from mimicit.errors import RejectedError, SourceError
 from mimicit.pipeline.config import SourceRules
 from mimicit.pipeline.engines.local import Engine
 from mimicit.pipeline.rejects import Phase, RejectWriter, rejects_path
-from mimicit.pipeline.stages.entries import (
-    EntryFinder,
-    EntryTables,
-    index_entries,
-    repeated_entries,
-    unused_entries,
-)
+from mimicit.pipeline.stages.entries import EntryFinder, EntryTables, index_entries, repeated_entries, unused_entries
 from mimicit.pipeline.stages.filters import FilterConfig
 from mimicit.pipeline.stages.part_writer import PartWriter
 from mimicit.progress import Progress

@@ -7,14 +7,7 @@ from typing import Final
 
 from mimicit.pipeline.joins import insert, joins, ordered
 from mimicit.pipeline.parts import ColumnFile, numbered, write_columns
-from mimicit.pipeline.tables import (
-    LINKS,
-    LINKS_NAME,
-    MERGED_NAME,
-    SAME_MEDIA,
-    SAME_MEDIA_NAME,
-    TRIPLETS_NAME,
-)
+from mimicit.pipeline.tables import LINKS, LINKS_NAME, MERGED_NAME, SAME_MEDIA, SAME_MEDIA_NAME, TRIPLETS_NAME
 
 _TABLES: Final = """
 CREATE TABLE triplets(row BIGINT, source INTEGER, id VARCHAR, shown VARCHAR, conversation VARCHAR, turn INTEGER,

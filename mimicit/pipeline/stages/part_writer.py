@@ -21,7 +21,6 @@ from mimicit.pipeline.parts import TableWriter
 from mimicit.pipeline.rejects import Phase, RejectWriter
 from mimicit.pipeline.stages.entries import digest_of
 from mimicit.pipeline.stages.filters import Fault, FilterConfig, text_fault
-from mimicit.pipeline.stages.references import locator_to_json, place_in_table, ref_text, ref_to_json
 from mimicit.pipeline.tables import ENTRIES, NAMES, PICTURES, RECORDS, REFERENCES, TRAINING
 from mimicit.prompt import SPECIAL_TOKENS
 from mimicit.schema import canonical_json, null_for_nan
@@ -39,6 +38,10 @@ from mimicit.sources.items import (
     RawTriplet,
     Reject,
     TrainEntry,
+    locator_to_json,
+    place_in_table,
+    ref_text,
+    ref_to_json,
 )
 
 _MAX_ID_CHARACTERS: Final = 4096  # as in schemas/sample.json

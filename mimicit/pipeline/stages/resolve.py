@@ -21,11 +21,10 @@ from mimicit.pipeline.joins import insert, joins, ordered, rows_of
 from mimicit.pipeline.parts import ColumnFile, batches_of_rows, numbered, write_columns
 from mimicit.pipeline.rejects import Phase, RejectWriter, rejects_path
 from mimicit.pipeline.stages.importing import Part, import_parts, part_table
-from mimicit.pipeline.stages.references import place_in_table
 from mimicit.pipeline.tables import MEDIA_REFERENCES, MEDIA_REFERENCES_NAME, RESOLVED, RESOLVED_NAME, UNITS, UNITS_NAME
 from mimicit.schema import canonical_json
 from mimicit.sources.format import SourceSpec
-from mimicit.sources.items import Reject
+from mimicit.sources.items import Reject, place_in_table
 
 _OPEN_PARTS: Final = 64
 _LEAST_IN_UNIT: Final = 128

@@ -19,11 +19,11 @@ from mimicit.pipeline.rejects import OF_INPUT, Phase, Rejects, RejectWriter, rej
 from mimicit.pipeline.selection import Selection
 from mimicit.pipeline.tables import MEDIA_REFERENCES_NAME
 from mimicit.progress import Progress
+from mimicit.sources.detect import is_data, why_unused
 from mimicit.sources.files.media_names import named_kind
 from mimicit.sources.files.root import Root
 from mimicit.sources.files.scanned import ScannedFiles
 from mimicit.sources.items import Reject
-from mimicit.sources.unclaimed import is_data, why_unused
 
 UNUSED_FILE: Final = "unused_file"
 UNUSED_MEDIA: Final = "unused_media"

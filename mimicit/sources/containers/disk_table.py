@@ -1,25 +1,70 @@
 """A table of texts on disk: what joins two files that are both too big to hold, such as questions and their answers.
 
-It is for reading a source in one go; the build joins large files by tables of its own.
-A SQLite file in a temporary folder; memory is limited to its page cache (16 MiB), whatever the number of entries.
+It is for reading a source in one go (`read_joined`, see `mimicit.sources.format.Join`); the build joins large files by
+tables of its own. A SQLite file in a temporary folder; memory is limited to its page cache (16 MiB), whatever the
+number of entries.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from mimicit.sources.format import EntryPlace
-from mimicit.sources.items import Entry
+from mimicit.sources.files.root import Root
+from mimicit.sources.format import EntryPlace, Join, SourceSpec
+from mimicit.sources.items import Entry, Item, Note, Reject
+
+_ITEMS_AT_ONCE: Final = 500
 
 _CACHE_KIB: Final = 16 << 10
 _MOST_ASKED: Final = 500  # keys in one query
 _ADD: Final = "INSERT INTO entry(key, value, place) VALUES (?, ?, ?)"
 _FIRST: Final = "SELECT min(number), key, value, place FROM entry"  # SQLite takes the others from the row of the least
+
+
+def read_joined(join: Join, spec: SourceSpec, root: Root) -> Iterator[Item]:
+    """The rejects and notes of the entries, then the records, then the rejects of entries that no record has used."""
+    with DiskTable() as table:
+        waiting: list[Entry | Reject | Note] = []
+        for item in join.entries(spec, root):
+            waiting.append(item)
+            if len(waiting) == _ITEMS_AT_ONCE:
+                yield from _entered(join, spec, table, waiting)
+                waiting = []
+        yield from _entered(join, spec, table, waiting)
+        yield from join.records(spec, root, table)
+        if join.unused is not None:
+            for entry in table.unused():
+                yield join.unused(spec, entry)
+
+
+def repeated_answer(spec: SourceSpec, answer: Entry) -> Reject:
+    """The reject of a second answer to a question."""
+    detail = "this question was answered before; the first annotation counts"
+    return spec.reject("duplicate_id", place=answer.place, id=answer.key, detail=detail, scope="reference")
+
+
+def unused_answer(spec: SourceSpec, answer: Entry) -> Reject:
+    """The reject of an answer whose question is absent."""
+    detail = "no question has the question_id of this answer"
+    return spec.reject("dangling_reference", place=answer.place, id=answer.key, detail=detail, scope="reference")
+
+
+def _entered(
+    join: Join, spec: SourceSpec, table: DiskTable, items: Iterable[Entry | Reject | Note]
+) -> Iterator[Reject | Note]:
+    """Enter the entries among ``items``; yield the other items, and the rejects of repeated entries."""
+    items = list(items)
+    added = iter(table.add_all([item for item in items if isinstance(item, Entry)]))
+    for item in items:
+        if not isinstance(item, Entry):
+            yield item
+        elif not next(added) and join.repeated is not None and (reject := join.repeated(spec, item)):
+            yield reject
 
 
 class DiskTable:

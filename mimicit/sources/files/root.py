@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeVar
 
 from mimicit.errors import RejectedError, SourceError, UsageError
-from mimicit.sources.files.file_names import FileNames
-from mimicit.sources.files.paths import check_relative, is_absolute, joined, spellings, text_of_path
-from mimicit.sources.files.readable import ReadableFolders
+from mimicit.sources.files.paths import ReadableFolders, check_relative, is_absolute, joined, spellings, text_of_path
 from mimicit.sources.files.scanned import APPEARED, FileState, ScannedFiles, changed
-from mimicit.sources.files.walking import OnSkip, walk
+from mimicit.sources.files.walking import FileNames, OnSkip, walk
 
 _T = TypeVar("_T")
 _MOST_KNOWN: Final = 1 << 16

@@ -14,8 +14,7 @@ from urllib.parse import unquote, urlsplit
 from mimicit.errors import RejectedError
 from mimicit.sources.files.frame_folders import frames_of_folder
 from mimicit.sources.files.media_names import folder_of, named_kind
-from mimicit.sources.files.paths import check_name, is_absolute, joined, spellings
-from mimicit.sources.files.readable import UNREADABLE
+from mimicit.sources.files.paths import UNREADABLE, check_name, is_absolute, joined, spellings
 from mimicit.sources.files.root import Root
 from mimicit.sources.items import InFile, MediaRef
 

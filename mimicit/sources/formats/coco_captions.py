@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, Final
 
 from mimicit.errors import RejectedError
+from mimicit.sources.containers.disk_table import read_joined
 from mimicit.sources.containers.json_members import first_of_members, member_rows
 from mimicit.sources.files.finding import media_refs
 from mimicit.sources.files.media_names import folder_of
@@ -22,7 +23,6 @@ from mimicit.sources.items import Entry, Item, Piece, RawTriplet, Reject
 from mimicit.sources.records.captions import captioned
 from mimicit.sources.records.claiming import claim_files
 from mimicit.sources.records.each_row import triplets_of_rows
-from mimicit.sources.records.joined import read_joined
 from mimicit.sources.records.pieces import cut_list, joined_pieces
 from mimicit.sources.records.text import checked_id, is_unicode, shown
 from mimicit.sources.sniff import Fields

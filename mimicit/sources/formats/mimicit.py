@@ -24,6 +24,7 @@ from typing import Any, BinaryIO, Final, Literal
 
 from mimicit.errors import RejectedError, SourceError
 from mimicit.placeholders import question_about
+from mimicit.sources.containers.disk_table import read_joined
 from mimicit.sources.containers.json_cursor import JsonCursor
 from mimicit.sources.containers.json_members import decoded_key, json_pictures, members_in
 from mimicit.sources.containers.json_rows import MAX_RECORD_BYTES, parsed, parsed_run
@@ -43,7 +44,6 @@ from mimicit.sources.formats.mimicit_ids import (
 from mimicit.sources.formats.mimicit_list import is_list, listed_sets
 from mimicit.sources.items import Entry, InParquet, Item, MediaRef, Picture, Piece, RawTriplet, Reject, Row, TrainEntry
 from mimicit.sources.records.captions import instruction_or_caption
-from mimicit.sources.records.joined import read_joined
 from mimicit.sources.records.pieces import cut_members, cut_rows, grouped, joined_pieces, whole
 from mimicit.sources.records.text import answer_of, checked_id, checked_ids, checked_meta, shown
 from mimicit.sources.sniff import Head, kept_head

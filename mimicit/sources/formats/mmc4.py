@@ -24,6 +24,7 @@ from typing import Any, Final
 
 from mimicit.errors import RejectedError
 from mimicit.options import option
+from mimicit.sources.containers.disk_table import read_joined
 from mimicit.sources.containers.json_cursor import JsonCursor, Span
 from mimicit.sources.containers.json_rows import MAX_RECORD_BYTES, Line, json_lines, record_of
 from mimicit.sources.containers.tar_samples import read_member, tar_samples
@@ -41,7 +42,6 @@ from mimicit.sources.formats.web_documents import (
     tarred_picture,
 )
 from mimicit.sources.items import Entry, InFile, InJson, InTar, Item, Locator, MediaRef, Piece, RawTriplet, Reject
-from mimicit.sources.records.joined import read_joined
 from mimicit.sources.records.pieces import cut_lines, grouped, joined_pieces, whole
 from mimicit.sources.records.text import checked_meta, checked_text, own_or_derived_id, shown
 from mimicit.sources.sniff import Fields, Head, kept_head

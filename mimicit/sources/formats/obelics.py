@@ -21,6 +21,7 @@ import orjson
 
 from mimicit.errors import RejectedError
 from mimicit.sources.containers.csv_rows import csv_rows
+from mimicit.sources.containers.disk_table import read_joined
 from mimicit.sources.containers.json_rows import json_rows, parsed
 from mimicit.sources.containers.parquet import parquet_columns, parquet_rows
 from mimicit.sources.files.finding import PICTURE_EXTENSIONS, media_ref
@@ -36,7 +37,6 @@ from mimicit.sources.formats.web_documents import (
     tarred_picture,
 )
 from mimicit.sources.items import Entry, Item, MediaRef, Piece, RawTriplet, Reject, Row
-from mimicit.sources.records.joined import read_joined
 from mimicit.sources.records.pieces import cut_records, cut_rows, grouped, joined_pieces
 from mimicit.sources.records.text import checked_id, checked_meta, checked_text, derived_id, is_unicode, shown
 from mimicit.sources.sniff import Head, kept_head

@@ -18,13 +18,13 @@ import orjson
 
 from mimicit.errors import RejectedError, SchemaError
 from mimicit.schema import canonical_json, null_for_nan
+from mimicit.sources.containers.disk_table import read_joined, repeated_answer, unused_answer
 from mimicit.sources.containers.json_rows import json_rows
 from mimicit.sources.files.media_names import folder_of
 from mimicit.sources.files.root import Root
 from mimicit.sources.format import Join, Lookup, SourceFormat, SourceSpec
 from mimicit.sources.items import Entry, Item, Note, Piece, Reject, Row
 from mimicit.sources.records.column_names import columns_of
-from mimicit.sources.records.joined import read_joined, repeated_answer, unused_answer
 from mimicit.sources.records.nested_rows import fields_of
 from mimicit.sources.records.pieces import cut_records, joined_pieces
 from mimicit.sources.records.row_media import MediaFinder

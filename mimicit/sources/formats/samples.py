@@ -15,6 +15,7 @@ from mimicit.errors import RejectedError, SchemaError, SourceError
 from mimicit.records import Sample
 from mimicit.sample_table import COLUMNS, PICTURES, sample_of_row
 from mimicit.sources.containers.arrow import arrow_batches
+from mimicit.sources.containers.disk_table import read_joined
 from mimicit.sources.containers.parquet import parquet_batches
 from mimicit.sources.containers.table_process import value_apart
 from mimicit.sources.containers.table_rows import picture_columns, table_rows
@@ -24,7 +25,6 @@ from mimicit.sources.format import Join, Needs, SourceFormat, SourceSpec
 from mimicit.sources.formats.datasets import TableSplit, table_splits
 from mimicit.sources.formats.shard_triplets import check_shown, entries_of, records
 from mimicit.sources.items import Entry, MediaRef, Piece, Reject, Row
-from mimicit.sources.records.joined import read_joined
 from mimicit.sources.records.pieces import cut_rows, grouped, joined_pieces, whole
 from mimicit.sources.sniff import Head, kept_head
 

@@ -25,6 +25,7 @@ import orjson
 from mimicit.errors import RejectedError, SchemaError, SourceError
 from mimicit.records import Media, Sample, sample_from_json
 from mimicit.schema import validate
+from mimicit.sources.containers.disk_table import read_joined
 from mimicit.sources.containers.json_rows import MAX_RECORD_BYTES, parsed
 from mimicit.sources.containers.parquet import parquet_batches, parquet_columns, parquet_rows
 from mimicit.sources.containers.table_process import value_apart
@@ -35,7 +36,6 @@ from mimicit.sources.files.root import Root
 from mimicit.sources.format import Join, Needs, SourceFormat, SourceSpec
 from mimicit.sources.formats.shard_triplets import check_shown, entries_of, records
 from mimicit.sources.items import Entry, InTar, MediaRef, Piece, Reject
-from mimicit.sources.records.joined import read_joined
 from mimicit.sources.records.pieces import grouped, joined_pieces, whole
 from mimicit.sources.sniff import Fields, Head
 

@@ -24,6 +24,7 @@ import orjson
 from mimicit.errors import RejectedError, SchemaError
 from mimicit.placeholders import question_about
 from mimicit.schema import canonical_json, null_for_nan
+from mimicit.sources.containers.disk_table import read_joined, repeated_answer, unused_answer
 from mimicit.sources.containers.json_members import blocks_of_member, first_of_members, member_rows
 from mimicit.sources.files.finding import media_ref
 from mimicit.sources.files.media_names import folder_of
@@ -31,7 +32,6 @@ from mimicit.sources.files.root import Root
 from mimicit.sources.format import Join, Lookup, Needs, SourceFormat, SourceSpec
 from mimicit.sources.items import Entry, Item, MediaRef, Note, Piece, RawTriplet, Reject, Row
 from mimicit.sources.records.each_row import triplets_of_rows
-from mimicit.sources.records.joined import read_joined, repeated_answer, unused_answer
 from mimicit.sources.records.pieces import cut_list, joined_pieces
 from mimicit.sources.records.text import (
     MAX_META_BYTES,

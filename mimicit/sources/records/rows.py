@@ -25,8 +25,7 @@ from mimicit.records import MediaKind
 from mimicit.sources.format import SourceSpec
 from mimicit.sources.items import Item, MediaRef, RawTriplet, Row
 from mimicit.sources.records.captions import instruction_or_caption
-from mimicit.sources.records.choice_columns import choices_of, first_filled, right_choice
-from mimicit.sources.records.choices import Choice, listed_texts, with_choices
+from mimicit.sources.records.choices import Choice, choices_of, first_filled, listed_texts, right_choice, with_choices
 from mimicit.sources.records.column_names import Columns, columns_of
 from mimicit.sources.records.conversations import (
     CONVERSATION_FIELDS,
