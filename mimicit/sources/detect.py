@@ -23,7 +23,7 @@ from mimicit.sources.files.media_names import named_kind
 from mimicit.sources.files.root import Root
 from mimicit.sources.format import A_MEDIUM, PICTURES, Needs, SourceSpec
 from mimicit.sources.registry import SOURCES
-from mimicit.sources.sniff import Fields, Head, HeadKind, sniff
+from mimicit.sources.sniff import SOUND_EXTENSIONS, Fields, Head, HeadKind, sniff
 
 _MAX_NAME = 80
 _NOT_IN_NAME = re.compile(r"[^a-z0-9_-]+")
@@ -154,6 +154,8 @@ def why_unused(root: Root, path: str) -> str:
     """What was seen in the file at ``path``, which no format has claimed, and what it lacks for the nearest format."""
     if PurePosixPath(path).suffix.lower() in _SPREADSHEETS:
         return "a spreadsheet; save the sheet as CSV (UTF-8)"
+    if PurePosixPath(path).suffix.lower() in SOUND_EXTENSIONS:
+        return "sound, which no sample can hold"
     try:
         head = sniff(root, path)
     except RejectedError as error:

@@ -53,6 +53,9 @@ _MAX_KEY_CHARACTERS: Final = 200
 _TEXT_BYTES: Final = 1024  # of a text, looked at to recognise base64
 _LINES: Final = (".jsonl", ".ndjson")
 _PACKED: Final = frozenset({".bz2", ".gz", ".xz", ".zst"})
+SOUND_EXTENSIONS: Final = frozenset((".aac", ".flac", ".m4a", ".m4b", ".mp3", ".oga", ".opus", ".wav", ".wma"))
+"""Those of files of sound, some of whose containers hold clips, too."""
+
 _CAPTIONS: Final = (".txt", ".token")
 _MAY_LIST_CAPTIONS: Final = re.compile(r"(?:^|/)captions\.txt$|(?<!\.lemma)\.token\.txt$")
 _LISTED: Final = {"image", "caption"}
@@ -118,7 +121,7 @@ def sniff(root: Root, path: str) -> Head:
         return _tar_head(root, path)
     if head.startswith(b"PK\x03\x04"):
         return _zip_head(root, path)
-    return Head(kind_of(head[:HEAD_BYTES]) or "other")
+    return Head("other" if suffix in SOUND_EXTENSIONS else kind_of(head[:HEAD_BYTES]) or "other")
 
 
 def kept_head(root: Root, path: str) -> Head:

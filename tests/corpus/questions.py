@@ -92,7 +92,33 @@ def seed_bench(root: Path) -> None:
         {**choices, "answer": answer, "data_id": id, "data_type": "image", "question": "Q?", "question_id": id}
         for id, answer in (("1454_259", "A"), ("x2", "D"))
     ]
+    asked.append({**asked[0], "data_id": "x2", "data_type": "math", "question": "Sum?"})
     put(root, "SEED-Bench.json", {"questions": asked, "question_type": {"Scene": 1}})
+
+
+def without_pictures(root: Path) -> None:
+    """Words that stand for no picture, of which some are names of pictures; one is a number, and so such a name."""
+    for name, colour in (("none.png", RED), ("nan.png", RED), ("0.png", GREEN)):
+        put(root, name, picture(colour))
+    words = ("none", "NaN", "null", "n/a", "", "0", "none.png", ["None"])
+    put(root, "d.json", [{"image": word, "question": f"{word}?", "answer": "d"} for word in words])
+    put(
+        root,
+        "talks.json",
+        [{"image": "none", "conversations": [{"from": "human", "value": "Q?"}, {"from": "gpt", "value": "t"}]}],
+    )
+    put(root, "table.csv", "image,question,answer\nnan,Q?,c\n0,Q?,c\n")
+    put(root, "sound.m4a", b"\0\0\0\x20ftypM4A \0\0\0\0M4A mp42isom\0\0\0\0")
+
+
+def same_numbers_in_many_sets(root: Path) -> None:
+    """Pictures of one set alone, and records of a mixture of sets whose pictures have the same numbers."""
+    put(root, "coco/train2017/000000000009.png", picture(RED))
+    put(root, "ai2d/images/1.png", picture(GREEN))
+    names = ("coco/train2017/000000000009.png", "textvqa/images/000000000009.png", "ocr_vqa/images/1.png")
+    names += ("/old/ai2d/1.png", "train2017/1.png")
+    talks = [[{"from": "human", "value": "<image>\nQ?"}, {"from": "gpt", "value": name}] for name in names]
+    put(root, "mix.json", [{"image": name, "conversations": talk} for name, talk in zip(names, talks, strict=True)])
 
 
 def flickr_captions(root: Path) -> None:
@@ -105,6 +131,12 @@ def flickr_captions(root: Path) -> None:
     put(root, "kaggle/captions.txt", 'image,caption\n1_x.jpg,"red, too"\n2_x.jpg,green too\n')
     put(root, "own/captions.jpg", picture(BLUE))
     put(root, "own/captions.txt", "blue")
+    put(root, "list/captions.jpg", picture(BLUE))
+    put(
+        root,
+        "list/captions.json",
+        [{"image": "list/captions.jpg", "caption": "blue"}, {"image": "1_x.jpg", "caption": "red"}],
+    )
     put(root, "words/captions.txt", "these, are, words\n")
 
 
@@ -127,6 +159,11 @@ def true_and_false(root: Path) -> None:
     rows = [{**about, "caption": caption, "label": label} for caption, label in captions]
     put(root, "vsr.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     choices = [{"choice_id": number, "choice": f"{letter}{letter}"} for number, letter in enumerate("abcd")]
+    put(
+        root,
+        "mmbench.tsv",
+        "image\tquestion\tA\tB\tC\tD\tanswer\n1.png\tQ?\taa\tnan\tnan\tnan\tA\n1.png\tN?\taa\tnan\tcc\t\tC\n",
+    )
     put(root, "star.json", [{"image": "1.png", "question": "Q?", "answer": "bb", "choices": choices}])
 
 
@@ -184,7 +221,10 @@ CASES = [
     Case(
         name="pictures-without-extensions",
         write=seed_bench,
-        says=(Says("aa", (RED,), CHOICES), Says("dd", (GREEN,), CHOICES)),
+        says=(
+            *(Says("aa", (RED,), CHOICES), Says("dd", (GREEN,), CHOICES)),
+            Says("aa", (), CHOICES.replace(QUESTION, "Sum?")),
+        ),
     ),
     Case(
         name="questions-in-texts-beside-pictures",
@@ -198,8 +238,31 @@ CASES = [
     Case(
         name="captions-that-are-false",
         write=true_and_false,
-        says=(Says("A cat is ahead of it.", (RED,)), Says("A class.", (RED,)), Says("bb", (RED,), CHOICES)),
+        says=(
+            *(Says("A cat is ahead of it.", (RED,)), Says("A class.", (RED,)), Says("bb", (RED,), CHOICES)),
+            *(Says("aa", (RED,), "Q?\nA. aa"), Says("cc", (RED,), "N?\nA. aa\nB. nan\nC. cc")),
+        ),
         rejects={"malformed": 2},
+    ),
+    Case(
+        name="words-in-the-place-of-pictures",
+        write=without_pictures,
+        says=(
+            *(Says("d", (), f"{word}?") for word in ("none", "NaN", "null", "n/a")),
+            *(Says("d", (), "?"), Says("d", (GREEN,), "0?"), Says("d", (RED,), "none.png?")),
+            *(Says("t", (), QUESTION), Says("c", (), QUESTION), Says("c", (GREEN,), QUESTION)),
+        ),
+        rejects={"malformed": 1},
+        unused=("nan.png", "sound.m4a"),
+    ),
+    Case(
+        name="the-same-numbers-in-many-sets",
+        write=same_numbers_in_many_sets,
+        says=(
+            Says("coco/train2017/000000000009.png", (RED,), QUESTION),
+            Says("/old/ai2d/1.png", (GREEN,), QUESTION),
+        ),
+        rejects={"missing_file": 3},
     ),
     Case(
         name="captions-listed-in-texts",
@@ -207,6 +270,7 @@ CASES = [
         says=(
             *(Says('a "red" one .', (RED,)), Says('" an open quote', (GREEN,)), Says("green .", (GREEN,))),
             *(Says("red, too", (RED,)), Says("green too", (GREEN,)), Says("blue", (BLUE,))),
+            *(Says("blue", (BLUE,)), Says("red", (RED,))),
         ),
         rejects={"malformed": 1},
         unused=("Flickr8k.lemma.token.txt", "words/captions.txt"),

@@ -82,18 +82,20 @@ PLACEHOLDERS = [
         name="placeholders-with-paths-inside",
         write=rows(
             {"conversations": talk(f"Picture 1: <img>{ONE}</img>\nA?", "a", "B?", "b", speakers=("user", "assistant"))},
-            {"conversations": talk(f"<img>old/{TWO}</img><img>{THREE}</img>C?", "c")},
+            {"conversations": talk(f"<img>my old/{TWO}</img><img>{THREE}</img>C?", "c")},
             record(ONE, "<img>elsewhere.png</img>D?", "d"),
             {"conversations": talk("<img>nowhere.png</img>E?", "e")},
+            record(ONE, "<image>F?", "<bbox>", objects={"bbox": [[1, 2, 3, 4]]}),
+            record(ONE, "<image>What is <bbox>?", "f", objects=["a tag"]),
             name="d.json",
         ),
         says=(
             Says("a", (RED,), "Picture 1: image 1\nA?"),
             Says("b", (RED,), "B?"),
             Says("c", (GREEN, BLUE), "C?"),
-            Says("d", (RED,), "D?"),
+            *(Says("d", (RED,), "D?"), Says("f", (RED,), "What is <bbox>?")),
         ),
-        rejects={"missing_file": 1},
+        rejects={"missing_file": 1, "malformed": 1},
     ),
     Case(
         name="placeholders-in-later-turns",

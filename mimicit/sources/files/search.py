@@ -25,6 +25,8 @@ _USUAL: Final = ("images", "image", "videos", "video")
 _SPLITS: Final = ("train", "training", "val", "valid", "validation", "dev", "test")
 _IN_MANY_SETS: Final = (*_SPLITS, "data", "media", "img", "imgs", "pics", "pictures", "photos", "frames", "clips")
 """Names of folders that, like numbers, do not tell one set from another."""
+_IN_ANY_SET: Final = frozenset((*_USUAL, *_IN_MANY_SETS, "dataset", "datasets", "files", "raw"))
+_NAME_OF_MANY: Final = re.compile("(?:image|img|im|picture|pic|photo|figure|fig|page|frame|video|clip)?[_-]?[0-9]*")
 _MATCHES: Final = 2  # that are named if several fit
 _Found = TypeVar("_Found", str, MediaRef)
 _NUMBER: Final = re.compile("[0-9]+")
@@ -206,6 +208,7 @@ class Search:
                 if len(end) >= length and (found := self._ending_with(end[-length:])):
                     only = self._only(found, written.says)
                     self._check_folder(only, written)
+                    self._check_name(only, written)
                     return "suffix" if length > 1 else "name", only
         return None
 
@@ -233,6 +236,23 @@ class Search:
                     "missing_file",
                     f"{written.says[:200]!r} is not in {folder!r}, where others are; {found!r} is called the same, and "
                     "lies elsewhere: write its own path, or map the folder by --media-root",
+                )
+
+    def _check_name(self, found: str, written: WrittenPath) -> None:
+        """Raise `RejectedError` if nothing but names that many sets use, such as a number, lead to ``found``.
+
+        It is called so, and lies in the folders of another set: ``ocr_vqa/images/9.jpg``, ``coco/train2017/9.jpg``.
+        """
+        if not _NAME_OF_MANY.fullmatch(posixpath.splitext(found.rpartition("/")[2])[0].lower()):
+            return
+        own = set(_telling(folder_of(found))) - set(_telling(self._beside))
+        for *folders, _ in written.ends:
+            told = _telling("/".join(folders))
+            if told and own and not any(one in other or other in one for one in told for other in own):
+                raise RejectedError(
+                    "missing_file",
+                    f"{written.says[:200]!r} is not in the source folder; {found!r} is called the same, as files of "
+                    "many sets are: if it is meant, map the folder by --media-root",
                 )
 
     def _folders(self, found: str, written: WrittenPath) -> Iterator[tuple[list[str], bool]]:
@@ -294,6 +314,12 @@ class Search:
                 )
                 raise RejectedError("ambiguous_path", detail)
         return first
+
+
+def _telling(folder: str) -> list[str]:
+    """The steps of the path ``folder`` that may tell one set from another, in lower case."""
+    steps = folder.lower().split("/")
+    return [step for step in steps if len(step) > 1 and not (step.isdecimal() or step in _IN_ANY_SET)]
 
 
 def _differ_by_a_number(one: str, other: str) -> bool:

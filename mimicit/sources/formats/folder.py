@@ -254,7 +254,13 @@ def _lists(root: Root, path: str, frames: Iterable[str]) -> bool:
 
 
 def _sidecars(paths: Iterable[str], heads: Mapping[str, Head]) -> list[str]:
-    return [path for path in paths if heads[path].kind == "text" or heads[path].kind in _JSON]
+    return [path for path in paths if heads[path].kind == "text" or _describes(heads[path])]
+
+
+def _describes(head: Head) -> bool:
+    """Whether a JSON file can be about the medium of its name alone: it does not list records that name media."""
+    is_list = head.kind == "array" or (head.kind == "lines" and sum(head.counts) > 1)
+    return head.kind in _JSON and not (is_list and head.any(lambda fields: not _MEDIA_FIELDS.isdisjoint(fields)))
 
 
 def _orphans(paths: Iterable[str], heads: Mapping[str, Head]) -> list[str]:

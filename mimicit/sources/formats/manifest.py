@@ -45,7 +45,7 @@ from mimicit.sources.records.column_names import MEDIA_FIELDS, columns_of, field
 from mimicit.sources.records.conversations import CONVERSATION_FIELDS
 from mimicit.sources.records.nested_rows import fields_of, inside, merged, nested_list, spread
 from mimicit.sources.records.pieces import cut_list, cut_members, cut_records, cut_rows, whole
-from mimicit.sources.records.row_media import MediaFinder
+from mimicit.sources.records.row_media import MediaFinder, names_nothing
 from mimicit.sources.records.rows import PlaceholderOptions, RowReader
 from mimicit.sources.sniff import Fields, Head, HeadKind, sniff
 
@@ -292,7 +292,7 @@ def _split(cell: str, column: str) -> list[str]:
         return listed
     is_json = cell.lstrip().startswith("[")
     entries = _json_cell(cell, column) if is_json else cell.split(";" if ";" in cell else "|")
-    return [entry.strip() if isinstance(entry, str) else entry for entry in entries if entry != ""]
+    return [entry.strip() if isinstance(entry, str) else entry for entry in entries if not names_nothing(entry)]
 
 
 def _json_cell(cell: str, column: str) -> Any:

@@ -23,6 +23,7 @@ from mimicit.errors import RejectedError
 from mimicit.sources.records.column_names import Columns
 from mimicit.sources.records.text import checked_answer, shown
 
+_NO_CHOICE: Final = "nan"  # how pandas writes a choice that is absent, after those that are there
 _MAX_LIST_CHARACTERS: Final = 100_000
 _LETTERED: Final = re.compile(r"\(?([A-Za-z])[).:]\s*(.+)", re.DOTALL)
 _ONLY_LETTER: Final = re.compile(r"\(?([A-Za-z])\)?[.:]?")
@@ -198,6 +199,8 @@ def choices_of(fields: Mapping[str, Any], columns: Columns) -> tuple[Choice, ...
             are_wrong = name == _WRONG_ONES and _answers_otherwise(fields, columns, choices)
             return () if are_wrong else choices
     by_letter = {letter: fields[name] for letter, name in columns.lettered}
+    while by_letter and (not (last := next(reversed(by_letter.values()))) or last == _NO_CHOICE):
+        by_letter.popitem()
     if not columns.doubtful:
         return offered(by_letter)
     try:

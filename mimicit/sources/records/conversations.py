@@ -45,7 +45,7 @@ _SHOWN_PARTS: Final[dict[str, MediaKind | None]] = {
     "video": "video",
     "video_url": "video",
 }
-_TAG: Final = re.compile(r"<img>([^<>\s]{1,4096}\.[A-Za-z0-9]{2,5})</img>")
+_TAG: Final = re.compile(r"<img>([^<>\n]{1,4096}\.[A-Za-z0-9]{2,5})</img>")
 _SPEAKER_KEYS: Final = ("from", "role", "speaker")
 _PAIR: Final = ("user", "assistant")
 

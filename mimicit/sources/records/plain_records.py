@@ -17,7 +17,7 @@ from mimicit.sources.format import SourceSpec
 from mimicit.sources.items import Item, MediaRef, Note, RawTriplet, Row
 from mimicit.sources.records.column_names import columns_of
 from mimicit.sources.records.conversations import ANSWERS, ASKS, CONVERSATION_FIELDS, SOUND, Turn, rejected_turns
-from mimicit.sources.records.row_media import MediaFinder
+from mimicit.sources.records.row_media import MediaFinder, names_nothing
 from mimicit.sources.records.text import MAX_TEXT_CHARACTERS, checked_meta, is_unicode
 
 _MAX_ID_CHARACTERS: Final = 4000  # with the number of a turn, it is still a valid id
@@ -80,7 +80,7 @@ class PlainRecords:
         if value is not None and (not isinstance(value, str) or value.startswith("[")):
             return None
         questions, answers = said
-        is_shown = value is not None and value != ""
+        is_shown = not names_nothing(value)
         is_marked = "<" in questions[0]
         if is_marked:
             before, mark, after = questions[0].partition(IMAGE)

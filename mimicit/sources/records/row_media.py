@@ -24,6 +24,8 @@ _MEDIUM_NAME: Final = re.compile(
     re.IGNORECASE,
 )
 _NUMBERED: Final = re.compile(r"<image_?[0-9]{1,4}>")
+_NOTHING: Final = frozenset({"", "none", "null", "nan", "n/a"})
+_DATA_ID: Final = "data_id"
 _MAX_PATH_CHARACTERS: Final = 4096
 _HEAD_CHARACTERS: Final = 1024
 _MAX_ORIGIN: Final = 1024
@@ -41,9 +43,13 @@ class MediaFinder:
         """The media in the media fields of ``row``, in their order; raises `RejectedError`."""
         for column, kind in columns.media:
             for step, entry in _entries(listed_texts(fields[column])):
-                if column in columns.by_id and not isinstance(entry, dict) and entry is not None and entry != "":
-                    yield self._called(entry, kind, column)
-                elif step is not None or (entry is not None and entry != ""):
+                if step is None and names_nothing(entry):
+                    continue
+                if column in columns.by_id and not isinstance(entry, dict) and not names_nothing(entry):
+                    if column.lower() != _DATA_ID or _is_of_medium(fields):
+                        yield self._called(entry, kind, column)
+                else:
+                    entry = None if names_nothing(entry) else entry
                     yield self.find(entry, kind, row, (column,) if step is None else (column, step))
 
     def _called(self, value: object, kind: MediaKind | None, column: str) -> MediaRef:
@@ -115,6 +121,17 @@ class MediaFinder:
         if isinstance(value, str):
             return media_ref(self.root, value, beside=self.beside, kind=kind)
         return media_refs(self.root, [value], beside=self.beside, kind=kind)[0]
+
+
+def names_nothing(value: object) -> bool:
+    """Whether the ``value`` of a media field says that there is no medium: null, or what stands for it in texts."""
+    return value is None or (isinstance(value, str) and value.strip().lower() in _NOTHING)
+
+
+def _is_of_medium(fields: dict[str, Any]) -> bool:
+    """Whether a record whose ``data_id`` names its medium has one, as its ``data_type`` says in SEED-Bench."""
+    types = [value for name, value in fields.items() if name.lower() == "data_type"]
+    return any(isinstance(value, str) and re.search("image|video", value.lower()) for value in types)
 
 
 def _entries(value: object) -> list[tuple[int | str | None, object]]:

@@ -52,6 +52,7 @@ from mimicit.sources.records.text import (
 
 _TEXT_OF_ENTRY: Final = ("answer", "raw", "caption", "text", "value", "sentence")
 _HISTORY: Final = "history"
+_OBJECT_MARKS: Final = ("<bbox>", "<ref-object>")  # of ms-swift, which puts the entries there in training
 _ROUNDS: Final = ("questions", "answers")
 
 
@@ -133,6 +134,10 @@ class RowReader:
         try:
             if any(fields.get(name) for name in SOUND):
                 raise RejectedError("unsupported_media", "the record is about sound, which no sample can hold")
+            if isinstance(fields.get("objects"), dict) and any(mark in str(said.turns) for mark in _OBJECT_MARKS):
+                raise RejectedError(
+                    "malformed", "<bbox> and <ref-object> stand for entries of objects; write these out"
+                )
             media = row.media
             if self.finder is not None and not self.own_media:
                 media += tuple(self.finder.of_row(row, fields, columns))
