@@ -66,14 +66,19 @@ def begin_worker() -> None:
     """Keep up to 32 MiB of freed memory (glibc only), look for cycles seldom, and let BLAS have one thread."""
     import numpy  # noqa: F401  # brings BLAS, whose threads are limited below only where it is there
 
-    if not gc.get_freeze_count():  # a later call would also freeze garbage, and so keep it
-        gc.freeze()
-    gc.set_threshold(_OBJECTS_PER_COLLECTION, *gc.get_threshold()[1:])
+    collect_seldom()
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
         mallopt(_MMAP_THRESHOLD, _KEPT_BYTES)
     threadpool_limits(limits=1)
+
+
+def collect_seldom() -> None:
+    """Look for garbage in cycles seldom, and never among what this process has imported so far."""
+    if not gc.get_freeze_count():  # a later call would also freeze garbage, and so keep it
+        gc.freeze()
+    gc.set_threshold(_OBJECTS_PER_COLLECTION, *gc.get_threshold()[1:])
 
 
 def end_with_parent() -> None:

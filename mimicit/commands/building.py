@@ -117,7 +117,9 @@ def build(
     from mimicit.pipeline.remote_files import is_remote, local_path
     from mimicit.pipeline.run import ExecutionOptions, run_build
     from mimicit.progress import progress_display
+    from mimicit.worker import collect_seldom
 
+    collect_seldom()
     if task_index is not None and task_count is None:
         raise UsageError("--task-index goes with --task-count")
     if task_count is not None and (retry_rejects or is_remote(src) or is_remote(out)):

@@ -57,7 +57,9 @@ def bounded(options: MediaOptions, *, cpu_seconds: float | None = None) -> Itera
     one of `TIMER_SIGNALS`: run it in a worker, and in its main thread. If the system does not report what a process
     uses (all but Linux), only the time is bounded.
     """
-    handlers = {number: signal.signal(number, signal.SIG_DFL) for number in TIMER_SIGNALS}
+    handlers = {number: handler for number in TIMER_SIGNALS if (handler := signal.getsignal(number)) != signal.SIG_DFL}
+    for number in handlers:
+        signal.signal(number, signal.SIG_DFL)
     limit_s = options.max_seconds if cpu_seconds is None else cpu_seconds
     cpu = signal.setitimer(signal.ITIMER_PROF, limit_s)
     wall = signal.setitimer(signal.ITIMER_REAL, _WALL_PER_CPU * limit_s)

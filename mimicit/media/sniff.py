@@ -7,7 +7,6 @@ ffmpeg open another file.
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
 from typing import Final
 
 from mimicit.records import MediaKind
@@ -77,7 +76,8 @@ _OTHER_PREFIXES: Final = (
 def kind_of(name_or_head: str | bytes) -> MediaKind | None:
     """Picture, clip or neither: by the extension of a name (text), or by the first bytes of a file (bytes)."""
     if isinstance(name_or_head, str):
-        extension = PurePosixPath(name_or_head).suffix.lower()
+        name = name_or_head.rpartition("/")[2]
+        extension = name[dot:].lower() if (dot := name.rfind(".")) > 0 else ""
         known_images, known_videos, claim = IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, extension
     else:
         known_images, known_videos, claim = _IMAGE_FORMATS, _VIDEO_FORMATS, sniff(name_or_head) or ""

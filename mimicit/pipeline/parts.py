@@ -256,6 +256,10 @@ class ColumnFile:
         """Whether any cell of a column of texts is not empty."""
         return any(offsets[len(offsets) - 1] > offsets[0] for offsets, _ in self._bytes(name))
 
+    def has_integers(self, name: str) -> bool:
+        """Whether any list of a column of lists is not empty."""
+        return any(offsets[len(offsets) - 1] > offsets[0] for offsets, _ in self._lists(name))
+
     def _by_batch(self, rows: npt.NDArray[np.int64]) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
         """(number of a batch, places in it) for all ``rows``, which ascend."""
         cuts = np.searchsorted(rows, [*self._starts, self.rows]).tolist()

@@ -340,7 +340,12 @@ def _survey(cursor: JsonCursor, path: str, fields: dict[str, str], depth: int) -
     elif first == b"[" and depth < _MAX_DEPTH:
         _note(fields, path, "array")
         for number in cursor.elements():
-            if number < _MAX_RECORDS:
+            run = cursor.run(_MAX_BYTES)
+            if values := _values_of(run):
+                for part in values[: max(0, _MAX_RECORDS - number)]:
+                    _describe(part, f"{path}[]", fields, depth + 1)
+                cursor.skip(run, len(values))
+            elif number < _MAX_RECORDS:
                 _survey(cursor, f"{path}[]", fields, depth + 1)
             else:
                 cursor.value(keep_bytes=0)
@@ -354,6 +359,15 @@ def _survey(cursor: JsonCursor, path: str, fields: dict[str, str], depth: int) -
     elif first:
         cursor.value(keep_bytes=0)
         _note(fields, path, {b"{": "object", b"[": "array"}.get(first, "other"))
+
+
+def _values_of(run: bytes) -> list[Any]:
+    """The elements of an array that are written as ``run``; none if it cannot be parsed."""
+    try:
+        values: list[Any] = orjson.loads(b"[%b]" % run)
+    except orjson.JSONDecodeError:
+        return []
+    return values
 
 
 def _tells(inner: dict[str, str], number: int, seen: set[tuple[tuple[str, str], ...]]) -> bool:

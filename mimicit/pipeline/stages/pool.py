@@ -45,6 +45,7 @@ class TripletPool:
         self.shown = self._links.reader("same_media")
         self.same_media_count = self._links.reader("same_media_count")
         self._has_documents = self.triplets.has_bytes("parts")
+        self._has_related = self._links.has_integers("related")
         rows = range(self.triplets.rows)
         starts = [bisect_left(rows, number, key=self._source) for number in range(len(names) + 1)]
         spans = [range(*span) for span in pairwise(starts)]
@@ -87,7 +88,7 @@ class TripletPool:
 
     def related(self, row: int) -> list[int]:
         """See `mimicit.context.candidates.Pool`."""
-        return self._links.integers("related", row)
+        return self._links.integers("related", row) if self._has_related else []
 
     def earlier_turns(self, row: int, limit: int) -> list[int]:
         """See `mimicit.context.candidates.Pool`."""

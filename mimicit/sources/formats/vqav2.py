@@ -150,7 +150,7 @@ def _question_id(row: Mapping[str, Any]) -> str:
 def _answer_json(row: Mapping[str, Any]) -> tuple[str, bool]:
     """The JSON kept of an annotation, and whether it has null in place of NaN."""
     people = row.get("answers", [])
-    if not isinstance(people, list) or not all(isinstance(person, dict) for person in people):
+    if not isinstance(people, list) or set(map(type, people)) - {dict}:
         raise RejectedError("malformed", f"answers must be a list of objects, not {shown(people)}")
     kept = {key: row[key] for key in ("question_type", "answer_type") if key in row}
     meta = {"answers": [person.get("answer") for person in people], **kept}
