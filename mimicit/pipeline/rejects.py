@@ -101,6 +101,8 @@ class Rejects:
     def of_input(self, reason: str, most: int) -> tuple[int, list[tuple[str, str]]]:
         """How many files of the input were left out for ``reason``, and (path, why) of the first."""
         (count,) = next(rows_of(self._db, f"SELECT count(*) {_OF_INPUT.format(reason)}"))
+        if not count or not most:
+            return count, []
         first = rows_of(self._db, f"SELECT locator, detail {_OF_INPUT.format(reason)} ORDER BY row LIMIT {most}")
         return count, list(first)
 

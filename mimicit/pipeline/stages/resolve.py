@@ -171,16 +171,18 @@ def resolve_references(work: Path, specs: Sequence[SourceSpec]) -> None:
         with RejectWriter(rejects_path(work, "resolve")) as rejects:
             reporter = _Reporter(work, specs, rejects)
             reporter.unreadable(parts)
-            _load(db, work, parts)
+            filled = _load(db, work, parts)
             insert(db, "decided", batches_of_rows(_decided(rows_of(db, _REPEATED), reporter), _DECIDED))
             db.execute(_KEYS)
             for table in ("pictures", "training"):
                 db.execute(_RANKED.format(table))
-            insert(db, "located", batches_of_rows(_located(rows_of(db, _NAMED)), _LOCATED))
+            if "names" in filled:
+                insert(db, "located", batches_of_rows(_located(rows_of(db, _NAMED)), _LOCATED))
             for step in _STEPS:
                 db.execute(step)
-            reporter.repeated(db)
-            reporter.unknown_queries(db)
+            if not filled.isdisjoint(("pictures", "training")):
+                reporter.repeated(db)
+                reporter.unknown_queries(db)
             reporter.faulty(db)
             reporter.unknown_related(db)
         write_columns(work / MEDIA_REFERENCES_NAME, MEDIA_REFERENCES, ordered(db, _MEDIA, MEDIA_REFERENCES))
@@ -199,9 +201,10 @@ def open_records(work: Path, part: int) -> ColumnFile:
     return ColumnFile(part_table(work, part, "records"))
 
 
-def _load(db: duckdb.DuckDBPyConnection, work: Path, parts: Sequence[Part]) -> None:
-    """Fill the tables of the connection from the tables of all ``parts``."""
+def _load(db: duckdb.DuckDBPyConnection, work: Path, parts: Sequence[Part]) -> set[str]:
+    """Fill the tables of the connection from the tables of all ``parts``; returns the names of those that have rows."""
     db.execute(_TABLES)
+    filled = set()
     n = r = 0
     for part in parts:
         if part.summary.unreadable is not None:
@@ -214,8 +217,11 @@ def _load(db: duckdb.DuckDBPyConnection, work: Path, parts: Sequence[Part]) -> N
             table = ColumnFile(path)
             narrow = [column for column in table.names if column not in _TEXTS]
             insert(db, _TABLE_OF.get(name, name), numbered(path, narrow), columns.format(**values))
+            if table.rows:
+                filled.add(name)
             n += table.rows if name == "records" else 0
             r += table.rows if name == "references" else 0
+    return filled
 
 
 def _decided(rows: Iterable[tuple[Any, ...]], reporter: _Reporter) -> Iterator[tuple[int, str | None]]:
