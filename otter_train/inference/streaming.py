@@ -158,7 +158,7 @@ class TextStream:
         if met:
             self.stopped = True
             text, at_end = text[: min(met)[1]], True
-        sure = len(text.rstrip()) if at_end else min(len(text.rstrip()), self._before_possible_stop(text))
+        sure = len(text[: len(text) if at_end else self._before_possible_stop(text)].rstrip())
         self._held = "" if at_end else text[sure:]
         self._begun = self._begun or sure > 0
         return text[:sure]
