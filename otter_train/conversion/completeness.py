@@ -21,7 +21,8 @@ import torch
 from mimicit.errors import TrainError
 from otter_train.conversion.weight_files import read_weights
 from otter_train.model import ModelConfig, Otter, TokenIds, build_model
-from otter_train.model.build import grown_rows, load_language, load_vision
+from otter_train.model.build import grown_rows, load_language, load_vision, new_language
+from otter_train.model.config import LanguageConfig
 from otter_train.model.convert import misfits
 from otter_train.model.layouts import DEFAULT_DECODER, Layout, neutral, place_in
 from otter_train.model.lazy import LazyTensor
@@ -50,7 +51,7 @@ _STACK: Final = re.compile(
 )
 _ALWAYS: Final = ("perceiver.latents", "perceiver.norm.weight", "perceiver.norm.bias")
 
-_last_embeddings: list[tuple[ModelConfig, frozenset[str]]] = []
+_last_embeddings: list[tuple[LanguageConfig, frozenset[str]]] = []
 """Cache of `_embeddings_of` for the last configuration, which is usually needed many times in a row."""
 
 
@@ -184,14 +185,16 @@ def _files(source: str | None) -> Mapping[str, LazyTensor]:
 
 
 def _embeddings_of(architecture: ModelConfig) -> frozenset[str]:
-    """The names of the embeddings of a model, which is built for this on the meta device."""
-    if not _last_embeddings or _last_embeddings[0][0] is not architecture:
-        lm = empty_model(architecture, 1).language.lm
+    """The names of the embeddings of a model, whose language model is built for this on the meta device."""
+    config = architecture.language
+    if not _last_embeddings or _last_embeddings[0][0] != config:
+        with torch.device("meta"):
+            lm = new_language(config, 1, torch.float32, load_weights=False)
         head = lm.get_output_embeddings()
         ids = {id(one) for one in (lm.get_input_embeddings().weight, head.weight, getattr(head, "bias", None))}
         named = lm.named_parameters(remove_duplicate=False)
         found = frozenset(f"language.lm.{name}" for name, one in named if id(one) in ids)
-        _last_embeddings[:] = [(architecture, found)]
+        _last_embeddings[:] = [(config, found)]
     return _last_embeddings[0][1]
 
 
