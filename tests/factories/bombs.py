@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from tests.factories.media import encoded, scene
 
 MEBIBYTE = 1 << 20
-_UNPACKED = 768 * MEBIBYTE
+_UNPACKED = 576 * MEBIBYTE
 """More than tests let a process take, and no more than making the files is worth."""
 _CELL = 4 * MEBIBYTE
 _ROWS = _UNPACKED // _CELL
