@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # No deadlines, for timing decides no test; the same examples on every run. `make test-all` takes the thorough profile.
 settings.register_profile(
-    "project", max_examples=32, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+    "project", max_examples=20, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.register_profile("thorough", settings.get_profile("project"), max_examples=100)
 settings.load_profile("project")
@@ -39,6 +39,7 @@ def pytest_collection_finish() -> None:
     """What is imported and collected by now stays: no collection of garbage has to look at it again."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(50_000)  # trees of syntax and models of many modules are no garbage, and are large
     gc.enable()
 
 
@@ -78,7 +79,7 @@ def no_repeated_start_of_duckdb() -> Iterator[None]:
                 yield
             return
         with ExitStack() as unless_done:
-            instance = kept.pop() if kept else duckdb.connect(config={"threads": 2})
+            instance = kept.pop() if kept else duckdb.connect(config={"threads": 1})
             unless_done.callback(instance.close)
             with pytest.MonkeyPatch.context() as patch:
                 patch.setitem(joins._instances, work, instance)
