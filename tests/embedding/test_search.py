@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicit.embedding import cells
@@ -25,7 +25,6 @@ def by_hand(vectors: Int8, row: int, count: int) -> list[int]:
     return others[:count] + [NOTHING] * (count - len(others))
 
 
-@settings(deadline=None, max_examples=30)
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 5), st.integers(2, 9))
 def test_nearest_finds_what_sorting_all_finds(rows: int, count: int, seed: int, block: int) -> None:
     vectors = np.random.default_rng(seed).integers(-2, 3, (rows, 3)).astype(np.int8)  # few values: many ties

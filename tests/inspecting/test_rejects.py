@@ -122,7 +122,7 @@ def _meets(row: tuple[str, ...], source: str = "", reason: str = "") -> bool:
     source=st.none() | st.sampled_from(["a", "b", "c"]),
     limit=st.integers(0, 4),
 )
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_row_is_counted_once(
     tmp_path: Path, rows: list[tuple[str, ...]], by: Any, source: str | None, limit: int
 ) -> None:

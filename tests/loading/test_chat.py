@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 pytest.importorskip("torch", reason="comes with the extra 'train'")
@@ -288,7 +288,6 @@ WORDS = st.text(max_size=20) | st.sampled_from(
 )
 
 
-@settings(max_examples=40)
 @given(st.lists(st.tuples(WORDS, WORDS.filter(str.strip)), min_size=1, max_size=3))
 def test_any_words_are_learnt_as_they_are(turns: list[tuple[str, str]]) -> None:
     _, processor = made("internvl")

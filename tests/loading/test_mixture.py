@@ -26,7 +26,6 @@ def mixture(weights: list[float], window: int = 64, shuffle: str | None = "full"
     return Mixture(parts, weights, seed=1, window=window)
 
 
-@settings(max_examples=30)
 @given(WEIGHTS, st.integers(1, 400))
 def test_quotas_hold_at_the_end_of_every_window(weights: list[float], window: int) -> None:
     try:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicit.errors import ChangedShardError, CorruptShardError, ShardError, UsageError
@@ -43,7 +43,6 @@ def shards(tmp_path_factory: pytest.TempPathFactory, wanted: list[Sample]) -> Pa
     return write_shards(tmp_path_factory.mktemp("store") / "shards", wanted)
 
 
-@settings(max_examples=25)
 @given(st.lists(samples(), min_size=1, max_size=6, unique_by=lambda sample: sample.key), st.booleans())
 def test_rows_are_the_samples_in_order(
     tmp_path_factory: pytest.TempPathFactory, wanted: list[Sample], links: bool

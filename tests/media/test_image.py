@@ -14,7 +14,7 @@ import zlib
 import numpy as np
 import pillow_heif
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageFile
 
@@ -219,7 +219,6 @@ def test_nothing_of_the_input_but_pixels_is_stored_again() -> None:
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "F", "YCbCr", "LAB")
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     width=st.integers(1, 200),
     height=st.integers(1, 200),

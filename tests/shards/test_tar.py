@@ -98,7 +98,6 @@ def test_a_member_has_the_header_of_its_name(key: str, size: int) -> None:
     assert members.taken()[:512] == member_header(f"{key}.json", size)
 
 
-@settings(max_examples=30)
 @given(st.lists(samples(), min_size=1, max_size=4, unique_by=lambda sample: sample.key))
 def test_samples_survive_a_shard(tmp_path_factory: pytest.TempPathFactory, wanted: list[Sample]) -> None:
     path = tmp_path_factory.mktemp("shard") / "shard-000.tar"

@@ -122,7 +122,7 @@ def test_documents_that_are_none(tmp_path: Path, pieces: list[Any], reason: str)
     row=st.fixed_dictionaries({}, optional=dict.fromkeys(("media", "query", "meta", "answer"), json_values)),
     pieces=json_values | st.lists(json_values | st.fixed_dictionaries({"text": json_values})),
 )
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_value_is_a_triplet_or_a_reject(tmp_path: Path, row: dict[str, Any], pieces: Any) -> None:
     put_rows(tmp_path, {"id": "d", **row, "document": pieces})
     assert len(items_of_documents(tmp_path)) == 1

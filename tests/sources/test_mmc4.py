@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicit.errors import SourceError
@@ -208,7 +208,6 @@ documents = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(documents | json_values, max_size=4))
 def test_no_document_and_no_picture_is_lost(folder: Path, values: list[Any]) -> None:
     items = read(folder, *values)

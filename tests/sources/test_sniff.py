@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicit.sources.files.root import Root
@@ -106,7 +106,6 @@ def test_no_content_is_too_odd_to_look_at(folder: Path, content: Any, name: str)
     assert head_of(folder, content if isinstance(content, bytes) else [content], name).kind not in ("image", "video")
 
 
-@settings(max_examples=25)
 @given(json_values)
 def test_where_a_file_is_cut_does_not_change_what_comes_before(folder: Path, value: Any) -> None:
     whole = head_of(folder, [{"record": value}])

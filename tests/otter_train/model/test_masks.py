@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -19,7 +19,6 @@ WORD = 0
 
 ROW = st.lists(st.integers(0, 3), min_size=1, max_size=9)
 SHOWING = ROW.filter(any)
-EXAMPLES = settings(max_examples=25)
 
 MODEL = otter()
 
@@ -54,7 +53,6 @@ def moved(one: Tensor, other: Tensor) -> Tensor:
     return (one - other).abs().amax(-1)[0]
 
 
-@EXAMPLES
 @given(ROW)
 def test_text_before_any_picture_gets_exactly_zero_from_all_pictures(row: list[int]) -> None:
     batch = batch_of([row])
@@ -64,7 +62,6 @@ def test_text_before_any_picture_gets_exactly_zero_from_all_pictures(row: list[i
     assert (distance[first:] > 0).all()
 
 
-@EXAMPLES
 @given(SHOWING, st.data())
 def test_changing_a_picture_changes_nothing_before_its_image(row: list[int], data: st.DataObject) -> None:
     places = [place for place, kind in enumerate(row) if kind != WORD]
@@ -77,7 +74,6 @@ def test_changing_a_picture_changes_nothing_before_its_image(row: list[int], dat
     assert (distance[places[which] :] > 0).any()
 
 
-@EXAMPLES
 @given(SHOWING, st.data())
 def test_a_token_attends_to_the_last_picture_before_it_and_to_no_other(row: list[int], data: st.DataObject) -> None:
     """One layer of cross-attention, seen on its own: the mask itself, with nothing to carry pictures further."""
@@ -103,7 +99,6 @@ def test_a_token_attends_to_the_last_picture_before_it_and_to_no_other(row: list
     assert not seen[0][0, shown == 0].any()
 
 
-@EXAMPLES
 @given(ROW, ROW, st.integers(0, 3))
 def test_later_text_and_pictures_change_nothing_earlier(row: list[int], later: list[int], seed: int) -> None:
     begin = logits(batch_of([row], seed=seed))[0]
@@ -116,7 +111,6 @@ def test_later_text_and_pictures_change_nothing_earlier(row: list[int], later: l
     torch.testing.assert_close(logits(whole)[0, : len(row)], begin, atol=1e-5, rtol=0)
 
 
-@EXAMPLES
 @given(st.lists(ROW, min_size=2, max_size=4), st.booleans())
 def test_padding_and_neighbours_change_nothing(rows: list[list[int]], left: bool) -> None:
     batch = batch_of(rows)
@@ -128,7 +122,6 @@ def test_padding_and_neighbours_change_nothing(rows: list[list[int]], left: bool
         torch.testing.assert_close(together[number][real], alone, atol=1e-5, rtol=0)
 
 
-@EXAMPLES
 @given(ROW, st.integers(-2, 2).filter(bool))
 def test_another_number_of_images_than_pictures_raises(row: list[int], change: int) -> None:
     shown = sum(map(bool, row))

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("torch", reason="comes with the extra 'train'")
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicit.errors import TrainError
@@ -23,7 +23,6 @@ ROWS = st.lists(st.lists(st.integers(1, 3), max_size=3), min_size=1, max_size=4)
 MODEL = otter()
 
 
-@settings(max_examples=25)
 @given(ROWS, st.sampled_from([1, 16]), st.integers(0, 3))
 def test_every_document_has_the_loss_it_has_alone(rows: list[list[int]], multiple: int, seed: int) -> None:
     batch = inputs(rows, seed=seed)
