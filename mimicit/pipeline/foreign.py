@@ -40,6 +40,8 @@ from mimicit.sources.formats.webdataset import WEBDATASET
 from mimicit.sources.items import InTar, Item, MediaRef, RawTriplet, Reject
 
 LAYOUT: Final = "foreign"
+_START_OF_SCAN: Final = b"\xff\xda"  # of a JPEG
+_END_OF_IMAGE: Final = b"\xff\xd9"
 
 _SCHEMA: Final = INDEX_SCHEMA.append(pa.field(JSON_COLUMN, pa.binary()))
 _SOURCE: Final = "webdataset"
@@ -233,6 +235,8 @@ def _read_medium(ref: MediaRef, number: int, file: BinaryIO) -> tuple[Media, int
     file.seek(part.offset)
     data = file.read(part.size)
     header = probe_image(data, MediaOptions())
+    if _is_cut(data, header.format):
+        raise RejectedError("truncated_image", f"{ref.origin!r} ends early, after {len(data):,} bytes")
     extension = _EXTENSIONS.get(header.format)
     if extension is None:
         raise RejectedError(
@@ -248,6 +252,18 @@ def _read_medium(ref: MediaRef, number: int, file: BinaryIO) -> tuple[Media, int
         data=(data,),
     )
     return medium, part.offset
+
+
+def _is_cut(data: bytes, format: str) -> bool:
+    """Whether a picture lacks its end, by its marks alone: what its header declares was checked, nothing is decoded."""
+    match format:
+        case "jpeg":  # neither mark can stand inside of what is compressed
+            return data.find(_END_OF_IMAGE, data.rfind(_START_OF_SCAN)) < 0
+        case "png":
+            return data.rfind(b"IEND") < 0
+        case "webp":
+            return int.from_bytes(data[4:8], "little") + 8 > len(data)
+    return False
 
 
 def _write_rejects(rejects: pq.ParquetWriter, left_out: list[Reject]) -> None:

@@ -22,6 +22,7 @@ _FOUND: Final[dict[Way, str]] = {
     "extension": "under another extension",
 }
 _NOTES: Final[dict[str, str]] = {
+    "held_out": "samples whose field split says that they are for validation or test, not for training",
     "nan_as_null": "records with NaN or Infinity in a free field, which became null",
     "shown_once": "records with the same placeholders in every turn, whose media are shown once",
     "tokens_as_words": "records with <image>, <answer> or <|endofchunk|> among their words, which stay words",

@@ -89,7 +89,7 @@ def held_folder(
 
     `BuildError` if another process holds it, which says that another ``writer`` is writing to ``named``, by default
     the folder. With ``shared``, others that lock it as shared may hold it at the same time. On a file system without
-    locks it is an `OSError` if the lock is ``required``, and else not locked.
+    locks it is a `BuildError`, too, if the lock is ``required``, and else not locked.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -97,9 +97,12 @@ def held_folder(
             fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             raise BuildError(f"{named or path}: another {writer} is writing there; wait for it to end") from None
-        except OSError:
+        except OSError as error:
             if required:
-                raise
+                raise BuildError(
+                    f"{named or path}: its file system has no locks ({error.strerror or error}), and two builds there "
+                    "would mix; give a folder on another file system, and copy it when it is finished"
+                ) from None
         yield
     finally:
         os.close(descriptor)

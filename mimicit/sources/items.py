@@ -171,9 +171,10 @@ class Reject:
     detail: str
 
 
-NoteKind = Literal["nan_as_null", "shown_first", "shown_once", "tokens_as_words"]
+NoteKind = Literal["held_out", "nan_as_null", "shown_first", "shown_once", "tokens_as_words"]
 """What is reported although no record is lost.
 
+``held_out``: the field ``split`` of a record says that it is for validation or test.
 ``nan_as_null``: NaN or an infinity in a free field became null. ``shown_first``: media for which no text holds a
 placeholder are shown before the first turn. ``shown_once``: every turn holds the placeholders of the same media.
 ``tokens_as_words``: a text holds the name of one of the model's own tokens, such as ``<answer>``.

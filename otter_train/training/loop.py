@@ -138,6 +138,7 @@ def _held(run: Path) -> Iterator[None]:
     if os.environ.get("RANK", "0") != "0":
         yield
         return
+    is_new = not run.exists()
     run.mkdir(parents=True, exist_ok=True)
     with open(run / _LOCK_NAME, "ab") as file:
         try:
@@ -148,7 +149,12 @@ def _held(run: Path) -> Iterator[None]:
             raise UsageError(
                 f"{run}: another training is writing there; wait for it to end, or give another --out"
             ) from None
-        yield
+        try:
+            yield
+        finally:
+            if is_new and os.listdir(run) == [_LOCK_NAME]:  # it was refused
+                (run / _LOCK_NAME).unlink()
+                run.rmdir()
 
 
 def run_step(session: Session, step: int, group: Group) -> StepResult:

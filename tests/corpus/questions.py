@@ -164,6 +164,12 @@ def true_and_false(root: Path) -> None:
         "mmbench.tsv",
         "image\tquestion\tA\tB\tC\tD\tanswer\n1.png\tQ?\taa\tnan\tnan\tnan\tA\n1.png\tN?\taa\tnan\tcc\t\tC\n",
     )
+    put(root, "nlvr2.json", [{"image": "1.png", "sentence": "It is red.", "label": label} for label in ("True", False)])
+    put(
+        root,
+        "egoschema.jsonl",
+        json.dumps({"image": "1.png", "question": "Ego?", "option": ["aa", "bb"], "answer": "1"}),
+    )
     put(root, "star.json", [{"image": "1.png", "question": "Q?", "answer": "bb", "choices": choices}])
 
 
@@ -241,8 +247,9 @@ CASES = [
         says=(
             *(Says("A cat is ahead of it.", (RED,)), Says("A class.", (RED,)), Says("bb", (RED,), CHOICES)),
             *(Says("aa", (RED,), "Q?\nA. aa"), Says("cc", (RED,), "N?\nA. aa\nB. nan\nC. cc")),
+            Says("bb", (RED,), "Ego?\nA. aa\nB. bb"),
         ),
-        rejects={"malformed": 2},
+        rejects={"malformed": 4},
     ),
     Case(
         name="words-in-the-place-of-pictures",

@@ -451,6 +451,7 @@ CASES = [
         write=science_questions,
         says=(*(Says("b", (colour,), "Q?\nA. a\nB. b") for colour in (RED, GREEN)), Says("b", (), "Q?\nA. a\nB. b")),
         rejects={"ambiguous_path": 1},
+        notes={"held_out": 2},
     ),
     Case(
         name="a-picture-of-the-same-name-in-the-folder-of-another-number",

@@ -176,6 +176,16 @@ def test_a_folder_on_a_file_system_without_locks_is_indexed(tmp_path: Path, monk
     monkeypatch.setattr(fcntl, "flock", no_lock)
     put_tar(tmp_path, "00000.tar", files("000000000", 0))
     assert index_folder(tmp_path).samples == 1
+    with pytest.raises(BuildError, match=f"{tmp_path}: its file system has no locks"), held_folder(tmp_path, "build"):
+        pass
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_a_picture_that_is_cut_is_a_reject(tmp_path: Path, format: str) -> None:
+    whole = encoded(scene(), format)
+    put_tar(tmp_path, "00000.tar", [("0.jpg", whole), ("0.txt", b"whole"), ("1.jpg", whole[:-30]), ("1.txt", b"cut")])
+    assert index_folder(tmp_path).rejected == {"truncated_image": 1}
+    assert [sample.query.answer for sample in load(tmp_path)] == ["whole"]
 
 
 @pytest.mark.parametrize(

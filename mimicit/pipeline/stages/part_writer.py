@@ -48,6 +48,7 @@ _MAX_ID_CHARACTERS: Final = 4096  # as in schemas/sample.json
 _KNOWN_REFERENCES: Final = 1 << 16  # some 50 MB; beyond, a reference may have several rows
 _WAITING_RECORDS: Final = 1 << 9  # few enough to stay in the cache of a processor
 _WAITING_CHARACTERS: Final = 8 << 20
+_HELD_OUT: Final = frozenset({"dev", "test", "testdev", "testmini", "val", "valid", "validation"})
 
 
 class PartWriter:
@@ -148,6 +149,8 @@ class PartWriter:
             return
         try:
             meta = self._meta_json(free, place) if free else b"{}"
+            if "split" in free and str(free["split"]).lower() in _HELD_OUT:
+                self._note("held_out", place)
             if "<" in instruction or "<" in answer or parts:
                 self._note_tokens(triplet)
             if media != self._media:

@@ -262,8 +262,12 @@ def _said(fields: Mapping[str, Any], columns: Columns) -> _Said:
     }
     if not asking and _is_false(value, fields):
         raise RejectedError("malformed", "label 0 says that the caption is false, as in VSR")
-    if not asking and column.strip().lower() == "label" and _holds_number(value):
-        raise RejectedError("malformed", f"label {shown(value)} is the number of a class; write its name")
+    if not asking and column.strip().lower() == "label":
+        if _holds_number(value):
+            raise RejectedError("malformed", f"label {shown(value)} is the number of a class; write its name")
+        if str(value).strip().lower() in ("true", "false"):  # as in NLVR2
+            detail = f"label {shown(value)} says whether something is true: write what as a question, and an answer"
+            raise RejectedError("malformed", detail)
     is_text = isinstance(value, str)
     if not asking or column in columns.of_several:
         value = listed_texts(value)

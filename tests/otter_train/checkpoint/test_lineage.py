@@ -111,6 +111,8 @@ def test_weights_of_folders_may_change_and_stay_so_on_resume(place: Path, tmp_pa
     assert read_table(SourceRow, run / "sources.csv") == table
     refused = train(place, "--out", run, "--max-steps", 48, shares=(2, 1))
     assert refused.exit_code == 2 and "--continue-as" in refused.output
+    refused = train(place, "--out", tmp_path / "nothing", "--continue-as", tmp_path / "new")
+    assert refused.exit_code == 2 and not (tmp_path / "new").exists()
 
 
 def test_they_stay_shares_of_samples_where_rows_of_one_folder_hold_fewer(place: Path, tmp_path: Path) -> None:
