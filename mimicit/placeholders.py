@@ -30,7 +30,10 @@ _ANY: Final = re.compile(
 )
 # Tags of HTML and the like: they are placeholders only if there is one for each medium and all of them stand apart.
 _WORD: Final = re.compile(r"<[ ]?(?:image|img|video)[ ]?/?>", re.IGNORECASE | re.ASCII)
-_UNFINISHED: Final = re.compile(r"[\w,'\"(]\Z")
+_UNFINISHED: Final = re.compile(
+    r"(?:[\w,'\"(]|\b(?:image|picture|photo|figure|option|choice|video)(?:[ -][a-z]|[ -]?[0-9]{1,2}):)\Z",
+    re.IGNORECASE,
+)
 _JOINED: Final = re.compile(r"[ ]*(?:[,;&]|(?:and|or|vs|versus)\b)", re.IGNORECASE)
 
 

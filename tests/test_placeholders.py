@@ -23,6 +23,8 @@ V: MediaKind = "video"
         (["What is this <image>"], [P], ["What is this"], [(0,)]),
         (["Is <image> brighter than <image>?"], [P, P], ["Is image 1 brighter than image 2?"], [(0, 1)]),
         (["Compare <image> with <image>"], [P, P], ["Compare image 1 with image 2"], [(0, 1)]),
+        (["Q? Image A: <image> Image B: <image>"], [P, P], ["Q? Image A: image 1 Image B: image 2"], [(0, 1)]),
+        (["Like <image>? Options: <image>"], [P, P], ["Like image 1? Options:"], [(0, 1)]),
         (["A <image>\nB <image>\nWhich?"], [P, P], ["A image 1\nB image 2\nWhich?"], [(0, 1)]),
         (["<image><image>\nIs<image>it?"], [P, P, P], ["Is image 3 it?"], [(0, 1, 2)]),
         (["<image> Who?", "And?", "Is <image> him?"], [P, P], ["Who?", "And?", "Is image 2 him?"], [(0,), (), (1,)]),

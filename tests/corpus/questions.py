@@ -170,6 +170,8 @@ def true_and_false(root: Path) -> None:
         "egoschema.jsonl",
         json.dumps({"image": "1.png", "question": "Ego?", "option": ["aa", "bb"], "answer": "1"}),
     )
+    put(root, "rlhf-v.json", [{"image": "1.png", "text": '{"question": "Q?", "chosen": "red", "rejected": "blue"}'}])
+    put(root, "ureader.json", [{"image": ["1.png"], "prompt": "Human: Q?\nAI: ", "text": "Human: Q?\nAI: red"}])
     put(root, "star.json", [{"image": "1.png", "question": "Q?", "answer": "bb", "choices": choices}])
 
 
@@ -249,7 +251,7 @@ CASES = [
             *(Says("aa", (RED,), "Q?\nA. aa"), Says("cc", (RED,), "N?\nA. aa\nB. nan\nC. cc")),
             Says("bb", (RED,), "Ego?\nA. aa\nB. bb"),
         ),
-        rejects={"malformed": 4},
+        rejects={"malformed": 6},
     ),
     Case(
         name="words-in-the-place-of-pictures",

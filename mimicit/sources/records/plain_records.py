@@ -137,6 +137,8 @@ def _shape(names: tuple[str, ...], id_fields: tuple[str, ...]) -> _Shape | None:
         if not (columns.instructions and columns.answers) or len(columns.answers_of_many) > 1:
             return None
         question, answer = columns.instructions[0], columns.answers[0]
+        if answer.strip().lower() == "text":  # which may repeat the question
+            return None
         if question == "instruction" and not {"output", "outputs"}.isdisjoint(names):  # the input is part of it
             return None
         used = {question, answer, "id", "instruction", "answer"}

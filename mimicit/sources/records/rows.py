@@ -18,6 +18,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
+import orjson
+
 from mimicit.errors import RejectedError
 from mimicit.options import option
 from mimicit.placeholders import question_about, with_words
@@ -269,6 +271,10 @@ def _said(fields: Mapping[str, Any], columns: Columns) -> _Said:
             detail = f"label {shown(value)} says whether something is true: write what as a question, and an answer"
             raise RejectedError("malformed", detail)
     is_text = isinstance(value, str)
+    if not asking and _holds_question(value):  # as in RLHF-V
+        raise RejectedError("malformed", f"{column} is the JSON of a question: give its fields columns of their own")
+    if is_text and column.strip().lower() == "text" and _begins_with(value, question):  # as UReader writes it
+        raise RejectedError("malformed", f"{column} repeats {asking} before what answers it: leave that out")
     if not asking or column in columns.of_several:
         value = listed_texts(value)
     if not isinstance(value, list):
@@ -355,6 +361,20 @@ def _is_false(caption: object, fields: Mapping[str, Any]) -> bool:
 def _holds_number(value: object) -> bool:
     entries = value if isinstance(value, list) else [value]
     return any(isinstance(entry, int | float) and not isinstance(entry, bool) and entry == entry for entry in entries)
+
+
+def _holds_question(value: object) -> bool:
+    if not (isinstance(value, str) and value.lstrip().startswith("{")):
+        return False
+    try:
+        inner = orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return False
+    return isinstance(inner, dict) and bool(columns_of(inner).instructions)
+
+
+def _begins_with(text: str, question: object) -> bool:
+    return isinstance(question, str) and 0 < len(question.strip()) < len(text) and text.startswith(question.strip())
 
 
 def _worded(value: Any, kinds: list[MediaKind]) -> Any:
