@@ -51,7 +51,7 @@ _HOMES = {
     "Sample": "mimicit.records",
     "Samples": "mimicit.loading.samples",
     "Triplet": "mimicit.records",
-    "Where": "mimicit.loading.selection",
+    "Where": "mimicit.loading.samples",
     "build_shards": "mimicit.pipeline.run",
     "from_datasets": "mimicit.hub.from_datasets",
     "from_webdataset": "mimicit.loading.interop",

@@ -102,7 +102,7 @@ def _resolved(preset: str | None, recipe: str | None, given: dict[str, Any]) -> 
     calm_threads()
     with importing():
         from otter_train.assembly.initial_weights import inherited  # seconds of imports, not needed for --help
-        from otter_train.checkpoint.pretrained_parts import PARTS
+        from otter_train.checkpoint.meta import PARTS
 
     found = inherited(Path(given["init_from"]), **{name: given[name] for name in PARTS})
     theirs = found.pop("preset", None)

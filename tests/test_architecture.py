@@ -168,7 +168,7 @@ def test_torch_is_imported_by_the_adapter_and_the_models_of_embedders_alone() ->
 
 SQL = re.compile(r"\b(SELECT .+ FROM|INSERT INTO|CREATE (TEMP )?(TABLE|VIEW)|DELETE FROM|UPDATE \w+ SET)\b")
 OWNERS_OF_SQL = {
-    "joins", "rejects", "retry", "previous",  # DuckDB, as those below
+    "joins", "rejects", "previous",  # DuckDB, as those below
     "stages.encode", "stages.entries", "stages.filtering", "stages.links", "stages.plan", "stages.resolve",
     "stages.unused", "remote", "stages.look_alikes", "stages.scan",  # SQLite files of their own
     "similarity.pool", "similarity.search", "similarity.tables",

@@ -18,8 +18,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mimicit.embedding import cells
-from mimicit.embedding.vectors import Int8, inverse_norms, nearest, quantise
+from mimicit.embedding.vectors import (
+    PROBES,
+    Int8,
+    cell_count,
+    inverse_norms,
+    nearest,
+    nearest_in_cells,
+    open_cells,
+    probe,
+    quantise,
+    train_centres,
+    write_cells,
+)
 
 _NEIGHBOURS = 32  # kept by a build
 _MEASURED = 8
@@ -37,13 +48,13 @@ def main() -> None:
     started = time.perf_counter()
     wanted = np.concatenate([nearest(vectors, part, _NEIGHBOURS) for part in np.array_split(rows, 4)])
     seconds = (time.perf_counter() - started) * len(vectors) / len(rows)
-    print(f"{len(vectors):,} vectors of {options.components} components, {cells.cell_count(len(vectors)):,} cells")
+    print(f"{len(vectors):,} vectors of {options.components} components, {cell_count(len(vectors)):,} cells")
     print(f"{'search':<28}  {'build s':>8}  {'search s':>8}  recall@{_MEASURED}")
     print(f"{'all of them (extrapolated)':<28}  {0:>8.1f}  {seconds:>8.1f}  {1:.4f}")
     with tempfile.TemporaryDirectory() as folder:
         built, searched, found = by_cells(Path(folder), vectors)
-    print(f"{f'cells, {cells.PROBES} probes':<28}  {built:>8.1f}  {searched:>8.1f}  {recall(found[rows], wanted):.4f}")
-    for probes in (8, cells.PROBES):
+    print(f"{f'cells, {PROBES} probes':<28}  {built:>8.1f}  {searched:>8.1f}  {recall(found[rows], wanted):.4f}")
+    for probes in (8, PROBES):
         result = by_faiss(vectors, rows, probes)
         if result is not None:
             built, searched, listed = result
@@ -65,16 +76,16 @@ def shaped_vectors(rows: int, columns: int) -> npt.NDArray[np.float64]:
 def by_cells(folder: Path, vectors: Int8) -> tuple[float, float, npt.NDArray[np.uint32]]:
     """Seconds to build, seconds to search, and the neighbours of all vectors, by the parts that a build calls."""
     started = time.perf_counter()
-    centres = cells.train_centres(vectors, cells.cell_count(len(vectors)))
+    centres = train_centres(vectors, cell_count(len(vectors)))
     starts = range(0, len(vectors), _BATCH)
-    probes = np.concatenate([cells.probe(vectors[start : start + _BATCH], centres, cells.PROBES) for start in starts])
-    cells.write_cells(folder, vectors, probes, len(centres))
-    opened = cells.open_cells(folder)
+    probes = np.concatenate([probe(vectors[start : start + _BATCH], centres, PROBES) for start in starts])
+    write_cells(folder, vectors, probes, len(centres))
+    opened = open_cells(folder)
     built = time.perf_counter()
     found = np.empty((len(vectors), _NEIGHBOURS), np.uint32)
     for start in starts:
         rows = np.asarray(opened.rows[start : start + _BATCH])
-        found[rows] = cells.nearest_in_cells(opened, vectors[rows], rows, probes[rows], _NEIGHBOURS)
+        found[rows] = nearest_in_cells(opened, vectors[rows], rows, probes[rows], _NEIGHBOURS)
     return built - started, time.perf_counter() - built, found
 
 
@@ -88,7 +99,7 @@ def by_faiss(
         return None
     units = vectors * inverse_norms(vectors)[:, None]
     started = time.perf_counter()
-    kind = f"IVF{cells.cell_count(len(vectors))},SQ8"
+    kind = f"IVF{cell_count(len(vectors))},SQ8"
     index = faiss.index_factory(vectors.shape[1], kind, faiss.METRIC_INNER_PRODUCT)
     index.train(units)
     index.add(units)

@@ -23,11 +23,10 @@ from mimicit.annotating.config import Limits, Prices
 from mimicit.annotating.limits import Breaker, Budget, BudgetReachedError, Cost, Pace
 from mimicit.annotating.pictures import Pictures
 from mimicit.annotating.records import Dropped
-from mimicit.annotating.report import report_html
 from mimicit.annotating.store import Answer
 from mimicit.annotating.wording import Job, request_of, unfit
 from mimicit.annotating.work import Work
-from mimicit.annotating.writing import Counts, Outcomes, decide, write_manifest
+from mimicit.annotating.writing import Counts, Outcomes, decide, report_html, write_manifest
 from mimicit.errors import AnnotateError, RejectedError
 from mimicit.progress import Progress
 from mimicit.shards.files import write_atomically

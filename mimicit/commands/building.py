@@ -218,8 +218,7 @@ def _print_outcome(outcome: BuildResult | WaitingStage, out: str, as_json: bool,
     from dataclasses import asdict
 
     from mimicit.pipeline.remote_files import is_remote, local_path
-    from mimicit.pipeline.report import build_report
-    from mimicit.pipeline.run import BuildResult
+    from mimicit.pipeline.run import BuildResult, build_report
 
     if isinstance(outcome, BuildResult):
         if as_json:

@@ -6,8 +6,7 @@ from mimicit.loading.mixture import Mixture, load_mixture
 from mimicit.loading.order import Order
 from mimicit.loading.packing import Cost, Pack, PackedSamples, pack, token_cost
 from mimicit.loading.quarantine import Quarantine
-from mimicit.loading.samples import Samples, load
-from mimicit.loading.selection import Where
+from mimicit.loading.samples import Samples, Where, load
 
 __all__ = [
     "ChatCollator",

@@ -24,8 +24,7 @@ from numpy.typing import NDArray
 from mimicit.errors import UsageError
 from mimicit.loading.order import PARTS, Address, Ordered, Shuffle, digest, grouped, permutation_key, permute
 from mimicit.loading.quarantine import OnError, Quarantine
-from mimicit.loading.samples import load
-from mimicit.loading.selection import Condition
+from mimicit.loading.samples import Condition, load
 from mimicit.records import Sample
 
 Value = TypeVar("Value")

@@ -41,8 +41,8 @@ from mimicit.errors import RejectedError, UsageError
 from mimicit.media import EncodedMedia, MediaOptions
 from mimicit.media.bounds import allow_pixels
 from mimicit.media.frames import SECONDS_DIGITS, evenly_spaced
+from mimicit.media.image import UPRIGHT_AXES, compress, fit_within, shrink, to_rgb, upright
 from mimicit.media.packets import PacketTable, scan_packets
-from mimicit.media.pixels import UPRIGHT_AXES, compress, fit_within, shrink, to_rgb, upright
 from mimicit.media.read_av import ChosenFrames, read_by_seeking, read_in_order
 
 _T = TypeVar("_T")

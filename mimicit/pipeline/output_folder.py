@@ -18,8 +18,7 @@ from mimicit.errors import BuildError, ChangedInputError, CorruptShardError
 from mimicit.pipeline.config import BuildConfig, without_limits
 from mimicit.pipeline.disk import remove_scratch
 from mimicit.pipeline.mixture import MIXTURE_NAME
-from mimicit.pipeline.previous import PREVIOUS_NAME, set_aside
-from mimicit.pipeline.retry import GIVEN_UP, has_reason
+from mimicit.pipeline.previous import GIVEN_UP, PREVIOUS_NAME, has_reason, set_aside
 from mimicit.pipeline.stages.media_table import own_version
 from mimicit.pipeline.stages.publish import BESIDE_SHARDS, REJECTS_NAME
 from mimicit.progress import Progress

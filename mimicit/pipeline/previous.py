@@ -4,13 +4,18 @@ A build that replaces a finished folder first sets it aside, inside the work fol
 there if its input files hold the same bytes and the options are the same, and a shard if it would hold the same
 samples. Both are found by checksums, and only shards that still match theirs are used; so the new folder has the bytes
 of one that was built from scratch.
+
+``--retry-rejects`` counts how many of the records that an earlier build rejected are in now: because the input was
+fixed, or because a decoder that had crashed or taken too long was tried again. Only this count needs the earlier
+rejects, which are kept in the work folder until the records have been read again.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -24,18 +29,21 @@ from mimicit.errors import ShardError
 from mimicit.pipeline.batches import batched
 from mimicit.pipeline.config import MEDIA_LIMITS, BuildConfig, without_limits
 from mimicit.pipeline.engines.local import Engine
-from mimicit.pipeline.joins import insert, joins, ordered
+from mimicit.pipeline.joins import insert, joins, ordered, rows_of
 from mimicit.pipeline.parts import ColumnFile, batches_of_rows, numbered, write_columns
+from mimicit.pipeline.rejects import Rejects
 from mimicit.pipeline.similarity import compares_pictures
+from mimicit.pipeline.stages.importing import part_rejects
 from mimicit.pipeline.stages.media_table import MEDIA_NAME, input_digest, library_versions, own_version
-from mimicit.pipeline.tables import ENCODED, MEDIA_REFERENCES_NAME
+from mimicit.pipeline.tables import ENCODED, MEDIA_REFERENCES_NAME, MERGED_NAME, TRIPLETS_NAME
 from mimicit.progress import Progress
 from mimicit.schema import canonical_json
-from mimicit.shards.files import sha256_of, sync_folder
+from mimicit.shards.files import sha256_of, sync_folder, write_atomically
 from mimicit.shards.folders import remove_folder
 from mimicit.shards.index import INDEX_NAME, iterate_index
 from mimicit.shards.manifest import MANIFEST_NAME, read_manifest
 from mimicit.sources.files.scanned import ScannedFiles
+from mimicit.sources.format import SourceSpec
 
 PREVIOUS_NAME: Final = "previous"
 REUSED_NAME: Final = "reused.arrow"
@@ -75,6 +83,24 @@ JOIN (
     SELECT checksums, arg_min(file, place) AS file, arg_min(offsets, place) AS offsets FROM stored GROUP BY checksums
 ) AS first USING (checksums)
 ORDER BY number
+"""
+
+GIVEN_UP: Final = frozenset(("decoder_died", "timeout", "too_much_memory"))
+"""The reasons of rejects that another attempt at the same input may not repeat."""
+
+_PREVIOUS_NAME: Final = "previous-rejects.parquet"
+_PREVIOUS: Final = pa.schema([("source", pa.int32()), ("id", pa.large_string()), ("place", pa.large_string())])
+_REJECT_TABLES: Final = """
+CREATE TABLE previous(source INTEGER, id VARCHAR, place VARCHAR);
+CREATE TABLE kept(source INTEGER, id VARCHAR, place VARCHAR);
+"""
+# A record without an id (a line that was not JSON) is recognized by its place.
+_COUNT_MENDED: Final = """
+SELECT count(*) FROM previous
+ANTI JOIN (SELECT source, id, locator AS place FROM rejects WHERE scope = 'record') AS rejected
+    USING (source, id, place)
+WHERE CASE WHEN id = '' THEN (source, place) IN (SELECT (source, place) FROM kept)
+    ELSE (source, id) IN (SELECT (source, id) FROM kept) END
 """
 
 
@@ -223,3 +249,47 @@ def _described(path: Path, scanned: ScannedFiles) -> Iterator[tuple[Any, ...]]:
                 if input_digest(row["ref"], scanned) == row["input"]:
                     checksums = canonical_json(orjson.loads(row["media"])["sha256"]).decode()
                     yield (checksums, *(row[name] for name in _DESCRIBED.names[1:]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retried:
+    """``rejected`` records were rejected by the build before; ``fixed`` of them are in now."""
+
+    rejected: int
+    fixed: int
+
+
+def has_reason(table: bytes, reasons: Collection[str]) -> bool:
+    """Whether a ``rejects.parquet`` has a row with one of the ``reasons``; False if it is unreadable."""
+    try:
+        with pq.ParquetFile(io.BytesIO(table)) as file:
+            batches = file.iter_batches(columns=["reason"])
+            return any(not set(reasons).isdisjoint(batch.column(0).to_pylist()) for batch in batches)
+    except (pa.ArrowException, OSError, ValueError):
+        return False
+
+
+def keep_previous_rejects(work: Path, table: bytes) -> None:
+    """Keep the ``rejects.parquet`` of an earlier build for `count_retried`."""
+    write_atomically(work / _PREVIOUS_NAME, [table])
+
+
+def count_retried(work: Path, specs: Sequence[SourceSpec]) -> Retried | None:
+    """Compare the rejects of the earlier build, if any were kept, with what is usable now."""
+    path = work / _PREVIOUS_NAME
+    if not path.exists():
+        return None
+    numbers = {spec.name: number for number, spec in enumerate(specs)}
+    rejected = 0
+    with joins(work) as db, pq.ParquetFile(path) as file:
+        db.execute(_REJECT_TABLES)
+        Rejects(db, work, part_rejects(work))  # makes the table ``rejects`` of the query below
+        for batch in file.iter_batches(columns=["scope", "source", "id", "locator"]):
+            rows = [row for row in batch.to_pylist() if row["scope"] == "record"]
+            rejected += len(rows)
+            known = [(numbers[row["source"]], row["id"], row["locator"]) for row in rows if row["source"] in numbers]
+            insert(db, "previous", batches_of_rows(known, _PREVIOUS))
+        for name in (TRIPLETS_NAME, MERGED_NAME):
+            insert(db, "kept", ColumnFile(work / name).table(["source", "id", "place"]).to_batches())
+        (counted,) = rows_of(db, _COUNT_MENDED)
+    return Retried(rejected=rejected, fixed=counted[0])

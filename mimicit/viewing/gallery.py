@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from mimicit.errors import MimicitError, UsageError
 from mimicit.inspecting.context_quality import ContextQuality, context_quality
 from mimicit.inspecting.stored_samples import StoredSamples, open_samples
-from mimicit.loading.selection import Where
+from mimicit.loading.samples import Where
 from mimicit.records import Sample
 from mimicit.shards.index import RELATIONS, index_batches
 from mimicit.shards.manifest import read_manifest

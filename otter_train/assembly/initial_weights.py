@@ -18,8 +18,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from mimicit.errors import TrainError, UsageError
 from otter_train.assembly.models import freeze_for, load_kept
 from otter_train.checkpoint.files import Checkpoint, is_checkpointed, load_weights, open_checkpoint
-from otter_train.checkpoint.pretrained_parts import find_parts
-from otter_train.checkpoint.provenance import check_tokens
+from otter_train.checkpoint.meta import check_tokens, find_parts
 from otter_train.config.run_config import RunConfig
 from otter_train.conversion.completeness import check_complete
 from otter_train.conversion.source import open_origin
@@ -47,7 +46,7 @@ _FROZEN: Final = ("vision.", "language.lm.")
 class Initial:
     """``fill`` copies the weights into a model that was just built; ``tokenizer`` is the one they were trained with.
 
-    ``fits_shards``: the model may already be spread over the processes (`otter_train.assembly.sharded_loading`), which
+    ``fits_shards``: the model may already be spread over the processes (`otter_train.assembly.models`), which
     is not so if other weights were trained than will be.
     """
 

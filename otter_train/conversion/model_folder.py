@@ -20,11 +20,10 @@ from mimicit.errors import UsageError
 from mimicit.schema import canonical_json
 from mimicit.shards.files import write_atomically
 from otter_train.checkpoint.files import is_checkpointed, open_checkpoint
-from otter_train.checkpoint.pretrained_parts import find_parts
+from otter_train.checkpoint.meta import find_parts
 from otter_train.config.command_line import absolute_path
 from otter_train.config.run_config import RunConfig
-from otter_train.conversion.published_config import write_published
-from otter_train.conversion.source import Origin
+from otter_train.conversion.source import Origin, write_published
 from otter_train.conversion.weight_files import read_weights
 from otter_train.data.tokenizer import load_tokenizer, special_ids
 from otter_train.model import TokenIds, build_model

@@ -11,8 +11,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from mimicit.errors import TrainError, UsageError
 from otter_train.conversion.completeness import absent_parts, check_complete, frozen_weights
-from otter_train.conversion.published_config import perceiver_of
-from otter_train.conversion.source import Origin, open_origin
+from otter_train.conversion.source import Origin, open_origin, perceiver_of
 from otter_train.conversion.token_rows import reordered, special_rows
 from otter_train.data.tokenizer import load_tokenizer, special_ids
 from otter_train.model import ModelConfig, Otter, TokenIds, build_model, preset, with_pretrained

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 import torch
 
 from mimicit.errors import TrainError, UsageError
-from otter_train.checkpoint.pretrained_parts import places_of
+from otter_train.checkpoint.meta import places_of
 from otter_train.conversion.completeness import absent_parts, check_complete, empty_model, frozen_weights
 from otter_train.conversion.model_folder import write_description
 from otter_train.conversion.source import Origin, open_origin

@@ -15,8 +15,7 @@ from mimicit.errors import UsageError
 from mimicit.records import Sample
 from otter_train.assembly.models import assemble_model, load_kept, stored_model_config, uses_bfloat16
 from otter_train.checkpoint.files import is_checkpointed, load_weights, open_checkpoint
-from otter_train.checkpoint.pretrained_parts import find_parts
-from otter_train.checkpoint.provenance import check_tokens
+from otter_train.checkpoint.meta import check_tokens, find_parts
 from otter_train.config.run_config import Precision, RunConfig
 from otter_train.data.batches import Batch, collate
 from otter_train.data.encoding import Encoded, PromptEncoder

@@ -73,7 +73,7 @@ def build_model(
     afterwards would also round the rotary frequencies.) With ``load_weights`` false, because a checkpoint brings them,
     no pretrained weights are read; on the meta device they never are. Random weights are drawn on the CPU from torch's
     global generator, so that a seed gives the same model on every device. With ``empty``, the parameters of all but the
-    vision tower are on the meta device, to be filled later (`otter_train.assembly.sharded_loading`). Embeddings grow to
+    vision tower are on the meta device, to be filled later (`otter_train.assembly.models`). Embeddings grow to
     ``vocab_size`` but never shrink: some models have more rows than tokens. `TrainError` if weights can't be read or
     do not fit.
     """

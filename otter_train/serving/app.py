@@ -19,8 +19,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from mimicit.web import host_name
-from otter_train.serving.bodies import Bodies
-from otter_train.serving.fields import ApiError
+from otter_train.serving.fields import ApiError, Bodies
 from otter_train.serving.worker import Ticket, Worker
 
 Value = TypeVar("Value")

@@ -33,15 +33,13 @@ from otter_train.checkpoint.files import (
     save_checkpoint,
 )
 from otter_train.checkpoint.lineage import descend
-from otter_train.checkpoint.pretrained_parts import PARTS, places_of
-from otter_train.checkpoint.provenance import describe, generator_states
+from otter_train.checkpoint.meta import PARTS, describe, generator_states, places_of
 from otter_train.config.command_line import CONFIG_NAME, LEFT_OUT_NAME, absolute_path, write_options
 from otter_train.config.run_config import RunConfig, RunOptions
 from otter_train.data.encoding import Cut
 from otter_train.data.micro_batches import Group, each_group
 from otter_train.reporting.metrics import Console, Row
-from otter_train.training.log import Logbook, logbook
-from otter_train.training.measurements import Window
+from otter_train.training.log import Logbook, Window, logbook
 from otter_train.training.optimizer import rate_factor, set_rates
 from otter_train.training.session import Session, begin, changes_since, checkpoint_to_resume
 from otter_train.training.snapshot import take_snapshot

@@ -24,17 +24,16 @@ from mimicit.records import Sample
 from otter_train.assembly.initial_weights import Initial, initial_weights
 from otter_train.assembly.models import (
     assemble_model,
+    fill_rows,
     load_kept,
     model_config,
     read_dtype,
     stored_model_config,
     uses_bfloat16,
 )
-from otter_train.assembly.sharded_loading import fill_rows
 from otter_train.checkpoint.files import Checkpoint, latest_checkpoint, load_optimizer_state, load_weights
 from otter_train.checkpoint.lineage import CHANGEABLE
-from otter_train.checkpoint.pretrained_parts import find_parts
-from otter_train.checkpoint.provenance import check_tokens, restore_generators, seed_generators
+from otter_train.checkpoint.meta import check_tokens, find_parts, restore_generators, seed_generators
 from otter_train.config.command_line import same_place
 from otter_train.config.run_config import RunConfig, RunOptions, difference
 from otter_train.data.encoding import PromptEncoder

@@ -13,8 +13,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimicit.embedding import cells
-from mimicit.embedding.vectors import NOTHING, Int8, cosines, nearest, quantise
+from mimicit.embedding.vectors import (
+    NOTHING,
+    PROBES,
+    Int8,
+    cell_count,
+    cosines,
+    nearest,
+    nearest_in_cells,
+    open_cells,
+    probe,
+    quantise,
+    train_centres,
+    write_cells,
+)
 from tests.factories.vectors import shaped_vectors
 
 
@@ -35,15 +47,15 @@ def test_nearest_finds_what_sorting_all_finds(rows: int, count: int, seed: int, 
 
 
 def search_by_cells(folder: Path, vectors: Int8, count: int, probes: int, batch: int) -> np.ndarray:
-    centres = cells.train_centres(vectors, cells.cell_count(len(vectors)))
-    probed = cells.probe(vectors, centres, probes)
+    centres = train_centres(vectors, cell_count(len(vectors)))
+    probed = probe(vectors, centres, probes)
     folder.mkdir()
-    cells.write_cells(folder, vectors, probed, len(centres))
-    opened = cells.open_cells(folder)
+    write_cells(folder, vectors, probed, len(centres))
+    opened = open_cells(folder)
     found = np.empty((len(vectors), count), np.uint32)
     for start in range(0, len(vectors), batch):
         rows = np.asarray(opened.rows[start : start + batch])
-        found[rows] = cells.nearest_in_cells(opened, vectors[rows], rows, probed[rows], count)
+        found[rows] = nearest_in_cells(opened, vectors[rows], rows, probed[rows], count)
     return found
 
 
@@ -56,7 +68,7 @@ def test_all_cells_together_are_an_exact_search(tmp_path: Path) -> None:
 
 
 def test_a_cell_larger_than_a_block_is_searched_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cells, "_BLOCK", 7)
+    monkeypatch.setattr("mimicit.embedding.vectors._BLOCK", 7)
     vectors = np.random.default_rng(1).integers(-3, 4, (300, 4)).astype(np.int8)
     wanted = nearest(vectors, np.arange(300, dtype=np.uint32), 5)
     assert np.array_equal(search_by_cells(tmp_path / "cells", vectors, 5, probes=1000, batch=50), wanted)
@@ -65,7 +77,7 @@ def test_a_cell_larger_than_a_block_is_searched_whole(tmp_path: Path, monkeypatc
 def test_every_row_lies_in_one_cell_beside_its_vector(tmp_path: Path) -> None:
     vectors = quantise(shaped_vectors(5_000, 16))
     search_by_cells(tmp_path / "cells", vectors, 1, probes=2, batch=3_000)
-    opened = cells.open_cells(tmp_path / "cells")
+    opened = open_cells(tmp_path / "cells")
     assert np.array_equal(np.sort(opened.rows), np.arange(5_000))
     assert np.array_equal(opened.vectors, vectors[opened.rows])
     assert opened.starts[-1] == 5_000
@@ -75,7 +87,7 @@ def test_cells_miss_few_neighbours(tmp_path: Path) -> None:
     vectors = quantise(shaped_vectors(10_000, 64))
     rows = np.arange(0, 10_000, 25, dtype=np.uint32)
     wanted = nearest(vectors, rows, 8)
-    found = search_by_cells(tmp_path / "cells", vectors, 8, cells.PROBES, 1_024)[rows]
+    found = search_by_cells(tmp_path / "cells", vectors, 8, PROBES, 1_024)[rows]
     recall = np.mean([len(set(a) & set(b)) / 8 for a, b in zip(wanted, found, strict=True)])
     assert recall >= 0.97
 
@@ -107,7 +119,7 @@ def test_recall_at_8_of_100_000(tmp_path: Path) -> None:
     vectors = quantise(shaped_vectors(100_000, 256))
     rows = np.arange(0, 100_000, 20, dtype=np.uint32)
     wanted = np.concatenate([nearest(vectors, part, 8) for part in np.split(rows, 10)])
-    found = search_by_cells(tmp_path / "cells", vectors, 8, cells.PROBES, 1_024)[rows]
+    found = search_by_cells(tmp_path / "cells", vectors, 8, PROBES, 1_024)[rows]
     recall = np.mean([len(set(a) & set(b)) / 8 for a, b in zip(wanted, found, strict=True)])
     print(f"recall@8 of 100,000 vectors: {recall:.4f}")  # noqa: T201 - the figure this test is about
     assert recall >= 0.95

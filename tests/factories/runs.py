@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from otter_train.checkpoint.provenance import describe, generator_states
+from otter_train.checkpoint.meta import describe, generator_states
 from otter_train.config.run_config import resolve
 from otter_train.reporting.metrics import Row
 from tests.factories.train import MINUTE_MODEL, TOKENIZER

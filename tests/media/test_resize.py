@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mimicit.media import pixels
-from mimicit.media.pixels import resized
+from mimicit.media import image
+from mimicit.media.image import resized
 from tests.factories.media import difference, scene
 
 SIDES = st.integers(1, 300)
@@ -44,14 +44,14 @@ def test_every_processor_makes_the_same_bytes(width: int, height: int, columns: 
     target = (min(width, columns), min(height, rows))
     picture = noise(width, height)
     expected = resized(picture, target).tobytes()
-    assert pixels._kept is not None
-    found = pixels._kept.resizer.cpu_extensions
+    assert image._kept is not None
+    found = image._kept.resizer.cpu_extensions
     try:
         for extensions in (cykooz_resizer.CpuExtensions.none, found):
-            pixels._kept.resizer.cpu_extensions = extensions
+            image._kept.resizer.cpu_extensions = extensions
             assert resized(picture, target).tobytes() == expected
     finally:
-        pixels._kept.resizer.cpu_extensions = found
+        image._kept.resizer.cpu_extensions = found
 
 
 @given(width=SIDES, height=SIDES, level=st.integers(0, 255))
@@ -64,13 +64,13 @@ def test_what_is_flat_stays_flat(width: int, height: int, level: int) -> None:
 @pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK", "LAB"])
 def test_other_modes_are_left_to_pillow(mode: str) -> None:
     picture = noise(60, 40, "RGB").convert(mode) if mode != "LAB" else Image.merge("LAB", noise(60, 40).split())
-    expected = picture.resize((30, 20), Image.Resampling.BICUBIC, reducing_gap=pixels.REDUCING_GAP)
+    expected = picture.resize((30, 20), Image.Resampling.BICUBIC, reducing_gap=image.REDUCING_GAP)
     assert resized(picture, (30, 20)).tobytes() == expected.tobytes()
 
 
 def test_without_the_library_pillow_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
     picture = scene(300, 200)
-    monkeypatch.setattr(pixels, "_kept", None)
+    monkeypatch.setattr(image, "_kept", None)
     assert resized(picture, (150, 100)).tobytes() == by_pillow(picture, (150, 100)).tobytes()
 
 

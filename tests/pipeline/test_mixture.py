@@ -18,7 +18,7 @@ from mimicit.media import MediaOptions
 from mimicit.pipeline import BuildConfig, BuildResult
 from mimicit.pipeline.config import SourceOptions
 from mimicit.pipeline.mixture import build_config, read_mixture
-from mimicit.pipeline.report import build_report
+from mimicit.pipeline.run import build_report
 from mimicit.pipeline.stages.filters import FilterConfig
 from mimicit.pipeline.stages.passing import sampling_key
 from tests.factories import raw as make

@@ -14,8 +14,7 @@ from mimicit.cli import main
 from mimicit.errors import UsageError
 from mimicit.pipeline import BuildConfig
 from mimicit.pipeline.config import SourceOptions
-from mimicit.pipeline.mixture import build_config, merged_options, read_mixture
-from mimicit.pipeline.selection import select_sources
+from mimicit.pipeline.mixture import build_config, merged_options, read_mixture, select_sources
 from mimicit.sources import SOURCES, detect
 from mimicit.sources.files.root import Root
 from mimicit.sources.format import SourceSpec

@@ -14,8 +14,7 @@ pytest.importorskip("uvicorn", reason="comes with the extra 'view'")
 
 import uvicorn
 
-from mimicit.web.arrivals import is_in_crumbs
-from mimicit.web.server import ConnectionLimits, server_config
+from mimicit.web.server import ConnectionLimits, is_in_crumbs, server_config
 
 Address = tuple[str, int]
 PLAIN = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -216,7 +215,7 @@ def test_a_body_that_waits_to_be_asked_for_is_asked_for() -> None:
 
 
 def test_a_body_that_does_not_come_is_the_application_s_to_give_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mimicit.web.arrivals._BODY_S", 0.1)
+    monkeypatch.setattr("mimicit.web.server._BODY_S", 0.1)
     with (
         running(ConnectionLimits(head_seconds=0.2)) as (_, address),
         socket.create_connection(address, timeout=30) as raw,
@@ -229,7 +228,7 @@ def test_a_body_that_does_not_come_is_the_application_s_to_give_up(monkeypatch: 
 
 def test_what_never_becomes_a_request_makes_nothing_that_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
-    monkeypatch.setattr("mimicit.web.arrivals.Arrival._hand_over", made.append)
+    monkeypatch.setattr("mimicit.web.server.Arrival._hand_over", made.append)
     with running(ConnectionLimits(connections=4)) as (_, address), ExitStack() as stack:
         for sent in (b"", HALF_A_HEAD, BEGUN, BEGUN + b"x" * 99) * 5:
             raw = stack.enter_context(socket.create_connection(address, timeout=30))

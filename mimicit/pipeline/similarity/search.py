@@ -8,7 +8,7 @@ After TRIPLETS and before the plan, in a folder of the work folder:
 - ``text-vectors.npy`` and ``picture-vectors.npy`` hold their vectors, int8[number, d].
 - ``text-neighbours.npy`` and ``picture-neighbours.npy`` hold the numbers of the nearest k of each, uint32[number, k].
   If a source has up to 65,536, all are compared; if it has more, those in the nearest cells (see
-  `mimicit.embedding.cells`).
+  `mimicit.embedding.vectors`).
 
 All is done in blocks whose cut depends on the input alone, and all arithmetic after the embedder is exact; so workers,
 threads and kills never change a byte. (A model's vectors may differ in the last bit between kinds of hardware.)
@@ -29,9 +29,21 @@ import numpy.typing as npt
 
 from mimicit.context.candidates import SIMILAR
 from mimicit.context.choose import parse_strategies
-from mimicit.embedding.cells import PROBES, cell_count, nearest_in_cells, open_cells, probe, train_centres, write_cells
 from mimicit.embedding.registry import Embedder, image_embedder, is_light, text_embedder
-from mimicit.embedding.vectors import NOTHING, Int8, VectorCache, nearest, quantise
+from mimicit.embedding.vectors import (
+    NOTHING,
+    PROBES,
+    Int8,
+    VectorCache,
+    cell_count,
+    nearest,
+    nearest_in_cells,
+    open_cells,
+    probe,
+    quantise,
+    train_centres,
+    write_cells,
+)
 from mimicit.pipeline.config import SourceRules
 from mimicit.pipeline.engines.local import Engine
 from mimicit.pipeline.parts import ColumnFile

@@ -32,7 +32,7 @@ from mimicit.pipeline.engines.scheduler import Share
 from mimicit.pipeline.joins import insert, joins, ordered
 from mimicit.pipeline.parts import ColumnFile, batches_of_rows, write_columns
 from mimicit.pipeline.previous import PREVIOUS_NAME, REUSED_NAME, damaged_previous_shards
-from mimicit.pipeline.stages.blobs import damaged_blobs, writing_blob
+from mimicit.pipeline.stages.stored_media import damaged_blobs, writing_blob
 from mimicit.pipeline.tables import ENCODED, MEDIA, MEDIA_NAME, MEDIA_REFERENCES_NAME, UNITS_NAME
 from mimicit.progress import Progress, Silent
 from mimicit.schema import canonical_json

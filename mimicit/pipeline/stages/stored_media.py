@@ -1,24 +1,38 @@
-"""The encoded files of the media of a build: the list, and their bytes in the blobs of the work folder."""
+"""The encoded files of the media of a build: the list, and their bytes in the blobs of the work folder.
+
+A blob holds encoded media until these are packed, and ends with its own SHA-256. A build that was killed resumes with
+the blobs that it finds, perhaps days later or after the machine went down. So they are checked then, and the media of a
+blob that was cut, removed or damaged are encoded again.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import BinaryIO, Final, NamedTuple
 
 import orjson
 
 from mimicit.errors import BuildError
+from mimicit.pipeline.disk import naming, scratch
+from mimicit.pipeline.engines.local import Engine
 from mimicit.pipeline.parts import ColumnFile
 from mimicit.pipeline.tables import MEDIA_NAME
+from mimicit.progress import Progress
+from mimicit.shards.files import publish
 
 _OPEN_BLOBS: Final = 64
 _SMALL_BYTES: Final = 64 << 10  # a file up to this size is kept once read, as other samples usually show it
 _BYTES_KEPT: Final = 48 << 20
 _MEDIA_KEPT: Final = 1 << 14
+
+_DIGEST_BYTES: Final = 32
+_READ_BYTES: Final = 1 << 20
 
 
 class StoredFile(NamedTuple):
@@ -96,3 +110,50 @@ class _Blobs:
                 os.close(self._open.popitem(last=False)[1])
             self._open[name] = os.open(self._work / name, os.O_RDONLY | os.O_CLOEXEC)
         return self._open[name]
+
+
+class BlobWriter:
+    """Writes the files of media one after the other; ``size`` is the offset of the next."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._digest = hashlib.sha256()
+        self.size = 0  # bytes so far
+
+    def write(self, data: bytes) -> None:
+        """Append ``data``."""
+        self._file.write(data)
+        self._digest.update(data)
+        self.size += len(data)
+
+    def close(self) -> None:
+        """Write the checksum; nothing may follow it."""
+        self._file.write(self._digest.digest())
+
+
+@contextmanager
+def writing_blob(path: Path) -> Iterator[BlobWriter]:
+    """A new blob that appears as ``path``, whole and synced, when the block ends without an error."""
+    with naming(path), publish(path, scratch(path)) as file:
+        blob = BlobWriter(file)
+        yield blob
+        blob.close()
+
+
+def damaged_blobs(paths: Iterable[Path], engine: Engine, progress: Progress) -> list[Path]:
+    """The blobs among ``paths`` that are absent or not what was written."""
+    results = engine.run(_is_sound, paths, label="check media", progress=progress)
+    return [path for path, is_sound in results if not is_sound]
+
+
+def _is_sound(path: Path) -> bool:
+    try:
+        with open(path, "rb") as file:
+            left = os.fstat(file.fileno()).st_size - _DIGEST_BYTES
+            digest = hashlib.sha256()
+            while left > 0 and (data := file.read(min(left, _READ_BYTES))):
+                digest.update(data)
+                left -= len(data)
+            return left == 0 and file.read() == digest.digest()
+    except FileNotFoundError:
+        return False

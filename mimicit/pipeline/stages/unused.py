@@ -14,9 +14,9 @@ import pyarrow as pa
 
 from mimicit.errors import SourceError
 from mimicit.pipeline.joins import insert, joins, rows_of
+from mimicit.pipeline.mixture import Selection
 from mimicit.pipeline.parts import ColumnFile, batches_of_rows
 from mimicit.pipeline.rejects import OF_INPUT, Phase, Rejects, RejectWriter, rejects_path
-from mimicit.pipeline.selection import Selection
 from mimicit.pipeline.tables import MEDIA_REFERENCES_NAME
 from mimicit.progress import Progress
 from mimicit.sources.detect import is_data, why_unused

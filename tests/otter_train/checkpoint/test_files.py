@@ -29,7 +29,7 @@ from otter_train.checkpoint.files import (
     remove_unfinished,
     save_checkpoint,
 )
-from otter_train.checkpoint.provenance import check_tokens, generator_states, restore_generators
+from otter_train.checkpoint.meta import check_tokens, generator_states, restore_generators
 from otter_train.config.run_config import resolve
 from otter_train.model import freeze
 from tests.factories.otter import otter

@@ -98,7 +98,7 @@ def test_a_kept_picture_is_not_decoded(tmp_path: Path, monkeypatch: pytest.Monke
     known = [Colours().get(place) for place in range(3)]
     first = collated(known, features)
     expected = tokens_of(first, features)
-    monkeypatch.setattr("otter_train.data.packed.decode_media", None)
+    monkeypatch.setattr("otter_train.data.batches.decode_media", None)
     again = collated(known, features)
     assert len(again.vision_x) == 0 and again.pictures == first.pictures > 0
     assert torch.equal(tokens_of(again, features), expected)

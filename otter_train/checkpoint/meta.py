@@ -1,26 +1,39 @@
-"""What a checkpoint says about the run that wrote it, and the states of the random generators."""
+"""What ``meta.json`` of a checkpoint says about its run: options, model and tokens, generators, and its pretrained
+parts.
+
+Where the pretrained parts lie: folders, which move, or names on the Hub, which do not. A checkpoint holds each folder
+twice, by its absolute path and by that relative to the run folder, so it is found from any working folder, and after it
+was moved together with the run. Converted weights do the same. A folder that is gone is never taken for a name.
+"""
 
 from __future__ import annotations
 
 import base64
+import os
 import platform
 import random
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import version
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import torch
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from mimicit.errors import TrainError
+from mimicit.errors import TrainError, UsageError
 from mimicit.prompt import template_named
+from otter_train.checkpoint.files import Checkpoint
+from otter_train.config.command_line import absolute_path, path_in
 from otter_train.config.run_config import RunConfig
 from otter_train.data.tokenizer import special_ids
 from otter_train.model import ModelConfig
 
 _LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors")
+
+PARTS: Final = ("language_model", "vision_model")
+"""The options of a run that name pretrained models."""
 
 
 def describe(config: RunConfig, model: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
@@ -92,3 +105,59 @@ def _from_text(text: str) -> torch.Tensor:
 @cache
 def _versions() -> dict[str, str]:
     return {name: version(name) for name in _LIBRARIES}
+
+
+def places_of(config: Mapping[str, Any], folder: Path) -> dict[str, dict[str, str]]:
+    """For each part of ``config`` that is a folder or a file, its absolute path and the one from ``folder``."""
+    places = {}
+    for name in PARTS:
+        source = config.get(name)
+        if source is None:
+            continue
+        path = path_in(absolute_path(source))
+        if os.path.exists(path):
+            places[name] = {"absolute": path, "relative": os.path.relpath(path, folder.absolute())}
+    return places
+
+
+def find_parts(
+    checkpoint: Checkpoint, *, if_gone: Mapping[str, str | None] | None = None, **moved: str | None
+) -> dict[str, str | None]:
+    """Where the `PARTS` of ``checkpoint`` lie now, by option; ``moved`` names places that take precedence.
+
+    ``if_gone`` names places of parts that are no longer where the checkpoint says. `UsageError` names the part
+    that is gone and where it was looked for.
+    """
+    config: Mapping[str, Any] = checkpoint.meta["config"]
+    places: Mapping[str, Mapping[str, str]] = checkpoint.meta.get("pretrained", {})
+    found: dict[str, str | None] = {}
+    for name in PARTS:
+        source: str | None = moved.get(name) or config.get(name)
+        if source is not None and moved.get(name) is None and name in places:
+            try:
+                source = find_part(
+                    name, source, places[name], holder=checkpoint.folder, folder=checkpoint.folder.absolute().parent
+                )
+            except UsageError:
+                if if_gone is None or if_gone.get(name) is None:
+                    raise
+                source = if_gone[name]
+        found[name] = source
+    return found
+
+
+def find_part(name: str, source: str, place: Mapping[str, str], *, holder: Path, folder: Path) -> str:
+    """Where the part ``name`` lies now: once given as ``source``, in the ``place`` that `places_of` noted.
+
+    ``folder`` is what the relative path begins from. `UsageError` if it is gone; ``holder`` was trained with it.
+    """
+    candidates = [place["absolute"], os.path.normpath(folder / place["relative"])]
+    for path in candidates:
+        if os.path.exists(path):
+            is_open_clip = ":" in source and path_in(source) != source
+            return f"{source.partition(':')[0]}:{path}" if is_open_clip else path
+    option = f"--{name.replace('_', '-')}"
+    raise UsageError(
+        f"{holder}: the {name.replace('_', ' ')} that it was trained with is neither in {' nor in '.join(candidates)}; "
+        f"say with {option} where it lies now"
+    )
