@@ -32,6 +32,7 @@ Picture = Mapping[str, bytes | str | None]
 
 PICTURES: Final = "media"
 VIDEOS: Final = "videos"
+_VIDEO: Final = {"feature": {"_type": "Video"}, "_type": "Sequence"}  # clips look like pictures by their type
 COLUMNS: Final = ("id", "source", PICTURES, "triplets", "media_info", "meta")
 """The columns of every such table; it may also have `VIDEOS`, which repeats the frames of clips as files."""
 
@@ -41,7 +42,7 @@ def table_schema(*, videos: bool = False) -> pa.Schema:
     """The columns, with the features of `datasets` in the metadata."""
     import pyarrow as pa  # takes a quarter of a second, and reading rows does not need it
 
-    picture = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    picture = picture_type()
     triplet = pa.struct(
         [
             ("id", pa.string()),
@@ -66,24 +67,41 @@ def table_schema(*, videos: bool = False) -> pa.Schema:
     )
     text = pa.string()
     types = (text, text, pa.list_(picture), pa.list_(triplet), pa.list_(medium), text)
-
-    def feature(type: pa.DataType) -> Any:
-        if type == picture:  # it would be a plain struct of bytes otherwise
-            return {"_type": "Image"}
-        if pa.types.is_list(type):
-            inner = feature(type.value_type)
-            return [inner] if "_type" not in inner else {"feature": inner, "_type": "Sequence"}
-        if pa.types.is_struct(type):
-            return {field.name: feature(field.type) for field in type}
-        return {"dtype": {"double": "float64"}.get(str(type), str(type)), "_type": "Value"}
-
     fields = dict(zip(COLUMNS, types, strict=True))
-    features = {name: feature(type) for name, type in fields.items()}
     if videos:
         fields[VIDEOS] = pa.list_(picture)
-        features[VIDEOS] = {"feature": {"_type": "Video"}, "_type": "Sequence"}
-    info = {"info": {"features": features}}
-    return pa.schema(list(fields.items()), metadata={"huggingface": orjson.dumps(info)})
+    return datasets_schema(fields, {VIDEOS: _VIDEO} if videos else {})
+
+
+def datasets_schema(fields: Mapping[str, pa.DataType], features: Mapping[str, Any] | None = None) -> pa.Schema:
+    """Columns of these types, with what they are to `datasets` in the metadata: pictures are ``Image`` there.
+
+    ``features`` says it for columns that are something else than their type tells.
+    """
+    import pyarrow as pa
+
+    known = {name: _feature(type) for name, type in fields.items()} | dict(features or {})
+    return pa.schema(list(fields.items()), metadata={"huggingface": orjson.dumps({"info": {"features": known}})})
+
+
+def _feature(type: pa.DataType) -> Any:
+    import pyarrow as pa
+
+    if type == picture_type():  # it would be a plain struct of bytes otherwise
+        return {"_type": "Image"}
+    if pa.types.is_list(type):
+        inner = _feature(type.value_type)
+        return [inner] if "_type" not in inner else {"feature": inner, "_type": "Sequence"}
+    if pa.types.is_struct(type):
+        return {field.name: _feature(field.type) for field in type}
+    return {"dtype": {"double": "float64"}.get(str(type), str(type)), "_type": "Value"}
+
+
+def picture_type() -> pa.DataType:
+    """A picture as `datasets` keeps it: its bytes and its path."""
+    import pyarrow as pa  # takes a quarter of a second, and reading rows does not need it
+
+    return pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
 def row_of_sample(sample: Sample, pictures: Iterable[Picture]) -> dict[str, Any]:

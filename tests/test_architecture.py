@@ -170,7 +170,7 @@ SQL = re.compile(r"\b(SELECT .+ FROM|INSERT INTO|CREATE (TEMP )?(TABLE|VIEW)|DEL
 OWNERS_OF_SQL = {
     "joins", "rejects", "previous",  # DuckDB, as those below
     "stages.encode", "stages.entries", "stages.filtering", "stages.links", "stages.plan", "stages.resolve",
-    "stages.unused", "remote", "stages.look_alikes", "stages.scan",  # SQLite files of their own
+    "stages.unused", "remote", "stages.passing", "stages.scan",  # SQLite files of their own
     "similarity.pool", "similarity.search", "similarity.tables",
 }  # fmt: skip
 

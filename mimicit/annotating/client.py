@@ -165,20 +165,20 @@ class ModelClient:
             fault = f"the answer has more than {_MOST_ANSWER_BYTES:,} bytes"
             return Answer(fault=fault, input_tokens=cost.input_tokens, output_tokens=cost.output_tokens)
         except openai.APIConnectionError as error:
-            raise _AgainError(self._plain(f"the connection failed: {error.__cause__ or error}")) from None
+            raise _AgainError(self._without_key(f"the connection failed: {error.__cause__ or error}")) from None
         except (openai.OpenAIError, httpx2.HTTPError, OSError) as error:
-            raise _AgainError(self._plain(f"{type(error).__name__}: {error}")) from None
+            raise _AgainError(self._without_key(f"{type(error).__name__}: {error}")) from None
         try:
-            return answer_of_body(response.content, cost, hide=self._plain)
+            return answer_of_body(response.content, cost, hide=self._without_key)
         except ValueError as error:
             raise _AgainError(str(error)) from None
 
     def _refused(self, status: int, headers: Mapping[str, str], content: bytes) -> Exception:
-        said = " ".join(self._plain(content[: 4 * _DETAIL].decode("utf-8", "replace")).split())[:_DETAIL]
+        said = " ".join(self._without_key(content[: 4 * _DETAIL].decode("utf-8", "replace")).split())[:_DETAIL]
         if status in _AGAIN or status >= 500:
             return _AgainError(f"HTTP {status}", _asked_wait(headers))
         if 300 <= status < 400:
-            place = self._plain(headers.get("location", "elsewhere"))[:_DETAIL]
+            place = self._without_key(headers.get("location", "elsewhere"))[:_DETAIL]
             return AnnotateError(f"the server redirects to {place}; give that as --base-url if it is meant")
         if status in _FATAL:
             return AnnotateError(f"HTTP {status}: {_FATAL[status]}; the server says: {said}")
@@ -197,7 +197,7 @@ class ModelClient:
             wait_s = asked_s + random.uniform(0, _FIRST_WAIT_S)
         await asyncio.sleep(wait_s)
 
-    def _plain(self, text: str) -> str:
+    def _without_key(self, text: str) -> str:
         return text.replace(self._key, _HIDDEN) if len(self._key) >= _LEAST_KEY else text
 
 

@@ -91,7 +91,7 @@ def repeats_in_record(pair: Pair, before: Sequence[Pair]) -> bool:
         _likeness(pair.instruction, other.instruction) >= _SAME_PAIR
         and _likeness(pair.answer, other.answer) >= _SAME_PAIR
         for other in before
-    ) or any(_plain(pair.instruction) == _plain(other.instruction) for other in before)
+    ) or any(_words_of(pair.instruction) == _words_of(other.instruction) for other in before)
 
 
 class Alike:
@@ -103,7 +103,7 @@ class Alike:
 
     def is_too_much(self, answer: str) -> bool:
         """Count ``answer``; whether more than the allowed number of answers are now nearly the same as it."""
-        words = _plain(answer)
+        words = _words_of(answer)
         if not self._most or len(words) < _LEAST_SHARED:
             return False
         least = sorted(zlib.crc32(" ".join(run).encode()) for run in set(_runs(words)))[:_SKETCH]
@@ -145,7 +145,7 @@ def _repeats(pair: Pair, record: Record, gates: GateOptions) -> tuple[str, str] 
 
 def _of_form(pair: Pair, language: str, gates: GateOptions) -> tuple[str, str] | None:
     if pair.choices:
-        plain = [" ".join(_plain(choice)) or choice for choice in pair.choices]
+        plain = [" ".join(_words_of(choice)) or choice for choice in pair.choices]
         if pair.answer not in pair.choices:
             return "bad_choice", f"the answer {pair.answer[:80]!r} is none of the choices"
         if len(pair.choices) < 2 or len(set(plain)) < len(plain):
@@ -155,7 +155,7 @@ def _of_form(pair: Pair, language: str, gates: GateOptions) -> tuple[str, str] |
     return None
 
 
-def _plain(text: str) -> list[str]:
+def _words_of(text: str) -> list[str]:
     return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
@@ -166,7 +166,7 @@ def _runs(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
 
 def _likeness(one: str, other: str) -> float:
     """How much of the runs of words of both texts they share, 0 to 1 (Jaccard)."""
-    first, second = (set(_runs(_plain(text))) for text in (one, other))
+    first, second = (set(_runs(_words_of(text))) for text in (one, other))
     return len(first & second) / len(first | second) if first and second else 0.0
 
 

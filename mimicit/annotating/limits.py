@@ -76,7 +76,7 @@ class Budget:
         """Set ``cost`` aside; `BudgetReachedError` if it is more than is left."""
         while self._exceeded(_sum(self.spent, self._reserved, cost)):
             if self._exceeded(_sum(self.spent, cost)) or not self._reserved.tokens:
-                raise BudgetReachedError(self._words())
+                raise BudgetReachedError(self._reached())
             self._changed.clear()
             await self._changed.wait()
         self._reserved = _sum(self._reserved, cost)
@@ -98,7 +98,7 @@ class Budget:
         usd = self.prices.of(cost.input_tokens, cost.output_tokens)
         return (self._tokens is not None and cost.tokens > self._tokens) or (self._usd is not None and usd > self._usd)
 
-    def _words(self) -> str:
+    def _reached(self) -> str:
         limits = [f"{self._tokens:,} tokens"] if self._tokens is not None else []
         limits += [f"{self._usd:g} USD"] if self._usd is not None else []
         spent = f"{self.spent.tokens:,} tokens spent"

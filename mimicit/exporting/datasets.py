@@ -13,78 +13,43 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mimicit.exporting.base import Written, stored_files
 from mimicit.records import Media, Sample
+from mimicit.sample_table import datasets_schema, picture_type
 from mimicit.schema import canonical_json
 
 _ROW_GROUP_BYTES: Final = 8 << 20
 _ROW_GROUP_ROWS: Final = 256
 _FILE_BYTES: Final = 512 << 20
 
-_IMAGE: Final = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-_TEXT: Final = pa.struct([("user", pa.string()), ("assistant", pa.string())])
-_MEDIA: Final = pa.struct(
-    [
-        ("kind", pa.string()),
-        ("frames", pa.int32()),
-        ("width", pa.int64()),
-        ("height", pa.int64()),
-        ("origin", pa.string()),
-        ("timestamps_s", pa.list_(pa.float64())),
-        ("duration_s", pa.float64()),
-    ]
-)
-
-
-def _value(dtype: str) -> dict[str, str]:
-    return {"dtype": dtype, "_type": "Value"}
-
-
-def _many(feature: dict[str, Any]) -> dict[str, Any]:
-    return {"feature": feature, "_type": "Sequence"}
-
-
-# What the columns are to `datasets`; without it, pictures would be plain structs of bytes.
-_FEATURES: Final[dict[str, Any]] = {
-    "id": _value("string"),
-    "source": _value("string"),
-    "images": _many({"_type": "Image"}),
-    "texts": [{"user": _value("string"), "assistant": _value("string")}],
-    "ids": _many(_value("string")),
-    "relations": _many(_value("string")),
-    "scores": _many(_value("float64")),
-    "shows": _many(_value("int32")),
-    "media": [
-        {
-            "kind": _value("string"),
-            "frames": _value("int32"),
-            "width": _value("int64"),
-            "height": _value("int64"),
-            "origin": _value("string"),
-            "timestamps_s": _many(_value("float64")),
-            "duration_s": _value("float64"),
-        }
-    ],
-    "meta": _value("string"),
-}
-SCHEMA: Final = pa.schema(
-    [
-        ("id", pa.string()),
-        ("source", pa.string()),
-        ("images", pa.list_(_IMAGE)),
-        ("texts", pa.list_(_TEXT)),
-        ("ids", pa.list_(pa.string())),
-        ("relations", pa.list_(pa.string())),
-        ("scores", pa.list_(pa.float64())),
-        ("shows", pa.list_(pa.int32())),
-        ("media", pa.list_(_MEDIA)),
-        ("meta", pa.string()),
-    ],
-    metadata={"huggingface": orjson.dumps({"info": {"features": _FEATURES}})},
+SCHEMA: Final = datasets_schema(
+    {
+        "id": pa.string(),
+        "source": pa.string(),
+        "images": pa.list_(picture_type()),
+        "texts": pa.list_(pa.struct([("user", pa.string()), ("assistant", pa.string())])),
+        "ids": pa.list_(pa.string()),
+        "relations": pa.list_(pa.string()),
+        "scores": pa.list_(pa.float64()),
+        "shows": pa.list_(pa.int32()),
+        "media": pa.list_(
+            pa.struct(
+                [
+                    ("kind", pa.string()),
+                    ("frames", pa.int32()),
+                    ("width", pa.int64()),
+                    ("height", pa.int64()),
+                    ("origin", pa.string()),
+                    ("timestamps_s", pa.list_(pa.float64())),
+                    ("duration_s", pa.float64()),
+                ]
+            )
+        ),
+        "meta": pa.string(),
+    }
 )
 
 

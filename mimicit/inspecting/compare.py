@@ -203,20 +203,20 @@ def _differing_parts(a: Sample, b: Sample) -> tuple[str, ...]:
     pairs = {
         "instruction": (a.query.instruction, b.query.instruction),
         "answer": (a.query.answer, b.query.answer),
-        "pictures": (_shown(a, a.query), _shown(b, b.query)),
+        "pictures": (_checksums_shown(a, a.query), _checksums_shown(b, b.query)),
         "context": (_context(a), _context(b)),
         "meta": (a.meta, b.meta),
     }
     return tuple(name for name, (mine, theirs) in pairs.items() if mine != theirs) or ("media",)
 
 
-def _shown(sample: Sample, triplet: Triplet) -> list[tuple[str, ...]]:
+def _checksums_shown(sample: Sample, triplet: Triplet) -> list[tuple[str, ...]]:
     """The checksums of what a triplet shows; indices beyond the media, of a hostile folder, show nothing."""
     return [sample.media[index].sha256 for index in triplet.media if index < len(sample.media)]
 
 
 def _context(sample: Sample) -> list[Any]:
-    return [(replace(triplet, media=()), _shown(sample, triplet)) for triplet in sample.context]
+    return [(replace(triplet, media=()), _checksums_shown(sample, triplet)) for triplet in sample.context]
 
 
 def _configuration(manifest: Mapping[str, Any]) -> dict[str, Any]:

@@ -50,7 +50,9 @@ def write_sheet(sample: Sample, path: Path) -> None:
     sample and the file.
     """
     longest = _longest(sample)
-    rows = [[_shown(sample, media, frame, longest) for frame in range(len(media.data))] for media in sample.media]
+    rows = [
+        [_decoded_frame(sample, media, frame, longest) for frame in range(len(media.data))] for media in sample.media
+    ]
     width = max((sum(p.width + _GAP for p in row) for row in rows), default=160) + _GAP
     height = sum(max(p.height for p in row) + _GAP + _LABEL for row in rows) + _GAP
     sheet = Image.new("RGB", (width, height), "white")
@@ -154,7 +156,7 @@ def _longest(sample: Sample) -> int:
     return longest
 
 
-def _shown(sample: Sample, media: Media, frame: int, longest: int) -> Image.Image:
+def _decoded_frame(sample: Sample, media: Media, frame: int, longest: int) -> Image.Image:
     try:
         picture = decode_stored(media.data[frame], media.width, media.height).convert("RGB")
     except CorruptShardError as error:

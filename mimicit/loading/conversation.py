@@ -32,7 +32,7 @@ def messages(
     conversation = [text_message("system", system)] if system is not None else []
     asked: list[Message] = []
     for triplet in sample.context:
-        shown = list(_shown(sample, triplet, clips))
+        shown = list(_media_parts(sample, triplet, clips))
         if context == "turns":
             conversation.append(_message("user", _asked(shown, triplet.instruction)))
             conversation.append(text_message("assistant", triplet.answer))
@@ -40,7 +40,7 @@ def messages(
             asked += shown
             lines = "\n".join(words for words in (triplet.instruction, triplet.answer) if words)
             _append_text(asked, f"{lines}\n\n")
-    asked += _shown(sample, sample.query, clips)
+    asked += _media_parts(sample, sample.query, clips)
     if sample.query.instruction or not asked:
         _append_text(asked, sample.query.instruction)
     conversation.append(_message("user", asked))
@@ -74,7 +74,7 @@ def _append_text(parts: list[Message], words: str) -> None:
         parts.append(_text(words))
 
 
-def _shown(sample: Sample, triplet: Triplet, clips: Literal["pictures", "video"]) -> Iterator[Message]:
+def _media_parts(sample: Sample, triplet: Triplet, clips: Literal["pictures", "video"]) -> Iterator[Message]:
     for index in triplet.media:
         media = sample.media[index]
         frames = _frames(sample, media)

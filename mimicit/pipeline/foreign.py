@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from mimicit.errors import RejectedError, SchemaError, ShardError, SourceError, UsageError
 from mimicit.media import MediaOptions
 from mimicit.media.image_file import probe_image
-from mimicit.pipeline.batches import batched
+from mimicit.pipeline.parts import batched
 from mimicit.pipeline.stages.media_table import own_version
 from mimicit.pipeline.stages.publish import REJECTS_NAME, REJECTS_SCHEMA
 from mimicit.records import FORMAT, Media, Sample, Triplet, sample_to_json

@@ -11,10 +11,10 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import cache, partial
-from itertools import accumulate, pairwise
+from itertools import accumulate, islice, pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self, TypeAlias
+from typing import Any, Final, Self, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,8 @@ from mimicit.sources.containers.arrow import give_back
 
 _BATCH_ROWS: Final = 1 << 14
 _BATCH_BYTES: Final = 32 << 20  # of texts; a batch is held in memory while it is written
+
+T = TypeVar("T")
 
 
 def write_columns(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
@@ -343,3 +345,10 @@ def _view(column: pa.Array) -> memoryview:
 def _offsets_and_data(column: pa.Array) -> _Bytes:
     _, offsets, data = column.buffers()  # of a column of large_string or large_binary
     return memoryview(offsets).cast("B").cast("q"), memoryview(b"" if data is None else data)
+
+
+def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Consecutive lists of ``size`` items; the last may be shorter."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch

@@ -26,11 +26,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mimicit.errors import ShardError
-from mimicit.pipeline.batches import batched
 from mimicit.pipeline.config import MEDIA_LIMITS, BuildConfig, without_limits
 from mimicit.pipeline.engines.local import Engine
 from mimicit.pipeline.joins import insert, joins, ordered, rows_of
-from mimicit.pipeline.parts import ColumnFile, batches_of_rows, numbered, write_columns
+from mimicit.pipeline.parts import ColumnFile, batched, batches_of_rows, numbered, write_columns
 from mimicit.pipeline.rejects import Rejects
 from mimicit.pipeline.similarity import compares_pictures
 from mimicit.pipeline.stages.importing import part_rejects

@@ -21,8 +21,8 @@ from typing import Any, Final, TypeVar
 
 from mimicit.errors import BuildError, ChangedInputError, SourceError, UsageError
 from mimicit.loading.storage.index_columns import default_cache
-from mimicit.pipeline.batches import batched
 from mimicit.pipeline.disk import reported
+from mimicit.pipeline.parts import batched
 from mimicit.pipeline.remote_files import RemoteFiles, RemoteObject, is_on_hub, is_remote, local_path, pinned
 from mimicit.pipeline.stages.media_table import MEDIA_NAME
 from mimicit.pipeline.stages.publish import BESIDE_SHARDS, REJECTS_NAME

@@ -168,7 +168,7 @@ def why_unused(root: Root, path: str) -> str:
     if not any(fields):
         fields = next(filter(any, head.shapes))
     kind = "object" if head.kind == "lines" and sum(head.counts) == 1 else head.kind
-    seen = f"{_SEEN.get(kind, kind)} {_listed(_names(head.kind, fields))}"
+    seen = f"{_SEEN.get(kind, kind)} {_names_in_words(_names(head.kind, fields))}"
     if head.kind == "csv":
         return f"{seen}; name them image, question and answer, or image and caption"
     half = _half_of_a_set(path, head)
@@ -177,9 +177,9 @@ def why_unused(root: Root, path: str) -> str:
     format, missing = _nearest(head)
     if not missing:  # as {"data": [...]}, which MIMIC-IT writes otherwise
         inside = [name.partition("[].")[2] for name in fields if name.count(".") == 1 and name.count("[]") == 1]
-        of_records = f"the fields of its records ({_listed(inside)})" if inside else "what is in it"
+        of_records = f"the fields of its records ({_names_in_words(inside)})" if inside else "what is in it"
         return f"{seen}; name {of_records} image, question and answer"
-    return f"{seen}; the nearest format is {format}, for which {_listed(missing)} is missing"
+    return f"{seen}; the nearest format is {format}, for which {_names_in_words(missing)} is missing"
 
 
 def _of_no_records(root: Root, path: str, kind: HeadKind) -> str:
@@ -249,6 +249,6 @@ def _names(kind: HeadKind, fields: Fields) -> list[str]:
     return [f".{name}" if kind == "tar" else name for name in outer]
 
 
-def _listed(names: Iterable[str]) -> str:
+def _names_in_words(names: Iterable[str]) -> str:
     listed = [name[:_MOST_CHARACTERS] for name in names]
     return ", ".join(listed[:_MOST_NAMES] + ["..."] * (len(listed) > _MOST_NAMES)) or "nothing in it"

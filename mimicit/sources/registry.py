@@ -107,7 +107,7 @@ def parsed_option(text: str) -> tuple[str, str, OptionValue]:
         raise UsageError(f"--option: {text!r} is not FORMAT.NAME=NUMBER, such as mmc4.min_similarity=0.2")
     known = declared_options(format)
     if name in known and known[name].kind not in (int, float):
-        return format, name, _texts(f"{format}.{name}", _listed(value))
+        return format, name, _texts(f"{format}.{name}", _list_or_text(value))
     try:
         number = float(value)
     except ValueError:
@@ -117,7 +117,7 @@ def parsed_option(text: str) -> tuple[str, str, OptionValue]:
     return format, name, number
 
 
-def _listed(text: str) -> object:
+def _list_or_text(text: str) -> object:
     if not text.lstrip().startswith("["):
         return [part.strip() for part in text.split(",") if part.strip()]
     try:

@@ -94,7 +94,9 @@ def load_trained_model(
 def _load_weights_of_any_layout(
     path: Path, device: torch.device, language_model: str | None, vision_model: str | None
 ) -> TrainedModel:
-    from otter_train.conversion.ready import ready_model  # conversions are not needed for the checkpoints of runs
+    from otter_train.assembly.initial_weights import (
+        ready_model,  # conversions are not needed for the checkpoints of runs
+    )
 
     dtype = torch.bfloat16 if uses_bfloat16(device, "auto") else torch.float32
     ready = ready_model(path, dtype=dtype, language_model=language_model, vision_model=vision_model)

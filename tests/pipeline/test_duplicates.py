@@ -15,7 +15,7 @@ from PIL import Image
 from mimicit.media.image import distance, fingerprint
 from mimicit.pipeline import BuildConfig
 from mimicit.pipeline.stages.filters import FilterConfig
-from mimicit.pipeline.stages.look_alikes import LookAlikes
+from mimicit.pipeline.stages.passing import LookAlikes
 from tests.factories import raw as make
 from tests.factories.builds import add_rows, build, row
 

@@ -63,7 +63,9 @@ def wait_for_tasks(
     previous = read_waiting(work) if (work / _NAME).exists() else None
     if previous is not None and (previous.stage, previous.count) == (stage, count):
         late = sorted({number % count for number in missing})
-        which = f"task {late[0]} of {count} has" if len(late) == 1 else f"tasks {_listed(late)} of {count} have"
+        which = (
+            f"task {late[0]} of {count} has" if len(late) == 1 else f"tasks {_numbers_in_words(late)} of {count} have"
+        )
         raise BuildError(
             f"{work.parent}: {which} not finished ({stage}); run the same mimicit build with --task-count {count}"
             f" --task-index {late[0]}{' and so on' if len(late) > 1 else ''}, then mimicit publish again"
@@ -102,6 +104,6 @@ def _source_from_json(value: Mapping[str, Any]) -> SourceOptions:
     return SourceOptions(**{**value, "filters": None if filters is None else FilterConfig(**filters)})
 
 
-def _listed(numbers: Sequence[int], most: int = 10) -> str:
+def _numbers_in_words(numbers: Sequence[int], most: int = 10) -> str:
     shown = ", ".join(map(str, numbers[:most]))
     return shown if len(numbers) <= most else f"{shown} and {len(numbers) - most} more"

@@ -26,11 +26,10 @@ from mimicit.media.bounds import TIMER_SIGNALS, bounded
 from mimicit.media.frames import encode_frames
 from mimicit.media.image import encode_image, fingerprint
 from mimicit.media.video import encode_video
-from mimicit.pipeline.batches import batched
 from mimicit.pipeline.engines.local import Engine, OnDeath, WorkerDiedError, is_given_up
 from mimicit.pipeline.engines.scheduler import Share
 from mimicit.pipeline.joins import insert, joins, ordered
-from mimicit.pipeline.parts import ColumnFile, batches_of_rows, write_columns
+from mimicit.pipeline.parts import ColumnFile, batched, batches_of_rows, write_columns
 from mimicit.pipeline.previous import PREVIOUS_NAME, REUSED_NAME, damaged_previous_shards
 from mimicit.pipeline.stages.stored_media import damaged_blobs, writing_blob
 from mimicit.pipeline.tables import ENCODED, MEDIA, MEDIA_NAME, MEDIA_REFERENCES_NAME, UNITS_NAME

@@ -6,15 +6,22 @@ its media, any other record is rejected if one medium is lost.
 Each query has a sampling key, a hash of the seed and its id. A weight keeps the keys below that share of all keys, a
 limit keeps the smallest keys; so a larger weight or limit only adds queries, and a query's key depends neither on other
 records nor on other sources. Records that are not drawn stay usable as context.
+
+Pictures that look like an earlier one are found by multi-index hashing of their fingerprints, on disk. A fingerprint of
+64 bits is cut into 4 bands of 16. If two differ in at most *d* bits, at least one of their bands differs in at most
+*d* / 4. So it is enough to look up each band and the values near it (4 look-ups for *d* up to 3, 68 up to 7 and 548 up
+to 11), and to count the differing bits of what is found there.
 """
 
 from __future__ import annotations
 
 import hashlib
+import sqlite3
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
@@ -23,18 +30,28 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mimicit.media.image import distance
 from mimicit.pipeline.config import BuildConfig, SourceRules
 from mimicit.pipeline.parts import ColumnFile
 from mimicit.pipeline.ragged import Numbers, flat, list_array, sums
 from mimicit.pipeline.rejects import Phase, RejectWriter
 from mimicit.pipeline.stages.filters import MediaFacts, media_fault
-from mimicit.pipeline.stages.look_alikes import LookAlikes
 from mimicit.pipeline.stages.resolve import open_records
 from mimicit.pipeline.tables import MEDIA_NAME, MEDIA_REFERENCES_NAME, RESOLVED, RESOLVED_NAME
 from mimicit.progress import Progress
 from mimicit.schema import canonical_json
 from mimicit.shards.reader import MAX_SAMPLE_BYTES
 from mimicit.sources.items import Reject
+
+_BANDS: Final = struct.Struct(">4H")
+_BANDS_PER_FINGERPRINT: Final = 4
+_BAND_BITS: Final = 16
+_TABLE: Final = """
+CREATE TABLE look(
+    band INTEGER NOT NULL, bits INTEGER NOT NULL, medium INTEGER NOT NULL, fingerprint BLOB NOT NULL,
+    PRIMARY KEY(band, bits, medium)
+) WITHOUT ROWID
+"""
 
 _OUTCOMES_KEPT: Final = 1 << 14
 _MAX_MEDIA_BYTES: Final = MAX_SAMPLE_BYTES - (64 << 20)  # of a sample, which leaves room for its text
@@ -52,6 +69,44 @@ PASSED: Final = pa.schema(
 """The intermediate table of the filter stage."""
 SAMPLING_KEYS: Final = 1 << 63
 """Keys are below this, from 0 on."""
+
+
+class LookAlikes:
+    """The pictures that were kept so far, in a private file; ``most`` is the largest distance in bits."""
+
+    def __init__(self, most: int) -> None:
+        self._db = sqlite3.connect("", isolation_level=None)  # closing the connection removes the file
+        self._most = most
+        flips = range(most // _BANDS_PER_FINGERPRINT + 1)
+        self._masks = [sum(1 << bit for bit in bits) for n in flips for bits in combinations(range(_BAND_BITS), n)]
+        self._db.execute(_TABLE)
+        self._db.execute("BEGIN")
+
+    def add(self, medium: int, fingerprint: bytes) -> None:
+        """Keep a picture; keeping it again changes nothing."""
+        self._db.executemany(
+            "INSERT OR IGNORE INTO look VALUES (?, ?, ?, ?)",
+            [(band, bits, medium, fingerprint) for band, bits in enumerate(_BANDS.unpack(fingerprint))],
+        )
+
+    def find(self, medium: int, fingerprint: bytes) -> int | None:
+        """The kept picture with the smallest number that looks like this one.
+
+        ``None`` if there is none, or if ``medium`` itself is kept.
+        """
+        wanted = int.from_bytes(fingerprint, "big")
+        found: int | None = None
+        for band, bits in enumerate(_BANDS.unpack(fingerprint)):
+            for mask in self._masks:
+                rows = self._db.execute(
+                    "SELECT medium, fingerprint FROM look WHERE band = ? AND bits = ?", (band, bits ^ mask)
+                )
+                for other, kept in rows:
+                    if other == medium:
+                        return None
+                    if (found is None or other < found) and distance(wanted, int.from_bytes(kept, "big")) <= self._most:
+                        found = other
+        return found
 
 
 class _Lost(NamedTuple):
@@ -130,7 +185,7 @@ class Judge:
             may_lose[:] = True
         if may_lose.any():
             batch, media, counts, parts = self._one_by_one(batch, media, counts, np.flatnonzero(may_lose))
-        shown = self._shown(media, counts)
+        shown = self._digests_shown(media, counts)
         keys = [sampling_key(self._config.seed, id) for id in batch.column("id").to_pylist()] if source.draws else None
         columns: dict[str, Any] = {
             **{name: batch.column(name) for name in batch.schema.names},
@@ -180,7 +235,7 @@ class Judge:
             pa.array([parts[place] for place in left.tolist()], pa.large_binary()),
         )
 
-    def _shown(self, media: Numbers, counts: Numbers) -> pa.Array:
+    def _digests_shown(self, media: Numbers, counts: Numbers) -> pa.Array:
         """The contents of the media of each record, with commas between them."""
         if not len(media):
             return pa.array([""] * len(counts), pa.large_string())

@@ -20,10 +20,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from mimicit.errors import BuildError
-from mimicit.pipeline.batches import batched
 from mimicit.pipeline.config import BuildConfig
 from mimicit.pipeline.joins import joins
-from mimicit.pipeline.parts import ColumnFile
+from mimicit.pipeline.parts import ColumnFile, batched
 from mimicit.pipeline.rejects import OF_INPUT, Rejects
 from mimicit.pipeline.stages.importing import import_parts, part_rejects
 from mimicit.pipeline.stages.media_table import MEDIA_NAME, library_versions, own_version, write_media_table

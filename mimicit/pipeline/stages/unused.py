@@ -69,7 +69,7 @@ def write_unused_media(work: Path, selection: Selection, scanned: ScannedFiles) 
     """Write rejects of the pictures and clips among the ``scanned`` files that no record shows, maybe millions."""
     with joins(work) as db, RejectWriter(rejects_path(work, "unused")) as rejects:
         db.execute(_TABLES)
-        insert(db, "shown", batches_of_rows(_shown(work, selection), _PATHS))
+        insert(db, "shown", batches_of_rows(_paths_used(work, selection), _PATHS))
         unnamed = frozenset(selection.unnamed_media)
         files = (
             (place, path)
@@ -92,7 +92,7 @@ def unused_part(rejects: Rejects) -> dict[str, Any]:
     }
 
 
-def _shown(work: Path, selection: Selection) -> Iterator[tuple[str]]:
+def _paths_used(work: Path, selection: Selection) -> Iterator[tuple[str]]:
     """The paths of the files of the sources and of all media."""
     for spec in selection.specs:
         yield from ((path,) for path in (*spec.files, *spec.beside))

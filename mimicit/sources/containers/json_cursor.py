@@ -102,7 +102,7 @@ class JsonCursor:
         """Pass ``byte``, after any white space; `SourceError` if something else is there."""
         found = self.peek()
         if found != byte:
-            raise self.fault(f"expected {byte.decode()!r}, found {_shown(found)}")
+            raise self.fault(f"expected {byte.decode()!r}, found {_byte_in_words(found)}")
         self._at += 1
 
     def members(self) -> Iterator[Span]:
@@ -189,7 +189,7 @@ class JsonCursor:
         """`SourceError` unless only white space is left."""
         found = self.peek()
         if found:
-            raise self.fault(f"expected the end of the file, found {_shown(found)}")
+            raise self.fault(f"expected the end of the file, found {_byte_in_words(found)}")
 
     def fault(self, what: str) -> SourceError:
         """An error that names the file and the byte at which the cursor stands."""
@@ -198,7 +198,7 @@ class JsonCursor:
     def key(self) -> Span:
         """Pass the key of a member, and the colon after it."""
         if self.peek() != b'"':
-            raise self.fault(f"expected a quoted name, found {_shown(self.peek())}")
+            raise self.fault(f"expected a quoted name, found {_byte_in_words(self.peek())}")
         key = self._string(1 << 16)
         self.take(b":")
         return key
@@ -252,7 +252,7 @@ class JsonCursor:
             if self._at < len(self._window):
                 break
         if self.offset == start:
-            raise self.fault(f"expected a value, found {_shown(self.peek())}")
+            raise self.fault(f"expected a value, found {_byte_in_words(self.peek())}")
 
     def _more(self) -> bool:
         # Makes sure that the window holds a byte at the cursor; false at the end of the file.
@@ -307,5 +307,5 @@ def _ends_in_escape(window: bytes, start: int) -> bool:
     return min(len(window) - len(window.rstrip(b"\\")), len(window) - start) % 2 == 1
 
 
-def _shown(byte: bytes) -> str:
+def _byte_in_words(byte: bytes) -> str:
     return repr(byte)[1:] if byte else "the end of the file"

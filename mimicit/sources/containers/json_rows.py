@@ -294,12 +294,12 @@ def _array_piece(file: BinaryIO, path: str, piece: Piece) -> Iterator[Row]:
 def _lines(file: BinaryIO, path: str, piece: Piece | None = None) -> Iterator[Row]:
     for line in json_lines(file, path, piece):
         if line.raw is not None and line.raw.startswith(b"["):
-            yield from _listed(line, line.raw, path)
+            yield from _rows_of_list(line, line.raw, path)
         else:
             yield Row(line.place, record_of(line.raw), partial(located_text, path, line.offset, line.raw or b""))
 
 
-def _listed(line: Line, raw: bytes, path: str) -> Iterator[Row]:
+def _rows_of_list(line: Line, raw: bytes, path: str) -> Iterator[Row]:
     """The records of a line that is a list of them; else one row with the fault of the line."""
     try:
         values = parsed(raw)

@@ -115,13 +115,13 @@ def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
 def _claim(root: Root, heads: Mapping[str, Head], *, force: bool = False) -> list[SourceSpec]:
     sets = listed_sets(root, heads)
     return [
-        _listed(spec, *sets[spec.files[0]]) if spec.files[0] in sets else spec
+        _as_listed(spec, *sets[spec.files[0]]) if spec.files[0] in sets else spec
         for spec in _claim_files(root, heads, force=force)
         if not is_list(heads[spec.files[0]])
     ]
 
 
-def _listed(spec: SourceSpec, path: str, folder: str) -> SourceSpec:
+def _as_listed(spec: SourceSpec, path: str, folder: str) -> SourceSpec:
     """``spec`` as the list at ``path`` describes it, with pictures in the ``folder``."""
     media_roots = {"": folder} if folder else {}
     return replace(spec, why=f"{spec.why}, listed in {path}", beside=(*spec.beside, path), media_roots=media_roots)

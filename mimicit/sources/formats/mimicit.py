@@ -88,7 +88,9 @@ def _role(path: str, head: Head) -> _Role | None:
 
 def _claim(root: Root, heads: Mapping[str, Head], *, force: bool = False) -> list[SourceSpec]:
     roles = {path: _role(path, head) for path, head in sorted(heads.items())}
-    sources = [spec for path, head in sorted(heads.items()) if is_list(head) for spec in _listed(root, path, roles)]
+    sources = [
+        spec for path, head in sorted(heads.items()) if is_list(head) for spec in _sources_of_list(root, path, roles)
+    ]
     listed = {path for spec in sources for path in spec.files}
     pictures = _picture_sets(roles)
     for path, role in roles.items():
@@ -101,7 +103,7 @@ def _claim(root: Root, heads: Mapping[str, Head], *, force: bool = False) -> lis
     return sources
 
 
-def _listed(root: Root, path: str, roles: Mapping[str, _Role | None]) -> Iterator[SourceSpec]:
+def _sources_of_list(root: Root, path: str, roles: Mapping[str, _Role | None]) -> Iterator[SourceSpec]:
     """The sources of a training list; a set whose files cannot be used has the list as its only file, to report why."""
     try:
         sets = listed_sets(root, path, roles)

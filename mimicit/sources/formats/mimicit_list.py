@@ -66,13 +66,13 @@ def listed_sets(root: Root, path: str, files: Collection[str]) -> list[ListedSet
     `SourceError` if it is not a list.
     """
     return [
-        _listed(name, group, fields, folder_of(path), files)
+        _set_of(name, group, fields, folder_of(path), files)
         for group, sets in _groups(root, path).items()
         for name, fields in sets.items()
     ]
 
 
-def _listed(name: str, group: str, fields: dict[str, str], folder: str, files: Collection[str]) -> ListedSet:
+def _set_of(name: str, group: str, fields: dict[str, str], folder: str, files: Collection[str]) -> ListedSet:
     try:
         limit = _limit(fields.get("num_samples", "-1"))
         named = [fields.get(key, "") for key in _PATHS]

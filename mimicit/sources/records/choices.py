@@ -54,7 +54,7 @@ def offered(value: object) -> tuple[Choice, ...]:
     `RejectedError` ``malformed`` if the entries are no texts, or more than there are letters.
     """
     if isinstance(value, str):
-        value = _listed(value)
+        value = _parsed_list(value)
     match value:
         case {"text": list(texts), "label": list(labels)} if len(texts) == len(labels):
             pairs = list(zip(labels, texts, strict=True))
@@ -81,7 +81,7 @@ def listed_texts(value: object) -> object:
     """The list of texts that is written in the text ``value``, as in a CSV cell; any other value as it is."""
     if not (isinstance(value, str) and value.lstrip().startswith("[")):
         return value
-    found = _listed(value)
+    found = _parsed_list(value)
     is_list = isinstance(found, list) and bool(found) and all(isinstance(entry, str) for entry in found)
     return found if is_list else value
 
@@ -153,7 +153,7 @@ def _without_letters(texts: Sequence[str | None], letters: Sequence[str]) -> lis
     return [match[2].strip() if match else None for match in matches]
 
 
-def _listed(text: str) -> object:
+def _parsed_list(text: str) -> object:
     """The list that is written in ``text`` as JSON, as Python or in lettered lines; None for any other text."""
     text = text.strip()
     if len(text) > _MAX_LIST_CHARACTERS:

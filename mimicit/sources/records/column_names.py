@@ -111,15 +111,15 @@ def columns_of(names: Iterable[str]) -> Columns:
 def _columns_of(written: tuple[str, ...]) -> Columns:
     plain: dict[str, str] = {}
     for column in written:
-        plain.setdefault(_plain(column), column)
-    plain.update((column, column) for column in written if _plain(column) == column)
+        plain.setdefault(_normalized(column), column)
+    plain.update((column, column) for column in written if _normalized(column) == column)
 
     def named(*names: str) -> tuple[str, ...]:
         return tuple(plain[name] for name in names if name in plain)
 
     own = [(plain[name], kind) for name, kind in MEDIA_FIELDS.items() if name in plain]
-    numbered = in_order([column for column in written if _NUMBERED.fullmatch(_plain(column))])
-    own += [(column, "video" if _plain(column).startswith("video") else None) for column in numbered]
+    numbered = in_order([column for column in written if _NUMBERED.fullmatch(_normalized(column))])
+    own += [(column, "video" if _normalized(column).startswith("video") else None) for column in numbered]
     answers, captions = named(*ANSWERS), named(*CAPTIONS)
     plural = ("questions",) if answers else ()  # beside a caption alone, they are notes
     instructions = named("instruction", "question", "prompt", "query", *_OTHER_NAMES["instruction"][2:], *plural)
@@ -185,7 +185,7 @@ def _of_choices(columns: Sequence[str]) -> tuple[tuple[tuple[str, str], ...], in
 
 
 def _spelled_choice(column: str) -> str:
-    """``column`` as `_plain` gives it, but with the case of its last letter, or of a lone letter, kept."""
+    """``column`` as `_normalized` gives it, but with the case of its last letter, or of a lone letter, kept."""
     name = re.sub("[ -]", "_", column.strip())
     return name if len(name.rstrip(")")) < 2 else name[:-1].casefold() + name[-1]
 
@@ -209,8 +209,8 @@ def field_names(columns: Iterable[str]) -> dict[str, str]:
     for field in _FIELDS:
         _name(field, (field,), written, fields)
     asking = columns_of(written).instructions[:1]
-    fields.update((column, "instruction") for column in asking if _plain(column) == "text")
-    if "questions" in map(_plain, asking):  # these may be lists, one of answers to the other
+    fields.update((column, "instruction") for column in asking if _normalized(column) == "text")
+    if "questions" in map(_normalized, asking):  # these may be lists, one of answers to the other
         for field in ("questions", "answers"):
             _name(field, (field,), written, fields)
     for field, others in _OTHER_NAMES.items():
@@ -221,11 +221,11 @@ def field_names(columns: Iterable[str]) -> dict[str, str]:
 
 def _name(field: str, names: Iterable[str], columns: Iterable[str], fields: dict[str, str]) -> None:
     """Note in ``fields`` the column with the first of ``names`` that is there, unless ``field`` has a column."""
-    free = {_plain(column): column for column in columns if column not in fields}
+    free = {_normalized(column): column for column in columns if column not in fields}
     found = next((free[name] for name in names if name in free), None)
     if found is not None and field not in fields.values():
         fields[found] = field
 
 
-def _plain(column: str) -> str:
+def _normalized(column: str) -> str:
     return column.strip().casefold().replace(" ", "_").replace("-", "_")

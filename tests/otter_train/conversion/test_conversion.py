@@ -21,8 +21,8 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedTokenizerFast
 
 from mimicit.errors import TrainError, UsageError
+from otter_train.assembly.initial_weights import ready_model
 from otter_train.conversion import convert
-from otter_train.conversion.ready import ready_model
 from otter_train.conversion.token_rows import row_order
 from otter_train.conversion.weight_files import read_weights
 from otter_train.convert import main
@@ -362,7 +362,7 @@ PEAK = """
 import sys
 from pathlib import Path
 from otter_train.conversion import convert
-from otter_train.conversion.ready import ready_model
+from otter_train.assembly.initial_weights import ready_model
 source, target, to = sys.argv[1:]
 def status(name):
     lines = Path("/proc/self/status").read_text().splitlines()
