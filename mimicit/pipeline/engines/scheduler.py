@@ -24,6 +24,7 @@ from mimicit.shards.files import write_atomically
 SharedStage = Literal["encode", "pack"]
 
 _NAME: Final = "tasks.json"
+_NAMED: Final = 10  # tasks in an error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +105,6 @@ def _source_from_json(value: Mapping[str, Any]) -> SourceOptions:
     return SourceOptions(**{**value, "filters": None if filters is None else FilterConfig(**filters)})
 
 
-def _numbers_in_words(numbers: Sequence[int], most: int = 10) -> str:
-    shown = ", ".join(map(str, numbers[:most]))
-    return shown if len(numbers) <= most else f"{shown} and {len(numbers) - most} more"
+def _numbers_in_words(numbers: Sequence[int]) -> str:
+    shown = ", ".join(map(str, numbers[:_NAMED]))
+    return shown if len(numbers) <= _NAMED else f"{shown} and {len(numbers) - _NAMED} more"
