@@ -5,7 +5,7 @@ Every query orders its rows by a key, so threads never change a result.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +17,8 @@ from mimicit.errors import BuildError
 
 _MEMORY_LIMIT: Final = "192MB"
 _THREADS: Final = 2
-_BATCH_ROWS: Final = 1 << 14  # held in memory while they are read
+_BATCH_ROWS: Final = 1 << 14  # held in memory while they are read or added
+_BATCH_BYTES: Final = 1 << 20
 _TABLES: Final = """
 SELECT view_name, 'VIEW' FROM duckdb_views() WHERE NOT internal
 UNION ALL SELECT table_name, 'TABLE' FROM duckdb_tables() ORDER BY 2 DESC
@@ -73,11 +74,24 @@ def _instance(work: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def insert(db: duckdb.DuckDBPyConnection, table: str, batches: Iterable[pa.RecordBatch], columns: str = "*") -> None:
-    """Add ``columns`` of ``batches`` to ``table``, one batch after the other."""
+    """Add ``columns`` of ``batches``, which are alike, to ``table``; small ones are added together."""
+    waiting: list[pa.RecordBatch] = []
+    rows = size = 0
     for batch in batches:
-        if batch.num_rows:
-            added = pa.Table.from_batches([batch])  # noqa: F841  DuckDB finds it by its name
-            db.execute(f"INSERT INTO {table} SELECT {columns} FROM added")
+        if not batch.num_rows:
+            continue
+        waiting.append(batch)
+        rows, size = rows + batch.num_rows, size + batch.nbytes
+        if rows >= _BATCH_ROWS or size >= _BATCH_BYTES:
+            _insert(db, table, waiting, columns)
+            waiting, rows, size = [], 0, 0
+    if waiting:
+        _insert(db, table, waiting, columns)
+
+
+def _insert(db: duckdb.DuckDBPyConnection, table: str, batches: Sequence[pa.RecordBatch], columns: str) -> None:
+    added = pa.Table.from_batches(batches)  # noqa: F841  DuckDB finds it by its name
+    db.execute(f"INSERT INTO {table} SELECT {columns} FROM added")
 
 
 def ordered(db: duckdb.DuckDBPyConnection, query: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:

@@ -87,8 +87,8 @@ class Rejects:
     def __init__(self, db: duckdb.DuckDBPyConnection, work: Path, parts: Iterable[Path]) -> None:
         self._db = db
         db.execute(f"CREATE TABLE rejects({_COLUMNS})")
-        for path in [*sorted((work / _FOLDER).glob("*.arrow")), *parts]:
-            insert(db, "rejects", ColumnFile(path).table().to_batches())
+        paths = [*sorted((work / _FOLDER).glob("*.arrow")), *parts]
+        insert(db, "rejects", (batch for path in paths for _, batch in ColumnFile(path).batches()))
 
     def in_order(self) -> Iterator[tuple[Any, ...]]:
         """(number of the source, scope, stage, reason, locator, id, detail) of each, in order."""

@@ -173,8 +173,7 @@ def unused_entries(work: Path, tables: EntryTables, used: Iterable[Path]) -> Ite
     with joins(work) as db:
         _create(db, "first", "used")
         insert(db, "first", _indexed(tables, is_first=True))
-        for path in used:
-            insert(db, "used", numbered(path, ["part", "row"]), "part, row")
+        insert(db, "used", (batch for path in used for batch in numbered(path, ["part", "row"])), "part, row")
         part_of = lru_cache(_OPEN_PARTS)(lambda part: ColumnFile(tables.of_part(part)))
         left = rows_of(db, _LEFT.format("first", "used"))
         db.execute("CREATE TABLE unused(part BIGINT, row BIGINT, key VARCHAR)")

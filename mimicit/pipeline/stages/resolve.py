@@ -7,13 +7,14 @@ through the joins; texts stay where the import has put them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
 import duckdb
+import numpy as np
 import orjson
 import pyarrow as pa
 
@@ -44,13 +45,13 @@ CREATE TABLE located(r BIGINT, text VARCHAR, in_table VARCHAR, is_video BOOLEAN,
 """
 # The columns of each table of a part, as they are inserted into its table above.
 _COLUMNS: Final = {
-    "records": """{n} + n, {part}, n, {source}, item, id,
+    "records": """before_n + n, part, n, source, item, id,
         CASE WHEN says IS NOT NULL AND contains(id, '~') THEN regexp_replace(id, '(~[0-9]+)+$', '') ELSE id END,
-        says, is_query, related, list_transform("references", lambda r: r + {r}), fault""",
-    "references": "{r} + n, ref, place_in_table, is_video, is_named",
-    "names": "{r} + reference, {source}, place, rank, id",
-    "pictures": "{source}, {part}, item, id, locator, place",
-    "training": "{source}, {part}, item, id, related, place",
+        says, is_query, related, list_transform("references", lambda r: r + before_r), fault""",
+    "references": "before_r + n, ref, place_in_table, is_video, is_named",
+    "names": "before_r + reference, source, place, rank, id",
+    "pictures": "source, part, item, id, locator, place",
+    "training": "source, part, item, id, related, place",
 }
 _TEXTS: Final = ("instruction", "answer", "meta", "parts", "conversation", "fault_detail")
 _TABLE_OF: Final = {"references": "refs"}
@@ -202,26 +203,33 @@ def open_records(work: Path, part: int) -> ColumnFile:
 
 
 def _load(db: duckdb.DuckDBPyConnection, work: Path, parts: Sequence[Part]) -> set[str]:
-    """Fill the tables of the connection from the tables of all ``parts``; returns the names of those that have rows."""
+    """Fill the tables of the connection from the tables of all ``parts``; returns the names of those that there are."""
     db.execute(_TABLES)
+    readable = [part for part in parts if part.summary.unreadable is None]
+    before = {"before_n": 0, "before_r": 0}
+    constants = {}  # columns of each part
+    for part in readable:
+        constants[part.number] = {**before, "part": part.number, "source": part.source}
+        for name, table in (("before_n", "records"), ("before_r", "references")):
+            path = part_table(work, part.number, table)
+            before[name] += ColumnFile(path).rows if path.exists() else 0
     filled = set()
-    n = r = 0
-    for part in parts:
-        if part.summary.unreadable is not None:
-            continue
-        values = {"n": n, "r": r, "part": part.number, "source": part.source}
-        for name, columns in _COLUMNS.items():
-            path = part_table(work, part.number, name)
-            if not path.exists():
-                continue
-            table = ColumnFile(path)
-            narrow = [column for column in table.names if column not in _TEXTS]
-            insert(db, _TABLE_OF.get(name, name), numbered(path, narrow), columns.format(**values))
-            if table.rows:
-                filled.add(name)
-            n += table.rows if name == "records" else 0
-            r += table.rows if name == "references" else 0
+    for name, columns in _COLUMNS.items():
+        paths = {part.number: part_table(work, part.number, name) for part in readable}
+        found = [(path, constants[number]) for number, path in paths.items() if path.exists()]
+        insert(db, _TABLE_OF.get(name, name), _batches(found), columns)
+        if found:
+            filled.add(name)
     return filled
+
+
+def _batches(tables: Iterable[tuple[Path, Mapping[str, int]]]) -> Iterator[pa.RecordBatch]:
+    """All batches of ``tables``, each with its constants as further columns, and without its texts."""
+    for path, constants in tables:
+        narrow = [column for column in ColumnFile(path).names if column not in _TEXTS]
+        for batch in numbered(path, narrow):
+            more = [pa.array(np.full(batch.num_rows, value)) for value in constants.values()]
+            yield pa.record_batch([*batch.columns, *more], [*batch.schema.names, *constants])
 
 
 def _decided(rows: Iterable[tuple[Any, ...]], reporter: _Reporter) -> Iterator[tuple[int, str | None]]:
