@@ -217,8 +217,6 @@ BOMBS: dict[str, Callable[[Path], None]] = {
     "parquet: columns": many_columns,
     "parquet: fields of a column": many_fields,
     "Arrow: zstd text": _arrow_text("zstd"),
-    "Arrow: lz4 text": _arrow_text("lz4"),
-    "Arrow: zstd picture": _arrow_picture("zstd"),
     "Arrow: lz4 picture": _arrow_picture("lz4"),
     "Arrow: a dictionary": arrow_dictionary,
     "JSON Lines: related ids": many_related_lines,
