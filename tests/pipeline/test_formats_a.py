@@ -36,6 +36,7 @@ from tests.factories.sources import put, put_lines
 
 CUT = raw.picture(1)[:200]
 ODD = "Half a word\0."
+LONG = "x" * 1_000_001
 
 
 @pytest.fixture(scope="module")
@@ -234,18 +235,21 @@ def faulty_vqav2(root: Path) -> Faulty:
 def faulty_coco(root: Path) -> Faulty:
     put(root, "val2017/000000000001.jpg", raw.picture(0))
     put(root, "val2017/000000000002.jpg", CUT)
-    images = [coco_image(1), coco_image(2), coco_image(3), coco_image(4, "../4.jpg"), coco_image(1)]
-    captions = [(1, "Good."), (2, "Cut."), (3, "Absent."), (4, "Outside."), (5, "Unknown."), (1, " "), (1, ODD)]
+    images = [coco_image(1), coco_image(2), coco_image(3), coco_image(4, "../4.jpg"), coco_image(1), {"id": 6}]
+    captions = [(1, "Good."), (2, "Cut."), (3, "Absent."), (4, "Outside."), (5, "Unknown.")]
+    captions += [(1, text) for text in (" ", ODD, LONG)]
     rows = [{"id": number, "image_id": image, "caption": text} for number, (image, text) in enumerate(captions)]
     put(root, "captions_val2017.json", coco(images, [*rows, rows[0], None]))
-    reasons = ["missing_file", "outside_root", "dangling_reference", "empty_answer", "malformed", "duplicate_id"]
+    reasons = ["missing_file", "outside_root", "dangling_reference", "empty_answer", "malformed", "too_long"]
+    reasons += ["duplicate_id", "malformed"]
     place = r"captions_val2017\.json#annotations"
     return Faulty(
         out=1,
         rejects=[
             ("media", "import", "duplicate_id", r"captions_val2017\.json#images\[4\]"),
+            ("media", "import", "malformed", r"captions_val2017\.json#images\[5\]"),
             ("record", "media", "truncated_image", rf"{place}\[1\]"),
-            *(("record", "import", reason, rf"{place}\[{n}\]") for n, reason in enumerate([*reasons, "malformed"], 2)),
+            *(("record", "import", reason, rf"{place}\[{n}\]") for n, reason in enumerate(reasons, 2)),
         ],
     )
 
@@ -261,13 +265,14 @@ def faulty_captions(root: Path) -> Faulty:
         {"image": "../../a.jpg", "caption": "Outside."},
         {"image": "a.jpg", "caption": ""},
         {"image": "a.jpg", "caption": ODD},
+        {"image": "a.jpg", "caption": [LONG, "Fine."]},
         good,
         7,
     ]
     put(root, "x.json", rows)
-    reasons = ["missing_file", "outside_root", "empty_answer", "malformed", "duplicate_id", "malformed"]
+    reasons = ["missing_file", "outside_root", "empty_answer", "malformed", "too_long", "duplicate_id", "malformed"]
     return Faulty(
-        out=1,
+        out=2,
         rejects=[
             ("record", "media", "truncated_image", r"x\.json\[1\]"),
             *(("record", "import", reason, rf"x\.json\[{n}\]") for n, reason in enumerate(reasons, 2)),
@@ -280,9 +285,10 @@ def faulty_minigpt4(root: Path) -> Faulty:
     put(root, "image/2.jpg", CUT)
     put(root, "image/4.jpg", raw.picture(4))
     captions = [("1", "Good."), ("2", "Cut."), ("3", "Absent."), ("../../3", "Outside."), ("4", ""), ("4", ODD)]
+    captions.append(("4", LONG))
     rows: list[Any] = [{"image_id": id, "caption": text} for id, text in captions]
     put(root, "filter_cap.json", {"annotations": [*rows, rows[0], 7]})
-    reasons = ["missing_file", "outside_root", "empty_answer", "malformed", "duplicate_id", "malformed"]
+    reasons = ["missing_file", "outside_root", "empty_answer", "malformed", "too_long", "duplicate_id", "malformed"]
     place = r"filter_cap\.json#annotations"
     return Faulty(
         out=1,
@@ -298,10 +304,10 @@ def faulty_video_chatgpt(root: Path) -> Faulty:
     raw.clip(root / "videos" / "good.mp4")
     put(root, "videos/cut.webm", b"\x1aE\xdf\xa3 and then nothing")
     good = {"q": "What?", "a": "Good.", "video_id": "good", "id": "good"}
-    bad = [{"video_id": "cut"}, {"video_id": "none"}, {"video_id": "../../v"}, {"a": ""}, {"q": ODD}]
+    bad = [{"video_id": "cut"}, {"video_id": "none"}, {"video_id": "../../v"}, {"a": ""}, {"q": ODD}, {"a": LONG}]
     rows = [good, *(good | fields | {"id": number} for number, fields in enumerate(bad)), good, 7]
     put(root, "x.json", rows)
-    reasons = ["missing_file", "outside_root", "empty_answer", "malformed", "duplicate_id", "malformed"]
+    reasons = ["missing_file", "outside_root", "empty_answer", "malformed", "too_long", "duplicate_id", "malformed"]
     return Faulty(
         out=1,
         rejects=[
@@ -323,10 +329,11 @@ def faulty_videochat2(root: Path) -> Faulty:
         {"QA": [{"q": ODD, "a": "Yes."}]},
         {"QA": [{"q": "<image> or <image>?", "a": "Yes."}]},
         {"start": 0.0, "end": 1.0},
+        {"QA": [{"q": "What?", "a": LONG}]},
     ]
     put(root, "x.json", [good, *(good | fields | {"id": n} for n, fields in enumerate(bad)), good, 7])
     reasons = ["missing_file", "outside_root", "empty_answer", "malformed", "placeholder_mismatch"]
-    reasons += ["unsupported_media", "duplicate_id", "malformed"]
+    reasons += ["unsupported_media", "too_long", "duplicate_id", "malformed"]
     return Faulty(
         out=1,
         rejects=[
@@ -344,10 +351,11 @@ def faulty_alpaca(root: Path) -> Faulty:
         {"instruction": "<image>"},
         {"images": ["a.jpg"]},
         {"history": "Hi."},
+        {"output": LONG},
     ]
     put(root, "x.json", [good, *(good | fields | {"id": n} for n, fields in enumerate(bad)), good, 7])
     reasons = ["empty_answer", "malformed", "placeholder_mismatch", "unsupported_media", "malformed"]
-    reasons += ["duplicate_id", "malformed"]
+    reasons += ["too_long", "duplicate_id", "malformed"]
     return Faulty(out=1, rejects=[("record", "import", r, rf"x\.json\[{n}\]") for n, r in enumerate(reasons, 1)])
 
 

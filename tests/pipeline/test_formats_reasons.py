@@ -1,5 +1,6 @@
 """Every reason that an importer can give: injected once into each format that can give it, built, and balanced.
 
+Formats of pictures, clips or texts with nothing beside them have their faults, with the places, in test_formats_a.py.
 `build` checks that records in = out + merged + rejected, and that each reject names its place. A last test reads the
 importers themselves, so that a reason without a fault here is noticed.
 """
@@ -25,8 +26,6 @@ from tests.factories.assembling import Part
 from tests.factories.builds import build
 from tests.factories.exporting import make_sample
 from tests.factories.formats import (
-    coco,
-    coco_image,
     img2dataset_table,
     mmc4_document,
     mmc4_image,
@@ -200,55 +199,6 @@ def vqav2(root: Path) -> Faults:
     )
 
 
-def coco_captions(root: Path) -> Faults:
-    put(root, "val2017/000000000001.jpg", raw.picture(0))
-    images: list[Any] = [coco_image(1), coco_image(3), coco_image(4, "../4.jpg"), coco_image(1), {"id": 6}]
-    captions: list[tuple[int, Any]] = [(1, "Good."), (3, "Absent."), (4, "Outside."), (5, "Unknown.")]
-    captions += [(1, text) for text in TEXT_FAULTS.values()]
-    rows = [{"id": number, "image_id": image, "caption": text} for number, (image, text) in enumerate(captions)]
-    put(root, "captions_val2017.json", coco(images, [*rows, rows[0]]))
-    return records(
-        *(*TEXT_FAULTS, *PATH_FAULTS, "dangling_reference", "duplicate_id"), media=("duplicate_id", "malformed")
-    )
-
-
-def captions(root: Path) -> Faults:
-    put(root, "a.jpg", raw.picture(0))
-    good = {"image": "a.jpg", "caption": "Good.", "id": "good"}
-    bad: list[dict[str, Any]] = [{"caption": [text, "Fine."]} for text in TEXT_FAULTS.values()]
-    bad += [{"image": path} for path in PATH_FAULTS.values()]
-    put(root, "x.json", [good, *(good | fault | {"id": n} for n, fault in enumerate(bad)), good])
-    return records(*TEXT_FAULTS, *PATH_FAULTS, "duplicate_id")
-
-
-def minigpt4(root: Path) -> Faults:
-    put(root, "image/1.jpg", raw.picture(0))
-    rows = [{"image_id": id, "caption": "Good."} for id in ("1", "3", "../../3", "1")]
-    rows += [{"image_id": "1", "caption": text} for text in TEXT_FAULTS.values()]
-    put(root, "filter_cap.json", {"annotations": rows})
-    return records(*TEXT_FAULTS, *PATH_FAULTS, "duplicate_id")
-
-
-def video_chatgpt(root: Path) -> Faults:
-    (root / "videos").mkdir()
-    raw.clip(root / "videos" / "good.mp4", frames=2)
-    good = {"q": "What?", "a": "Good.", "video_id": "good", "id": "good"}
-    bad: list[dict[str, Any]] = [{"a": text} for text in TEXT_FAULTS.values()]
-    bad += [{"video_id": path} for path in PATH_FAULTS.values()]
-    put(root, "x.json", [good, *(good | fault | {"id": n} for n, fault in enumerate(bad)), good])
-    return records(*TEXT_FAULTS, *PATH_FAULTS, "duplicate_id")
-
-
-def videochat2(root: Path) -> Faults:
-    raw.clip(root / "good.mp4", frames=2)
-    good = {"id": "good", "video": "good.mp4", "QA": [{"i": "", "q": "What?", "a": "Good."}]}
-    bad: list[dict[str, Any]] = [{"QA": [{"q": "What?", "a": text}]} for text in TEXT_FAULTS.values()]
-    bad += [{"video": path} for path in PATH_FAULTS.values()]
-    bad += [{"QA": [{"q": "<image> or <image>?", "a": "Yes."}]}, {"start": 0.0, "end": 1.0}]
-    put(root, "x.json", [good, *(good | fault | {"id": n} for n, fault in enumerate(bad)), good])
-    return records(*TEXT_FAULTS, *PATH_FAULTS, "placeholder_mismatch", "unsupported_media", "duplicate_id")
-
-
 def alpaca(root: Path) -> Faults:
     good = {"id": "good", "instruction": "Add.", "input": "1 and 2", "output": "3"}
     bad: list[dict[str, Any]] = [{"output": text} for text in TEXT_FAULTS.values()]
@@ -320,9 +270,8 @@ def unreadable_source(root: Path) -> Faults:
 FAULTY: Final[dict[str, Callable[[Path], Faults]]] = {
     fault.__name__: fault
     for fault in (
-        *(alpaca, captions, coco_captions, datasets, folder, llava, manifest, mimicit_set, minigpt4, mmc4, mmc4_zipped),
-        *(obelics, obelics_tars, shards, unreadable_source, unusable_file, video_chatgpt, videochat2, vqav2),
-        webdataset,
+        *(datasets, folder, llava, manifest, mimicit_set, mmc4, mmc4_zipped, obelics, obelics_tars, shards),
+        *(unreadable_source, unusable_file, vqav2, webdataset),
     )
 }
 

@@ -60,6 +60,7 @@ def test_captions_are_told_from_other_annotations_behind_any_number_of_pictures(
         (coco_image(9, "../../none.jpg"), CAPTION, [("record", "outside_root")]),
         (coco_image(9), CAPTION | {"caption": "\n"}, [("record", "empty_answer")]),
         (coco_image(9), CAPTION | {"caption": None}, [("record", "empty_answer")]),
+        (coco_image(9), CAPTION | {"caption": {"no": "text"}}, [("record", "malformed")]),
         (coco_image(9), CAPTION | {"id": None}, [("record", "malformed")]),
         (coco_image(9), 7, [("record", "malformed")]),
         (
