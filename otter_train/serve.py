@@ -16,7 +16,7 @@ from mimicit.options import click_options, configured
 from mimicit.web import LOCAL_NAMES, is_local, listen, url
 from otter_train.config.command_line import HELP, Program, calm_threads, errors_on_one_line
 from otter_train.inference import ModelOptions
-from otter_train.serving.fields import Limits
+from otter_train.serving.limits import Limits
 
 if TYPE_CHECKING:
     from otter_train.inference.answering import TrainedModel

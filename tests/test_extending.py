@@ -17,6 +17,7 @@ from mimicit import load
 from mimicit.errors import UsageError
 from mimicit.plugins import _found
 from mimicit.shards.verify import verify_folder
+from otter_train.model.sources import register_added_models
 from tests.factories import pages
 from tests.factories import raw as make
 from tests.factories.killing import forked
@@ -87,7 +88,8 @@ def train(place: Path, command: str) -> int:
     """Run a command of the page in a fork, which has imported torch already, and ask for the packages again."""
     sys.path.insert(0, str(place / "site"))
     os.chdir(place)
-    _found.cache_clear()
+    for asked in (_found, register_added_models):
+        asked.cache_clear()
     code, output = carry_out(command)
     print(output)  # noqa: T201
     return code

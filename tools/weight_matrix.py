@@ -294,7 +294,7 @@ def _served(work: Work, source: Path) -> str:
 
     from otter_train.inference.answering import load_trained_model
     from otter_train.serving.app import create_app
-    from otter_train.serving.fields import Limits
+    from otter_train.serving.limits import Limits
     from otter_train.serving.worker import Worker
 
     trained = load_trained_model(source, device="cpu")

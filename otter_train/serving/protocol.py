@@ -25,7 +25,7 @@ from mimicit.media.image_file import probe_image
 from mimicit.records import Media, Sample
 from otter_train.data.question import Turn, asking_sample, media_from_bytes
 from otter_train.inference import AnswerOptions
-from otter_train.serving.fields import ApiError, Limits, as_object, flag, number
+from otter_train.serving.limits import ApiError, Limits, as_object, flag, number
 
 _UNSUPPORTED: Final[dict[str, tuple[Any, ...]]] = {
     **dict.fromkeys(("tools", "functions", "logprobs", "audio", "logit_bias", "web_search_options"), ()),

@@ -25,7 +25,7 @@ from mimicit.errors import RejectedError
 from mimicit.media import MediaOptions
 from mimicit.media.bounds import TIMER_SIGNALS, bounded
 from mimicit.worker import end_with_parent
-from otter_train.serving.fields import ApiError, Limits, Turns
+from otter_train.serving.limits import ApiError, Limits, Turns
 from otter_train.serving.protocol import CostlyError, Question, parse_question
 
 _PROCESSES: Final = 2  # of each lane

@@ -24,7 +24,7 @@ from mimicit.records import Sample
 from otter_train.data.encoding import Encoded, PromptEncoder
 from otter_train.inference import AnswerOptions
 from otter_train.inference.answering import Piece, TrainedModel, stream_answers
-from otter_train.serving.fields import ApiError, Limits, Turns
+from otter_train.serving.limits import ApiError, Limits, Turns
 from otter_train.serving.protocol import Question
 from otter_train.serving.readers import Readers
 

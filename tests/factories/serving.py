@@ -17,7 +17,7 @@ from otter_train.config.run_config import RunOptions, resolve
 from otter_train.inference.answering import TrainedModel, load_trained_model
 from otter_train.reporting.metrics import Console
 from otter_train.serving.app import create_app
-from otter_train.serving.fields import Limits
+from otter_train.serving.limits import Limits
 from otter_train.serving.worker import Worker
 from otter_train.training.loop import train
 from tests.factories.train import Colours, png

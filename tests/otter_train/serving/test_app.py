@@ -27,7 +27,7 @@ from click.testing import CliRunner
 from mimicit.web.server import ConnectionLimits
 from otter_train.model import PRESETS
 from otter_train.serve import main as serve
-from otter_train.serving.fields import Limits
+from otter_train.serving.limits import Limits
 from tests.factories.serving import data_url, request, serving, trained_model
 from tests.factories.train import COLOURS, MINUTE_MODEL, png
 

@@ -24,7 +24,7 @@ pytest.importorskip("uvicorn", reason="comes with the extra 'serve'")
 from otter_train.data.encoding import PromptEncoder
 from otter_train.inference.answering import Piece
 from otter_train.model import PRESETS
-from otter_train.serving.fields import Limits
+from otter_train.serving.limits import Limits
 from otter_train.serving.readers import Readers
 from tests.factories.processes import descendants
 from tests.factories.serving import request, serving, trained_model

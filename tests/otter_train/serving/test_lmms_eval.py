@@ -16,7 +16,7 @@ pytest.importorskip("uvicorn", reason="comes with the extra 'serve'")
 
 import mimicit
 from otter_train.model import PRESETS
-from otter_train.serving.fields import Limits
+from otter_train.serving.limits import Limits
 from tests.factories import pages
 from tests.factories.serving import serving, trained_model
 from tests.factories.train import MINUTE_MODEL, Colours

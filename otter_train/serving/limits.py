@@ -1,9 +1,8 @@
-"""What a request may hold and cost: its fields, their limits and errors, and the memory that all bodies together may
-take.
+"""What a request may hold and cost: its fields, their limits and errors, and whose turn it is.
 
 Everything a stranger can send is bounded by one of `Limits`. `ApiError` (400) names the field that is wrong, in the
-JSON form that OpenAI's clients read. Bodies are read within a deadline. Scarce workers are taken in turns (`Turns`):
-the smallest task goes first, so small requests never wait for large ones.
+JSON form that OpenAI's clients read. Scarce workers are taken in turns (`Turns`): the smallest task goes first, so
+small requests never wait for large ones.
 """
 
 from __future__ import annotations
@@ -16,17 +15,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
-from starlette.requests import ClientDisconnect, Request
-
 from mimicit.options import check, option
 
 _MIB: Final = 1 << 20
 
-_LARGEST_AT_ONCE: Final = 8
-"""How many bodies of the largest size may be in memory at the same time, which bounds the memory of all."""
-
-_SMALL_BYTES: Final = 64 * 1024
-"""Bytes of a body that do not count, so that a plain question is never refused; connections bound their number."""
 Worker = TypeVar("Worker")
 
 
@@ -106,79 +98,6 @@ def flag(value: Mapping[str, Any], name: str) -> bool:
 
 def _api_error(status: int, code: str, message: str, param: str | None) -> ApiError:
     return ApiError(status, code, message, param=param)
-
-
-class Bodies:
-    """All the bodies that are in memory.
-
-    If a new one needs more than there is, the body that has been arriving for the longest is given up: clients that
-    send a request in one go are not kept out by those that send theirs byte by byte.
-    """
-
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._most = _LARGEST_AT_ONCE * limits.body_bytes
-        self._coming: dict[asyncio.Timeout, int] = {}  # bytes of each, the oldest first
-        self._held = 0  # by those that are arriving, and those that are complete
-
-    @asynccontextmanager
-    async def body(self, request: Request) -> AsyncIterator[list[bytes]]:
-        """The body of ``request``, in the pieces in which it came, which counts until the block ends.
-
-        `ApiError` if it is too large (413), too slow (408), ends early (400), or there is no room for it (429).
-        """
-        body = await self._read(request)
-        held = _counted(sum(map(len, body)))
-        self._held += held
-        try:
-            yield body
-        finally:
-            self._held -= held
-
-    async def _read(self, request: Request) -> list[bytes]:
-        most, seconds = self._limits.body_bytes, self._limits.body_seconds
-        too_large = ApiError(413, "request_too_large", f"a request may have {most:,} bytes")
-        declared = request.headers.get("content-length", "0")
-        if not declared.isdecimal() or int(declared[:20]) > most:
-            raise too_large
-        body: list[bytes] = []  # joining 20 MiB takes longer than a question may wait
-        size = 0
-        deadline = asyncio.timeout(seconds)
-        try:
-            async with deadline:
-                async for chunk in request.stream():
-                    body.append(chunk)
-                    size += len(chunk)
-                    if size > most:
-                        raise too_large
-                    self._make_room(deadline, _counted(size))
-        except TimeoutError:
-            raise ApiError(408, "request_timeout", f"the body came too slowly; there are {seconds:g} s") from None
-        except ClientDisconnect:
-            raise ApiError(400, "client_disconnected", "the body ended early") from None
-        finally:
-            self._forget(deadline)
-        return body
-
-    def _make_room(self, deadline: asyncio.Timeout, held: int) -> None:
-        if not held:
-            return
-        self._held += held - self._coming.get(deadline, 0)
-        self._coming[deadline] = held
-        while self._held > self._most:
-            oldest = next(iter(self._coming))
-            self._forget(oldest)
-            if oldest is deadline:
-                raise ApiError(429, "rate_limit_exceeded", "too many large requests are open; try again in a second")
-            if not oldest.expired():
-                oldest.reschedule(0)
-
-    def _forget(self, deadline: asyncio.Timeout) -> None:
-        self._held -= self._coming.pop(deadline, 0)
-
-
-def _counted(size: int) -> int:
-    return max(0, size - _SMALL_BYTES)
 
 
 class Turns(Generic[Worker]):
