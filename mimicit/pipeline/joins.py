@@ -1,6 +1,8 @@
 """Joins, sorts and windows over the tables of a build: DuckDB, with bounded memory, spilling into the work folder.
 
-Every query orders its rows by a key, so threads never change a result.
+Every query orders its rows by a key, so threads never change a result. No query aggregates texts or lists (``list``,
+``any_value``, ``max`` of a text): DuckDB keeps these in memory until the query ends, however many there are. Take the
+first row of a window instead, or put lists together with `with_lists`.
 """
 
 from __future__ import annotations
@@ -11,9 +13,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 
 from mimicit.errors import BuildError
+from mimicit.pipeline.ragged import list_array
 
 _MEMORY_LIMIT: Final = "192MB"
 _THREADS: Final = 2
@@ -98,6 +102,31 @@ def ordered(db: duckdb.DuckDBPyConnection, query: str, schema: pa.Schema) -> Ite
     """The rows of ``query`` as batches of ``schema``."""
     for batch in db.sql(query).to_arrow_reader(_BATCH_ROWS):
         yield from pa.Table.from_batches([batch]).cast(schema).to_batches()
+
+
+def with_lists(db: duckdb.DuckDBPyConnection, query: str, schema: pa.Schema, **lists: str) -> Iterator[pa.RecordBatch]:
+    """The rows of ``query`` as batches of ``schema``, with another column, of lists of integers.
+
+    The first column of ``query``, which is not in ``schema``, numbers the rows, which are ordered by it. ``lists`` has
+    the name of the column of lists, and a query for (number of a row, value) in the order of the rows and of each list.
+    """
+    ((name, values_query),) = lists.items()
+    with db.cursor() as cursor:
+        batches = cursor.sql(values_query).to_arrow_reader(_BATCH_ROWS)
+        owners = values = np.empty(0, np.int64)  # (row, value) of the values that have been read, but for past rows
+        for rows in db.sql(query).to_arrow_reader(_BATCH_ROWS):
+            numbers = rows.column(0).to_numpy()
+            while not len(owners) or owners[-1] <= numbers[-1]:
+                if (batch := next(batches, None)) is None:
+                    break
+                owners = np.concatenate([owners, batch.column(0).to_numpy()])
+                values = np.concatenate([values, batch.column(1).to_numpy()])
+            first, end = np.searchsorted(owners, numbers), np.searchsorted(owners, numbers, "right")
+            # Values of rows that are not asked for lie between those of rows that are.
+            found = list_array(pa.array(values[np.isin(owners, numbers)]), end - first)
+            table = pa.table({column: rows.column(column) for column in rows.schema.names[1:]} | {name: found})
+            yield from table.select(schema.names).cast(schema).to_batches()
+            owners, values = owners[end[-1] :], values[end[-1] :]
 
 
 def rows_of(db: duckdb.DuckDBPyConnection, query: str) -> Iterator[tuple[Any, ...]]:

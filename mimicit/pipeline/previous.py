@@ -79,7 +79,8 @@ SELECT number, content, media, first.file, first.offsets, sizes, width, height, 
     NULL AS reason, NULL AS detail
 FROM refs JOIN described USING (ref)
 JOIN (
-    SELECT checksums, arg_min(file, place) AS file, arg_min(offsets, place) AS offsets FROM stored GROUP BY checksums
+    SELECT checksums, file, offsets FROM stored
+    QUALIFY row_number() OVER (PARTITION BY checksums ORDER BY place) = 1
 ) AS first USING (checksums)
 ORDER BY number
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from mimicit.pipeline.joins import insert, joins, ordered
+from mimicit.pipeline.joins import insert, joins, ordered, with_lists
 from mimicit.pipeline.parts import ColumnFile, numbered, write_columns
 from mimicit.pipeline.tables import LINKS, LINKS_NAME, MERGED_NAME, SAME_MEDIA, SAME_MEDIA_NAME, TRIPLETS_NAME
 
@@ -31,23 +31,20 @@ SELECT row, min(place) OVER same AS first, count(*) OVER same AS count
 FROM same_media WINDOW same AS (PARTITION BY source, shown)
 """
 _RELATED: Final = """
-CREATE TABLE related AS
-SELECT asked.row, list(keys.row ORDER BY asked.place) AS rows
+SELECT asked.row, keys.row
 FROM (
     SELECT row, source, unnest(related) AS id, generate_subscripts(related, 1) AS place
     FROM triplets WHERE len(related) > 0
 ) AS asked
 JOIN keys ON keys.source = asked.source AND keys.id = asked.id
-GROUP BY asked.row
+ORDER BY asked.row, asked.place
 """
 _LINKS: Final = """
-SELECT coalesce(turns.conversation, -1) AS conversation, coalesce(turns.before, -1) AS turn_before,
-    coalesce(groups.first, -1) AS same_media, coalesce(groups.count, 0) AS same_media_count,
-    coalesce(related.rows, []) AS related
+SELECT triplets.row, coalesce(turns.conversation, -1) AS conversation, coalesce(turns.before, -1) AS turn_before,
+    coalesce(groups.first, -1) AS same_media, coalesce(groups.count, 0) AS same_media_count
 FROM triplets
 LEFT JOIN turns ON turns.row = triplets.row
 LEFT JOIN groups ON groups.row = triplets.row
-LEFT JOIN related ON related.row = triplets.row
 ORDER BY triplets.row
 """
 _COLUMNS: Final = ["source", "id", "shown", "conversation", "turn", "related"]
@@ -63,8 +60,8 @@ def link_triplets(work: Path) -> None:
         db.execute("INSERT INTO keys SELECT source, id, row FROM triplets")
         merged = ColumnFile(work / MERGED_NAME).table(["source", "id", "into"])
         insert(db, "keys", merged.to_batches())
-        for step in (_SAME_MEDIA, _TURNS, _GROUPS, _RELATED):
+        for step in (_SAME_MEDIA, _TURNS, _GROUPS):
             db.execute(step)
         places = ordered(db, "SELECT row FROM same_media ORDER BY place", SAME_MEDIA)
         write_columns(work / SAME_MEDIA_NAME, SAME_MEDIA, places)
-        write_columns(work / LINKS_NAME, LINKS, ordered(db, _LINKS, LINKS))
+        write_columns(work / LINKS_NAME, LINKS, with_lists(db, _LINKS, LINKS, related=_RELATED))

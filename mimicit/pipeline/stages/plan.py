@@ -44,16 +44,11 @@ JOIN media ON media.number = shown.number
 # So samples whose contexts overlap come together, however many there are, by sorting alone.
 _TOGETHER: Final = """
 WITH shown AS (SELECT sha256, count(*) AS samples FROM files GROUP BY sha256),
-ranked AS (
-    SELECT files.sample, files.sha256, row_number() OVER (
-        PARTITION BY files.sample ORDER BY shown.samples DESC, files.sha256
-    ) AS rank
-    FROM files JOIN shown USING (sha256)
-),
 first_three AS (
-    SELECT sample, max(sha256) FILTER (rank = 1) AS first, max(sha256) FILTER (rank = 2) AS second,
-        max(sha256) FILTER (rank = 3) AS third
-    FROM ranked WHERE rank <= 3 GROUP BY sample
+    SELECT files.sample, sha256 AS first, lead(sha256) OVER by_use AS second, lead(sha256, 2) OVER by_use AS third
+    FROM files JOIN shown USING (sha256)
+    WINDOW by_use AS (PARTITION BY files.sample ORDER BY shown.samples DESC, sha256)
+    QUALIFY row_number() OVER by_use = 1
 )
 SELECT samples.sample FROM samples LEFT JOIN first_three USING (sample)
 ORDER BY first NULLS FIRST, second NULLS FIRST, third NULLS FIRST, samples.sample

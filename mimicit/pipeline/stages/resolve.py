@@ -18,7 +18,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from mimicit.pipeline.joins import insert, joins, ordered, rows_of
+from mimicit.pipeline.joins import insert, joins, ordered, rows_of, with_lists
 from mimicit.pipeline.parts import ColumnFile, batches_of_rows, numbered, write_columns
 from mimicit.pipeline.rejects import Phase, RejectWriter, rejects_path
 from mimicit.pipeline.stages.importing import Part, import_parts, part_table
@@ -71,14 +71,13 @@ CREATE TABLE ranked_{0} AS
 SELECT *, row_number() OVER (PARTITION BY source, id ORDER BY part, item) AS nth FROM {0}
 """
 _NAMED: Final = """
-SELECT refs.r, any_value(refs.text), bool_or(refs.is_video),
-    list(found.place ORDER BY found.place), list(found.locator ORDER BY found.place)
+SELECT refs.r, refs.text, refs.is_video, found.place, found.locator
 FROM refs LEFT JOIN (
-    SELECT names.r, names.place, arg_min(pictures.locator, names.rank) AS locator
+    SELECT names.r, names.place, names.rank, pictures.locator
     FROM names JOIN ranked_pictures AS pictures ON pictures.source = names.source AND pictures.id = names.id
-    WHERE pictures.nth = 1 GROUP BY ALL
+    WHERE pictures.nth = 1
 ) AS found ON found.r = refs.r
-WHERE refs.is_named GROUP BY refs.r ORDER BY refs.r
+WHERE refs.is_named ORDER BY refs.r, found.place, found.rank
 """
 _LOCATED: Final = pa.schema(
     [
@@ -102,26 +101,20 @@ _STEPS: Final = (
     """,
     """
     CREATE TABLE dangling AS
-    SELECT n, min(place) AS place, arg_min(missing, place) AS missing
-    FROM mentions JOIN located USING (r) WHERE text IS NULL GROUP BY n
+    SELECT n, place, missing FROM mentions JOIN located USING (r) WHERE text IS NULL
+    QUALIFY row_number() OVER (PARTITION BY n ORDER BY place) = 1
     """,
     # Media are numbered by their first mention. In a record that lacks a picture, only mentions before that one count.
     """
     CREATE TABLE media AS
     SELECT row_number() OVER (ORDER BY first) - 1 AS number, text, in_table, is_video FROM (
-        SELECT text, any_value(in_table) AS in_table, bool_or(is_video) AS is_video, min(first) AS first
+        SELECT text, in_table, bool_or(is_video) AS is_video, min(first) AS first
         FROM places JOIN (
             SELECT r, min(mentions.place) AS first FROM mentions LEFT JOIN dangling USING (n)
             WHERE coalesce(mentions.place < dangling.place, true) GROUP BY r
         ) AS uses USING (r)
-        GROUP BY text
+        GROUP BY text, in_table
     )
-    """,
-    """
-    CREATE TABLE shown AS
-    SELECT n, list(number ORDER BY place) AS media
-    FROM mentions JOIN (SELECT r, number FROM places JOIN media USING (text)) AS numbered USING (r)
-    GROUP BY n
     """,
     # If the publisher lists the queries, only those are queries, with the context listed there.
     """
@@ -158,8 +151,12 @@ WINDOW before AS (ORDER BY in_table, number ROWS UNBOUNDED PRECEDING)
 ORDER BY in_table, number
 """
 _RESOLVED: Final = """
-SELECT part, row, source, id, coalesce(shown.media, []) AS media, is_query, related
-FROM asked ANTI JOIN dangling USING (n) LEFT JOIN shown USING (n) WHERE fault IS NULL ORDER BY n
+SELECT n, part, row, source, id, is_query, related
+FROM asked ANTI JOIN dangling USING (n) WHERE fault IS NULL ORDER BY n
+"""
+_SHOWN: Final = """
+SELECT n, number
+FROM mentions JOIN (SELECT r, number FROM places JOIN media USING (text)) AS numbered USING (r) ORDER BY n, place
 """
 
 
@@ -188,7 +185,7 @@ def resolve_references(work: Path, specs: Sequence[SourceSpec]) -> None:
             reporter.unknown_related(db)
         write_columns(work / MEDIA_REFERENCES_NAME, MEDIA_REFERENCES, ordered(db, _MEDIA, MEDIA_REFERENCES))
         write_columns(work / UNITS_NAME, UNITS, ordered(db, _UNITS.format(size=_unit_size(db)), UNITS))
-        write_columns(work / RESOLVED_NAME, RESOLVED, ordered(db, _RESOLVED, RESOLVED))
+        write_columns(work / RESOLVED_NAME, RESOLVED, with_lists(db, _RESOLVED, RESOLVED, media=_SHOWN))
 
 
 def _unit_size(db: duckdb.DuckDBPyConnection) -> int:
@@ -271,10 +268,15 @@ def _new_id(
 
 
 def _located(rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
-    """Rows of the table ``located``: named references with the places of the pictures they name."""
-    for r, text, is_video, places, locators in rows:
+    """Rows of the table ``located``: named references with the places of the pictures they name.
+
+    ``rows`` have one row for each picture that fits a name; its place is None if none fits.
+    """
+    for (r, text, is_video), matches in groupby(rows, key=lambda row: row[:3]):
         value = orjson.loads(text)
-        found = dict(zip(places, locators, strict=True))
+        found: dict[int | None, str] = {}
+        for *_, place, locator in matches:
+            found.setdefault(place, locator)  # of several that fit, the first of its names
         for place, part in enumerate(value["parts"]):
             if part[0] != "named":
                 continue
