@@ -36,8 +36,8 @@ _OF_INPUT: Final = f"FROM rejects WHERE source = {OF_INPUT} AND reason = '{{}}'"
 _LOST: Final = "FROM rejects WHERE scope IN ('record', 'source') AND reason NOT IN ({})"
 # How many pictures and clips of the records were lost for each reason, with an example of each.
 _LOST_MEDIA: Final = """
-SELECT count(*) AS count, reason, first(detail ORDER BY phase, source, part, row, place) FROM rejects
-WHERE scope = 'media' GROUP BY reason ORDER BY count DESC, reason
+SELECT count(*) OVER (PARTITION BY reason) AS count, reason, detail FROM rejects WHERE scope = 'media'
+QUALIFY row_number() OVER (PARTITION BY reason ORDER BY phase, source, part, row, place) = 1 ORDER BY count DESC, reason
 """
 
 
