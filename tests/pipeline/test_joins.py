@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 import mimicit
+from mimicit import BuildConfig
 from mimicit.errors import BuildError
 from mimicit.pipeline import joins as module
 from mimicit.pipeline.joins import joins, with_lists
@@ -88,5 +89,5 @@ def test_many_records_need_little_memory(tmp_path: Path, monkeypatch: pytest.Mon
     """A third of the memory that there is suffices for 200,000 records that name their pictures and related ones."""
     monkeypatch.setattr(module, "_MEMORY_LIMIT", "64MB")
     write_mimicit(tmp_path / "raw", 200_000)
-    mimicit.build_shards(tmp_path / "raw", tmp_path / "out", engine=InProcess())
+    mimicit.build_shards(tmp_path / "raw", tmp_path / "out", BuildConfig(), engine=InProcess())
     assert read_manifest(tmp_path / "out")["totals"]["samples"] == 200_000
