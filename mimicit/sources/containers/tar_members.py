@@ -9,10 +9,11 @@ mark of an archive another archive may follow, as in the output of ``cat a.tar b
 from __future__ import annotations
 
 import os
+import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, NamedTuple
 
 from mimicit.errors import RejectedError, SourceError
 from mimicit.sources.containers.unpacked import open_start, open_unpacked
@@ -26,6 +27,10 @@ _BLOCK: Final = tarfile.BLOCKSIZE
 _REGULAR: Final = frozenset({tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE})
 _MAX_PADDING: Final = 64 << 20  # zeros between two archives
 _READ_BYTES: Final = 1 << 20
+_PLAIN: Final = re.compile(rb"ustar(?:\x0000|  \x00)")
+_OCTAL: Final = re.compile(rb"[0-7]+[ \0]+")
+_CHECKSUM: Final = slice(148, 156)  # of the header; counts as spaces itself
+_SPACES: Final = 8 * ord(" ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,14 @@ class TarMember:
     offset: int
     size: int
     archive: int = 0
+
+
+class _Header(NamedTuple):
+    """What a header says of its member; ``name`` as it is in the archive."""
+
+    name: bytes
+    size: int
+    type: bytes
 
 
 @dataclass(slots=True)
@@ -74,12 +87,16 @@ def tar_members(root: Root, path: str, *, max_members: int = MAX_MEMBERS) -> Ite
     ``unsupported_media``, an absolute name or one with ``..`` is ``outside_root``, any other odd name ``malformed``.
     `SourceError` if the file is no tar, is cut or damaged, or has more than ``max_members`` members.
     """
+    with open_tar(root, path) as file:
+        yield from _members(file, path, max_members)
+
+
+def open_tar(root: Root, path: str) -> BinaryIO:
+    """The tar at ``path``, unpacked; `SourceError` if it cannot be opened."""
     try:
-        file = open_unpacked(root, path)
+        return open_unpacked(root, path)
     except RejectedError as error:
         raise SourceError(f"{path}: cannot be opened: {error.detail}") from None
-    with file:
-        yield from _members(file, path, max_members)
 
 
 def first_members(root: Root, path: str) -> Iterator[TarMember | RejectedError]:
@@ -118,14 +135,35 @@ def _members(file: BinaryIO, path: str, max_members: int = MAX_MEMBERS) -> Itera
         extension = _Extension()
 
 
-def _header(block: bytes) -> tarfile.TarInfo | None:
+def _header(block: bytes) -> _Header | None:
     """The header in ``block``, or None if it is the end mark; `tarfile.HeaderError` if it is neither."""
     if block == bytes(_BLOCK):
         return None
-    return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    return _plain_header(block) or _any_header(block)
 
 
-def _next_header(file: BinaryIO, path: str, position: int, size: int) -> tarfile.TarInfo | None:
+def _plain_header(block: bytes) -> _Header | None:
+    """The header of a regular file as most tars have it, which takes a sixth of the time of `tarfile`; else None."""
+    size, checksum = block[124:136], block[_CHECKSUM]
+    if (
+        len(block) != _BLOCK
+        or block[156:157] != tarfile.REGTYPE
+        or not _PLAIN.match(block, 257)
+        or not _OCTAL.fullmatch(size)
+        or not _OCTAL.fullmatch(checksum)
+        or sum(block) - sum(checksum) + _SPACES != int(checksum.rstrip(b"\0 "), 8)
+    ):
+        return None
+    name, prefix = block[:100].partition(b"\0")[0], block[345:500].partition(b"\0")[0]
+    return _Header(prefix + b"/" + name if prefix else name, int(size.rstrip(b"\0 "), 8), tarfile.REGTYPE)
+
+
+def _any_header(block: bytes) -> _Header:
+    info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    return _Header(info.name.encode("utf-8", "surrogateescape"), info.size, info.type)
+
+
+def _next_header(file: BinaryIO, path: str, position: int, size: int) -> _Header | None:
     file.seek(position)
     try:
         info = _header(file.read(_BLOCK))
@@ -160,15 +198,16 @@ def _next_archive(file: BinaryIO, position: int, size: int) -> int | list[Reject
     return []
 
 
-def _end(path: str, name: str, start: int, length: int, size: int) -> int:
+def _end(path: str, name: bytes, start: int, length: int, size: int) -> int:
     """Where the header after a member lies; `SourceError` if the archive ends before that."""
     end = start + length + (-length % _BLOCK)
     if end > size:
-        raise SourceError(f"{path}: the archive ends inside member {name[:200]!a}; fetch or pack it again")
+        shown = name.decode("utf-8", "surrogateescape")[:200]
+        raise SourceError(f"{path}: the archive ends inside member {shown!a}; fetch or pack it again")
     return end
 
 
-def _payload(file: BinaryIO, path: str, info: tarfile.TarInfo, start: int) -> bytes:
+def _payload(file: BinaryIO, path: str, info: _Header, start: int) -> bytes:
     if info.size > _MAX_EXTENSION_BYTES:
         raise SourceError(f"{path}: an extended header of {info.size} bytes at byte {start - _BLOCK}")
     file.seek(start)
@@ -204,10 +243,8 @@ def _extend_by_pax(extension: _Extension, records: bytes) -> None:
         records = records[length:]
 
 
-def _member(
-    info: tarfile.TarInfo, extension: _Extension, start: int, length: int, archive: int
-) -> TarMember | RejectedError:
-    raw = info.name.encode("utf-8", "surrogateescape") if extension.name is None else extension.name
+def _member(info: _Header, extension: _Extension, start: int, length: int, archive: int) -> TarMember | RejectedError:
+    raw = info.name if extension.name is None else extension.name
     name = raw.decode("utf-8", "surrogateescape")
     if len(raw) > _MAX_NAME_BYTES or not name or "\0" in name or not is_unicode(name):
         return RejectedError("malformed", f"member {name[:80]!a} has a name that no file can have")

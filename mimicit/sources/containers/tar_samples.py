@@ -5,8 +5,8 @@ names hold dots of their own (``22.05.png`` and ``22.05.txt``, ``22.10.png`` and
 different samples: then the members are those with the same name up to the last dot. Samples never extend across
 concatenated archives.
 
-An archive is walked twice. If the members of a sample are not adjacent, the names of the archive are sorted on disk;
-memory holds a number for each sample of one archive.
+An archive of many members is walked twice. If the members of a sample are not adjacent, the names of the archive are
+sorted on disk; memory holds a number for each sample of one archive.
 """
 
 from __future__ import annotations
@@ -14,20 +14,21 @@ from __future__ import annotations
 import os
 import sqlite3
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from mimicit.errors import RejectedError, SourceError
 from mimicit.sources.containers.tar_members import TarMember, first_members, tar_members
-from mimicit.sources.containers.unpacked import open_unpacked
 from mimicit.sources.files.media_names import named_kind
 from mimicit.sources.files.root import Root
 
 _MAX_FILES: Final = 10_000
+_FEW: Final = 1 << 15  # members of an archive that are kept, so that it is walked once
 _MEMBERS_OF_FIRST: Final = 3  # of a sample, for a first look
 _TEXTS: Final = frozenset({"caption", "cls", "json", "text", "txt"})
 
@@ -77,8 +78,8 @@ def tar_samples(root: Root, path: str) -> Iterator[TarSample | RejectedError]:
     If a name comes twice, there are several samples, which have a fault unless each of them is whole: has a picture or
     clip, and another file with a text. `SourceError` as `tar_members`.
     """
-    members = tar_members(root, path)
-    yield from _samples(_neighbours(members) if _stand_together(root, path) else _sorted(members))
+    members = _members(root, path)
+    yield from _samples(_neighbours(members()) if _stand_together(members()) else _sorted(members()))
 
 
 def first_samples(root: Root, path: str, most: int) -> Iterator[TarSample]:
@@ -102,18 +103,36 @@ def first_samples(root: Root, path: str, most: int) -> Iterator[TarSample]:
     yield from (sample for sample in _samples(groups) if isinstance(sample, TarSample))
 
 
-def read_member(root: Root, path: str, member: TarMember, *, most: int) -> bytes:
-    """The bytes of ``member`` of the tar at ``path``.
+def read_member(tar: BinaryIO, member: TarMember, *, most: int) -> bytes:
+    """The bytes of ``member`` of an open ``tar``.
 
     `RejectedError` ``too_long`` for more than ``most``, and ``malformed`` if the archive ends before.
     """
     if member.size > most:
         raise RejectedError("too_long", f"{member.name!r} has {member.size} bytes, more than {most}")
-    with open_unpacked(root, path) as file:
-        if member.offset + member.size > os.fstat(file.fileno()).st_size:
-            raise RejectedError("malformed", f"{member.name!r} lies beyond the end of the archive")
-        file.seek(member.offset)
-        return file.read(member.size)
+    if member.offset + member.size > os.fstat(tar.fileno()).st_size:
+        raise RejectedError("malformed", f"{member.name!r} lies beyond the end of the archive")
+    return os.pread(tar.fileno(), member.size, member.offset)
+
+
+def _members(root: Root, path: str) -> Callable[[], Iterator[TarMember | RejectedError]]:
+    """A function for the members of the tar at ``path``, which are read once if they are few."""
+    few: list[TarMember | RejectedError] = []
+    fault: SourceError | None = None
+    try:
+        for member in tar_members(root, path):
+            if len(few) == _FEW:
+                return partial(tar_members, root, path)
+            few.append(member)
+    except SourceError as error:
+        fault = error
+
+    def again() -> Iterator[TarMember | RejectedError]:
+        yield from few
+        if fault is not None:
+            raise fault
+
+    return again
 
 
 def _key(member: TarMember) -> tuple[int, str] | None:
@@ -125,12 +144,12 @@ def _key(member: TarMember) -> tuple[int, str] | None:
     return member.archive, f"{folder}{slash}{stem}"
 
 
-def _stand_together(root: Root, path: str) -> bool:
+def _stand_together(members: Iterable[TarMember | RejectedError]) -> bool:
     """Whether the members of each sample are adjacent, by their names up to the first dot."""
     seen: set[int] = set()
     before: tuple[int, str] | None = None
     with suppress(SourceError):  # reading the members raises it again
-        for member in tar_members(root, path):
+        for member in members:
             key = None if isinstance(member, RejectedError) else _key(member)
             if key is not None and key != before:
                 if hash(key) in seen:  # takes less than the text; a collision does no harm

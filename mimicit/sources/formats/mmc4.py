@@ -27,6 +27,7 @@ from mimicit.options import option
 from mimicit.sources.containers.disk_table import read_joined
 from mimicit.sources.containers.json_cursor import JsonCursor, Span
 from mimicit.sources.containers.json_rows import MAX_RECORD_BYTES, Line, json_lines, record_of
+from mimicit.sources.containers.tar_members import open_tar
 from mimicit.sources.containers.tar_samples import read_member, tar_samples
 from mimicit.sources.containers.unpacked import open_text, open_unzipped, open_zipped
 from mimicit.sources.files.finding import find_file
@@ -173,22 +174,23 @@ def _lines(spec: SourceSpec, root: Root, path: str, head: Head) -> Iterator[Line
         with opened(root, path) as file:
             yield from json_lines(file, path, spec.piece)
         return
-    for sample in tar_samples(root, path):
-        if isinstance(sample, RejectedError):
-            yield spec.reject(sample.reason, place=path, detail=sample.detail, scope="media")
-            continue
-        try:
-            if sample.fault:
-                raise RejectedError("duplicate_id", sample.fault)
-            member = sample.file("json")
-            if member is None:
-                raise RejectedError("missing_sidecar", f"the sample {sample.key!r} has no {sample.key}.json")
-            raw = read_member(root, path, member, most=MAX_RECORD_BYTES)
-        except RejectedError as error:
-            yield spec.reject(error.reason, place=sample.place(path), id=sample.key, detail=error.detail)
-        else:
-            text = raw.removeprefix(b"\xef\xbb\xbf").lstrip()
-            yield Line(sample.place(path), member.offset + len(raw) - len(text), text.rstrip())
+    with open_tar(root, path) as tar:
+        for sample in tar_samples(root, path):
+            if isinstance(sample, RejectedError):
+                yield spec.reject(sample.reason, place=path, detail=sample.detail, scope="media")
+                continue
+            try:
+                if sample.fault:
+                    raise RejectedError("duplicate_id", sample.fault)
+                member = sample.file("json")
+                if member is None:
+                    raise RejectedError("missing_sidecar", f"the sample {sample.key!r} has no {sample.key}.json")
+                raw = read_member(tar, member, most=MAX_RECORD_BYTES)
+            except RejectedError as error:
+                yield spec.reject(error.reason, place=sample.place(path), id=sample.key, detail=error.detail)
+            else:
+                text = raw.removeprefix(b"\xef\xbb\xbf").lstrip()
+                yield Line(sample.place(path), member.offset + len(raw) - len(text), text.rstrip())
 
 
 def _document(spec: SourceSpec, line: Line, pictures: _Pictures) -> Iterator[RawTriplet | Reject]:

@@ -29,7 +29,7 @@ from mimicit.sources.containers.disk_table import read_joined
 from mimicit.sources.containers.json_rows import MAX_RECORD_BYTES, parsed
 from mimicit.sources.containers.parquet import parquet_batches, parquet_columns, parquet_rows
 from mimicit.sources.containers.table_process import value_apart
-from mimicit.sources.containers.tar_members import TarMember
+from mimicit.sources.containers.tar_members import TarMember, open_tar
 from mimicit.sources.containers.tar_samples import TarSample, read_member, tar_samples
 from mimicit.sources.files.media_names import folder_of
 from mimicit.sources.files.root import Root
@@ -192,7 +192,8 @@ def _parsed_sample(root: Root, path: str, sample: TarSample) -> Sample:
 
 
 def _sample_in(root: Root, path: str, member: TarMember) -> Sample:
-    value = parsed(read_member(root, path, member, most=MAX_RECORD_BYTES))
+    with open_tar(root, path) as tar:
+        value = parsed(read_member(tar, member, most=MAX_RECORD_BYTES))
     try:
         validate("sample", value)
     except SchemaError as error:

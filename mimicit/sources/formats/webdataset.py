@@ -22,12 +22,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from mimicit.errors import RejectedError
 from mimicit.options import option
 from mimicit.sources.containers.json_rows import MAX_RECORD_BYTES, located_text, parsed
-from mimicit.sources.containers.tar_members import TarMember
+from mimicit.sources.containers.tar_members import TarMember, open_tar
 from mimicit.sources.containers.tar_samples import TarSample, read_member, tar_samples
 from mimicit.sources.containers.unpacked import as_utf8, encoding_of
 from mimicit.sources.files.media_names import folder_of, named_kind
@@ -110,22 +110,29 @@ def _read(spec: SourceSpec, root: Root) -> Iterator[Item]:
             id_fields=(),
             require_placeholders=bool(options.require_placeholders),
         )
-        for sample in tar_samples(root, path):
-            if isinstance(sample, RejectedError):
-                yield spec.reject(sample.reason, place=path, detail=sample.detail, scope="media")
-                continue
-            place, id = sample.place(path), prefix + sample.key
-            try:
-                if sample.fault:
-                    raise RejectedError("duplicate_id", sample.fault)
-                media = _media(path, sample, options)
-                fields, locate = _json(root, path, sample)
-                if not describes_itself(fields):
-                    fields = _captioned(root, path, sample, fields, options)
-                for item in reader.items_of(Row(place, fields, locate, media), id=id):
-                    yield _of_tar(item, prefix, names) if isinstance(item, RawTriplet) else item
-            except RejectedError as error:
-                yield spec.reject(error.reason, place=place, id=id, detail=error.detail)
+        with open_tar(root, path) as tar:
+            for sample in tar_samples(root, path):
+                if isinstance(sample, RejectedError):
+                    yield spec.reject(sample.reason, place=path, detail=sample.detail, scope="media")
+                    continue
+                place, id = sample.place(path), prefix + sample.key
+                try:
+                    row = _row(tar, path, sample, options)
+                    for item in reader.items_of(row, id=id):
+                        yield _of_tar(item, prefix, names) if isinstance(item, RawTriplet) else item
+                except RejectedError as error:
+                    yield spec.reject(error.reason, place=place, id=id, detail=error.detail)
+
+
+def _row(tar: BinaryIO, path: str, sample: TarSample, options: WebdatasetOptions) -> Row:
+    """The record of ``sample`` of the open ``tar`` at ``path``."""
+    if sample.fault:
+        raise RejectedError("duplicate_id", sample.fault)
+    media = _media(path, sample, options)
+    fields, locate = _json(tar, path, sample)
+    if not describes_itself(fields):
+        fields = _captioned(tar, sample, fields, options)
+    return Row(sample.place(path), fields, locate, media)
 
 
 WEBDATASET: Final = SourceFormat(
@@ -158,12 +165,12 @@ def _of_tar(triplet: RawTriplet, prefix: str, names: tuple[str, ...]) -> RawTrip
     return triplet._replace(related=tuple(related))
 
 
-def _json(root: Root, path: str, sample: TarSample) -> tuple[dict[str, Any], Locate | None]:
+def _json(tar: BinaryIO, path: str, sample: TarSample) -> tuple[dict[str, Any], Locate | None]:
     """The fields of the ``.json`` of the sample, without its ids, and how to locate its texts, if that is possible."""
     member = sample.file("json")
     if member is None:
         return {}, None
-    raw = read_member(root, path, member, most=MAX_RECORD_BYTES)
+    raw = read_member(tar, member, most=MAX_RECORD_BYTES)
     try:
         text = as_utf8(raw)
     except UnicodeDecodeError as error:
@@ -177,28 +184,26 @@ def _json(root: Root, path: str, sample: TarSample) -> tuple[dict[str, Any], Loc
     return fields, partial(located_text, path, member.offset + len(raw) - len(text), text)
 
 
-def _captioned(
-    root: Root, path: str, sample: TarSample, fields: dict[str, Any], options: WebdatasetOptions
-) -> dict[str, Any]:
+def _captioned(tar: BinaryIO, sample: TarSample, fields: dict[str, Any], options: WebdatasetOptions) -> dict[str, Any]:
     """The fields of a record whose answer is the caption, with the fields of the ``.json`` as its meta."""
     member = next(filter(None, map(sample.file, _TEXTS)), None)
     number = sample.file(_CLASS)
     named = next((name for name in columns_of(fields).captions if name != "label"), None)
     if member is not None:
         fields.pop("caption", None)
-        caption: object = _text(root, path, member)
+        caption: object = _text(tar, member)
     elif named is not None:
         caption = fields.pop(named)
     elif number is not None:
-        caption = _class_name(_text(root, path, number).strip(), number, options)
+        caption = _class_name(_text(tar, number).strip(), number, options)
     else:
         raise RejectedError("missing_sidecar", f"the sample {sample.key!r} has no text: no .txt, no caption in a .json")
     # The other fields are not ours, whatever their names.
     return {"caption": caption, "meta": fields or None}
 
 
-def _text(root: Root, path: str, member: TarMember) -> str:
-    text = read_member(root, path, member, most=_MAX_CAPTION_BYTES)
+def _text(tar: BinaryIO, member: TarMember) -> str:
+    text = read_member(tar, member, most=_MAX_CAPTION_BYTES)
     try:
         return as_utf8(text).decode()
     except UnicodeDecodeError as error:
