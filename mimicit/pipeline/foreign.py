@@ -40,7 +40,7 @@ from mimicit.sources.formats.webdataset import WEBDATASET
 from mimicit.sources.items import InTar, Item, MediaRef, RawTriplet, Reject
 
 LAYOUT: Final = "foreign"
-_START_OF_SCAN: Final = b"\xff\xda"  # of a JPEG
+_START_OF_SCAN: Final = 0xDA  # of a JPEG
 _END_OF_IMAGE: Final = b"\xff\xd9"
 
 _SCHEMA: Final = INDEX_SCHEMA.append(pa.field(JSON_COLUMN, pa.binary()))
@@ -257,13 +257,26 @@ def _read_medium(ref: MediaRef, number: int, file: BinaryIO) -> tuple[Media, int
 def _is_cut(data: bytes, format: str) -> bool:
     """Whether a picture lacks its end, by its marks alone: what its header declares was checked, nothing is decoded."""
     match format:
-        case "jpeg":  # neither mark can stand inside of what is compressed
-            return data.find(_END_OF_IMAGE, data.rfind(_START_OF_SCAN)) < 0
+        case "jpeg":  # the mark cannot stand inside of what is compressed; phones put clips and more after it
+            return data.find(_END_OF_IMAGE, _start_of_scan(data)) < 0
         case "png":
             return data.rfind(b"IEND") < 0
         case "webp":
             return int.from_bytes(data[4:8], "little") + 8 > len(data)
     return False
+
+
+def _start_of_scan(data: bytes) -> int:
+    """Where the first scan of a JPEG begins, after segments that may hold other pictures; its end if there is none."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        if data[at + 1] == 0xFF:  # fills
+            at += 1
+        elif data[at + 1] == _START_OF_SCAN:
+            return at
+        else:
+            at += 2 + int.from_bytes(data[at + 2 : at + 4])
+    return min(at, len(data))
 
 
 def _write_rejects(rejects: pq.ParquetWriter, left_out: list[Reject]) -> None:

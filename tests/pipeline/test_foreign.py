@@ -188,6 +188,12 @@ def test_a_picture_that_is_cut_is_a_reject(tmp_path: Path, format: str) -> None:
     assert [sample.query.answer for sample in load(tmp_path)] == ["whole"]
 
 
+def test_a_picture_before_the_clip_of_a_phone_is_not_cut(tmp_path: Path) -> None:
+    put_tar(tmp_path, "00000.tar", [("0.jpg", encoded(scene(), "JPEG") + b"\0ftyp\xff\xda\0"), ("0.txt", b"whole")])
+    report = index_folder(tmp_path)
+    assert (report.samples, report.rejected) == (1, {})
+
+
 @pytest.mark.parametrize(
     ("put", "name"),
     [
