@@ -172,6 +172,10 @@ def true_and_false(root: Path) -> None:
     )
     put(root, "rlhf-v.json", [{"image": "1.png", "text": '{"question": "Q?", "chosen": "red", "rejected": "blue"}'}])
     put(root, "ureader.json", [{"image": ["1.png"], "prompt": "Human: Q?\nAI: ", "text": "Human: Q?\nAI: red"}])
+    honest = [{"image": "1.png", "question": "Sum?", "A": 1, "B": 0, "answer": "B"}]
+    honest += [{"image": "1.png", "caption": '{"title": "red", "query": "sql"}'}]
+    honest += [{"image": "1.png", "prompt": "Cat", "text": "Cats are red."}]
+    put(root, "honest.jsonl", "".join(json.dumps(row) + "\n" for row in honest))
     put(root, "star.json", [{"image": "1.png", "question": "Q?", "answer": "bb", "choices": choices}])
 
 
@@ -249,7 +253,8 @@ CASES = [
         says=(
             *(Says("A cat is ahead of it.", (RED,)), Says("A class.", (RED,)), Says("bb", (RED,), CHOICES)),
             *(Says("aa", (RED,), "Q?\nA. aa"), Says("cc", (RED,), "N?\nA. aa\nB. nan\nC. cc")),
-            Says("bb", (RED,), "Ego?\nA. aa\nB. bb"),
+            *(Says("bb", (RED,), "Ego?\nA. aa\nB. bb"), Says("0", (RED,), "Sum?\nA. 1\nB. 0")),
+            *(Says('{"title": "red", "query": "sql"}', (RED,)), Says("Cats are red.", (RED,), "Cat")),
         ),
         rejects={"malformed": 6},
     ),

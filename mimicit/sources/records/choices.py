@@ -199,7 +199,7 @@ def choices_of(fields: Mapping[str, Any], columns: Columns) -> tuple[Choice, ...
             are_wrong = name == _WRONG_ONES and _answers_otherwise(fields, columns, choices)
             return () if are_wrong else choices
     by_letter = {letter: fields[name] for letter, name in columns.lettered}
-    while by_letter and (not (last := next(reversed(by_letter.values()))) or last == _NO_CHOICE):
+    while by_letter and next(reversed(by_letter.values())) in (None, "", _NO_CHOICE):  # 0 is a choice
         by_letter.popitem()
     if not columns.doubtful:
         return offered(by_letter)

@@ -370,11 +370,17 @@ def _holds_question(value: object) -> bool:
         inner = orjson.loads(value)
     except orjson.JSONDecodeError:
         return False
-    return isinstance(inner, dict) and bool(columns_of(inner).instructions)
+    if not isinstance(inner, dict):
+        return False
+    columns = columns_of(inner)
+    return bool(columns.instructions) and (bool(columns.answers) or "chosen" in inner)
 
 
 def _begins_with(text: str, question: object) -> bool:
-    return isinstance(question, str) and 0 < len(question.strip()) < len(text) and text.startswith(question.strip())
+    """Whether ``text`` is the ``question`` and more; a word that goes on, as "cat" in "cats", is another word."""
+    asked = question.strip() if isinstance(question, str) else ""
+    rest = text.removeprefix(asked)
+    return bool(asked and rest.strip() and rest != text) and not (asked[-1].isalnum() and rest[0].isalnum())
 
 
 def _worded(value: Any, kinds: list[MediaKind]) -> Any:
