@@ -122,6 +122,7 @@ def _arrow_rows(
     check_columns(len(kinds))
     pictures = picture_columns(kinds)
     needed = [name for name, kind in kinds.items() if name in pictures or "binary" not in kind]
+    needed = needed or list(kinds)  # without any column, a batch has no rows to count
     can_join = not any("dictionary" in kinds[name] for name in needed)
     for number, firsts, batch in _runs(path, arrow_batches(file, path), start, needed, at_once if can_join else 0):
         rows = _rows(path, batch, partial(_in_arrow, path, number, firsts), pictures, at_once)
