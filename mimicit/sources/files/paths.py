@@ -248,14 +248,11 @@ class ReadableFolders:
         return " ".join([*options, *(f"--allow-root {folder}" for folder in named[:_FOLDERS_NAMED])]) + more
 
     def _meets_link(self, path: str) -> bool:
-        place = self.folder
+        place = str(self.folder)
         for step in path.split("/"):
-            place = place / native_path(step)
-            try:
-                if place.is_symlink():
-                    return True
-            except (OSError, ValueError):
-                return False
+            place = f"{place}/{native_path(step)}"
+            if os.path.islink(place):  # False for what is not there, and for names that no file can have
+                return True
         return False
 
 
