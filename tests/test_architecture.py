@@ -208,6 +208,13 @@ def test_the_ways_through_the_code_are_short_and_true(part: str, most: int) -> N
         assert callable(found), name
 
 
+def test_every_file_that_the_page_names_is_there() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    paths = re.findall(r"`((?:docs|mimicit|otter_train|schemas|tests|tools)/[\w./-]+)`", page)
+    assert len(paths) > 30
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
 def test_public_names_are_pinned_and_load() -> None:
     assert mimicit.__all__ == [
         "BuildConfig", "ChatCollator", "Media", "MimicitError", "Quarantine", "Sample", "Samples", "Triplet", "Where",
