@@ -204,7 +204,7 @@ def test_what_is_a_url() -> None:
 
 @pytest.fixture(scope="module")
 def s3(raw: Path) -> Iterator[Any]:
-    """A server with the bucket ``bucket``, and the raw data in its folder ``raw``; the environment names it."""
+    """A server with the bucket ``corpus``, and the raw data in its folder ``raw``; the environment names it."""
     server_module = pytest.importorskip("moto.server", reason="comes with the extra 'dev'")
     s3fs = pytest.importorskip("s3fs", reason="comes with the extra 's3'")
     server = server_module.ThreadedMotoServer(port=0)
@@ -220,14 +220,14 @@ def s3(raw: Path) -> Iterator[Any]:
         for name, value in environment.items():
             patch.setenv(name, value)
         system = s3fs.S3FileSystem(skip_instance_cache=True)
-        system.mkdir("bucket")
-        system.put(str(raw), "bucket/raw", recursive=True)
+        system.mkdir("corpus")
+        system.put(str(raw), "corpus/raw", recursive=True)
         yield system
     server.stop()
 
 
-def command(work: Path, *more: str, out: str = "s3://bucket/shards") -> list[str]:
-    where = ["--src", "s3://bucket/raw", "--out", out, "--work", str(work)]
+def command(work: Path, *more: str, out: str = "s3://corpus/shards") -> list[str]:
+    where = ["--src", "s3://corpus/raw", "--out", out, "--work", str(work)]
     return [sys.executable, "-m", "mimicit", "build", *where, "--shard-samples", "2", "--workers", "1", *more]
 
 
@@ -248,12 +248,12 @@ def test_s3_in_and_out_and_an_upload_that_is_killed(s3: Any, raw: Path, tmp_path
     assert "manifest.json" not in left
     done = subprocess.run(command(tmp_path / "work"), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "s3://bucket/shards" in done.stdout
-    assert make.hashes(copied(s3, "bucket/shards/", tmp_path / "copy")) == truth
+    assert "s3://corpus/shards" in done.stdout
+    assert make.hashes(copied(s3, "corpus/shards/", tmp_path / "copy")) == truth
     again = subprocess.run(command(tmp_path / "fresh"), capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
     assert again.stdout.strip() == (
-        "s3://bucket/shards: already finished from this input with these options; nothing to do"
+        "s3://corpus/shards: already finished from this input with these options; nothing to do"
     )
 
 
@@ -269,7 +269,7 @@ def test_s3_says_what_is_wrong(s3: Any, tmp_path: Path) -> None:
 def names(system: Any) -> list[str]:
     system.invalidate_cache()
     with contextlib.suppress(FileNotFoundError):
-        return [os.path.basename(path) for path in system.find("bucket/shards")]
+        return [os.path.basename(path) for path in system.find("corpus/shards")]
     return []
 
 
