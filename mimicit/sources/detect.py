@@ -176,7 +176,7 @@ def why_unused(root: Root, path: str) -> str:
         return f"{seen}; {half}"
     format, missing = _nearest(head)
     if not missing:  # as {"data": [...]}, which MIMIC-IT writes otherwise
-        inside = [name.partition("[].")[2] for name in fields if name.count(".") == 1 and name.count("[]") == 1]
+        inside = [name.partition("[].")[2] for name in fields if name.count("[].") == name.count("[]") == 1]
         of_records = f"the fields of its records ({_names_in_words(inside)})" if inside else "what is in it"
         return f"{seen}; name {of_records} image, question and answer"
     return f"{seen}; the nearest format is {format}, for which {_names_in_words(missing)} is missing"

@@ -20,12 +20,14 @@ from mimicit.shards.verify import verify_folder
 from mimicit.sources import detect
 from mimicit.sources.files.media_names import named_kind
 from mimicit.sources.files.root import Root
-from tests.corpus import detection, media, places, published, questions, tables, talks, tars
+from tests.corpus import benchmarks, detection, media, places, published, questions, tables, talks, tars
 from tests.corpus.case import Case, Says, seen_colour
 from tests.factories.engines import InProcess
 
 CASES: list[Case] = [
-    case for module in (tars, detection, places, talks, tables, questions, published, media) for case in module.CASES
+    case
+    for module in (tars, detection, places, talks, tables, questions, published, benchmarks, media)
+    for case in module.CASES
 ]
 
 

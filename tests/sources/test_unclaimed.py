@@ -54,6 +54,7 @@ def test_what_is_seen_in_a_file_is_said_with_the_nearest_format_and_what_it_miss
     put(tmp_path, "m.json", {"dataset_name": "x", "data": records})
     put(tmp_path, "n.json", {"1.jpg": "a cat", "2.jpg": {"width": 1}})
     put(tmp_path, "o.json", {"data": {"a": {"thing": 1}}})
+    put(tmp_path, "p.json", {"data": {"questions": ["is it"], "dialogs": [{"image_id": 1, "dialog": []}]}})
     assert lines_of(tmp_path) == [
         "a.json: a JSON list of records with id, caption, thing; the nearest format is captions, for which image or"
         " video is missing",
@@ -78,6 +79,7 @@ def test_what_is_seen_in_a_file_is_said_with_the_nearest_format_and_what_it_miss
         " image_local_title, answers, boxes) image, question and answer",
         "n.json: a JSON object with 1.jpg, 2.jpg; the nearest format is mimicit, for which data is missing",
         "o.json: a JSON object with data; name what is in it image, question and answer",
+        "p.json: a JSON object with data; name the fields of its records (image_id, dialog) image, question and answer",
     ]
 
 

@@ -44,11 +44,11 @@ _LETTER: Final = re.compile(r"(?:choice|option|opt|op)_?([A-RU-Za-ru-z])|([A-Z])
 _PLACE: Final = re.compile(r"(?:choice|option|opt|ending|(a))_?([0-9]{1,2})")
 _NUMBERED: Final = re.compile(r"(?:image|img|picture|video)_?([0-9]{1,4})")
 _BY_ID: Final = re.compile(
-    r"(?:(image|img|picture|pic|photo|figure|screenshot)|(video|vid|clip)|gif)_?(?:(?:file_?)?(name|path|key|id|idx)|file)"
+    r"(?:(image|img|picture|pic|photo|figure|screenshot)|(video|vid|clip)|gif)_?(?:(?:file_?)?(name|path|key|id|idx|index)|file)"
 )
 _MAX_NAMES: Final = 200
 _OTHER_NAMES: Final = {
-    "instruction": ("question", "prompt", "problem", "text_input", "input"),
+    "instruction": ("question", "prompt", "problem", "text_input", "input", "question_string"),
     "answer": (*ANSWERS[1:], *CAPTIONS),
     "media": (
         *(
@@ -154,7 +154,7 @@ def _by_id(columns: Mapping[str, str]) -> tuple[tuple[str, MediaKind | None], ..
     """The column, if any, that names the medium without saying where it lies; of several, an id comes last."""
     found = [(match, column) for name, column in columns.items() if (match := _BY_ID.fullmatch(name))]
     kinds: list[MediaKind | None] = ["image" if match[1] else "video" if match[2] else None for match, _ in found]
-    ids = [match[3] in ("id", "idx") for match, _ in found]
+    ids = [match[3] in ("id", "idx", "index") for match, _ in found]
     ranked = sorted(range(len(found)), key=lambda place: (ids[place], place))
     return tuple((found[place][1], kinds[place]) for place in ranked[:1])
 

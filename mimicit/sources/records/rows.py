@@ -12,6 +12,7 @@ All other fields go to ``meta``. The formats differ only in how they find record
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from mimicit.errors import RejectedError
 from mimicit.options import option
 from mimicit.placeholders import question_about, with_words
 from mimicit.records import MediaKind
+from mimicit.sources.files.media_names import named_kind
 from mimicit.sources.format import SourceSpec
 from mimicit.sources.items import Item, MediaRef, RawTriplet, Row
 from mimicit.sources.records.captions import instruction_or_caption
@@ -54,6 +56,7 @@ from mimicit.sources.records.text import (
 
 _TEXT_OF_ENTRY: Final = ("answer", "raw", "caption", "text", "value", "sentence")
 _HISTORY: Final = "history"
+_YES_OR_NO: Final = re.compile(r"\s*(?:is|are|was|were|does|do|did|has|have|can)\b", re.IGNORECASE)
 _OBJECT_MARKS: Final = ("<bbox>", "<ref-object>")  # of ms-swift, which puts the entries there in training
 _ROUNDS: Final = ("questions", "answers")
 
@@ -250,6 +253,8 @@ def _said(fields: Mapping[str, Any], columns: Columns) -> _Said:
     question = _question(fields, asking)
     names = columns.answers if asking else columns.captions
     choices = choices_of(fields, columns) if asking else ()
+    if asking and _are_pictures([choice.text for choice in choices] or _split_choices(fields, columns)):  # as in IconQA
+        raise RejectedError("malformed", "the choices are the names of pictures: no text says which is which")
     if choices:
         return _multiple_choice(fields, columns, question, choices)
     if not names:
@@ -264,12 +269,16 @@ def _said(fields: Mapping[str, Any], columns: Columns) -> _Said:
     }
     if not asking and _is_false(value, fields):
         raise RejectedError("malformed", "label 0 says that the caption is false, as in VSR")
-    if not asking and column.strip().lower() == "label":
-        if _holds_number(value):
-            raise RejectedError("malformed", f"label {shown(value)} is the number of a class; write its name")
-        if str(value).strip().lower() in ("true", "false"):  # as in NLVR2
-            detail = f"label {shown(value)} says whether something is true: write what as a question, and an answer"
-            raise RejectedError("malformed", detail)
+    is_label = column.strip().lower() == "label"
+    if not asking and _holds_number(value):
+        means = "the number of a class; write its name" if is_label else "a number, and nothing is asked"
+        raise RejectedError("malformed", f"{column} {shown(value)} is {means}")
+    is_judged = is_label and (not asking or "sentence" in fields)  # the query of NLVR2 is what found the pictures
+    if is_judged and str(value).strip().lower() in ("true", "false"):
+        detail = f"label {shown(value)} says whether something is true: write what as a question, and an answer"
+        raise RejectedError("malformed", detail)
+    if asking and value in (0, 1) and isinstance(value, int) and _asks_yes_or_no(question):  # as in FigureQA
+        raise RejectedError("malformed", f"{column} {value} may be yes or no, or a number: write it as a text")
     is_text = isinstance(value, str)
     if not asking and _holds_question(value):  # as in RLHF-V
         raise RejectedError("malformed", f"{column} is the JSON of a question: give its fields columns of their own")
@@ -285,6 +294,21 @@ def _said(fields: Mapping[str, Any], columns: Columns) -> _Said:
     said = [text for text in texts if text is not None]
     most_frequent = Counter(map(checked_answer, said)).most_common(1)[0][0] if said else None
     return _Said(question, [most_frequent], used, people | {column: texts})
+
+
+def _split_choices(fields: Mapping[str, Any], columns: Columns) -> list[str]:
+    """The choices of the record if one text lists them between commas."""
+    return [
+        text.strip() for name in columns.choices if isinstance(fields[name], str) for text in fields[name].split(",")
+    ]
+
+
+def _are_pictures(choices: list[str]) -> bool:
+    return bool(choices) and all(named_kind(choice) == "image" for choice in choices)
+
+
+def _asks_yes_or_no(question: object) -> bool:
+    return isinstance(question, str) and _YES_OR_NO.match(question) is not None and " or " not in question
 
 
 def _with_history(fields: Mapping[str, Any]) -> tuple[str, Conversation] | None:
