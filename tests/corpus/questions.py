@@ -93,6 +93,9 @@ def seed_bench(root: Path) -> None:
         for id, answer in (("1454_259", "A"), ("x2", "D"))
     ]
     asked.append({**asked[0], "data_id": "x2", "data_type": "math", "question": "Sum?"})
+    asked += [{**asked[1], "data_type": type, "question": f"{type}?"} for type in (None, "photo")]
+    asked.append({**asked[1], "data_id": "none-such", "data_type": None})
+    asked.append({name: value for name, value in asked[1].items() if name != "data_type"})
     put(root, "SEED-Bench.json", {"questions": asked, "question_type": {"Scene": 1}})
 
 
@@ -236,7 +239,9 @@ CASES = [
         says=(
             *(Says("aa", (RED,), CHOICES), Says("dd", (GREEN,), CHOICES)),
             Says("aa", (), CHOICES.replace(QUESTION, "Sum?")),
+            *(Says("dd", (GREEN,), CHOICES.replace(QUESTION, question)) for question in ("None?", "photo?")),
         ),
+        rejects={"missing_file": 2},
     ),
     Case(
         name="questions-in-texts-beside-pictures",

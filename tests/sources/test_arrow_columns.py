@@ -19,3 +19,13 @@ def test_rows_of_bytes_alone_are_counted(tmp_path: Path) -> None:
         writer.write_table(table, max_chunksize=1)
     with pytest.raises(SourceError, match="2 records were rejected"):
         build_shards(tmp_path / "raw", tmp_path / "out", BuildConfig(context="none"), engine=InProcess())
+
+
+def test_fields_of_one_name_are_a_reject(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    image = pa.StructArray.from_arrays([pa.array([b"z"]), *[pa.array(["a"])] * 2], names=["bytes", "path", "path"])
+    table = pa.table({"image": image, "question": ["Q?"], "answer": ["A"]})
+    with pa.OSFile(str(tmp_path / "raw/d.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(SourceError, match="1 as bad_media.*duplicate field names"):
+        build_shards(tmp_path / "raw", tmp_path / "out", BuildConfig(context="none"), engine=InProcess())

@@ -127,7 +127,9 @@ class _OpenFile:
 
     def cell(self, place: InArrow) -> Any:
         _check_whole(self._mapped, self._path)
-        value = picked(self._column(place.batch, place.column), place.row, place.item)
+        column = self._column(place.batch, place.column)
+        with arrow_damage(self._path):  # also fields of one name, which no dictionary can hold
+            value = picked(column, place.row, place.item)
         self._read_bytes += _size(value)
         if self._read_bytes > _MAPPED_BYTES:
             give_back(self._mapped)

@@ -26,6 +26,7 @@ _MEDIUM_NAME: Final = re.compile(
 _NUMBERED: Final = re.compile(r"<image_?[0-9]{1,4}>")
 _NOTHING: Final = frozenset({"", "none", "null", "nan", "n/a"})
 _DATA_ID: Final = "data_id"
+_TEXT_TYPES: Final = frozenset({"text", "text-only", "text_only", "language", "math", "code"})
 _MAX_PATH_CHARACTERS: Final = 4096
 _HEAD_CHARACTERS: Final = 1024
 _MAX_ORIGIN: Final = 1024
@@ -86,16 +87,20 @@ class MediaFinder:
                 continue
             says = bool(_MEDIUM_NAME.fullmatch(column)) and not re.search(r"\s", value)
             says = says and not columns_of(fields).media  # else a media column says that there is none
-            if says or (named_kind(value) is not None and self._is_there(value)):
+            is_name = column.lower() == _DATA_ID and "data_type" not in map(str.lower, fields)
+            if says or ((named_kind(value) is not None or is_name) and self._is_there(value, column, is_name)):
                 raise RejectedError(
                     "missing_file",
                     f"column {column[:80]!r} names a picture or clip, {value[:200]!r}, and is not read as one: "
                     "call it media, and write the path of a file (nothing is fetched)",
                 )
 
-    def _is_there(self, path: str) -> bool:
+    def _is_there(self, path: str, column: str, is_name: bool) -> bool:
         try:
-            media_refs(self.root, [path], beside=self.beside)
+            if is_name:
+                self._called(path, None, column)
+            else:
+                media_refs(self.root, [path], beside=self.beside)
         except RejectedError:
             return False
         return True
@@ -129,9 +134,12 @@ def names_nothing(value: object) -> bool:
 
 
 def _is_of_medium(fields: dict[str, Any]) -> bool:
-    """Whether a record whose ``data_id`` names its medium has one, as its ``data_type`` says in SEED-Bench."""
+    """Whether a record whose ``data_id`` names its medium has one: unless its ``data_type`` is known to be text alone.
+
+    SEED-Bench has the types ``image`` and ``video``. A record of an unknown type whose medium is not found is a reject.
+    """
     types = [value for name, value in fields.items() if name.lower() == "data_type"]
-    return any(isinstance(value, str) and re.search("image|video", value.lower()) for value in types)
+    return not any(isinstance(value, str) and value.strip().lower() in _TEXT_TYPES for value in types)
 
 
 def _entries(value: object) -> list[tuple[int | str | None, object]]:
