@@ -27,5 +27,5 @@ def test_fields_of_one_name_are_a_reject(tmp_path: Path) -> None:
     table = pa.table({"image": image, "question": ["Q?"], "answer": ["A"]})
     with pa.OSFile(str(tmp_path / "raw/d.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
         writer.write_table(table)
-    with pytest.raises(SourceError, match="1 as bad_media.*duplicate field names"):
+    with pytest.raises(SourceError, match=r"1 as bad_media.*duplicate field names"):
         build_shards(tmp_path / "raw", tmp_path / "out", BuildConfig(context="none"), engine=InProcess())
