@@ -78,7 +78,9 @@ def figures(root: Path) -> None:
         asked("How many?", 1, 1),
     ]
     put(root, "plotqa/qa_pairs_V2.json", {"qa_pairs": right})
-    put_lines(root, "other.jsonl", [{"image": "plotqa/png/0.png", "statement": "It is red.", "answer": 1}])
+    other = {"image": "plotqa/png/0.png"}
+    lines = [{"statement": "It is red.", "answer": 1}, {"text": 2021}, {"question": "Is it red?", "answer": True}]
+    put_lines(root, "other.jsonl", [{**other, **line} for line in lines])
     for number, colour in enumerate((RED, GREEN)):
         put(root, f"figureqa/png/{number + 5}.png", picture(BLUE))
         put(root, f"plotqa/png/{number}.png", picture(colour))
@@ -109,7 +111,7 @@ CASES: list[Case] = [
         write=figures,
         says=(
             *(Says("Yes", (RED,), "Does it rise every year?"), Says("12.5", (GREEN,), "What is it in 2001?")),
-            Says("1", (GREEN,), "How many?"),
+            *(Says("1", (GREEN,), "How many?"), Says("2021", (RED,)), Says("true", (RED,), "Is it red?")),
         ),
         rejects={"malformed": 3},
     ),

@@ -30,7 +30,7 @@ from mimicit.sources.format import SourceSpec
 from mimicit.sources.items import Item, MediaRef, RawTriplet, Row
 from mimicit.sources.records.captions import instruction_or_caption
 from mimicit.sources.records.choices import Choice, choices_of, first_filled, listed_texts, right_choice, with_choices
-from mimicit.sources.records.column_names import Columns, columns_of
+from mimicit.sources.records.column_names import CAPTIONS, Columns, columns_of
 from mimicit.sources.records.conversations import (
     CONVERSATION_FIELDS,
     SOUND,
@@ -270,14 +270,14 @@ def _said(fields: Mapping[str, Any], columns: Columns) -> _Said:
     if not asking and _is_false(value, fields):
         raise RejectedError("malformed", "label 0 says that the caption is false, as in VSR")
     is_label = column.strip().lower() == "label"
-    if not asking and _holds_number(value):
+    if not asking and (is_label or column.strip().lower() not in CAPTIONS) and _holds_number(value):
         means = "the number of a class; write its name" if is_label else "a number, and nothing is asked"
         raise RejectedError("malformed", f"{column} {shown(value)} is {means}")
     is_judged = is_label and (not asking or "sentence" in fields)  # the query of NLVR2 is what found the pictures
     if is_judged and str(value).strip().lower() in ("true", "false"):
         detail = f"label {shown(value)} says whether something is true: write what as a question, and an answer"
         raise RejectedError("malformed", detail)
-    if asking and value in (0, 1) and isinstance(value, int) and _asks_yes_or_no(question):  # as in FigureQA
+    if asking and type(value) is int and value in (0, 1) and _asks_yes_or_no(question):  # as in FigureQA
         raise RejectedError("malformed", f"{column} {value} may be yes or no, or a number: write it as a text")
     is_text = isinstance(value, str)
     if not asking and _holds_question(value):  # as in RLHF-V
