@@ -87,16 +87,26 @@ def figures(root: Path) -> None:
 
 
 def judged(root: Path) -> None:
-    """NLVR2 in a table, whose query is no question; and choices of IconQA and VCR that are no texts."""
+    """Judgements in tables (NLVR2, whose query is no question, SNLI-VE); choices that are no texts (IconQA, VCR)."""
     row = {"image_0": cell(RED), "image_1": cell(GREEN), "query": "dog", "label": "False"}
     put_table(root, "nlvr2.parquet", [{**row, "sentence": "Two dogs."}])
     icon = {"image": cell(RED), "question": "Which?", "choices": "choice_0.png,choice_1.png", "answer": "choice_1.png"}
     put_table(root, "iconqa.parquet", [icon, {**icon, "choices": "circle,square", "answer": "circle"}])
+    put_table(root, "snli_ve.parquet", [{"image": cell(RED), "hypothesis": "A pet.", "label": "entailment"}])
     put(root, "0.png", picture(BLUE))
     listed = {"image": "0.png", "question": "Which?", "choices": ["choice_0.png", "choice_1.png"], "answer": 0}
     put_lines(root, "icons.jsonl", [listed])
     words = {"question": ["Is", [0], "sad", "?"], "answer_choices": [[[0], "is"], ["no"]], "answer_label": 1}
     put_lines(root, "vcr.jsonl", [{"img_fn": "0.png", "objects": ["person"], "img_id": "val-0", **words}])
+
+
+def choices_in_tables(root: Path) -> None:
+    """A-OKVQA, whose right choice is a place alone, and MME-RealWorld, whose choices have a name of two words."""
+    shown = {"image": cell(RED), "question": "Which?"}
+    put_table(
+        root, "aokvqa.parquet", [{**shown, "choices": ["aa", "bb"], "correct_choice_idx": 1, "rationales": ["r"]}]
+    )
+    put_table(root, "mme.parquet", [{**shown, "multi-choice options": ["(A) aa", "(B) bb"], "answer": "A"}])
 
 
 CASES: list[Case] = [
@@ -116,9 +126,14 @@ CASES: list[Case] = [
         rejects={"malformed": 3},
     ),
     Case(
+        name="choices-in-tables",
+        write=choices_in_tables,
+        says=(Says("bb", (RED,), "Which?\nA. aa\nB. bb"), Says("aa", (RED,), "Which?\nA. aa\nB. bb")),
+    ),
+    Case(
         name="answers-that-are-no-words",
         write=judged,
         says=(Says("circle", (RED,), "Which?"),),
-        rejects={"malformed": 4},
+        rejects={"malformed": 5},
     ),
 ]

@@ -83,7 +83,8 @@ def _is_table(path: str, head: Head, *, force: bool) -> bool:
         return not path.rpartition("/")[2].startswith(_LEFTOVERS)
     if head.kind != "parquet":
         return False
-    says = bool(columns_of(head.fields).captions or columns_of(head.fields).chosen)
+    columns = columns_of(head.fields)
+    says = bool(columns.captions or columns.chosen or (columns.instructions and columns.places))
     return force or (bool(picture_columns(head.fields)) and says) or is_conversation(head.fields)
 
 

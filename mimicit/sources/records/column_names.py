@@ -34,7 +34,15 @@ ANSWERS: Final = (
 CAPTIONS: Final = (
     *("caption", "captions", "text", "txt", "texts", "sentences", "description", "alt_text", "label", "caption_str"),
 )
-_CHOICES: Final = ("choices", "options", "option", "answer_choices", "multiple_choices", "candidates")
+_CHOICES: Final = (
+    "choices",
+    "options",
+    "option",
+    "answer_choices",
+    "multiple_choices",
+    "candidates",
+    "multi_choice_options",
+)
 _CHOICE_PLACES: Final = (
     *("correct_choice_idx", "correct_choice_index", "correct_answer_idx", "correct_answer_index", "correct_idx"),
     *("correct_index", "answer_idx", "answer_index", "answer_label"),

@@ -273,6 +273,8 @@ def _said(fields: Mapping[str, Any], columns: Columns) -> _Said:
     if not asking and (is_label or column.strip().lower() not in CAPTIONS) and _holds_number(value):
         means = "the number of a class; write its name" if is_label else "a number, and nothing is asked"
         raise RejectedError("malformed", f"{column} {shown(value)} is {means}")
+    if not asking and is_label and "hypothesis" in fields:  # as in SNLI-VE
+        raise RejectedError("malformed", f"label {shown(value)} says whether the hypothesis is true, not what is shown")
     is_judged = is_label and (not asking or "sentence" in fields)  # the query of NLVR2 is what found the pictures
     if is_judged and str(value).strip().lower() in ("true", "false"):
         detail = f"label {shown(value)} says whether something is true: write what as a question, and an answer"
