@@ -1,4 +1,5 @@
-"""What a file declares, read without decoding: frames of an animation, scans of a JPEG, the length of a clip.
+"""What a file declares, read without decoding: frames of an animation, scans of a JPEG, the end of a
+picture, the length of a clip.
 
 - Only the first frame of an animation is ever used, so its length costs nothing; but a picture of thousands of frames
   is a clip in the wrong place, or an attack, and is refused.
@@ -87,16 +88,35 @@ def count_scans(data: bytes) -> int:
     most = data.count(_SCAN)
     if most <= MAX_SCANS:  # more only by chance, in what follows the picture or in its metadata
         return most
-    scans, place = 0, 2
-    while (marker := _NEXT_MARKER.search(data, place)) is not None:
-        kind, place = data[marker.start() + 1], marker.end()
+    scans = 0
+    for kind, _ in _segments(data):
         if kind == _END:
             break
-        if kind in _WITHOUT_LENGTH:
-            continue
         scans += kind == _SCAN[1]
-        place += int.from_bytes(data[place : place + 2], "big")
     return scans
+
+
+def is_cut(data: bytes, format: str) -> bool:
+    """Whether the picture ``data`` of ``format`` lacks its end, by its marks alone."""
+    match format:
+        case "jpeg":  # segments before the scan may hold whole pictures; phones put clips and more after the end
+            start = next((start for kind, start in _segments(data) if kind == _SCAN[1]), len(data))
+            return data.find(bytes((0xFF, _END)), start) < 0  # the mark cannot stand inside of what is compressed
+        case "png":
+            return data.rfind(b"IEND") < 0
+        case "webp":
+            return int.from_bytes(data[4:8], "little") + 8 > len(data)
+    return False
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """(kind, place) of the markers of a JPEG, but for those without a length."""
+    place = 2
+    while (marker := _NEXT_MARKER.search(data, place)) is not None:
+        kind, place = data[marker.start() + 1], marker.end()
+        if kind not in _WITHOUT_LENGTH:
+            yield kind, marker.start()
+            place += int.from_bytes(data[place : place + 2], "big")
 
 
 _MAX_PARTS: Final = 4_000_000  # a frame each, in a recording whose clusters have no lengths

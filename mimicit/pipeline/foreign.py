@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from mimicit.errors import RejectedError, SchemaError, ShardError, SourceError, UsageError
 from mimicit.media import MediaOptions
+from mimicit.media.headers import is_cut
 from mimicit.media.image_file import probe_image
 from mimicit.pipeline.parts import batched
 from mimicit.pipeline.stages.media_table import own_version
@@ -40,8 +41,6 @@ from mimicit.sources.formats.webdataset import WEBDATASET
 from mimicit.sources.items import InTar, Item, MediaRef, RawTriplet, Reject
 
 LAYOUT: Final = "foreign"
-_START_OF_SCAN: Final = 0xDA  # of a JPEG
-_END_OF_IMAGE: Final = b"\xff\xd9"
 
 _SCHEMA: Final = INDEX_SCHEMA.append(pa.field(JSON_COLUMN, pa.binary()))
 _SOURCE: Final = "webdataset"
@@ -235,7 +234,7 @@ def _read_medium(ref: MediaRef, number: int, file: BinaryIO) -> tuple[Media, int
     file.seek(part.offset)
     data = file.read(part.size)
     header = probe_image(data, MediaOptions())
-    if _is_cut(data, header.format):
+    if is_cut(data, header.format):
         raise RejectedError("truncated_image", f"{ref.origin!r} ends early, after {len(data):,} bytes")
     extension = _EXTENSIONS.get(header.format)
     if extension is None:
@@ -252,31 +251,6 @@ def _read_medium(ref: MediaRef, number: int, file: BinaryIO) -> tuple[Media, int
         data=(data,),
     )
     return medium, part.offset
-
-
-def _is_cut(data: bytes, format: str) -> bool:
-    """Whether a picture lacks its end, by its marks alone: what its header declares was checked, nothing is decoded."""
-    match format:
-        case "jpeg":  # the mark cannot stand inside of what is compressed; phones put clips and more after it
-            return data.find(_END_OF_IMAGE, _start_of_scan(data)) < 0
-        case "png":
-            return data.rfind(b"IEND") < 0
-        case "webp":
-            return int.from_bytes(data[4:8], "little") + 8 > len(data)
-    return False
-
-
-def _start_of_scan(data: bytes) -> int:
-    """Where the first scan of a JPEG begins, after segments that may hold other pictures; its end if there is none."""
-    at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        if data[at + 1] == 0xFF:  # fills
-            at += 1
-        elif data[at + 1] == _START_OF_SCAN:
-            return at
-        else:
-            at += 2 + int.from_bytes(data[at + 2 : at + 4])
-    return min(at, len(data))
 
 
 def _write_rejects(rejects: pq.ParquetWriter, left_out: list[Reject]) -> None:
