@@ -267,25 +267,8 @@ def _said(fields: Mapping[str, Any], columns: Columns) -> _Said:
     people = {
         name: list(map(_text_of, fields[name])) for name in columns.answers_of_many if isinstance(fields[name], list)
     }
-    if not asking and _is_false(value, fields):
-        raise RejectedError("malformed", "label 0 says that the caption is false, as in VSR")
-    is_label = column.strip().lower() == "label"
-    if not asking and (is_label or column.strip().lower() not in CAPTIONS) and _holds_number(value):
-        means = "the number of a class; write its name" if is_label else "a number, and nothing is asked"
-        raise RejectedError("malformed", f"{column} {shown(value)} is {means}")
-    if not asking and is_label and "hypothesis" in fields:  # as in SNLI-VE
-        raise RejectedError("malformed", f"label {shown(value)} says whether the hypothesis is true, not what is shown")
-    is_judged = is_label and (not asking or "sentence" in fields)  # the query of NLVR2 is what found the pictures
-    if is_judged and str(value).strip().lower() in ("true", "false"):
-        detail = f"label {shown(value)} says whether something is true: write what as a question, and an answer"
-        raise RejectedError("malformed", detail)
-    if asking and type(value) is int and value in (0, 1) and _asks_yes_or_no(question):  # as in FigureQA
-        raise RejectedError("malformed", f"{column} {value} may be yes or no, or a number: write it as a text")
+    _check_answer(fields, asking, question, column)
     is_text = isinstance(value, str)
-    if not asking and _holds_question(value):  # as in RLHF-V
-        raise RejectedError("malformed", f"{column} is the JSON of a question: give its fields columns of their own")
-    if is_text and column.strip().lower() == "text" and _begins_with(value, question):  # as UReader writes it
-        raise RejectedError("malformed", f"{column} repeats {asking} before what answers it: leave that out")
     if not asking or column in columns.of_several:
         value = listed_texts(value)
     if not isinstance(value, list):
@@ -296,6 +279,29 @@ def _said(fields: Mapping[str, Any], columns: Columns) -> _Said:
     said = [text for text in texts if text is not None]
     most_frequent = Counter(map(checked_answer, said)).most_common(1)[0][0] if said else None
     return _Said(question, [most_frequent], used, people | {column: texts})
+
+
+def _check_answer(fields: Mapping[str, Any], asking: str | None, question: object, column: str) -> None:
+    """`RejectedError` if ``column`` holds no answer, or no caption if no column is ``asking``."""
+    value, name = fields[column], column.strip().lower()
+    if not asking and _is_false(value, fields):
+        raise RejectedError("malformed", "label 0 says that the caption is false, as in VSR")
+    is_label = name == "label"
+    if not asking and (is_label or name not in CAPTIONS) and _holds_number(value):
+        means = "the number of a class; write its name" if is_label else "a number, and nothing is asked"
+        raise RejectedError("malformed", f"{column} {shown(value)} is {means}")
+    if not asking and is_label and "hypothesis" in fields:  # as in SNLI-VE
+        raise RejectedError("malformed", f"label {shown(value)} says whether the hypothesis is true, not what is shown")
+    is_judged = is_label and (not asking or "sentence" in fields)  # the query of NLVR2 is what found the pictures
+    if is_judged and str(value).strip().lower() in ("true", "false"):
+        detail = f"label {shown(value)} says whether something is true: write what as a question, and an answer"
+        raise RejectedError("malformed", detail)
+    if asking and type(value) is int and value in (0, 1) and _asks_yes_or_no(question):  # as in FigureQA
+        raise RejectedError("malformed", f"{column} {value} may be yes or no, or a number: write it as a text")
+    if not asking and _holds_question(value):  # as in RLHF-V
+        raise RejectedError("malformed", f"{column} is the JSON of a question: give its fields columns of their own")
+    if isinstance(value, str) and name == "text" and _begins_with(value, question):  # as UReader writes it
+        raise RejectedError("malformed", f"{column} repeats {asking} before what answers it: leave that out")
 
 
 def _split_choices(fields: Mapping[str, Any], columns: Columns) -> list[str]:
